@@ -1,0 +1,1 @@
+"""Classic segmentation networks: train, convert with proof, deploy to C++."""

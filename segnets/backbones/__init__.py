@@ -1,0 +1,39 @@
+"""An image in, named feature maps out. Each backbone is also a classifier of its own, as it was pretrained."""
+
+from segnets.backbones.features import IntermediateLayerGetter
+from segnets.backbones.mobilenet_v3 import MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
+from segnets.backbones.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "IntermediateLayerGetter",
+    "MobileNetV3",
+    "ResNet",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]

@@ -1,0 +1,40 @@
+"""What a model knows about itself beside its tensors.
+
+`ModelConfig` is what builds the network again. `ModelCard` is what its trained weights mean: the classes,
+their colours, the preprocessing that the network was trained with, and where the weights came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from segnets.preprocess import Preprocessing
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+Colour: TypeAlias = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The name of a builder and the options that build the same network again; JSON-able."""
+
+    name: str
+    options: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the weights of a model mean.
+
+    classes: one name per class id, in the order of the ids, or empty when nobody said.
+    palette: one RGB colour (0..255) per class id, or empty.
+    preprocessing: from an image to the network's input.
+    provenance: where the weights came from: source layout, file hash, licence, tool version.
+    """
+
+    classes: tuple[str, ...] = ()
+    palette: tuple[Colour, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    provenance: Mapping[str, JSON] = field(default_factory=dict)

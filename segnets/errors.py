@@ -1,0 +1,24 @@
+"""The errors that a user of segnets meets.
+
+Each message is meant to be read by a person: what is wrong, where, what is allowed, what to do.
+"""
+
+
+class SegnetsError(Exception):
+    """Bad input of any kind; a command prints its message as one line and exits with 1."""
+
+
+class WeightsError(SegnetsError, ValueError):
+    """Weights that can't be found, read or trusted, or that don't fit the model."""
+
+
+class OutputError(SegnetsError, OSError):
+    """A file that can't be written where it was asked for. What was there before is untouched."""
+
+
+class ExportError(SegnetsError, RuntimeError):
+    """An export that can't be made, or whose reloaded file disagrees with the model."""
+
+
+class ImageError(SegnetsError, ValueError):
+    """An image that can't be read, or a tensor that is not the image it should be."""

@@ -1,0 +1,40 @@
+"""The head of Lite R-ASPP: gated features from the end of the network, joined with finer ones from the middle.
+
+Howard et al. 2019, "Searching for MobileNetV3", section 6.4, https://arxiv.org/abs/1905.02244
+Behaves as torchvision.models.segmentation.lraspp.LRASPPHead.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from segnets.layers import resize_bilinear
+
+
+class LRASPPHead(nn.Module):
+    """{"low": (N, low_channels, H, W), "high": (N, high_channels, h, w)} -> (N, num_classes, H, W) logits."""
+
+    reads_all_features = True
+
+    def __init__(self, low_channels: int, high_channels: int, num_classes: int, inter_channels: int = 128) -> None:
+        super().__init__()
+        self.cbr = nn.Sequential(
+            nn.Conv2d(high_channels, inter_channels, 1, bias=False),
+            nn.BatchNorm2d(inter_channels),
+            nn.ReLU(inplace=True),
+        )
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(high_channels, inter_channels, 1, bias=False),
+            nn.Sigmoid(),
+        )
+        self.low_classifier = nn.Conv2d(low_channels, num_classes, 1)
+        self.high_classifier = nn.Conv2d(inter_channels, num_classes, 1)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        low = features["low"]
+        high = features["high"]
+        x = self.cbr(high) * self.scale(high)  # (N, inter_channels, h, w)
+        x = resize_bilinear(x, low.shape[-2:])  # (N, inter_channels, H, W)
+        scores: Tensor = self.low_classifier(low) + self.high_classifier(x)
+        return scores

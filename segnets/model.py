@@ -1,0 +1,85 @@
+"""SegmentationModel: a backbone, a classifier and perhaps an auxiliary one, resized to the image.
+
+Behaves as torchvision's FCN, DeepLabV3 and LRASPP, which are this one class with different parts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import ModelCard, ModelConfig
+from segnets.layers import resize_bilinear
+
+
+class SegmentationModel(nn.Module):
+    """Scores every pixel of an image for every class.
+
+    backbone: image -> {"out": features[, "aux": features]}, or the names that the classifier reads.
+    classifier: features["out"] -> scores; one that sets `reads_all_features = True` gets the whole dictionary.
+    aux_classifier: features["aux"] -> scores, or None.
+    config: what builds this network again; None for one that was put together by hand.
+    gradient_checkpointing: in training, trade time for memory in the backbone (see `forward_checkpointed`).
+    """
+
+    __constants__ = ("reads_all_features",)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classifier: nn.Module,
+        aux_classifier: nn.Module | None = None,
+        *,
+        config: ModelConfig | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.aux_classifier = aux_classifier
+        self.reads_all_features = bool(getattr(classifier, "reads_all_features", False))
+        self.gradient_checkpointing = gradient_checkpointing
+        self.config = config
+        self.card: ModelCard | None = None
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """x: (N, 3, H, W) float, RGB, normalised as in `segnets.preprocess`; any H, W >= 1.
+
+        Returns "out": (N, num_classes, H, W) logits, not probabilities; and "aux", of the same shape, when the model
+        has an auxiliary classifier. Eager mode returns an OrderedDict, TorchScript a Dict[str, Tensor].
+
+        Raises ValueError if x is not 4-D (or a batch of one meets batch norm in training where that can't work),
+        RuntimeError if x is not floating point.
+        """
+        if x.dim() != 4:
+            raise ValueError(
+                f"expected 4D input (got {x.dim()}D input): a batch of images (N, 3, H, W); add the batch dimension "
+                "of a single image with image.unsqueeze(0)"
+            )
+        if not x.is_floating_point():
+            raise RuntimeError(
+                f"expected a floating point image, normalised as the weights ask for, but found {x.dtype}; "
+                "segnets.preprocess turns uint8 images into it"
+            )
+        size = x.shape[-2:]
+        features = self._features(x)
+
+        result = OrderedDict()
+        if self.reads_all_features:
+            scores = self.classifier(features)  # (N, num_classes, h, w)
+        else:
+            scores = self.classifier(features["out"])
+        result["out"] = resize_bilinear(scores, size)
+        if self.aux_classifier is not None:
+            result["aux"] = resize_bilinear(self.aux_classifier(features["aux"]), size)
+        return result
+
+    def _features(self, x: Tensor) -> dict[str, Tensor]:
+        if not torch.jit.is_scripting():
+            if self.gradient_checkpointing and self.training:
+                features: dict[str, Tensor] = self.backbone.forward_checkpointed(x)
+                return features
+        result: dict[str, Tensor] = self.backbone(x)
+        return result

@@ -1,0 +1,66 @@
+"""Names to builders: which networks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from segnets import backbones, builders
+from segnets.builders import Builder
+
+MODELS: dict[str, Builder] = {
+    build.__name__: build
+    for build in (
+        builders.deeplabv3_mobilenet_v3_large,
+        builders.deeplabv3_resnet50,
+        builders.deeplabv3_resnet101,
+        builders.fcn_resnet50,
+        builders.fcn_resnet101,
+        builders.lraspp_mobilenet_v3_large,
+    )
+}
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    build.__name__: build
+    for build in (
+        backbones.mobilenet_v3_large,
+        backbones.mobilenet_v3_small,
+        backbones.resnet18,
+        backbones.resnet34,
+        backbones.resnet50,
+        backbones.resnet101,
+        backbones.resnet152,
+        backbones.resnext50_32x4d,
+        backbones.resnext101_32x8d,
+        backbones.resnext101_64x4d,
+        backbones.wide_resnet50_2,
+        backbones.wide_resnet101_2,
+    )
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the segmentation networks that match a shell pattern such as "fcn_*", sorted."""
+    return sorted(name for name in MODELS if fnmatch(name, pattern))
+
+
+def find_builder(name: str) -> Builder:
+    """The builder of a segmentation network. Raises ValueError for an unknown name, with the nearest known one."""
+    if name in MODELS:
+        return MODELS[name]
+    near = get_close_matches(name, MODELS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if name in BACKBONES:
+        hint = f": it is a backbone and classifier, built by segnets.backbones.{name}()"
+    raise ValueError(f"no model {name!r}{hint} Models: {', '.join(list_models())}")
+
+
+def build(name: str, options: dict[str, Any]) -> nn.Module:
+    """Build a segmentation network or a classifier from what its `config` recorded."""
+    if name in BACKBONES:
+        return BACKBONES[name](**options)
+    return find_builder(name)(**options)

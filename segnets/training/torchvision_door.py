@@ -1,0 +1,37 @@
+"""The one door to torchvision: `from segnets.training.torchvision_door import torchvision`.
+
+The torchvision of PyPI is built for CUDA. Beside a CPU-only torch its compiled operators can't be loaded, and its
+import fails with "operator torchvision::nms does not exist". Its Python parts (data sets, transforms, models) need
+none of them: with the schemas of the missing operators defined first, the import passes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+# The library must outlive the import: its definitions go with it.
+_library: torch.library.Library | None = None
+
+
+def _import_torchvision() -> ModuleType:
+    global _library
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    _library = torch.library.Library("torchvision", "FRAGMENT")
+    for name, schema in _SCHEMAS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            _library.define(schema)
+    return importlib.import_module("torchvision")
+
+
+torchvision = _import_torchvision()
