@@ -1,1 +1,57 @@
-"""Classic segmentation networks: train, convert with proof, deploy to C++."""
+"""Classic segmentation networks: train, convert with proof, deploy to C++.
+
+FCN, DeepLabV3 and LR-ASPP on dilated ResNets and MobileNetV3, exact to torchvision; weights in one self-describing
+file; exports that a C++ program runs with the very same result.
+"""
+
+from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
+from segnets.card import ModelCard, ModelConfig
+from segnets.errors import ExportError, ImageError, OutputError, SegnetsError, WeightsError
+from segnets.heads import DeepLabHead, FCNHead, LRASPPHead
+from segnets.layers import ASPP
+from segnets.model import SegmentationModel
+from segnets.preprocess import Preprocessing
+from segnets.registry import list_models
+from segnets.weights import LoadReport, load, load_weights, save
+from segnets.weights.pretrained import (
+    create_model,
+    deeplabv3_mobilenet_v3_large,
+    deeplabv3_resnet50,
+    deeplabv3_resnet101,
+    fcn_resnet50,
+    fcn_resnet101,
+    lraspp_mobilenet_v3_large,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASPP",
+    "DeepLabHead",
+    "ExportError",
+    "FCNHead",
+    "ImageError",
+    "IntermediateLayerGetter",
+    "LRASPPHead",
+    "LoadReport",
+    "MobileNetV3",
+    "ModelCard",
+    "ModelConfig",
+    "OutputError",
+    "Preprocessing",
+    "ResNet",
+    "SegmentationModel",
+    "SegnetsError",
+    "WeightsError",
+    "create_model",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "list_models",
+    "load",
+    "load_weights",
+    "lraspp_mobilenet_v3_large",
+    "save",
+]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from segnets.preprocess import Preprocessing
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Colour: TypeAlias = tuple[int, int, int]
 
 

@@ -1,7 +1,12 @@
-"""The errors that a user of segnets meets.
+"""The errors and warnings that a user of segnets meets.
 
 Each message is meant to be read by a person: what is wrong, where, what is allowed, what to do.
 """
+
+from __future__ import annotations
+
+import sys
+import warnings
 
 
 class SegnetsError(Exception):
@@ -22,3 +27,11 @@ class ExportError(SegnetsError, RuntimeError):
 
 class ImageError(SegnetsError, ValueError):
     """An image that can't be read, or a tensor that is not the image it should be."""
+
+
+def warn_caller(message: str) -> None:
+    """Warn (UserWarning) at the line outside this package that called into it."""
+    depth, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("segnets.", "weights_tools.")):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)

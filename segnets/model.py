@@ -10,6 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from segnets.backbones import forward_checkpointed
 from segnets.card import ModelCard, ModelConfig
 from segnets.layers import resize_bilinear
 
@@ -63,7 +64,7 @@ class SegmentationModel(nn.Module):
                 f"expected a floating point image, normalised as the weights ask for, but found {x.dtype}; "
                 "segnets.preprocess turns uint8 images into it"
             )
-        size = x.shape[-2:]
+        size = [x.shape[2], x.shape[3]]
         features = self._features(x)
 
         result = OrderedDict()
@@ -77,9 +78,7 @@ class SegmentationModel(nn.Module):
         return result
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
-        if not torch.jit.is_scripting():
-            if self.gradient_checkpointing and self.training:
-                features: dict[str, Tensor] = self.backbone.forward_checkpointed(x)
-                return features
+        if not torch.jit.is_scripting() and self.gradient_checkpointing and self.training:
+            return forward_checkpointed(self.backbone, x)
         result: dict[str, Tensor] = self.backbone(x)
         return result

@@ -1,6 +1,6 @@
 """An image in, named feature maps out. Each backbone is also a classifier of its own, as it was pretrained."""
 
-from segnets.backbones.features import IntermediateLayerGetter
+from segnets.backbones.features import IntermediateLayerGetter, forward_checkpointed
 from segnets.backbones.mobilenet_v3 import MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
 from segnets.backbones.resnet import (
     BasicBlock,
@@ -24,6 +24,7 @@ __all__ = [
     "IntermediateLayerGetter",
     "MobileNetV3",
     "ResNet",
+    "forward_checkpointed",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
     "resnet18",

@@ -43,7 +43,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
     """
 
     _version = 2
-    __annotations__ = {"return_layers": dict[str, str]}  # noqa: RUF012  (read by TorchScript, as in torchvision)
+    __annotations__ = {"return_layers": dict[str, str]}
 
     def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:
         wanted = {str(path): str(name) for path, name in return_layers.items()}
@@ -81,21 +81,26 @@ class IntermediateLayerGetter(nn.ModuleDict):
                 out[out_name] = x
         return out
 
-    def forward_checkpointed(self, x: Tensor) -> dict[str, Tensor]:
-        """As `forward`, but keep only the inputs of the residual blocks and compute the rest again in backward.
 
-        The outputs, gradients and batch norm statistics are those of `forward`; the price is a second forward pass
-        (https://arxiv.org/abs/1604.06174). Not for TorchScript.
-        """
-        out = OrderedDict()
-        for name, module in self.items():
-            # A plain Sequential is a stage of ResNet blocks; MobileNet's blocks are children of their own.
-            for block in module if type(module) is nn.Sequential else (module,):
-                is_leaf = next(block.children(), None) is None  # the stem of a ResNet: nothing worth forgetting
-                x = block(x) if is_leaf else _checkpoint(block, x)
-            if name in self.return_layers:
-                out[self.return_layers[name]] = x
-        return out
+def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """As `backbone(x)` for an IntermediateLayerGetter, keeping only the inputs of the residual blocks for backward.
+
+    The rest is computed again when it is needed (https://arxiv.org/abs/1604.06174). Outputs, gradients and batch norm
+    statistics are those of `backbone(x)`; the price is a second forward pass. Not for TorchScript.
+
+    Raises TypeError for any other kind of backbone.
+    """
+    if not isinstance(backbone, IntermediateLayerGetter):
+        raise TypeError(f"gradient_checkpointing needs an IntermediateLayerGetter, got {type(backbone).__name__}")
+    out: OrderedDict[str, Tensor] = OrderedDict()
+    for name, module in backbone.items():
+        # A plain Sequential is a stage of ResNet blocks; MobileNet's blocks are children of their own.
+        for block in module if type(module) is nn.Sequential else (module,):
+            is_leaf = next(block.children(), None) is None  # the stem of a ResNet: nothing worth forgetting
+            x = block(x) if is_leaf else _checkpoint(block, x)
+        if name in backbone.return_layers:
+            out[backbone.return_layers[name]] = x
+    return out
 
 
 def _has(children: Mapping[str, nn.Module], path: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.card import ModelConfig
+from segnets.card import JSON, ModelConfig
 from segnets.layers.conv_norm_act import NormLayer
 
 
@@ -161,6 +161,7 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
+        stages: list[nn.Sequential] = []
         channels, dilation = 64, 1
         for stage, (planes, depth) in enumerate(zip((64, 128, 256, 512), layers, strict=True), start=1):
             first_dilation = dilation  # the first block keeps it, also where this stage trades its stride for more
@@ -173,8 +174,9 @@ class ResNet(nn.Module):
                 downsample = nn.Sequential(_conv1x1(channels, out_channels, stride), norm(out_channels))
             blocks = [make_block(channels, planes, stride, downsample, dilation=first_dilation)]
             blocks += [make_block(out_channels, planes, dilation=dilation) for _ in range(1, depth)]
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
             channels = out_channels
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(channels, num_classes)
         self._initialise(zero_init_residual)
@@ -205,7 +207,7 @@ class ResNet(nn.Module):
 
 def _resnet(name: str, block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], **options: Any) -> ResNet:
     model = ResNet(block, layers, **options)
-    recorded = {"num_classes": model.fc.out_features}
+    recorded: dict[str, JSON] = {"num_classes": model.fc.out_features}
     if options.get("replace_stride_with_dilation") is not None:
         recorded["replace_stride_with_dilation"] = list(options["replace_stride_with_dilation"])
     model.config = ModelConfig(name, recorded)

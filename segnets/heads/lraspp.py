@@ -35,6 +35,6 @@ class LRASPPHead(nn.Module):
         low = features["low"]
         high = features["high"]
         x = self.cbr(high) * self.scale(high)  # (N, inter_channels, h, w)
-        x = resize_bilinear(x, low.shape[-2:])  # (N, inter_channels, H, W)
+        x = resize_bilinear(x, [low.shape[2], low.shape[3]])  # (N, inter_channels, H, W)
         scores: Tensor = self.low_classifier(low) + self.high_classifier(x)
         return scores

@@ -42,7 +42,7 @@ class ASPPPooling(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[-2:]
+        size = [x.shape[2], x.shape[3]]
         if self.training and x.shape[0] == 1 and self[2].training:
             raise ValueError(
                 "Expected more than 1 value per channel when training, got a batch of one image: the pooling branch "

@@ -56,7 +56,8 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.fc1(self.avgpool(x))  # (N, squeeze_channels, 1, 1)
         gate = self.scale_activation(self.fc2(self.activation(gate)))  # (N, C, 1, 1)
-        return gate * x
+        scaled: Tensor = gate * x
+        return scaled
 
 
 class InvertedResidual(nn.Module):
@@ -94,7 +95,7 @@ class InvertedResidual(nn.Module):
         self.out_channels = spec.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        result = self.block(x)
+        result: Tensor = self.block(x)
         if self.has_residual:
             result += x
         return result

@@ -13,24 +13,20 @@ from types import ModuleType
 import torch
 
 _SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-# The library must outlive the import: its definitions go with it.
-_library: torch.library.Library | None = None
 
 
 def _import_torchvision() -> ModuleType:
-    global _library
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-    _library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
-            _library.define(schema)
+            torch.library.define(f"torchvision::{name}", schema)
     return importlib.import_module("torchvision")
 
 

@@ -1,0 +1,158 @@
+"""Fitting a state dict to a model: nothing is skipped in silence, and nothing is changed before all of it fits.
+
+Two differences are no errors, because people meet them every day and mean them: an auxiliary classifier on one side
+only, and another number of classes. Both are reported. Every other difference raises, all of them in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import ModelConfig
+from segnets.errors import WeightsError, warn_caller
+
+AUXILIARY = "aux_classifier."
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened when weights were put into a model.
+
+    loaded: how many tensors were taken from the file.
+    fresh: tensors that keep their initial values (last convolutions for another number of classes, an auxiliary
+    classifier that the file lacks).
+    ignored: tensors of the file that the model has no place for (its auxiliary classifier).
+    zeroed: batch norm counters that old files lack; they start at 0.
+    cast: dtype of the file -> dtype of the model, where they differ.
+    """
+
+    loaded: int
+    fresh: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
+    cast: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.loaded} tensors loaded"]
+        if self.fresh:
+            lines.append(f"initialised afresh: {', '.join(self.fresh)}")
+        if self.ignored:
+            lines.append(f"in the file only, ignored: {', '.join(self.ignored)}")
+        if self.zeroed:
+            lines.append(f"{len(self.zeroed)} batch norm counters were not in the file and start at 0")
+        lines += [f"converted from {source} to {target}" for source, target in self.cast.items()]
+        return "; ".join(lines)
+
+
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: bool = False) -> LoadReport:
+    """Put `tensors` into `model`, or raise WeightsError with every difference and change nothing.
+
+    where: what the messages call the weights. assign: take the tensors themselves in place of copying their values
+    (for a model on the meta device); dtype and device are then the file's.
+    Warns (UserWarning, once) if last convolutions keep their initial values for another number of classes.
+    """
+    own = model.state_dict()
+    aux_of_file = [name for name in tensors if name.startswith(AUXILIARY)]
+    has_aux = any(name.startswith(AUXILIARY) for name in own)
+    ignored = [] if has_aux else aux_of_file
+    fresh = [name for name in own if name.startswith(AUXILIARY)] if has_aux and not aux_of_file else []
+    zeroed = [
+        name
+        for name in own
+        if name.endswith(COUNTER)
+        and name not in tensors
+        and name not in fresh
+        and name.removesuffix(COUNTER) + "running_mean" in tensors
+    ]
+    resized = _last_convolutions(model, own, tensors)
+    missing = [name for name in own if name not in tensors and name not in fresh and name not in zeroed]
+    unexpected = [name for name in tensors if name not in own and name not in ignored]
+    common = [name for name in own if name in tensors and name not in resized]
+    misshapen = [name for name in common if own[name].shape != tensors[name].shape]
+    mistyped = [name for name in common if name not in misshapen and not _castable(tensors[name], own[name])]
+    if missing or unexpected or misshapen or mistyped:
+        raise WeightsError(_difference(model, own, tensors, where, missing, unexpected, misshapen, mistyped))
+
+    state = {name: tensors[name] for name in common}
+    state.update({name: torch.zeros((), dtype=torch.int64) for name in zeroed})
+    fresh += resized
+    cast = {
+        str(tensors[name].dtype): str(own[name].dtype)
+        for name in common
+        if not assign and tensors[name].dtype != own[name].dtype
+    }
+    model.load_state_dict(state, strict=False, assign=assign)  # what may be absent was decided above
+    if resized:
+        warn_caller(
+            f"{where} has {_rows(tensors, resized)} classes and the model {_rows(own, resized)}: "
+            f"{', '.join(resized)} are initialised afresh and need training"
+        )
+    return LoadReport(len(common), tuple(fresh), tuple(ignored), tuple(zeroed), cast)
+
+
+def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """The tensors of the final 1x1 convolutions, if the number of classes is all that differs; else none."""
+    names = [
+        f"{path}.{leaf}"
+        for path, module in model.named_modules()
+        if path.startswith(("classifier.", AUXILIARY)) and isinstance(module, nn.Conv2d) and module.bias is not None
+        for leaf in ("weight", "bias")
+    ]
+    names = [name for name in names if name in tensors]
+    same_but_rows = all(
+        tensors[name].ndim == own[name].ndim and tensors[name].shape[1:] == own[name].shape[1:] for name in names
+    )
+    rows = {len(tensors[name]) for name in names if tensors[name].ndim} if same_but_rows else set()
+    if len(rows) != 1 or rows == {len(own[name]) for name in names}:
+        return []
+    return names
+
+
+def _rows(tensors: Mapping[str, Tensor], names: list[str]) -> int:
+    return len(tensors[names[0]])
+
+
+def _castable(source: Tensor, target: Tensor) -> bool:
+    """Floats into floats and integers into integers; load_state_dict would also turn int8 or complex into floats."""
+    if source.is_quantized or source.is_complex() or source.is_sparse:
+        return False
+    if target.is_floating_point():
+        return source.is_floating_point()
+    return not source.is_floating_point() and source.dtype != torch.bool
+
+
+def _difference(
+    model: nn.Module,
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    where: str,
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str],
+    mistyped: list[str],
+) -> str:
+    counts = [
+        f"{len(names)} {what}"
+        for names, what in (
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+            (misshapen, "of another shape"),
+            (mistyped, "of another kind"),
+        )
+        if names
+    ]
+    config = getattr(model, "config", None)
+    title = type(model).__name__
+    if isinstance(config, ModelConfig):
+        title = f"{config.name}({', '.join(f'{key}={value}' for key, value in config.options.items())})"
+    lines = [f"{where} does not fit {title}: {', '.join(counts)}"]
+    lines += [f"  - {name}" for name in missing]
+    lines += [f"  + {name}" for name in unexpected]
+    lines += [f"  ~ {name}: file {tuple(tensors[name].shape)}, model {tuple(own[name].shape)}" for name in misshapen]
+    lines += [f"  ! {name}: file {tensors[name].dtype}, model {own[name].dtype}" for name in mistyped]
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""What `weights=` may be: a state dict, a file, or the name of a published file that lies in torch's hub cache.
+
+Nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from segnets.card import ModelCard, ModelConfig
+from segnets.catalog import Published, find_published, published_for
+from segnets.errors import WeightsError
+from segnets.weights.weights_file import read_weights_file
+
+WeightsSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor] | enum.Enum"
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Tensors and what is known of them. where: what messages call them."""
+
+    tensors: Mapping[str, Tensor]
+    where: str
+    config: ModelConfig | None = None
+    card: ModelCard | None = None
+
+
+def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeights:
+    """Find weights. `model` is the builder they are for; only with it can a published name be looked up.
+
+    Raises WeightsError if there are none, or they can't be read.
+    """
+    if isinstance(source, Mapping):
+        _check_state_dict(source, "the state dict")
+        return FoundWeights(source, "the state dict")
+    published = find_published(source, model) if model is not None else None
+    if published is not None:
+        return _read_published(published)
+    if isinstance(source, enum.Enum):
+        raise WeightsError(f"{source}: is not published for {model}; give its file's path, or a state dict")
+    if not isinstance(source, str | os.PathLike):
+        raise WeightsError(
+            f"weights of type {type(source).__name__}: expected a file's path, a state dict or a published name"
+        )
+    if model is not None and not Path(source).exists() and published_for(model):
+        names = ", ".join(row.name for row in published_for(model))
+        raise WeightsError(f"{source}: no such file; published for {model}: {names}")
+    return _read_file(Path(source))
+
+
+def _read_file(path: Path) -> FoundWeights:
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{str(path)!r}: can't be read: {error}") from None
+    if start[8:9] == b"{" or start[:1] not in (b"P", b"\x80"):
+        found = read_weights_file(path)
+        return FoundWeights(found.tensors, str(path), found.config, found.card)
+    return FoundWeights(_read_pytorch(path), str(path))
+
+
+def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
+    """A plain state dict in a `.pth`. Everything else is the converter's work."""
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files older than the zip format can't be mapped
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        # The library's own text recommends weights_only=False, which executes what the file says.
+        raise WeightsError(
+            f"{path}: is not a plain state dict; see what it is with `weights-tools inspect {path}` and make a safe "
+            f"file of it with `weights-tools convert {path} OUT.safetensors`"
+        ) from None
+    _check_state_dict(state, str(path))
+    tensors: Mapping[str, Tensor] = state
+    return tensors
+
+
+def _check_state_dict(state: object, where: str) -> None:
+    if not isinstance(state, Mapping) or not state:
+        raise WeightsError(f"{where}: no tensors found in it ({type(state).__name__}); expected a state dict")
+    wrong = [str(key)[:80] for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if wrong:
+        raise WeightsError(
+            f"{where}: is not a plain state dict, it also holds {', '.join(wrong[:5])}; pass the state dict inside, or "
+            "let `weights-tools convert` find it"
+        )
+
+
+def _read_published(published: Published) -> FoundWeights:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / published.file
+    if not path.is_file():
+        raise WeightsError(
+            f"{published.file} ({published.name} of {published.model}) was not found in {path.parent}; nothing is "
+            f"downloaded by itself: fetch {published.url} and put it there, or pass the file's path as weights="
+        )
+    check_hash(path, published)
+    return FoundWeights(_read_pytorch(path), str(path), card=published.card())
+
+
+def check_hash(path: Path, published: Published) -> None:
+    """Raise WeightsError unless the file is the published one: all of its sha256 where known, else eight hex digits."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
+    if not digest.startswith(published.sha256 or published.hash_prefix):
+        raise WeightsError(
+            f"{path}: is not the published file: its sha256 begins with {digest[:8]}, not {published.hash_prefix}; "
+            f"it is damaged or another file, remove it and fetch {published.url} again"
+        )
+
+
+def _digest(path: Path) -> str:
+    """hashlib.file_digest for Python 3.10."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()

@@ -1,0 +1,112 @@
+"""save, load and load_weights: the three calls that most people need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import JSON, Colour, ModelCard, ModelConfig
+from segnets.errors import WeightsError
+from segnets.preprocess import Preprocessing
+from segnets.registry import BACKBONES, MODELS, build
+from segnets.weights.description import check_card
+from segnets.weights.fitting import LoadReport, fit
+from segnets.weights.sources import read_source
+from segnets.weights.weights_file import read_weights_file, write_weights_file
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Colour] | None = None,
+    preprocessing: Preprocessing | None = None,
+    provenance: Mapping[str, JSON] | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Write a model that a builder made to one self-describing `.safetensors` file.
+
+    classes, palette (RGB, 0..255), preprocessing, provenance: what is not given is kept from the file that the model
+    was loaded from. The same model gives the same bytes; a file that stood there survives any failure.
+
+    Raises WeightsError if the model does not know its builder, if the class names don't match its classes or a tensor
+    can't be stored; OutputError if `path` can't be written.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise WeightsError(
+            f"this {type(model).__name__} does not know which builder makes it, so a file could not describe it; "
+            "build it with segnets.create_model, or set model.config to a segnets ModelConfig"
+        )
+    card = getattr(model, "card", None) or ModelCard()
+    if classes is not None:
+        card = replace(card, classes=tuple(classes))
+    if palette is not None:
+        card = replace(card, palette=tuple((int(r), int(g), int(b)) for r, g, b in palette))
+    if preprocessing is not None:
+        card = replace(card, preprocessing=preprocessing)
+    if provenance is not None:
+        card = replace(card, provenance=dict(provenance))
+    num_classes = config.options.get("num_classes")
+    check_card(card, num_classes if isinstance(num_classes, int) else None)
+    write_weights_file(path, model.state_dict(), config, card, overwrite=overwrite)
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """Build the model that a weights file describes, in eval mode, with its tensors mapped from the file.
+
+    Nothing is initialised and nothing copied: pages are read when they are first used. The tensors have the dtype of
+    the file; `model.float()` or `.half()` changes it. `model.config` and `model.card` are what the file says.
+
+    Raises WeightsError if the file is not one of ours, is damaged, or holds other tensors than its model needs.
+    """
+    file = read_weights_file(path)
+    if file.config is None or file.card is None:
+        raise WeightsError(
+            f"{path}: does not say which model it is for; convert it with: weights-tools convert {path} "
+            "OUT.safetensors, or build the model and use segnets.load_weights"
+        )
+    if file.config.name not in MODELS and file.config.name not in BACKBONES:
+        raise WeightsError(
+            f"{path}: is for a model {file.config.name!r} that this segnets does not have; update segnets"
+        )
+    try:
+        with torch.device("meta"):
+            model = build(file.config.name, dict(file.config.options))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path}: its description of {file.config.name} can't be built: {error}") from None
+    fit(model, file.tensors, where=str(path), assign=True)
+    left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if left:
+        raise WeightsError(
+            f"{path}: lacks {', '.join(left[:10])}, which its own description asks for; convert it again"
+        )
+    _attach(model, file.card)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> LoadReport:
+    """Copy weights into a model: from a `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names.
+
+    The model keeps its dtype and device. Returns what was loaded, left fresh and ignored.
+
+    Raises WeightsError listing every missing, unexpected and misshapen tensor at once; the model is then unchanged.
+    An auxiliary classifier on one side only is reported and no error; for another number of classes the last 1x1
+    convolutions keep their initial values, with one warning.
+    """
+    found = read_source(source)
+    report = fit(model, found.tensors, where=found.where)
+    if found.card is not None and not report.fresh:
+        _attach(model, found.card)
+    return report
+
+
+def _attach(model: Any, card: ModelCard) -> None:
+    """The card of the weights becomes the model's; `save` and `export` pass it on. (Any: a plain attribute.)"""
+    model.card = card
