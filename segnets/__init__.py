@@ -7,10 +7,11 @@ file; exports that a C++ program runs with the very same result.
 from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, ImageError, OutputError, SegnetsError, WeightsError
+from segnets.export import ExportReport, VerifyReport, export, verify
 from segnets.heads import DeepLabHead, FCNHead, LRASPPHead
 from segnets.layers import ASPP
 from segnets.model import SegmentationModel
-from segnets.preprocess import Preprocessing
+from segnets.preprocess import Preprocessing, preprocess
 from segnets.registry import list_models
 from segnets.weights import LoadReport, load, load_weights, save
 from segnets.weights.pretrained import (
@@ -29,6 +30,7 @@ __all__ = [
     "ASPP",
     "DeepLabHead",
     "ExportError",
+    "ExportReport",
     "FCNHead",
     "ImageError",
     "IntermediateLayerGetter",
@@ -42,16 +44,20 @@ __all__ = [
     "ResNet",
     "SegmentationModel",
     "SegnetsError",
+    "VerifyReport",
     "WeightsError",
     "create_model",
     "deeplabv3_mobilenet_v3_large",
     "deeplabv3_resnet50",
     "deeplabv3_resnet101",
+    "export",
     "fcn_resnet50",
     "fcn_resnet101",
     "list_models",
     "load",
     "load_weights",
     "lraspp_mobilenet_v3_large",
+    "preprocess",
     "save",
+    "verify",
 ]

@@ -52,15 +52,16 @@ class LoadReport:
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: bool = False) -> LoadReport:
     """Put `tensors` into `model`, or raise WeightsError with every difference and change nothing.
 
-    where: what the messages call the weights. assign: take the tensors themselves in place of copying their values
-    (for a model on the meta device); dtype and device are then the file's.
+    where: what the messages call the weights. assign: take the tensors themselves in place of copying their values,
+    for a model on the meta device that was built for them: dtype and device are then the file's, and no difference
+    is meant.
     Warns (UserWarning, once) if last convolutions keep their initial values for another number of classes.
     """
     own = model.state_dict()
     aux_of_file = [name for name in tensors if name.startswith(AUXILIARY)]
-    has_aux = any(name.startswith(AUXILIARY) for name in own)
-    ignored = [] if has_aux else aux_of_file
-    fresh = [name for name in own if name.startswith(AUXILIARY)] if has_aux and not aux_of_file else []
+    aux_of_model = [name for name in own if name.startswith(AUXILIARY)]
+    ignored = aux_of_file if not aux_of_model and not assign else []
+    fresh = aux_of_model if not aux_of_file and not assign else []
     zeroed = [
         name
         for name in own
@@ -69,7 +70,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
         and name not in fresh
         and name.removesuffix(COUNTER) + "running_mean" in tensors
     ]
-    resized = _last_convolutions(model, own, tensors)
+    resized = [] if assign else _last_convolutions(model, own, tensors)
     missing = [name for name in own if name not in tensors and name not in fresh and name not in zeroed]
     unexpected = [name for name in tensors if name not in own and name not in ignored]
     common = [name for name in own if name in tensors and name not in resized]
@@ -80,7 +81,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
 
     state = {name: tensors[name] for name in common}
     state.update({name: torch.zeros((), dtype=torch.int64) for name in zeroed})
-    fresh += resized
+    fresh = [*fresh, *resized]
     cast = {
         str(tensors[name].dtype): str(own[name].dtype)
         for name in common

@@ -1,0 +1,50 @@
+# Everything that a newcomer needs: `make demo`, `make test`. Each target installs what it uses into .venv first.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# In force for every pip call below, also in pip's own build environments: an unpinned torch may pull gigabytes.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv demo test test-full check cpp bench clean
+
+help:
+	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
+	@echo "make test       the tests"
+	@echo "make test-full  the tests with the complete products of the parity tests (half an hour more)"
+	@echo "make check      format, lint and types"
+	@echo "make cpp        build/cpp/segnets-run, against the LibTorch inside the torch wheel"
+	@echo "make bench      the benchmarks, side by side with torchvision"
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
+	@touch $@
+
+demo: venv
+	$(BIN)/python examples/demo.py
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-full: venv
+	$(BIN)/python -m pytest --full
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+cpp: venv
+	$(BIN)/cmake -S cpp -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	$(BIN)/cmake --build build/cpp
+
+bench: venv
+	$(BIN)/python -m benchmarks.core
+
+clean:
+	rm -rf build .demo .pytest_cache .mypy_cache .ruff_cache

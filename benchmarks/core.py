@@ -1,0 +1,102 @@
+"""Loading, importing and converting, against what a user of torchvision does. `make bench`.
+
+Prints a table and writes it to benchmarks/results/core.md with the machine beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+import segnets
+from benchmarks.measure import machine, median, take_turns
+from tests.oracle import randomise_, torchvision
+
+RESULTS = Path(__file__).parent / "results" / "core.md"
+NAME = "deeplabv3_resnet101"
+
+
+def make_files(folder: Path) -> tuple[Path, Path]:
+    """The same random weights as torchvision saves them (233 MB, like the published file) and as segnets does."""
+    theirs = torchvision.models.segmentation.deeplabv3_resnet101(weights=None, weights_backbone=None, aux_loss=True)
+    randomise_(theirs)
+    torch.save(theirs.state_dict(), folder / "w.pth")
+    segnets.save(segnets.create_model(NAME, weights=theirs.state_dict()), folder / "w.safetensors")
+    return folder / "w.pth", folder / "w.safetensors"
+
+
+def loading(pth: Path, safetensors: Path, rounds: int) -> list[str]:
+    theirs = (
+        "import torch; from segnets.training.torchvision_door import torchvision",
+        f"m = torchvision.models.segmentation.{NAME}(weights=None, weights_backbone=None, aux_loss=True)\n"
+        f"m.load_state_dict(torch.load({str(pth)!r}, weights_only=True)); m.eval()",
+    )
+    ours = ("import torch, segnets", f"m = segnets.load({str(safetensors)!r})")
+    read = "\nwith torch.inference_mode():\n    m(torch.zeros(1, 3, 32, 32))"
+    results = take_turns(
+        {"theirs": theirs, "ours": ours, "theirs+": (theirs[0], theirs[1] + read), "ours+": (ours[0], ours[1] + read)},
+        rounds,
+    )
+    rows = []
+    for what, suffix in (("load", ""), ("load, then one 32x32 image (every weight is read)", "+")):
+        a, b = median(results["theirs" + suffix]), median(results["ours" + suffix])
+        rows.append(f"| {what}: {NAME} with aux, 244 MB | {a:.3f} s | {b:.3f} s | {a / b:.1f} times faster |")
+    return rows
+
+
+def importing(rounds: int) -> list[str]:
+    results = take_turns({"torch": ("", "import torch"), "ours": ("import torch", "import segnets")}, rounds)
+    a, b = median(results["torch"]), median(results["ours"])
+    return [f"| `import segnets` after `import torch` | {a:.2f} s (torch) | {b:.3f} s | {b / a:.1%} of torch's |"]
+
+
+def converting(pth: Path, folder: Path, rounds: int) -> list[str]:
+    size = pth.stat().st_size / 2**20
+    copied, converted = folder / "copy.pth", folder / "out.safetensors"
+    copy = (
+        "import os, shutil",
+        f"shutil.copyfile({str(pth)!r}, {str(copied)!r})\n"
+        f"file = os.open({str(copied)!r}, os.O_RDWR); os.fsync(file); os.close(file)",
+    )
+    # The function is looked up beforehand: the package imports its parts when they are first used.
+    convert = (
+        "import weights_tools; convert = weights_tools.convert",
+        f"convert({str(pth)!r}, {str(converted)!r}, force=True)",
+    )
+    results = take_turns({"copy": copy, "convert": convert}, rounds)
+    a, b = median(results["copy"]), median(results["convert"])
+    peak = median(results["convert"], "peak_mib")
+    return [
+        f"| `weights_tools.convert` of {size:.0f} MiB, against copying with fsync | {a:.2f} s | {b:.2f} s "
+        f"| {b / a:.2f} times the copy |",
+        f"| its peak memory above the imports | {size:.0f} MiB (the file) | {peak:.0f} MiB "
+        f"| {peak / size:.2f} times the file |",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    warnings.simplefilter("ignore")
+    folder = Path(tempfile.mkdtemp(prefix="segnets-bench-"))
+    try:
+        pth, safetensors = make_files(folder)
+        rows = loading(pth, safetensors, rounds) + importing(rounds) + converting(pth, folder, rounds)
+    finally:
+        shutil.rmtree(folder)
+    table = "\n".join(["| what | torchvision or copy | segnets | ratio |", "|---|---|---|---|", *rows])
+    text = f"# Loading, importing, converting\n\n{machine()}.\nMedians of {rounds} rounds, each candidate in a process "
+    text += f"of its own, taking turns; the disk cache is warm. `make bench` measures anew.\n\n{table}\n"
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Measure candidates side by side: each in a process of its own, taking turns, medians reported.
+
+A process per candidate, because thread pools and caches of one slow or help the other; turns, because the machine's
+speed drifts. What is quoted are ratios of medians of one run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+# Runs in the candidate's process: `prepare` is not measured, `work` is. Peak memory is what `work` adds to the peak
+# of the process, so the imports don't count.
+_HARNESS = """
+import json, resource, sys, time
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{prepare}
+before = peak()
+start = time.perf_counter()
+{work}
+seconds = time.perf_counter() - start
+print(json.dumps({{"seconds": seconds, "peak_mib": (peak() - before) / 1024}}))
+"""
+
+
+def run_once(prepare: str, work: str) -> dict[str, float]:
+    """Run one candidate in a fresh process."""
+    script = _HARNESS.format(prepare=prepare, work=work)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"a candidate failed:\n{script}\n{done.stderr}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def take_turns(candidates: Mapping[str, tuple[str, str]], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """name -> (prepare, work), to name -> one result per round. A first round warms the disk cache and is dropped."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
+    for turn in range(rounds + 1):
+        for name, (prepare, work) in candidates.items():
+            result = run_once(prepare, work)
+            if turn > 0:
+                results[name].append(result)
+    return results
+
+
+def median(results: list[dict[str, float]], what: str = "seconds") -> float:
+    return statistics.median(result[what] for result in results)
+
+
+def machine() -> str:
+    """One line on what the numbers were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "safetensors"))
+    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"

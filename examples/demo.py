@@ -1,0 +1,175 @@
+"""The main job from one end to the other, on a real trained network and a real photograph.
+
+Fetch -> inspect -> convert -> load -> export -> run in C++, and compare what each of them computes.
+Run with `make demo`; everything it makes lies in .demo/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import segnets
+from segnets.inference import overlay, voc_palette
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / ".demo"
+BUILD = ROOT / "build" / "cpp"
+BIN = Path(sys.executable).parent
+
+# LR-ASPP on MobileNetV3-Large, trained by the Hakai Institute to find kelp in pictures taken from drones (MIT).
+PACKAGE = "hakai-segmentation==0.3.1"
+ARCHIVE = "LRASPP_MobileNetV3_kelp_presence_jit.pt"
+SHA256 = "052cce5365d62563cba11ad9e0d64dbd1fa964ebe316e3f88b4726f1c162dc9b"
+CLASSES = ["no kelp", "kelp"]
+# As its own package feeds it: no resizing, ImageNet's mean and deviation.
+PREPROCESSING = segnets.Preprocessing(resize="none", size=None)
+
+
+def main() -> None:
+    DEMO.mkdir(exist_ok=True)
+    archive = fetch_network()
+    photo = real_photograph()
+
+    step("What is in the file? (Read, never executed.)")
+    run("weights-tools", "inspect", archive)
+    step("Convert it to one safe, self-describing file.")
+    weights = DEMO / "kelp.safetensors"
+    names = DEMO / "classes.txt"
+    names.write_text("\n".join(CLASSES) + "\n")
+    run("weights-tools", "convert", archive, weights, "--classes", names, "--force")
+
+    step("Build the network that the file describes, and export it.")
+    model = segnets.load(weights)
+    report = segnets.export(model, DEMO / "kelp.ts", preprocessing=PREPROCESSING)
+    print(report)
+
+    step("Run it in C++.")
+    program = build_cpp_program()
+    if program is not None:
+        ppm = DEMO / "photo.ppm"
+        Image.fromarray(photo).save(ppm)
+        run(program, DEMO / "kelp.ts", ppm, DEMO / "mask.pgm", "--logits", DEMO / "logits.npy")
+        run(program, "--self-test", DEMO / "kelp.ts")
+
+    step("Does each of them compute the same?")
+    mask = compare(archive, model, photo, with_cpp=program is not None)
+    picture = overlay(photo, mask, voc_palette(len(CLASSES)))
+    Image.fromarray(np.concatenate([photo, picture], axis=1)).save(DEMO / "overlay.png")
+    print("\nThe photograph and its mask: .demo/overlay.png")
+    print(
+        "(A flower seen by a network that looks for kelp from the air: its opinion means little, that all agree does.)"
+    )
+
+
+def step(title: str) -> None:
+    print(f"\n== {title}", flush=True)
+
+
+def run(*command: str | Path) -> None:
+    """Run one of our commands as a user would, and show it."""
+    words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in command]
+    print("$", shlex.join(words), flush=True)
+    if words[0] == "weights-tools":
+        words[0] = str(BIN / words[0])
+    subprocess.run(words, cwd=ROOT, check=True)
+
+
+def fetch_network() -> Path:
+    """The trained network, out of its wheel on PyPI; pinned by its hash."""
+    archive = DEMO / ARCHIVE
+    if not archive.exists():
+        step(f"Fetch a trained network: {PACKAGE} (49 MB)")
+        # Only the file is wanted, neither the package nor what it depends on.
+        options = ["--no-deps", "--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", str(DEMO)]
+        subprocess.run([sys.executable, "-m", "pip", "download", *options, PACKAGE], check=True)
+        wheel = next(DEMO.glob("hakai_segmentation-*.whl"))
+        with zipfile.ZipFile(wheel) as package:
+            archive.write_bytes(package.read(f"hakai_segmentation/data/{ARCHIVE}"))
+        wheel.unlink()
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != SHA256:
+        archive.unlink()
+        sys.exit(f"{ARCHIVE} has the sha256 {digest}, expected {SHA256}; removed it, please run the demo again")
+    return archive
+
+
+def real_photograph() -> np.ndarray:
+    """(427, 640, 3) uint8 RGB: a photograph that scikit-learn carries. Looked up without importing scikit-learn."""
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        sys.exit(
+            "the photograph comes with scikit-learn: install it with `pip install scikit-learn`, or use `make demo`"
+        )
+    with Image.open(Path(spec.origin).parent / "datasets" / "images" / "flower.jpg") as image:
+        return np.asarray(image.convert("RGB")).copy()
+
+
+def build_cpp_program() -> Path | None:
+    """cmake and ninja come from PyPI; a C++ compiler must be there already."""
+    if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        print("No C++ compiler found, so this part is left out. Install one (Debian, Ubuntu: apt-get install g++) and")
+        print("run `make demo` again.")
+        return None
+    configure = ["-S", "cpp", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
+    configure += [f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"]
+    for arguments in (configure, ["--build", str(BUILD)]):
+        done = subprocess.run([str(BIN / "cmake"), *arguments], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"building the C++ program failed:\n{done.stdout}{done.stderr}")
+    print("built build/cpp/segnets-run")
+    return BUILD / "segnets-run"
+
+
+def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cpp: bool) -> np.ndarray:
+    """Print the table; return the mask of the network in eager mode. Ends the program if anything disagrees."""
+    x = segnets.preprocess(torch.from_numpy(photo)[None], PREPROCESSING)
+    logits: dict[str, np.ndarray] = {}
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        # The one place where the original is executed: its hash was checked.
+        logits["original archive"] = torch.jit.load(str(archive)).eval()(x).numpy()
+        logits["segnets, eager"] = model(x)["out"].numpy()
+        exported = torch.jit.load(str(DEMO / "kelp.ts"))
+        logits["TorchScript, Python"] = exported(x).numpy()
+        masks = {name: values.argmax(axis=1)[0] for name, values in logits.items()}
+        masks["TorchScript, Python"] = exported.segment(torch.from_numpy(photo)[None])[0].numpy()
+    if with_cpp:
+        logits["TorchScript, C++"] = np.load(DEMO / "logits.npy")
+        with Image.open(DEMO / "mask.pgm") as image:
+            masks["TorchScript, C++"] = np.asarray(image)
+
+    print(f"{'':22}{'largest difference of logits, and masks that agree, against':^66}")
+    print(f"{'':22}" + "".join(f"{name:>22}" for name in list(logits)[:-1]))
+    names = list(logits)
+    for i, name in enumerate(names[1:], start=1):
+        cells = []
+        for other in names[:i]:
+            difference = float(np.abs(logits[name] - logits[other]).max())
+            agreement = float((masks[name] == masks[other]).mean())
+            cells.append(f"{difference:9.1e} {agreement:10.4%}")
+        print(f"{name:22}" + "".join(f"{cell:>22}" for cell in cells))
+    print(f"(logits up to {np.abs(logits['original archive']).max():.1f}; "
+          f"{masks['segnets, eager'].mean():.1%} of the pixels in class 1)")  # fmt: skip
+
+    if not np.array_equal(logits["original archive"], logits["segnets, eager"]):
+        sys.exit("FAILED: the converted network does not give the original's logits bit for bit")
+    print("The original and segnets agree bit for bit.")
+    if with_cpp and not np.array_equal(masks["TorchScript, C++"], masks["TorchScript, Python"]):
+        sys.exit("FAILED: C++ and Python give different masks")
+    return masks["segnets, eager"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The command `segnets list | info | export | verify`. Results on stdout, everything else on stderr; exit 0, 1 or 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes a second to import; `--help` need not wait for it
+    from torch import nn
+
+    from segnets.preprocess import Preprocessing
+
+_PROGRAM = "segnets"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0 if it worked, 1 for bad input, 2 for a wrong call."""
+    options = _parser().parse_args(arguments)
+    from segnets.console import run_command
+
+    commands = {"list": _list, "info": _info, "export": _export, "verify": _verify}
+    return run_command(lambda: commands[options.command](options), _PROGRAM)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description="Classic segmentation networks, ready to deploy.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    listing = commands.add_parser("list", help="name the networks")
+    listing.add_argument("pattern", nargs="?", default="*", help='a shell pattern such as "fcn_*"')
+
+    info = commands.add_parser("info", help="say what a weights file (.safetensors) is")
+    info.add_argument("file", metavar="WEIGHTS")
+    info.add_argument("--json", action="store_true", help="answer in JSON")
+
+    export = commands.add_parser("export", help="make one file of a weights file that C++ and Python run")
+    export.add_argument("weights", metavar="WEIGHTS", help="a .safetensors of segnets")
+    export.add_argument("target", metavar="OUT", help="the TorchScript file to write, model.ts say")
+    export.add_argument("--output", choices=("tensor", "dict"), default="tensor", help="what forward returns")
+    export.add_argument(
+        "--resize",
+        default=None,
+        metavar="RULE",
+        help="what happens to an image first: 520 (its short side), 480x640 (height x width), or none; "
+        "default: as the weights file says",
+    )
+    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+    verify = commands.add_parser("verify", help="check that an exported file computes what it should")
+    verify.add_argument("file", metavar="FILE", help="an exported file; it is a program and gets executed")
+    verify.add_argument("--against", metavar="WEIGHTS", help="compare with this .safetensors at several sizes too")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    from segnets import list_models
+
+    for name in list_models(options.pattern):
+        print(name)
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from segnets.errors import WeightsError
+    from segnets.weights import read_weights_file
+
+    file = read_weights_file(options.file)
+    if file.config is None or file.card is None:
+        raise WeightsError(f"{options.file}: has no description of segnets in it; `weights-tools inspect` tells more")
+    facts = {
+        "model": file.config.name,
+        "options": dict(file.config.options),
+        "tensors": len(file.tensors),
+        "parameters_and_buffers": sum(tensor.numel() for tensor in file.tensors.values()),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in file.tensors.values()}),
+        "classes": list(file.card.classes),
+        "preprocessing": asdict(file.card.preprocessing),
+        "provenance": dict(file.card.provenance),
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2, sort_keys=True))
+        return 0
+    for name, value in facts.items():
+        text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{name:24}{', '.join(map(str, text)) if isinstance(text, list) else text}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from segnets.export import export
+    from segnets.files import check_writable_target
+    from segnets.weights import load
+
+    check_writable_target(options.target, overwrite=options.force)  # before the work, not after it
+    model = load(options.weights)
+    report = export(
+        model,
+        Path(options.target),
+        output=options.output,
+        preprocessing=_preprocessing(options, model),
+        overwrite=options.force,
+    )
+    print(report)
+    return 0
+
+
+def _preprocessing(options: argparse.Namespace, model: nn.Module) -> Preprocessing:
+    """The preprocessing of the weights file, with the resize rule that the command asks for."""
+    from dataclasses import replace
+
+    from segnets.card import ModelCard
+    from segnets.errors import ExportError
+
+    card = getattr(model, "card", None) or ModelCard()
+    if options.resize is None:
+        return card.preprocessing
+    try:
+        if options.resize == "none":
+            return replace(card.preprocessing, resize="none", size=None)
+        height, by, width = options.resize.partition("x")
+        if by:
+            return replace(card.preprocessing, resize="fixed", size=(int(height), int(width)))
+        return replace(card.preprocessing, resize="short_side", size=int(height))
+    except ValueError as error:
+        raise ExportError(
+            f"--resize {options.resize}: expected 520 (the short side), 480x640 (height x width) or none ({error})"
+        ) from None
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from segnets.export import verify
+    from segnets.weights import load
+
+    report = verify(options.file, against=load(options.against) if options.against else None)
+    print(report)
+    return 0 if report.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The same network twice: ours and torchvision's, with the same weights, every tensor of them random."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import segnets
+from segnets.registry import MODELS
+from tests.oracle import randomise_, torchvision
+
+NAMES = list(MODELS)
+
+
+class Pair(NamedTuple):
+    ours: nn.Module
+    theirs: nn.Module
+
+
+def with_aux(name: str) -> bool:
+    return not name.startswith("lraspp")
+
+
+def torchvision_model(name: str, **options: object) -> nn.Module:
+    if not with_aux(name):
+        options.pop("aux_loss", None)
+    builder = getattr(torchvision.models.segmentation, name)
+    model: nn.Module = builder(weights=None, weights_backbone=None, **options)
+    return model
+
+
+@cache  # about 3 GB for all of them, built once
+def random_pair(name: str, *, aux_loss: bool, num_classes: int = 7) -> Pair:
+    """In eval mode. Shared between tests: whoever changes a model copies it first."""
+    theirs = torchvision_model(name, num_classes=num_classes, aux_loss=aux_loss)
+    randomise_(theirs, seed=sum(map(ord, name)))
+    ours = segnets.create_model(name, num_classes=num_classes, aux_loss=aux_loss)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return Pair(ours.eval(), theirs.eval())
+
+
+def images(batch: int, height: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, height, width, generator=generator).to(dtype)
+
+
+def assert_same_output(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert type(ours) is type(theirs)
+    assert list(ours) == list(theirs)
+    for name in theirs:
+        assert ours[name].isfinite().all(), name
+        assert torch.equal(ours[name], theirs[name]), f"{name}: {(ours[name] - theirs[name]).abs().max()}"

@@ -1,0 +1,116 @@
+"""ResNet and MobileNetV3 as classifiers of their own, against torchvision's."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from segnets import backbones
+from segnets.registry import BACKBONES
+from tests.models.pairs import images
+from tests.oracle import randomise_, torchvision
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("resnet18", {}),
+    ("resnet34", {"num_classes": 10}),
+    ("resnet50", {"zero_init_residual": True}),
+    ("resnet18", {"zero_init_residual": True}),
+    ("resnext50_32x4d", {}),
+    ("wide_resnet50_2", {"replace_stride_with_dilation": [False, False, True]}),
+    ("mobilenet_v3_small", {}),
+    ("mobilenet_v3_large", {"num_classes": 10}),
+    ("mobilenet_v3_small", {"dilated": True}),
+    ("mobilenet_v3_large", {"dilated": True, "reduced_tail": True, "width_mult": 0.75}),
+]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_state_dicts_are_described_alike(name: str) -> None:
+    with torch.device("meta"):
+        ours = BACKBONES[name]().state_dict()
+        theirs = torchvision.models.get_model(name).state_dict()
+    assert [(key, tensor.shape) for key, tensor in ours.items()] == [
+        (key, tensor.shape) for key, tensor in theirs.items()
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: str(value))
+def test_same_initial_weights_and_same_bits(name: str, options: dict[str, Any]) -> None:
+    options = dict(options)
+    if "dilated" in options:  # torchvision passes these through its private configuration
+        table = torchvision.models.mobilenetv3._mobilenet_v3_conf(name, **options)
+        torch.manual_seed(3)
+        theirs: nn.Module = torchvision.models.MobileNetV3(*table)
+    else:
+        torch.manual_seed(3)
+        theirs = torchvision.models.get_model(name, weights=None, **options)
+    torch.manual_seed(3)
+    ours = BACKBONES[name](**options)
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], tensor), key
+    randomise_(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = images(2, 64, 97)
+    with torch.inference_mode():
+        assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("dilate", itertools.product([False, True], repeat=3))
+def test_every_combination_of_dilated_stages(dilate: tuple[bool, bool, bool]) -> None:
+    """Features of every stage, not only the final shape: torchvision's own test looks at the shape."""
+    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=list(dilate))
+    randomise_(theirs)
+    ours = backbones.resnet50(replace_stride_with_dilation=list(dilate))
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    layers = {f"layer{stage}": f"layer{stage}" for stage in (1, 2, 3, 4)}
+    x = images(1, 65, 97)
+    with torch.inference_mode():
+        our_maps = segnets.IntermediateLayerGetter(ours.eval(), layers)(x)
+        their_maps = torchvision.models._utils.IntermediateLayerGetter(theirs.eval(), layers)(x)
+    assert all(torch.equal(our_maps[key], their_maps[key]) for key in layers)
+    stride = 32 // 2 ** sum(dilate)
+    assert our_maps["layer4"].shape[-2:] == (-(-65 // stride), -(-97 // stride))
+
+
+def test_a_dilated_backbone_records_its_dilation() -> None:
+    with torch.device("meta"):
+        model = backbones.resnet50(num_classes=5, replace_stride_with_dilation=[False, True, True])
+    assert model.config == segnets.ModelConfig(
+        "resnet50", {"num_classes": 5, "replace_stride_with_dilation": [False, True, True]}
+    )
+
+
+@pytest.mark.parametrize("make", [backbones.resnet18, torchvision.models.resnet18])
+def test_basic_blocks_do_not_dilate(make: Any) -> None:
+    with pytest.raises(NotImplementedError, match="Dilation > 1 not supported in BasicBlock"):
+        make(replace_stride_with_dilation=[False, True, True])
+
+
+@pytest.mark.parametrize("make", [backbones.resnet18, torchvision.models.resnet18])
+def test_basic_blocks_have_no_groups(make: Any) -> None:
+    with pytest.raises(ValueError, match="BasicBlock only supports groups=1 and base_width=64"):
+        make(groups=2)
+
+
+@pytest.mark.parametrize("make", [backbones.resnet50, torchvision.models.resnet50])
+def test_dilation_for_three_stages(make: Any) -> None:
+    with pytest.raises(ValueError, match="replace_stride_with_dilation should be None or a 3-element tuple"):
+        make(replace_stride_with_dilation=[True])
+
+
+def test_mobilenet_needs_blocks_with_known_strides() -> None:
+    with pytest.raises(ValueError, match="blocks is empty"):
+        segnets.MobileNetV3([], 128)
+    with pytest.raises(ValueError, match="stride=3: an inverted residual has stride 1 or 2"):
+        segnets.layers.InvertedResidualSpec(8, 3, 8, 8, False, "relu", 3)
+
+
+def test_group_norm_takes_the_place_of_batch_norm() -> None:
+    model = backbones.resnet50(norm_layer=lambda channels: nn.GroupNorm(8, channels))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    model(images(1, 64, 64)).sum().backward()

@@ -1,0 +1,105 @@
+"""The same errors for the same mistakes as torchvision, in words that help."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import segnets
+from tests.models.pairs import NAMES, random_pair, with_aux
+
+DEEPLABS = [name for name in NAMES if name.startswith("deeplabv3")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_image_without_batch_dimension(name: str) -> None:
+    ours, theirs = random_pair(name, aux_loss=with_aux(name))
+    with pytest.raises(ValueError, match=r"expected 4D input \(got 3D input\)"):
+        theirs(torch.zeros(3, 64, 64))
+    with pytest.raises(ValueError, match=r"expected 4D input \(got 3D input\).*unsqueeze\(0\)"):
+        ours(torch.zeros(3, 64, 64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_of_bytes(name: str) -> None:
+    ours, theirs = random_pair(name, aux_loss=with_aux(name))
+    x = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(RuntimeError):
+        theirs(x)
+    with pytest.raises(RuntimeError, match=r"expected a floating point image.*torch\.uint8.*segnets\.preprocess"):
+        ours(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_number_of_channels(name: str) -> None:
+    for model in random_pair(name, aux_loss=with_aux(name)):
+        with pytest.raises(RuntimeError, match=r"expected input.* to have 3 channels, but got 4 channels"):
+            model(torch.zeros(1, 4, 64, 64))
+
+
+@pytest.mark.parametrize("name", DEEPLABS)
+def test_a_batch_of_one_in_training(name: str) -> None:
+    ours, theirs = copy.deepcopy(random_pair(name, aux_loss=False))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        theirs.train()(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(
+        ValueError, match=r"Expected more than 1 value per channel when training, got a batch of one.*drop_last=True"
+    ):
+        ours.train()(torch.zeros(1, 3, 64, 64))
+    ours.classifier[0].convs[-1][2].eval()
+    ours(torch.zeros(1, 3, 64, 64))  # the way out that the message names
+
+
+def test_weights_with_aux_do_not_load_strictly_into_a_model_without() -> None:
+    for with_head, without in zip(
+        random_pair("fcn_resnet50", aux_loss=True), random_pair("fcn_resnet50", aux_loss=False), strict=True
+    ):
+        with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"aux_classifier.0.weight\""):
+            without.load_state_dict(with_head.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pretrained": True}, r"unexpected argument 'pretrained': use weights="),
+        ({"aux": True}, r"unexpected argument 'aux': use aux_loss="),
+        ({"in_channels": 4}, r"unexpected argument 'in_channels': these networks take three channels"),
+        ({"num_clases": 4}, r"unexpected argument 'num_clases': did you mean num_classes="),
+        ({"zzz": 4}, r"unexpected argument 'zzz' \(it takes weights, progress, num_classes, aux_loss"),
+    ],
+)
+def test_unknown_arguments_do_not_vanish(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        segnets.fcn_resnet50(**arguments)
+    with pytest.raises(TypeError, match=message):
+        segnets.create_model("fcn_resnet50", **arguments)
+
+
+def test_positional_arguments() -> None:
+    with pytest.raises(TypeError, match=r"fcn_resnet50\(\) takes keyword arguments only"):
+        segnets.fcn_resnet50(None)  # type: ignore[call-arg]  # the mistake is the point
+
+
+@pytest.mark.parametrize("num_classes", [0, -3, 2.5, True, "21"])
+def test_a_number_of_classes_that_is_none(num_classes: object) -> None:
+    with pytest.raises(ValueError, match=r"num_classes=.*expected a whole number of at least 1"):
+        segnets.create_model("lraspp_mobilenet_v3_large", num_classes=num_classes)
+
+
+def test_lraspp_has_no_auxiliary_classifier() -> None:
+    with pytest.raises(NotImplementedError, match="has no auxiliary classifier"):
+        segnets.lraspp_mobilenet_v3_large(aux_loss=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("deeplab_resnet50", r"no model 'deeplab_resnet50'; did you mean 'deeplabv3_resnet50'\? Models: deeplabv3_mob"),
+        ("resnet50", r"no model 'resnet50': it is a backbone and classifier, built by segnets\.backbones\.resnet50"),
+    ],
+)
+def test_unknown_model_names(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        segnets.create_model(name)

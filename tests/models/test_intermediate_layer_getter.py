@@ -1,0 +1,132 @@
+"""IntermediateLayerGetter against torchvision's, and the dotted paths that torchvision lacks."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from segnets.backbones import mobilenet_v3_large, resnet18, resnet50
+from tests.models.pairs import images
+from tests.oracle import randomise_, torchvision
+
+TheirGetter = torchvision.models._utils.IntermediateLayerGetter
+
+
+@pytest.fixture(scope="module")
+def backbone() -> nn.Module:
+    model = resnet18()
+    randomise_(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [{"layer4": "out"}, {"layer3": "aux", "layer1": "low"}, {"layer2": "x", "conv1": "stem"}, {"fc": "y"}, {}],
+)
+def test_as_torchvision(backbone: nn.Module, layers: dict[str, str]) -> None:
+    """Same children kept, same order, same bits; "fc" fails in both when run: its input is not flattened."""
+    ours, theirs = segnets.IntermediateLayerGetter(backbone, layers), TheirGetter(backbone, layers)
+    assert list(ours) == list(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert ours.return_layers == theirs.return_layers == layers
+    assert ours._version == theirs._version
+    if "fc" in layers:
+        for getter in (ours, theirs):
+            with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
+                getter(images(1, 64, 64))
+        return
+    with torch.inference_mode():
+        our_maps, their_maps = ours(images(2, 64, 48)), theirs(images(2, 64, 48))
+    assert type(our_maps) is type(their_maps) is OrderedDict
+    assert list(our_maps) == list(their_maps)
+    assert all(torch.equal(our_maps[key], their_maps[key]) for key in their_maps)
+
+
+def test_a_layer_that_is_not_there(backbone: nn.Module) -> None:
+    with pytest.raises(ValueError, match="return_layers are not present in model"):
+        TheirGetter(backbone, {"layer5": "out"})
+    with pytest.raises(
+        ValueError,
+        match=r"return_layers are not present in model: 'layer5'; the children of this ResNet are conv1, bn1",
+    ):
+        segnets.IntermediateLayerGetter(backbone, {"layer5": "out"})
+    with pytest.raises(ValueError, match=r"not present in model: 'layer4\.7'"):
+        segnets.IntermediateLayerGetter(backbone, {"layer4.7": "out"})
+
+
+def test_a_module_that_is_registered_twice() -> None:
+    module = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 3, 1)))
+    module.add_module("second", module.first)
+    for getter in (segnets.IntermediateLayerGetter, TheirGetter):
+        with pytest.raises(ValueError, match="return_layers are not present in model"):
+            getter(module, {"second": "out"})
+
+
+def test_names_that_are_numbers() -> None:
+    features = mobilenet_v3_large().features.eval()
+    theirs = TheirGetter(features, {"4": "low", "16": "high"})
+    ours = segnets.IntermediateLayerGetter(features, {"4": "low", "16": "high"})
+    with torch.inference_mode():
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(ours(images(1, 64, 64)).values(), theirs(images(1, 64, 64)).values(), strict=True)
+        )
+
+
+@pytest.fixture(scope="module")
+def dotted() -> tuple[nn.Module, segnets.IntermediateLayerGetter]:
+    model = resnet50()
+    randomise_(model)
+    layers = {"layer4": "out", "layer3.5.conv2": "conv", "layer3.1": "block", "layer3": "stage"}
+    return model.eval(), segnets.IntermediateLayerGetter(model, layers)
+
+
+def test_dotted_paths(dotted: tuple[nn.Module, segnets.IntermediateLayerGetter]) -> None:
+    model, getter = dotted
+    x = images(2, 64, 48)
+    with torch.inference_mode():
+        maps = getter(x)
+        for part in (model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2):
+            x = part(x)
+        for block in model.layer3[:2]:
+            x = block(x)
+        assert torch.equal(maps["block"], x)
+        for block in model.layer3[2:]:
+            x = block(x)
+        assert torch.equal(maps["stage"], x)
+        assert torch.equal(maps["out"], model.layer4(x))
+    assert maps["conv"].shape == (2, 256, 4, 3)
+    assert list(maps) == ["block", "conv", "stage", "out"], "in the order in which the layers run"
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda getter: pickle.loads(pickle.dumps(getter))])
+def test_a_copy_with_dotted_paths_has_taps_of_its_own(
+    dotted: tuple[nn.Module, segnets.IntermediateLayerGetter], copier: object
+) -> None:
+    getter = dotted[1]
+    other = copier(getter)  # type: ignore[operator]
+    x = images(1, 64, 64)
+    with torch.inference_mode():
+        expected, got = getter(x), other(x)
+        assert all(torch.equal(expected[key], got[key]) for key in expected)
+        assert not getter._tapped
+        assert not other._tapped
+
+
+def test_dotted_paths_compile_without_a_graph_break(
+    dotted: tuple[nn.Module, segnets.IntermediateLayerGetter],
+) -> None:
+    torch.compiler.reset()
+    getter = copy.deepcopy(dotted[1])
+    compiled = torch.compile(getter, fullgraph=True, backend="eager")
+    x = images(1, 64, 64)
+    with torch.no_grad():
+        expected, got = dotted[1](x), compiled(x)
+    assert list(got) == list(expected)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)

@@ -1,0 +1,109 @@
+"""Each network against torchvision's: the same state dict, the same initial weights, the same bits in eval mode."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+import segnets
+from tests.models.pairs import NAMES, assert_same_output, images, random_pair, torchvision_model, with_aux
+
+SMALL = [(64, 64), (65, 97), (1, 1)]
+LARGE = (520, 693)
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+DTYPES = [torch.float32, torch.float64]
+
+
+def aux_options(name: str) -> list[bool]:
+    return [False, True] if with_aux(name) else [False]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_has_the_same_names_order_shapes_and_dtypes(name: str) -> None:
+    for aux_loss in aux_options(name):
+        with torch.device("meta"):
+            ours = segnets.create_model(name, aux_loss=aux_loss).state_dict()
+            theirs = torchvision_model(name, aux_loss=aux_loss).state_dict()
+        described = [(key, tensor.shape, tensor.dtype) for key, tensor in ours.items()]
+        assert described == [(key, tensor.shape, tensor.dtype) for key, tensor in theirs.items()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_sides_state_dict_loads_strictly_into_the_other(name: str) -> None:
+    ours, theirs = random_pair(name, aux_loss=with_aux(name))  # theirs into ours
+    back = copy.deepcopy(theirs)
+    for tensor in back.state_dict().values():
+        tensor.zero_()
+    back.load_state_dict(ours.state_dict(), strict=True)
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_draws_the_same_initial_weights(name: str) -> None:
+    for aux_loss in aux_options(name):
+        torch.manual_seed(5)
+        ours = segnets.create_model(name, num_classes=3, aux_loss=aux_loss).state_dict()
+        ours_next = torch.rand(1)
+        torch.manual_seed(5)
+        theirs = torchvision_model(name, num_classes=3, aux_loss=aux_loss).state_dict()
+        assert torch.equal(torch.rand(1), ours_next), "the generator is left in another state"
+        for key, tensor in theirs.items():
+            assert torch.equal(ours[key], tensor), key
+
+
+def compare(
+    name: str, aux_loss: bool, batch: int, size: tuple[int, int], dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    pair = random_pair(name, aux_loss=aux_loss)
+    if dtype != torch.float32 or layout != torch.contiguous_format:
+        pair = type(pair)(*(copy.deepcopy(model).to(dtype=dtype, memory_format=layout) for model in pair))
+    x = images(batch, *size, dtype=dtype).contiguous(memory_format=layout)
+    with torch.inference_mode():
+        ours, theirs = pair.ours(x), pair.theirs(x)
+    assert ours["out"].shape == (batch, 7, *size)
+    assert_same_output(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_output_is_equal_bit_for_bit(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    for aux_loss, batch, size in itertools.product(aux_options(name), [1, 3], SMALL):
+        compare(name, aux_loss, batch, size, dtype, layout)
+
+
+LARGE_CASES = [
+    (True, 1, torch.float32, torch.contiguous_format),
+    (False, 1, torch.float32, torch.channels_last),
+    (True, 1, torch.float64, torch.contiguous_format),
+]
+
+
+@pytest.mark.parametrize("case", LARGE_CASES, ids=["float32", "float32-channels_last-no-aux", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_output_of_a_large_image_is_equal_bit_for_bit(
+    name: str, case: tuple[bool, int, torch.dtype, torch.memory_format]
+) -> None:
+    aux_loss, batch, dtype, layout = case
+    compare(name, aux_loss and with_aux(name), batch, LARGE, dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+def test_eval_output_of_a_batch_of_large_images_is_equal_bit_for_bit(layout: torch.memory_format) -> None:
+    compare("deeplabv3_mobilenet_v3_large", True, 3, LARGE, torch.float32, layout)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_output_complete_product_of_large_images(
+    name: str, batch: int, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    for aux_loss in aux_options(name):
+        compare(name, aux_loss, batch, LARGE, dtype, layout)

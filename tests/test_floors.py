@@ -1,0 +1,64 @@
+"""The floors of the package look only down, and `import segnets` stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segnets
+
+PACKAGE = Path(segnets.__file__).parent
+# From the ground up. A module may import from its own floor and from those below it.
+FLOORS = [
+    {"errors", "files", "preprocess", "card", "layers"},
+    {"backbones", "heads", "model", "console"},
+    {"builders"},
+    {"registry", "catalog"},
+    {"weights"},
+    {"segment", "inference", "export", "training"},
+    {"cli"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of segnets that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if node.module == "segnets" else {node.module}
+    return found
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_looks_up(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__main__":
+        room = "cli"
+    for module in imports(path):
+        if module.startswith("segnets."):
+            assert FLOOR_OF[room_of(module)] <= FLOOR_OF[room], f"{room} imports {module}"
+        assert not module.startswith("weights_tools"), "weights_tools imports segnets, never the reverse"
+        assert not module.startswith("torchvision"), "one door only, and it uses importlib"
+
+
+def test_the_import_brings_neither_torchvision_nor_pillow() -> None:
+    script = "import sys, segnets; print(sorted({'torchvision', 'PIL', 'segnets.training'} & sys.modules.keys()))"
+    out = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"

@@ -1,0 +1,193 @@
+"""Preprocessing equals torchvision's preset bit for bit, eagerly and compiled; bad images are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from segnets.errors import ImageError
+from segnets.preprocess import Preprocess, Preprocessing, check_input, preprocess
+from segnets.segment import Segmenter, logits_at, logits_to_mask, segment
+from tests.oracle import torchvision
+
+assert torchvision is not None  # its import comes first: it makes the next one possible
+presets = importlib.import_module("torchvision.transforms._presets")
+functional = importlib.import_module("torchvision.transforms.functional")
+
+SIZES = [(1, 1), (3, 7), (33, 130), (375, 500), (519, 521), (520, 520), (640, 427), (700, 523), (1040, 1560)]
+
+
+def compiled(preprocessing: Preprocessing) -> torch.nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(Preprocess(preprocessing))
+
+
+def random_image(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_equals_the_preset_of_torchvision(height: int, width: int) -> None:
+    image = random_image(2 if height < 400 else 1, height, width, 3)
+    expected = presets.SemanticSegmentation(resize_size=520)(image.permute(0, 3, 1, 2).contiguous())
+    assert torch.equal(preprocess(image), expected)
+    assert torch.equal(compiled(Preprocessing())(image), expected)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_every_interpolation_equals_torchvision(interpolation: str, antialias: bool) -> None:
+    antialias = antialias and interpolation != "nearest"
+    image = random_image(1, 90, 71, 3)
+    mode = functional.InterpolationMode(interpolation)
+    resized = functional.resize(image.permute(0, 3, 1, 2), [40, 55], interpolation=mode, antialias=antialias)
+    expected = functional.normalize(resized / 255.0, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    chosen = Preprocessing(
+        resize="fixed",
+        size=(40, 55),
+        interpolation=interpolation,
+        antialias=antialias,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.6, 0.7),
+    )
+    assert torch.equal(preprocess(image, chosen), expected)
+
+
+def test_bgr_swaps_the_channels_and_not_the_mean() -> None:
+    image = random_image(1, 5, 6, 3)
+    plain = Preprocessing(resize="none", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+    swapped = dataclasses.replace(plain, channel_order="BGR")
+    assert torch.equal(preprocess(image, swapped), preprocess(image.flip(3), plain))
+
+
+def test_a_view_with_gaps_gives_the_same() -> None:
+    image = random_image(1, 40, 60, 3)
+    gaps = torch.zeros(1, 40, 80, 3, dtype=torch.uint8)
+    gaps[:, :, :60] = image
+    assert torch.equal(preprocess(gaps[:, :, :60]), preprocess(image))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 8, 8, 3), r"expected uint8 \(N, H, W, 3\) RGB.*got torch\.float32; convert with"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"got the 3-D shape \[8, 8, 3\]; add the batch dimension"),
+        (torch.zeros(8, 8, dtype=torch.uint8), r"got the 2-D shape \[8, 8\]"),
+        (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), r"looks like \(N, 3, H, W\); use image\.permute\(0, 2, 3, 1\)"),
+        (torch.zeros(1, 8, 8, 1, dtype=torch.uint8), r"with 1 channels; convert the image to RGB"),
+        (torch.zeros(1, 8, 8, 4, dtype=torch.uint8), r"with 4 channels"),
+        (torch.zeros(0, 8, 8, 3, dtype=torch.uint8), r"got \[0, 8, 8, 3\], which holds no pixels"),
+        (torch.zeros(1, 0, 8, 3, dtype=torch.uint8), r"which holds no pixels"),
+        (torch.zeros(1, 8, 0, 3, dtype=torch.uint8), r"which holds no pixels"),
+        (torch.zeros(1, 1, 300, 3, dtype=torch.uint8), r"1x300 .* would be 520x156000, too large"),
+    ],
+)
+def test_bad_images_are_named(image: Tensor, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        preprocess(image)
+    message = "got another dtype" if image.is_floating_point() else message  # all that TorchScript knows of it
+    with pytest.raises(torch.jit.Error, match=message):
+        compiled(Preprocessing())(image)
+
+
+def test_an_array_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ImageError, match=r"got ndarray; torch\.from_numpy\(array\)\[None\]"):
+        preprocess(torch.zeros(2, 2, 3, dtype=torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "got integers; segment.. takes uint8 images"),
+        (torch.zeros(3, 8, 8), "got the 3-D shape"),
+        (torch.zeros(1, 8, 8, 3), "with 8 channels"),
+        (torch.zeros(0, 3, 8, 8), "holds no pixels"),
+        (torch.zeros(1, 3, 0, 8), "holds no pixels"),
+    ],
+)
+def test_bad_inputs_are_named(image: Tensor, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        check_input(image)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resize": "crop"}, "resize='crop': expected one of 'short_side', 'fixed', 'none'"),
+        ({"size": 0}, "size=0 with resize='short_side'"),
+        ({"size": True}, "size=True"),
+        ({"size": (3, 4)}, "expected one whole number"),
+        ({"resize": "fixed"}, r"size=None with resize='fixed': expected \(height, width\)"),
+        ({"resize": "fixed", "size": 64}, r"expected \(height, width\)"),
+        ({"resize": "none", "size": 64}, "expected None"),
+        ({"interpolation": "lanczos"}, "interpolation='lanczos'"),
+        ({"interpolation": "nearest"}, "pass antialias=False"),
+        ({"antialias": 1}, "antialias=1"),
+        ({"mean": (1, 2)}, "expected three numbers"),
+        ({"mean": (1, 2, float("nan"))}, "three finite numbers"),
+        ({"std": (1, 0, 1)}, "three numbers above 0"),
+        ({"channel_order": "rgb"}, "channel_order='rgb'"),
+    ],
+)
+def test_bad_settings_are_named(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [Preprocessing(), Preprocessing(resize="fixed", size=(3, 4)), Preprocessing(resize="none", channel_order="BGR")],
+)
+def test_json_and_back(preprocessing: Preprocessing) -> None:
+    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
+
+
+def test_json_is_read_strictly() -> None:
+    fields = Preprocessing().to_json()
+    with pytest.raises(ValueError, match=r"unknown fields \['crop'\]"):
+        Preprocessing.from_json({**fields, "crop": 1})
+    del fields["std"]
+    with pytest.raises(ValueError, match=r"missing fields \['std'\]"):
+        Preprocessing.from_json(fields)
+    with pytest.raises(ValueError, match="expected an object"):
+        Preprocessing.from_json([1])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 21, 256, 257])
+def test_the_mask_is_the_best_class_whatever_the_group(classes: int) -> None:
+    logits = torch.randn(2, classes, 20, 31, generator=torch.Generator().manual_seed(1))
+    expected = logits_at(logits, 33, 27).argmax(dim=1)
+    for group in (1, 5, 1000):
+        mask = logits_to_mask(logits, 33, 27, max_scores=group * 2 * 33 * 27)
+        assert mask.dtype == (torch.uint8 if classes <= 256 else torch.int16)
+        assert torch.equal(mask.long(), expected)
+
+
+def test_of_equal_scores_the_lowest_class_wins() -> None:
+    for max_scores in (1, 1 << 20):
+        assert logits_to_mask(torch.zeros(1, 5, 4, 4), 4, 4, max_scores).sum() == 0
+
+
+class Threshold(torch.nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": torch.cat([-x[:, :1], x[:, :1]], dim=1)}
+
+
+def test_segment_gives_a_mask_at_the_size_of_the_image() -> None:
+    image = torch.zeros(1, 30, 40, 3, dtype=torch.uint8)
+    image[:, :, 20:] = 255
+    mask = segment(Threshold().eval(), image, Preprocessing(resize="fixed", size=(60, 80)))
+    assert torch.equal(mask, (image[..., 0] > 0).to(torch.uint8))
+
+
+def test_segment_refuses_a_model_in_training_mode() -> None:
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+        segment(Threshold(), torch.zeros(1, 3, 3, 3, dtype=torch.uint8))
+    assert Segmenter(Threshold(), Preprocessing()).state_dict() == {}

@@ -1,0 +1,98 @@
+"""The public names and commands, frozen: a change here is a change for users, and wants a line in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import segnets
+import weights_tools
+
+NAMES = [
+    "ASPP",
+    "DeepLabHead",
+    "ExportError",
+    "ExportReport",
+    "FCNHead",
+    "ImageError",
+    "IntermediateLayerGetter",
+    "LRASPPHead",
+    "LoadReport",
+    "MobileNetV3",
+    "ModelCard",
+    "ModelConfig",
+    "OutputError",
+    "Preprocessing",
+    "ResNet",
+    "SegmentationModel",
+    "SegnetsError",
+    "VerifyReport",
+    "WeightsError",
+    "create_model",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet101",
+    "deeplabv3_resnet50",
+    "export",
+    "fcn_resnet101",
+    "fcn_resnet50",
+    "list_models",
+    "load",
+    "load_weights",
+    "lraspp_mobilenet_v3_large",
+    "preprocess",
+    "save",
+    "verify",
+]
+
+
+def test_public_names() -> None:
+    assert sorted(segnets.__all__) == sorted(NAMES)
+    assert all(callable(getattr(segnets, name)) for name in NAMES)
+    assert sorted(weights_tools.__all__) == ["ConversionReport", "InspectReport", "convert", "inspect"]
+
+
+def test_names_keep_their_meaning_after_a_submodule_is_imported() -> None:
+    """`segnets.export` and `segnets.preprocess` are functions, although rooms of these names exist."""
+    script = "import segnets.export.verify, segnets.preprocess, segnets; print(segnets.export, segnets.preprocess)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.count("<function") == 2
+
+
+@pytest.mark.parametrize("name", segnets.list_models())
+def test_builders_take_torchvisions_arguments_and_say_so(name: str) -> None:
+    signature = inspect.signature(getattr(segnets, name))
+    assert [(p.name, p.default) for p in signature.parameters.values()] == [
+        ("weights", None),
+        ("progress", True),
+        ("num_classes", None),
+        ("aux_loss", None),
+        ("weights_backbone", None),
+        ("gradient_checkpointing", False),
+    ]
+    assert all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values())
+    assert "https://arxiv.org/abs/" in getattr(segnets, name).__doc__
+
+
+def test_list_models() -> None:
+    assert segnets.list_models() == [
+        "deeplabv3_mobilenet_v3_large",
+        "deeplabv3_resnet101",
+        "deeplabv3_resnet50",
+        "fcn_resnet101",
+        "fcn_resnet50",
+        "lraspp_mobilenet_v3_large",
+    ]
+    assert segnets.list_models("fcn_*") == ["fcn_resnet101", "fcn_resnet50"]
+
+
+@pytest.mark.parametrize("program", ["segnets", "weights_tools"])
+def test_commands_explain_themselves(program: str) -> None:
+    out = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
+    commands = {"segnets": ["list", "info", "export", "verify"], "weights_tools": ["inspect", "convert"]}[program]
+    assert all(command in out for command in commands)
+    wrong = subprocess.run([sys.executable, "-m", program, "frobnicate"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr

@@ -1,0 +1,76 @@
+"""The commands and the code of the README, run as a reader would run them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.oracle import randomise_, torchvision
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(python|bash)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="no C++ compiler; install one, such as g++ of Debian"
+)
+
+
+def block(kind: str, word: str) -> str:
+    found = [text for language, text in BLOCKS if language == kind and word in text]
+    assert len(found) == 1, f"{len(found)} {kind} blocks with {word}"
+    return str(found[0])
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README's reader has: a checkpoint of torchvision's reference script, a photograph."""
+    folder = tmp_path_factory.mktemp("desk")
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    randomise_(model)
+    state = {"model": model.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=0.01)}
+    torch.save(state, folder / "checkpoint.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.ppm")
+    return folder
+
+
+def test_train(desk: Path) -> None:
+    run([sys.executable, "-W", "error", "-c", block("python", "optimizer")], desk)
+    assert (desk / "mine.safetensors").exists()
+
+
+def test_convert(desk: Path) -> None:
+    out = run(["bash", "-euc", block("bash", "weights-tools")], desk)
+    assert "lraspp_mobilenet_v3_large" in out
+    assert (desk / "weights.safetensors").exists()
+
+
+@needs_compiler
+def test_deploy(desk: Path) -> None:
+    """`make cpp` is run where the Makefile is; the rest in the reader's folder."""
+    if not (desk / "weights.safetensors").exists():
+        test_convert(desk)
+    prefix = Path(sys.executable).parent.parent
+    preamble = f'make() {{ command make -C "{ROOT}" VENV="{prefix}" -o "{prefix}/.installed" "$@"; }}\n'
+    (desk / "build").symlink_to(ROOT / "build")
+    out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
+    assert "passed" in out
+    mask, overlay = Image.open(desk / "mask.pgm"), Image.open(desk / "overlay.ppm")
+    assert mask.size == overlay.size == (120, 90)

@@ -1,0 +1,199 @@
+"""save, load and load_weights on real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import segnets
+from segnets import backbones
+from tests.models.pairs import images
+from tests.oracle import randomise_
+
+CARD = {
+    "classes": ["road", "car", "sky"],
+    "palette": [(128, 64, 128), (0, 0, 142), (70, 130, 180)],
+    "preprocessing": segnets.Preprocessing(resize="none", size=None),
+    "provenance": {"source": "a test", "licence": "none"},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    network = segnets.lraspp_mobilenet_v3_large(num_classes=3)
+    randomise_(network)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"])
+def test_a_saved_model_comes_back_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    network = segnets.create_model(name, num_classes=3, aux_loss=not name.startswith("lraspp"))
+    randomise_(network)
+    segnets.save(network, tmp_path / "w.safetensors", **CARD)
+    loaded = segnets.load(tmp_path / "w.safetensors")
+    assert not loaded.training
+    assert loaded.config == network.config
+    assert loaded.card == segnets.ModelCard(
+        tuple(CARD["classes"]), tuple(CARD["palette"]), CARD["preprocessing"], CARD["provenance"]
+    )
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+        assert loaded.state_dict()[key].dtype == tensor.dtype
+    x = images(1, 65, 97)
+    with torch.inference_mode():
+        expected, got = network.eval()(x), loaded(x)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_a_loaded_model_trains_and_its_file_stays_as_it_is(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    segnets.save(model, path)
+    before = path.read_bytes()
+    loaded = segnets.load(path).train()
+    optimizer = torch.optim.SGD(loaded.parameters(), lr=0.1)
+    loaded(images(2, 32, 32))["out"].square().mean().backward()
+    optimizer.step()
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert not torch.equal(loaded.backbone["0"][0].weight, model.backbone["0"][0].weight)
+    assert path.read_bytes() == before
+
+
+def test_the_same_model_gives_the_same_bytes_and_other_libraries_read_them(model: nn.Module, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    segnets.save(model, first, **CARD)
+    segnets.save(segnets.load(first), second)
+    assert first.read_bytes() == second.read_bytes()
+    with safe_open(first, framework="pt") as file:
+        assert list(file.metadata()) == ["segnets"], "one key: several would come in random order"
+        description = json.loads(file.metadata()["segnets"])
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(file.get_tensor(key), tensor)
+    assert list(description) == sorted(description)
+    assert description["model"] == {
+        "name": "lraspp_mobilenet_v3_large",
+        "options": {"aux_loss": False, "num_classes": 3},
+    }
+
+
+def test_half_precision_stays(model: nn.Module, tmp_path: Path) -> None:
+    half = segnets.lraspp_mobilenet_v3_large(num_classes=3).to(torch.bfloat16)
+    segnets.save(half, tmp_path / "w.safetensors")
+    loaded = segnets.load(tmp_path / "w.safetensors")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    report = segnets.load_weights(model.__class__(*_parts(3)), tmp_path / "w.safetensors")
+    assert report.cast == {"torch.bfloat16": "torch.float32"}
+    assert "converted from torch.bfloat16 to torch.float32" in str(report)
+
+
+def _parts(num_classes: int) -> tuple[nn.Module, nn.Module]:
+    network = segnets.lraspp_mobilenet_v3_large(num_classes=num_classes)
+    return network.backbone, network.classifier
+
+
+def test_strided_channels_last_and_shared_tensors(tmp_path: Path) -> None:
+    network = segnets.fcn_resnet50(num_classes=3)
+    randomise_(network)
+    expected = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    network = network.to(memory_format=torch.channels_last)
+    weight = network.backbone.layer1[0].conv1.weight
+    weight.data = weight.data.transpose(0, 1).contiguous().transpose(0, 1)  # not contiguous in any layout
+    norms = network.backbone.layer1[0]
+    norms.bn2.weight = norms.bn1.weight  # tied
+    segnets.save(network, tmp_path / "w.safetensors")
+    loaded = segnets.load(tmp_path / "w.safetensors").state_dict()
+    expected["backbone.layer1.0.bn2.weight"] = expected["backbone.layer1.0.bn1.weight"]
+    for key, tensor in expected.items():
+        assert torch.equal(loaded[key], tensor), key
+        assert loaded[key].is_contiguous()
+
+
+def test_a_classifier_of_its_own(tmp_path: Path) -> None:
+    network = backbones.resnet18(num_classes=5)
+    randomise_(network)
+    segnets.save(network, tmp_path / "w.safetensors")
+    loaded = segnets.load(tmp_path / "w.safetensors")
+    assert torch.equal(loaded(images(1, 64, 64)), network.eval()(images(1, 64, 64)))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int, mode: int) -> None:
+    previous = os.umask(umask)
+    try:
+        segnets.save(model, tmp_path / "w.safetensors")
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == mode
+
+
+def test_what_can_not_be_described_is_not_saved(tmp_path: Path, model: nn.Module) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(segnets.WeightsError, match=r"this Linear does not know which builder makes it.*create_model"):
+        segnets.save(nn.Linear(2, 2), path)
+    with pytest.raises(segnets.WeightsError, match="2 class names for a model of 3 classes"):
+        segnets.save(model, path, classes=["a", "b"])
+    with pytest.raises(segnets.WeightsError, match="1 palette colours for a model of 3 classes"):
+        segnets.save(model, path, palette=[(0, 0, 0)])
+    with pytest.raises(segnets.WeightsError, match="does not fit into JSON"):
+        segnets.save(model, path, provenance={"when": object()})  # type: ignore[dict-item]
+    with torch.device("meta"):
+        empty = segnets.lraspp_mobilenet_v3_large(num_classes=3)
+    with pytest.raises(segnets.WeightsError, match=r"319 of 319 tensors can't be saved: .*no values \(meta device\)"):
+        segnets.save(empty, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> None:
+    def refused(name: str, content: bytes, message: str) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(segnets.WeightsError, match=message):
+            segnets.load(tmp_path / name)
+
+    refused("empty", b"", "is empty")
+    refused("page", b"<!DOCTYPE html><html>", "is not a safetensors file")
+    refused("short", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "is not a sound safetensors file")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(
+        segnets.WeightsError, match="is a PyTorch file, not safetensors; convert it with: weights-tools"
+    ):
+        segnets.load(tmp_path / "w.pth")
+    with pytest.raises(segnets.WeightsError, match="no such file"):
+        segnets.load(tmp_path / "nothing")
+    with pytest.raises(segnets.WeightsError, match="not a regular file"):
+        segnets.load(tmp_path)
+    save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    with pytest.raises(
+        segnets.WeightsError, match="does not say which model it is for; convert it with: weights-tools"
+    ):
+        segnets.load(tmp_path / "plain.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=99), "was written in format 99 by a newer segnets"),
+        (lambda d: d.pop("model"), "its description is damaged"),
+        (lambda d: d["model"].update(name="unet_resnet50"), "a model 'unet_resnet50' that this segnets does not have"),
+        (lambda d: d["model"]["options"].update(magic=1), "can't be built"),
+        (lambda d: d["model"]["options"].update(num_classes=-1), "can't be built: num_classes=-1"),
+        (lambda d: d["model"]["options"].update(num_classes=4), "does not fit .* 4 of another shape"),
+        (lambda d: d.update(palette=[[1, 2]]), "its description is damaged"),
+        (lambda d: d["preprocessing"].update(resize="sideways"), "its description is damaged"),
+    ],
+)
+def test_a_description_that_is_wrong(model: nn.Module, tmp_path: Path, change: object, message: str) -> None:
+    segnets.save(model, tmp_path / "good.safetensors")
+    with safe_open(tmp_path / "good.safetensors", framework="pt") as file:
+        description = json.loads(file.metadata()["segnets"])
+    change(description)  # type: ignore[operator]
+    bad = tmp_path / "bad.safetensors"
+    save_file(model.state_dict(), bad, metadata={"segnets": json.dumps(description)})
+    with pytest.raises(segnets.WeightsError, match=message):
+        segnets.load(bad)
