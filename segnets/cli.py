@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from segnets import list_models
+    from segnets.registry import list_models
 
     for name in list_models(options.pattern):
         print(name)

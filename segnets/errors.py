@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 
 class SegnetsError(Exception):
@@ -31,7 +32,8 @@ class ImageError(SegnetsError, ValueError):
 
 def warn_caller(message: str) -> None:
     """Warn (UserWarning) at the line outside this package that called into it."""
-    depth, frame = 1, sys._getframe()
+    depth = 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("segnets.", "weights_tools.")):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, stacklevel=depth)

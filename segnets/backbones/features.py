@@ -58,10 +58,10 @@ class IntermediateLayerGetter(nn.ModuleDict):
         pending = {path.partition(".")[0] for path in wanted}
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for name, module in children.items():
-            if not pending:
-                break
             layers[name] = module
             pending.discard(name)
+            if not pending:
+                break
         super().__init__(layers)
         self.return_layers = dict(return_layers)
         self._tapped: dict[str, Tensor] = {}

@@ -60,7 +60,7 @@ def test_same_initial_weights_and_same_bits(name: str, options: dict[str, Any]) 
         assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
-@pytest.mark.parametrize("dilate", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("dilate", list(itertools.product([False, True], repeat=3)))
 def test_every_combination_of_dilated_stages(dilate: tuple[bool, bool, bool]) -> None:
     """Features of every stage, not only the final shape: torchvision's own test looks at the shape."""
     theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=list(dilate))

@@ -1,0 +1,64 @@
+// Images and masks in memory, and their files.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace segnets {
+
+// Somebody else's pixels: RGB, one byte per channel, interleaved, top row first. Nothing is copied or kept.
+struct ImageView {
+  const std::uint8_t* data = nullptr;
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::int64_t row_stride = 0;  // bytes from one row to the next; 0 means 3 * width
+};
+
+// Our own pixels, in the same layout without gaps.
+struct Image {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::vector<std::uint8_t> data;
+
+  ImageView view() const { return {data.data(), height, width, 3 * width}; }
+};
+
+// The class id of every pixel, row by row, at the size of the image.
+struct Mask {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::int64_t num_classes = 0;
+  std::vector<std::uint16_t> ids;
+};
+
+using Colour = std::array<std::uint8_t, 3>;  // red, green, blue
+
+// Read a PPM (P6, 8 bit), and JPEG, PNG and whatever else OpenCV decodes in a build with OpenCV; recognised by content.
+// EXIF orientation is applied as cv::imread applies it; PPM has none. Throws Error.
+Image read_image(const std::string& path);
+
+// Whether this build reads JPEG and PNG and writes PNG.
+bool has_opencv();
+
+// Write class ids as grey values: .pgm (8 bit up to 256 classes, else 16 bit), or .png in a build with OpenCV.
+// The file appears complete or not at all. Throws Error.
+void write_mask(const std::string& path, const Mask& mask);
+
+// Write an image as .ppm, or .png in a build with OpenCV, as write_mask does. Throws Error.
+void write_image(const std::string& path, const Image& image);
+
+// Throws Error unless write_mask (or write_image) could write there: to be asked before long work.
+void check_mask_path(const std::string& path);
+void check_image_path(const std::string& path);
+
+// PASCAL VOC's colour map: class 0 is black, 1 is dark red, 2 dark green, and so on.
+std::vector<Colour> voc_palette(std::int64_t num_classes);
+
+// Half image, half colour of the class; classes whose colour is black leave the image as it is.
+// The mask must have the image's size; `palette` needs a colour for each of its ids. Throws Error.
+Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette);
+
+}  // namespace segnets

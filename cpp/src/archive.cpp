@@ -1,0 +1,169 @@
+#include "archive.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "segnets/error.h"
+
+namespace segnets {
+namespace {
+
+constexpr std::uint64_t kMaxArchiveBytes = std::uint64_t{16} << 30;
+constexpr std::string_view kAgain = "; copy or export it again";
+
+// PKWARE's APPNOTE.TXT, sections 4.3.6 to 4.3.16: signatures and sizes of the records.
+constexpr std::uint32_t kLocalHeader = 0x04034b50, kDirectoryEntry = 0x02014b50, kEnd = 0x06054b50;
+constexpr std::uint32_t kEnd64 = 0x06064b50, kEnd64Locator = 0x07064b50;
+constexpr std::size_t kLocalSize = 30, kEntrySize = 46, kEndSize = 22, kEnd64Size = 56, kLocatorSize = 20;
+constexpr std::uint32_t kIn64 = 0xFFFFFFFF;  // "see the zip64 record"
+
+std::uint64_t little_endian(std::string_view bytes, std::size_t position, std::size_t count) {
+  if (position > bytes.size() || bytes.size() - position < count) throw Error("it ends too early");
+  std::uint64_t result = 0;
+  for (std::size_t i = count; i-- > 0;) result = result << 8 | static_cast<unsigned char>(bytes[position + i]);
+  return result;
+}
+
+// CRC-32 as in zip, eight bytes at a time ("slicing by 8", Kounavis and Berry 2005).
+std::uint32_t crc32(std::string_view bytes) {
+  static const auto tables = [] {
+    std::array<std::array<std::uint32_t, 256>, 8> result{};
+    for (std::uint32_t i = 0; i < 256; ++i) {
+      std::uint32_t value = i;
+      for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (value & 1 ? 0xEDB88320u : 0u);
+      result[0][i] = value;
+    }
+    for (std::size_t table = 1; table < 8; ++table)
+      for (std::size_t i = 0; i < 256; ++i)
+        result[table][i] = result[table - 1][i] >> 8 ^ result[0][result[table - 1][i] & 0xFF];
+    return result;
+  }();
+  std::uint32_t crc = 0xFFFFFFFF;
+  const auto* data = reinterpret_cast<const unsigned char*>(bytes.data());
+  std::size_t left = bytes.size();
+  for (; left >= 8; left -= 8, data += 8) {
+    const std::uint32_t low = crc ^ (data[0] | data[1] << 8 | data[2] << 16 | std::uint32_t{data[3]} << 24);
+    crc = tables[7][low & 0xFF] ^ tables[6][low >> 8 & 0xFF] ^ tables[5][low >> 16 & 0xFF] ^ tables[4][low >> 24] ^
+          tables[3][data[4]] ^ tables[2][data[5]] ^ tables[1][data[6]] ^ tables[0][data[7]];
+  }
+  for (; left > 0; --left, ++data) crc = crc >> 8 ^ tables[0][(crc ^ *data) & 0xFF];
+  return ~crc;
+}
+
+std::string what_it_is(std::string_view bytes) {
+  if (bytes.starts_with("version https://git-lfs")) return " but a Git LFS pointer (run git lfs pull)";
+  if (bytes.starts_with("<!") || bytes.starts_with("<html")) return " but a web page (the download failed)";
+  if (bytes.starts_with("\x80\x02") || bytes.starts_with("\x80\x04")) return " but a pickle (an old Python checkpoint)";
+  if (bytes.size() > 8 && bytes[8] == '{') return " but a safetensors file (weights without a program)";
+  return "";
+}
+
+}  // namespace
+
+std::string read_file(const std::string& path, std::uint64_t limit) {
+  std::error_code failure;
+  const auto status = std::filesystem::status(path, failure);
+  if (status.type() == std::filesystem::file_type::not_found) throw Error(path + ": does not exist");
+  if (failure) throw Error(path + ": can't be read: " + failure.message());
+  if (std::filesystem::is_directory(status)) throw Error(path + ": is a folder, not a file");
+  if (!std::filesystem::is_regular_file(status)) throw Error(path + ": is a device, pipe or socket, not a file");
+  const std::uint64_t size = std::filesystem::file_size(path, failure);
+  if (failure) throw Error(path + ": can't be read: " + failure.message());
+  if (size == 0) throw Error(path + ": is empty");
+  if (size > limit) throw Error(path + ": is larger than the " + std::to_string(limit >> 20) + " MiB that are read");
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(path + ": can't be read: " + std::strerror(errno));
+  std::string bytes(size, '\0');
+  file.read(bytes.data(), static_cast<std::streamsize>(size));
+  if (static_cast<std::uint64_t>(file.gcount()) != size) throw Error(path + ": changed or failed while it was read");
+  return bytes;
+}
+
+Archive::Archive(const std::string& path) : bytes_(read_file(path, kMaxArchiveBytes)) {
+  if (!bytes_.starts_with("PK\x03\x04"))
+    throw Error(path + ": is not a TorchScript archive" + what_it_is(bytes_) + "; export a model with segnets.export");
+  try {
+    read_directory(path);
+  } catch (const Error& error) {
+    const std::string reason = error.what();
+    if (reason.starts_with(path)) throw;
+    throw Error(path + ": is truncated or damaged (" + reason + ")" + std::string(kAgain));
+  }
+  check_kind(path);
+}
+
+const std::string_view* Archive::extra_file(const std::string& name) const {
+  const auto found = entries_.find("extra/" + name);
+  return found == entries_.end() ? nullptr : &found->second;
+}
+
+void Archive::read_directory(const std::string& path) {
+  // The end record is the last thing in the file; PyTorch writes no comment behind it.
+  if (bytes_.size() < kEndSize) throw Error("no end record");
+  const std::size_t end = bytes_.size() - kEndSize;
+  if (little_endian(bytes_, end, 4) != kEnd) throw Error("no end record");
+  std::uint64_t count = little_endian(bytes_, end + 10, 2);
+  std::uint64_t position = little_endian(bytes_, end + 16, 4);
+  if ((count == 0xFFFF || position == kIn64) && end >= kLocatorSize &&
+      little_endian(bytes_, end - kLocatorSize, 4) == kEnd64Locator) {
+    const std::uint64_t end64 = little_endian(bytes_, end - kLocatorSize + 8, 8);
+    if (end64 > end || end - end64 < kEnd64Size || little_endian(bytes_, end64, 4) != kEnd64)
+      throw Error("no zip64 end record");
+    count = little_endian(bytes_, end64 + 32, 8);
+    position = little_endian(bytes_, end64 + 48, 8);
+  }
+  if (count == 0 || count > bytes_.size() / kEntrySize) throw Error("a wrong number of entries");
+  auto where = static_cast<std::size_t>(position);
+  for (std::uint64_t i = 0; i < count; ++i) read_entry(where, path);
+}
+
+void Archive::read_entry(std::size_t& position, const std::string& path) {
+  if (little_endian(bytes_, position, 4) != kDirectoryEntry) throw Error("a damaged directory");
+  const std::uint64_t method = little_endian(bytes_, position + 10, 2);
+  const auto expected_crc = static_cast<std::uint32_t>(little_endian(bytes_, position + 16, 4));
+  std::uint64_t stored = little_endian(bytes_, position + 20, 4), size = little_endian(bytes_, position + 24, 4);
+  const std::uint64_t name_size = little_endian(bytes_, position + 28, 2);
+  const std::uint64_t extra_size = little_endian(bytes_, position + 30, 2);
+  const std::uint64_t comment_size = little_endian(bytes_, position + 32, 2);
+  std::uint64_t offset = little_endian(bytes_, position + 42, 4);
+  const std::size_t extra = position + kEntrySize + name_size;
+  little_endian(bytes_, extra + extra_size + comment_size, 0);  // throws if the entry is cut off
+  std::string name = bytes_.substr(position + kEntrySize, name_size);
+  for (std::size_t field = extra; field + 4 <= extra + extra_size;) {
+    std::size_t value = field + 4;
+    if (little_endian(bytes_, field, 2) == 1)  // the zip64 field: those of the three that didn't fit, in this order
+      for (std::uint64_t* number : {&size, &stored, &offset})
+        if (*number == kIn64) *number = little_endian(bytes_, value, 8), value += 8;
+    field += 4 + little_endian(bytes_, field + 2, 2);
+  }
+  position = extra + extra_size + comment_size;
+
+  if (offset > bytes_.size() || little_endian(bytes_, offset, 4) != kLocalHeader) throw Error("a damaged entry");
+  const std::uint64_t data =
+      offset + kLocalSize + little_endian(bytes_, offset + 26, 2) + little_endian(bytes_, offset + 28, 2);
+  if (data > bytes_.size() || bytes_.size() - data < stored) throw Error("a damaged entry");
+  const auto slash = name.find('/');
+  if (slash == std::string::npos) throw Error("an entry outside the folder");
+  if (folder_.empty()) folder_ = name.substr(0, slash + 1);
+  if (!name.starts_with(folder_)) throw Error("an entry outside the folder");
+  const std::string_view contents(bytes_.data() + data, stored);
+  // Compressed entries are program text; LibTorch unpacks and compiles them, which a damaged one doesn't survive.
+  const bool plain = method == 0;
+  if (plain && (stored != size || crc32(contents) != expected_crc))
+    throw Error(path + ": is damaged: the checksum of '" + name + "' is wrong" + std::string(kAgain));
+  if (!entries_.emplace(name.substr(folder_.size()), plain ? contents : std::string_view()).second)
+    throw Error(path + ": has two entries named '" + name + "', so it is ambiguous" + std::string(kAgain));
+}
+
+void Archive::check_kind(const std::string& path) const {
+  if (entries_.contains("constants.pkl")) return;
+  if (entries_.contains("data.pkl"))
+    throw Error(path + ": is a Python checkpoint (torch.save); load it in Python and export it with segnets.export");
+  throw Error(path + ": is a zip file, but not a TorchScript archive; export a model with segnets.export");
+}
+
+}  // namespace segnets

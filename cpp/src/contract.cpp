@@ -1,0 +1,64 @@
+#include "contract.h"
+
+#include "json.h"
+
+namespace segnets {
+namespace {
+
+constexpr std::int64_t kFormatVersion = 1;
+constexpr std::int64_t kMaxClasses = 32767;
+
+Colour read_colour(const Json& json) {
+  const Json::Array& values = json.array();
+  if (values.size() != 3) throw Error("a colour doesn't have three numbers");
+  Colour colour{};
+  for (std::size_t i = 0; i < 3; ++i) {
+    const std::int64_t value = values[i].integer();
+    if (value < 0 || value > 255) throw Error("a colour is outside 0..255");
+    colour[i] = static_cast<std::uint8_t>(value);
+  }
+  return colour;
+}
+
+Contract read_fields(const Json& json) {
+  Contract contract;
+  contract.model_name = json.at("model").at("name").string();
+  contract.num_classes = json.at("num_classes").integer();
+  if (contract.num_classes < 1 || contract.num_classes > kMaxClasses) throw Error("num_classes is outside 1..32767");
+  const auto classes = static_cast<std::size_t>(contract.num_classes);
+  for (const Json& name : json.at("classes").array()) contract.classes.push_back(name.string());
+  for (const Json& colour : json.at("palette").array()) contract.palette.push_back(read_colour(colour));
+  if (!contract.classes.empty() && contract.classes.size() != classes) throw Error("classes has a wrong length");
+  if (contract.palette.empty()) contract.palette = voc_palette(contract.num_classes);
+  if (contract.palette.size() != classes) throw Error("palette has a wrong length");
+  contract.output = json.at("output").string();
+  if (contract.output != "tensor" && contract.output != "dict") throw Error("output is neither tensor nor dict");
+  contract.tolerance = json.at("golden").at("tolerance").number();
+  contract.sample_step = json.at("golden").at("sample_step").integer();
+  if (contract.sample_step < 1) throw Error("golden.sample_step is below 1");
+  const Json::Array& std_deviation = json.at("preprocessing").at("std").array();
+  if (std_deviation.size() != 3) throw Error("preprocessing.std doesn't have three numbers");
+  for (std::size_t i = 0; i < 3; ++i) contract.std_deviation[i] = std_deviation[i].number();
+  contract.segnets_version = json.at("versions").at("segnets").string();
+  contract.torch_version = json.at("versions").at("torch").string();
+  return contract;
+}
+
+}  // namespace
+
+Contract read_contract(std::string_view text, const std::string& path) {
+  const std::string what = "segnets.json";
+  try {
+    const Json json = Json::parse(text, what);
+    if (json.at("format").string() != "segnets-export") throw Error("it is not a contract of segnets");
+    const std::int64_t version = json.at("format_version").integer();
+    if (version != kFormatVersion)
+      throw Error("it has version " + std::to_string(version) + ", this program reads " +
+                  std::to_string(kFormatVersion) + " (take the C++ program of the segnets that exported it)");
+    return read_fields(json);
+  } catch (const Error& error) {
+    throw Error(path + ": its contract can't be used: " + error.what() + "; export the model again");
+  }
+}
+
+}  // namespace segnets

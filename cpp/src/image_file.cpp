@@ -1,0 +1,138 @@
+// Image files: PPM by ourselves; JPEG and PNG by OpenCV where the build has it.
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <string_view>
+
+#include "archive.h"
+#include "output_file.h"
+#include "pnm.h"
+#include "segnets/error.h"
+#include "segnets/image.h"
+
+#ifdef SEGNETS_WITH_OPENCV
+#include <opencv2/core.hpp>
+#include <opencv2/imgcodecs.hpp>
+#endif
+
+namespace segnets {
+namespace {
+
+constexpr std::uint64_t kMaxImageBytes = std::uint64_t{2} << 30;
+
+std::string extension_of(const std::string& path) {
+  std::string extension = std::filesystem::path(path).extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return extension;
+}
+
+void check_extension(const std::string& path, const std::string& plain) {
+  const std::string extension = extension_of(path);
+  if (extension == ".png" && !has_opencv())
+    throw Error(path + ": this build has no OpenCV and can't write PNG; name it *" + plain);
+  if (extension != ".png" && extension != plain) throw Error(path + ": expected a name that ends in " + plain + " or .png");
+}
+
+#ifdef SEGNETS_WITH_OPENCV
+
+Image decode_by_opencv(const std::string& bytes, const std::string& path) {
+  try {
+    const cv::Mat encoded(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
+    // Gray becomes RGB, transparency is dropped, the EXIF orientation is applied: as cv::imread does.
+    const cv::Mat bgr = cv::imdecode(encoded, cv::IMREAD_COLOR);
+    if (bgr.empty()) throw Error(path + ": is not an image, or a damaged one; OpenCV can't decode it");
+    Image image{bgr.rows, bgr.cols, {}};
+    image.data.reserve(bgr.total() * 3);
+    for (int y = 0; y < bgr.rows; ++y)
+      for (int x = 0; x < bgr.cols; ++x) {
+        const auto& pixel = bgr.at<cv::Vec3b>(y, x);
+        image.data.insert(image.data.end(), {pixel[2], pixel[1], pixel[0]});
+      }
+    return image;
+  } catch (const cv::Exception& exception) {
+    throw Error(path + ": OpenCV can't decode it: " + exception.err);
+  }
+}
+
+std::string encode_png(const cv::Mat& image, const std::string& path) {
+  std::vector<std::uint8_t> bytes;
+  if (!cv::imencode(".png", image, bytes)) throw Error(path + ": OpenCV can't encode it as PNG");
+  return {bytes.begin(), bytes.end()};
+}
+
+std::string encode_png(const Mask& mask, const std::string& path) {
+  cv::Mat ids(static_cast<int>(mask.height), static_cast<int>(mask.width), CV_16U);
+  std::copy(mask.ids.begin(), mask.ids.end(), ids.begin<std::uint16_t>());
+  if (mask.num_classes <= 256) ids.convertTo(ids, CV_8U);
+  return encode_png(ids, path);
+}
+
+std::string encode_png(const Image& image, const std::string& path) {
+  cv::Mat bgr(static_cast<int>(image.height), static_cast<int>(image.width), CV_8UC3);
+  for (std::size_t i = 0; i < image.data.size(); ++i) bgr.data[i - i % 3 + (2 - i % 3)] = image.data[i];
+  return encode_png(bgr, path);
+}
+
+#else
+
+std::string kind_of(std::string_view bytes) {
+  if (bytes.starts_with("\xFF\xD8\xFF")) return "a JPEG image";
+  if (bytes.starts_with("\x89PNG")) return "a PNG image";
+  if (bytes.starts_with("P3")) return "a PPM image in text form (P3)";
+  if (bytes.starts_with("P5") || bytes.starts_with("P2")) return "a gray PGM image";
+  if (bytes.starts_with("RIFF") && bytes.substr(8, 4) == "WEBP") return "a WebP image";
+  if (bytes.starts_with("GIF8")) return "a GIF image";
+  return "";
+}
+
+Image decode_by_opencv(const std::string& bytes, const std::string& path) {
+  const std::string kind = kind_of(bytes);
+  if (kind.empty()) throw Error(path + ": is not an image that this build reads; it reads PPM (P6, 8 bit)");
+  throw Error(path + ": is " + kind + "; this build reads only PPM (P6, 8 bit): convert it, or build with OpenCV");
+}
+
+template <typename Picture>
+std::string encode_png(const Picture&, const std::string& path) {
+  check_extension(path, "");  // throws: without OpenCV there is no PNG
+  return {};
+}
+
+#endif
+
+}  // namespace
+
+bool has_opencv() {
+#ifdef SEGNETS_WITH_OPENCV
+  return true;
+#else
+  return false;
+#endif
+}
+
+Image read_image(const std::string& path) {
+  const std::string bytes = read_file(path, kMaxImageBytes - 1);
+  return bytes.starts_with("P6") ? decode_ppm(bytes, path) : decode_by_opencv(bytes, path);
+}
+
+void check_mask_path(const std::string& path) {
+  check_extension(path, ".pgm");
+  check_writable_target(path);
+}
+
+void check_image_path(const std::string& path) {
+  check_extension(path, ".ppm");
+  check_writable_target(path);
+}
+
+void write_mask(const std::string& path, const Mask& mask) {
+  check_mask_path(path);
+  write_file(path, extension_of(path) == ".png" ? encode_png(mask, path) : encode_pgm(mask));
+}
+
+void write_image(const std::string& path, const Image& image) {
+  check_image_path(path);
+  write_file(path, extension_of(path) == ".png" ? encode_png(image, path) : encode_ppm(image));
+}
+
+}  // namespace segnets

@@ -1,0 +1,190 @@
+// segnets-run: segment one image with an exported model, or test the model against what it should compute.
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "segnets/model.h"
+
+namespace {
+
+constexpr const char* kUsage =
+    "usage: segnets-run MODEL IMAGE OUT [--overlay FILE] [--repeat N] [--threads N]\n"
+    "       segnets-run --self-test MODEL [--threads N]\n"
+    "\n"
+    "MODEL    a file that segnets.export wrote\n"
+    "IMAGE    a PPM (P6, 8 bit); JPEG and PNG in a build with OpenCV\n"
+    "OUT      the mask, class ids as grey values: *.pgm, or *.png in a build with OpenCV\n"
+    "\n"
+    "--overlay FILE  also write the image with the classes' colours: *.ppm, or *.png\n"
+    "--repeat N      segment N times (1..1000000) and print how long it took\n"
+    "--threads N     threads of one operator (1..1024)\n"
+    "--self-test     replay the image and answers that MODEL carries\n"
+    "\n"
+    "Exit: 0 fine, 1 bad input, 2 wrong call.\n";
+
+struct UsageError {
+  std::string message;
+};
+
+struct Arguments {
+  std::vector<std::string> positional;
+  std::optional<std::string> overlay;
+  int repeat = 0;
+  int threads = 0;
+  bool self_test = false;
+  bool help = false;
+};
+
+int whole_number(const std::string& option, const std::string& text, int maximum) {
+  int value = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || stop != text.data() + text.size() || value < 1 || value > maximum)
+    throw UsageError{option + " " + text + ": expected a whole number, 1.." + std::to_string(maximum)};
+  return value;
+}
+
+Arguments parse(const std::vector<std::string>& words) {
+  Arguments arguments;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    const auto value = [&]() -> const std::string& {
+      if (i + 1 >= words.size()) throw UsageError{word + ": expected a value behind it"};
+      return words[++i];
+    };
+    if (word == "--help" || word == "-h") arguments.help = true;
+    else if (word == "--self-test") arguments.self_test = true;
+    else if (word == "--overlay") arguments.overlay = value();
+    else if (word == "--repeat") arguments.repeat = whole_number(word, value(), 1000000);
+    else if (word == "--threads") arguments.threads = whole_number(word, value(), 1024);
+    else if (word.size() > 1 && word[0] == '-') throw UsageError{word + ": unknown option"};
+    else arguments.positional.push_back(word);
+  }
+  const std::size_t wanted = arguments.self_test ? 1 : 3;
+  if (!arguments.help && arguments.positional.size() != wanted)
+    throw UsageError{"expected " + std::string(arguments.self_test ? "MODEL" : "MODEL IMAGE OUT") + ", got " +
+                     std::to_string(arguments.positional.size()) + " names"};
+  if (arguments.self_test && (arguments.overlay || arguments.repeat != 0))
+    throw UsageError{"--self-test takes neither --overlay nor --repeat"};
+  return arguments;
+}
+
+int self_test(const std::string& path) {
+  const segnets::Model model(path);
+  const segnets::SelfTest result = model.self_test();
+  std::printf("%s: %s, %lld classes, exported with torch %s\n", path.c_str(), model.contract().model_name.c_str(),
+              static_cast<long long>(model.contract().num_classes), model.contract().torch_version.c_str());
+  std::printf("preprocessing differs by %.1g of 255 levels (allowed 1)\n", result.sample_difference);
+  std::printf("logits differ by %.1e of the largest (allowed %.1e)\n", result.logits_difference, result.tolerance);
+  std::printf("classes of %lld of %lld pixels differ, %lld of them near-ties\n",
+              static_cast<long long>(result.disagreements), static_cast<long long>(result.pixels),
+              static_cast<long long>(result.near_ties));
+  std::printf("%s\n", result.passed ? "passed" : "FAILED");
+  if (!result.passed) throw segnets::Error(path + ": computes something else than the model that was exported");
+  return 0;
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return std::filesystem::weakly_canonical(a, ignored) == std::filesystem::weakly_canonical(b, ignored);
+}
+
+void check_outputs(const Arguments& arguments) {
+  const std::string &model = arguments.positional[0], &image = arguments.positional[1], &out = arguments.positional[2];
+  segnets::check_mask_path(out);
+  if (same_file(out, image) || same_file(out, model)) throw segnets::Error(out + ": is also the input; name another file");
+  if (!arguments.overlay) return;
+  segnets::check_image_path(*arguments.overlay);
+  for (const std::string& other : {model, image, out})
+    if (same_file(*arguments.overlay, other))
+      throw segnets::Error(*arguments.overlay + ": is named twice; the overlay needs a file of its own");
+}
+
+segnets::Mask segment_repeatedly(const segnets::Model& model, const segnets::Image& image, int repeat) {
+  constexpr int kShown = 5;
+  segnets::Mask mask;
+  std::vector<double> milliseconds;
+  for (int call = 0; call < std::max(repeat, 1); ++call) {
+    const auto start = std::chrono::steady_clock::now();
+    mask = model.segment(image.view());
+    milliseconds.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    if (repeat > 0 && call < kShown) std::printf("call %d: %.1f ms\n", call + 1, milliseconds.back());
+  }
+  if (repeat > 0) {
+    std::sort(milliseconds.begin(), milliseconds.end());
+    const std::size_t middle = milliseconds.size() / 2;
+    const double median = milliseconds.size() % 2 == 1 ? milliseconds[middle]
+                                                       : (milliseconds[middle - 1] + milliseconds[middle]) / 2;
+    std::printf("median of %d calls: %.1f ms\n", repeat, median);
+  }
+  return mask;
+}
+
+void print_classes(const segnets::Mask& mask, const segnets::Contract& contract) {
+  std::vector<std::size_t> counts(static_cast<std::size_t>(contract.num_classes));
+  for (const std::uint16_t id : mask.ids) ++counts.at(id);
+  for (std::size_t id = 0; id < counts.size(); ++id)
+    if (counts[id] > 0)
+      std::printf("%5.1f %%  %zu%s%s\n", 100.0 * static_cast<double>(counts[id]) / static_cast<double>(mask.ids.size()),
+                  id, contract.classes.empty() ? "" : " ",
+                  contract.classes.empty() ? "" : contract.classes[id].c_str());
+}
+
+int segment(const Arguments& arguments) {
+  check_outputs(arguments);
+  const segnets::Image image = segnets::read_image(arguments.positional[1]);
+  const segnets::Model model(arguments.positional[0]);
+  segnets::Mask mask;
+  try {
+    mask = segment_repeatedly(model, image, arguments.repeat);
+  } catch (const segnets::Error& error) {
+    throw segnets::Error(arguments.positional[1] + ": " + error.what());
+  }
+  segnets::write_mask(arguments.positional[2], mask);
+  if (arguments.overlay)
+    segnets::write_image(*arguments.overlay, segnets::overlay(image.view(), mask, model.contract().palette));
+  std::printf("%s: %lldx%lld (height x width), %lld classes\n", arguments.positional[2].c_str(),
+              static_cast<long long>(mask.height), static_cast<long long>(mask.width),
+              static_cast<long long>(mask.num_classes));
+  print_classes(mask, model.contract());
+  return 0;
+}
+
+// File names and file contents may hold control characters; the terminal must not see them, and one line stays one.
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
+  return text;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+#ifdef SIGXFSZ
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write(), not the end of the process
+#endif
+  try {
+    const Arguments arguments = parse({argv + 1, argv + argc});
+    if (arguments.help) {
+      std::fputs(kUsage, stdout);
+      std::printf("This build %s OpenCV.\n", segnets::has_opencv() ? "has" : "is without");
+      return 0;
+    }
+    if (arguments.threads > 0) segnets::set_threads(arguments.threads);
+    return arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
+  } catch (const UsageError& error) {
+    std::fprintf(stderr, "segnets-run: %s\n%s", one_line(error.message).c_str(), kUsage);
+    return 2;
+  } catch (const std::bad_alloc&) {
+    std::fputs("segnets-run: not enough memory for this input\n", stderr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "segnets-run: %s\n", one_line(error.what()).c_str());
+  }
+  return 1;
+}

@@ -1,0 +1,45 @@
+// Colours for masks.
+#include "segnets/error.h"
+#include "segnets/image.h"
+
+namespace segnets {
+
+// The bits of the class id are dealt out to red, green and blue in turn, highest bit of the colour first.
+// Everingham et al., PASCAL VOC development kit, VOClabelcolormap.m.
+std::vector<Colour> voc_palette(std::int64_t num_classes) {
+  std::vector<Colour> palette;
+  for (std::int64_t id = 0; id < num_classes; ++id) {
+    Colour colour{};
+    for (int bit = 0; bit < 8; ++bit)
+      for (int channel = 0; channel < 3; ++channel)
+        colour[static_cast<std::size_t>(channel)] |= static_cast<std::uint8_t>((id >> (3 * bit + channel) & 1)
+                                                                               << (7 - bit));
+    palette.push_back(colour);
+  }
+  return palette;
+}
+
+Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette) {
+  if (image.height != mask.height || image.width != mask.width)
+    throw Error("overlay: the mask does not have the image's size");
+  const std::int64_t stride = image.row_stride == 0 ? 3 * image.width : image.row_stride;
+  Image result{image.height, image.width, {}};
+  result.data.resize(static_cast<std::size_t>(3 * image.height * image.width));
+  std::size_t pixel = 0;
+  for (std::int64_t y = 0; y < image.height; ++y) {
+    const std::uint8_t* source = image.data + y * stride;
+    for (std::int64_t x = 0; x < image.width; ++x, ++pixel) {
+      const std::uint16_t id = mask.ids[pixel];
+      if (id >= palette.size()) throw Error("overlay: no colour for class " + std::to_string(id));
+      const Colour& colour = palette[id];
+      const bool clear = colour == Colour{0, 0, 0};
+      for (std::size_t c = 0; c < 3; ++c) {
+        const int value = *source++;
+        result.data[3 * pixel + c] = static_cast<std::uint8_t>(clear ? value : (value + colour[c] + 1) / 2);
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace segnets

@@ -1,0 +1,59 @@
+// One model, many threads: every thread must get the mask that a single thread gets.
+// usage: segnets-test-threads MODEL THREADS CALLS
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#include "segnets/model.h"
+
+namespace {
+
+segnets::Image pattern(std::int64_t height, std::int64_t width, unsigned seed) {
+  segnets::Image image{height, width, std::vector<std::uint8_t>(static_cast<std::size_t>(3 * height * width))};
+  for (std::uint8_t& value : image.data) {
+    seed = seed * 1664525u + 1013904223u;
+    value = static_cast<std::uint8_t>(seed >> 24);
+  }
+  return image;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  const int threads = std::atoi(argv[2]), calls = std::atoi(argv[3]);
+  try {
+    segnets::set_threads(1);
+    const segnets::Model model(argv[1]);
+    const segnets::Model fresh(argv[1]);  // its first calls come from all threads at once
+    std::vector<segnets::Image> images;
+    std::vector<segnets::Mask> expected;
+    for (int t = 0; t < threads; ++t) {
+      images.push_back(pattern(40 + 7 * t, 51 + 3 * t, static_cast<unsigned>(t)));
+      expected.push_back(model.segment(images.back().view()));
+    }
+    std::atomic<int> wrong{0};
+    std::atomic<int> failed{0};
+    std::vector<std::thread> running;
+    for (int t = 0; t < threads; ++t)
+      running.emplace_back([&, t] {
+        const auto i = static_cast<std::size_t>(t);
+        try {
+          for (int call = 0; call < calls; ++call)
+            if (fresh.segment(images[i].view()).ids != expected[i].ids) ++wrong;
+        } catch (const std::exception& error) {
+          std::fprintf(stderr, "%s\n", error.what());
+          ++failed;
+        }
+      });
+    for (std::thread& thread : running) thread.join();
+    std::printf("%d threads, %d calls each: %d wrong masks, %d failures\n", threads, calls, wrong.load(), failed.load());
+    return wrong == 0 && failed == 0 ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

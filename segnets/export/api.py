@@ -1,0 +1,167 @@
+"""export(): a model becomes one file that LibTorch runs without Python."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from segnets.card import ModelCard
+from segnets.errors import ExportError
+from segnets.export import torchscript
+from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, OUTPUTS, Contract
+from segnets.export.golden import Golden, make_golden
+from segnets.export.optimize import Optimized, evaluation_copy, optimize
+from segnets.export.runtime import exported_from_bytes
+from segnets.export.verify import VerifyReport, verify_loaded
+from segnets.files import atomic_write, check_writable_target
+from segnets.preprocess import Preprocessing
+from segnets.segment import Segmenter
+
+FORMATS = ("torchscript",)
+DTYPES = ("float32",)
+DEVICES = ("cpu",)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did and measured; `str()` of it is for people.
+
+    verification: the written file, loaded again and compared with the plain model before it got its name.
+    """
+
+    path: Path
+    size_bytes: int
+    folded_batch_norms: int
+    removed_dropouts: int
+    dropped_aux_classifier: bool
+    seconds: float
+    verification: VerifyReport
+
+    def __str__(self) -> str:
+        done = [f"{self.folded_batch_norms} batch norms folded", f"{self.removed_dropouts} dropouts removed"]
+        if self.dropped_aux_classifier:
+            done.append("auxiliary classifier dropped")
+        return f"{self.verification}\n  {', '.join(done)}, {self.seconds:.1f} s"
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "torchscript",  # noqa: A002  # the word that a user expects
+    output: str = "tensor",
+    dtype: str = "float32",
+    device: str = "cpu",
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    overwrite: bool = True,
+) -> ExportReport:
+    """Write `model` as one file that Python and C++ run, and prove that it computes the same.
+
+    model: a SegmentationModel, in training or eval mode; it is not changed.
+    output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
+    preprocessing, classes, palette: from the model's card when not given.
+
+    The file is loaded again and compared with the plain model before it gets its name; a file that was there before
+    is replaced only then.
+    Raises ExportError for what can't be exported or disagrees, OutputError if the file can't be written.
+    """
+    started = time.monotonic()
+    _check_choice("format", format, FORMATS)
+    _check_choice("output", output, OUTPUTS)
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("device", device, DEVICES)
+    target = check_writable_target(path, overwrite=overwrite)
+    card = getattr(model, "card", None) or ModelCard()
+    preprocessing = preprocessing or card.preprocessing
+
+    reference = evaluation_copy(_checked_module(model))
+    optimized = optimize(model)
+    compiled = torchscript.compile_segmenter(Segmenter(optimized.model, preprocessing), output)
+    golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing)
+    contract = _contract(
+        model,
+        golden,
+        preprocessing=preprocessing,
+        classes=tuple(card.classes if classes is None else classes),
+        palette=_colours(card.palette if palette is None else palette),
+        provenance=card.provenance,
+        output=output,
+    )
+    extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
+    data = torchscript.to_bytes(compiled, extra_files)
+    verification = _write_verified(data, target, reference, overwrite)
+    return _report(optimized, verification, time.monotonic() - started)
+
+
+def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:
+    """Write, read back what arrived on the disk, compare, and only then let the file have its name."""
+    with atomic_write(target, overwrite=overwrite) as file:
+        file.write(data)
+        file.flush()
+        file.seek(0)
+        verification = verify_loaded(exported_from_bytes(file.read(), target), reference)
+        if not verification.passed:
+            raise ExportError(f"the exported file disagrees with the model, so it was not kept:\n{verification}")
+    return verification
+
+
+def _report(optimized: Optimized, verification: VerifyReport, seconds: float) -> ExportReport:
+    return ExportReport(
+        path=verification.path,
+        size_bytes=verification.size_bytes,
+        folded_batch_norms=optimized.folded_batch_norms,
+        removed_dropouts=optimized.removed_dropouts,
+        dropped_aux_classifier=optimized.dropped_aux_classifier,
+        seconds=seconds,
+        verification=verification,
+    )
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ExportError(f"{name}={value!r} is not supported yet; allowed: {', '.join(map(repr, allowed))}")
+
+
+def _checked_module(model: object) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ExportError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _contract(model: nn.Module, golden: Golden, **fields: Any) -> Contract:
+    """The contract of `model`; fields: what its card or the caller says."""
+    config = getattr(model, "config", None)
+    return Contract(
+        # One that was put together by hand can be run, but not built again by name.
+        model_name=type(model).__name__ if config is None else config.name,
+        model_options={} if config is None else dict(config.options),
+        num_classes=golden.tensors["logits"].shape[1],
+        tolerance=golden.tolerance,
+        sample_step=golden.sample_step,
+        segnets_version=_version(),
+        torch_version=str(torch.__version__),
+        **fields,
+    )
+
+
+def _colours(palette: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+    # Their length and range are checked by the contract.
+    return tuple(tuple(colour) for colour in palette)  # type: ignore[misc]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("segnets")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"

@@ -1,0 +1,138 @@
+"""How far two networks' answers may lie apart, and how far they do.
+
+Folding and other CPUs change the last bits of float32. How much that is depends on the network: from 1e-6 of the
+largest logit in a ResNet to 4e-4 in a MobileNet with random weights. So the yardstick is the network itself:
+a copy in float64 tells how much float32 rounding costs the plain model, and a file may differ by a few times that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segnets.errors import ExportError
+
+# Measured over six seeds of randomised networks: folded and plain differ by at most 1.8 times the plain model's error.
+ROUNDING_FACTOR = 8.0
+TOLERANCE_FLOOR = 1e-5
+# A network whose float32 answers are off by more than this in float32 alone can't be checked by numbers.
+TOLERANCE_CEILING = 1e-2
+SHAPES = ((1, 64, 64), (1, 65, 97), (2, 33, 130))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One input through two networks.
+
+    shape: (N, H, W). difference: largest of all logits' differences, relative to the largest logit.
+    disagreements: pixels of another class; near_ties: those of them whose two best classes are within the tolerance.
+    """
+
+    shape: tuple[int, int, int]
+    difference: float
+    tolerance: float
+    disagreements: int
+    near_ties: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the logits agree, and every pixel's class except for near-ties."""
+        return self.difference <= self.tolerance and self.disagreements == self.near_ties
+
+    def __str__(self) -> str:
+        pixels = self.shape[0] * self.shape[1] * self.shape[2]
+        return (
+            f"{'x'.join(map(str, self.shape))}: logits differ by {self.difference:.1e} of the largest "
+            f"(allowed {self.tolerance:.1e}), classes of {self.disagreements} of {pixels} pixels differ"
+            + (f", {self.near_ties} of them near-ties" if self.disagreements else "")
+            + ("" if self.passed else ": FAILED")
+        )
+
+
+class ExactModel:
+    """A copy of a model in float64: what its logits would be without rounding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(model).double()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The logits, in float64. Raises ExportError if they are not finite."""
+        # LibTorch computes a float64 depthwise convolution as one tiny parallel loop per channel. With several
+        # threads on a busy machine these loops wait for each other, a hundred times longer than one thread takes.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return logits_of(self.model, image.double())
+        finally:
+            torch.set_num_threads(threads)
+
+
+def compare(candidate: Callable[[Tensor], Tensor], reference: nn.Module) -> tuple[Comparison, ...]:
+    """Compare at several sizes and batch sizes.
+
+    candidate: normalised image -> logits. reference: a model in eval mode, float32, CPU; gives {"out": logits}.
+    Raises ExportError if the reference gives something other than finite numbers, or other shapes.
+    """
+    exact = ExactModel(reference)
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    for count, height, width in SHAPES:
+        image = torch.randn(count, 3, height, width, generator=generator)
+        expected = logits_of(reference, image)
+        tolerance = tolerance_of(expected, exact(image))
+        results.append(_compare_logits(candidate(image), expected, tolerance))
+    return tuple(results)
+
+
+def logits_of(model: nn.Module, image: Tensor) -> Tensor:
+    """The logits of a plain model. Raises ExportError if they are not finite."""
+    with torch.inference_mode():
+        logits: Tensor = model(image)["out"]
+    if not bool(torch.isfinite(logits).all()):
+        raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
+    return logits
+
+
+def tolerance_of(logits: Tensor, exact: Tensor) -> float:
+    """How far another float32 computation may differ, relative to the largest logit. Raises ExportError."""
+    error = relative_difference(logits, exact)
+    if error > TOLERANCE_CEILING:
+        raise ExportError(
+            f"the model's float32 logits are {error:.1e} of the largest away from float64: it is numerically unstable, "
+            "and no export of it can be checked"
+        )
+    return min(max(TOLERANCE_FLOOR, ROUNDING_FACTOR * error), TOLERANCE_CEILING)
+
+
+def relative_difference(logits: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, relative to the largest expected value; infinity for NaN."""
+    largest = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
+    difference = float((logits.double() - expected.double()).abs().max()) / largest
+    return difference if difference == difference else float("inf")
+
+
+def relative_margin(logits: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H, W): by how much the best class leads, relative to the largest logit."""
+    if logits.shape[1] == 1:
+        return torch.ones_like(logits[:, 0])
+    best = logits.topk(2, dim=1).values
+    return (best[:, 0] - best[:, 1]) / max(float(logits.abs().max()), torch.finfo(torch.float32).tiny)
+
+
+def _compare_logits(logits: Tensor, expected: Tensor, tolerance: float) -> Comparison:
+    if logits.shape != expected.shape:
+        raise ExportError(f"the file gives logits {tuple(logits.shape)}, the model {tuple(expected.shape)}")
+    differs = logits.argmax(dim=1) != expected.argmax(dim=1)
+    # Each of the two best may move by the tolerance.
+    near_ties = differs & (relative_margin(expected) <= 2 * tolerance)
+    return Comparison(
+        shape=(expected.shape[0], expected.shape[2], expected.shape[3]),
+        difference=relative_difference(logits, expected),
+        tolerance=tolerance,
+        disagreements=int(differs.sum()),
+        near_ties=int(near_ties.sum()),
+    )

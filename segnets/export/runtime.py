@@ -1,0 +1,143 @@
+"""Read an exported file in Python: its contract without executing anything, its module by executing what it holds.
+
+A TorchScript archive is a program. Load only files that you or somebody you trust exported.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from segnets.errors import ExportError
+from segnets.export import torchscript
+from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
+
+_MAX_CONTRACT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A loaded export: the compiled module, what it promises, and the golden pair that it carries."""
+
+    path: Path
+    size_bytes: int
+    module: Any
+    contract: Contract
+    golden: dict[str, Tensor]
+
+    def logits(self, image: Tensor) -> Tensor:
+        """image: (N, 3, H, W) float32, normalised. Returns (N, C, H, W) logits, whichever output `forward` has."""
+        with torch.inference_mode():
+            scores = self.module(image)
+        result: Tensor = scores["out"] if self.contract.output == "dict" else scores
+        return result
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """image: (N, H, W, 3) uint8 RGB. Returns (N, 3, h, w) float32."""
+        with torch.inference_mode():
+            result: Tensor = self.module.preprocess(image)
+        return result
+
+    def segment(self, image: Tensor) -> Tensor:
+        """image: (N, H, W, 3) uint8 RGB. Returns the mask (N, H, W), uint8 or int16."""
+        with torch.inference_mode():
+            mask: Tensor = self.module.segment(image)
+        return mask
+
+
+def read_contract(path: str | os.PathLike[str]) -> Contract:
+    """Read what an exported file promises, without executing any of it.
+
+    Raises ExportError if it is not a complete file that segnets exported.
+    """
+    _, contract, _ = _open_archive(_read(Path(path)), str(path))
+    return contract
+
+
+def load_exported(path: str | os.PathLike[str]) -> Exported:
+    """Load an exported file onto the CPU. This executes the program that it holds.
+
+    Raises ExportError if it is not a complete, undamaged file that segnets exported.
+    """
+    return exported_from_bytes(_read(Path(path)), Path(path))
+
+
+def exported_from_bytes(data: bytes, path: Path) -> Exported:
+    """As `load_exported`; path: for the messages."""
+    archive, contract, prefix = _open_archive(data, str(path))
+    golden_name = f"{prefix}extra/{GOLDEN_FILE}"
+    if golden_name not in archive.namelist():
+        raise ExportError(f"{path}: has no {GOLDEN_FILE}, so it can't be checked; export the model again")
+    try:
+        golden = safetensors.torch.load(archive.read(golden_name))
+    except SafetensorError as error:
+        raise ExportError(f"{path}: its {GOLDEN_FILE} is damaged ({error}); export the model again") from None
+    try:
+        module = torchscript.from_file(io.BytesIO(data))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise ExportError(f"{path}: LibTorch can't load it: {reason}") from None
+    return Exported(path, len(data), module, contract, golden)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ExportError(f"{str(path)!r}: can't be read: {reason}") from None
+
+
+def _open_archive(data: bytes, where: str) -> tuple[zipfile.ZipFile, Contract, str]:
+    """Check the archive, and every checksum in it, which LibTorch doesn't; return it, its contract, its top folder."""
+    if not data:
+        raise ExportError(f"{where}: is empty")
+    if not data.startswith(b"PK\x03\x04"):
+        raise ExportError(
+            f"{where}: is not a TorchScript archive{_what_it_is(data)}; export a model with segnets.export"
+        )
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError, OSError) as error:
+        raise ExportError(f"{where}: is truncated or damaged ({error}); copy or export it again") from None
+    if damaged is not None:
+        raise ExportError(f"{where}: is damaged: the checksum of {damaged!r} is wrong; copy or export it again")
+    names = archive.namelist()
+    prefix = names[0].split("/")[0] + "/" if names else ""
+    if len(set(names)) != len(names):
+        raise ExportError(f"{where}: has two entries of one name, so it is ambiguous; export the model again")
+    if f"{prefix}constants.pkl" not in names:
+        if f"{prefix}data.pkl" in names:
+            raise ExportError(
+                f"{where}: is a Python checkpoint (torch.save); load it and export it with segnets.export"
+            )
+        raise ExportError(f"{where}: is a zip file, but not a TorchScript archive; export a model with segnets.export")
+    contract_name = f"{prefix}extra/{CONTRACT_FILE}"
+    if contract_name not in names:
+        raise ExportError(f"{where}: is TorchScript, but has no {CONTRACT_FILE}: it was not made by segnets.export")
+    if archive.getinfo(contract_name).file_size > _MAX_CONTRACT_BYTES:
+        raise ExportError(f"{where}: its {CONTRACT_FILE} is larger than any contract; export the model again")
+    return archive, Contract.from_json(archive.read(contract_name), where), prefix
+
+
+def _what_it_is(data: bytes) -> str:
+    head = data[:512].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return " but a Git LFS pointer (run git lfs pull)"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return " but a web page (the download failed)"
+    if data[8:9] == b"{" and len(data) > 8:
+        return " but a safetensors file (weights without a program)"
+    if data.startswith((b"\x80\x02", b"\x80\x04", b"\x80\x05")):
+        return " but a pickle (an old Python checkpoint)"
+    return ""

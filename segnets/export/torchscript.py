@@ -1,0 +1,114 @@
+"""TorchScript: the one portable, compiler-free format that LibTorch 2.13 loads. Everything about it stands here.
+
+TorchScript is deprecated and warns when it is used; the warnings are silenced around exactly these calls.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+from torch.jit.frontend import FrontendError
+
+from segnets.errors import ExportError
+from segnets.preprocess import check_input
+from segnets.segment import Segmenter
+
+# What a deployed graph may not hold: anything random, and anything that LibTorch alone doesn't know.
+_NAMESPACES = ("aten", "prim")
+_RANDOM_OPERATORS = ("dropout", "bernoulli", "rand", "normal_", "multinomial")
+
+
+class DictSegmenter(nn.Module):
+    """A Segmenter whose `forward` gives torchvision's dictionary {"out": logits}."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """image: (N, 3, h, w) floating point, normalised. Returns {"out": (N, C, h, w) logits}."""
+        check_input(image)
+        scores: dict[str, Tensor] = self.segmenter.model(image)
+        return scores
+
+    @torch.jit.export
+    def preprocess(self, image: Tensor) -> Tensor:
+        """As `Segmenter.preprocess`."""
+        return self.segmenter.preprocess(image)
+
+    @torch.jit.export
+    def segment(self, image: Tensor) -> Tensor:
+        """As `Segmenter.segment`."""
+        return self.segmenter.segment(image)
+
+
+def compile_segmenter(segmenter: Segmenter, output: str) -> Any:
+    """Compile a Segmenter in eval mode; output: "tensor" or "dict". Returns a torch.jit.ScriptModule.
+
+    Raises ExportError if it can't be compiled, or needs more than LibTorch has.
+    """
+    module = segmenter if output == "tensor" else DictSegmenter(segmenter)
+    try:
+        with _no_deprecation_warnings():
+            compiled = torch.jit.script(module.eval())
+    except (FrontendError, RuntimeError, TypeError, ValueError) as error:
+        raise ExportError(f"the model can't be compiled by TorchScript: {error}") from error
+    check_operators(compiled)
+    return compiled
+
+
+def check_operators(compiled: Any) -> int:
+    """Return how many kinds of operators the methods of `compiled` use, once each is known to be harmless.
+
+    Raises ExportError for an operator that isn't LibTorch's own, for randomness, and for a module in training mode.
+    """
+    kinds: set[str] = set()
+    for method in ("forward", "preprocess", "segment"):
+        kinds.update(_kinds(getattr(compiled, method).inlined_graph))
+    foreign = sorted(k for k in kinds if k.split("::")[0] not in _NAMESPACES or k == "prim::PythonOp")
+    if foreign:
+        raise ExportError(f"the model uses operators that LibTorch alone doesn't have: {', '.join(foreign)}")
+    random = sorted(k for k in kinds if any(word in k.split("::")[1] for word in _RANDOM_OPERATORS))
+    if random:
+        raise ExportError(f"the model is random when it should be fixed: {', '.join(random)}; use nn.Dropout modules")
+    if any(module.training for module in compiled.modules()):
+        raise ExportError("a part of the model stayed in training mode")
+    return len(kinds)
+
+
+def _kinds(graph: Any) -> Iterator[str]:
+    for node in graph.nodes():
+        yield str(node.kind())
+        for block in node.blocks():
+            yield from _kinds(block)
+
+
+def to_bytes(compiled: Any, extra_files: Mapping[str, bytes | str]) -> bytes:
+    """The archive as bytes. Never given a path: on a full disk torch.jit.save(path) aborts the whole process."""
+    buffer = io.BytesIO()
+    with _no_deprecation_warnings():
+        torch.jit.save(compiled, buffer, _extra_files=dict(extra_files))
+    return buffer.getvalue()
+
+
+def from_file(file: BinaryIO) -> Any:
+    """Load a compiled module onto the CPU. This executes the program that the file holds.
+
+    Raises RuntimeError if it can't be loaded.
+    """
+    with _no_deprecation_warnings():
+        return torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _no_deprecation_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
+        yield

@@ -1,0 +1,64 @@
+"""Check an exported file again: replay its golden pair, and compare it with a model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from segnets.export.compare import Comparison, compare
+from segnets.export.contract import Contract
+from segnets.export.golden import Replay, replay
+from segnets.export.optimize import evaluation_copy
+from segnets.export.runtime import Exported, load_exported
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check of an exported file measured; `str()` of it is for people.
+
+    comparisons: with the model that was given, one per size; empty when none was.
+    """
+
+    path: Path
+    size_bytes: int
+    contract: Contract
+    golden: Replay
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was compared agreed."""
+        return self.golden.passed and all(comparison.passed for comparison in self.comparisons)
+
+    def __str__(self) -> str:
+        contract = self.contract
+        lines = [
+            f"{self.path}: {contract.kind}, {contract.model_name}, {contract.num_classes} classes, "
+            f"{self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
+            f"  {self.golden}",
+            *(f"  {comparison}" for comparison in self.comparisons),
+            f"  {'passed' if self.passed else 'FAILED'}",
+        ]
+        return "\n".join(lines)
+
+
+def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> VerifyReport:
+    """Load an exported file, replay its golden pair, and compare it with `against` at several sizes if that is given.
+
+    against: the model that was exported, or one that should be equal; it is not changed.
+    A disagreement is in the report (`passed` is False). Loading executes the program that the file holds.
+
+    Raises ExportError if the file can't be loaded, or `against` is another kind of model (other number of classes).
+    """
+    return verify_loaded(load_exported(path), against)
+
+
+def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport:
+    """As `verify`, for a file that is loaded already."""
+    comparisons: tuple[Comparison, ...] = ()
+    if against is not None:
+        comparisons = compare(exported.logits, evaluation_copy(against))
+    return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)

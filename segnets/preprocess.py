@@ -1,0 +1,249 @@
+"""From an image to the network's input: the input contract as data (`Preprocessing`) and as code (`Preprocess`).
+
+The code is in the subset of Python that TorchScript compiles, so that Python, an exported file and C++ run the same
+lines.
+Behaves as torchvision.transforms._presets.SemanticSegmentation on uint8 tensors, bit for bit:
+resize (in float, rounded back to uint8), scale to 0..1, subtract the mean, divide by the standard deviation.
+
+Shapes: N batch, H W the image, h w the network's input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segnets.errors import ImageError
+
+RESIZE_RULES = ("short_side", "fixed", "none")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+CHANNEL_ORDERS = ("RGB", "BGR")
+DEFAULT_SHORT_SIDE = 520
+
+# A 1x300 strip whose short side becomes 520 would have 81 million pixels and end in an out-of-memory kill.
+MAX_ENLARGED_PIXELS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input. The default is that of torchvision's published segmentation weights.
+
+    resize: "short_side" makes the shorter side `size` and keeps the aspect ratio (the longer side is rounded down);
+        "fixed" makes every image `size`; "none" leaves the size alone.
+    size: pixels for "short_side" (520 when not given), (height, width) for "fixed", None for "none".
+    interpolation: "bilinear", "bicubic" or "nearest".
+    antialias: low-pass filter when shrinking; must be False for "nearest".
+    mean, std: of the channels scaled to 0..1, *in the order that the network wants*.
+    channel_order: the order that the network wants. Images always come as RGB; "BGR" swaps them first.
+
+    Raises ValueError if a value is not one of these.
+    """
+
+    resize: str = "short_side"
+    size: int | tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channel_order: str = "RGB"
+
+    def __post_init__(self) -> None:
+        _check_choice("resize", self.resize, RESIZE_RULES)
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        _check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
+        if not isinstance(self.antialias, bool):
+            raise ValueError(f"antialias={self.antialias!r}: expected True or False")
+        if self.antialias and self.interpolation == "nearest":
+            raise ValueError("antialias=True has no meaning with interpolation='nearest'; pass antialias=False")
+        object.__setattr__(self, "size", _checked_size(self.resize, self.size))
+        object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
+        object.__setattr__(self, "std", _three_numbers("std", self.std))
+        if min(self.std) < 1e-6:
+            raise ValueError(f"std={self.std}: expected three numbers above 0")
+
+    def to_json(self) -> dict[str, object]:
+        """Plain lists, numbers and strings; `from_json` reads them back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, obj: object) -> Preprocessing:
+        """Read what `to_json` wrote; every field must be there and nothing else.
+
+        Raises ValueError.
+        """
+        if not isinstance(obj, Mapping):
+            raise ValueError(f"preprocessing: expected an object with the fields of Preprocessing, got {obj!r}")
+        known = [field.name for field in fields(cls)]
+        missing = [name for name in known if name not in obj]
+        unknown = [str(name) for name in obj if name not in known]
+        if missing or unknown:
+            raise ValueError(f"preprocessing: missing fields {missing}, unknown fields {unknown}; expected {known}")
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in obj.items()}
+        return cls(**values)
+
+
+class Preprocess(nn.Module):
+    """Turn images into the network's input, as a `Preprocessing` says. Has no parameters and no buffers; scriptable."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.resize: str = preprocessing.resize
+        size = preprocessing.size
+        # TorchScript wants one type per attribute; 0 is never used.
+        self.short_side: int = size if isinstance(size, int) else 0
+        self.fixed_height, self.fixed_width = size if isinstance(size, tuple) else (0, 0)
+        self.interpolation: str = preprocessing.interpolation
+        self.antialias: bool = preprocessing.antialias
+        self.mean = [float(value) for value in preprocessing.mean]
+        self.std = [float(value) for value in preprocessing.std]
+        self.swap_channels: bool = preprocessing.channel_order == "BGR"
+        self.max_enlarged_pixels: int = MAX_ENLARGED_PIXELS
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Resize and normalise.
+
+        image: (N, H, W, 3) uint8, RGB, 0..255; any N, H, W >= 1.
+        Returns (N, 3, h, w) float32, contiguous, on the image's device.
+        Raises ImageError (in TorchScript: torch.jit.Error with the same words).
+        """
+        check_image(image)
+        if self.swap_channels:
+            image = image.flip(3)
+        pixels = image.permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+        height, width = self.output_size(pixels.shape[2], pixels.shape[3])
+        if height != pixels.shape[2] or width != pixels.shape[3]:
+            pixels = self.resized(pixels, height, width)
+        scaled = pixels.to(torch.float32) / 255.0
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=image.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=image.device).view(-1, 1, 1)
+        return (scaled - mean) / std
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image of `height` x `width` is resized to. Raises as `forward`."""
+        if self.resize == "fixed":
+            return self.fixed_height, self.fixed_width
+        if self.resize == "none":
+            return height, width
+        short_side = self.short_side
+        # The order of the operations matters: it is torchvision's, and decides how the long side is rounded.
+        long_side = int(short_side * max(height, width) / min(height, width))
+        if short_side * long_side > max(self.max_enlarged_pixels, height * width):
+            reject_image(
+                f"image: {height}x{width} with its short side resized to {short_side} would be "
+                f"{short_side}x{long_side}, too large to segment; crop or pad it to a less extreme aspect ratio"
+            )
+        return (short_side, long_side) if height <= width else (long_side, short_side)
+
+    def resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Resize (N, 3, H, W) uint8 to (N, 3, height, width) uint8, in float and rounded to the nearest even."""
+        values = pixels.to(torch.float32)
+        if self.interpolation == "nearest":
+            values = F.interpolate(values, size=[height, width], mode="nearest")
+        else:
+            values = F.interpolate(
+                values, size=[height, width], mode=self.interpolation, align_corners=False, antialias=self.antialias
+            )
+        # Only bicubic leaves 0..255; the clamp changes nothing for the others.
+        return values.clamp(0.0, 255.0).round().to(torch.uint8)
+
+
+def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:
+    """Turn a batch of images into the network's input.
+
+    image: (N, H, W, 3) uint8, RGB, 0..255.
+    preprocessing: torchvision's segmentation preset when not given.
+    Returns (N, 3, h, w) float32. Raises ImageError.
+    """
+    if not isinstance(image, Tensor):
+        raise ImageError(
+            f"image: expected a torch.Tensor, uint8 (N, H, W, 3) RGB, got {type(image).__name__}; "
+            "torch.from_numpy(array)[None] makes one from an (H, W, 3) array"
+        )
+    result: Tensor = Preprocess(preprocessing or Preprocessing())(image)
+    return result
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ImageError unless `image` is uint8 (N, H, W, 3) with N, H, W >= 1. Scriptable."""
+    expected = "image: expected uint8 (N, H, W, 3) RGB with values 0..255"
+    if image.dtype != torch.uint8:
+        # In TorchScript a dtype is a bare number.
+        if torch.jit.is_scripting():
+            reject_image(f"{expected}, got another dtype")
+        else:
+            reject_image(f"{expected}, got {image.dtype}; convert with image.to(torch.uint8) if its values are 0..255")
+    shape = list(image.shape)
+    if len(shape) == 3:
+        reject_image(f"{expected}, got the 3-D shape {shape}; add the batch dimension with image[None]")
+    if len(shape) != 4:
+        reject_image(f"{expected}, got the {len(shape)}-D shape {shape}")
+    if shape[3] != 3 and shape[1] == 3:
+        reject_image(f"{expected}, got {shape}, which looks like (N, 3, H, W); use image.permute(0, 2, 3, 1)")
+    if shape[3] != 3:
+        reject_image(f"{expected}, got {shape} with {shape[3]} channels; convert the image to RGB")
+    if shape[0] < 1 or shape[1] < 1 or shape[2] < 1:
+        reject_image(f"{expected}, got {shape}, which holds no pixels")
+
+
+def check_input(image: Tensor) -> None:
+    """Raise ImageError unless `image` is what `forward` of an exported model takes. Scriptable.
+
+    image: floating point (N, 3, H, W) with N, H, W >= 1, already normalised.
+    """
+    expected = "input: expected normalised floating point (N, 3, H, W)"
+    if not image.is_floating_point():
+        reject_image(f"{expected}, got integers; segment() takes uint8 images, preprocess() normalises them")
+    shape = list(image.shape)
+    if len(shape) != 4:
+        reject_image(f"{expected}, got the {len(shape)}-D shape {shape}")
+    if shape[1] != 3:
+        reject_image(f"{expected}, got {shape} with {shape[1]} channels")
+    if shape[0] < 1 or shape[2] < 1 or shape[3] < 1:
+        reject_image(f"{expected}, got {shape}, which holds no pixels")
+
+
+def reject_image(message: str) -> None:
+    """Always raises. TorchScript knows only the built-in exceptions, and never compiles the second branch."""
+    if torch.jit.is_scripting():
+        raise ValueError(message)
+    else:  # noqa: RET506  # the else is what keeps this branch from being compiled
+        raise ImageError(message)
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
+
+
+def _checked_size(resize: str, size: object) -> int | tuple[int, int] | None:
+    if resize == "none":
+        if size is not None:
+            raise ValueError(f"size={size!r} with resize='none': expected None, the image keeps its size")
+        return None
+    if resize == "short_side":
+        size = DEFAULT_SHORT_SIDE if size is None else size
+        if not _is_pixels(size):
+            raise ValueError(f"size={size!r} with resize='short_side': expected one whole number of pixels, 1..65536")
+        return size  # type: ignore[return-value]
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(_is_pixels, size)):
+        raise ValueError(f"size={size!r} with resize='fixed': expected (height, width) in pixels, 1..65536 each")
+    return (size[0], size[1])
+
+
+def _is_pixels(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536
+
+
+def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
+    if not isinstance(values, (tuple, list)) or len(values) != 3:
+        raise ValueError(f"{name}={values!r}: expected three numbers, one per channel")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name}={values!r}: expected three finite numbers, one per channel")
+    return (float(values[0]), float(values[1]), float(values[2]))

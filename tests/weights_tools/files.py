@@ -1,0 +1,110 @@
+"""Checkpoints for the tests: real ones in every wrapper, and files built by hand, byte by byte."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnets.registry import MODELS
+from tests.oracle import randomise_, torchvision
+from weights_tools.reader.values import StorageRef, TensorRef
+
+
+def network(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> nn.Module:
+    """A network of torchvision in which every parameter and buffer has values of its own."""
+    if name in MODELS:
+        options = {"weights_backbone": None, **options}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    randomise_(model)
+    return model.eval()
+
+
+def same_bytes(one: Tensor, other: Tensor) -> bool:
+    """Equal in dtype, shape and every byte (NaN equals NaN, 0 differs from -0)."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    flat = [t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)]
+    return torch.equal(*flat)
+
+
+def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    different = [name for name in expected if not same_bytes(found[name], expected[name])]
+    assert different == []
+
+
+class Bomb:
+    """Makes a folder when it is unpickled the ordinary way."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def saved(content: object, **options: Any) -> bytes:
+    """The bytes that torch.save writes."""
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def rezip(path: Path, entries: Mapping[str, bytes], *, compressed: tuple[str, ...] = (), root: str = "archive") -> Path:
+    """Write a zip archive with these entries, by hand."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in entries.items():
+            kind = zipfile.ZIP_DEFLATED if name in compressed else zipfile.ZIP_STORED
+            archive.writestr(f"{root}/{name}", data, compress_type=kind)
+    return path
+
+
+def unzip(data: bytes) -> dict[str, bytes]:
+    """The entries of an archive of torch.save without their folder."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+
+
+class _Storage:
+    """Pickles as the persistent id of a float32 storage."""
+
+    def __init__(self, key: str, numel: int) -> None:
+        self.identity = ("storage", torch.FloatStorage, key, "cpu", numel)
+
+
+class _TensorCall:
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], *, numel: int, offset: int = 0) -> bytes:
+    """A data.pkl with {"w": tensor} whose storage "0" is said to hold `numel` float32."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: object) -> object:
+            return value.identity if isinstance(value, _Storage) else None
+
+    file = io.BytesIO()
+    Pickler(file, protocol=2).dump({"w": _TensorCall(_Storage("0", numel), offset, shape, stride, False, {})})
+    return file.getvalue()
+
+
+def described(state: Mapping[str, Tensor]) -> dict[str, TensorRef]:
+    """Descriptions of tensors (of the meta device, too), as the reader gives them."""
+    found = {}
+    for name, tensor in state.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        storage = StorageRef(name, dtype, tensor.numel())
+        found[name] = TensorRef(storage, dtype, 0, tuple(tensor.shape), tuple(tensor.contiguous().stride()))
+    return found

@@ -1,0 +1,130 @@
+"""Finding the one state dict in what a file holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segnets.errors import WeightsError
+from tests.weights_tools.files import described
+from weights_tools.checkpoint import StateDict, find_state_dict
+from weights_tools.reader.container import Container
+from weights_tools.reader.values import Foreign, Global, Value
+
+W = described({"w": torch.ones(2, 3)})["w"]
+STATE = {"conv.weight": W, "conv.bias": W}
+
+
+def _find(top: Value, key: str | None = None) -> StateDict:
+    return find_state_dict(Container("torch zip", top, {}), key)
+
+
+def test_several_candidates_need_a_key() -> None:
+    top = {"model": STATE, "model_ema": {"module.conv.weight": W}, "epoch": 1}
+    with pytest.raises(WeightsError, match="it holds several sets of weights: model, model_ema; choose one with --key"):
+        _find(top)
+    assert _find(top, "model").tensors.keys() == STATE.keys()
+    assert _find(top, "model_ema").stripped == ("module.",)
+    with pytest.raises(WeightsError, match=r"it has no key 'ema'; it has the keys model \(dict\), model_ema \(dict\)"):
+        _find(top, "ema")
+    with pytest.raises(WeightsError, match="under the key 'epoch' it holds no tensors by name but int"):
+        _find(top, "epoch")
+
+
+def test_nested_keys_may_contain_dots() -> None:
+    top = {"a.b": {"c": STATE}, "other": {"c": STATE}}
+    assert _find(top, "a.b.c").path == ("a.b", "c")
+    assert _find(top, "other.c").path == ("other", "c")
+
+
+def test_a_dictionary_of_an_unknown_name_is_found() -> None:
+    assert _find({"student": STATE, "epoch": 3}).path == ("student",)
+    with pytest.raises(WeightsError, match="several sets of weights: student, teacher"):
+        _find({"student": STATE, "teacher": dict(STATE)})
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        (None, r"no tensors named like the parameters of a network; it holds nothing \(None\)"),
+        (W, r"no tensors named .* it holds a bare tensor \(2, 3\)"),
+        ([W], "no tensors named .* it holds a bare list"),
+        ({}, "no tensors named .* it holds an empty dictionary"),
+        ({"epoch": 3, "loss": 0.5}, r"no tensors named .* it has the keys epoch \(int\), loss \(float\)"),
+        ({"state": {0: {"exp_avg": W}}, "param_groups": []}, "the state of an optimizer only"),
+        ({"optimizer": {"state": {0: {"exp_avg": W}}, "param_groups": []}}, "no tensors named"),
+        (
+            Foreign(Global("my.net", "Net"), (), {"_parameters": {}}),
+            r"a whole pickled model \(my\.net\.Net\), .* save model",
+        ),
+        (
+            {"model": Foreign(Global("my.net", "Net"), (), {"_parameters": {}})},
+            r"a whole pickled model \(my\.net\.Net\)",
+        ),
+        (Foreign(Global("my", "Thing")), r"no weights but an object of my\.Thing"),
+    ],
+)
+def test_no_weights(top: Value, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        _find(top)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (3, "a name that is no text"),
+        (("a", "b"), "a name that is no text"),
+        ("", "name '' is not accepted"),
+        ("a\0b", r"name 'a\\x00b' is not accepted"),
+        ("a\nb", r"name 'a\\nb' is not accepted"),
+        ("a/b", "name 'a/b' is not accepted"),
+        ("a\\b", r"is not accepted"),
+        ("a..b", "is not accepted"),
+        (".a", "is not accepted"),
+        ("a\ud800", r"name 'a\\ud800' is not accepted"),
+        ("a\u202eb", "is not accepted"),
+        ("__metadata__", "name '__metadata__' is not accepted"),
+        ("x" * 10_000_000, "a name of 10,000,000 characters; 400 are the most"),
+    ],
+)
+def test_names_that_no_tool_can_hold(name: Any, message: str) -> None:
+    with pytest.raises(WeightsError, match=message) as error:
+        _find({**STATE, name: W})
+    assert len(str(error.value)) < 300
+
+
+def test_search_visits_every_dictionary_once() -> None:
+    node: dict[Value, Value] = {"x": 1}
+    for _ in range(4):
+        node = {f"k{i}": node for i in range(100)}
+    with pytest.raises(WeightsError, match="no tensors named"):
+        _find(node)
+    assert _find({"model": STATE, "model_ema": STATE}).path == ("model",)
+
+
+def test_more_tensors_than_any_network_has() -> None:
+    with pytest.raises(WeightsError, match="it holds 50,001 entries in one dictionary"):
+        _find({f"w{i}": W for i in range(50_001)})
+
+
+def test_prefixes_are_taken_off_only_if_all_have_them() -> None:
+    assert _find({"module.a.w": W, "module.module.b": W}).tensors.keys() == {"a.w", "module.b"}
+    assert _find({"module.a": W, "b": W}).stripped == ()
+    assert _find({"module.a": W, "n_averaged": described({"n": torch.tensor(1)})["n"]}).dropped == ("n_averaged",)
+
+
+def test_prefixes_can_not_make_two_names_one() -> None:
+    both = _find({"module.a": W, "module.module.a": W})
+    assert both.tensors.keys() == {"a", "module.a"}
+
+
+def test_what_is_ignored_is_listed_without_being_looked_into() -> None:
+    loop: list[Value] = []
+    for _ in range(60):
+        loop = [loop, loop]
+    found = _find(
+        {"model": STATE, "args": Foreign(Global("argparse", "Namespace"), loop, loop), "nested": loop, 7: None}
+    )
+    assert found.ignored == ("args (argparse.Namespace)", "nested (list)", "7 (NoneType)")

@@ -1,0 +1,182 @@
+"""The command: results on stdout, the rest on stderr, exit 0, 1 or 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.weights_tools.files import saved
+from weights_tools.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def source(tmp_path: Path, state: dict[str, Tensor]) -> Path:
+    path = tmp_path / "source.pth"
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}, path)
+    return path
+
+
+def _run(
+    *arguments: str | bytes, shell: str | None = None, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command: list[str | bytes] = [sys.executable, "-m", "weights_tools", *arguments]
+    if shell is not None:
+        command = ["bash", "-c", f'"$0" -m weights_tools {shell}', sys.executable]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+        timeout=120,
+    )
+
+
+def test_inspect_and_convert(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(source)]) == 0
+    table = capsys.readouterr()
+    assert "network    lraspp_mobilenet_v3_large(num_classes=21)" in table.out
+    assert "prefixes   module. taken off" in table.out
+    assert "ignored    epoch (int)" in table.out
+    assert table.err == ""
+    assert main(["convert", str(source), str(tmp_path / "out.safetensors")]) == 0
+    assert "read back" in capsys.readouterr().out
+    assert main(["inspect", "--json", str(tmp_path / "out.safetensors")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["layout"], answer["model"], answer["refused"]) == ("segnets", "lraspp_mobilenet_v3_large", None)
+
+
+def test_options_reach_the_conversion(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(21)))
+    out = str(tmp_path / "out.safetensors")
+    options = [
+        "--key",
+        "model",
+        "--layout",
+        "torchvision",
+        "--classes",
+        str(tmp_path / "names.txt"),
+        "--dtype",
+        "float16",
+    ]
+    assert main(["convert", str(source), out, "--json", *options]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["path"], answer["cast_to"], answer["classes"][20]) == (["model"], "float16", "class 20")
+    assert main(["convert", str(source), out]) == 1
+    assert capsys.readouterr().err.startswith("weights-tools: ")
+    assert main(["convert", str(source), out, "--force", "--allow-nonfinite"]) == 0
+
+
+def test_quick_look_reads_no_tensors(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--quick", "--json", str(source)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["sha256"], answer["model"]) == (None, "lraspp_mobilenet_v3_large")
+    legacy = source.with_name("legacy.pth")
+    legacy.write_bytes(saved(torch.load(source, weights_only=True), _use_new_zipfile_serialization=False))
+    assert main(["inspect", "--quick", "--json", str(legacy)]) == 0
+    assert json.loads(capsys.readouterr().out)["tensors"] == 319
+
+
+def test_inspect_answers_for_what_can_not_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "resnet50-0676ba61.pth"
+    torch.save({"a": torch.ones(3), "b": torch.ones(3)}, path)
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "refused    its 2 tensors fit no network that is known here" in shown
+    assert "doubt      its name states the checksum 0676ba61, but its sha256 begins with" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["explode"], ["inspect"], ["convert", "a"], ["convert", "a", "b", "--layout", "x"]]
+)
+def test_wrong_calls(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: weights-tools")
+
+
+def test_bad_files_end_in_one_line_and_exit_1(tmp_path: Path) -> None:
+    bad = {
+        "empty.pth": b"",
+        "page.pth": b"<html>",
+        "cut.pth": saved({"w": torch.ones(9)})[:300],
+        "noise": os.urandom(500),
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+        done = _run("convert", name, "out.safetensors", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"weights-tools: {name}: it ")
+        assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(bad)
+
+
+def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
+    code = "import sys, weights_tools.cli, weights_tools; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def test_closed_pipe_ends_quietly(tmp_path: Path, source: Path) -> None:
+    done = _run(shell="inspect source.pth | head -c 5; echo; echo ${PIPESTATUS[0]}", cwd=tmp_path)
+    assert done.stdout == "file \n0\n"
+    assert done.stderr == ""
+
+
+def test_closed_stdout(tmp_path: Path, source: Path) -> None:
+    done = _run(shell="inspect source.pth >&-; echo $?", cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+
+
+def test_full_stdout(tmp_path: Path, source: Path) -> None:
+    done = _run(shell="inspect source.pth > /dev/full; echo $?", cwd=tmp_path)
+    assert done.stdout == "1\n"
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+def test_plain_locale_and_odd_names(tmp_path: Path, source: Path) -> None:
+    name = "Käse \N{OCTOPUS}\n"
+    source.rename(tmp_path / f"{name}.pth")
+    options = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = _run("convert", f"{name}.pth", f"{name}.safetensors", cwd=tmp_path, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / f"{name}.safetensors").is_file()
+    gone = _run("inspect", b"\xff\xfe.pth", cwd=tmp_path, **options)
+    assert gone.returncode == 1
+    assert "there is no such file" in gone.stderr
+    assert len(gone.stderr.splitlines()) == 1
+
+
+def test_name_that_begins_with_a_dash(tmp_path: Path, source: Path) -> None:
+    source.rename(tmp_path / "-w.pth")
+    assert _run("inspect", "--quick", "--", "-w.pth", cwd=tmp_path).returncode == 0
+
+
+def test_names_in_messages_are_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "\x1b[2J\n.pth"
+    path.write_bytes(b"")
+    assert main(["inspect", str(path)]) == 1
+    assert "\x1b" not in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""What `convert` promises beside the tensors: reproducible files, provenance, class names, and its refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import segnets
+from segnets.catalog import VOC_CLASSES, Published
+from segnets.errors import OutputError, WeightsError
+from tests.weights_tools.files import Bomb, assert_same, saved
+from weights_tools import ConversionReport, conversion, convert
+
+State = Mapping[str, Tensor]
+
+
+def _convert(tmp_path: Path, content: object) -> ConversionReport:
+    if content is not None:
+        torch.save(content, tmp_path / "source.pth")
+    return convert(tmp_path / "source.pth", tmp_path / "out.safetensors")
+
+
+def _model(tmp_path: Path) -> Any:
+    return segnets.load(tmp_path / "out.safetensors")
+
+
+def _prefixed(state: State) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+def test_twice_gives_the_same_bytes(tmp_path: Path, state: State) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        torch.save(dict(state), folder / "source.pth")
+        convert(folder / "source.pth", folder / "out.safetensors")
+    first, second = (folder / "out.safetensors" for folder in (tmp_path, tmp_path / "elsewhere"))
+    assert first.read_bytes() == second.read_bytes()
+    assert str(tmp_path).encode() not in first.read_bytes()
+
+
+def test_provenance_says_what_was_done(tmp_path: Path, state: State) -> None:
+    report = _convert(tmp_path, {"model": _prefixed(state)})
+    provenance = _model(tmp_path).card.provenance
+    assert provenance["source_sha256"] == report.source_sha256
+    assert provenance["source_file"] == "source.pth"
+    assert (provenance["layout"], provenance["key"], provenance["stripped"]) == ("torchvision", "model", "module.")
+    assert provenance["geometry"]["align_corners"] is False
+    assert provenance["geometry"]["batch_norm_eps"] == 1e-3
+
+
+def test_report_is_json_and_a_table(tmp_path: Path, state: State) -> None:
+    report = _convert(tmp_path, _prefixed(state))
+    assert json.loads(json.dumps(report.to_json()))["stripped"] == ["module."]
+    assert "lraspp_mobilenet_v3_large(num_classes=21)" in str(report)
+    assert "module. taken off" in str(report)
+
+
+def test_classes(tmp_path: Path, state: State) -> None:
+    torch.save(dict(state), tmp_path / "source.pth")
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeff" + "\n".join(VOC_CLASSES) + "\n")
+    convert(tmp_path / "source.pth", tmp_path / "out.safetensors", classes=names)
+    assert _model(tmp_path).card.classes == VOC_CLASSES
+    with pytest.raises(WeightsError, match="its network has 21 classes, but 2 class names were given"):
+        convert(tmp_path / "source.pth", tmp_path / "other.safetensors", classes=["a", "b"])
+    names.write_text("a\n\nb\n")
+    with pytest.raises(WeightsError, match=r"names\.txt: class name 2 is empty"):
+        convert(tmp_path / "source.pth", tmp_path / "other.safetensors", classes=names)
+    names.write_bytes(b"\xff\xfe")
+    with pytest.raises(WeightsError, match=r"names\.txt: it is no UTF-8 text"):
+        convert(tmp_path / "source.pth", tmp_path / "other.safetensors", classes=names)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_published_file_is_known_by_its_hash(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(dict(state), tmp_path / "source.pth")
+    digits = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()[:8]
+    row = Published("lraspp_mobilenet_v3_large", "V1", f"lraspp-{digits}.pth", 1, "", {}, classes=VOC_CLASSES)
+    monkeypatch.setattr(conversion, "CATALOG", (row,))
+    report = _convert(tmp_path, None)
+    assert report.classes == VOC_CLASSES
+    assert "it is torchvision's lraspp_mobilenet_v3_large V1, by its checksum" in report.notes
+    other = Published("lraspp_mobilenet_v3_large", "V1", "source.pth", 1, "", {}, sha256="0" * 64)
+    monkeypatch.setattr(conversion, "CATALOG", (other,))
+    with pytest.raises(WeightsError, match="it has the name of a published file but its sha256 begins with"):
+        convert(tmp_path / "source.pth", tmp_path / "other.safetensors")
+
+
+def test_attack_is_refused_by_name(tmp_path: Path, state: State) -> None:
+    marker = tmp_path / "executed"
+    with pytest.raises(WeightsError, match=r"it names posix\.mkdir, which could run commands .* nothing of it was run"):
+        _convert(tmp_path, {"model": state, "extra": Bomb(marker)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.pth"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), r"1 tensors hold NaN or infinite values: classifier\.low_classifier\.bias \(1 of 21\)"),
+        (float("inf"), "hold NaN or infinite values"),
+        (1e20, r"1 tensors hold values beyond 1e\+15"),
+    ],
+)
+def test_numbers_of_no_trained_network(tmp_path: Path, state: State, value: float, message: str) -> None:
+    name = "classifier.low_classifier.bias"
+    bad = {**state, name: state[name].clone()}
+    bad[name][3] = value
+    with pytest.raises(WeightsError, match=message):
+        _convert(tmp_path, bad)
+    assert not (tmp_path / "out.safetensors").exists()
+    report = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", allow_nonfinite=True)
+    assert report.doubts
+    assert_same(dict(_model(tmp_path).state_dict()), bad)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda t: t.to(torch.int8), lambda t: t.to(torch.complex64), lambda t: t.to(torch.bool)],
+    ids=["int8", "complex", "bool"],
+)
+def test_kinds_of_number_that_are_no_weights(tmp_path: Path, state: State, make: Callable[[Tensor], Tensor]) -> None:
+    bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
+    with pytest.raises(WeightsError, match=r"~ classifier\.low_classifier\.bias: file \w+, network float32") as error:
+        _convert(tmp_path, bad)
+    assert "1 of another shape or type" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda t: t.to_sparse(), "sparse"),
+        (lambda t: t.to("meta"), "meta"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_without_plain_numbers(
+    tmp_path: Path, state: State, make: Callable[[Tensor], Tensor], kind: str
+) -> None:
+    bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
+    with pytest.raises(WeightsError, match=f"its tensor 'classifier.low_classifier.bias' is a {kind} tensor"):
+        _convert(tmp_path, bad)
+
+
+def test_source_is_target(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "source.safetensors"
+    path.write_bytes(saved(dict(state)))
+    before = path.read_bytes()
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    for target in (path, link, tmp_path / "." / "source.safetensors"):
+        with pytest.raises(OutputError, match="is the file to be converted; choose another name for the output"):
+            convert(path, target, force=True)
+    assert path.read_bytes() == before

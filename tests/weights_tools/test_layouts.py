@@ -1,0 +1,233 @@
+"""Which network a checkpoint is, from names and shapes alone; and what its look-alikes are called in a refusal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segnets.errors import WeightsError
+from segnets.registry import BACKBONES, MODELS
+from tests.oracle import torchvision
+from tests.weights_tools.files import described
+from weights_tools.layouts import LAYOUTS, recognise
+from weights_tools.layouts.base import Match
+from weights_tools.layouts.kin import STRANGERS, describe_stranger
+from weights_tools.network import fit
+
+State = dict[str, Tensor]
+
+
+@cache
+def _state(name: str, **options: Any) -> State:
+    with torch.device("meta"):
+        if name in MODELS:
+            options = {"weights_backbone": None, **options}
+        return dict(torchvision.models.get_model(name, weights=None, **options).state_dict())
+
+
+def _refusal(state: State) -> str:
+    def attempt() -> None:
+        match = recognise(described(state))
+        fit(match.config, match.names, described(state))
+
+    with pytest.raises(WeightsError) as error:
+        attempt()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("aux", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_segmentation_networks(name: str, aux: bool) -> None:
+    if name.startswith("lraspp"):
+        state, options = _state(name, num_classes=19), {"num_classes": 19}
+    else:
+        state = _state(name, num_classes=19, aux_loss=aux)
+        options = {"num_classes": 19, "aux_loss": aux}
+    match = recognise(described(state))
+    assert (match.config.name, match.config.options) == (name, options)
+    assert set(fit(match.config, match.names, described(state)).names) == set(state)
+    assert match.geometry["align_corners"] is False
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_classification_networks(name: str) -> None:
+    state = _state(name, num_classes=7)
+    match = recognise(described(state))
+    assert (match.config.name, match.config.options) == (name, {"num_classes": 7})
+    assert set(fit(match.config, match.names, described(state)).names) == set(state)
+
+
+def _renamed(state: State, pattern: str, replacement: str) -> State:
+    return {re.sub(pattern, replacement, name): tensor for name, tensor in state.items()}
+
+
+def _on(body: State, head: str = "fcn_resnet50") -> State:
+    """The backbone of one network under the head of another."""
+    new = {f"backbone.{name}": tensor for name, tensor in body.items() if not name.startswith("fc.")}
+    return new | {name: tensor for name, tensor in _state(head).items() if not name.startswith("backbone.")}
+
+
+def _meta(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+LOOK_ALIKES: dict[str, tuple[Callable[[], State], str]] = {
+    "ResNeXt as ResNet-50": (lambda: _on(_state("resnext50_32x4d")), "FCN on a resnext50_32x4d backbone"),
+    "wide as ResNet-50": (lambda: _on(_state("wide_resnet50_2")), "FCN on a wide_resnet50_2 backbone"),
+    "ResNet-18": (lambda: _on(_state("resnet18")), "FCN on a resnet18 backbone"),
+    "ResNet-152": (lambda: _on(_state("resnet152"), "deeplabv3_resnet50"), "DeepLabV3 on a resnet152 backbone"),
+    "LR-ASPP on ResNet": (
+        lambda: _on(_state("resnet50"), "lraspp_mobilenet_v3_large"),
+        "LR-ASPP on a resnet50 backbone",
+    ),
+    "group norm": (
+        lambda: {
+            n: t for n, t in _state("resnet50").items() if not n.endswith(("running_mean", "running_var", "tracked"))
+        },
+        "a resnet50 with group normalisation",
+    ),
+    "deep stem": (
+        lambda: _renamed(_state("resnet50"), r"^conv1\.weight", "conv1.0.weight"),
+        "a resnet50 with a deep stem of three 3x3 convolutions",
+    ),
+    "average pooling in shortcuts": (
+        lambda: _renamed(_renamed(_state("resnet50"), r"sample\.1\.", "sample.2."), r"sample\.0\.", "sample.1."),
+        "a resnet50 with average pooling in its shortcuts",
+    ),
+    "squeeze-and-excitation": (
+        lambda: _state("resnet50") | {"layer1.0.se.fc1.weight": _meta(16, 256, 1, 1)},
+        "a resnet50 with squeeze-and-excitation blocks",
+    ),
+    "four channels": (
+        lambda: _state("resnet50") | {"conv1.weight": _meta(64, 4, 7, 7)},
+        "resnet50 with 4 input channels",
+    ),
+    "unknown depth": (
+        lambda: {n: t for n, t in _state("resnet50").items() if not n.startswith("layer3.5.")},
+        "a ResNet of 3-4-5-3 bottleneck blocks, 64 channels wide, 1 groups",
+    ),
+    "backbone only": (
+        lambda: {n: t for n, t in _state("fcn_resnet50").items() if n.startswith("backbone.")},
+        r"only the backbone of a segmentation network \(resnet50\), no classifier",
+    ),
+    "no fc": (
+        lambda: {n: t for n, t in _state("resnet50").items() if n != "fc.weight"},
+        "a resnet50 without its classifier",
+    ),
+    "MobileNet of 15 parts": (
+        lambda: {
+            n: t for n, t in _state("mobilenet_v3_large").items() if not n.startswith(("features.15", "features.16"))
+        },
+        "a MobileNetV3 of 15 parts",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOOK_ALIKES)
+def test_look_alikes_are_named(case: str) -> None:
+    make, message = LOOK_ALIKES[case]
+    assert re.search(message, _refusal(make()))
+
+
+def test_depth_and_head_are_found_whatever_the_owner_believes() -> None:
+    assert recognise(described(_state("fcn_resnet101"))).config.name == "fcn_resnet101"
+    assert recognise(described(_state("deeplabv3_resnet50"))).config.name == "deeplabv3_resnet50"
+
+
+def test_every_difference_is_listed_at_once() -> None:
+    state = dict(_state("fcn_resnet50", aux_loss=False))
+    del state["backbone.bn1.running_mean"], state["classifier.4.bias"]
+    state["backbone.extra.weight"] = _meta(3)
+    state["classifier.0.weight"] = _meta(512, 2049, 3, 3)
+    message = _refusal(state)
+    assert "it looks like fcn_resnet50(num_classes=21, aux_loss=False), but its tensors do not fit: " in message
+    assert "2 missing, 1 unexpected, 1 of another shape or type" in message
+    for line in (
+        "- backbone.bn1.running_mean",
+        "- classifier.4.bias",
+        "+ backbone.extra.weight",
+        "~ classifier.0.weight: file (512, 2049, 3, 3), network (512, 2048, 3, 3)",
+    ):
+        assert line in message
+
+
+def test_long_lists_are_cut_and_counted() -> None:
+    state = {n: t for n, t in _state("fcn_resnet50").items() if not n.startswith("backbone.layer4.2.")}
+    state["backbone.layer4.2.conv1.weight"] = _meta(512, 2048, 1, 1)
+    message = _refusal(state)
+    assert "17 missing" in message
+    assert "- and 7 more" in message
+
+
+def test_half_an_auxiliary_classifier_is_refused() -> None:
+    state = {n: t for n, t in _state("fcn_resnet50", aux_loss=True).items() if n != "aux_classifier.4.weight"}
+    assert "- aux_classifier.4.weight" in _refusal(state)
+
+
+def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> None:
+    state = _state("fcn_resnet50")
+    old = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    match = recognise(described(old))
+    assert len(fit(match.config, match.names, described(old)).zeroed) == 54
+    broken = {n: t for n, t in old.items() if n != "backbone.layer4.0.bn1.running_mean"}
+    assert "2 missing" in _refusal(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("encoder.layer4.0.conv1.lora_A.weight", "a LoRA adapter"),
+        ("decode_head.conv_seg.weight", "mmsegmentation"),
+        ("decoder.aspp.convs.0.0.weight", "a DeepLabV3 of segmentation_models_pytorch"),
+        ("classifier.classifier.0.convs.0.0.weight", "VainF"),
+        ("blocks.0.0.conv_dw.weight", "timm"),
+        ("resnet.embedder.embedder.convolution.weight", "a ResNet of transformers"),
+        ("roi_heads.box_head.fc6.weight", "a detection network"),
+    ],
+)
+def test_strangers_are_named(name: str, what: str) -> None:
+    message = describe_stranger(described({name: _meta(1)}))
+    assert what in message
+    assert "only networks of torchvision can be converted so far" in message
+
+
+def test_strangers_patterns_compile() -> None:
+    assert all(re.compile(pattern) and what for pattern, what in STRANGERS)
+
+
+def test_tensors_of_nothing_known() -> None:
+    assert "its 2 tensors fit no network that is known here; their names begin with 'a.weight', 'b'" in _refusal(
+        {"a.weight": _meta(1), "b": _meta(2)}
+    )
+
+
+def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = described(_state("resnet18"))
+    assert recognise(tensors, "torchvision").config.name == "resnet18"
+    with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision"):
+        recognise(tensors, "keras")
+
+    class Other:
+        name, version = "other", 1
+
+        def recognise(self, tensors: Any) -> Match:
+            match = LAYOUTS["torchvision"].recognise(tensors)
+            assert isinstance(match, Match)
+            return Match("other", 1, match.config, match.names, {})
+
+    monkeypatch.setitem(LAYOUTS, "other", Other())
+    with pytest.raises(WeightsError, match="it fits several layouts: torchvision, other; choose one with --layout"):
+        recognise(tensors)
+
+
+@pytest.mark.parametrize("options", [{"width_mult": 0.5}, {"reduced_tail": True}])
+def test_other_mobilenets_are_refused(options: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        model: nn.Module = torchvision.models.mobilenet_v3_large(weights=None, **options)
+    assert re.search("MobileNetV3", _refusal(dict(model.state_dict())))

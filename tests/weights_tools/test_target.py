@@ -1,0 +1,289 @@
+"""Where the output goes: nothing is replaced that should not be, nothing is lost, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import segnets
+from segnets.errors import OutputError, WeightsError
+from tests.weights_tools.files import assert_same, network
+from weights_tools import convert
+
+ROOT = Path(__file__).parents[2]
+IS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def source(tmp_path: Path, state: dict[str, Tensor]) -> Path:
+    path = tmp_path / "source.pth"
+    torch.save(state, path)
+    return path
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_existing_output_needs_force(tmp_path: Path, source: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    target.write_bytes(b"precious")
+    with pytest.raises(OutputError, match=r"out\.safetensors: exists already; .* \(--force\)"):
+        convert(source, target)
+    assert target.read_bytes() == b"precious"
+    convert(source, target, force=True)
+    assert target.stat().st_size > 10_000_000
+
+
+def test_output_must_be_called_safetensors(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(
+        OutputError, match=r"the output is a safetensors file; give it a name that ends in \.safetensors"
+    ):
+        convert(source, tmp_path / "out.pth")
+    assert _names(tmp_path) == ["source.pth"]
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("gone"))
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _link_to_file(path: Path) -> None:
+    path.with_name("real").write_bytes(b"precious")
+    path.symlink_to(path.with_name("real"))
+
+
+def _hard_link(path: Path) -> None:
+    path.with_name("real").write_bytes(b"precious")
+    path.hardlink_to(path.with_name("real"))
+
+
+def _device(path: Path) -> None:
+    if not IS_ROOT:
+        pytest.skip("only root can make a device node")
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+
+TARGETS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "dangling link": (_dangling, "is a symbolic link, which would be replaced"),
+    "loop of links": (_loop, "is a symbolic link, which would be replaced"),
+    "link to a file": (_link_to_file, "is a symbolic link, which would be replaced"),
+    "hard link": (_hard_link, "has 2 hard links, which would come apart"),
+    "device": (_device, "is a device, pipe or socket"),
+    "pipe": (lambda path: os.mkfifo(path), "is a device, pipe or socket"),
+    "folder": (lambda path: path.mkdir(), "is a folder; name a file in it"),
+}
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_what_is_never_replaced(tmp_path: Path, source: Path, case: str) -> None:
+    make, message = TARGETS[case]
+    target = tmp_path / "out.safetensors"
+    make(target)
+    before, kind = _names(tmp_path), target.lstat().st_mode
+    with pytest.raises(OutputError, match=message):
+        convert(source, target, force=True)
+    assert (_names(tmp_path), target.lstat().st_mode) == (before, kind)
+    if (real := tmp_path / "real").exists():
+        assert real.read_bytes() == b"precious"
+
+
+def test_folder_of_the_output_is_missing(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(OutputError, match=r"its folder .*/gone does not exist; create it first"):
+        convert(source, tmp_path / "gone" / "out.safetensors")
+    with pytest.raises(OutputError, match="its folder ~ does not exist"):
+        convert(source, "~/out.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with space", "new\nline", "\N{OCTOPUS}", "-o", "a'b\"c;$(x)", os.fsdecode(b"\xff\xfe"), "x" * 243],
+    ids=["space", "newline", "emoji", "dash", "shell", "not UTF-8", "255 characters"],
+)
+def test_odd_names(tmp_path: Path, source: Path, name: str) -> None:
+    odd = tmp_path / f"{name}.pth"
+    source.rename(odd)
+    target = tmp_path / f"{name}.safetensors"
+    convert(odd, target)
+    assert _names(tmp_path) == sorted([odd.name, target.name])
+    # The safetensors library, which load uses, opens no path that is not UTF-8.
+    segnets.load(target.rename(tmp_path / "plain.safetensors"))
+
+
+def test_name_of_256_characters(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(OutputError, match="the name is too long for this file system"):
+        convert(source, tmp_path / f"{'x' * 244}.safetensors")
+    assert _names(tmp_path) == ["source.pth"]
+
+
+def test_relative_path_with_dots(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    convert("../source.pth", "../sub/../out.safetensors")
+    assert (tmp_path / "out.safetensors").is_file()
+    with pytest.raises(OutputError, match="exists already"):
+        convert("../source.pth", "../out.safetensors")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_mode_follows_the_umask(tmp_path: Path, source: Path, mask: int, mode: int) -> None:
+    old = os.umask(mask)
+    try:
+        convert(source, tmp_path / "out.safetensors")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == mode
+
+
+@pytest.fixture
+def public_folder(source: Path) -> Iterator[Path]:
+    """A folder that other users may enter and not write to, with a checkpoint in it."""
+    folder = Path(tempfile.mkdtemp())
+    shutil.copy(source, folder / "source.pth")
+    (folder / "source.pth").chmod(0o644)
+    (folder / "out.safetensors").write_bytes(b"precious")
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_read_only_folder(public_folder: Path) -> None:
+    if IS_ROOT:
+        os.seteuid(65534)  # root may write everywhere
+    try:
+        for name in ("out.safetensors", "new.safetensors"):
+            with pytest.raises(
+                OutputError, match=f"{name}.*: permission denied; choose a folder that you may write to"
+            ):
+                convert(public_folder / "source.pth", public_folder / name, force=True)
+        if IS_ROOT:
+            with pytest.raises(WeightsError, match=r"permission denied; you may not read this file|can't be opened"):
+                convert("/etc/shadow", public_folder / "x.safetensors")
+    except OutputError as error:  # the folder of the temporary files itself may be closed to other users
+        pytest.fail(str(error))
+    finally:
+        if IS_ROOT:
+            os.seteuid(0)
+    assert _names(public_folder) == ["out.safetensors", "source.pth"]
+    assert (public_folder / "out.safetensors").read_bytes() == b"precious"
+
+
+def test_limit_of_the_file_size(tmp_path: Path, source: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    target.write_bytes(b"precious")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OutputError, match="the file would exceed the size limit in force here"):
+            convert(source, target, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert target.read_bytes() == b"precious"
+    assert _names(tmp_path) == ["out.safetensors", "source.pth"]
+
+
+def _can_mount() -> bool:
+    tried = (
+        subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False) if shutil.which("unshare") else None
+    )
+    return IS_ROOT and tried is not None and tried.returncode == 0
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs the right to mount a small disk")
+def test_full_disk(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    script = (
+        "mount -t tmpfs -o size=4m tmpfs disk && echo precious > disk/out.safetensors && "
+        '"$0" -m weights_tools convert source.pth disk/out.safetensors --force; echo "code $?"; ls -A disk; cat disk/*'
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "code 1\nout.safetensors\nprecious\n"
+    assert "the disk is full; free some space or choose another place" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+_SLOW = """
+import os, sys, time
+from weights_tools.cli import main
+def wait(_): print("writing", flush=True); time.sleep(60)
+os.fsync = wait
+sys.exit(main(["convert", "source.pth", "out.safetensors", "--force"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "left"), [(signal.SIGKILL, -9, 1), (signal.SIGTERM, 130, 0), (signal.SIGINT, 130, 0)]
+)
+def test_killed_while_writing(tmp_path: Path, source: Path, sent: signal.Signals, code: int, left: int) -> None:
+    (tmp_path / "out.safetensors").write_bytes(b"precious")
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert (tmp_path / "out.safetensors").read_bytes() == b"precious"
+    others = [name for name in _names(tmp_path) if name not in ("out.safetensors", "source.pth")]
+    assert len(others) == left
+    assert all(name.startswith(".segnets-") and name.endswith(".tmp") for name in others)
+    convert(source, tmp_path / "out.safetensors", force=True)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_two_writers(tmp_path: Path, source: Path, state: dict[str, Tensor], force: bool) -> None:
+    other = network(num_classes=3)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    target = tmp_path / "out.safetensors"
+    outcomes: list[str] = []
+
+    def work(path: Path) -> None:
+        try:
+            outcomes.append(convert(path, target, force=force).output)
+        except OutputError as error:
+            outcomes.append(f"refused: {error}")
+
+    threads = [threading.Thread(target=work, args=(path,)) for path in (source, tmp_path / "other.pth")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [outcome for outcome in outcomes if outcome.startswith("refused")]
+    assert len(refused) == (0 if force else 1)
+    model: Any = segnets.load(target)
+    assert_same(
+        dict(model.state_dict()), state if model.config.options["num_classes"] == 21 else dict(other.state_dict())
+    )
+    assert _names(tmp_path) == ["other.pth", "out.safetensors", "source.pth"]

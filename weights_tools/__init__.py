@@ -1,0 +1,28 @@
+"""Foreign checkpoints in: look at them, and convert them to files of segnets. Nothing of a file is ever executed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weights_tools.conversion import convert
+    from weights_tools.inspection import inspect
+    from weights_tools.report import ConversionReport, InspectReport
+
+__all__ = ["ConversionReport", "InspectReport", "convert", "inspect"]
+
+_HOMES = {
+    "ConversionReport": "weights_tools.report",
+    "InspectReport": "weights_tools.report",
+    "convert": "weights_tools.conversion",
+    "inspect": "weights_tools.inspection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: the command answers `--help` without waiting for torch.
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,252 @@
+"""From what a file holds to one flat state dict: which of its dictionaries, which tensors, under which names.
+
+Training scripts wrap a state dict in dictionaries, with optimizers and arguments beside it, and their wrappers
+(DataParallel, torch.compile, AveragedModel, Lightning) put prefixes before every name. All of it is taken off here, and
+everything that was taken off or left out is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from segnets.errors import WeightsError
+from weights_tools.names import check_name, listed, shown
+from weights_tools.reader.container import Container
+from weights_tools.reader.limits import MAX_DEPTH, MAX_MODULES, MAX_TENSORS
+from weights_tools.reader.values import Foreign, TensorRef, UnreadableTensor, Value, kind_of
+
+# Where training scripts keep the weights: torchvision's references, mmengine, VainF, Lightning, timm, common habit.
+CANDIDATES = (
+    "state_dict",
+    "model",
+    "model_state",
+    "model_state_dict",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "ema",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "params_ema",
+)
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel, beside the prefix `module.`
+_DEPTH = 4
+_MAX_PREFIXES = 8
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The tensors of one network by name, and how they were found.
+
+    path: the keys that lead to them, outermost first.
+    stripped: prefixes taken off every name, outermost first.
+    dropped: tensors beside the network's, left out.
+    ignored: objects beside the weights, each with its kind.
+    """
+
+    tensors: Mapping[str, TensorRef]
+    path: tuple[str, ...] = ()
+    stripped: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def find_state_dict(container: Container, key: str | None = None) -> StateDict:
+    """Find the weights in a file; `key` names the dictionary that holds them where there are several ("ema" or "a.b").
+
+    Raises WeightsError if there are none, several, or names or tensors that no network has.
+    """
+    top = container.top
+    if container.kind == "TorchScript archive":
+        if key is not None:
+            raise WeightsError("it is a TorchScript archive, which has no keys to choose from; leave out --key")
+        return strip_prefixes(_walk_modules(top))
+    path = _path_of(top, key) if key is not None else _find_path(top)
+    return strip_prefixes(_collect(top, path))
+
+
+def _path_of(top: Value, key: str) -> tuple[str, ...]:
+    """Split a --key into the keys that it names; a key may contain dots itself."""
+    node, path, rest = top, [], key
+    while rest:
+        if not isinstance(node, dict):
+            break
+        parts = rest.split(".")
+        for count in range(len(parts), 0, -1):
+            name = ".".join(parts[:count])
+            if name in node:
+                node, rest = node[name], ".".join(parts[count:])
+                path.append(name)
+                break
+        else:
+            break
+    if rest:
+        raise WeightsError(f"it has no key {shown(key)}; it has {_contents(top)}")
+    if not _has_tensors(node):
+        raise WeightsError(f"under the key {shown(key)} it holds no tensors by name but {kind_of(node)[:80]}")
+    return tuple(path)
+
+
+def _find_path(top: Value) -> tuple[str, ...]:
+    found = _search(top, _DEPTH, set())
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise WeightsError(_explain_none(top))
+    names = ", ".join(".".join(shown(part, quote=False) for part in path) for path in found[:10])
+    raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
+
+
+def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
+    """Return the paths to the dictionaries that may hold the weights; one that has two names counts once."""
+    if not isinstance(node, dict) or depth == 0 or id(node) in seen:
+        return []
+    seen.add(id(node))
+    for names in (CANDIDATES, [k for k in node if isinstance(k, str)][:100]):
+        found: list[tuple[str, ...]] = []
+        for name in names:
+            child = node.get(name)
+            if isinstance(child, dict):
+                found += [(name, *path) for path in _search(child, depth - 1, seen)]
+        if found and (names is CANDIDATES or not _has_tensors(node)):
+            return found
+    return [()] if _has_tensors(node) else []
+
+
+def _has_tensors(node: Value) -> bool:
+    return isinstance(node, dict) and any(isinstance(v, TensorRef | UnreadableTensor) for v in node.values())
+
+
+def _explain_none(top: Value) -> str:
+    if isinstance(top, Foreign) or (isinstance(top, dict) and any(_is_module(v) for v in top.values())):
+        module = top if isinstance(top, Foreign) else next(v for v in top.values() if _is_module(v))
+        if _is_module(module):
+            return (
+                f"it holds a whole pickled model ({kind_of(module)}), which only its own code could load; "
+                "where you have that code, save model.state_dict() instead"
+            )
+        return f"it holds no weights but an object of {kind_of(top)}; save model.state_dict() instead"
+    if isinstance(top, dict) and "param_groups" in top and "state" in top:
+        return "it holds the state of an optimizer only, no weights of a network"
+    if isinstance(top, dict) and top:
+        return f"it holds no tensors named like the parameters of a network; it has {_contents(top)}"
+    what = (
+        "an empty dictionary"
+        if isinstance(top, dict)
+        else "nothing (None)"
+        if top is None
+        else f"a bare {kind_of(top)[:80]}"
+    )
+    return f"it holds no tensors named like the parameters of a network; it holds {what}. Save model.state_dict()"
+
+
+def _is_module(value: Value) -> bool:
+    return isinstance(value, Foreign) and isinstance(value.state, dict) and "_parameters" in value.state
+
+
+def _contents(node: Value) -> str:
+    if not isinstance(node, dict):
+        return f"no keys but {kind_of(node)[:80]}"
+    return "the keys " + listed(f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
+
+
+def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
+    """Take the tensors at the end of `path`, and note what stands beside the way and beside them."""
+    node, ignored = top, []
+    for name in path:
+        if not isinstance(node, dict):
+            raise WeightsError(f"it has no key {shown(name)}")
+        ignored += [f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items() if k != name]
+        node = node[name]
+    if isinstance(node, dict) and len(node) > MAX_TENSORS:
+        raise WeightsError(f"it holds {len(node):,} entries in one dictionary; no network has as many tensors")
+    tensors: dict[str, TensorRef] = {}
+    items: Iterable[tuple[Value, Value]] = node.items() if isinstance(node, dict) else ()
+    for key, value in items:
+        if isinstance(value, UnreadableTensor):
+            raise WeightsError(
+                f"its tensor {shown(key)} is a {value.kind} tensor, which holds no plain weights; save plain ones"
+            )
+        if isinstance(value, TensorRef):
+            tensors[check_name(key)] = value
+        else:
+            ignored.append(f"{shown(key, quote=False)} ({kind_of(value)[:80]})")
+    if not tensors:
+        raise WeightsError(_explain_none(node))
+    return StateDict(tensors, path, ignored=tuple(ignored))
+
+
+def _walk_modules(top: Value) -> StateDict:
+    """Give the tensors of a TorchScript module the dotted names of their attributes."""
+    tensors: dict[str, TensorRef] = {}
+    unreadable = 0
+    waiting: list[tuple[str, Value, int]] = [("", top, 0)]
+    visited = 0
+    while waiting:
+        prefix, node, depth = waiting.pop()
+        visited += 1
+        if visited > MAX_MODULES or depth > MAX_DEPTH:
+            raise WeightsError("its modules are nested deeper than in any network")
+        if not isinstance(node, Foreign) or not isinstance(node.state, dict):
+            continue
+        children = []
+        for name, value in node.state.items():
+            if isinstance(value, TensorRef):
+                tensors[check_name(f"{prefix}{name}")] = value
+            elif isinstance(value, UnreadableTensor):
+                unreadable += 1
+            elif isinstance(value, Foreign) and isinstance(name, str):
+                children.append((f"{prefix}{name}."[:1000], value, depth + 1))
+        waiting += reversed(children)
+    if not tensors:
+        raise WeightsError(
+            "it is a TorchScript archive without named parameters: torch.jit.freeze turned them into constants; "
+            "save the model before it is frozen"
+        )
+    notes = (f"{unreadable} attributes that are no plain tensors were left out",) if unreadable else ()
+    return StateDict(tensors, notes=notes)
+
+
+def strip_prefixes(found: StateDict) -> StateDict:
+    """Take off prefixes that every name shares, as often as there is one; AveragedModel's counter does not count."""
+    tensors, stripped, dropped = dict(found.tensors), list(found.stripped), list(found.dropped)
+    for _ in range(_MAX_PREFIXES):
+        counter = tensors.get(_AVERAGED)
+        names = [name for name in tensors if name != _AVERAGED or counter is None or counter.numel != 1]
+        prefix = next((p for p in PREFIXES if names and all(n.startswith(p) for n in names)), None)
+        if prefix is None:
+            break
+        if len(names) < len(tensors):
+            dropped.append("".join(stripped) + _AVERAGED)
+        tensors = {name.removeprefix(prefix): tensors[name] for name in names}
+        stripped.append(prefix)
+    return StateDict(tensors, found.path, tuple(stripped), tuple(dropped), found.ignored, found.notes)
+
+
+def inner_networks(found: StateDict) -> list[StateDict]:
+    """Return what could be a network within the tensors, if all else beside it (losses, metrics) is left out.
+
+    Lightning modules hold the network as an attribute of any name, and states of metrics beside it.
+    """
+    groups: dict[str, dict[str, TensorRef]] = {}
+    for name, ref in found.tensors.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            groups.setdefault(first, {})[rest] = ref
+    inner = []
+    for first, tensors in groups.items():
+        if len(tensors) * 2 > len(found.tensors):
+            others = tuple(n for n in found.tensors if not n.startswith(f"{first}."))
+            stripped = (*found.stripped, f"{first}.")
+            inner.append(
+                strip_prefixes(
+                    StateDict(tensors, found.path, stripped, (*found.dropped, *others), found.ignored, found.notes)
+                )
+            )
+    return inner

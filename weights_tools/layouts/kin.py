@@ -1,0 +1,42 @@
+"""Checkpoints of other projects and networks, known by a few names, so that a refusal can say what a file is."""
+
+from __future__ import annotations
+
+import re
+
+from weights_tools.layouts.base import Tensors
+from weights_tools.names import listed, shown
+
+# A pattern that one of the names matches, and what such a checkpoint is. The first that fits counts.
+STRANGERS: tuple[tuple[str, str], ...] = (
+    (r"lora_[AB](\.|$)", "a LoRA adapter, which is only a change to the weights of another file"),
+    (r"decode_head\.", "a checkpoint of mmsegmentation"),
+    (r"decoder\.aspp\.0\.", "a DeepLabV3+ of segmentation_models_pytorch"),
+    (r"decoder\.(aspp|0\.convs)\.", "a DeepLabV3 of segmentation_models_pytorch"),
+    (r"decoder\.psp\.", "a PSPNet of segmentation_models_pytorch"),
+    (r"decoder\.(p5|seg_blocks)\.", "an FPN of segmentation_models_pytorch"),
+    (r"decoder\.blocks\.\d+\.conv1\.0\.", "a U-Net of segmentation_models_pytorch"),
+    (r"segmentation_head\.0\.", "a network of segmentation_models_pytorch"),
+    (r"classifier\.(project|aspp)\.", "a DeepLabV3+ of VainF/DeepLabV3Plus-Pytorch"),
+    (r"classifier\.classifier\.", "a DeepLabV3 of VainF/DeepLabV3Plus-Pytorch"),
+    (r"backbone\.(low|high)_level_features\.", "a MobileNet DeepLab of VainF/DeepLabV3Plus-Pytorch"),
+    (r"embedder\.embedder\.convolution\.", "a ResNet of transformers"),
+    (r"blocks\.0\.0\.conv_dw\.", "a MobileNet or EfficientNet of timm"),
+    (r"roi_heads\.|\.rpn\.|^rpn\.", "a detection network"),
+    (r"features\.1\.conv\.0\.0\.", "a MobileNetV2"),
+    (r"\.attn\.|\.self_attention\.|attention\.", "a transformer network"),
+    (r"(^|\.)denseblock1\.", "a DenseNet"),
+    (r"^features\.\d+\.(weight|bias)$", "a VGG or AlexNet"),
+)
+
+
+def describe_stranger(tensors: Tensors) -> str:
+    """Return a reason for the refusal of tensors that no layout knows."""
+    names = list(tensors)
+    for pattern, what in STRANGERS:
+        if any(re.search(pattern, name) for name in names):
+            return f"it looks like {what}; only networks of torchvision can be converted so far"
+    return (
+        f"its {len(names)} tensors fit no network that is known here; their names begin with "
+        f"{listed((shown(name) for name in names), 4)}"
+    )

@@ -1,0 +1,67 @@
+"""Telling ResNets apart by names and shapes: depth, width, groups, and the variants that look alike.
+
+Source: torchvision 0.28 models/resnet.py for the table; timm 1.0 models/resnet.py for the look-alikes.
+"""
+
+from __future__ import annotations
+
+from weights_tools.layouts.base import Tensors
+
+# (bottleneck blocks?, blocks per stage, channels of the first 3x3 convolution, its groups): the name in torchvision.
+RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
+    (False, (2, 2, 2, 2), 64, 1): "resnet18",
+    (False, (3, 4, 6, 3), 64, 1): "resnet34",
+    (True, (3, 4, 6, 3), 64, 1): "resnet50",
+    (True, (3, 4, 23, 3), 64, 1): "resnet101",
+    (True, (3, 8, 36, 3), 64, 1): "resnet152",
+    (True, (3, 4, 6, 3), 128, 32): "resnext50_32x4d",
+    (True, (3, 4, 23, 3), 256, 32): "resnext101_32x8d",
+    (True, (3, 4, 23, 3), 256, 64): "resnext101_64x4d",
+    (True, (3, 4, 6, 3), 128, 1): "wide_resnet50_2",
+    (True, (3, 4, 23, 3), 128, 1): "wide_resnet101_2",
+}
+
+
+def describe_resnet(tensors: Tensors, prefix: str) -> tuple[str, str] | None:
+    """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no ResNet.
+
+    prefix: what stands before `conv1.weight`.
+    """
+    first = tensors.get(f"{prefix}layer1.0.conv1.weight")
+    second = tensors.get(f"{prefix}layer1.0.conv2.weight")
+    if first is None or second is None or len(first.shape) != 4 or len(second.shape) != 4:
+        return None
+    variant = _variant(tensors, prefix)
+    depths = tuple(_blocks(tensors, f"{prefix}layer{stage}.") for stage in (1, 2, 3, 4))
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
+    width = second.shape[0]
+    groups = width // second.shape[1] if second.shape[1] else 0
+    name = RESNETS.get((bottleneck, depths, width, groups), "")
+    if name and not variant:
+        return name, ""
+    if variant:
+        return "", f"a {name or 'ResNet'} with {variant}"
+    kind = "bottleneck" if bottleneck else "basic"
+    return "", f"a ResNet of {'-'.join(map(str, depths))} {kind} blocks, {width} channels wide, {groups} groups"
+
+
+def _blocks(tensors: Tensors, stage: str) -> int:
+    return len({name.removeprefix(stage).split(".")[0] for name in tensors if name.startswith(stage)})
+
+
+def _variant(tensors: Tensors, prefix: str) -> str:
+    """Return how the network differs from torchvision's in a way that the names show, or ""."""
+    if any(f"{prefix}{stem}.0.weight" in tensors for stem in ("conv1", "stem")):
+        return "a deep stem of three 3x3 convolutions (ResNet-C, ResNet-D)"
+    conv = tensors.get(f"{prefix}conv1.weight")
+    if conv is not None and len(conv.shape) == 4 and conv.shape[1] != 3:
+        return f"{conv.shape[1]} input channels"
+    pooled = tensors.get(f"{prefix}layer2.0.downsample.1.weight")
+    if pooled is not None and len(pooled.shape) == 4:
+        return "average pooling in its shortcuts (ResNet-D)"
+    if any(".se." in name or ".se_module." in name for name in tensors):
+        return "squeeze-and-excitation blocks"
+    norm = f"{prefix}layer1.0.bn1."
+    if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors:
+        return "group normalisation, or with the statistics of its batch normalisation missing,"
+    return ""

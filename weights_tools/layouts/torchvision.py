@@ -1,0 +1,146 @@
+"""Networks of torchvision: the six for segmentation, and the ResNets and MobileNetV3s for classification.
+
+segnets uses torchvision's names, so no tensor is renamed; the work is to tell the networks and their look-alikes apart.
+Source: torchvision 0.28, models/segmentation/*.py, models/resnet.py, models/mobilenetv3.py.
+"""
+
+from __future__ import annotations
+
+from segnets.card import JSON, ModelConfig
+from weights_tools.layouts.base import Match, Tensors
+from weights_tools.layouts.resnet import describe_resnet
+
+# Which network a backbone and a head make.
+_SEGMENTATION = {
+    ("resnet50", "FCN"): "fcn_resnet50",
+    ("resnet101", "FCN"): "fcn_resnet101",
+    ("resnet50", "DeepLabV3"): "deeplabv3_resnet50",
+    ("resnet101", "DeepLabV3"): "deeplabv3_resnet101",
+    ("mobilenet_v3_large", "DeepLabV3"): "deeplabv3_mobilenet_v3_large",
+    ("mobilenet_v3_large", "LR-ASPP"): "lraspp_mobilenet_v3_large",
+}
+# The tensor whose first size is the number of classes.
+_LAST = {
+    "FCN": "classifier.4.weight",
+    "DeepLabV3": "classifier.4.weight",
+    "LR-ASPP": "classifier.low_classifier.weight",
+}
+
+# The two MobileNetV3s by the number of their last part.
+_MOBILENETS = {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}
+
+_RESNET_GEOMETRY: dict[str, JSON] = {
+    "batch_norm_eps": 1e-5,
+    "stride_in": "the 3x3 convolution",
+    "stem": "7x7 convolution",
+    "channel_order": "RGB",
+}
+_MOBILENET_GEOMETRY: dict[str, JSON] = {"batch_norm_eps": 1e-3, "padding": "symmetric", "channel_order": "RGB"}
+_DILATED_GEOMETRY: dict[str, JSON] = {
+    "align_corners": False,
+    "first_block_of_a_dilated_stage": "keeps the previous dilation",
+    "head_batch_norm_eps": 1e-5,
+}
+_OUTPUT_STRIDE = {"resnet": 8, "mobilenet": 16}
+
+
+class TorchvisionLayout:
+    """See `weights_tools.layouts.base.Layout`."""
+
+    name = "torchvision"
+    version = 1
+
+    def recognise(self, tensors: Tensors) -> Match | str | None:
+        """Return the network, a reason to refuse a relative of it, or None."""
+        if any(name.startswith("backbone.") for name in tensors):
+            body = _describe_body(tensors, "backbone.", features="backbone.")
+            return None if body is None else self._segmentation(tensors, body)
+        body = _describe_body(tensors, "", features="features.")
+        return None if body is None else self._classification(tensors, body)
+
+    def _segmentation(self, tensors: Tensors, body: tuple[str, str]) -> Match | str | None:
+        network, strange = body
+        head = _describe_head(tensors)
+        if head is None:
+            heads = {name.split(".")[0] for name in tensors} - {"backbone", "aux_classifier"}
+            if heads:
+                return None if not strange else f"it looks like {strange} with a head that torchvision does not have"
+            return f"it holds only the backbone of a segmentation network ({network or strange}), no classifier"
+        if strange:
+            return f"it looks like a {head} on {strange}, which is no network of torchvision"
+        name = _SEGMENTATION.get((network, head))
+        if name is None:
+            return (
+                f"it looks like a {head} on a {network} backbone, which is no network of torchvision; it has "
+                + ", ".join(sorted(_SEGMENTATION.values()))
+            )
+        classes = tensors[_LAST[head]].shape[0]
+        if classes < 1:
+            return f"its classifier {_LAST[head]!r} has no classes"
+        options: dict[str, JSON] = {"num_classes": classes}
+        if head != "LR-ASPP":
+            options["aux_loss"] = any(key.startswith("aux_classifier.") for key in tensors)
+        kind = "mobilenet" if network.startswith("mobilenet") else "resnet"
+        geometry = {
+            **(_MOBILENET_GEOMETRY if kind == "mobilenet" else _RESNET_GEOMETRY),
+            **_DILATED_GEOMETRY,
+            "output_stride": _OUTPUT_STRIDE[kind],
+        }
+        if head == "DeepLabV3":
+            geometry["atrous_rates"] = [12, 24, 36]
+        return Match(self.name, self.version, ModelConfig(name, options), {key: key for key in tensors}, geometry)
+
+    def _classification(self, tensors: Tensors, body: tuple[str, str]) -> Match | str | None:
+        network, strange = body
+        if strange:
+            return f"it looks like {strange}, which is no network of torchvision"
+        mobile = network.startswith("mobilenet")
+        last = "classifier.3.weight" if mobile else "fc.weight"
+        if last not in tensors:
+            return f"it holds a {network} without its classifier ({last!r} is missing)"
+        shape = tensors[last].shape
+        if len(shape) != 2 or shape[0] < 1:
+            return f"its classifier {last!r} has the shape {shape}; (classes, features) was expected"
+        geometry = _MOBILENET_GEOMETRY if mobile else _RESNET_GEOMETRY
+        config = ModelConfig(network, {"num_classes": shape[0]})
+        return Match(self.name, self.version, config, {key: key for key in tensors}, geometry)
+
+
+def _describe_body(tensors: Tensors, prefix: str, features: str) -> tuple[str, str] | None:
+    """Return (name of torchvision's network, "") or ("", what it looks like), or None if it is no body of this kind."""
+    if f"{features}1.block.0.0.weight" in tensors:
+        return _describe_mobilenet(tensors, features)
+    return describe_resnet(tensors, prefix)
+
+
+def _describe_mobilenet(tensors: Tensors, features: str) -> tuple[str, str]:
+    parts = {name.removeprefix(features).split(".")[0] for name in tensors if name.startswith(features)}
+    indices = {int(part) for part in parts if part.isdecimal() and len(part) < 5}
+    network = _MOBILENETS.get(max(indices), "")
+    stem = tensors.get(f"{features}0.0.weight")
+    if not network or stem is None or stem.shape != (16, 3, 3, 3):
+        channels = stem.shape[1] if stem is not None and len(stem.shape) == 4 else "?"
+        return "", f"a MobileNetV3 of {len(indices)} parts, {channels} input channels"
+    if network == "mobilenet_v3_large":
+        last = tensors.get(f"{features}16.0.weight")
+        if last is not None and last.shape[:2] != (960, 160):
+            return "", f"a reduced or widened MobileNetV3 (last layer {last.shape})"
+    return network, ""
+
+
+def _describe_head(tensors: Tensors) -> str | None:
+    if "classifier.0.convs.0.0.weight" in tensors and len(tensors.get(_LAST["DeepLabV3"], _NOTHING).shape) == 4:
+        return "DeepLabV3"
+    if "classifier.cbr.0.weight" in tensors and len(tensors.get(_LAST["LR-ASPP"], _NOTHING).shape) == 4:
+        return "LR-ASPP"
+    first, last = tensors.get("classifier.0.weight"), tensors.get(_LAST["FCN"])
+    if first is not None and last is not None and len(first.shape) == len(last.shape) == 4:
+        return "FCN"
+    return None
+
+
+class _Nothing:
+    shape: tuple[int, ...] = ()
+
+
+_NOTHING = _Nothing()

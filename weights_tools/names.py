@@ -1,0 +1,39 @@
+"""Names that come out of files: which are accepted, and how they are shown in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from segnets.errors import WeightsError
+from weights_tools.reader.values import Value
+
+MAX_NAME = 400
+_LISTED = 10
+
+
+def check_name(name: Value) -> str:
+    """Return a tensor's name if any file format and any tool can hold it; raise WeightsError otherwise."""
+    if not isinstance(name, str):
+        raise WeightsError("one of its tensors has a name that is no text; the names of a state dict are texts")
+    if len(name) > MAX_NAME:
+        raise WeightsError(f"one of its tensors has a name of {len(name):,} characters; {MAX_NAME} are the most")
+    bad = not name or not name.isprintable() or "/" in name or "\\" in name or ".." in name or name == "__metadata__"
+    if bad or name.startswith(".") or name.endswith("."):
+        raise WeightsError(f"the tensor name {shown(name)} is not accepted; names are like 'backbone.conv1.weight'")
+    return name
+
+
+def shown(name: Value, *, quote: bool = True) -> str:
+    """Return a short, printable form of a name from a file."""
+    if not isinstance(name, str):
+        return str(name) if type(name) is int else "a key that is no text"
+    short = name if len(name) <= 80 else f"{name[:77]}..."
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in short)
+    return f"'{safe}'" if quote else safe
+
+
+def listed(names: Iterable[str], most: int = _LISTED) -> str:
+    """Join at most `most` names and say how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

@@ -1,0 +1,114 @@
+"""The way that `inspect` and `convert` share: open a file, find its weights, recognise the network, fit them to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segnets.card import ModelCard, ModelConfig
+from segnets.errors import WeightsError
+from segnets.weights.description import METADATA_KEY, decode
+from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks
+from weights_tools.layouts import Match, recognise
+from weights_tools.network import Fit, fit
+from weights_tools.reader import Container, Source, read_container
+from weights_tools.reader.tensors import check_bounds
+from weights_tools.reader.values import TensorRef
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A network in a file. card: what the file itself says of the weights, if it is one of segnets."""
+
+    state: StateDict
+    match: Match
+    fit: Fit
+    card: ModelCard | None = None
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the name of the file before every reason that is given inside."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except MemoryError:
+        raise WeightsError(f"{path}: there is not enough memory for it") from None
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], *, data: bool = True) -> Iterator[tuple[Source, Container]]:
+    """Open a file and read its structure; errors inside the `with` name the file."""
+    with naming(path), Source(path) as source:
+        yield source, read_container(source, data=data)
+
+
+def recognise_network(container: Container, layout: str = "auto", key: str | None = None) -> Recognised:
+    """Find the weights and the network that they are.
+
+    Raises WeightsError if there is none, or no single one.
+    """
+    state = find_state_dict(container, key)
+    described = container.metadata.get(METADATA_KEY)
+    if described is not None:
+        config, card = decode(described, "it")
+        return _own(container, state, config, card)
+    try:
+        return _recognised(container, state, layout)
+    except WeightsError as error:
+        inner = []
+        for candidate in inner_networks(state):
+            with contextlib.suppress(WeightsError):
+                inner.append(_recognised(container, candidate, layout))
+        if len(inner) != 1:
+            raise error
+        return inner[0]
+
+
+def _recognised(container: Container, state: StateDict, layout: str) -> Recognised:
+    match = recognise(state.tensors, layout)
+    found = Recognised(state, match, fit(match.config, match.names, state.tensors))
+    _check_tensors(container, state.tensors)
+    return found
+
+
+def _own(container: Container, state: StateDict, config: ModelConfig, card: ModelCard) -> Recognised:
+    """A file that segnets wrote says itself what it is."""
+    match = Match("segnets", 1, config, {name: name for name in state.tensors}, {})
+    found = Recognised(state, match, fit(config, match.names, state.tensors), card)
+    _check_tensors(container, state.tensors)
+    return found
+
+
+def _check_tensors(container: Container, tensors: Mapping[str, TensorRef]) -> None:
+    for name, ref in tensors.items():
+        check_bounds(name, ref, container)
+
+
+def refuse_attacks(container: Container) -> None:
+    """Raise WeightsError if the file names functions that only an attack needs; none of them was run."""
+    hostile = container.hostile()
+    if hostile:
+        raise WeightsError(
+            f"it names {', '.join(hostile[:3])}, which could run commands when the file is loaded the usual way: "
+            "it is probably an attack; nothing of it was run, and nothing is converted. "
+            "If it is yours, save its state dict alone"
+        )
+
+
+def count_dtypes(tensors: Mapping[str, TensorRef]) -> dict[str, int]:
+    return dict(sorted(Counter(ref.dtype for ref in tensors.values()).items()))
+
+
+def hash_in_name(path: Path) -> str | None:
+    """Return the eight digits that torchvision and torch.hub put into file names: the beginning of the sha256."""
+    found = _HASH_IN_NAME.search(path.name)
+    return found[1] if found else None

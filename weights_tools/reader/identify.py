@@ -1,0 +1,145 @@
+"""What a file is, by its content: its name may say anything.
+
+Everything that is no readable checkpoint is refused here with what it is and what to do instead.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+HEAD_BYTES = 4096
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickled magic number of torch.save before 1.6
+
+# First bytes, what they mean, what to do. None of these holds weights that can be read here.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "it is a git-LFS pointer, not the file itself; run `git lfs pull` and try again"),
+    (b"\x93NUMPY", "it is a NumPy array (.npy), not a checkpoint"),
+    (b"\x1f\x8b", "it is compressed with gzip; unpack it with `gunzip` and try again"),
+    (b"BZh", "it is compressed with bzip2; unpack it and try again"),
+    (b"\xfd7zXZ", "it is compressed with xz; unpack it and try again"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd; unpack it and try again"),
+    (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive; unpack it and try again"),
+    (b"Rar!", "it is a RAR archive; unpack it and try again"),
+    (b"\x89PNG", "it is a PNG picture, not a checkpoint"),
+    (b"\xff\xd8\xff", "it is a JPEG picture, not a checkpoint"),
+    (b"GIF8", "it is a GIF picture, not a checkpoint"),
+    (b"%PDF", "it is a PDF document, not a checkpoint"),
+    (b"\x89HDF", "it is an HDF5 file, as Keras writes it; only PyTorch checkpoints can be converted"),
+    (b"GGUF", "it is a GGUF file; only PyTorch checkpoints can be converted"),
+    (b"\x7fELF", "it is a program, not a checkpoint"),
+    (b"MZ", "it is a Windows program, not a checkpoint"),
+)
+_TAR = (
+    "it is a tar archive, as torch.save wrote before 2016; it can't be read safely. If you trust it, load it once with "
+    "torch.load(..., weights_only=False) of an old release in a closed environment and save the state dict again"
+)
+_ONNX = "it looks like an ONNX model; give the PyTorch checkpoint that it was exported from"
+
+
+def identify(head: bytes, size: int) -> str:
+    """Return "zip", "legacy", "pickle" or "safetensors", or a reason for a refusal that begins with "it ".
+
+    head: the first HEAD_BYTES of the file; size: the bytes of the whole file.
+    """
+    if size == 0:
+        return "it is empty; the download or the copy failed"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head.startswith(LEGACY_MAGIC):
+        return "legacy"
+    if _looks_like_safetensors(head, size):
+        return "safetensors"
+    for signature, reason in _SIGNATURES:
+        if head.startswith(signature):
+            return reason
+    if head[257:262] == b"ustar":
+        return _TAR
+    if len(head) >= 2 and head[0] == 0x80 and head[1] <= 5:
+        return "pickle"
+    return _explain_other(head, size)
+
+
+def _looks_like_safetensors(head: bytes, size: int) -> bool:
+    if size < 10:
+        return False
+    header = int.from_bytes(head[:8], "little")
+    start = head[8:].removeprefix(b"\xef\xbb\xbf").lstrip()
+    # Generous on purpose: the strict rules are in reader.safetensors, which says what is wrong.
+    return start.startswith(b"{") and (header < 1 << 40 or start.startswith((b'{"', b"{}")))
+
+
+def _explain_other(head: bytes, size: int) -> str:
+    if head[4:8] == b"TFL3":
+        return "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted"
+    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x3a") and (b"torch" in head or b"onnx" in head):
+        return _ONNX
+    if head[:1] == b"\x08" and head[2:3] == b"\x12" and head[1] < 20:
+        return _ONNX
+    if not any(head):
+        return "it begins with nothing but zero bytes; the download or the copy failed"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    lower = text[:200].lower()
+    if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
+        return "it is a web page (HTML), so the download failed; open the link in a browser, or download again"
+    if lower.startswith((b"<?xml", b"<error")):
+        return "it is an XML text, probably an error message of the server; download it again"
+    if text.startswith((b"{", b"[")):
+        return _explain_json(text, whole=size <= len(head))
+    if _is_text(head):
+        return f"it is a text that begins with {head[:40].decode('ascii', 'replace')!r}, not a checkpoint"
+    if size < 100:
+        return f"it has only {size} bytes, too few for any checkpoint; it was cut off, or the download failed"
+    return (
+        f"it is no checkpoint that is known here (first bytes {head[:8].hex(' ')}); "
+        "files of torch.save, TorchScript archives and .safetensors can be read"
+    )
+
+
+def _explain_json(text: bytes, *, whole: bool) -> str:
+    if b'"weight_map"' in text:
+        return "it is the index of a checkpoint in several files, which is not supported; give one file with everything"
+    message = ""
+    if whole:
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            content = None
+        said = (
+            next((content[k] for k in ("message", "error") if k in content), None)
+            if isinstance(content, dict)
+            else None
+        )
+        if isinstance(said, str):
+            message = f" that says {said[:80]!r}, so the download failed"
+    return f"it is a JSON text{message}, not a checkpoint"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[:512].decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head[:512]) - 4:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(c.isprintable() or c in "\r\n\t" for c in text)
+
+
+def explain_folder(path: Path) -> str:
+    """Say what a folder is that was given in place of a file."""
+    try:
+        names = sorted(item.name for item in path.iterdir())[:10_000]
+    except OSError:
+        names = []
+    if ".metadata" in names and any(n.endswith(".distcp") for n in names):
+        return (
+            "it is a distributed checkpoint (torch.distributed.checkpoint); make one file of it with "
+            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+        )
+    if "latest" in names or any(n.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for n in names):
+        return "it is a DeepSpeed checkpoint; make one file of it with the zero_to_fp32.py that lies in it"
+    if "data.pkl" in names:
+        return "it is an unpacked checkpoint; give the .pth file itself, or zip the folder again without compression"
+    files = [n for n in names if n.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin"))]
+    hint = f", for instance {files[0]!r}" if files else ""
+    return f"it is a folder; name a file in it{hint}"

@@ -1,0 +1,15 @@
+"""How much of anything a file may ask for. Honest checkpoints stay below a hundredth of each."""
+
+MAX_PICKLE_BYTES = 64 << 20  # one pickle; tensors lie outside it
+MAX_OPCODES = 2_000_000  # about two seconds
+MAX_STACK = 1_000_000
+MAX_MEMO = 1_000_000
+MAX_INTEGER_BYTES = 256
+MAX_DIGITS = 600
+MAX_DIMENSIONS = 16
+MAX_SIZE = 1 << 48
+MAX_ENTRIES = 200_000  # of a zip archive
+MAX_DEPTH = 100  # of nested modules in a TorchScript archive
+MAX_MODULES = 100_000
+MAX_SAFETENSORS_HEADER = 25_000_000  # the safetensors library allows 100 MB, which take seconds to parse
+MAX_TENSORS = 50_000  # of one state dict

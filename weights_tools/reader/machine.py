@@ -1,0 +1,147 @@
+"""A pickle machine that can build nothing but inert values.
+
+It follows the opcodes that `pickletools` documents (protocols 0 to 5, as far as torch writes them), but a named
+global is only noted down, and a call is only described (`Foreign`), except for the handful of known constructors in
+`reader.constructors`. Every opcode, memo slot and stack slot is counted, so that no file can make it run for long.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from segnets.errors import WeightsError
+from weights_tools.reader.limits import MAX_MEMO, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
+from weights_tools.reader.values import Foreign, Global, OpaqueKey, Value
+
+Construct = Callable[["Machine", Global, tuple[Value, ...]], Value]
+PersistentLoad = Callable[[Value], Value]
+
+
+class Mark:
+    """The stack's MARK."""
+
+    __slots__ = ()
+
+
+MARK = Mark()
+
+
+class Machine:
+    """Runs one pickle that starts at `start` of `data`; afterwards `position` is the byte behind it."""
+
+    def __init__(self, data: memoryview, start: int, construct: Construct, persistent_load: PersistentLoad) -> None:
+        self.data = data
+        self.position = start
+        self.end = min(len(data), start + MAX_PICKLE_BYTES)
+        self.stack: list[Value] = []
+        self.memo: dict[int, Value] = {}
+        self.budget = MAX_OPCODES
+        self.globals: dict[str, None] = {}  # dotted names, in the order in which they were met
+        self.construct = construct
+        self.persistent_load = persistent_load
+
+    def run(self) -> Value:
+        """Return the value that the pickle describes.
+
+        Raises WeightsError if it is damaged, asks for too much, or uses what no checkpoint needs.
+        """
+        from weights_tools.reader.opcodes import OPCODES  # the table needs this module
+
+        try:
+            while True:
+                code = self.take(1)[0]
+                if code == 0x2E:  # STOP
+                    return self.pop()
+                step = OPCODES.get(code)
+                if step is None:
+                    raise WeightsError(f"its pickle uses the opcode {code:#04x}, which no checkpoint needs")
+                self.spend(1)
+                step(self)
+        except WeightsError:
+            raise
+        except (ValueError, TypeError, LookupError, OverflowError, struct.error, RecursionError) as error:
+            raise WeightsError(f"its pickle is damaged near byte {self.position} ({type(error).__name__})") from None
+
+    def spend(self, steps: int) -> None:
+        self.budget -= steps
+        if self.budget < 0:
+            raise WeightsError(f"its pickle takes more than {MAX_OPCODES:,} steps; no checkpoint needs as many")
+
+    def take(self, count: int) -> memoryview:
+        start = self.position
+        if count < 0 or start + count > self.end:
+            if self.end < len(self.data):
+                raise WeightsError(f"its pickle is longer than {MAX_PICKLE_BYTES:,} bytes; no checkpoint needs as many")
+            raise WeightsError("its pickle ends early: the file is damaged or was cut off")
+        self.position = start + count
+        return self.data[start : self.position]
+
+    def take_line(self) -> bytes:
+        window = bytes(self.data[self.position : min(self.end, self.position + 4096)])
+        found = window.find(b"\n")
+        if found < 0:
+            raise WeightsError("its pickle has a line of text without an end: the file is damaged")
+        self.position += found + 1
+        return window[:found]
+
+    def unsigned(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "little")
+
+    def push(self, value: Value) -> None:
+        if len(self.stack) >= MAX_STACK:
+            raise WeightsError(f"its pickle stacks more than {MAX_STACK:,} values; no checkpoint needs as many")
+        self.stack.append(value)
+
+    def pop(self) -> Value:
+        value = self.stack.pop()
+        if value is MARK:
+            raise WeightsError("its pickle is damaged: a value is missing on its stack")
+        return value
+
+    def pop_to_mark(self) -> list[Value]:
+        stack = self.stack
+        index = len(stack) - 1
+        while index >= 0 and stack[index] is not MARK:
+            index -= 1
+        if index < 0:
+            raise WeightsError("its pickle is damaged: a mark is missing on its stack")
+        items = stack[index + 1 :]
+        del stack[index:]
+        self.spend(len(items))
+        return items
+
+    def top(self) -> Value:
+        if not self.stack or self.stack[-1] is MARK:
+            raise WeightsError("its pickle is damaged: a value is missing on its stack")
+        return self.stack[-1]
+
+    def remember(self, index: int) -> None:
+        if len(self.memo) >= MAX_MEMO:
+            raise WeightsError(f"its pickle remembers more than {MAX_MEMO:,} values; no checkpoint needs as many")
+        self.memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise WeightsError("its pickle is damaged: it recalls a value that it never stored")
+        self.push(self.memo[index])
+
+    def note_global(self, module: str, name: str) -> None:
+        found = Global(module, name)
+        self.globals.setdefault(found.dotted)
+        self.push(found)
+
+    def call(self, target: Value, args: Value) -> Value:
+        if isinstance(target, Global) and isinstance(args, tuple):
+            return self.construct(self, target, args)
+        return Foreign(target if isinstance(target, Global) else None, args)
+
+    def set_item(self, target: Value, key: Value, value: Value) -> None:
+        if not isinstance(target, dict):
+            return  # an item of a foreign container: nothing of it is wanted
+        # Anything else could be made to hash or compare without end. Small integers are the keys of optimizers.
+        plain = type(key) is str or (type(key) is int and abs(key) < 1 << 31)
+        safe = key if plain else OpaqueKey()
+        if safe in target:
+            raise WeightsError(f"one of its dictionaries holds the key {str(safe)[:80]!r} twice; which one is meant?")
+        target[safe] = value

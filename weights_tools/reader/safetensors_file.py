@@ -1,0 +1,137 @@
+"""Safetensors files, checked as the specification asks and not as leniently as most readers do.
+
+8 bytes header size, a JSON header that begins with `{`, the tensors without holes or overlaps, nothing behind them;
+no duplicate names; `__metadata__` maps text to text. Source: https://github.com/huggingface/safetensors (README).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from segnets.errors import WeightsError
+from weights_tools.reader.container import Container
+from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SAFETENSORS_HEADER, MAX_SIZE
+from weights_tools.reader.source import Source
+from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+}
+
+
+def read(source: Source) -> Container:
+    """Read the header. Raises WeightsError that says which rule of the format is broken."""
+    length = int.from_bytes(source.view(0, 8), "little")
+    if length > MAX_SAFETENSORS_HEADER:
+        raise WeightsError(f"its safetensors header claims {length:,} bytes; {MAX_SAFETENSORS_HEADER:,} is the most")
+    if 8 + length > source.size:
+        raise WeightsError(f"it is cut off inside its safetensors header: {source.size:,} bytes; download it again")
+    header = _parse(bytes(source.view(8, length)))
+    metadata = _metadata(header.pop("__metadata__", {}))
+    top: dict[str, TensorRef] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for name, described in header.items():
+        tensor, begin, end = _tensor(name, described)
+        top[name] = tensor
+        spans[name] = (8 + length + begin, end - begin)
+    _check_layout(spans, 8 + length, source.size)
+    notes = ["the format has no checksums"]
+    return Container("safetensors", top, spans, metadata=metadata, notes=notes)
+
+
+def _parse(text: bytes) -> dict[str, object]:
+    if not text.startswith(b"{"):
+        raise WeightsError("its safetensors header does not begin with '{', as the format asks")
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise WeightsError("its safetensors header is not UTF-8 text") from None
+    except RecursionError:
+        raise WeightsError("its safetensors header is nested too deep") from None
+    except ValueError as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError("its safetensors header is no JSON text: it is damaged") from None
+    if not isinstance(header, dict):
+        raise WeightsError("its safetensors header is no JSON object")
+    return header
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise WeightsError(f"its safetensors header holds the name {key[:80]!r} twice; which one is meant?")
+        found[key] = value
+    return found
+
+
+def _no_constant(_name: str) -> object:
+    raise ValueError
+
+
+def _metadata(value: object) -> Mapping[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise WeightsError("its safetensors metadata holds something that is no text")
+    return value
+
+
+def _tensor(name: str, described: object) -> tuple[TensorRef, int, int]:
+    what = f"its tensor {name[:80]!r}"
+    if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
+        raise WeightsError(f"{what} is not described by dtype, shape and data_offsets")
+    code, sizes, offsets = described["dtype"], described["shape"], described["data_offsets"]
+    dtype = _DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise WeightsError(f"{what} has the unknown dtype {str(code)[:20]!r}; known are {', '.join(_DTYPES)}")
+    shape = _naturals(sizes)
+    span = _naturals(offsets)
+    if shape is None or len(shape) > MAX_DIMENSIONS:
+        raise WeightsError(f"{what} has a shape that is no short list of natural numbers")
+    if span is None or len(span) != 2 or span[0] > span[1]:
+        raise WeightsError(f"{what} has data_offsets that are no two ascending natural numbers")
+    count = 1
+    stride: list[int] = []
+    for size in reversed(shape):
+        stride.insert(0, count)
+        count *= size
+    if count * ITEM_SIZES[dtype] != span[1] - span[0]:
+        raise WeightsError(
+            f"{what} has {span[1] - span[0]:,} bytes, but its shape and dtype need {count * ITEM_SIZES[dtype]:,}"
+        )
+    storage = StorageRef(name, dtype, count)
+    return TensorRef(storage, dtype, 0, tuple(shape), tuple(stride)), span[0], span[1]
+
+
+def _naturals(value: object) -> list[int] | None:
+    if not isinstance(value, list) or not all(type(n) is int and 0 <= n <= MAX_SIZE for n in value):
+        return None
+    return value
+
+
+def _check_layout(spans: Mapping[str, tuple[int, int]], position: int, size: int) -> None:
+    for name, (start, count) in sorted(spans.items(), key=lambda item: item[1]):
+        if start != position:
+            kind = "overlaps the one before it" if start < position else "leaves a hole before it"
+            raise WeightsError(f"its tensor {name[:80]!r} {kind}: the file could carry hidden content")
+        position += count
+    if position > size:
+        raise WeightsError(f"it is cut off: {size:,} bytes, and its tensors need {position:,}; download it again")
+    if position < size:
+        raise WeightsError(f"{size - position:,} bytes stand behind its last tensor; download or copy it again")

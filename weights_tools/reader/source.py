@@ -1,0 +1,161 @@
+"""A file that is read once: into one buffer that belongs to us, so that nobody can change it under our feet.
+
+A memory map would be as fast, but ends the process (SIGBUS) when another program truncates the file meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import stat
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.errors import WeightsError
+from weights_tools.reader.identify import explain_folder
+
+_CHUNK = 4 << 20
+_ALIGNMENT = 64  # torch's zip files align every storage so; with the buffer aligned too, tensors can be views of it
+_KEPT_FREE = 64 << 20
+
+
+class Source:
+    """One regular file, opened for reading; `view` gives its bytes, `load` brings all of them into memory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor, self._status = _open_regular(self.path)
+        self.size = self._status.st_size
+        self.buffer: npt.NDArray[np.uint8] | None = None
+        self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="weights-tools")
+        self._sha256: Future[str] | None = None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._workers.shutdown(wait=True)
+        os.close(self._descriptor)
+
+    def view(self, start: int, count: int) -> memoryview:
+        """Return `count` bytes from `start`; raise WeightsError where the file does not have them."""
+        if start < 0 or count < 0 or start + count > self.size:
+            raise WeightsError("it refers to bytes beyond its end: it is damaged or was cut off")
+        if self.buffer is not None:
+            return self.buffer.data[start : start + count]
+        data = os.pread(self._descriptor, count, start)
+        while len(data) < count:
+            more = os.pread(self._descriptor, count - len(data), start + len(data))
+            if not more:
+                raise WeightsError("it became shorter while it was read; try again when nobody writes to it")
+            data += more
+        return memoryview(data)
+
+    def load(self) -> None:
+        """Read the whole file into `buffer` and start computing its hash.
+
+        Raises WeightsError if it is larger than the free memory or changes meanwhile.
+        """
+        free = _free_memory()
+        if free is not None and self.size + _KEPT_FREE > free:
+            raise WeightsError(
+                f"it is {self.size / 1e9:.1f} GB large and {free / 1e9:.1f} GB of memory are free; "
+                "convert it on a machine with more memory"
+            )
+        buffer = _aligned(self.size)
+        arrived: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self._sha256 = self._workers.submit(_hash, arrived)  # on the second processor, while the file still comes in
+        try:
+            self._fill(buffer.data, arrived)
+        finally:
+            arrived.put(None)
+        self.buffer = buffer
+
+    def _fill(self, target: memoryview, arrived: queue.SimpleQueue[memoryview | None]) -> None:
+        position = 0
+        while position < self.size:
+            count = os.preadv(self._descriptor, [target[position : position + _CHUNK]], position)
+            if count == 0:
+                break
+            arrived.put(target[position : position + count])
+            position += count
+        now = os.fstat(self._descriptor)
+        same = (now.st_size, now.st_mtime_ns) == (self._status.st_size, self._status.st_mtime_ns)
+        if position != self.size or not same:
+            raise WeightsError("it changed while it was read; try again when nobody writes to it")
+
+    def sha256(self) -> str:
+        """Return the sha256 of the bytes that `load` read, as 64 hexadecimal digits."""
+        if self._sha256 is None:
+            raise RuntimeError("load() comes before sha256()")
+        return self._sha256.result()
+
+    def checksums(self, spans: list[tuple[int, int]]) -> list[int]:
+        """Return the CRC-32 of each (start, count); both processors work where there are two."""
+        return list(self._workers.map(lambda span: zlib.crc32(self.view(*span)), spans))
+
+
+def _open_regular(path: Path) -> tuple[int, os.stat_result]:
+    try:
+        status = path.stat()  # before opening: opening alone can wait for ever (pipe) or act (device)
+        _require_regular(path, status)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except WeightsError:
+        raise
+    except FileNotFoundError:
+        linked = " that its symbolic link points to" if path.is_symlink() else ""
+        raise WeightsError(f"there is no such file{linked}; check the name") from None
+    except PermissionError:
+        raise WeightsError("permission denied; you may not read this file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"it can't be opened: {reason}") from None
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(path, status)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, status
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise WeightsError(explain_folder(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise WeightsError("it is a device, pipe or socket; a regular file is needed, so save its content as one first")
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    try:
+        room = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+    except MemoryError:
+        raise WeightsError(f"it is {size / 1e9:.1f} GB large, more than the free memory") from None
+    skip = -room.ctypes.data % _ALIGNMENT
+    return room[skip : skip + size]
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping, where the system tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _hash(arrived: queue.SimpleQueue[memoryview | None]) -> str:
+    digest = hashlib.sha256()
+    while (part := arrived.get()) is not None:
+        digest.update(part)
+    return digest.hexdigest()

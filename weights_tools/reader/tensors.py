@@ -1,0 +1,88 @@
+"""From the description of a tensor to a torch.Tensor: bounds first, then a view of the bytes that were read."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from segnets.errors import WeightsError
+from weights_tools.reader.container import Container
+from weights_tools.reader.source import Source
+from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
+
+
+class TensorReader:
+    """Makes tensors of one loaded file. They share its memory and are not to be written to."""
+
+    def __init__(self, source: Source, container: Container) -> None:
+        self._source = source
+        self._container = container
+        self._flip = container.big_endian != (sys.byteorder == "big")
+        self._storages: dict[tuple[str, str], torch.Tensor] = {}
+
+    def read(self, name: str, ref: TensorRef) -> torch.Tensor:
+        """Return the tensor; raise WeightsError that names it if its storage does not hold it."""
+        check_bounds(name, ref, self._container)
+        dtype = getattr(torch, ref.dtype)
+        if ref.numel == 0:
+            return torch.empty(ref.shape, dtype=dtype)
+        elements = self._elements(ref.storage, ref.dtype)
+        return elements.as_strided(ref.shape, ref.stride, ref.storage.offset + ref.offset)
+
+    def _elements(self, storage: StorageRef, dtype: str) -> torch.Tensor:
+        found = self._storages.get((storage.key, dtype))
+        if found is None:
+            found = self._open(storage, dtype)
+            self._storages[storage.key, dtype] = found
+        return found
+
+    def _open(self, storage: StorageRef, dtype: str) -> torch.Tensor:
+        start, size = self._container.spans[storage.key]
+        width = ITEM_SIZES[dtype]
+        data = self._source.view(start, size)
+        if self._flip and width > 1:
+            flipped = np.frombuffer(data, dtype=f"V{width}").view(np.uint8).reshape(-1, width)[:, ::-1]
+            data = np.ascontiguousarray(flipped).reshape(-1).data
+        elif start % width:
+            # Legacy files align nothing. The 8 bytes before each storage were read already and may be overwritten.
+            data = self._realign(start, size, width)
+        return torch.frombuffer(data, dtype=getattr(torch, dtype), count=size // width)
+
+    def _realign(self, start: int, size: int, width: int) -> memoryview:
+        if self._container.kind != "torch legacy" or self._source.buffer is None:
+            return memoryview(bytearray(self._source.view(start, size)))
+        self._source.sha256()  # of the bytes as they were in the file
+        skip = start % width
+        buffer = self._source.buffer.data
+        buffer[start - skip : start - skip + size] = buffer[start : start + size]
+        return buffer[start - skip : start - skip + size]
+
+
+def check_bounds(name: str, ref: TensorRef, container: Container) -> None:
+    """Raise WeightsError that names the tensor if its storage is missing, of another size, or too small for it."""
+    storage = ref.storage
+    what = f"its tensor {name[:80]!r}"
+    if storage.key not in container.spans:
+        raise WeightsError(f"{what} has no data: the entry {storage.key[:80]!r} is missing")
+    _, size = container.spans[storage.key]
+    if size < 0:
+        raise WeightsError(
+            f"{what} is stored compressed, as torch never does; save the checkpoint again with torch.save"
+        )
+    width = ITEM_SIZES[storage.dtype]
+    if size != storage.numel * width:
+        raise WeightsError(f"{what} has {size:,} bytes of data where {storage.numel * width:,} are stated")
+    if len(ref.shape) != len(ref.stride):
+        raise WeightsError(f"{what} has a shape and strides of different lengths")
+    if ref.numel == 0:
+        return
+    held = size // ITEM_SIZES[ref.dtype] - storage.offset
+    if ref.numel > held:
+        raise WeightsError(
+            f"{what} claims {ref.numel:,} elements and only {held:,} are stored (a stride of 0 repeats them)"
+        )
+    last = ref.offset + sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
+    if last >= held:
+        raise WeightsError(f"{what} reaches beyond its data")

@@ -1,0 +1,90 @@
+"""Zip archives of torch: files of torch.save since 1.6, and TorchScript archives, from Python and from C++.
+
+Layout: one folder with data.pkl, data/<key> for every storage, byteorder, version; TorchScript adds constants.pkl and
+code/. Source: torch/serialization.py, caffe2/serialize/inline_container.h of torch 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from segnets.errors import WeightsError
+from weights_tools.reader import ziparchive
+from weights_tools.reader.constructors import construct, storage_of
+from weights_tools.reader.container import Container
+from weights_tools.reader.limits import MAX_PICKLE_BYTES
+from weights_tools.reader.machine import Machine
+from weights_tools.reader.source import Source
+from weights_tools.reader.ziparchive import Entry
+
+_NO_CHECKSUM = "the archive holds no checksums (every CRC-32 is 0), so damage can't be noticed"
+
+
+def read(source: Source, *, check: bool) -> Container:
+    """Read the structure of the archive; with `check`, compare the checksum of every entry.
+
+    Raises WeightsError if it is damaged, ambiguous, or another kind of archive.
+    """
+    entries = ziparchive.read_entries(source)
+    root = _root(entries)
+    notes = []
+    if check and not ziparchive.check_sums(source, list(entries.values())):
+        notes.append(_NO_CHECKSUM)
+    is_script = f"{root}constants.pkl" in entries
+    data = ziparchive.read_small(source, entries[f"{root}data.pkl"], MAX_PICKLE_BYTES)
+    machine = Machine(data, 0, construct, storage_of)
+    top = machine.run()
+    if is_script:
+        notes.append("its program was not run and not looked at: only its parameters were read")
+    return Container(
+        kind="TorchScript archive" if is_script else "torch zip",
+        top=top,
+        spans=_spans(entries, root),
+        big_endian=_is_big_endian(source, entries.get(f"{root}byteorder")),
+        globals=tuple(machine.globals),
+        notes=notes,
+    )
+
+
+def _root(entries: Mapping[str, Entry]) -> str:
+    """Return the folder that holds data.pkl, with its slash."""
+    names = list(entries)
+    if not names:
+        raise WeightsError("it is an empty zip archive")
+    roots = [name.removesuffix("data.pkl") for name in names if name.count("/") <= 1 and name.endswith("/data.pkl")]
+    if any(name.endswith(("/archive_format", "/serialized_exported_program.json")) for name in names) or any(
+        name in ("archive_format", "serialized_exported_program.json") for name in names
+    ):
+        raise WeightsError(
+            "it is a .pt2 archive of torch.export: a program, which loading would run; "
+            "give the checkpoint that it was exported from"
+        )
+    if len(roots) == 1:
+        return roots[0]
+    if roots:
+        raise WeightsError("it holds several checkpoints in one archive; unpack it and name one of them")
+    if all(name.endswith(".npy") for name in names):
+        raise WeightsError("it is an archive of NumPy arrays (.npz), not a checkpoint")
+    inner = [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]
+    if inner:
+        raise WeightsError(f"it is a zip archive that holds {inner[0][:80]!r}; unpack it and give that file")
+    raise WeightsError("it is a zip archive without data.pkl, so torch.save did not write it")
+
+
+def _spans(entries: Mapping[str, Entry], root: str) -> dict[str, tuple[int, int]]:
+    folder = f"{root}data/"
+    return {
+        # Nothing that torch writes is compressed; a small file could unpack to any size.
+        name.removeprefix(folder): (entry.start, -1 if entry.compressed else entry.size)
+        for name, entry in entries.items()
+        if name.startswith(folder)
+    }
+
+
+def _is_big_endian(source: Source, entry: Entry | None) -> bool:
+    if entry is None:
+        return False
+    order = bytes(ziparchive.read_small(source, entry, 16)).strip()
+    if order not in (b"little", b"big"):
+        raise WeightsError(f"its byte order {order!r} is unknown; little and big are")
+    return order == b"big"
