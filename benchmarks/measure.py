@@ -16,18 +16,19 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-# Runs in the candidate's process: `prepare` is not measured, `work` is. Peak memory is what `work` adds to the peak
-# of the process, so the imports don't count.
+# Runs in the candidate's process: `prepare` is not measured, `work` is. Peak memory is what `work` adds to what is
+# resident after `prepare`, by the kernel's own high-water mark (getrusage's would count the parent's memory too).
 _HARNESS = """
-import json, resource, sys, time
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import json, sys, time
+def kib(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field + ":"))
 {prepare}
-before = peak()
+before = kib("VmRSS")
 start = time.perf_counter()
 {work}
 seconds = time.perf_counter() - start
-print(json.dumps({{"seconds": seconds, "peak_mib": (peak() - before) / 1024}}))
+print(json.dumps({{"seconds": seconds, "peak_mib": (kib("VmHWM") - before) / 1024}}))
 """
 
 

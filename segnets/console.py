@@ -27,7 +27,8 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
             reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None in a process that was started with it closed
+            sys.stdout.flush()
     except SegnetsError as error:
         _say(f"{program}: {one_line(str(error))}")
         return 1

@@ -12,8 +12,8 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from segnets.errors import OutputError
 
@@ -63,7 +63,7 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BufferedRandom]:
     """Open a temporary file for the body of the `with`; on success it becomes `path`, on failure it is removed.
 
     The mode of the new file follows the umask. A kill leaves at most a file `.segnets-*.tmp` beside the target.

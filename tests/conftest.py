@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes side by side: threads would only be in their way
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from tests.oracle import randomise_, torchvision
@@ -70,7 +71,9 @@ def test_deploy(desk: Path) -> None:
     prefix = Path(sys.executable).parent.parent
     preamble = f'make() {{ command make -C "{ROOT}" VENV="{prefix}" -o "{prefix}/.installed" "$@"; }}\n'
     (desk / "build").symlink_to(ROOT / "build")
-    out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
+    (ROOT / "build" / "cpp").mkdir(parents=True, exist_ok=True)
+    with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
+        out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
     assert "passed" in out
     mask, overlay = Image.open(desk / "mask.pgm"), Image.open(desk / "overlay.ppm")
     assert mask.size == overlay.size == (120, 90)

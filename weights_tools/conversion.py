@@ -18,6 +18,7 @@ from torch import Tensor
 import segnets
 from segnets.card import JSON, ModelCard
 from segnets.catalog import CATALOG, Published
+from segnets.collector import without_garbage_collection
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
 from segnets.weights import write_weights_file
@@ -76,7 +77,7 @@ def convert(
         raise WeightsError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     target = _check_target(Path(src), Path(dst), force=force)
     names = _class_names(classes)
-    with opened(src) as (source, container):
+    with without_garbage_collection(), opened(src) as (source, container):
         refuse_attacks(container)
         found = recognise_network(container, layout, key)
         plan = _plan(source, container, found, dtype)

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from segnets.card import ModelConfig
 from segnets.errors import WeightsError
-from segnets.registry import build
+from segnets.registry import build_empty
 from weights_tools.names import shown
 from weights_tools.reader.values import FLOAT_DTYPES, INTEGER_DTYPES, TensorRef
 
 COUNTER = ".num_batches_tracked"
 _LISTED = 10
-_RANDOM = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"})
-
-
-class _WithoutInitialValues(TorchFunctionMode):
-    """Leaves out the drawing of initial values: on the meta device it would import torch's compiler (2 seconds)."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if getattr(func, "__name__", "") in _RANDOM:
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
 
 
 @dataclass(frozen=True)
@@ -53,8 +37,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
     Raises WeightsError if segnets can't build it.
     """
     try:
-        with torch.device("meta"), _WithoutInitialValues():
-            return dict(build(config.name, dict(config.options)).state_dict())
+        return dict(build_empty(config.name, dict(config.options)).state_dict())
     except (TypeError, ValueError, NotImplementedError) as error:
         raise WeightsError(f"its network {config.name} can't be built: {error}") from None
 

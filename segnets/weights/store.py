@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON, Colour, ModelCard, ModelConfig
+from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
 from segnets.preprocess import Preprocessing
-from segnets.registry import BACKBONES, MODELS, build
+from segnets.registry import BACKBONES, MODELS, build_empty
 from segnets.weights.description import check_card
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.sources import read_source
@@ -76,12 +76,12 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         raise WeightsError(
             f"{path}: is for a model {file.config.name!r} that this segnets does not have; update segnets"
         )
-    try:
-        with torch.device("meta"):
-            model = build(file.config.name, dict(file.config.options))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise WeightsError(f"{path}: its description of {file.config.name} can't be built: {error}") from None
-    fit(model, file.tensors, where=str(path), assign=True)
+    with without_garbage_collection():
+        try:
+            model = build_empty(file.config.name, dict(file.config.options))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise WeightsError(f"{path}: its description of {file.config.name} can't be built: {error}") from None
+        fit(model, file.tensors, where=str(path), assign=True)
     _attach(model, file.card)
     return model.eval()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.export.common import one_thread, small
 
@@ -34,9 +35,11 @@ def build() -> Path:
     configure = [_tool("cmake"), "-S", str(ROOT / "cpp"), "-B", str(folder), "-G", "Ninja"]
     configure += ["-DCMAKE_BUILD_TYPE=Release", "-DSEGNETS_BUILD_TESTS=ON", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"]
     configure += [f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"]
-    for command in (configure, [_tool("cmake"), "--build", str(folder)]):
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # another test process may want to build, too
+        for command in (configure, [_tool("cmake"), "--build", str(folder)]):
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stdout + result.stderr
     assert "warning:" not in result.stdout, result.stdout  # the compiler's
     return folder
 
