@@ -10,12 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "output_file.h"
 #include "segnets/model.h"
 
 namespace {
 
 constexpr const char* kUsage =
-    "usage: segnets-run MODEL IMAGE OUT [--overlay FILE] [--repeat N] [--threads N]\n"
+    "usage: segnets-run MODEL IMAGE OUT [--overlay FILE] [--logits FILE] [--repeat N] [--threads N]\n"
     "       segnets-run --self-test MODEL [--threads N]\n"
     "\n"
     "MODEL    a file that segnets.export wrote\n"
@@ -23,6 +24,7 @@ constexpr const char* kUsage =
     "OUT      the mask, class ids as grey values: *.pgm, or *.png in a build with OpenCV\n"
     "\n"
     "--overlay FILE  also write the image with the classes' colours: *.ppm, or *.png\n"
+    "--logits FILE   also write the scores behind the mask, as a NumPy array: *.npy\n"
     "--repeat N      segment N times (1..1000000) and print how long it took\n"
     "--threads N     threads of one operator (1..1024)\n"
     "--self-test     replay the image and answers that MODEL carries\n"
@@ -36,6 +38,7 @@ struct UsageError {
 struct Arguments {
   std::vector<std::string> positional;
   std::optional<std::string> overlay;
+  std::optional<std::string> logits;
   int repeat = 0;
   int threads = 0;
   bool self_test = false;
@@ -61,6 +64,7 @@ Arguments parse(const std::vector<std::string>& words) {
     if (word == "--help" || word == "-h") arguments.help = true;
     else if (word == "--self-test") arguments.self_test = true;
     else if (word == "--overlay") arguments.overlay = value();
+    else if (word == "--logits") arguments.logits = value();
     else if (word == "--repeat") arguments.repeat = whole_number(word, value(), 1000000);
     else if (word == "--threads") arguments.threads = whole_number(word, value(), 1024);
     else if (word.size() > 1 && word[0] == '-') throw UsageError{word + ": unknown option"};
@@ -70,8 +74,8 @@ Arguments parse(const std::vector<std::string>& words) {
   if (!arguments.help && arguments.positional.size() != wanted)
     throw UsageError{"expected " + std::string(arguments.self_test ? "MODEL" : "MODEL IMAGE OUT") + ", got " +
                      std::to_string(arguments.positional.size()) + " names"};
-  if (arguments.self_test && (arguments.overlay || arguments.repeat != 0))
-    throw UsageError{"--self-test takes neither --overlay nor --repeat"};
+  if (arguments.self_test && (arguments.overlay || arguments.logits || arguments.repeat != 0))
+    throw UsageError{"--self-test takes --threads alone"};
   return arguments;
 }
 
@@ -99,11 +103,17 @@ void check_outputs(const Arguments& arguments) {
   const std::string &model = arguments.positional[0], &image = arguments.positional[1], &out = arguments.positional[2];
   segnets::check_mask_path(out);
   if (same_file(out, image) || same_file(out, model)) throw segnets::Error(out + ": is also the input; name another file");
-  if (!arguments.overlay) return;
-  segnets::check_image_path(*arguments.overlay);
-  for (const std::string& other : {model, image, out})
-    if (same_file(*arguments.overlay, other))
-      throw segnets::Error(*arguments.overlay + ": is named twice; the overlay needs a file of its own");
+  std::vector<std::string> taken = {model, image, out};
+  for (const std::optional<std::string>& extra : {arguments.overlay, arguments.logits}) {
+    if (!extra) continue;
+    for (const std::string& other : taken)
+      if (same_file(*extra, other)) throw segnets::Error(*extra + ": is named twice; each output needs a file of its own");
+    taken.push_back(*extra);
+  }
+  if (arguments.overlay) segnets::check_image_path(*arguments.overlay);
+  if (arguments.logits && !arguments.logits->ends_with(".npy"))
+    throw segnets::Error(*arguments.logits + ": logits are written as .npy; give it a name that ends so");
+  if (arguments.logits) segnets::check_writable_target(*arguments.logits);
 }
 
 segnets::Mask segment_repeatedly(const segnets::Model& model, const segnets::Image& image, int repeat) {
@@ -149,6 +159,7 @@ int segment(const Arguments& arguments) {
   segnets::write_mask(arguments.positional[2], mask);
   if (arguments.overlay)
     segnets::write_image(*arguments.overlay, segnets::overlay(image.view(), mask, model.contract().palette));
+  if (arguments.logits) segnets::write_logits(*arguments.logits, model.logits(image.view()));
   std::printf("%s: %lldx%lld (height x width), %lld classes\n", arguments.positional[2].c_str(),
               static_cast<long long>(mask.height), static_cast<long long>(mask.width),
               static_cast<long long>(mask.num_classes));

@@ -124,15 +124,36 @@ Model& Model::operator=(Model&&) noexcept = default;
 
 const Contract& Model::contract() const { return state_->contract; }
 
-Mask Model::segment(const ImageView& image) const {
-  check_view(image);
+namespace {
+
+// The pixels as (1, H, W, 3), without a copy. LibTorch only reads them; its interface has no const.
+torch::Tensor pixels_of(const ImageView& image) {
   const std::int64_t stride = image.row_stride == 0 ? 3 * image.width : image.row_stride;
+  return torch::from_blob(const_cast<std::uint8_t*>(image.data), {1, image.height, image.width, 3},
+                          {image.height * stride, stride, 3, 1}, torch::kUInt8);
+}
+
+// Run `work` without gradients; whatever it throws becomes an Error.
+template <typename Work>
+auto on_image(const ImageView& image, Work work) {
+  check_view(image);
   try {
     const c10::InferenceMode no_gradients;
-    // LibTorch only reads the pixels; its interface has no const.
-    const torch::Tensor pixels =
-        torch::from_blob(const_cast<std::uint8_t*>(image.data), {1, image.height, image.width, 3},
-                         {image.height * stride, stride, 3, 1}, torch::kUInt8);
+    return work(pixels_of(image));
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw Error("not enough memory to segment an image of " + std::to_string(image.height) + "x" +
+                std::to_string(image.width));
+  } catch (const std::exception& exception) {
+    throw Error(reason(exception));
+  }
+}
+
+}  // namespace
+
+Mask Model::segment(const ImageView& image) const {
+  return on_image(image, [&](const torch::Tensor& pixels) {
     const torch::Tensor ids = state_->call("segment", pixels).contiguous();
     if (ids.sizes() != torch::IntArrayRef({1, image.height, image.width}))
       throw Error("the model's mask does not have the image's size; export the model again");
@@ -143,14 +164,17 @@ Mask Model::segment(const ImageView& image) const {
     else
       std::copy_n(ids.const_data_ptr<std::int16_t>(), mask.ids.size(), mask.ids.begin());
     return mask;
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw Error("not enough memory to segment an image of " + std::to_string(image.height) + "x" +
-                std::to_string(image.width));
-  } catch (const std::exception& exception) {
-    throw Error(reason(exception));
-  }
+  });
+}
+
+Logits Model::logits(const ImageView& image) const {
+  return on_image(image, [&](const torch::Tensor& pixels) {
+    const torch::Tensor scores =
+        state_->call("forward", state_->call("preprocess", pixels)).to(torch::kFloat32).contiguous();
+    Logits logits{scores.size(1), scores.size(2), scores.size(3), {}};
+    logits.values.assign(scores.const_data_ptr<float>(), scores.const_data_ptr<float>() + scores.numel());
+    return logits;
+  });
 }
 
 SelfTest Model::self_test() const {

@@ -122,12 +122,17 @@ def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _untracked_statistics(block: nn.Module) -> Iterator[None]:
-    """While a block is computed again, its batch norms must not count the same batch a second time."""
+    """While a block is computed again, its batch norms must not count the same batch a second time.
+
+    With a momentum of 0 the running statistics are replaced by themselves, and an absent counter counts nothing. (To
+    switch `track_running_stats` off would save other tensors than the first pass did, which checkpointing refuses.)
+    """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, counter in before:
+            norm.momentum, norm.num_batches_tracked = momentum, counter

@@ -120,6 +120,19 @@ def test_two_threads_give_what_two_threads_give_in_python(build: Path, small: Pa
     assert np.array_equal(read_pnm(tmp_path / "m.pgm"), load_exported(small).segment(image)[0].numpy())
 
 
+@pytest.mark.parametrize("output", ["tensor", "dict"])
+def test_logits_are_those_of_python(output: str, build: Path, tmp_path: Path) -> None:
+    export(random_model(num_classes=5), tmp_path / "m.ts", preprocessing=Preprocessing(size=50), output=output)
+    image = random_image(65, 97, seed=4)
+    ppm = write_ppm(tmp_path / "i.ppm", image)
+    result = run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--logits", tmp_path / "l.npy", "--threads", 1)
+    assert result.returncode == 0, result.stderr
+    exported = load_exported(tmp_path / "m.ts")
+    logits = np.load(tmp_path / "l.npy")
+    assert logits.shape == (1, 5, 50, 74)
+    assert np.array_equal(logits, exported.logits(exported.preprocess(image)).numpy())
+
+
 def test_many_threads_share_one_model(build: Path, small: Path) -> None:
     result = subprocess.run(
         [build / "segnets-test-threads", small, "4", "6"], capture_output=True, text=True, check=False
@@ -134,7 +147,7 @@ def test_wrong_calls(build: Path) -> None:
     fails(build, "--repeat x: expected a whole number, 1..1000000", "a", "b", "c", "--repeat", "x", code=2)
     fails(build, "--threads 0: expected a whole number, 1..1024", "a", "b", "c", "--threads", "0", code=2)
     fails(build, "--overlay: expected a value", "a", "b", "c", "--overlay", code=2)
-    fails(build, "--self-test takes neither", "--self-test", "a", "--repeat", "2", code=2)
+    fails(build, "--self-test takes --threads alone", "--self-test", "a", "--repeat", "2", code=2)
     assert "usage: segnets-run MODEL IMAGE OUT" in run(build, "--help").stdout
 
 
@@ -263,6 +276,8 @@ def test_outputs_that_are_no_files(build: Path, small: Path, small_ppm: Path, tm
     fails(build, "does not exist; create it first", small, small_ppm, tmp_path / "no" / "m.pgm")
     fails(build, "expected a name that ends in .pgm or .png", small, small_ppm, tmp_path / "m.jpg")
     fails(build, "is named twice", small, small_ppm, tmp_path / "m.pgm", "--overlay", small_ppm)
+    fails(build, "is named twice", small, small_ppm, tmp_path / "m.npy", "--logits", tmp_path / "m.npy")
+    fails(build, "written as .npy", small, small_ppm, tmp_path / "m.pgm", "--logits", tmp_path / "logits.txt")
     assert (tmp_path / "real.pgm").read_bytes() == b"old"
 
 

@@ -83,9 +83,9 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(name: str) -> No
     frugal = segnets.create_model(name, num_classes=7, aux_loss=with_aux(name), gradient_checkpointing=True)
     frugal.load_state_dict(plain.state_dict())
     frugal.train()
-    frozen = [m for model in (plain, frugal) for m in model.modules() if isinstance(m, nn.BatchNorm2d)][::5]
-    for norm in frozen:  # some norms in eval mode, as people fine-tune
-        norm.eval()
+    for model in (plain, frugal):
+        for norm in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][::5]:
+            norm.eval()  # some in eval mode, as people fine-tune
     x, labels = images(2, 64, 64), targets(2, 64, 64)
     kept: list[list[int]] = [[], []]
     outputs = []

@@ -228,10 +228,11 @@ def test_full_disk(tmp_path: Path, source: Path) -> None:
 
 
 _SLOW = """
-import os, sys, time
+import sys, time
+from pathlib import Path
 from weights_tools.cli import main
-def wait(_): print("writing", flush=True); time.sleep(60)
-os.fsync = wait
+def wait(*_): print("writing", flush=True); time.sleep(60)
+Path.replace = wait  # everything is written, only the name is missing
 sys.exit(main(["convert", "source.pth", "out.safetensors", "--force"]))
 """
 

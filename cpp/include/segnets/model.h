@@ -29,6 +29,18 @@ struct Contract {
   std::string torch_version;
 };
 
+// What the network answered before the best class was taken, at the size of its input, which preprocessing chose.
+struct Logits {
+  std::int64_t num_classes = 0;
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::vector<float> values;  // (num_classes, height, width), the last index fastest
+};
+
+// Write logits as a NumPy array (.npy) of shape (1, num_classes, height, width), float32.
+// The file appears complete or not at all. Throws Error.
+void write_logits(const std::string& path, const Logits& logits);
+
 // What a replay of the golden pair measured.
 struct SelfTest {
   double sample_difference = 0;  // of the preprocessed image, in grey levels of 0..255
@@ -52,6 +64,9 @@ class Model {
   // The best class of every pixel, at the image's own size; the file's own preprocessing is applied.
   // Safe to call from many threads at once. Throws Error.
   Mask segment(const ImageView& image) const;
+
+  // The scores behind that answer. Safe to call from many threads at once. Throws Error.
+  Logits logits(const ImageView& image) const;
 
   // Replays the image that the file carries with its expected answers. Throws Error if it carries none.
   SelfTest self_test() const;
