@@ -75,5 +75,5 @@ def test_deploy(desk: Path) -> None:
     with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
         out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
     assert "passed" in out
-    mask, overlay = Image.open(desk / "mask.pgm"), Image.open(desk / "overlay.ppm")
-    assert mask.size == overlay.size == (120, 90)
+    with Image.open(desk / "mask.pgm") as mask, Image.open(desk / "overlay.ppm") as overlay:
+        assert mask.size == overlay.size == (120, 90)

@@ -276,7 +276,17 @@ def test_outputs_that_are_no_files(build: Path, small: Path, small_ppm: Path, tm
     fails(build, "does not exist; create it first", small, small_ppm, tmp_path / "no" / "m.pgm")
     fails(build, "expected a name that ends in .pgm or .png", small, small_ppm, tmp_path / "m.jpg")
     fails(build, "is named twice", small, small_ppm, tmp_path / "m.pgm", "--overlay", small_ppm)
-    fails(build, "is named twice", small, small_ppm, tmp_path / "m.npy", "--logits", tmp_path / "m.npy")
+    fails(
+        build,
+        "is named twice",
+        small,
+        small_ppm,
+        tmp_path / "m.pgm",
+        "--overlay",
+        tmp_path / "l.npy",
+        "--logits",
+        tmp_path / "l.npy",
+    )
     fails(build, "written as .npy", small, small_ppm, tmp_path / "m.pgm", "--logits", tmp_path / "logits.txt")
     assert (tmp_path / "real.pgm").read_bytes() == b"old"
 
