@@ -36,7 +36,27 @@ void check_extension(const std::string& path, const std::string& plain) {
 
 #ifdef SEGNETS_WITH_OPENCV
 
+// Whether a JPEG lacks its end. OpenCV decodes such a file all the same, and paints what is missing gray.
+// Segments follow each other by their lengths up to the first scan; from there on, FF D9 is the end of the image
+// and nothing else (ITU-T T.81, B.1.1).
+bool is_truncated_jpeg(std::string_view bytes) {
+  if (!bytes.starts_with("\xFF\xD8")) return false;
+  std::size_t at = 2;
+  while (at + 4 <= bytes.size() && static_cast<unsigned char>(bytes[at]) == 0xFF) {
+    const auto byte = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[at + i])); };
+    if (byte(1) == 0xFF) {  // padding
+      ++at;
+    } else if (byte(1) == 0xDA) {
+      return bytes.find("\xFF\xD9", at) == std::string_view::npos;
+    } else {
+      at += 2 + (byte(2) << 8 | byte(3));
+    }
+  }
+  return true;
+}
+
 Image decode_by_opencv(const std::string& bytes, const std::string& path) {
+  if (is_truncated_jpeg(bytes)) throw Error(path + ": is a JPEG image that ends too early; copy or fetch it again");
   try {
     const cv::Mat encoded(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
     // Gray becomes RGB, transparency is dropped, the EXIF orientation is applied: as cv::imread does.

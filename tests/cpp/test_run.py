@@ -177,7 +177,8 @@ def test_bad_images(contents: bytes, message: str, build: Path, small: Path, tmp
     if contents[:2] != b"P6" and contents and "This build has OpenCV" in run(build, "--help").stdout:
         if contents[:2] == b"P5":
             pytest.skip("OpenCV reads PGM, so this is a good image here")
-        message = "is not an image, or a damaged one"
+        is_jpeg = contents[:2] == b"\xff\xd8"
+        message = "is a JPEG image that ends too early" if is_jpeg else "is not an image, or a damaged one"
     fails(build, message, small, tmp_path / "i.ppm", tmp_path / "m.pgm")
     assert [p.name for p in tmp_path.iterdir()] == ["i.ppm"]
 

@@ -1,0 +1,83 @@
+"""JPEG and PNG through segnets-run, where the build found OpenCV. Without it these tests have nothing to test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from segnets.export import load_exported
+from tests.cpp.test_run import fails, run
+
+
+@pytest.fixture(scope="module")
+def with_opencv(build: Path) -> Path:
+    if "This build has OpenCV" not in run(build, "--help").stdout:
+        pytest.skip("built without OpenCV (Debian and Ubuntu: install libopencv-dev)")
+    return build
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """Smooth, as JPEG likes it; 97 wide, 65 high."""
+    y, x = np.mgrid[0:65, 0:97]
+    channels = [127 + 120 * np.sin(x / 9 + y / 17), 2.6 * x, 3.9 * y]
+    return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def save_turned(image: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("i.png", lambda image, path: image.save(path)),
+        ("i.jpg", lambda image, path: image.save(path, quality=95)),
+        ("progressive.jpg", lambda image, path: image.save(path, progressive=True)),
+        ("turned.jpg", save_turned),
+        ("gray.png", lambda image, path: image.convert("L").save(path)),
+        ("transparent.png", lambda image, path: image.convert("RGBA").save(path)),
+    ],
+)
+def test_the_mask_of_an_image_file_is_pythons(
+    name: str, save: object, with_opencv: Path, photo: Image.Image, small: Path, tmp_path: Path
+) -> None:
+    save(photo, tmp_path / name)  # type: ignore[operator]
+    result = run(with_opencv, small, tmp_path / name, tmp_path / "m.png", "--overlay", tmp_path / "o.png")
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / name) as image, Image.open(tmp_path / "m.png") as mask:
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).copy()
+        expected = load_exported(small).segment(torch.from_numpy(pixels)[None])[0].numpy()
+        assert np.array_equal(np.asarray(mask), expected)
+
+
+@pytest.mark.parametrize("name", ["i.jpg", "i.png"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_an_image_file_that_ends_too_early(
+    name: str, share: float, with_opencv: Path, photo: Image.Image, small: Path, tmp_path: Path
+) -> None:
+    photo.save(tmp_path / name)
+    contents = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(contents[: int(share * len(contents))])
+    result = run(with_opencv, small, tmp_path / name, tmp_path / "m.png")
+    assert result.returncode == 1
+    assert "ends too early" in result.stderr or "damaged" in result.stderr
+    assert not (tmp_path / "m.png").exists()
+
+
+def test_a_jpeg_with_more_behind_its_end(with_opencv: Path, photo: Image.Image, small: Path, tmp_path: Path) -> None:
+    photo.save(tmp_path / "i.jpg")
+    with (tmp_path / "i.jpg").open("ab") as file:
+        file.write(bytes(1000))  # as some cameras do
+    assert run(with_opencv, small, tmp_path / "i.jpg", tmp_path / "m.pgm").returncode == 0
+
+
+def test_pages_and_text(with_opencv: Path, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "i.jpg").write_text("<!DOCTYPE html>")
+    fails(with_opencv, "is not an image, or a damaged one", small, tmp_path / "i.jpg", tmp_path / "m.pgm")
