@@ -32,7 +32,9 @@ class Builder(Protocol):
     ) -> SegmentationModel: ...
 
 
-def _check_num_classes(num_classes: int) -> None:
+def _check_options(num_classes: int, aux_loss: bool) -> None:
+    if not isinstance(aux_loss, bool):
+        raise ValueError(f"aux_loss={aux_loss!r}: expected True or False")
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes={num_classes!r}: expected a whole number of at least 1, the background included")
 
@@ -46,7 +48,7 @@ def _on_resnet(
     gradient_checkpointing: bool,
 ) -> SegmentationModel:
     """Output stride 8: the last two stages dilate. The auxiliary head reads the third, the classifier the fourth."""
-    _check_num_classes(num_classes)
+    _check_options(num_classes, aux_loss)
     layers = {"layer4": "out"}
     if aux_loss:
         layers["layer3"] = "aux"
@@ -94,7 +96,7 @@ def deeplabv3_mobilenet_v3_large(
     *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
 ) -> SegmentationModel:
     """DeepLabV3 on a dilated MobileNetV3-Large, output stride 16. https://arxiv.org/abs/1706.05587"""
-    _check_num_classes(num_classes)
+    _check_options(num_classes, aux_loss)
     mobilenet: MobileNetV3 = mobilenet_v3_large(dilated=True)
     out, out_channels = mobilenet.stage(-1)  # C5
     aux, aux_channels = mobilenet.stage(-4)  # C2, an eighth of the image
@@ -116,7 +118,7 @@ def lraspp_mobilenet_v3_large(
 
     Raises NotImplementedError for `aux_loss=True`: this network has no auxiliary classifier.
     """
-    _check_num_classes(num_classes)
+    _check_options(num_classes, aux_loss)
     if aux_loss:
         raise NotImplementedError("lraspp_mobilenet_v3_large has no auxiliary classifier; leave aux_loss out")
     mobilenet: MobileNetV3 = mobilenet_v3_large(dilated=True)

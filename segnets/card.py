@@ -7,7 +7,7 @@ their colours, the preprocessing that the network was trained with, and where th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from segnets.preprocess import Preprocessing
@@ -38,3 +38,18 @@ class ModelCard:
     palette: tuple[Colour, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: Mapping[str, JSON] = field(default_factory=dict)
+
+    def without_classes(self) -> ModelCard:
+        """The card once the last layers are fresh: the images are still prepared in the same way."""
+        return replace(self.derived(), classes=(), palette=())
+
+    def derived(self) -> ModelCard:
+        """The card for weights that may have changed since: what was proven of the original is not true of them."""
+        if not _CLAIMS & self.provenance.keys():
+            return self
+        original: dict[str, JSON] = {key: value for key, value in self.provenance.items() if key != "proof"}
+        return replace(self, provenance={"derived_from": original})
+
+
+# Words of a provenance that hold for these very tensors only.
+_CLAIMS = {"proof", "source_sha256"}

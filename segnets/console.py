@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -19,7 +20,8 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
 
     SIGTERM unwinds like Ctrl-C, so that temporary files are removed. A closed pipe (`| head`) ends quietly.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding can't show must not end the command.
         reconfigure = getattr(stream, "reconfigure", None)
@@ -37,7 +39,7 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        _say(f"{program}: interrupted; nothing was written")
+        _say(f"{program}: interrupted")
         return 130
     except MemoryError:
         _say(f"{program}: not enough memory for this input")

@@ -22,7 +22,8 @@ class SegmentationModel(nn.Module):
     classifier: features["out"] -> scores; one that sets `reads_all_features = True` gets the whole dictionary.
     aux_classifier: features["aux"] -> scores, or None.
     config: what builds this network again; None for one that was put together by hand.
-    gradient_checkpointing: in training, trade time for memory in the backbone (see `forward_checkpointed`).
+    gradient_checkpointing: in training, trade time for memory in the backbone (see `forward_checkpointed`);
+    torch.compile decides by itself what to keep.
     """
 
     __constants__ = ("reads_all_features",)
@@ -78,7 +79,9 @@ class SegmentationModel(nn.Module):
         return result
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
-        if not torch.jit.is_scripting() and self.gradient_checkpointing and self.training:
+        frugal = self.gradient_checkpointing and self.training
+        # A compiler plans for itself what to keep and what to compute again.
+        if not torch.jit.is_scripting() and frugal and not torch.compiler.is_compiling():
             return forward_checkpointed(self.backbone, x)
         result: dict[str, Tensor] = self.backbone(x)
         return result

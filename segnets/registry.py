@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from segnets import backbones, builders
 from segnets.builders import Builder
+from segnets.errors import WeightsError
 
 MODELS: dict[str, Builder] = {
     build.__name__: build
@@ -54,11 +55,11 @@ def find_builder(name: str) -> Builder:
     """The builder of a segmentation network. Raises ValueError for an unknown name, with the nearest known one."""
     if name in MODELS:
         return MODELS[name]
-    near = get_close_matches(name, MODELS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = get_close_matches(str(name), MODELS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
     if name in BACKBONES:
-        hint = f": it is a backbone and classifier, built by segnets.backbones.{name}()"
-    raise ValueError(f"no model {name!r}{hint} Models: {', '.join(list_models())}")
+        hint = f"it is a backbone and classifier, built by segnets.backbones.{name}(). "
+    raise ValueError(f"no model {name!r}; {hint}Models: {', '.join(list_models())}")
 
 
 class _WithoutInitialValues(TorchFunctionMode):
@@ -75,10 +76,19 @@ class _WithoutInitialValues(TorchFunctionMode):
         return func(*args, **given)
 
 
-def build_empty(name: str, options: dict[str, Any]) -> nn.Module:
-    """As `build`, on the meta device: every name, shape and dtype, and no values. Fast, and costs no memory."""
-    with torch.device("meta"), _WithoutInitialValues():
-        return build(name, options)
+def build_described(name: str, options: dict[str, Any]) -> nn.Module:
+    """As `build`, on the meta device: every name, shape and dtype, and no values. Fast, and costs no memory.
+
+    Raises WeightsError, in one line, for a name or options that can't be built: they come out of files.
+    """
+    if name not in MODELS and name not in BACKBONES:
+        raise WeightsError(f"is for a model {name!r} that this segnets does not have; update segnets")
+    try:
+        with torch.device("meta"), _WithoutInitialValues():
+            return build(name, options)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(f"its description of {name} can't be built: {reason}") from None
 
 
 def build(name: str, options: dict[str, Any]) -> nn.Module:

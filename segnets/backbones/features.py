@@ -64,13 +64,24 @@ class IntermediateLayerGetter(nn.ModuleDict):
                 break
         super().__init__(layers)
         self.return_layers = dict(return_layers)
+        self.dotted = [path for path in wanted if "." in path]
         self._tapped: dict[str, Tensor] = {}
-        for path, name in wanted.items():
-            if "." in path:
-                self.get_submodule(path).register_forward_hook(_Tap(self._tapped, name))
+        for path in self.dotted:
+            self.get_submodule(path).register_forward_hook(_Tap(self._tapped, wanted[path]))
+
+    def __prepare_scriptable__(self) -> IntermediateLayerGetter:
+        """torch.jit.script asks for this; it would say less clearly that hooks can't be compiled."""
+        if self.dotted:
+            raise NotImplementedError(
+                f"TorchScript can't look inside a layer: return_layers {', '.join(self.dotted)} are dotted paths; "
+                "name direct children to script this network"
+            )
+        return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         out = OrderedDict()
+        if not torch.jit.is_scripting():
+            self._tapped.clear()  # somebody else may have run the same layers
         for name, module in self.items():
             x = module(x)
             if not torch.jit.is_scripting():
@@ -88,10 +99,13 @@ def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
     The rest is computed again when it is needed (https://arxiv.org/abs/1604.06174). Outputs, gradients and batch norm
     statistics are those of `backbone(x)`; the price is a second forward pass. Not for TorchScript.
 
-    Raises TypeError for any other kind of backbone.
+    Raises TypeError for any other kind of backbone, ValueError for one with dotted paths: what is looked at inside a
+    block must be kept.
     """
     if not isinstance(backbone, IntermediateLayerGetter):
         raise TypeError(f"gradient_checkpointing needs an IntermediateLayerGetter, got {type(backbone).__name__}")
+    if backbone.dotted:
+        raise ValueError(f"gradient_checkpointing does not go with dotted paths: {', '.join(backbone.dotted)}")
     out: OrderedDict[str, Tensor] = OrderedDict()
     for name, module in backbone.items():
         # A plain Sequential is a stage of ResNet blocks; MobileNet's blocks are children of their own.
@@ -104,11 +118,11 @@ def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def _has(children: Mapping[str, nn.Module], path: str) -> bool:
-    child, _, rest = path.partition(".")
+    child, dot, rest = path.partition(".")
     if child not in children:
         return False
     try:
-        return children[child].get_submodule(rest) is not None
+        return not dot or ("" not in rest.split(".") and children[child].get_submodule(rest) is not None)
     except AttributeError:
         return False
 
@@ -124,15 +138,14 @@ def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
 def _untracked_statistics(block: nn.Module) -> Iterator[None]:
     """While a block is computed again, its batch norms must not count the same batch a second time.
 
-    With a momentum of 0 the running statistics are replaced by themselves, and an absent counter counts nothing. (To
-    switch `track_running_stats` off would save other tensors than the first pass did, which checkpointing refuses.)
+    They are left to run as they are and their statistics put back: a norm told not to track saves other tensors than
+    in the first pass, which checkpointing refuses.
     """
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     try:
         yield
     finally:
-        for norm, momentum, counter in before:
-            norm.momentum, norm.num_batches_tracked = momentum, counter
+        for buffer, value in before:
+            # Through .data: autograd would take the values that it kept for backward to be changed, and they are not.
+            buffer.data.copy_(value)

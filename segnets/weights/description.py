@@ -59,7 +59,15 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
 
 
 def check_card(card: ModelCard, num_classes: int | None) -> None:
-    """Raise WeightsError if the card names another number of classes than the model has."""
+    """Raise WeightsError for a card that could not be read back, or that speaks of another number of classes."""
+    for i, name in enumerate(card.classes):
+        if not isinstance(name, str) or not name.isprintable():
+            raise WeightsError(f"classes[{i}]={name!r}: expected a printable text")
+    for i, colour in enumerate(card.palette):
+        if not _is_colour(colour):
+            raise WeightsError(f"palette[{i}]={colour!r}: expected three whole numbers 0..255 (red, green, blue)")
+    if not isinstance(card.preprocessing, Preprocessing):
+        raise WeightsError(f"preprocessing={card.preprocessing!r}: expected a segnets.Preprocessing")
     for what, count in (("class names", len(card.classes)), ("palette colours", len(card.palette))):
         if count and num_classes is not None and count != num_classes:
             raise WeightsError(f"{count} {what} for a model of {num_classes} classes; give one for each class id")
@@ -85,7 +93,7 @@ def _card(description: Any) -> ModelCard:
 
 def _is_colour(colour: Any) -> bool:
     return (
-        isinstance(colour, list)
+        isinstance(colour, list | tuple)
         and len(colour) == 3
         and all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255 for value in colour)
     )

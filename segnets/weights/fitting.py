@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from segnets.card import ModelConfig
+from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError, warn_caller
 
 AUXILIARY = "aux_classifier."
@@ -37,6 +37,12 @@ class LoadReport:
     zeroed: tuple[str, ...] = ()
     cast: Mapping[str, str] = field(default_factory=dict)
 
+    def card_for(self, card: ModelCard | None) -> ModelCard | None:
+        """What is still true of the loaded weights' card: class names go where the last convolutions are fresh."""
+        if card is None or all(name.startswith(AUXILIARY) for name in self.fresh):
+            return card
+        return card.without_classes()
+
     def __str__(self) -> str:
         lines = [f"{self.loaded} tensors loaded"]
         if self.fresh:
@@ -58,6 +64,8 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     Warns (UserWarning, once) if last convolutions keep their initial values for another number of classes.
     """
     own = model.state_dict()
+    if not assign and any(tensor.is_meta for tensor in own.values()):
+        raise WeightsError("the model has no values to fill (meta device): use segnets.load, or model.to_empty first")
     aux_of_file = [name for name in tensors if name.startswith(AUXILIARY)]
     aux_of_model = [name for name in own if name.startswith(AUXILIARY)]
     ignored = aux_of_file if not aux_of_model and not assign else []
@@ -120,11 +128,17 @@ def _rows(tensors: Mapping[str, Tensor], names: list[str]) -> int:
 
 def _castable(source: Tensor, target: Tensor) -> bool:
     """Floats into floats and integers into integers; load_state_dict would also turn int8 or complex into floats."""
-    if source.is_quantized or source.is_complex() or source.is_sparse:
+    if source.is_quantized or source.is_complex() or source.layout != torch.strided or source.is_meta:
         return False
     if target.is_floating_point():
         return source.is_floating_point()
     return not source.is_floating_point() and source.dtype != torch.bool
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return f"{tensor.dtype} without values"
+    return str(tensor.dtype) if tensor.layout == torch.strided else f"{tensor.dtype} {tensor.layout}"
 
 
 def _difference(
@@ -155,5 +169,5 @@ def _difference(
     lines += [f"  - {name}" for name in missing]
     lines += [f"  + {name}" for name in unexpected]
     lines += [f"  ~ {name}: file {tuple(tensors[name].shape)}, model {tuple(own[name].shape)}" for name in misshapen]
-    lines += [f"  ! {name}: file {tensors[name].dtype}, model {own[name].dtype}" for name in mistyped]
+    lines += [f"  ! {name}: file {_kind(tensors[name])}, model {own[name].dtype}" for name in mistyped]
     return "\n".join(lines)

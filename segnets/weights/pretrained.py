@@ -78,12 +78,12 @@ def with_weights(build: Builder) -> PretrainedBuilder:
             aux_loss = aux_loss if aux_loss is not None else any(name.startswith(AUXILIARY) for name in found.tensors)
         model = build(
             num_classes=DEFAULT_NUM_CLASSES if num_classes is None else num_classes,
-            aux_loss=bool(aux_loss),
+            aux_loss=False if aux_loss is None else aux_loss,
             gradient_checkpointing=gradient_checkpointing,
         )
         if found is not None:
             report = fit(model, found.tensors, where=found.where)
-            model.card = None if report.fresh else found.card
+            model.card = report.card_for(found.card)
         elif weights_backbone is not None:
             _load_backbone(model, weights_backbone)
         return model

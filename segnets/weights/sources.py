@@ -8,11 +8,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
-import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from segnets.card import ModelCard, ModelConfig
 from segnets.catalog import Published, find_published, published_for
 from segnets.errors import WeightsError
-from segnets.weights.weights_file import read_weights_file
+from segnets.weights.weights_file import read_start, read_weights_file
 
 WeightsSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor] | enum.Enum"
 
@@ -55,17 +56,13 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
     if model is not None and not Path(source).exists() and published_for(model):
         names = ", ".join(row.name for row in published_for(model))
         raise WeightsError(f"{source}: no such file; published for {model}: {names}")
+    if not str(source):
+        raise WeightsError("weights='': expected a file's path, a state dict or a published name")
     return _read_file(Path(source))
 
 
 def _read_file(path: Path) -> FoundWeights:
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{str(path)!r}: can't be read: {error}") from None
+    start = read_start(path)
     if start[8:9] == b"{" or start[:1] not in (b"P", b"\x80"):
         found = read_weights_file(path)
         return FoundWeights(found.tensors, str(path), found.config, found.card)
@@ -75,11 +72,16 @@ def _read_file(path: Path) -> FoundWeights:
 def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
     """A plain state dict in a `.pth`. Everything else is the converter's work."""
     try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # files older than the zip format can't be mapped
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript archives, which are refused below
+            if is_zipfile(path):
+                _check_checksums(path)  # torch does not look at them
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:  # files older than the zip format can't be mapped
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except Exception:  # a damaged file makes the library raise nearly everything that there is
         # The library's own text recommends weights_only=False, which executes what the file says.
         raise WeightsError(
             f"{path}: is not a plain state dict; see what it is with `weights-tools inspect {path}` and make a safe "
@@ -88,6 +90,13 @@ def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
     _check_state_dict(state, str(path))
     tensors: Mapping[str, Tensor] = state
     return tensors
+
+
+def _check_checksums(path: Path) -> None:
+    """Raise WeightsError if a byte of the archive was changed; archives without checksums pass."""
+    with ZipFile(path) as archive:
+        if any(entry.CRC for entry in archive.infolist()) and (damaged := archive.testzip()) is not None:
+            raise WeightsError(f"{path}: is damaged: {damaged} does not match its checksum; fetch or copy it again")
 
 
 def _check_state_dict(state: object, where: str) -> None:

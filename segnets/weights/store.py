@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON, Colour, ModelCard, ModelConfig
 from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
 from segnets.preprocess import Preprocessing
-from segnets.registry import BACKBONES, MODELS, build_empty
+from segnets.registry import build_described
 from segnets.weights.description import check_card
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.sources import read_source
@@ -33,10 +34,11 @@ def save(
     """Write a model that a builder made to one self-describing `.safetensors` file.
 
     classes, palette (RGB, 0..255), preprocessing, provenance: what is not given is kept from the file that the model
-    was loaded from. The same model gives the same bytes; a file that stood there survives any failure.
+    was loaded from; what a conversion proved of that file's tensors is kept as `derived_from`, without the proof.
+    The same model gives the same bytes; a file that stood there survives any failure.
 
-    Raises WeightsError if the model does not know its builder, if the class names don't match its classes or a tensor
-    can't be stored; OutputError if `path` can't be written.
+    Raises WeightsError if the model does not know its builder or is no longer what that builds, if the card can't be
+    right or a tensor can't be stored; OutputError if `path` can't be written.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
@@ -44,18 +46,43 @@ def save(
             f"this {type(model).__name__} does not know which builder makes it, so a file could not describe it; "
             "build it with segnets.create_model, or set model.config to a segnets ModelConfig"
         )
-    card = getattr(model, "card", None) or ModelCard()
+    card = (getattr(model, "card", None) or ModelCard()).derived()
     if classes is not None:
-        card = replace(card, classes=tuple(classes))
+        card = replace(card, classes=_sequence("classes", classes))
     if palette is not None:
-        card = replace(card, palette=tuple((int(r), int(g), int(b)) for r, g, b in palette))
+        card = replace(card, palette=tuple(_sequence("palette colour", c) for c in _sequence("palette", palette)))
     if preprocessing is not None:
         card = replace(card, preprocessing=preprocessing)
     if provenance is not None:
         card = replace(card, provenance=dict(provenance))
     num_classes = config.options.get("num_classes")
     check_card(card, num_classes if isinstance(num_classes, int) else None)
-    write_weights_file(path, model.state_dict(), config, card, overwrite=overwrite)
+    tensors = model.state_dict()
+    _check_is_described(config, tensors)
+    write_weights_file(path, tensors, config, card, overwrite=overwrite)
+
+
+def _sequence(what: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise WeightsError(f"{what}={values!r}: expected a list with an entry for each")
+    return tuple(values)
+
+
+def _check_is_described(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    """A file that `load` would refuse must not take the place of one that it takes."""
+    described = build_described(config.name, dict(config.options)).state_dict()
+    if [(name, tensor.shape) for name, tensor in described.items()] == [(n, t.shape) for n, t in tensors.items()]:
+        return
+    other = [name for name in {**described, **tensors} if _shape(described, name) != _shape(tensors, name)]
+    raise WeightsError(
+        f"this model was changed and is no longer the {config.name} that model.config describes: {', '.join(other[:5])}"
+        f"{f' and {len(other) - 5} more tensors' if len(other) > 5 else ''} differ; build it with the options that you "
+        "need (num_classes, aux_loss), and load the weights into that"
+    )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return tensors[name].shape if name in tensors else None
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -72,15 +99,11 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
             f"{path}: does not say which model it is for; convert it with: weights-tools convert {path} "
             "OUT.safetensors, or build the model and use segnets.load_weights"
         )
-    if file.config.name not in MODELS and file.config.name not in BACKBONES:
-        raise WeightsError(
-            f"{path}: is for a model {file.config.name!r} that this segnets does not have; update segnets"
-        )
     with without_garbage_collection():
         try:
-            model = build_empty(file.config.name, dict(file.config.options))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise WeightsError(f"{path}: its description of {file.config.name} can't be built: {error}") from None
+            model = build_described(file.config.name, dict(file.config.options))
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
         fit(model, file.tensors, where=str(path), assign=True)
     _attach(model, file.card)
     return model.eval()
@@ -97,11 +120,10 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     """
     found = read_source(source)
     report = fit(model, found.tensors, where=found.where)
-    if found.card is not None and not report.fresh:
-        _attach(model, found.card)
+    _attach(model, report.card_for(found.card))
     return report
 
 
-def _attach(model: Any, card: ModelCard) -> None:
+def _attach(model: Any, card: ModelCard | None) -> None:
     """The card of the weights becomes the model's; `save` and `export` pass it on. (Any: a plain attribute.)"""
     model.card = card

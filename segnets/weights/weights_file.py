@@ -161,23 +161,28 @@ def _check_storable(tensors: Mapping[str, object]) -> None:
         raise WeightsError(f"{len(problems)} of {len(tensors)} tensors can't be saved: {shown}")
 
 
-def _check_is_safetensors(path: Path) -> None:
-    """Say what a file is that is no safetensors file, before a library says something less helpful."""
+def read_start(path: Path) -> bytes:
+    """The first 16 bytes of a regular file that is not empty. Raises WeightsError.
+
+    What it is comes before opening it: opening alone waits for ever at a pipe, and acts at a device.
+    """
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise WeightsError(f"{path}: is not a regular file; name a file with weights")
+        if status.st_size == 0:
+            raise WeightsError(f"{path}: is empty; fetch or convert it again")
+        with path.open("rb") as file:
+            return file.read(16)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{str(path)!r}: can't be read: {error}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise WeightsError(f"{path}: is not a regular file; name a .safetensors file")
-    if status.st_size == 0:
-        raise WeightsError(f"{path}: is empty; fetch or convert it again")
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _check_is_safetensors(path: Path) -> None:
+    """Say what a file is that is no safetensors file, before a library says something less helpful."""
+    start = read_start(path)
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise WeightsError(
             f"{path}: is a PyTorch file, not safetensors; convert it with: weights-tools convert {path} OUT.safetensors"

@@ -61,6 +61,19 @@ def test_compile_without_a_graph_break(name: str, training: bool) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_compile_goes_with_gradient_checkpointing() -> None:
+    torch.compiler.reset()
+    model = segnets.lraspp_mobilenet_v3_large(num_classes=2, gradient_checkpointing=True).train()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="eager")
+    x = images(2, 64, 64)
+    torch.manual_seed(0)
+    expected = model(x)["out"]
+    torch.manual_seed(0)
+    got = compiled(x)["out"]
+    got.sum().backward()
+    assert torch.equal(got, expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_torch_export_with_dynamic_batch_height_and_width(name: str) -> None:
     model = random_model(name)

@@ -88,6 +88,12 @@ def test_a_number_of_classes_that_is_none(num_classes: object) -> None:
         segnets.create_model("lraspp_mobilenet_v3_large", num_classes=num_classes)
 
 
+@pytest.mark.parametrize("aux_loss", ["no", 1])
+def test_an_aux_loss_that_is_neither_true_nor_false(aux_loss: object) -> None:
+    with pytest.raises(ValueError, match=r"aux_loss=.*expected True or False"):
+        segnets.create_model("fcn_resnet50", aux_loss=aux_loss)
+
+
 def test_lraspp_has_no_auxiliary_classifier() -> None:
     with pytest.raises(NotImplementedError, match="has no auxiliary classifier"):
         segnets.lraspp_mobilenet_v3_large(aux_loss=True)
@@ -97,9 +103,11 @@ def test_lraspp_has_no_auxiliary_classifier() -> None:
     ("name", "message"),
     [
         ("deeplab_resnet50", r"no model 'deeplab_resnet50'; did you mean 'deeplabv3_resnet50'\? Models: deeplabv3_mob"),
-        ("resnet50", r"no model 'resnet50': it is a backbone and classifier, built by segnets\.backbones\.resnet50"),
+        ("resnet50", r"no model 'resnet50'; it is a backbone and classifier, built by segnets\.backbones\.resnet50"),
+        ("zzz", r"no model 'zzz'; Models: deeplabv3_mobilenet"),
+        (None, r"no model None; Models: deeplabv3_mobilenet"),
     ],
 )
-def test_unknown_model_names(name: str, message: str) -> None:
+def test_unknown_model_names(name: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        segnets.create_model(name)
+        segnets.create_model(name)  # type: ignore[arg-type]  # some are the mistake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections import OrderedDict
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import segnets
+from segnets import backbones
 from segnets.backbones import mobilenet_v3_large, resnet18, resnet50
 from tests.models.pairs import images
 from tests.oracle import randomise_, torchvision
@@ -56,8 +58,9 @@ def test_a_layer_that_is_not_there(backbone: nn.Module) -> None:
         match=r"return_layers are not present in model: 'layer5'; the children of this ResNet are conv1, bn1",
     ):
         segnets.IntermediateLayerGetter(backbone, {"layer5": "out"})
-    with pytest.raises(ValueError, match=r"not present in model: 'layer4\.7'"):
-        segnets.IntermediateLayerGetter(backbone, {"layer4.7": "out"})
+    for path in ("layer4.7", "layer4.", "layer4..conv1", ".conv1"):
+        with pytest.raises(ValueError, match=f"not present in model: '{re.escape(path)}'"):
+            segnets.IntermediateLayerGetter(backbone, {path: "out"})
 
 
 def test_a_module_that_is_registered_twice() -> None:
@@ -130,3 +133,28 @@ def test_dotted_paths_compile_without_a_graph_break(
         expected, got = dotted[1](x), compiled(x)
     assert list(got) == list(expected)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_running_the_same_layers_elsewhere_leaves_nothing_behind(
+    dotted: tuple[nn.Module, segnets.IntermediateLayerGetter],
+) -> None:
+    model, getter = dotted
+    x = images(1, 64, 64)
+    with torch.inference_mode():
+        model(images(1, 32, 32))
+        maps = getter(x)
+    assert list(maps) == ["block", "conv", "stage", "out"]
+    assert maps["conv"].shape[-2:] == (4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
+def test_dotted_paths_are_not_for_torchscript_nor_for_checkpointing(
+    dotted: tuple[nn.Module, segnets.IntermediateLayerGetter],
+) -> None:
+    getter = dotted[1]
+    with pytest.raises(NotImplementedError, match=r"return_layers layer3\.5\.conv2, layer3\.1 are dotted paths"):
+        torch.jit.script(getter)
+    with pytest.raises(ValueError, match=r"does not go with dotted paths: layer3\.5\.conv2"):
+        backbones.forward_checkpointed(getter, images(1, 64, 64))
+    with pytest.raises(TypeError, match="needs an IntermediateLayerGetter, got Identity"):
+        backbones.forward_checkpointed(nn.Identity(), images(1, 64, 64))

@@ -101,6 +101,22 @@ def test_classes_that_disagree_among_themselves_are_an_error(state: dict[str, Te
         segnets.load_weights(network(aux_loss=True), wrong)
 
 
+def test_tensors_without_values_do_not_fit(state: dict[str, Tensor]) -> None:
+    model = network(aux_loss=True)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    wrong = state | {"backbone.0.0.weight": state["backbone.0.0.weight"].to("meta")}
+    with pytest.raises(segnets.WeightsError, match=r"! backbone\.0\.0\.weight: file torch\.float32 without values"):
+        segnets.load_weights(model, wrong)
+    wrong = state | {"backbone.0.0.weight": state["backbone.0.0.weight"].to_sparse()}
+    with pytest.raises(segnets.WeightsError, match=r"file torch\.float32 torch\.sparse_coo"):
+        segnets.load_weights(model, wrong)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    with torch.device("meta"):
+        empty = segnets.deeplabv3_mobilenet_v3_large(num_classes=4, aux_loss=True)
+    with pytest.raises(segnets.WeightsError, match="the model has no values to fill"):
+        segnets.load_weights(empty, state)
+
+
 def test_running_statistics_are_never_taken_for_an_old_files(state: dict[str, Tensor]) -> None:
     """A network with group norm has the names of one with batch norm, less the statistics."""
     wrong = {key: tensor for key, tensor in state.items() if "running_" not in key and "num_batches" not in key}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,29 @@ def test_other_classes_than_the_weights(trained: nn.Module) -> None:
     assert model.card is None
 
 
+@pytest.mark.parametrize("content", [b"\x80", b"\x80\x02.", b"PK\x03\x04 and so on", b"P", b"\x80\x02}q\x00."])
+def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(segnets.WeightsError, match=r"w\.pth: .*weights-tools"):
+        segnets.create_model(NAME, weights=tmp_path / "w.pth")
+
+
+def test_a_flipped_bit(trained: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(trained.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(segnets.WeightsError, match=r"is damaged: .* does not match its checksum"):
+        segnets.create_model(NAME, weights=path)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(segnets.WeightsError, match="is not a regular file"):
+        segnets.create_model(NAME, weights=tmp_path / "pipe")
+
+
 def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "run.pth"
     torch.save({"model": trained.state_dict(), "epoch": 3}, path)
@@ -158,6 +182,7 @@ def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path)
         ("COCO_V2", "COCO_V2: no such file; published for deeplabv3_mobilenet_v3_large: COCO_WITH_VOC_LABELS_V1"),
         ("FCN_ResNet50_Weights.DEFAULT", "no such file; published for deeplabv3_mobilenet_v3_large"),
         (torchvision.models.ResNet50_Weights.IMAGENET1K_V1, "is not published for deeplabv3_mobilenet_v3_large"),
+        ("", "weights='': expected a file's path"),
         (True, "weights of type bool: expected a file's path, a state dict or a published name"),
     ],
 )  # fmt: skip

@@ -133,21 +133,71 @@ def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int
     assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == mode
 
 
-def test_what_can_not_be_described_is_not_saved(tmp_path: Path, model: nn.Module) -> None:
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"classes": ["a", "b"]}, "2 class names for a model of 3 classes"),
+        ({"classes": "abc"}, "classes='abc': expected a list"),
+        ({"classes": [1, 2, 3]}, r"classes\[0\]=1: expected a printable text"),
+        ({"classes": ["a", "b", "\ud800"]}, r"classes\[2\]='\\ud800': expected a printable text"),
+        ({"palette": [(0, 0, 0)]}, "1 palette colours for a model of 3 classes"),
+        ({"palette": [(999, 0, 0)] * 3}, r"palette\[0\]=\(999, 0, 0\): expected three whole numbers 0\.\.255"),
+        ({"palette": [(1, 2)] * 3}, r"palette\[0\]=\(1, 2\): expected three"),
+        ({"palette": ["red"] * 3}, "palette colour='red': expected a list"),
+        ({"preprocessing": "x"}, "preprocessing='x': expected a segnets.Preprocessing"),
+        ({"provenance": {"when": object()}}, "does not fit into JSON"),
+    ],
+)
+def test_a_card_that_can_not_be_is_not_saved(
+    tmp_path: Path, model: nn.Module, card: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(segnets.WeightsError, match=message):
+        segnets.save(model, path, **card)  # type: ignore[arg-type]  # the mistakes are the point
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_can_not_be_described_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     with pytest.raises(segnets.WeightsError, match=r"this Linear does not know which builder makes it.*create_model"):
         segnets.save(nn.Linear(2, 2), path)
-    with pytest.raises(segnets.WeightsError, match="2 class names for a model of 3 classes"):
-        segnets.save(model, path, classes=["a", "b"])
-    with pytest.raises(segnets.WeightsError, match="1 palette colours for a model of 3 classes"):
-        segnets.save(model, path, palette=[(0, 0, 0)])
-    with pytest.raises(segnets.WeightsError, match="does not fit into JSON"):
-        segnets.save(model, path, provenance={"when": object()})  # type: ignore[dict-item]
     with torch.device("meta"):
         empty = segnets.lraspp_mobilenet_v3_large(num_classes=3)
     with pytest.raises(segnets.WeightsError, match=r"319 of 319 tensors can't be saved: .*no values \(meta device\)"):
         segnets.save(empty, path)
+    changed = segnets.lraspp_mobilenet_v3_large(num_classes=3)
+    changed.classifier.low_classifier = nn.Conv2d(40, 7, 1)
+    with pytest.raises(
+        segnets.WeightsError, match=r"no longer the lraspp_mobilenet_v3_large .*low_classifier\.weight"
+    ):
+        segnets.save(changed, path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_proven_of_other_tensors_is_not_claimed_of_these(tmp_path: Path, model: nn.Module) -> None:
+    source = {"source_sha256": "12ab", "licence": "MIT", "proof": "every tensor byte-equal to the source's"}
+    segnets.save(model, tmp_path / "a.safetensors", provenance=source)
+    segnets.save(segnets.load(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    second = segnets.load(tmp_path / "b.safetensors")
+    assert second.card.provenance == {"derived_from": {"source_sha256": "12ab", "licence": "MIT"}}
+    segnets.save(second, tmp_path / "c.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
+
+
+def test_fine_tuning_keeps_the_preprocessing(tmp_path: Path) -> None:
+    name = "deeplabv3_mobilenet_v3_large"
+    preprocessing = segnets.Preprocessing(channel_order="BGR", mean=(0.1, 0.2, 0.3))
+    source = segnets.create_model(name, num_classes=2)
+    segnets.save(source, tmp_path / "w.safetensors", classes=["a", "b"], preprocessing=preprocessing)
+    with_aux = segnets.create_model(name, weights=tmp_path / "w.safetensors", aux_loss=True)
+    assert with_aux.card == segnets.ModelCard(("a", "b"), (), preprocessing)
+    with pytest.warns(UserWarning, match="afresh"):
+        other = segnets.create_model(name, weights=tmp_path / "w.safetensors", num_classes=5)
+    assert other.card == segnets.ModelCard((), (), preprocessing)
+    segnets.load_weights(with_aux, source.state_dict())
+    assert with_aux.card is None, "nothing is known of a bare state dict"
 
 
 def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> None:
@@ -183,6 +233,9 @@ def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> No
         (lambda d: d["model"].update(name="unet_resnet50"), "a model 'unet_resnet50' that this segnets does not have"),
         (lambda d: d["model"]["options"].update(magic=1), "can't be built"),
         (lambda d: d["model"]["options"].update(num_classes=-1), "can't be built: num_classes=-1"),
+        (lambda d: d["model"]["options"].update(num_classes=2**70), "can't be built"),
+        (lambda d: d["model"].update(name="resnet18", options={"num_classes": 2**62}), "can't be built"),
+        (lambda d: d["model"].update(name="mobilenet_v3_small", options={"width_mult": 1e308}), "can't be built"),
         (lambda d: d["model"]["options"].update(num_classes=4), "does not fit .* 4 of another shape"),
         (lambda d: d.update(palette=[[1, 2]]), "its description is damaged"),
         (lambda d: d["preprocessing"].update(resize="sideways"), "its description is damaged"),
