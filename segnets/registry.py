@@ -82,7 +82,7 @@ def build_described(name: str, options: dict[str, Any]) -> nn.Module:
     Raises WeightsError, in one line, for a name or options that can't be built: they come out of files.
     """
     if name not in MODELS and name not in BACKBONES:
-        raise WeightsError(f"is for a model {name!r} that this segnets does not have; update segnets")
+        raise WeightsError(f"is for a model {str(name)[:80]!r} that this segnets does not have; update segnets")
     try:
         with torch.device("meta"), _WithoutInitialValues():
             return build(name, options)

@@ -7,14 +7,14 @@ everything that was taken off or left out is reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from segnets.errors import WeightsError
-from weights_tools.names import check_name, listed, shown
+from weights_tools.names import MAX_NAME, check_name, listed, shown
 from weights_tools.reader.container import Container
-from weights_tools.reader.limits import MAX_DEPTH, MAX_MODULES, MAX_TENSORS
-from weights_tools.reader.values import Foreign, TensorRef, UnreadableTensor, Value, kind_of
+from weights_tools.reader.limits import MAX_ATTRIBUTES, MAX_DEPTH, MAX_MODULES, MAX_TENSORS
+from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
 
 # Where training scripts keep the weights: torchvision's references, mmengine, VainF, Lightning, timm, common habit.
 CANDIDATES = (
@@ -186,24 +186,13 @@ def _walk_modules(top: Value) -> StateDict:
     """Give the tensors of a TorchScript module the dotted names of their attributes."""
     tensors: dict[str, TensorRef] = {}
     unreadable = 0
-    waiting: list[tuple[str, Value, int]] = [("", top, 0)]
-    visited = 0
-    while waiting:
-        prefix, node, depth = waiting.pop()
-        visited += 1
-        if visited > MAX_MODULES or depth > MAX_DEPTH:
-            raise WeightsError("its modules are nested deeper than in any network")
-        if not isinstance(node, Foreign) or not isinstance(node.state, dict):
-            continue
-        children = []
-        for name, value in node.state.items():
-            if isinstance(value, TensorRef):
-                tensors[check_name(f"{prefix}{name}")] = value
-            elif isinstance(value, UnreadableTensor):
-                unreadable += 1
-            elif isinstance(value, Foreign) and isinstance(name, str):
-                children.append((f"{prefix}{name}."[:1000], value, depth + 1))
-        waiting += reversed(children)
+    for prefix, name, value in _attributes(top):
+        if isinstance(value, UnreadableTensor):
+            unreadable += 1
+        elif len(tensors) == MAX_TENSORS:
+            raise WeightsError(f"it holds more than {MAX_TENSORS:,} tensors, as no network does; get it elsewhere")
+        else:
+            tensors[check_name(f"{prefix}{name}")] = value
     if not tensors:
         raise WeightsError(
             "it is a TorchScript archive without named parameters: torch.jit.freeze turned them into constants; "
@@ -211,6 +200,31 @@ def _walk_modules(top: Value) -> StateDict:
         )
     notes = (f"{unreadable} attributes that are no plain tensors were left out",) if unreadable else ()
     return StateDict(tensors, notes=notes)
+
+
+def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | UnreadableTensor]]:
+    """Yield prefix, name and tensor for a module and those within it, which may recall each other without end."""
+    waiting: list[tuple[str, Value, int]] = [("", top, 0)]
+    modules = attributes = 0
+    while waiting:
+        prefix, node, depth = waiting.pop()
+        if not isinstance(node, Foreign) or not isinstance(node.state, dict):
+            continue
+        children = [(k, v) for k, v in node.state.items() if isinstance(v, Foreign) and isinstance(k, str)]
+        modules += len(children)  # counted before they wait, so that the list can't grow beyond the limit
+        attributes += len(node.state)
+        if modules > MAX_MODULES or attributes > MAX_ATTRIBUTES or depth > MAX_DEPTH:
+            raise WeightsError(
+                f"its modules are too many or nested too deep (at most {MAX_MODULES:,} with {MAX_ATTRIBUTES:,} "
+                f"attributes, {MAX_DEPTH} deep), as in no network; it is damaged or an attack, so get it elsewhere"
+            )
+        for name, value in node.state.items():
+            if isinstance(value, TensorRef | UnreadableTensor):
+                yield prefix, name, value
+        # Longer names are refused where they belong to a tensor; none is copied at full length for each module.
+        waiting += [
+            (f"{prefix}{name[:MAX_NAME]}."[: MAX_NAME + 1], child, depth + 1) for name, child in reversed(children)
+        ]
 
 
 def strip_prefixes(found: StateDict) -> StateDict:
@@ -250,3 +264,9 @@ def inner_networks(found: StateDict) -> list[StateDict]:
                 )
             )
     return inner
+
+
+def looks_trained(name: str, ref: TensorRef) -> bool:
+    """Tell weights of a network from what stands beside one: counters, confusion matrices, weights of classes."""
+    matrix = len(ref.shape) >= 2 and (ref.dtype not in INTEGER_DTYPES or name.endswith("weight"))
+    return matrix or name.endswith("running_mean")

@@ -11,7 +11,7 @@ _PROGRAM = "weights-tools"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0 if it worked, 1 for a bad file, 2 for a wrong call."""
+    """Run the command. Returns 0 if it worked, 1 for a file that is or would be refused, 2 for a wrong call."""
     options = _parser().parse_args(arguments)
     from segnets.console import run_command  # imports torch, which takes a second; `--help` need not wait for it
 
@@ -25,7 +25,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    inspect = commands.add_parser("inspect", help="say what a file holds, and whether it could be converted")
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a file holds, and whether it could be converted",
+        description="Say what a file holds. Exit 0 if it could be converted, 1 if it would be refused.",
+    )
     inspect.add_argument("file", metavar="FILE")
     inspect.add_argument("--quick", action="store_true", help="read the structure only, not the tensors")
 
@@ -53,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "inspect":
         report = inspect(options.file, key=options.key, data=not options.quick)
         _print(report.to_json() if options.json else str(report))
-        return 0
+        return 0 if report.refused is None else 1
     done = convert(
         options.source,
         options.target,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from segnets.collector import without_garbage_collection
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
 from segnets.weights import write_weights_file
+from weights_tools.checkpoint import StateDict
 from weights_tools.names import shown
 from weights_tools.opened import (
     Recognised,
@@ -122,12 +123,16 @@ def _plan(source: Source, container: Container, found: Recognised, dtype: str | 
     published = _published(source.path, sha256, found.match.config.name)
     notes = [*container.notes, *found.state.notes, *found.match.notes]
     if published is not None:
-        notes.append(f"it is torchvision's {published.model} {published.name}, by its checksum")
+        known = "its sha256" if published.sha256 else "the first 8 digits of its sha256"
+        notes.append(f"it is torchvision's {published.model} {published.name}, by {known}")
     elif hash_in_name(source.path) not in (None, sha256[:8]):
         notes.append(f"its sha256 begins with {sha256[:8]}, not with the digits in its name")
     if any(t.element_size() == 1 for t in tensors.values() if t.is_floating_point()):
         notes.append("8-bit floats are kept; call model.float() after loading, or convert with --dtype float32")
-    card = found.card or _card(source.path, sha256, container, found, published, dtype)
+    if found.card is None:
+        card = _card(source.path, sha256, container, found, published, dtype)
+    else:
+        card = _card_kept(found.card, _changes(found, dtype))
     return _Plan(found, tensors, card, soundness, tuple(notes))
 
 
@@ -150,7 +155,7 @@ def _published(path: Path, sha256: str, model: str) -> Published | None:
 def _card(
     path: Path, sha256: str, container: Container, found: Recognised, published: Published | None, dtype: str | None
 ) -> ModelCard:
-    state, match = found.state, found.match
+    match = found.match
     provenance: dict[str, JSON] = {
         "layout": match.layout,
         "layout_version": match.version,
@@ -159,21 +164,52 @@ def _card(
         "source_file": shown(path.name, quote=False),
         "source_sha256": sha256,
         "tool": f"weights_tools of segnets {segnets.__version__}",
-        "proof": "renamed only; the tensors are those of the source",
+        "proof": _proof(found, dtype),
+        **_taken_off(found.state),
+        **_changes(found, dtype),
     }
-    changes: dict[str, JSON] = {
-        "key": ".".join(state.path),
-        "stripped": "".join(state.stripped),
-        "dropped": list(state.dropped),
-        "counters_set_to_0": len(found.fit.zeroed),
-        "counters_made_int64": len(found.fit.reshaped),
-        "cast_to": dtype,
-    }
-    provenance |= {name: change for name, change in changes.items() if change}
     if published is None:
         return ModelCard(provenance=provenance)
     card = published.card()
     return replace(card, provenance={**card.provenance, **provenance})
+
+
+def _taken_off(state: StateDict) -> dict[str, JSON]:
+    taken: dict[str, JSON] = {
+        "key": ".".join(state.path),
+        "stripped": "".join(state.stripped),
+        "dropped": list(state.dropped),
+    }
+    return {name: what for name, what in taken.items() if what}
+
+
+def _changes(found: Recognised, dtype: str | None) -> dict[str, JSON]:
+    """What differs in the numbers themselves."""
+    changes: dict[str, JSON] = {
+        "counters_set_to_0": len(found.fit.zeroed),
+        "counters_made_int64": len(found.fit.reshaped),
+        "cast_to": dtype,
+    }
+    return {name: change for name, change in changes.items() if change}
+
+
+def _proof(found: Recognised, dtype: str | None) -> str:
+    """Say exactly what was done: every tensor was compared with this after it was written."""
+    done = f"cast to {dtype}" if dtype is not None else "renamed only; every tensor byte-equal to the source's"
+    counters = []
+    if found.fit.zeroed:
+        counters.append(f"{len(found.fit.zeroed)} absent batch norm counters set to 0")
+    if found.fit.reshaped:
+        counters.append(f"{len(found.fit.reshaped)} batch norm counters made int64")
+    return f"{done}, but for {' and '.join(counters)}" if counters else done
+
+
+def _card_kept(card: ModelCard, changes: Mapping[str, JSON]) -> ModelCard:
+    """The card of a file of segnets; what it proves is not true of tensors that were changed."""
+    if not changes:
+        return card
+    derived = card.derived()
+    return replace(derived, provenance={**derived.provenance, **changes})
 
 
 def _with_classes(plan: _Plan, names: tuple[str, ...] | None) -> _Plan:

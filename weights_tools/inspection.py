@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from segnets.errors import WeightsError
 from weights_tools.checkpoint import StateDict, find_state_dict
@@ -49,12 +50,12 @@ def _refused(base: InspectReport, container: Container, key: str | None, reason:
     try:
         state = find_state_dict(container, key)
     except WeightsError:
-        return _replace(base, refused=reason)
-    return _replace(_with_tensors(base, state), refused=reason)
+        return replace(base, refused=reason)
+    return replace(_with_tensors(base, state), refused=reason)
 
 
 def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
-    return _replace(
+    return replace(
         base,
         tensors=len(state.tensors),
         parameters=sum(ref.numel for ref in state.tensors.values()),
@@ -84,7 +85,7 @@ def _recognised(
         refused = "; ".join(soundness.problems) or None
     if container.hostile():
         refused = "it is probably an attack; nothing of it was run"
-    return _replace(
+    return replace(
         report,
         layout=found.match.layout,
         model=found.match.config.name,
@@ -94,9 +95,3 @@ def _recognised(
         doubts=tuple(doubts),
         refused=refused,
     )
-
-
-def _replace(report: InspectReport, **changes: object) -> InspectReport:
-    from dataclasses import replace
-
-    return replace(report, **changes)  # type: ignore[arg-type]

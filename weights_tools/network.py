@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segnets.card import ModelConfig
 from segnets.errors import WeightsError
-from segnets.registry import build_empty
+from segnets.registry import build_described
 from weights_tools.names import shown
 from weights_tools.reader.values import FLOAT_DTYPES, INTEGER_DTYPES, TensorRef
 
@@ -21,33 +21,26 @@ _LISTED = 10
 class Fit:
     """How tensors fit a network.
 
+    config: what the network records of itself, with every option that it needs.
     names: for each tensor of the network its name in the file; absent counters are left out.
     zeroed: batch norm counters that the file lacks; they become 0.
     reshaped: counters of another shape or number format; they become int64 without dimensions.
     """
 
+    config: ModelConfig
     names: Mapping[str, str]
     zeroed: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
 
 
-def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the names, shapes and dtypes of a network as tensors without values.
-
-    Raises WeightsError if segnets can't build it.
-    """
-    try:
-        return dict(build_empty(config.name, dict(config.options)).state_dict())
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise WeightsError(f"its network {config.name} can't be built: {error}") from None
-
-
 def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, TensorRef]) -> Fit:
     """Compare names, shapes and kinds of number; tensors of old files may lack the batch norm counters.
 
-    Raises WeightsError that lists every difference at once.
+    Raises WeightsError if segnets can't build the network, or one that lists every difference at once.
     """
-    expected = expected_tensors(config)
+    network = build_described(config.name, dict(config.options))
+    recorded = getattr(network, "config", None)
+    expected: dict[str, Tensor] = network.state_dict()
     zeroed: list[str] = []
     reshaped: list[str] = []
     missing: list[str] = []
@@ -72,7 +65,7 @@ def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, Ten
     if missing or unexpected or wrong:
         raise WeightsError(_difference(config, missing, unexpected, wrong))
     kept = {name: names[name] for name in expected if name in names}
-    return Fit(kept, tuple(zeroed), tuple(reshaped))
+    return Fit(recorded if isinstance(recorded, ModelConfig) else config, kept, tuple(zeroed), tuple(reshaped))
 
 
 def _difference(config: ModelConfig, missing: list[str], unexpected: list[str], wrong: list[str]) -> str:

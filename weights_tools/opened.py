@@ -7,14 +7,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segnets.card import ModelCard, ModelConfig
+from segnets.card import ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
-from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks
+from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks, looks_trained
 from weights_tools.layouts import Match, recognise
+from weights_tools.names import listed, shown
 from weights_tools.network import Fit, fit
 from weights_tools.reader import Container, Source, read_container
 from weights_tools.reader.tensors import check_bounds
@@ -59,8 +60,7 @@ def recognise_network(container: Container, layout: str = "auto", key: str | Non
     state = find_state_dict(container, key)
     described = container.metadata.get(METADATA_KEY)
     if described is not None:
-        config, card = decode(described, "it")
-        return _own(container, state, config, card)
+        return _own(container, state, described)
     try:
         return _recognised(container, state, layout)
     except WeightsError as error:
@@ -70,22 +70,40 @@ def recognise_network(container: Container, layout: str = "auto", key: str | Non
                 inner.append(_recognised(container, candidate, layout))
         if len(inner) != 1:
             raise error
-        return inner[0]
+    _check_dropped(state, inner[0])
+    return inner[0]
+
+
+def _check_dropped(outer: StateDict, inner: Recognised) -> None:
+    """Raise WeightsError if the tensors beside a network that was found are part of a larger one."""
+    lost = [name for name in inner.state.dropped if name in outer.tensors and looks_trained(name, outer.tensors[name])]
+    if lost:
+        raise WeightsError(
+            f"it holds a {inner.match.config.name} under {shown(''.join(inner.state.stripped))} and other weights "
+            f"beside it, which would be lost: {listed(map(shown, lost), 3)}; to convert that network only, save its "
+            "state dict alone"
+        )
 
 
 def _recognised(container: Container, state: StateDict, layout: str) -> Recognised:
-    match = recognise(state.tensors, layout)
-    found = Recognised(state, match, fit(match.config, match.names, state.tensors))
-    _check_tensors(container, state.tensors)
-    return found
+    return _fitted(container, state, recognise(state.tensors, layout))
 
 
-def _own(container: Container, state: StateDict, config: ModelConfig, card: ModelCard) -> Recognised:
+def _own(container: Container, state: StateDict, described: str) -> Recognised:
     """A file that segnets wrote says itself what it is."""
+    try:
+        config, card = decode(described, "it")
+    except WeightsError as error:
+        raise WeightsError(str(error).removeprefix("it: ")) from None
     match = Match("segnets", 1, config, {name: name for name in state.tensors}, {})
-    found = Recognised(state, match, fit(config, match.names, state.tensors), card)
+    return _fitted(container, state, match, card)
+
+
+def _fitted(container: Container, state: StateDict, match: Match, card: ModelCard | None = None) -> Recognised:
+    """Compare with the network, and take the options that it records itself: equal networks have equal ones."""
+    fitted = fit(match.config, match.names, state.tensors)
     _check_tensors(container, state.tensors)
-    return found
+    return Recognised(state, replace(match, config=fitted.config), fitted, card)
 
 
 def _check_tensors(container: Container, tensors: Mapping[str, TensorRef]) -> None:

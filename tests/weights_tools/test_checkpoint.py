@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from segnets.errors import WeightsError
 from tests.weights_tools.files import described
-from weights_tools.checkpoint import StateDict, find_state_dict
+from weights_tools.checkpoint import StateDict, find_state_dict, looks_trained
 from weights_tools.reader.container import Container
-from weights_tools.reader.values import Foreign, Global, Value
+from weights_tools.reader.limits import MAX_ATTRIBUTES, MAX_DEPTH, MAX_MODULES, MAX_TENSORS
+from weights_tools.reader.values import Foreign, Global, UnreadableTensor, Value
 
 W = described({"w": torch.ones(2, 3)})["w"]
 STATE = {"conv.weight": W, "conv.bias": W}
@@ -128,3 +130,67 @@ def test_what_is_ignored_is_listed_without_being_looked_into() -> None:
         {"model": STATE, "args": Foreign(Global("argparse", "Namespace"), loop, loop), "nested": loop, 7: None}
     )
     assert found.ignored == ("args (argparse.Namespace)", "nested (list)", "7 (NoneType)")
+
+
+def _module(state: dict[Value, Value]) -> Foreign:
+    return Foreign(Global("__torch__", "M"), (), state)
+
+
+def _recalling_itself() -> Foreign:
+    module = _module({})
+    module.state = {"w": W, **{f"a{i}": module for i in range(5_000)}}
+    return module
+
+
+def _chain(length: int) -> Foreign:
+    module = _module({"w": W})
+    for _ in range(length):
+        module = _module({"next": module})
+    return module
+
+
+MODULES: dict[str, tuple[Foreign, str]] = {
+    "recalls itself": (_recalling_itself(), "too many or nested too deep"),
+    "too many": (_module({f"a{i}": _module({}) for i in range(MAX_MODULES + 1)}), "too many or nested too deep"),
+    "too deep": (_chain(MAX_DEPTH + 1), "too many or nested too deep"),
+    "plain attributes again and again": (
+        _module({f"a{i}": module for module in [_module(dict.fromkeys(range(10_000)))] for i in range(1_000)}),
+        f"with {MAX_ATTRIBUTES:,} attributes",
+    ),
+    "tensors again and again": (
+        _module({f"a{i}": module for module in [_module({f"w{i}": W for i in range(1_000)})] for i in range(60)}),
+        f"it holds more than {MAX_TENSORS:,} tensors, as no network does",
+    ),
+    "long names": (_module({"x" * 10_000_000: _module({"w": W})}), "a name of 402 characters; 400 are the most"),
+}
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_modules_of_no_network(case: str) -> None:
+    top, message = MODULES[case]
+    with pytest.raises(WeightsError, match=message):
+        find_state_dict(Container("TorchScript archive", top, {}))
+
+
+def test_modules_are_walked_in_order_and_may_share() -> None:
+    shared = _module({"w": W, "n": 3, "odd": UnreadableTensor("sparse")})
+    top = _module({"b": shared, "own": W, "a": shared, "deep": _chain(50)})
+    found = find_state_dict(Container("TorchScript archive", top, {}))
+    assert list(found.tensors) == ["own", "b.w", "a.w", f"deep.{'next.' * 50}w"]
+    assert found.notes == ("2 attributes that are no plain tensors were left out",)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "expected"),
+    [
+        ("0.weight", torch.zeros(2, 3), True),
+        ("query", torch.zeros(2, 3, dtype=torch.float16), True),
+        ("packed.weight", torch.zeros(2, 3, dtype=torch.int8), True),
+        ("bn.running_mean", torch.zeros(3), True),
+        ("loss.weight", torch.zeros(3), False),
+        ("iou.confmat", torch.zeros(3, 3, dtype=torch.int64), False),
+        ("f1.tp", torch.tensor(0), False),
+    ],
+)
+def test_what_looks_trained(name: str, tensor: Tensor, expected: bool) -> None:
+    assert looks_trained(name, described({name: tensor})[name]) is expected

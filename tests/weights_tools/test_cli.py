@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.weights_tools.files import saved
+from tests.weights_tools.files import Bomb, saved
 from weights_tools.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def _run(
 def test_inspect_and_convert(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(source)]) == 0
     table = capsys.readouterr()
-    assert "network    lraspp_mobilenet_v3_large(num_classes=21)" in table.out
+    assert "network    lraspp_mobilenet_v3_large(num_classes=21, aux_loss=False)" in table.out
     assert "prefixes   module. taken off" in table.out
     assert "ignored    epoch (int)" in table.out
     assert table.err == ""
@@ -101,10 +101,23 @@ def test_quick_look_reads_no_tensors(source: Path, capsys: pytest.CaptureFixture
 def test_inspect_answers_for_what_can_not_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "resnet50-0676ba61.pth"
     torch.save({"a": torch.ones(3), "b": torch.ones(3)}, path)
-    assert main(["inspect", str(path)]) == 0
-    shown = capsys.readouterr().out
+    assert main(["inspect", str(path)]) == 1
+    shown, complaint = capsys.readouterr()
+    assert complaint == ""
     assert "refused    its 2 tensors fit no network that is known here" in shown
     assert "doubt      its name states the checksum 0676ba61, but its sha256 begins with" in shown
+
+
+def test_inspect_of_an_attack_ends_with_1(
+    tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(saved({"model": state, "x": Bomb(tmp_path / "executed")}))
+    assert main(["inspect", "--json", str(path)]) == 1
+    assert json.loads(capsys.readouterr().out)["refused"] == "it is probably an attack; nothing of it was run"
+    with pytest.raises(SystemExit):
+        main(["inspect", "--help"])
+    assert "Exit 0 if it could be converted, 1 if it would be refused." in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

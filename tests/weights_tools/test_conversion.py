@@ -73,7 +73,7 @@ def test_every_wrapper_gives_the_same_tensors(tmp_path: Path, state: State, wrap
     assert_same(_loaded(tmp_path), state)
     assert (report.model, report.options, report.stripped) == (
         "lraspp_mobilenet_v3_large",
-        {"num_classes": 21},
+        {"num_classes": 21, "aux_loss": False},
         stripped,
     )
     if wrapper.startswith("averaged"):
@@ -204,7 +204,7 @@ def test_torchscript_archives(tmp_path: Path, how: str) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.network = model
-            self.register_buffer("confusion", torch.zeros(3, 3))
+            self.register_buffer("confusion", torch.zeros(3, 3, dtype=torch.int64))
 
         def forward(self, image: Tensor) -> Tensor:
             return self.network(image)["out"]  # type: ignore[no-any-return]

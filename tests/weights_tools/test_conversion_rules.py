@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 import segnets
 from segnets.catalog import VOC_CLASSES, Published
 from segnets.errors import OutputError, WeightsError
-from tests.weights_tools.files import Bomb, assert_same, saved
-from weights_tools import ConversionReport, conversion, convert
+from segnets.weights import read_weights_file
+from tests.weights_tools.files import Bomb, assert_same, network, saved
+from weights_tools import ConversionReport, conversion, convert, inspect
 
 State = Mapping[str, Tensor]
 
@@ -55,10 +57,60 @@ def test_provenance_says_what_was_done(tmp_path: Path, state: State) -> None:
     assert provenance["geometry"]["batch_norm_eps"] == 1e-3
 
 
+def _provenance(path: Path) -> Mapping[str, Any]:
+    card = read_weights_file(path).card
+    assert card is not None
+    return card.provenance
+
+
+def test_proof_says_exactly_what_was_done(tmp_path: Path, state: State) -> None:
+    renamed = "renamed only; every tensor byte-equal to the source's"
+    _convert(tmp_path, dict(state))
+    assert _model(tmp_path).card.provenance["proof"] == renamed
+    convert(tmp_path / "out.safetensors", tmp_path / "half.safetensors", dtype="float16")
+    provenance = _provenance(tmp_path / "half.safetensors")
+    assert "proof" not in provenance
+    assert provenance["cast_to"] == "float16"
+    convert(tmp_path / "source.pth", tmp_path / "half.safetensors", dtype="float16", force=True)
+    cast = _provenance(tmp_path / "half.safetensors")
+    assert cast["proof"] == "cast to float16"
+    old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "source.pth")
+    convert(tmp_path / "source.pth", tmp_path / "out.safetensors", force=True)
+    assert _model(tmp_path).card.provenance["proof"] == f"{renamed}, but for 47 absent batch norm counters set to 0"
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50", "resnet18"])
+def test_options_are_those_that_segnets_saves(tmp_path: Path, name: str) -> None:
+    _convert(tmp_path, network(name, num_classes=3).state_dict())
+    converted = read_weights_file(tmp_path / "out.safetensors").config
+    segnets.save(_model(tmp_path), tmp_path / "saved.safetensors")
+    assert read_weights_file(tmp_path / "saved.safetensors").config == converted
+
+
+def _resnet18_inside(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**{f"backbone.{name}": tensor for name, tensor in network("resnet18").state_dict().items()}, **state}
+
+
+def test_network_within_a_larger_one_is_refused(tmp_path: Path) -> None:
+    decoder = {f"decoder.{i}.weight": torch.ones(4, 4, 3, 3) for i in range(20)}
+    with pytest.raises(
+        WeightsError,
+        match=r"it holds a resnet18 under 'backbone\.' and other weights beside it, which would be lost: "
+        r"'decoder\.0\.weight', .* and 17 more; to convert that network only, save its state dict alone",
+    ):
+        _convert(tmp_path, _resnet18_inside(decoder))
+    assert inspect(tmp_path / "source.pth").refused is not None
+    assert not (tmp_path / "out.safetensors").exists()
+    small = {"loss.weight": torch.ones(7), "iou.confmat": torch.zeros(7, 7, dtype=torch.int64)}
+    report = _convert(tmp_path, _resnet18_inside(small))
+    assert (report.model, report.dropped) == ("resnet18", ("loss.weight", "iou.confmat"))
+
+
 def test_report_is_json_and_a_table(tmp_path: Path, state: State) -> None:
     report = _convert(tmp_path, _prefixed(state))
     assert json.loads(json.dumps(report.to_json()))["stripped"] == ["module."]
-    assert "lraspp_mobilenet_v3_large(num_classes=21)" in str(report)
+    assert "lraspp_mobilenet_v3_large(num_classes=21, aux_loss=False)" in str(report)
     assert "module. taken off" in str(report)
 
 
@@ -86,7 +138,11 @@ def test_published_file_is_known_by_its_hash(tmp_path: Path, state: State, monke
     monkeypatch.setattr(conversion, "CATALOG", (row,))
     report = _convert(tmp_path, None)
     assert report.classes == VOC_CLASSES
-    assert "it is torchvision's lraspp_mobilenet_v3_large V1, by its checksum" in report.notes
+    known = "it is torchvision's lraspp_mobilenet_v3_large V1, by "
+    assert f"{known}the first 8 digits of its sha256" in report.notes
+    monkeypatch.setattr(conversion, "CATALOG", (replace(row, sha256=report.source_sha256),))
+    whole = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", force=True)
+    assert f"{known}its sha256" in whole.notes
     other = Published("lraspp_mobilenet_v3_large", "V1", "source.pth", 1, "", {}, sha256="0" * 64)
     monkeypatch.setattr(conversion, "CATALOG", (other,))
     with pytest.raises(WeightsError, match="it has the name of a published file but its sha256 begins with"):

@@ -228,9 +228,10 @@ def test_full_disk(tmp_path: Path, source: Path) -> None:
 
 
 _SLOW = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from weights_tools.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 def wait(*_): print("writing", flush=True); time.sleep(60)
 Path.replace = wait  # everything is written, only the name is missing
 sys.exit(main(["convert", "source.pth", "out.safetensors", "--force"]))

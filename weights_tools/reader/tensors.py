@@ -12,6 +12,8 @@ from weights_tools.reader.container import Container
 from weights_tools.reader.source import Source
 from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
 
+_WIDEST = 8  # bytes of an element; the wider complex numbers are no weights
+
 
 class TensorReader:
     """Makes tensors of one loaded file. They share its memory and are not to be written to."""
@@ -21,6 +23,7 @@ class TensorReader:
         self._container = container
         self._flip = container.big_endian != (sys.byteorder == "big")
         self._storages: dict[tuple[str, str], torch.Tensor] = {}
+        self._moved: dict[str, memoryview] = {}
 
     def read(self, name: str, ref: TensorRef) -> torch.Tensor:
         """Return the tensor; raise WeightsError that names it if its storage does not hold it."""
@@ -39,24 +42,32 @@ class TensorReader:
         return found
 
     def _open(self, storage: StorageRef, dtype: str) -> torch.Tensor:
-        start, size = self._container.spans[storage.key]
         width = ITEM_SIZES[dtype]
-        data = self._source.view(start, size)
+        data = self._bytes(storage.key, width)
         if self._flip and width > 1:
             flipped = np.frombuffer(data, dtype=f"V{width}").view(np.uint8).reshape(-1, width)[:, ::-1]
             data = np.ascontiguousarray(flipped).reshape(-1).data
-        elif start % width:
-            # Legacy files align nothing. The 8 bytes before each storage were read already and may be overwritten.
-            data = self._realign(start, size, width)
-        return torch.frombuffer(data, dtype=getattr(torch, dtype), count=size // width)
+        return torch.frombuffer(data, dtype=getattr(torch, dtype), count=len(data) // width)
 
-    def _realign(self, start: int, size: int, width: int) -> memoryview:
-        if self._container.kind != "torch legacy" or self._source.buffer is None:
-            return memoryview(bytearray(self._source.view(start, size)))
-        self._source.sha256()  # of the bytes as they were in the file
-        skip = start % width
-        buffer = self._source.buffer.data
-        buffer[start - skip : start - skip + size] = buffer[start : start + size]
+    def _bytes(self, key: str, width: int) -> memoryview:
+        """Return the bytes of a storage where elements of `width` bytes can be read."""
+        start, size = self._container.spans[key]
+        if self._container.kind == "torch legacy" and self._source.buffer is not None:
+            if key not in self._moved:
+                self._moved[key] = self._move(self._source.buffer.data, start, size)
+            return self._moved[key]
+        data = self._source.view(start, size)
+        return memoryview(bytearray(data)) if start % width else data
+
+    def _move(self, buffer: memoryview, start: int, size: int) -> memoryview:
+        """Legacy files align nothing. The 8 bytes before each storage were read already and may be overwritten.
+
+        Once for each storage, and far enough for every dtype: tensors of several may share it.
+        """
+        skip = start % _WIDEST
+        if skip:
+            self._source.sha256()  # of the bytes as they were in the file
+            buffer[start - skip : start - skip + size] = buffer[start : start + size]
         return buffer[start - skip : start - skip + size]
 
 
