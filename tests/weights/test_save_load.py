@@ -169,9 +169,7 @@ def test_a_model_that_can_not_be_described_is_not_saved(tmp_path: Path) -> None:
         segnets.save(empty, path)
     changed = segnets.lraspp_mobilenet_v3_large(num_classes=3)
     changed.classifier.low_classifier = nn.Conv2d(40, 7, 1)
-    with pytest.raises(
-        segnets.WeightsError, match=r"no longer the lraspp_mobilenet_v3_large .*low_classifier\.weight"
-    ):
+    with pytest.raises(segnets.WeightsError, match=r"no longer the lraspp_mobilenet_v3_large .*low_classifier\.weight"):
         segnets.save(changed, path)
     assert list(tmp_path.iterdir()) == []
 
