@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from segnets.card import ModelCard
-from segnets.errors import ExportError
+from segnets.errors import ExportError, WeightsError
 from segnets.export import torchscript
 from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, OUTPUTS, Contract
 from segnets.export.golden import Golden, make_golden
@@ -25,6 +25,7 @@ from segnets.export.verify import VerifyReport, verify_loaded
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocess import Preprocessing
 from segnets.segment import Segmenter
+from segnets.weights.description import check_card, listed
 
 FORMATS = ("torchscript",)
 DTYPES = ("float32",)
@@ -82,10 +83,11 @@ def export(
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("device", device, DEVICES)
     target = check_writable_target(path, overwrite=overwrite)
-    card = getattr(model, "card", None) or ModelCard()
+    card = _card(model, classes, palette)
     preprocessing = preprocessing or card.preprocessing
 
     reference = evaluation_copy(_checked_module(model))
+    _check_answer(reference)
     optimized = optimize(model)
     compiled = torchscript.compile_segmenter(Segmenter(optimized.model, preprocessing), output)
     golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing)
@@ -93,8 +95,8 @@ def export(
         model,
         golden,
         preprocessing=preprocessing,
-        classes=tuple(card.classes if classes is None else classes),
-        palette=_colours(card.palette if palette is None else palette),
+        classes=card.classes,
+        palette=card.palette,
         provenance=card.provenance,
         output=output,
     )
@@ -155,9 +157,32 @@ def _contract(model: nn.Module, golden: Golden, **fields: Any) -> Contract:
     )
 
 
-def _colours(palette: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
-    # Their length and range are checked by the contract.
-    return tuple(tuple(colour) for colour in palette)  # type: ignore[misc]
+def _check_answer(model: nn.Module) -> None:
+    """Raise ExportError for a classifier, which has no score for every pixel."""
+    try:
+        with torch.inference_mode():
+            answer = model(torch.zeros(1, 3, 64, 64, dtype=torch.float32))
+    except (RuntimeError, ValueError, TypeError):
+        return  # `optimize` says what keeps it from running
+    if not isinstance(answer, Mapping) or "out" not in answer:
+        raise ExportError(
+            f"this {type(model).__name__} gives a {type(answer).__name__} and not {{'out': scores of every pixel}}: "
+            "export takes a segmentation model, and not a classifier or a backbone"
+        )
+
+
+def _card(model: object, classes: Sequence[str] | None, palette: Sequence[Sequence[int]] | None) -> ModelCard:
+    """The model's card, with the class names and colours that were given instead. Raises ExportError."""
+    card: ModelCard = getattr(model, "card", None) or ModelCard()
+    try:
+        if classes is not None:
+            card = replace(card, classes=listed("classes", classes))
+        if palette is not None:
+            card = replace(card, palette=tuple(listed("palette colour", c) for c in listed("palette", palette)))
+        check_card(card, None)  # how many classes there are, the contract checks
+    except WeightsError as error:
+        raise ExportError(str(error)) from None
+    return card
 
 
 def _version() -> str:

@@ -81,7 +81,7 @@ def compare(candidate: Callable[[Tensor], Tensor], reference: nn.Module) -> tupl
     generator = torch.Generator().manual_seed(0)
     results = []
     for count, height, width in SHAPES:
-        image = torch.randn(count, 3, height, width, generator=generator)
+        image = torch.randn(count, 3, height, width, generator=generator, dtype=torch.float32)
         expected = logits_of(reference, image)
         tolerance = tolerance_of(expected, exact(image))
         results.append(_compare_logits(candidate(image), expected, tolerance))
@@ -89,12 +89,23 @@ def compare(candidate: Callable[[Tensor], Tensor], reference: nn.Module) -> tupl
 
 
 def logits_of(model: nn.Module, image: Tensor) -> Tensor:
-    """The logits of a plain model. Raises ExportError if they are not finite."""
+    """The logits of a plain model. Raises ExportError if there are none, or they are not finite."""
     with torch.inference_mode():
-        logits: Tensor = model(image)["out"]
+        logits = logits_in(model(image), model)
     if not bool(torch.isfinite(logits).all()):
         raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
     return logits
+
+
+def logits_in(scores: object, model: nn.Module) -> Tensor:
+    """The logits in what `model` returned. Raises ExportError if it is not a dictionary {"out": (N, C, H, W)}."""
+    logits = scores.get("out") if isinstance(scores, dict) else None
+    if isinstance(logits, Tensor) and logits.dim() == 4:
+        return logits
+    raise ExportError(
+        f"{type(model).__name__} gives no {{'out': logits (N, C, H, W)}}, so there is no mask; "
+        "export and verify take a SegmentationModel (backbone and classifier), not a classifier of whole images"
+    )
 
 
 def tolerance_of(logits: Tensor, exact: Tensor) -> float:

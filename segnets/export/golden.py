@@ -119,7 +119,7 @@ def replay(exported: Exported) -> Replay:
                 f"{exported.path}: gives {name} {tensor.dtype} {tuple(tensor.shape)}, its golden pair has "
                 f"{golden[name].dtype} {tuple(golden[name].shape)}; export the model again"
             )
-    std = torch.tensor(contract.preprocessing.std).view(-1, 1, 1)
+    std = torch.tensor(contract.preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
     differs = mask != golden["mask"]
     near_ties = differs & (golden["margin"] <= 2 * contract.tolerance)
     return Replay(

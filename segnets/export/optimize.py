@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from segnets.errors import ExportError
+from segnets.export.compare import logits_in
+from segnets.export.reason import reason_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Optimized:
 def optimize(model: nn.Module) -> Optimized:
     """Copy `model` into eval mode on the CPU in float32 and simplify the copy; `model` itself is not changed.
 
-    Raises ExportError if the model doesn't run on a (1, 3, 64, 64) input.
+    Raises ExportError if the model doesn't run on a (1, 3, 64, 64) input, or gives no {"out": logits}.
     """
     model = evaluation_copy(model)
     dropped = getattr(model, "aux_classifier", None) is not None
@@ -81,9 +83,9 @@ def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.
     handles += [m.register_forward_pre_hook(before_norm) for m in modules if isinstance(m, nn.BatchNorm2d)]
     try:
         with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
-            model(torch.zeros(1, 3, 64, 64))
+            logits_in(model(torch.zeros(1, 3, 64, 64, dtype=torch.float32)), model)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"the model doesn't run on a float32 (1, 3, 64, 64) input: {error}") from error
+        raise ExportError(f"the model doesn't run on a float32 (1, 3, 64, 64) input: {reason_of(error)}") from error
     finally:
         for handle in handles:
             handle.remove()

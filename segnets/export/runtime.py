@@ -91,6 +91,9 @@ def exported_from_bytes(data: bytes, path: Path) -> Exported:
 
 def _read(path: Path) -> bytes:
     try:
+        # Before opening it, which would wait for ever at a pipe.
+        if path.exists() and not path.is_file():
+            raise ExportError(f"{path}: is not a regular file; name a file that segnets.export wrote")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

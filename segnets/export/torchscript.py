@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
 from segnets.errors import ExportError
+from segnets.export.reason import reason_of
 from segnets.preprocess import check_input
 from segnets.segment import Segmenter
 
@@ -57,8 +58,8 @@ def compile_segmenter(segmenter: Segmenter, output: str) -> Any:
     try:
         with _no_deprecation_warnings():
             compiled = torch.jit.script(module.eval())
-    except (FrontendError, RuntimeError, TypeError, ValueError) as error:
-        raise ExportError(f"the model can't be compiled by TorchScript: {error}") from error
+    except (FrontendError, RuntimeError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise ExportError(f"the model can't be compiled by TorchScript: {reason_of(error)}") from error
     check_operators(compiled)
     return compiled
 
@@ -94,7 +95,24 @@ def to_bytes(compiled: Any, extra_files: Mapping[str, bytes | str]) -> bytes:
     buffer = io.BytesIO()
     with _no_deprecation_warnings():
         torch.jit.save(compiled, buffer, _extra_files=dict(extra_files))
-    return buffer.getvalue()
+    return _without_debug_entries(buffer)
+
+
+def _without_debug_entries(archive: io.BytesIO) -> bytes:
+    """Copy the archive without what tells where every line was compiled; LibTorch needs it for longer messages only.
+
+    It holds the absolute paths of this machine: nobody's business, and other bytes in every working copy. torch's own
+    writer aligns the tensors, and computes the checksums and the archive's id again.
+    """
+    archive.seek(0)
+    reader, result = torch._C.PyTorchFileReader(archive), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(result)
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name != ".data/serialization_id":
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return result.getvalue()
 
 
 def from_file(file: BinaryIO) -> Any:

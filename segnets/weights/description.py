@@ -7,6 +7,7 @@ library writes several keys in random order, and the same weights should give th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from segnets.card import ModelCard, ModelConfig
@@ -56,6 +57,13 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
         raise WeightsError(
             f"{where}: its description is damaged ({type(error).__name__}: {error}); convert the original again"
         ) from None
+
+
+def listed(what: str, values: Any) -> tuple[Any, ...]:
+    """The entries of a list that a user gave. Raises WeightsError for what is none, a single text among it."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise WeightsError(f"{what}={values!r}: expected a list with an entry for each")
+    return tuple(values)
 
 
 def check_card(card: ModelCard, num_classes: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
 from segnets.preprocess import Preprocessing
 from segnets.registry import build_described
-from segnets.weights.description import check_card
+from segnets.weights.description import check_card, listed
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.sources import read_source
 from segnets.weights.weights_file import read_weights_file, write_weights_file
@@ -48,9 +48,9 @@ def save(
         )
     card = (getattr(model, "card", None) or ModelCard()).derived()
     if classes is not None:
-        card = replace(card, classes=_sequence("classes", classes))
+        card = replace(card, classes=listed("classes", classes))
     if palette is not None:
-        card = replace(card, palette=tuple(_sequence("palette colour", c) for c in _sequence("palette", palette)))
+        card = replace(card, palette=tuple(listed("palette colour", c) for c in listed("palette", palette)))
     if preprocessing is not None:
         card = replace(card, preprocessing=preprocessing)
     if provenance is not None:
@@ -60,12 +60,6 @@ def save(
     tensors = model.state_dict()
     _check_is_described(config, tensors)
     write_weights_file(path, tensors, config, card, overwrite=overwrite)
-
-
-def _sequence(what: str, values: Any) -> tuple[Any, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise WeightsError(f"{what}={values!r}: expected a list with an entry for each")
-    return tuple(values)
 
 
 def _check_is_described(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from segnets.errors import ExportError
-from segnets.export import load_exported, read_contract
+from segnets.export import load_exported, read_contract, verify
 from tests.export.common import random_model, rewrite
 
 EXPORT = (
@@ -100,7 +100,7 @@ def test_a_checkpoint_and_no_file(tmp_path: Path) -> None:
         load_exported(tmp_path / "w.pth")
     with pytest.raises(ExportError, match="No such file"):
         load_exported(tmp_path / "none.ts")
-    with pytest.raises(ExportError, match="Is a directory"):
+    with pytest.raises(ExportError, match="is not a regular file"):
         load_exported(tmp_path)
 
 
@@ -169,3 +169,10 @@ def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     assert len(left) == 1
     assert left[0].name.startswith(".segnets-")
     load_exported(left[0])  # complete, it only lacks its name
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ExportError, match="is not a regular file"):
+            verify(path)

@@ -138,8 +138,8 @@ def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
         ({"output": "list"}, "output='list' is not supported yet; allowed: 'tensor', 'dict'"),
         ({"classes": ["a", "b"]}, "classes: 2 names for a model with 5 classes"),
         ({"palette": [(0, 0, 0)]}, "palette: 1 colours for a model with 5 classes"),
-        ({"palette": [(0, 0, 256)] * 5}, "not an RGB colour"),
-        ({"classes": [1, 2, 3, 4, 5]}, "1 is not a name"),
+        ({"palette": [(0, 0, 256)] * 5}, "expected three whole numbers 0..255"),
+        ({"classes": [1, 2, 3, 4, 5]}, r"classes\[0\]=1: expected a printable text"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
