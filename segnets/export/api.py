@@ -173,7 +173,7 @@ def _check_answer(model: nn.Module) -> None:
 
 def _card(model: object, classes: Sequence[str] | None, palette: Sequence[Sequence[int]] | None) -> ModelCard:
     """The model's card, with the class names and colours that were given instead. Raises ExportError."""
-    card: ModelCard = getattr(model, "card", None) or ModelCard()
+    card: ModelCard = (getattr(model, "card", None) or ModelCard()).derived()  # folded, they are other tensors
     try:
         if classes is not None:
             card = replace(card, classes=listed("classes", classes))

@@ -15,7 +15,7 @@ import torch
 import segnets
 from segnets import backbones
 from segnets.errors import ExportError
-from segnets.export import export, verify
+from segnets.export import export, read_contract, verify
 from tests.export.common import random_model
 
 
@@ -32,6 +32,13 @@ def test_cards_that_can_not_be(card: dict[str, object], message: str, tmp_path: 
     with pytest.raises(ExportError, match=message):
         export(random_model(num_classes=5), tmp_path / "m.ts", **card)  # type: ignore[arg-type]  # mistakes
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: Path) -> None:
+    model = random_model(num_classes=5)
+    model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})  # type: ignore[assignment]
+    export(model, tmp_path / "m.ts")
+    assert read_contract(tmp_path / "m.ts").provenance == {"derived_from": {"source_sha256": "12ab"}}
 
 
 def test_a_classifier_has_no_mask(tmp_path: Path) -> None:
