@@ -8,7 +8,7 @@ a copy in float64 tells how much float32 rounding costs the plain model, and a f
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -99,12 +99,13 @@ def logits_of(model: nn.Module, image: Tensor) -> Tensor:
 
 def logits_in(scores: object, model: nn.Module) -> Tensor:
     """The logits in what `model` returned. Raises ExportError if it is not a dictionary {"out": (N, C, H, W)}."""
-    logits = scores.get("out") if isinstance(scores, dict) else None
+    logits = scores.get("out") if isinstance(scores, Mapping) else None
     if isinstance(logits, Tensor) and logits.dim() == 4:
         return logits
     raise ExportError(
-        f"{type(model).__name__} gives no {{'out': logits (N, C, H, W)}}, so there is no mask; "
-        "export and verify take a SegmentationModel (backbone and classifier), not a classifier of whole images"
+        f"this {type(model).__name__} gives a {type(scores).__name__} and not {{'out': (N, C, H, W) scores}}: "
+        "export takes a segmentation model (backbone and classifier), and not a classifier of whole images or a "
+        "backbone, which have no mask"
     )
 
 

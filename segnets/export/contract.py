@@ -97,7 +97,9 @@ class Contract:
             "versions": {"segnets": self.segnets_version, "torch": self.torch_version},
         }
         try:
-            return json.dumps(document, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(document, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+            text.encode()  # half a character (a lone surrogate) is no text
+            return text
         except (TypeError, ValueError) as error:
             raise ExportError(f"the model's options or provenance can't be written as JSON: {error}") from None
 

@@ -83,12 +83,13 @@ def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.
     handles += [m.register_forward_pre_hook(before_norm) for m in modules if isinstance(m, nn.BatchNorm2d)]
     try:
         with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
-            logits_in(model(torch.zeros(1, 3, 64, 64, dtype=torch.float32)), model)
+            scores = model(torch.zeros(1, 3, 64, 64, dtype=torch.float32))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportError(f"the model doesn't run on a float32 (1, 3, 64, 64) input: {reason_of(error)}") from error
     finally:
         for handle in handles:
             handle.remove()
+    logits_in(scores, model)  # raises for a classifier
     return [(convolution, norm) for convolution, norm in pairs if calls[convolution] == calls[norm] == 1]
 
 

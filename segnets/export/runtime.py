@@ -20,6 +20,7 @@ from torch import Tensor
 from segnets.errors import ExportError
 from segnets.export import torchscript
 from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
+from segnets.export.reason import reason_of
 
 _MAX_CONTRACT_BYTES = 16 << 20
 
@@ -84,8 +85,7 @@ def exported_from_bytes(data: bytes, path: Path) -> Exported:
     try:
         module = torchscript.from_file(io.BytesIO(data))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise ExportError(f"{path}: LibTorch can't load it: {reason}") from None
+        raise ExportError(f"{path}: LibTorch can't load it: {reason_of(error)}") from None
     return Exported(path, len(data), module, contract, golden)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from segnets.export import load_exported
-from tests.cpp.test_run import fails, run
+from tests.cpp.common import fails, run
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import segnets
 from segnets import backbones
+from segnets.card import ModelCard
 from segnets.errors import ExportError
 from segnets.export import export, read_contract, verify
-from tests.export.common import random_model
+from segnets.export.reason import reason_of
+from tests.export.common import SMALL, random_model
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,51 @@ def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: P
 def test_a_classifier_has_no_mask(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"this ResNet gives a Tensor .*: export takes a segmentation model"):
         export(backbones.resnet18(num_classes=3), tmp_path / "m.ts")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_can_not_be_compared_with_a_file(small: Path) -> None:
+    with pytest.raises(ExportError, match=r"this ResNet gives a Tensor .* which have no mask"):
+        verify(small, against=backbones.resnet18(num_classes=5))
+
+
+class NotScriptable(nn.Module):
+    """Runs in Python; what the compiler says about it ends in many lines of source code."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": next(iter(self.backbone(x).values())) + len({str(i) for i in range(3)} & {"1"})}
+
+
+@pytest.mark.parametrize("path", ["layer1", "layer1.0"])
+def test_what_torchscript_refuses_ends_in_one_line(path: str, tmp_path: Path) -> None:
+    getter = backbones.IntermediateLayerGetter(backbones.resnet18(), {path: "out"})
+    with pytest.raises(ExportError) as caught:
+        export(NotScriptable(getter), tmp_path / "m.ts")
+    text = str(caught.value)
+    assert text.startswith("the model can't be compiled by TorchScript: ")
+    assert "\n" not in text
+    assert len(text) < 400
+    assert str(Path(__file__).parent) not in text
+    assert ("return_layers layer1.0 are dotted paths" in text) == (path == "layer1.0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reason_is_one_short_line() -> None:
+    assert reason_of(RuntimeError("\n  first \n/home/me/second")) == "first"
+    assert reason_of(RuntimeError("")) == "RuntimeError"
+    assert len(reason_of(RuntimeError("x" * 1000))) == 300
+
+
+def test_a_provenance_that_is_no_text(tmp_path: Path) -> None:
+    model = random_model(num_classes=2)
+    model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})  # type: ignore[assignment]
+    with pytest.raises(ExportError, match=r"options or provenance can't be written as JSON: .*surrogates not allowed"):
+        export(model, tmp_path / "m.ts")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_default_dtype_changes_nothing(tmp_path: Path) -> None:
@@ -81,5 +130,7 @@ def test_no_paths_of_this_machine_and_the_same_bytes_from_elsewhere(tmp_path: Pa
             for folder in (package.parent, Path(torch.__file__).parent.parent, tmp_path):
                 assert str(folder).encode() not in contents, entry.filename
             if "/data/" in entry.filename:
-                start = entry.header_offset + 30 + len(entry.filename) + len(entry.extra)
+                # The padding stands in the entry's own header only, not in the directory.
+                local = (tmp_path / "1.ts").read_bytes()[entry.header_offset : entry.header_offset + 30]
+                start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
                 assert start % 64 == 0, entry.filename
