@@ -228,9 +228,9 @@ def _checked_size(resize: str, size: object) -> int | tuple[int, int] | None:
         return None
     if resize == "short_side":
         size = DEFAULT_SHORT_SIDE if size is None else size
-        if not _is_pixels(size):
+        if not isinstance(size, int) or not _is_pixels(size):
             raise ValueError(f"size={size!r} with resize='short_side': expected one whole number of pixels, 1..65536")
-        return size  # type: ignore[return-value]
+        return size
     if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(_is_pixels, size)):
         raise ValueError(f"size={size!r} with resize='fixed': expected (height, width) in pixels, 1..65536 each")
     return (size[0], size[1])

@@ -13,6 +13,7 @@ import torch
 def run(build: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [str(build / "segnets-run"), *map(str, arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
+    # The type checker can't choose among the signatures of `run` when some of its options are passed through.
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
 
