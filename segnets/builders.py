@@ -1,132 +1,144 @@
-"""One short function per published model, with random weights. Every published number of a network stands here.
+"""A head on a backbone: every network is built here, with random weights. Every published number stands here.
 
 Loading weights is a second step, a floor up: `segnets.weights` wraps these builders with `weights=`.
-After `torch.manual_seed(s)` each draws the same initial weights as torchvision's builder of that name.
+After `torch.manual_seed(s)` the six of torchvision draw the same initial weights as torchvision's builder of that name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet, mobilenet_v3_large, resnet50, resnet101
-from segnets.card import ModelConfig
-from segnets.heads import DeepLabHead, FCNHead, LRASPPHead
+from segnets import backbones
+from segnets.backbones import BackboneKind, IntermediateLayerGetter, Stage
+from segnets.card import JSON, ModelConfig
+from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadKind, Site
+from segnets.layers import norm_layer
 from segnets.model import SegmentationModel
+from segnets.options import Options, as_json, check_applicable, check_values
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+NUM_CLASSES = 21  # PASCAL VOC's, as in torchvision
 
 
-class Builder(Protocol):
-    """What every builder here takes.
+@dataclass(frozen=True)
+class Builder:
+    """Builds the networks of one head on one backbone; called with `segnets.options.Options`, returns one of them.
 
-    num_classes: classes, the background included.
-    aux_loss: add an auxiliary classifier, whose scores come out under "aux".
-    gradient_checkpointing: in training, compute the backbone's activations twice instead of keeping them.
+    published: defaults of the published network that are not those of its head, at its published output stride.
+
+    Raises ValueError for an option that can't have its value, would change nothing, or contradicts another.
     """
 
-    __name__: str
+    head: HeadKind
+    backbone: BackboneKind
+    published: Mapping[str, JSON] = field(default_factory=dict)
 
-    def __call__(
-        self, *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-    ) -> SegmentationModel: ...
+    @property
+    def name(self) -> str:
+        return f"{self.head.name}_{self.backbone.name}"
 
+    @property
+    def title(self) -> str:
+        title, _, paper = self.head.title.partition(", ")
+        return f"{title} on a {self.backbone.title}, output stride {self.settle({})['output_stride']}. {paper}"
 
-def _check_options(num_classes: int, aux_loss: bool) -> None:
-    if not isinstance(aux_loss, bool):
-        raise ValueError(f"aux_loss={aux_loss!r}: expected True or False")
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"num_classes={num_classes!r}: expected a whole number of at least 1, the background included")
+    def settle(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
+        """Every option that applies, with its value: what builds the same network again. Nothing is built."""
+        given = {name: value for name, value in chosen.items() if value is not None}
+        check_values(given)
+        if given.get("aux_loss") and not self.head.auxiliary:
+            raise NotImplementedError(f"{self.name} has no auxiliary classifier; leave aux_loss out")
+        settled: dict[str, JSON] = {"num_classes": NUM_CLASSES, "aux_loss": False}
+        settled.update(self.backbone.defaults(given, self.head.output_stride))
+        settled.update(self._head_defaults(given, {**settled, **given}))
+        check_applicable(self.name, given, settled)
+        settled.update({name: as_json(value) for name, value in given.items() if name in settled})
+        if len(set(self._feature_maps(settled))) < len(self._feature_maps(settled)):
+            raise ValueError(
+                f"backbone_stages={settled['backbone_stages']} are too few for {self.name}: it would read one feature "
+                f"map twice ({', '.join(stage.path for stage in self._feature_maps(settled).values())})"
+            )
+        _check_norm_eval(given.get("norm_eval"), settled)
+        return {name: value for name, value in settled.items() if value is not None}
 
+    def _head_defaults(self, given: Mapping[str, Any], settled: Mapping[str, Any]) -> dict[str, JSON]:
+        variant = given.get("head_variant", self.head.variants[0])
+        if variant not in self.head.variants:
+            raise ValueError(f"head_variant={variant!r}: {self.head.name} has {' and '.join(self.head.variants)}")
+        stages = self.backbone.stages(settled)
+        as_published = variant == self.head.variants[0] and settled["output_stride"] == self.backbone.output_stride
+        norm = settled["norm_layer"]
+        return {
+            "head_variant": variant,
+            **self.head.defaults(variant, Site(settled["output_stride"], stages.out.channels)),
+            **(self.published if as_published else {}),
+            "head_norm_layer": "batch" if norm == "frozen" else norm,
+            "head_norm_eps": 1e-5,
+            "align_corners": False,
+        }
 
-def _on_resnet(
-    name: str,
-    make_backbone: Callable[..., ResNet],
-    head: Callable[[int, int], nn.Module],
-    num_classes: int,
-    aux_loss: bool,
-    gradient_checkpointing: bool,
-) -> SegmentationModel:
-    """Output stride 8: the last two stages dilate. The auxiliary head reads the third, the classifier the fourth."""
-    _check_options(num_classes, aux_loss)
-    layers = {"layer4": "out"}
-    if aux_loss:
-        layers["layer3"] = "aux"
-    backbone = IntermediateLayerGetter(make_backbone(replace_stride_with_dilation=[False, True, True]), layers)
-    # The auxiliary head comes first: the order in which torchvision draws the initial weights.
-    aux_classifier = FCNHead(1024, num_classes) if aux_loss else None
-    return SegmentationModel(
-        backbone,
-        head(2048, num_classes),
-        aux_classifier,
-        config=ModelConfig(name, {"num_classes": num_classes, "aux_loss": aux_loss}),
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    def _feature_maps(self, options: Mapping[str, Any]) -> dict[str, Stage]:
+        """What the classifiers read, by the names that they give it."""
+        stages = self.backbone.stages(options)
+        maps = {self.head.last_name: stages.out}
+        if self.head.low_stride is not None:
+            maps["low"] = stages.at_stride(self.head.low_stride)
+        if options["aux_loss"]:
+            maps["aux"] = stages.aux
+        return maps
 
-
-def fcn_resnet50(
-    *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-) -> SegmentationModel:
-    """FCN on a dilated ResNet-50, output stride 8. https://arxiv.org/abs/1411.4038"""
-    return _on_resnet("fcn_resnet50", resnet50, FCNHead, num_classes, aux_loss, gradient_checkpointing)
-
-
-def fcn_resnet101(
-    *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-) -> SegmentationModel:
-    """FCN on a dilated ResNet-101, output stride 8. https://arxiv.org/abs/1411.4038"""
-    return _on_resnet("fcn_resnet101", resnet101, FCNHead, num_classes, aux_loss, gradient_checkpointing)
-
-
-def deeplabv3_resnet50(
-    *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-) -> SegmentationModel:
-    """DeepLabV3 on a dilated ResNet-50, output stride 8. https://arxiv.org/abs/1706.05587"""
-    return _on_resnet("deeplabv3_resnet50", resnet50, DeepLabHead, num_classes, aux_loss, gradient_checkpointing)
-
-
-def deeplabv3_resnet101(
-    *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-) -> SegmentationModel:
-    """DeepLabV3 on a dilated ResNet-101, output stride 8. https://arxiv.org/abs/1706.05587"""
-    return _on_resnet("deeplabv3_resnet101", resnet101, DeepLabHead, num_classes, aux_loss, gradient_checkpointing)
-
-
-def deeplabv3_mobilenet_v3_large(
-    *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-) -> SegmentationModel:
-    """DeepLabV3 on a dilated MobileNetV3-Large, output stride 16. https://arxiv.org/abs/1706.05587"""
-    _check_options(num_classes, aux_loss)
-    mobilenet: MobileNetV3 = mobilenet_v3_large(dilated=True)
-    out, out_channels = mobilenet.stage(-1)  # C5
-    aux, aux_channels = mobilenet.stage(-4)  # C2, an eighth of the image
-    layers = {out: "out", aux: "aux"} if aux_loss else {out: "out"}
-    aux_classifier = FCNHead(aux_channels, num_classes) if aux_loss else None
-    return SegmentationModel(
-        IntermediateLayerGetter(mobilenet.features, layers),
-        DeepLabHead(out_channels, num_classes),
-        aux_classifier,
-        config=ModelConfig("deeplabv3_mobilenet_v3_large", {"num_classes": num_classes, "aux_loss": aux_loss}),
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    def __call__(self, **chosen: Unpack[Options]) -> SegmentationModel:
+        options: dict[str, Any] = self.settle(chosen)
+        norm = partial(norm_layer, momentum=self.backbone.norm_momentum)
+        backbone_norm = norm(options["norm_layer"], eps=options["norm_eps"])
+        head_norm = norm_layer(options["head_norm_layer"], eps=options["head_norm_eps"])
+        maps = self._feature_maps(options)
+        layers = self.backbone.layers(options, backbone_norm)
+        backbone = IntermediateLayerGetter(layers, {stage.path: name for name, stage in maps.items()})
+        # The auxiliary head comes first: the order in which torchvision draws the initial weights.
+        aux: nn.Module | None = None
+        if options["aux_loss"]:
+            aux = FCNHead(maps["aux"].channels, options["num_classes"], norm_layer=head_norm)
+        low_channels = maps["low"].channels if "low" in maps else 0
+        site = Site(options["output_stride"], maps[self.head.last_name].channels, low_channels)
+        return SegmentationModel(
+            backbone,
+            self.head.build(options["num_classes"], site, options, head_norm),
+            aux,
+            align_corners=options["align_corners"],
+            config=ModelConfig(self.name, options),
+            gradient_checkpointing=bool(chosen.get("gradient_checkpointing")),
+            norm_eval=chosen.get("norm_eval") or False,
+        )
 
 
-def lraspp_mobilenet_v3_large(
-    *, num_classes: int = 21, aux_loss: bool = False, gradient_checkpointing: bool = False
-) -> SegmentationModel:
-    """Lite R-ASPP on a dilated MobileNetV3-Large, output stride 16. https://arxiv.org/abs/1905.02244
+def _check_norm_eval(norm_eval: object, settled: Mapping[str, Any]) -> None:
+    norms = {settled["norm_layer"]} if norm_eval == "backbone" else {settled["norm_layer"], settled["head_norm_layer"]}
+    if norm_eval and not norms & {"batch", "sync"}:
+        raise ValueError(f"norm_eval={norm_eval!r} would change nothing: there is no batch norm ({', '.join(norms)})")
 
-    Raises NotImplementedError for `aux_loss=True`: this network has no auxiliary classifier.
-    """
-    _check_options(num_classes, aux_loss)
-    if aux_loss:
-        raise NotImplementedError("lraspp_mobilenet_v3_large has no auxiliary classifier; leave aux_loss out")
-    mobilenet: MobileNetV3 = mobilenet_v3_large(dilated=True)
-    low, low_channels = mobilenet.stage(-4)  # C2, an eighth of the image
-    high, high_channels = mobilenet.stage(-1)  # C5, a sixteenth
-    return SegmentationModel(
-        IntermediateLayerGetter(mobilenet.features, {low: "low", high: "high"}),
-        LRASPPHead(low_channels, high_channels, num_classes),
-        config=ModelConfig("lraspp_mobilenet_v3_large", {"num_classes": num_classes, "aux_loss": False}),
-        gradient_checkpointing=gradient_checkpointing,
-    )
+
+fcn_resnet50 = Builder(FCN, backbones.resnet50)
+fcn_resnet101 = Builder(FCN, backbones.resnet101)
+deeplabv3_resnet50 = Builder(DEEPLABV3, backbones.resnet50)
+deeplabv3_resnet101 = Builder(DEEPLABV3, backbones.resnet101)
+# torchvision gave it the rates of output stride 8, and so did those who trained its weights.
+deeplabv3_mobilenet_v3_large = Builder(DEEPLABV3, backbones.mobilenet_v3_large, {"atrous_rates": [12, 24, 36]})
+lraspp_mobilenet_v3_large = Builder(LRASPP, backbones.mobilenet_v3_large)
+
+# The networks that torchvision has too.
+PUBLISHED = (
+    deeplabv3_mobilenet_v3_large,
+    deeplabv3_resnet50,
+    deeplabv3_resnet101,
+    fcn_resnet50,
+    fcn_resnet101,
+    lraspp_mobilenet_v3_large,
+)

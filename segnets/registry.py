@@ -11,25 +11,22 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from segnets import backbones, builders
-from segnets.builders import Builder
+from segnets import backbones, heads
+from segnets.backbones import BackboneKind
+from segnets.builders import PUBLISHED, Builder
 from segnets.errors import WeightsError
 
-MODELS: dict[str, Builder] = {
-    build.__name__: build
-    for build in (
-        builders.deeplabv3_mobilenet_v3_large,
-        builders.deeplabv3_resnet50,
-        builders.deeplabv3_resnet101,
-        builders.fcn_resnet50,
-        builders.fcn_resnet101,
-        builders.lraspp_mobilenet_v3_large,
-    )
-}
+HEADS: tuple[heads.HeadKind, ...] = (
+    heads.DEEPLABV3,
+    heads.DEEPLABV3PLUS,
+    heads.FCN,
+    heads.LRASPP,
+    heads.PSPNET,
+)
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    build.__name__: build
-    for build in (
+BACKBONES: dict[str, BackboneKind] = {
+    kind.name: kind
+    for kind in (
         backbones.mobilenet_v3_large,
         backbones.mobilenet_v3_small,
         backbones.resnet18,
@@ -44,6 +41,9 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
         backbones.wide_resnet101_2,
     )
 }
+
+_PAIRS = [Builder(head, backbone) for head in HEADS for backbone in BACKBONES.values()]
+MODELS: dict[str, Builder] = {builder.name: builder for builder in [*_PAIRS, *PUBLISHED]}
 
 
 def list_models(pattern: str = "*") -> list[str]:

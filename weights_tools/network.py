@@ -10,6 +10,7 @@ from torch import Tensor
 from segnets.card import ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import build_described
+from segnets.weights.geometry import describe
 from weights_tools.names import shown
 from weights_tools.reader.values import FLOAT_DTYPES, INTEGER_DTYPES, TensorRef
 
@@ -69,10 +70,9 @@ def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, Ten
 
 
 def _difference(config: ModelConfig, missing: list[str], unexpected: list[str], wrong: list[str]) -> str:
-    options = ", ".join(f"{key}={value}" for key, value in config.options.items())
     counts = [(missing, "missing"), (unexpected, "unexpected"), (wrong, "of another shape or type")]
     summary = ", ".join(f"{len(names)} {what}" for names, what in counts if names)
-    lines = [f"it looks like {config.name}({options}), but its tensors do not fit: {summary}"]
+    lines = [f"it looks like {describe(config)}, but its tensors do not fit: {summary}"]
     for sign, names in (("-", missing), ("+", unexpected), ("~", wrong)):
         lines += [f"  {sign} {shown(name, quote=False)}" for name in names[:_LISTED]]
         if len(names) > _LISTED:

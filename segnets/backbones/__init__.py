@@ -1,10 +1,9 @@
 """An image in, named feature maps out. Each backbone is also a classifier of its own, as it was pretrained."""
 
 from segnets.backbones.features import IntermediateLayerGetter, forward_checkpointed
+from segnets.backbones.kind import BackboneKind, Stage, Stages
 from segnets.backbones.mobilenet_v3 import MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
 from segnets.backbones.resnet import (
-    BasicBlock,
-    Bottleneck,
     ResNet,
     resnet18,
     resnet34,
@@ -17,13 +16,17 @@ from segnets.backbones.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
 
 __all__ = [
+    "BackboneKind",
     "BasicBlock",
     "Bottleneck",
     "IntermediateLayerGetter",
     "MobileNetV3",
     "ResNet",
+    "Stage",
+    "Stages",
     "forward_checkpointed",
     "mobilenet_v3_large",
     "mobilenet_v3_small",

@@ -2,25 +2,30 @@
 
 Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2, https://arxiv.org/abs/1905.02244
 Behaves as torchvision.models.mobilenetv3: batch norm with eps 1e-3 and momentum 0.01, the same initial weights
-in the same order after `torch.manual_seed(s)`, dilation of 2 in the last stage with `dilated=True`.
+in the same order after `torch.manual_seed(s)`, dilation of 2 in the last stage with `dilated=True`. Other output
+strides and `first_block_dilation="previous"` behave as timm's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segnets.card import ModelConfig
-from segnets.layers.conv_norm_act import ConvNormAct, NormLayer
-from segnets.layers.inverted_residual import InvertedResidual, InvertedResidualSpec, round_channels
+from segnets.backbones.kind import Stage, Stages
+from segnets.card import JSON, ModelConfig
+from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer
+from segnets.layers.inverted_residual import round_channels
+
+_EPS, _MOMENTUM = 1e-3, 0.01  # of its batch norms
 
 
 class MobileNetV3(nn.Module):
-    """A MobileNetV3 classifier: (N, 3, H, W) float -> (N, num_classes) logits. Its `features` serve as backbone.
+    """A MobileNetV3 classifier: (N, in_channels, H, W) -> (N, num_classes) logits. Its `features` serve as backbone.
 
     blocks: the rows of the paper's table, as `large_blocks` and `small_blocks` give them.
     last_channels: width of the hidden layer of the classifier.
@@ -33,16 +38,17 @@ class MobileNetV3(nn.Module):
         num_classes: int = 1000,
         norm_layer: NormLayer | None = None,
         dropout: float = 0.2,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if not blocks:
             raise ValueError("blocks is empty: expected at least one InvertedResidualSpec")
         self.config: ModelConfig | None = None
-        norm = norm_layer or partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
+        norm = norm_layer or partial(nn.BatchNorm2d, eps=_EPS, momentum=_MOMENTUM)
         brick = partial(ConvNormAct, norm_layer=norm, activation=nn.Hardswish)
         last = blocks[-1].out_channels
         self.features = nn.Sequential(
-            brick(3, blocks[0].in_channels, kernel_size=3, stride=2),
+            brick(in_channels, blocks[0].in_channels, kernel_size=3, stride=2),
             *(InvertedResidual(spec, norm) for spec in blocks),
             brick(last, 6 * last, kernel_size=1),
         )
@@ -53,19 +59,7 @@ class MobileNetV3(nn.Module):
             nn.Dropout(p=dropout, inplace=True),
             nn.Linear(last_channels, num_classes),
         )
-        # Where the published stages C0 .. Cn end: the first layer, every block with stride 2, the last layer.
-        # (torchvision counts its feature levels from the end of this list.)
-        strided = [i for i, spec in enumerate(blocks, start=1) if spec.stride > 1]
-        self.stages = [0, *strided, len(blocks) + 1]
         self._initialise()
-
-    def stage(self, index: int) -> tuple[str, int]:
-        """The name in `features` and the channels of stage `index`; negative numbers count from the end."""
-        position = self.stages[index]
-        channels = self.features[position].out_channels
-        if not isinstance(channels, int):
-            raise TypeError(f"features.{position} does not tell its out_channels")
-        return str(position), channels
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -86,65 +80,54 @@ class MobileNetV3(nn.Module):
         return scores
 
 
-def large_blocks(
-    *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0
-) -> list[InvertedResidualSpec]:
-    """Table 1 of the paper. `dilated` and `reduced_tail` (half the last stage) are section 6.4's for segmentation."""
-    d, tail = 2 if dilated else 1, 2 if reduced_tail else 1
-    rows: list[tuple[int, int, int, int, bool, bool, int, int]] = [
-        # in, kernel, expanded, out, squeeze-excitation, hardswish, stride, dilation
-        (16, 3, 16, 16, False, False, 1, 1),
-        (16, 3, 64, 24, False, False, 2, 1),  # C1
-        (24, 3, 72, 24, False, False, 1, 1),
-        (24, 5, 72, 40, True, False, 2, 1),  # C2
-        (40, 5, 120, 40, True, False, 1, 1),
-        (40, 5, 120, 40, True, False, 1, 1),
-        (40, 3, 240, 80, False, True, 2, 1),  # C3
-        (80, 3, 200, 80, False, True, 1, 1),
-        (80, 3, 184, 80, False, True, 1, 1),
-        (80, 3, 184, 80, False, True, 1, 1),
-        (80, 3, 480, 112, True, True, 1, 1),
-        (112, 3, 672, 112, True, True, 1, 1),
-        (112, 5, 672, 160 // tail, True, True, 2, d),  # C4
-        (160 // tail, 5, 960 // tail, 160 // tail, True, True, 1, d),
-        (160 // tail, 5, 960 // tail, 160 // tail, True, True, 1, d),
+# in, kernel, expanded, out, squeeze-excitation, hardswish, stride
+_Row = tuple[int, int, int, int, bool, bool, int]
+
+
+def large_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list[InvertedResidualSpec]:
+    """Table 1 of the paper. `reduced_tail` is half of the last stage."""
+    tail = 2 if reduced_tail else 1
+    rows: list[_Row] = [
+        (16, 3, 16, 16, False, False, 1),
+        (16, 3, 64, 24, False, False, 2),  # C1
+        (24, 3, 72, 24, False, False, 1),
+        (24, 5, 72, 40, True, False, 2),  # C2
+        (40, 5, 120, 40, True, False, 1),
+        (40, 5, 120, 40, True, False, 1),
+        (40, 3, 240, 80, False, True, 2),  # C3
+        (80, 3, 200, 80, False, True, 1),
+        (80, 3, 184, 80, False, True, 1),
+        (80, 3, 184, 80, False, True, 1),
+        (80, 3, 480, 112, True, True, 1),
+        (112, 3, 672, 112, True, True, 1),
+        (112, 5, 672, 160 // tail, True, True, 2),  # C4
+        (160 // tail, 5, 960 // tail, 160 // tail, True, True, 1),
+        (160 // tail, 5, 960 // tail, 160 // tail, True, True, 1),
     ]
-    return [_spec(*row, width_mult=width_mult) for row in rows]
+    return [_spec(row, width_mult) for row in rows]
 
 
-def small_blocks(
-    *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0
-) -> list[InvertedResidualSpec]:
+def small_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list[InvertedResidualSpec]:
     """Table 2 of the paper; the options as in `large_blocks`."""
-    d, tail = 2 if dilated else 1, 2 if reduced_tail else 1
-    rows: list[tuple[int, int, int, int, bool, bool, int, int]] = [
-        (16, 3, 16, 16, True, False, 2, 1),  # C1
-        (16, 3, 72, 24, False, False, 2, 1),  # C2
-        (24, 3, 88, 24, False, False, 1, 1),
-        (24, 5, 96, 40, True, True, 2, 1),  # C3
-        (40, 5, 240, 40, True, True, 1, 1),
-        (40, 5, 240, 40, True, True, 1, 1),
-        (40, 5, 120, 48, True, True, 1, 1),
-        (48, 5, 144, 48, True, True, 1, 1),
-        (48, 5, 288, 96 // tail, True, True, 2, d),  # C4
-        (96 // tail, 5, 576 // tail, 96 // tail, True, True, 1, d),
-        (96 // tail, 5, 576 // tail, 96 // tail, True, True, 1, d),
+    tail = 2 if reduced_tail else 1
+    rows: list[_Row] = [
+        (16, 3, 16, 16, True, False, 2),  # C1
+        (16, 3, 72, 24, False, False, 2),  # C2
+        (24, 3, 88, 24, False, False, 1),
+        (24, 5, 96, 40, True, True, 2),  # C3
+        (40, 5, 240, 40, True, True, 1),
+        (40, 5, 240, 40, True, True, 1),
+        (40, 5, 120, 48, True, True, 1),
+        (48, 5, 144, 48, True, True, 1),
+        (48, 5, 288, 96 // tail, True, True, 2),  # C4
+        (96 // tail, 5, 576 // tail, 96 // tail, True, True, 1),
+        (96 // tail, 5, 576 // tail, 96 // tail, True, True, 1),
     ]
-    return [_spec(*row, width_mult=width_mult) for row in rows]
+    return [_spec(row, width_mult) for row in rows]
 
 
-def _spec(
-    in_channels: int,
-    kernel_size: int,
-    expanded: int,
-    out_channels: int,
-    squeeze_excitation: bool,
-    hardswish: bool,
-    stride: int,
-    dilation: int,
-    *,
-    width_mult: float,
-) -> InvertedResidualSpec:
+def _spec(row: _Row, width_mult: float) -> InvertedResidualSpec:
+    in_channels, kernel_size, expanded, out_channels, squeeze_excitation, hardswish, stride = row
     return InvertedResidualSpec(
         in_channels=round_channels(in_channels * width_mult),
         kernel_size=kernel_size,
@@ -153,35 +136,84 @@ def _spec(
         squeeze_excitation=squeeze_excitation,
         activation="hardswish" if hardswish else "relu",
         stride=stride,
-        dilation=dilation,
     )
 
 
-def mobilenet_v3_large(
-    *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0, **options: Any
-) -> MobileNetV3:
-    """MobileNetV3-Large. Further options: those of `MobileNetV3`."""
-    blocks = large_blocks(dilated=dilated, reduced_tail=reduced_tail, width_mult=width_mult)
-    last = round_channels((1280 // 2 if reduced_tail else 1280) * width_mult)
-    return _named(MobileNetV3(blocks, last, **options), "mobilenet_v3_large", dilated, reduced_tail, width_mult)
+def dilate(
+    blocks: Sequence[InvertedResidualSpec], output_stride: int, first_block_dilation: str = "same"
+) -> list[InvertedResidualSpec]:
+    """The same blocks with dilation in place of every stride that would shrink the image by more than output_stride.
+
+    first_block_dilation: see `segnets.options.Options`. Section 6.4 of the paper has output stride 16 for segmentation.
+    """
+    result, stride, dilation = [], 2, 1  # the layer before the blocks has stride 2
+    for spec in blocks:
+        removed = stride * spec.stride > output_stride
+        before, dilation = dilation, dilation * spec.stride if removed else dilation
+        stride = stride if removed else stride * spec.stride
+        own = before if removed and first_block_dilation == "previous" else dilation
+        result.append(replace(spec, dilation=own, stride_removed=removed))
+    return result
 
 
-def mobilenet_v3_small(
-    *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0, **options: Any
-) -> MobileNetV3:
-    """MobileNetV3-Small. Further options: those of `MobileNetV3`."""
-    blocks = small_blocks(dilated=dilated, reduced_tail=reduced_tail, width_mult=width_mult)
-    last = round_channels((1024 // 2 if reduced_tail else 1024) * width_mult)
-    return _named(MobileNetV3(blocks, last, **options), "mobilenet_v3_small", dilated, reduced_tail, width_mult)
+@dataclass(frozen=True)
+class MobileNetV3Kind:
+    """One of the two networks: called, it is the classifier; below a head, see `segnets.backbones.kind.BackboneKind`.
+
+    The classifier takes the options of `MobileNetV3`, and dilated=True (output stride 16), reduced_tail, width_mult.
+    """
+
+    name: str
+    title: str
+    table: Callable[..., list[InvertedResidualSpec]]
+    hidden: int
+
+    output_stride = 16
+    norm_momentum = _MOMENTUM
+    features = "features."
+    dropped = "classifier."
+
+    def __call__(
+        self, *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0, **options: Any
+    ) -> MobileNetV3:
+        blocks = self.table(reduced_tail=reduced_tail, width_mult=width_mult)
+        hidden = round_channels((self.hidden // 2 if reduced_tail else self.hidden) * width_mult)
+        model = MobileNetV3(dilate(blocks, 16) if dilated else blocks, hidden, **options)
+        last = model.classifier[-1]
+        assert isinstance(last, nn.Linear)
+        recorded: dict[str, JSON] = {"num_classes": last.out_features}
+        chosen = {"dilated": dilated, "reduced_tail": reduced_tail, "in_channels": options.get("in_channels", 3)}
+        recorded.update({key: value for key, value in chosen.items() if value not in (False, 3)})
+        if width_mult != 1.0:
+            recorded["width_mult"] = width_mult
+        model.config = ModelConfig(self.name, recorded)
+        return model
+
+    def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
+        stride = given.get("output_stride", max(output_stride, self.output_stride))
+        options: dict[str, JSON] = {
+            "in_channels": 3,
+            "output_stride": stride,
+            "norm_layer": "batch",
+            "norm_eps": _EPS,
+        }
+        if stride < 32:
+            options["first_block_dilation"] = "same"
+        return options
+
+    def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002  (they are the same for all)
+        # torchvision's levels: every block that shrinks the image, and the last layer.
+        table = self.table()
+        strided = [(i, spec) for i, spec in enumerate(table, start=1) if spec.stride > 1]
+        finer = [Stage(str(i), spec.out_channels, 4 << level) for level, (i, spec) in enumerate(strided)]
+        out = Stage(str(len(table) + 1), 6 * table[-1].out_channels, 32)
+        return Stages((*finer, out), aux=finer[1], out=out)
+
+    def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+        blocks = dilate(self.table(), options["output_stride"], options.get("first_block_dilation", "same"))
+        model = MobileNetV3(blocks, self.hidden, norm_layer=norm_layer, in_channels=options["in_channels"])
+        return model.features
 
 
-def _named(model: MobileNetV3, name: str, dilated: bool, reduced_tail: bool, width_mult: float) -> MobileNetV3:
-    options: dict[str, Any] = {"num_classes": model.classifier[-1].out_features}
-    if dilated:
-        options["dilated"] = True
-    if reduced_tail:
-        options["reduced_tail"] = True
-    if width_mult != 1.0:
-        options["width_mult"] = width_mult
-    model.config = ModelConfig(name, options)
-    return model
+mobilenet_v3_large = MobileNetV3Kind("mobilenet_v3_large", "MobileNetV3-Large", large_blocks, 1280)
+mobilenet_v3_small = MobileNetV3Kind("mobilenet_v3_small", "MobileNetV3-Small", small_blocks, 1024)

@@ -2,136 +2,43 @@
 
 He et al. 2015, https://arxiv.org/abs/1512.03385; Xie et al. 2016, https://arxiv.org/abs/1611.05431;
 Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146.
-Behaves as torchvision.models.resnet: the stride sits in the 3x3 convolution ("v1.5"), and after
-`torch.manual_seed(s)` the same weights are drawn, in the same order.
+Behaves as torchvision.models.resnet: after `torch.manual_seed(s)` the same weights are drawn, in the same order. Its
+other options behave as timm's and mmsegmentation's ResNets (see `segnets.options`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segnets.backbones.kind import Stage, Stages
+from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck, first_convolution, shortcut
 from segnets.card import JSON, ModelConfig
-from segnets.layers.conv_norm_act import NormLayer
+from segnets.layers import NormLayer
+from segnets.layers import norm_layer as make_norm_layer
+from segnets.options import as_json
 
-
-def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False
-    )
-
-
-def _conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, for ResNet-18 and -34.
-
-    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
-    Raises ValueError for groups or widths that it can't have, NotImplementedError for a dilation (as torchvision).
-    """
-
-    expansion: int = 1
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        groups: int = 1,
-        base_width: int = 64,
-        dilation: int = 1,
-        norm_layer: NormLayer = nn.BatchNorm2d,
-    ) -> None:
-        super().__init__()
-        if groups != 1 or base_width != 64:
-            raise ValueError(
-                f"BasicBlock only supports groups=1 and base_width=64, got groups={groups}, base_width={base_width}; "
-                "ResNeXt and Wide ResNet are built of Bottleneck blocks"
-            )
-        if dilation > 1:
-            raise NotImplementedError(
-                f"Dilation > 1 not supported in BasicBlock, got dilation={dilation}; use a ResNet of Bottleneck blocks "
-                "(resnet50 and deeper)"
-            )
-        self.conv1 = _conv3x3(inplanes, planes, stride)
-        self.bn1 = norm_layer(planes)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv3x3(planes, planes)
-        self.bn2 = norm_layer(planes)
-        self.downsample = downsample
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
-        result: Tensor = self.relu(out)
-        return result
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided or dilated) and 1x1 convolutions and a shortcut, for ResNet-50 and deeper.
-
-    (N, inplanes, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
-    """
-
-    expansion: int = 4
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        groups: int = 1,
-        base_width: int = 64,
-        dilation: int = 1,
-        norm_layer: NormLayer = nn.BatchNorm2d,
-    ) -> None:
-        super().__init__()
-        width = int(planes * (base_width / 64.0)) * groups
-        self.conv1 = _conv1x1(inplanes, width)
-        self.bn1 = norm_layer(width)
-        self.conv2 = _conv3x3(width, width, stride, groups, dilation)
-        self.bn2 = norm_layer(width)
-        self.conv3 = _conv1x1(width, planes * self.expansion)
-        self.bn3 = norm_layer(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
-        result: Tensor = self.relu(out)
-        return result
+_STAGES = (2, 3, 4)  # those that can dilate
 
 
 class ResNet(nn.Module):
-    """A ResNet classifier: (N, 3, H, W) float -> (N, num_classes) logits. Its `layer1` .. `layer4` serve as backbone.
+    """A ResNet classifier: (N, in_channels, H, W) float -> (N, num_classes) logits. `layer1` .. `layer4` are features.
 
     block: BasicBlock or Bottleneck; layers: how many of them in each of the four stages.
     groups, width_per_group: ResNeXt's cardinality and width; Wide ResNet doubles the width.
-    replace_stride_with_dilation: for stages 2, 3 and 4, whether dilation takes the place of the stride. The first
-    block of such a stage keeps the dilation of the stage before; the later ones have the new one (torchvision's rule).
+    replace_stride_with_dilation: for stages 2, 3 and 4, whether dilation takes the place of the stride.
     zero_init_residual: start every residual branch at zero (https://arxiv.org/abs/1706.02677).
+    norm_layer: what makes a norm for a number of channels, batch norm by default.
+    in_channels, first_block_dilation, basic_block_dilation, multi_grid, stem, downsample, stride_in_1x1: see
+    `segnets.options.Options`; the defaults are torchvision's, and timm's where torchvision has none.
 
-    Raises ValueError if `layers` or `replace_stride_with_dilation` has the wrong length.
+    Raises ValueError if `layers`, `replace_stride_with_dilation` or `multi_grid` has the wrong length, or for a stride
+    in the 1x1 convolution of blocks that have none.
     """
 
     def __init__(
@@ -144,19 +51,31 @@ class ResNet(nn.Module):
         width_per_group: int = 64,
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: NormLayer | None = None,
+        *,
+        in_channels: int = 3,
+        first_block_dilation: str = "previous",
+        basic_block_dilation: str = "both",
+        multi_grid: Sequence[int] | None = None,
+        stem: str = "plain",
+        downsample: str = "conv",
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         dilate = (False, False, False) if replace_stride_with_dilation is None else replace_stride_with_dilation
-        if len(dilate) != 3:
+        if len(dilate) != len(_STAGES):
             raise ValueError(
                 f"replace_stride_with_dilation should be None or a 3-element tuple (stages 2, 3, 4), got {dilate}"
             )
         if len(layers) != 4:
             raise ValueError(f"layers={list(layers)}: expected the number of blocks in each of four stages")
+        if multi_grid is not None and len(multi_grid) != layers[-1]:
+            raise ValueError(f"multi_grid={list(multi_grid)}: the fourth stage has {layers[-1]} blocks, one for each")
         self.config: ModelConfig | None = None
         norm = norm_layer or nn.BatchNorm2d
-        make_block = partial(block, groups=groups, base_width=width_per_group, norm_layer=norm)
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        make_block = partial(
+            block, groups=groups, base_width=width_per_group, norm_layer=norm, stride_in_1x1=stride_in_1x1
+        )
+        self.conv1 = first_convolution(stem, in_channels, 64, norm)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -166,16 +85,34 @@ class ResNet(nn.Module):
         for stage, (planes, depth) in enumerate(zip((64, 128, 256, 512), layers, strict=True), start=1):
             first_dilation = dilation  # the first block keeps it, also where this stage trades its stride for more
             stride = 1 if stage == 1 else 2
-            if stage > 1 and dilate[stage - 2]:
+            dilated = stage in _STAGES and dilate[stage - 2]
+            if dilated:
                 stride, dilation = 1, dilation * stride
+                first_dilation = dilation if first_block_dilation == "same" else first_dilation
+            dilations = [first_dilation] + [dilation] * (depth - 1)
+            second = [dilation] * depth
+            if multi_grid is not None and stage == 4:
+                dilations = second = list(multi_grid)
+            if basic_block_dilation == "first":
+                second = [1] * depth
             out_channels = planes * block.expansion
-            downsample = None
+            adapter = None
             if stride != 1 or channels != out_channels:
-                downsample = nn.Sequential(_conv1x1(channels, out_channels, stride), norm(out_channels))
-            blocks = [make_block(channels, planes, stride, downsample, dilation=first_dilation)]
-            blocks += [make_block(out_channels, planes, dilation=dilation) for _ in range(1, depth)]
+                adapter = shortcut(downsample, channels, out_channels, stride=stride, dilated=dilated, norm_layer=norm)
+            blocks: list[nn.Module] = []
+            for i in range(depth):
+                blocks.append(
+                    make_block(
+                        channels,
+                        planes,
+                        stride if i == 0 else 1,
+                        adapter if i == 0 else None,
+                        dilation=dilations[i],
+                        second_dilation=second[i] if block is BasicBlock else None,
+                    )
+                )
+                channels = out_channels
             stages.append(nn.Sequential(*blocks))
-            channels = out_channels
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(channels, num_classes)
@@ -205,60 +142,103 @@ class ResNet(nn.Module):
         return scores
 
 
-def _resnet(name: str, block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], **options: Any) -> ResNet:
-    model = ResNet(block, layers, **options)
-    recorded: dict[str, JSON] = {"num_classes": model.fc.out_features}
-    if options.get("replace_stride_with_dilation") is not None:
-        recorded["replace_stride_with_dilation"] = list(options["replace_stride_with_dilation"])
-    model.config = ModelConfig(name, recorded)
-    return model
+@dataclass(frozen=True)
+class ResNetKind:
+    """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.kind.BackboneKind`.
+
+    The classifier takes the options of `ResNet`, and norm_layer also as "batch", "sync", "frozen" or "group", with
+    norm_eps.
+    """
+
+    name: str
+    title: str
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, int, int, int]
+    groups: int = 1
+    width_per_group: int = 64
+
+    output_stride = 8
+    norm_momentum = 0.1
+    features = ""
+    dropped = "fc."
+
+    def __call__(self, **options: Any) -> ResNet:
+        plain = dict(options)
+        norm, eps = plain.pop("norm_layer", None), plain.pop("norm_eps", 1e-5)
+        if isinstance(norm, str) or eps != 1e-5:
+            norm = make_norm_layer("batch" if norm is None else norm, eps=eps)
+        model = ResNet(
+            self.block,
+            self.depths,
+            norm_layer=norm,
+            **{"groups": self.groups, "width_per_group": self.width_per_group, **plain},
+        )
+        # A norm that is a function can't be recorded; such a model can't be saved either.
+        recorded = {
+            key: as_json(value)
+            for key, value in options.items()
+            if value is not None and not callable(value) and key != "zero_init_residual"
+        }
+        model.config = ModelConfig(self.name, {"num_classes": model.fc.out_features, **recorded})
+        return model
+
+    def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
+        count = given.get("backbone_stages", 4)
+        natural = 2 ** (count + 1)
+        stride = given.get("output_stride", min(output_stride, natural))
+        if stride > natural:
+            raise ValueError(f"output_stride={stride}: backbone_stages={count} shrink the image by {natural} at most")
+        options: dict[str, JSON] = {
+            "in_channels": 3,
+            "output_stride": stride,
+            "backbone_stages": 4,
+            "stem": "plain",
+            "downsample": "conv",
+            "norm_layer": "batch",
+            "norm_eps": 1e-5,
+        }
+        if self.block is Bottleneck:
+            options["stride_in_1x1"] = False
+        if count == 4:
+            options["multi_grid"] = None
+        grid = given.get("multi_grid")
+        if grid is not None and len(grid) != self.depths[-1]:
+            raise ValueError(f"multi_grid={grid}: the fourth stage of {self.name} has {self.depths[-1]} blocks")
+        if stride < (natural if grid is None else natural // 2):
+            options["first_block_dilation"] = "previous"
+        if self.block is BasicBlock and (stride < natural or grid is not None):
+            options["basic_block_dilation"] = "both"
+        return options
+
+    def stages(self, options: Mapping[str, Any]) -> Stages:
+        stages = tuple(
+            Stage(f"layer{i}", 2 ** (i + 5) * self.block.expansion, 2 ** (i + 1))
+            for i in range(1, options["backbone_stages"] + 1)
+        )
+        return Stages(stages, aux=stages[-2], out=stages[-1])
+
+    def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+        taken = ("in_channels", "first_block_dilation", "basic_block_dilation", "multi_grid", "stem", "downsample")
+        return ResNet(
+            self.block,
+            self.depths,
+            groups=self.groups,
+            width_per_group=self.width_per_group,
+            replace_stride_with_dilation=[2 ** (stage + 1) > options["output_stride"] for stage in _STAGES],
+            norm_layer=norm_layer,
+            stride_in_1x1=options.get("stride_in_1x1", False),
+            **{key: options[key] for key in taken if key in options},
+        )
 
 
-def resnet18(**options: Any) -> ResNet:
-    """ResNet-18. Options: those of `ResNet`."""
-    return _resnet("resnet18", BasicBlock, (2, 2, 2, 2), **options)
-
-
-def resnet34(**options: Any) -> ResNet:
-    """ResNet-34. Options: those of `ResNet`."""
-    return _resnet("resnet34", BasicBlock, (3, 4, 6, 3), **options)
-
-
-def resnet50(**options: Any) -> ResNet:
-    """ResNet-50. Options: those of `ResNet`."""
-    return _resnet("resnet50", Bottleneck, (3, 4, 6, 3), **options)
-
-
-def resnet101(**options: Any) -> ResNet:
-    """ResNet-101. Options: those of `ResNet`."""
-    return _resnet("resnet101", Bottleneck, (3, 4, 23, 3), **options)
-
-
-def resnet152(**options: Any) -> ResNet:
-    """ResNet-152. Options: those of `ResNet`."""
-    return _resnet("resnet152", Bottleneck, (3, 8, 36, 3), **options)
-
-
-def resnext50_32x4d(**options: Any) -> ResNet:
-    """ResNeXt-50, 32 groups of width 4. Options: those of `ResNet`."""
-    return _resnet("resnext50_32x4d", Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4, **options)
-
-
-def resnext101_32x8d(**options: Any) -> ResNet:
-    """ResNeXt-101, 32 groups of width 8. Options: those of `ResNet`."""
-    return _resnet("resnext101_32x8d", Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **options)
-
-
-def resnext101_64x4d(**options: Any) -> ResNet:
-    """ResNeXt-101, 64 groups of width 4. Options: those of `ResNet`."""
-    return _resnet("resnext101_64x4d", Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4, **options)
-
-
-def wide_resnet50_2(**options: Any) -> ResNet:
-    """Wide ResNet-50-2: the 3x3 convolutions twice as wide. Options: those of `ResNet`."""
-    return _resnet("wide_resnet50_2", Bottleneck, (3, 4, 6, 3), width_per_group=128, **options)
-
-
-def wide_resnet101_2(**options: Any) -> ResNet:
-    """Wide ResNet-101-2: the 3x3 convolutions twice as wide. Options: those of `ResNet`."""
-    return _resnet("wide_resnet101_2", Bottleneck, (3, 4, 23, 3), width_per_group=128, **options)
+resnet18 = ResNetKind("resnet18", "ResNet-18", BasicBlock, (2, 2, 2, 2))
+resnet34 = ResNetKind("resnet34", "ResNet-34", BasicBlock, (3, 4, 6, 3))
+resnet50 = ResNetKind("resnet50", "ResNet-50", Bottleneck, (3, 4, 6, 3))
+resnet101 = ResNetKind("resnet101", "ResNet-101", Bottleneck, (3, 4, 23, 3))
+resnet152 = ResNetKind("resnet152", "ResNet-152", Bottleneck, (3, 8, 36, 3))
+resnext50_32x4d = ResNetKind("resnext50_32x4d", "ResNeXt-50 32x4d", Bottleneck, (3, 4, 6, 3), 32, 4)
+resnext101_32x8d = ResNetKind("resnext101_32x8d", "ResNeXt-101 32x8d", Bottleneck, (3, 4, 23, 3), 32, 8)
+resnext101_64x4d = ResNetKind("resnext101_64x4d", "ResNeXt-101 64x4d", Bottleneck, (3, 4, 23, 3), 64, 4)
+# The 3x3 convolutions of a Wide ResNet are twice as wide.
+wide_resnet50_2 = ResNetKind("wide_resnet50_2", "Wide ResNet-50-2", Bottleneck, (3, 4, 6, 3), 1, 128)
+wide_resnet101_2 = ResNetKind("wide_resnet101_2", "Wide ResNet-101-2", Bottleneck, (3, 4, 23, 3), 1, 128)

@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from segnets.errors import ExportError
 from segnets.export.compare import logits_in
 from segnets.export.reason import reason_of
+from segnets.layers import as_batch_norm
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,13 @@ def optimize(model: nn.Module) -> Optimized:
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
-    """Copy `model` into eval mode, on the CPU, in float32, without gradients."""
+    """Copy `model` into eval mode, on the CPU, in float32, without gradients; frozen and synced norms made plain."""
     with torch.inference_mode(False):
-        return copy.deepcopy(model).eval().to(device="cpu", dtype=torch.float32).requires_grad_(False)
+        model = copy.deepcopy(model).eval().to(device="cpu", dtype=torch.float32)
+        for name, module in list(model.named_modules()):
+            if (plain := as_batch_norm(module)) is not module:
+                model.set_submodule(name, plain)
+        return model.requires_grad_(False)
 
 
 def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -1,7 +1,24 @@
-"""Feature maps in, class scores out, at the size of the feature map."""
+"""Feature maps in, class scores out, at the size of a feature map. A new head is one file here."""
 
-from segnets.heads.deeplab import DeepLabHead
-from segnets.heads.fcn import FCNHead
-from segnets.heads.lraspp import LRASPPHead
+from segnets.heads.deeplabv3 import DEEPLABV3, DeepLabHead
+from segnets.heads.deeplabv3plus import DEEPLABV3PLUS, DeepLabV3PlusHead
+from segnets.heads.fcn import FCN, FCNConcatHead, FCNHead
+from segnets.heads.kind import HeadKind, Site
+from segnets.heads.lraspp import LRASPP, LRASPPHead
+from segnets.heads.pspnet import PSPNET, PSPHead
 
-__all__ = ["DeepLabHead", "FCNHead", "LRASPPHead"]
+__all__ = [
+    "DEEPLABV3",
+    "DEEPLABV3PLUS",
+    "FCN",
+    "LRASPP",
+    "PSPNET",
+    "DeepLabHead",
+    "DeepLabV3PlusHead",
+    "FCNConcatHead",
+    "FCNHead",
+    "HeadKind",
+    "LRASPPHead",
+    "PSPHead",
+    "Site",
+]

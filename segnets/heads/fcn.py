@@ -1,26 +1,96 @@
 """The head of a fully convolutional network; it also serves as the auxiliary head of every model here.
 
 Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", https://arxiv.org/abs/1411.4038
-Behaves as torchvision.models.segmentation.fcn.FCNHead.
+`FCNHead` behaves as torchvision.models.segmentation.fcn.FCNHead, `FCNConcatHead` as mmsegmentation's FCNHead with its
+defaults.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import JSON
+from segnets.heads.kind import HeadKind, Site
+from segnets.layers import ConvNormAct, NormLayer
 
 
 class FCNHead(nn.Sequential):
-    """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout of 0.1, 1x1 convolution to the classes.
+    """3x3 convolution, batch norm, ReLU, dropout, 1x1 convolution to the classes.
 
+    hidden: channels between, by default a quarter of in_channels.
     (N, in_channels, H, W) -> (N, channels, H, W) logits.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
-        hidden = in_channels // 4
+    last_layers = ("4",)
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        hidden: int | None = None,
+        dropout: float = 0.1,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+    ) -> None:
+        hidden = in_channels // 4 if hidden is None else hidden
         super().__init__(
             nn.Conv2d(in_channels, hidden, 3, padding=1, bias=False),
-            nn.BatchNorm2d(hidden),
+            norm_layer(hidden),
             nn.ReLU(),
-            nn.Dropout(0.1),
+            nn.Dropout(dropout),
             nn.Conv2d(hidden, channels, 1),
         )
+
+
+class FCNConcatHead(nn.Module):
+    """Two 3x3 convolutions; a third reads their result beside the head's own input; dropout of whole channels.
+
+    (N, in_channels, H, W) -> (N, num_classes, H, W) logits.
+    """
+
+    last_layers = ("classify",)
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        hidden: int,
+        dropout: float = 0.1,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            ConvNormAct(in_channels, hidden, kernel_size=3, norm_layer=norm_layer),
+            ConvNormAct(hidden, hidden, kernel_size=3, norm_layer=norm_layer),
+        )
+        self.fuse = ConvNormAct(in_channels + hidden, hidden, kernel_size=3, norm_layer=norm_layer)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = nn.Conv2d(hidden, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.cat([x, self.convs(x)], dim=1)  # (N, in_channels + hidden, H, W)
+        scores: Tensor = self.classify(self.dropout(self.fuse(seen)))
+        return scores
+
+
+def _defaults(_variant: str, site: Site) -> dict[str, JSON]:
+    return {"head_channels": site.channels // 4, "head_dropout": 0.1}
+
+
+def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+    head = FCNConcatHead if options["head_variant"] == "mmseg" else FCNHead
+    return head(
+        site.channels,
+        num_classes,
+        hidden=options["head_channels"],
+        dropout=options["head_dropout"],
+        norm_layer=norm_layer,
+    )
+
+
+FCN = HeadKind("fcn", "FCN, https://arxiv.org/abs/1411.4038", ("torchvision", "mmseg"), _defaults, _build)

@@ -6,21 +6,37 @@ Behaves as torchvision.models.segmentation.lraspp.LRASPPHead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
-from segnets.layers import resize_bilinear
+from segnets.card import JSON
+from segnets.heads.kind import HeadKind, Site
+from segnets.layers import NormLayer, resize_bilinear
 
 
 class LRASPPHead(nn.Module):
     """{"low": (N, low_channels, H, W), "high": (N, high_channels, h, w)} -> (N, num_classes, H, W) logits."""
 
     reads_all_features = True
+    last_layers = ("low_classifier", "high_classifier")
 
-    def __init__(self, low_channels: int, high_channels: int, num_classes: int, inter_channels: int = 128) -> None:
+    def __init__(
+        self,
+        low_channels: int,
+        high_channels: int,
+        num_classes: int,
+        inter_channels: int = 128,
+        *,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.cbr = nn.Sequential(
             nn.Conv2d(high_channels, inter_channels, 1, bias=False),
-            nn.BatchNorm2d(inter_channels),
+            norm_layer(inter_channels),
             nn.ReLU(inplace=True),
         )
         self.scale = nn.Sequential(
@@ -35,6 +51,34 @@ class LRASPPHead(nn.Module):
         low = features["low"]
         high = features["high"]
         x = self.cbr(high) * self.scale(high)  # (N, inter_channels, h, w)
-        x = resize_bilinear(x, [low.shape[2], low.shape[3]])  # (N, inter_channels, H, W)
+        x = resize_bilinear(x, [low.shape[2], low.shape[3]], self.align_corners)  # (N, inter_channels, H, W)
         scores: Tensor = self.low_classifier(low) + self.high_classifier(x)
         return scores
+
+
+def _defaults(_variant: str, _site: Site) -> dict[str, JSON]:
+    return {"head_channels": 128}
+
+
+def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+    return LRASPPHead(
+        site.low_channels,
+        site.channels,
+        num_classes,
+        options["head_channels"],
+        norm_layer=norm_layer,
+        align_corners=options["align_corners"],
+    )
+
+
+LRASPP = HeadKind(
+    "lraspp",
+    "Lite R-ASPP, https://arxiv.org/abs/1905.02244",
+    ("torchvision",),
+    _defaults,
+    _build,
+    output_stride=16,
+    low_stride=8,
+    last_name="high",
+    auxiliary=False,
+)

@@ -1,17 +1,36 @@
 """Blocks with parameters. They know no model; backbones and heads are made of them."""
 
 from segnets.layers.aspp import ASPP, ASPPConv, ASPPPooling
-from segnets.layers.conv_norm_act import ConvNormAct
+from segnets.layers.conv_norm_act import ConvNormAct, SeparableConv
 from segnets.layers.inverted_residual import InvertedResidual, InvertedResidualSpec, SqueezeExcitation
+from segnets.layers.norm import (
+    NORM_LAYERS,
+    FrozenBatchNorm2d,
+    NormLayer,
+    SyncBatchNorm2d,
+    as_batch_norm,
+    is_batch_norm,
+    norm_layer,
+)
+from segnets.layers.pyramid_pooling import PyramidPooling
 from segnets.layers.resize import resize_bilinear
 
 __all__ = [
     "ASPP",
+    "NORM_LAYERS",
     "ASPPConv",
     "ASPPPooling",
     "ConvNormAct",
+    "FrozenBatchNorm2d",
     "InvertedResidual",
     "InvertedResidualSpec",
+    "NormLayer",
+    "PyramidPooling",
+    "SeparableConv",
     "SqueezeExcitation",
+    "SyncBatchNorm2d",
+    "as_batch_norm",
+    "is_batch_norm",
+    "norm_layer",
     "resize_bilinear",
 ]

@@ -3,7 +3,7 @@
 Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation", section 3.3,
 https://arxiv.org/abs/1706.05587. Behaves as torchvision.models.segmentation.deeplabv3.ASPP.
 
-Shapes: N batch, C channels, H W the feature map (an eighth of the image for every dilated ResNet here).
+Shapes: N batch, C channels, H W the feature map (an eighth or a sixteenth of the image).
 """
 
 from __future__ import annotations
@@ -13,43 +13,55 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segnets.layers.conv_norm_act import SeparableConv
+from segnets.layers.norm import NormLayer, check_batch_of_pooled, needs_a_batch
 from segnets.layers.resize import resize_bilinear
 
 
 class ASPPConv(nn.Sequential):
-    """One dilated 3x3 branch: (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+    """One dilated 3x3 branch: (N, in_channels, H, W) -> (N, out_channels, H, W).
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        )
+    separable: each channel by itself, then across channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int,
+        *,
+        separable: bool = False,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+    ) -> None:
+        convolution: nn.Module
+        if separable:
+            convolution = SeparableConv(in_channels, out_channels, dilation=dilation)
+        else:
+            convolution = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False)
+        super().__init__(convolution, norm_layer(out_channels), nn.ReLU())
 
 
 class ASPPPooling(nn.Sequential):
     """The image-level branch: the mean of each channel, one 1x1 convolution, spread over the map again.
 
-    (N, in_channels, H, W) -> (N, out_channels, H, W). In training its batch norm needs two images or more.
+    (N, in_channels, H, W) -> (N, out_channels, H, W). In training a batch norm here needs two images or more.
+    norm_layer: None leaves the norm out; the convolution then has a bias.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_layer: NormLayer | None = nn.BatchNorm2d) -> None:
+        norm = nn.Identity() if norm_layer is None else norm_layer(out_channels)
         super().__init__(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(in_channels, out_channels, 1, bias=norm_layer is None),
+            norm,
             nn.ReLU(),
         )
+        self.needs_a_batch = needs_a_batch(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         size = [x.shape[2], x.shape[3]]
-        if self.training and x.shape[0] == 1 and self[2].training:
-            raise ValueError(
-                "Expected more than 1 value per channel when training, got a batch of one image: the pooling branch "
-                "of ASPP has one value per channel and image, and batch norm can't normalise a single one. Train "
-                "with a batch of 2 or more (DataLoader(drop_last=True) drops a last batch of one), or put this "
-                "batch norm into eval mode."
-            )
+        if self.needs_a_batch and self.training and self[2].training:
+            check_batch_of_pooled(x, "the pooling branch of ASPP")
         for layer in self:
             x = layer(x)  # (N, C, 1, 1) from the first layer on
         return resize_bilinear(x, size)
@@ -61,28 +73,51 @@ class ASPP(nn.Module):
     in_channels: channels of the feature map.
     atrous_rates: one dilated 3x3 branch for each.
     out_channels: width of every branch and of the result.
+    separable: the dilated branches work on each channel by itself, then across channels.
+    pool_norm: whether the pooling branch has a norm.
+    fuse_kernel, pool_first, dropout: the fusing convolution (1x1, torchvision; 3x3, mmsegmentation), the place of the
+    pooling branch among what it reads (last; first), and the dropout that follows it.
 
     (N, in_channels, H, W) -> (N, out_channels, H, W). The branches are concatenated in the order
-    1x1, the rates, pooling; dropout of 0.5 follows the fusing 1x1 convolution.
+    1x1, the rates, pooling.
     """
 
-    def __init__(self, in_channels: int, atrous_rates: Sequence[int], out_channels: int = 256) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        atrous_rates: Sequence[int],
+        out_channels: int = 256,
+        *,
+        separable: bool = False,
+        pool_norm: bool = True,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        fuse_kernel: int = 1,
+        pool_first: bool = False,
+        dropout: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         pointwise = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
+            nn.Conv2d(in_channels, out_channels, 1, bias=False), norm_layer(out_channels), nn.ReLU()
         )
-        dilated = [ASPPConv(in_channels, out_channels, rate) for rate in atrous_rates]
-        self.convs = nn.ModuleList([pointwise, *dilated, ASPPPooling(in_channels, out_channels)])
+        dilated = [
+            ASPPConv(in_channels, out_channels, rate, separable=separable, norm_layer=norm_layer)
+            for rate in atrous_rates
+        ]
+        pooling = ASPPPooling(in_channels, out_channels, norm_layer if pool_norm else None)
+        self.convs = nn.ModuleList([pointwise, *dilated, pooling])
         self.project = nn.Sequential(
-            nn.Conv2d(len(self.convs) * out_channels, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(len(self.convs) * out_channels, out_channels, fuse_kernel, padding=fuse_kernel // 2, bias=False),
+            norm_layer(out_channels),
             nn.ReLU(),
-            nn.Dropout(0.5),
+            nn.Dropout(0.5) if dropout is None else dropout,
         )
+        self.pool_first = pool_first
 
     def forward(self, x: Tensor) -> Tensor:
         branches: list[Tensor] = []
         for conv in self.convs:
             branches.append(conv(x))
+        if self.pool_first:
+            branches = branches[-1:] + branches[:-1]
         fused: Tensor = self.project(torch.cat(branches, dim=1))  # (N, branches * out_channels, H, W) before
         return fused

@@ -1,15 +1,13 @@
-"""Convolution, normalisation, activation: the brick that MobileNetV3 is built of.
+"""Convolution, normalisation, activation: the brick that most of these networks are built of.
 
 Behaves as torchvision.ops.Conv2dNormActivation; the parameters are named `0.weight` (convolution) and `1.*` (norm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
-NormLayer = Callable[[int], nn.Module]
+from segnets.layers.norm import NormLayer
 
 
 class ConvNormAct(nn.Sequential):
@@ -48,3 +46,16 @@ class ConvNormAct(nn.Sequential):
             layers.append(activation(inplace=True))
         super().__init__(*layers)
         self.out_channels = out_channels
+
+
+class SeparableConv(nn.Sequential):
+    """A 3x3 convolution in two: each channel by itself, then a 1x1 across channels; no bias, nothing between.
+
+    Behaves as segmentation_models_pytorch's SeparableConv2d. (N, in_channels, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        )

@@ -12,7 +12,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from segnets.layers.conv_norm_act import ConvNormAct, NormLayer
+from segnets.layers.conv_norm_act import ConvNormAct
+from segnets.layers.norm import NormLayer
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -25,7 +26,8 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 class InvertedResidualSpec:
     """One row of tables 1 and 2 of the MobileNetV3 paper, widths final.
 
-    stride is the published one; a dilation above 1 takes its place (stride 1 and a dilated depthwise convolution).
+    stride is the published one; with stride_removed, or a dilation above 1 of the depthwise convolution, the block
+    keeps the size all the same.
     """
 
     in_channels: int
@@ -36,6 +38,7 @@ class InvertedResidualSpec:
     activation: Literal["relu", "hardswish"]
     stride: int
     dilation: int = 1
+    stride_removed: bool = False
 
     def __post_init__(self) -> None:
         if self.stride not in (1, 2):
@@ -63,7 +66,7 @@ class SqueezeExcitation(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand with 1x1, filter each channel, squeeze and excite, project with 1x1; add the input if it fits.
 
-    (N, in_channels, H, W) -> (N, out_channels, ceil(H / s), ceil(W / s)), where s is 1 in a dilated block.
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / s), ceil(W / s)), where s is 1 if the stride is removed.
     """
 
     def __init__(self, spec: InvertedResidualSpec, norm_layer: NormLayer) -> None:
@@ -81,7 +84,7 @@ class InvertedResidual(nn.Module):
                 width,
                 width,
                 kernel_size=spec.kernel_size,
-                stride=1 if spec.dilation > 1 else spec.stride,
+                stride=1 if spec.dilation > 1 or spec.stride_removed else spec.stride,
                 dilation=spec.dilation,
                 groups=width,
                 norm_layer=norm_layer,

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_bilinear(x: Tensor, size: list[int]) -> Tensor:
-    """Resize (N, C, h, w) to (N, C, size[0], size[1]).
+def resize_bilinear(x: Tensor, size: list[int], align_corners: bool = False) -> Tensor:
+    """Resize (N, C, h, w) to (N, C, size[0], size[1]), with nothing smoothed before shrinking (no antialias).
 
-    Corners are not aligned (align_corners=False) and nothing is smoothed before shrinking (no antialias):
-    torchvision's rule for segmentation models.
+    align_corners: whether the corner pixels' centres keep their place (segmentation_models_pytorch, some networks of
+    mmsegmentation), or the corners of the image do (torchvision).
     """
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)

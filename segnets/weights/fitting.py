@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError, warn_caller
+from segnets.weights.geometry import describe
 
 AUXILIARY = "aux_classifier."
 COUNTER = "num_batches_tracked"
@@ -26,7 +27,10 @@ class LoadReport:
     loaded: how many tensors were taken from the file.
     fresh: tensors that keep their initial values (last convolutions for another number of classes, an auxiliary
     classifier that the file lacks).
-    ignored: tensors of the file that the model has no place for (its auxiliary classifier).
+    ignored: tensors of the file that the model has no place for (its auxiliary classifier; counters of batch norms
+    that are frozen here).
+    adapted: the first convolution, where the weights are for another number of image channels: summed over them for
+    one channel; repeated, and scaled so that the sum stays, for more (as timm does).
     zeroed: batch norm counters that old files lack; they start at 0.
     cast: dtype of the file -> dtype of the model, where they differ.
     """
@@ -34,6 +38,7 @@ class LoadReport:
     loaded: int
     fresh: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
     cast: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,6 +54,8 @@ class LoadReport:
             lines.append(f"initialised afresh: {', '.join(self.fresh)}")
         if self.ignored:
             lines.append(f"in the file only, ignored: {', '.join(self.ignored)}")
+        if self.adapted:
+            lines.append(f"adapted to the image's channels: {', '.join(self.adapted)}")
         if self.zeroed:
             lines.append(f"{len(self.zeroed)} batch norm counters were not in the file and start at 0")
         lines += [f"converted from {source} to {target}" for source, target in self.cast.items()]
@@ -69,6 +76,8 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     aux_of_file = [name for name in tensors if name.startswith(AUXILIARY)]
     aux_of_model = [name for name in own if name.startswith(AUXILIARY)]
     ignored = aux_of_file if not aux_of_model and not assign else []
+    if not assign:
+        ignored += [name for name in tensors if name not in own and name not in ignored and _is_frozen(name, own)]
     fresh = aux_of_model if not aux_of_file and not assign else []
     zeroed = [
         name
@@ -82,12 +91,14 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     missing = [name for name in own if name not in tensors and name not in fresh and name not in zeroed]
     unexpected = [name for name in tensors if name not in own and name not in ignored]
     common = [name for name in own if name in tensors and name not in resized]
-    misshapen = [name for name in common if own[name].shape != tensors[name].shape]
+    adapted = [] if assign else _first_convolution(model, own, tensors)
+    misshapen = [name for name in common if own[name].shape != tensors[name].shape and name not in adapted]
     mistyped = [name for name in common if name not in misshapen and not _castable(tensors[name], own[name])]
     if missing or unexpected or misshapen or mistyped:
         raise WeightsError(_difference(model, own, tensors, where, missing, unexpected, misshapen, mistyped))
 
     state = {name: tensors[name] for name in common}
+    state.update({name: _for_channels(tensors[name], own[name].shape[1]) for name in adapted})
     state.update({name: torch.zeros((), dtype=torch.int64) for name in zeroed})
     fresh = [*fresh, *resized]
     cast = {
@@ -101,18 +112,24 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
             f"{where} has {_rows(tensors, resized)} classes and the model {_rows(own, resized)}: "
             f"{', '.join(resized)} are initialised afresh and need training"
         )
-    return LoadReport(len(common), tuple(fresh), tuple(ignored), tuple(zeroed), cast)
+    return LoadReport(len(common), tuple(fresh), tuple(ignored), tuple(adapted), tuple(zeroed), cast)
+
+
+def _is_frozen(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether this is the counter of a batch norm that the model has as fixed numbers."""
+    return name.endswith(COUNTER) and name.removesuffix(COUNTER) + "running_mean" in own
 
 
 def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors of the final 1x1 convolutions, if the number of classes is all that differs; else none."""
+    """The tensors of the convolutions that give the scores, if the number of classes is all that differs; else none."""
+    parts = [(name, part) for name, part in model.named_children() if f"{name}." in ("classifier.", AUXILIARY)]
     names = [
-        f"{path}.{leaf}"
-        for path, module in model.named_modules()
-        if path.startswith(("classifier.", AUXILIARY)) and isinstance(module, nn.Conv2d) and module.bias is not None
+        f"{part_name}.{layer}.{leaf}"
+        for part_name, part in parts
+        for layer in getattr(part, "last_layers", ())
         for leaf in ("weight", "bias")
     ]
-    names = [name for name in names if name in tensors]
+    names = [name for name in names if name in tensors and name in own]
     same_but_rows = all(
         tensors[name].ndim == own[name].ndim and tensors[name].shape[1:] == own[name].shape[1:] for name in names
     )
@@ -120,6 +137,23 @@ def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
     if len(rows) != 1 or rows == {len(own[name]) for name in names}:
         return []
     return names
+
+
+def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """The weight that reads the image, if the weights' is for three channels and the model's for another number."""
+    name = next((f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
+    if name not in tensors or tensors[name].ndim != 4 or not tensors[name].is_floating_point():
+        return []
+    (out, channels, *kernel), wanted = tensors[name].shape, own[name].shape
+    return [name] if channels == 3 != wanted[1] and (out, *kernel) == (wanted[0], *wanted[2:]) else []
+
+
+def _for_channels(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution for RGB, made one for another number of channels, with the same response to equal ones."""
+    if channels == 1:
+        return weight.float().sum(dim=1, keepdim=True).to(weight.dtype)
+    repeated = weight.float().repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return (repeated * (3 / channels)).to(weight.dtype)
 
 
 def _rows(tensors: Mapping[str, Tensor], names: list[str]) -> int:
@@ -164,7 +198,7 @@ def _difference(
     config = getattr(model, "config", None)
     title = type(model).__name__
     if isinstance(config, ModelConfig):
-        title = f"{config.name}({', '.join(f'{key}={value}' for key, value in config.options.items())})"
+        title = describe(config)
     lines = [f"{where} does not fit {title}: {', '.join(counts)}"]
     lines += [f"  - {name}" for name in missing]
     lines += [f"  + {name}" for name in unexpected]

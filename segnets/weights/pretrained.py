@@ -8,42 +8,51 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segnets import builders
 from segnets.builders import Builder
 from segnets.errors import WeightsError
 from segnets.model import SegmentationModel
-from segnets.registry import BACKBONES, find_builder
+from segnets.options import NAMES, TRAINING, Options
+from segnets.registry import build_described, find_builder
 from segnets.weights.fitting import AUXILIARY, fit
+from segnets.weights.geometry import essential_options, warn_of_other_geometry
 from segnets.weights.sources import FoundWeights, WeightsSource, read_source
 
-DEFAULT_NUM_CLASSES = 21  # PASCAL VOC's, as in torchvision
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _HINTS = {
     "pretrained": "use weights= (a file, a state dict or a published name)",
     "pretrained_backbone": "use weights_backbone= (a file, a state dict or a published name)",
     "aux": "use aux_loss=",
-    "in_channels": "these networks take three channels; replace the first convolution for another number",
     "backbone": "the backbone is part of the model's name, see segnets.list_models()",
+    "replace_stride_with_dilation": "use output_stride=",
 }
+# In the order of torchvision's builders; the other options follow.
+_FIRST = ("weights", "progress", "num_classes", "aux_loss", "weights_backbone")
 
 
 class PretrainedBuilder(Protocol):
-    """What every public builder takes.
+    """What every public builder takes, beside the options that its network has (`segnets.options.Options`).
 
     weights: a `.safetensors` or plain `.pth` file, a state dict, or a published name such as
-    "COCO_WITH_VOC_LABELS_V1", whose file must lie in torch's hub cache. Nothing is ever downloaded.
+    "COCO_WITH_VOC_LABELS_V1", whose file must lie in torch's hub cache. Nothing is ever downloaded. Options that are
+    not given are then the file's; one that is given and makes the same tensors compute something else is warned of.
     progress: accepted for torchvision's sake; there is no download to show.
     num_classes: classes, background included; by default those of the weights, else 21. If it differs from the
-    weights', the last 1x1 convolutions keep their initial values, and a warning names them.
+    weights', the last convolutions keep their initial values, and a warning names them.
     aux_loss: with an auxiliary classifier, whose scores come out under "aux"; by default as in the weights, else not.
     weights_backbone: the same for the backbone alone, from a classifier; not read if weights are given.
-    gradient_checkpointing: in training, compute the backbone's activations twice instead of keeping them.
 
-    Raises TypeError for unknown arguments, WeightsError if weights are not found or don't fit.
+    Weights for three channels fit other in_channels: the first convolution is summed for one channel, and repeated and
+    scaled for more, as timm does it.
+
+    Raises TypeError for unknown arguments, ValueError for options that don't go together or mean nothing for this
+    network, WeightsError if weights are not found or don't fit.
     """
 
     __name__: str
@@ -53,10 +62,8 @@ class PretrainedBuilder(Protocol):
         *,
         weights: WeightsSource | None = None,
         progress: bool = True,
-        num_classes: int | None = None,
-        aux_loss: bool | None = None,
         weights_backbone: WeightsSource | None = None,
-        gradient_checkpointing: bool = False,
+        **options: Unpack[Options],
     ) -> SegmentationModel: ...
 
 
@@ -67,43 +74,52 @@ def with_weights(build: Builder) -> PretrainedBuilder:
         *,
         weights: WeightsSource | None = None,
         progress: bool = True,  # noqa: ARG001  (torchvision's; see PretrainedBuilder)
-        num_classes: int | None = None,
-        aux_loss: bool | None = None,
         weights_backbone: WeightsSource | None = None,
-        gradient_checkpointing: bool = False,
+        **options: Unpack[Options],
     ) -> SegmentationModel:
-        found = None if weights is None else _read(weights, build.__name__)
-        if found is not None:
-            num_classes = num_classes if num_classes is not None else _num_classes(found)
-            aux_loss = aux_loss if aux_loss is not None else any(name.startswith(AUXILIARY) for name in found.tensors)
-        model = build(
-            num_classes=DEFAULT_NUM_CLASSES if num_classes is None else num_classes,
-            aux_loss=False if aux_loss is None else aux_loss,
-            gradient_checkpointing=gradient_checkpointing,
-        )
-        if found is not None:
-            report = fit(model, found.tensors, where=found.where)
-            model.card = report.card_for(found.card)
-        elif weights_backbone is not None:
-            _load_backbone(model, weights_backbone)
+        if weights is None:
+            model = build(**options)
+            if weights_backbone is not None:
+                _load_backbone(model, build, weights_backbone)
+            return model
+        found = _read(weights, build.name)
+        given = {name: value for name, value in options.items() if value is not None}
+        model = build(**{**_options_of(found, build, given), **given})
+        report = fit(model, found.tensors, where=found.where)
+        warn_of_other_geometry(model.config, found.config, found.where)
+        model.card = report.card_for(found.card)
         return model
 
-    signature = inspect.signature(builder)
-    builder.__name__ = builder.__qualname__ = build.__name__
-    builder.__doc__ = f"{build.__doc__}\n\n    The arguments are those of `PretrainedBuilder`."
-    return _refusing_unknown(builder, signature)
+    builder.__name__ = builder.__qualname__ = build.name
+    builder.__doc__ = f"{build.title}\n\n    The arguments are those of `PretrainedBuilder`; these options apply here."
+    return _refusing_unknown(builder, _signature(build))
+
+
+def _signature(build: Builder) -> inspect.Signature:
+    """The arguments that mean something for this network, with its own defaults, for `help()` and editors."""
+    defaults = {
+        **dict.fromkeys(_FIRST),
+        "progress": True,
+        "gradient_checkpointing": False,
+        "norm_eval": False,
+        **{name: value for name, value in build.settle({}).items() if name not in _FIRST},
+    }
+    return inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
+    )
 
 
 def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: inspect.Signature) -> PretrainedBuilder:
     """Turn an unknown argument into a TypeError that knows what was meant."""
+    known = (*_FIRST, *NAMES)
 
     @functools.wraps(builder)
     def checked(*args: object, **options: Any) -> SegmentationModel:
         name = builder.__name__
         if args:
             raise TypeError(f"{name}() takes keyword arguments only: {', '.join(signature.parameters)}")
-        for unknown in options.keys() - signature.parameters.keys():
-            near = get_close_matches(unknown, signature.parameters, n=1)
+        for unknown in [option for option in options if option not in known]:
+            near = get_close_matches(unknown, known, n=1)
             hint = _HINTS.get(unknown) or (f"did you mean {near[0]}=?" if near else "")
             raise TypeError(
                 f"{name}() got an unexpected argument {unknown!r}{': ' + hint if hint else ''} "
@@ -111,6 +127,7 @@ def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: insp
             )
         return builder(**options)
 
+    checked.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
     return checked
 
 
@@ -121,24 +138,31 @@ def _read(weights: WeightsSource, model: str) -> FoundWeights:
     return found
 
 
-def _num_classes(found: FoundWeights) -> int:
-    """As many as the last convolution has rows. Heads end with their classifier, in every layout we keep."""
-    last = [name for name in found.tensors if name.startswith("classifier.") and name.endswith("bias")]
-    if not last:
+def _options_of(found: FoundWeights, build: Builder, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the file says of its network; of a bare state dict, what its tensors show."""
+    if found.config is not None:
+        return essential_options(found.config)
+    # Where the last convolution is, the head knows; build one to ask.
+    head = build_described(build.name, {name: given[name] for name in given if name not in TRAINING}).classifier
+    names = [f"classifier.{layer}.bias" for layer in getattr(head, "last_layers", ())]
+    last = [found.tensors[name] for name in names if name in found.tensors]
+    if not last or not last[0].ndim:
         raise WeightsError(f"{found.where}: has no classifier; for a backbone alone use weights_backbone=")
-    return len(found.tensors[last[-1]])
+    return {"num_classes": len(last[0]), "aux_loss": any(name.startswith(AUXILIARY) for name in found.tensors)}
 
 
-def _load_backbone(model: SegmentationModel, source: WeightsSource) -> None:
+def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSource) -> None:
     """Fill the backbone from a classifier of the same family; its last layers are not part of the backbone."""
-    name = model.config.name if model.config is not None else ""
-    family = next(backbone for backbone in sorted(BACKBONES, key=len, reverse=True) if name.endswith(backbone))
-    found = _read(source, family)
-    dropped = ("classifier.",) if family.startswith("mobilenet") else ("fc.",)
+    kind = build.backbone
+    found = _read(source, kind.name)
     tensors = {
-        key.removeprefix("features."): tensor for key, tensor in found.tensors.items() if not key.startswith(dropped)
+        key.removeprefix(kind.features): tensor
+        for key, tensor in found.tensors.items()
+        if not key.startswith(kind.dropped)
     }
-    fit(model.backbone, tensors, where=f"{found.where} (for the backbone, {family})")
+    where = f"{found.where} (for the backbone, {kind.name})"
+    fit(model.backbone, tensors, where=where)
+    warn_of_other_geometry(model.config, found.config, where)
 
 
 fcn_resnet50 = with_weights(builders.fcn_resnet50)
@@ -149,9 +173,16 @@ deeplabv3_mobilenet_v3_large = with_weights(builders.deeplabv3_mobilenet_v3_larg
 lraspp_mobilenet_v3_large = with_weights(builders.lraspp_mobilenet_v3_large)
 
 
-def create_model(name: str, **options: Any) -> SegmentationModel:
-    """Build a network by name, with the options of its builder (see `PretrainedBuilder`).
+def create_model(
+    name: str,
+    *,
+    weights: WeightsSource | None = None,
+    weights_backbone: WeightsSource | None = None,
+    **options: Any,
+) -> SegmentationModel:
+    """Build a network by name, "<head>_<backbone>" (see `segnets.list_models`), with the arguments of its builder.
 
-    Raises ValueError for an unknown name, with the nearest known one.
+    weights, weights_backbone: see `segnets.weights.pretrained.PretrainedBuilder`; options: `segnets.options.Options`.
+    Raises ValueError for an unknown name, with the nearest known one; otherwise what the builder raises.
     """
-    return with_weights(find_builder(name))(**options)
+    return with_weights(find_builder(name))(weights=weights, weights_backbone=weights_backbone, **options)

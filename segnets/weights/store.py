@@ -17,6 +17,7 @@ from segnets.preprocess import Preprocessing
 from segnets.registry import build_described
 from segnets.weights.description import check_card, listed
 from segnets.weights.fitting import LoadReport, fit
+from segnets.weights.geometry import warn_of_other_geometry
 from segnets.weights.sources import read_source
 from segnets.weights.weights_file import read_weights_file, write_weights_file
 
@@ -110,10 +111,12 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
 
     Raises WeightsError listing every missing, unexpected and misshapen tensor at once; the model is then unchanged.
     An auxiliary classifier on one side only is reported and no error; for another number of classes the last 1x1
-    convolutions keep their initial values, with one warning.
+    convolutions keep their initial values, with one warning. So does a file that was made for other options (output
+    stride, eps, ...), under which the same tensors compute something else.
     """
     found = read_source(source)
     report = fit(model, found.tensors, where=found.where)
+    warn_of_other_geometry(getattr(model, "config", None), found.config, found.where)
     _attach(model, report.card_for(found.card))
     return report
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import segnets
-from segnets.registry import MODELS
+from segnets.builders import PUBLISHED
 from tests.oracle import randomise_, torchvision
 
-NAMES = list(MODELS)
+NAMES = [builder.name for builder in PUBLISHED]
 
 
 class Pair(NamedTuple):

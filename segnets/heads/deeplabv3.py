@@ -1,0 +1,94 @@
+"""The head of DeepLabV3: atrous spatial pyramid pooling, one 3x3 convolution, the classes.
+
+Chen et al. 2017, https://arxiv.org/abs/1706.05587. Behaves as torchvision.models.segmentation.deeplabv3.DeepLabHead,
+or, with `variant="mmseg"`, as mmsegmentation's ASPPHead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from segnets.card import JSON
+from segnets.heads.kind import ATROUS_RATES, HeadKind, Site
+from segnets.layers import ASPP, NormLayer
+
+
+class DeepLabHead(nn.Sequential):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W) logits.
+
+    The rates 12, 24, 36 are the paper's for output stride 8; torchvision keeps them at stride 16 for MobileNetV3 too.
+    variant: "torchvision"; or "mmseg", where ASPP reads its pooling branch first and fuses with a 3x3 convolution, no
+    other follows, and dropout takes whole channels.
+    separable, pool_norm, dropout: of the `ASPP`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        atrous_rates: Sequence[int] = (12, 24, 36),
+        *,
+        channels: int = 256,
+        separable: bool = False,
+        pool_norm: bool = True,
+        dropout: float = 0.5,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        variant: str = "torchvision",
+    ) -> None:
+        mmseg = variant == "mmseg"
+        aspp = ASPP(
+            in_channels,
+            atrous_rates,
+            channels,
+            separable=separable,
+            pool_norm=pool_norm,
+            norm_layer=norm_layer,
+            fuse_kernel=3 if mmseg else 1,
+            pool_first=mmseg,
+            dropout=nn.Dropout2d(dropout) if mmseg else nn.Dropout(dropout),
+        )
+        if mmseg:
+            super().__init__(aspp, nn.Conv2d(channels, num_classes, 1))
+        else:
+            super().__init__(
+                aspp,
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                norm_layer(channels),
+                nn.ReLU(),
+                nn.Conv2d(channels, num_classes, 1),
+            )
+        self.last_layers = (str(len(self) - 1),)
+
+
+def _defaults(variant: str, site: Site) -> dict[str, JSON]:
+    own = {"head_channels": 512, "head_dropout": 0.1} if variant == "mmseg" else {}
+    return {
+        "head_channels": 256,
+        "head_dropout": 0.5,
+        "atrous_rates": list(ATROUS_RATES[site.output_stride]),
+        "aspp_separable": False,
+        "pool_norm": True,
+        **own,
+    }
+
+
+def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+    return DeepLabHead(
+        site.channels,
+        num_classes,
+        options["atrous_rates"],
+        channels=options["head_channels"],
+        separable=options["aspp_separable"],
+        pool_norm=options["pool_norm"],
+        dropout=options["head_dropout"],
+        norm_layer=norm_layer,
+        variant=options["head_variant"],
+    )
+
+
+DEEPLABV3 = HeadKind(
+    "deeplabv3", "DeepLabV3, https://arxiv.org/abs/1706.05587", ("torchvision", "mmseg"), _defaults, _build
+)

@@ -1,0 +1,83 @@
+"""The pyramid pooling module of PSPNet.
+
+Zhao et al. 2017, "Pyramid Scene Parsing Network", section 3.2, https://arxiv.org/abs/1612.01105
+Behaves as mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in widths alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segnets.layers.norm import NormLayer, check_batch_of_pooled, needs_a_batch
+from segnets.layers.resize import resize_bilinear
+
+
+class PyramidLevel(nn.Sequential):
+    """Average the map into bins x bins cells, one 1x1 convolution, spread over the map again.
+
+    (N, in_channels, H, W) -> (N, out_channels, H, W).
+    norm_layer: None leaves the norm out; the convolution then has a bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        bins: int,
+        *,
+        norm_layer: NormLayer | None = nn.BatchNorm2d,
+        align_corners: bool = False,
+    ) -> None:
+        norm = nn.Identity() if norm_layer is None else norm_layer(out_channels)
+        super().__init__(
+            nn.AdaptiveAvgPool2d(bins),
+            nn.Conv2d(in_channels, out_channels, 1, bias=norm_layer is None),
+            norm,
+            nn.ReLU(),
+        )
+        self.needs_a_batch = bins == 1 and needs_a_batch(norm)
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [x.shape[2], x.shape[3]]
+        if self.needs_a_batch and self.training and self[2].training:
+            check_batch_of_pooled(x, "the coarsest level of the pyramid")
+        for layer in self:
+            x = layer(x)  # (N, C, bins, bins) from the first layer on
+        return resize_bilinear(x, size, self.align_corners)
+
+
+class PyramidPooling(nn.ModuleList):
+    """The levels of the pyramid: (N, in_channels, H, W) -> for each of `bins` a map (N, out_channels, H, W).
+
+    pool_norm: whether the level of a single cell has a norm, which in training needs two images or more.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        *,
+        pool_norm: bool = True,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__(
+            PyramidLevel(
+                in_channels,
+                out_channels,
+                count,
+                norm_layer=norm_layer if pool_norm or count > 1 else None,
+                align_corners=align_corners,
+            )
+            for count in bins
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        levels: list[Tensor] = []
+        for level in self:
+            levels.append(level(x))
+        return levels
