@@ -60,10 +60,11 @@ class Builder:
         settled.update(self._head_defaults(given, {**settled, **given}))
         check_applicable(self.name, given, settled)
         settled.update({name: as_json(value) for name, value in given.items() if name in settled})
-        if len(set(self._feature_maps(settled))) < len(self._feature_maps(settled)):
+        paths = [stage.path for stage in self._feature_maps(settled).values()]
+        if len(set(paths)) < len(paths):
             raise ValueError(
                 f"backbone_stages={settled['backbone_stages']} are too few for {self.name}: it would read one feature "
-                f"map twice ({', '.join(stage.path for stage in self._feature_maps(settled).values())})"
+                f"map twice ({', '.join(paths)})"
             )
         _check_norm_eval(given.get("norm_eval"), settled)
         return {name: value for name, value in settled.items() if value is not None}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from segnets.builders import PUBLISHED
 from segnets.training.torchvision_door import torchvision
 
-__all__ = ["randomise_", "torchvision"]
+__all__ = ["NAMES", "randomise_", "torchvision"]
+
+# The networks that torchvision has too.
+NAMES = [builder.name for builder in PUBLISHED]
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> None:

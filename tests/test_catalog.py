@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segnets.catalog import CATALOG, VOC_CLASSES, Published, published_for
-from segnets.registry import BACKBONES, MODELS, build
-from tests.oracle import torchvision
+from segnets.registry import BACKBONES, build
+from tests.oracle import NAMES, torchvision
 
 
 @pytest.mark.parametrize("row", CATALOG, ids=lambda row: f"{row.model}-{row.name}")
@@ -24,14 +24,14 @@ def test_facts_are_torchvisions(row: Published) -> None:
 
 @pytest.mark.parametrize("row", CATALOG, ids=lambda row: f"{row.model}-{row.name}")
 def test_parameters_are_counted_anew(row: Published) -> None:
-    options = {"aux_loss": not row.model.startswith("lraspp")} if row.model in MODELS else {}
+    options = {"aux_loss": not row.model.startswith("lraspp")} if row.model in NAMES else {}
     with torch.device("meta"):
         model = build(row.model, options)
     assert sum(parameter.numel() for parameter in model.parameters()) == row.num_params
 
 
 def test_every_network_and_backbone_has_its_rows() -> None:
-    assert {row.model for row in CATALOG} == MODELS.keys() | BACKBONES.keys()
+    assert {row.model for row in CATALOG} == set(NAMES) | BACKBONES.keys()
     for name in torchvision.models.list_models(module=torchvision.models.segmentation):
         assert len(published_for(name)) == len(torchvision.models.get_model_weights(name))
 

@@ -10,6 +10,8 @@ import pytest
 
 import segnets
 import weights_tools
+from segnets.registry import BACKBONES
+from tests.oracle import NAMES as NAMES_OF_TORCHVISION
 
 NAMES = [
     "ASPP",
@@ -61,31 +63,33 @@ def test_names_keep_their_meaning_after_a_submodule_is_imported() -> None:
     assert out.stdout.count("<function") == 2
 
 
-@pytest.mark.parametrize("name", segnets.list_models())
+@pytest.mark.parametrize("name", NAMES_OF_TORCHVISION)
 def test_builders_take_torchvisions_arguments_and_say_so(name: str) -> None:
     signature = inspect.signature(getattr(segnets, name))
-    assert [(p.name, p.default) for p in signature.parameters.values()] == [
+    defaults = {p.name: p.default for p in signature.parameters.values()}
+    assert list(defaults.items())[:5] == [
         ("weights", None),
         ("progress", True),
         ("num_classes", None),
         ("aux_loss", None),
         ("weights_backbone", None),
-        ("gradient_checkpointing", False),
     ]
+    # Then the options that this network has, with its own defaults.
+    assert defaults["output_stride"] == (16 if "mobilenet" in name else 8)
+    assert ("atrous_rates" in defaults) == name.startswith("deeplabv3")
+    assert ("stem" in defaults) == ("resnet" in name)
     assert all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values())
     assert "https://arxiv.org/abs/" in getattr(segnets, name).__doc__
 
 
 def test_list_models() -> None:
-    assert segnets.list_models() == [
-        "deeplabv3_mobilenet_v3_large",
-        "deeplabv3_resnet101",
-        "deeplabv3_resnet50",
-        "fcn_resnet101",
-        "fcn_resnet50",
-        "lraspp_mobilenet_v3_large",
-    ]
-    assert segnets.list_models("fcn_*") == ["fcn_resnet101", "fcn_resnet50"]
+    names = segnets.list_models()
+    assert names == sorted(names)
+    heads = ("deeplabv3", "deeplabv3plus", "fcn", "lraspp", "pspnet")
+    assert set(names) == {f"{head}_{backbone}" for head in heads for backbone in BACKBONES}
+    assert len(names) == 5 * 12
+    assert segnets.list_models("fcn_resnet???") == ["fcn_resnet101", "fcn_resnet152"]
+    assert set(NAMES_OF_TORCHVISION) <= set(names)
 
 
 @pytest.mark.parametrize("program", ["segnets", "weights_tools"])

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
-from segnets.card import JSON
+from segnets.card import JSON, ModelConfig
+from segnets.weights.geometry import describe
 from weights_tools.names import listed
 
 
@@ -115,9 +116,9 @@ def _network_rows(
 ) -> list[tuple[str, str]]:
     if model is None:
         return []
-    built = ", ".join(f"{key}={value}" for key, value in options.items())
+    built = describe(ModelConfig(model, options))
     settled = ", ".join(f"{key}={value}" for key, value in geometry.items())
-    return [("network", f"{model}({built})"), ("layout", f"{layout}: {settled}" if settled else str(layout))]
+    return [("network", built), ("layout", f"{layout}: {settled}" if settled else str(layout))]
 
 
 def _wrapper_rows(

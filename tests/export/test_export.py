@@ -21,15 +21,15 @@ from segnets.export.compare import TOLERANCE_CEILING, ExactModel, relative_diffe
 from segnets.export.optimize import optimize
 from segnets.export.runtime import Exported
 from segnets.preprocess import Preprocessing
-from segnets.registry import list_models
 from segnets.segment import segment
 from tests.export.common import SMALL, random_image, random_model
+from tests.oracle import NAMES
 
 # One ResNet-101 is enough for every day: the other differs from it in the head only.
-NAMES = [pytest.param(n, marks=pytest.mark.full) if n == "fcn_resnet101" else n for n in list_models()]
+EVERY = [pytest.param(n, marks=pytest.mark.full) if n == "fcn_resnet101" else n for n in NAMES]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
     options = {} if name.startswith("lraspp") else {"aux_loss": True}
     model = random_model(name, num_classes=7, **options)

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 import segnets
-from segnets.builders import PUBLISHED
-from tests.oracle import randomise_, torchvision
+from tests.oracle import NAMES, randomise_, torchvision
 
-NAMES = [builder.name for builder in PUBLISHED]
+__all__ = ["NAMES", "Pair", "assert_same_output", "images", "random_pair", "torchvision_model", "with_aux"]
 
 
 class Pair(NamedTuple):

@@ -85,10 +85,12 @@ def test_a_dilated_backbone_records_its_dilation() -> None:
     )
 
 
-@pytest.mark.parametrize("make", [backbones.resnet18, torchvision.models.resnet18])
-def test_basic_blocks_do_not_dilate(make: Any) -> None:
+def test_basic_blocks_dilate_where_torchvisions_do_not() -> None:
     with pytest.raises(NotImplementedError, match="Dilation > 1 not supported in BasicBlock"):
-        make(replace_stride_with_dilation=[False, True, True])
+        torchvision.models.resnet18(replace_stride_with_dilation=[False, True, True])
+    model = backbones.resnet18(replace_stride_with_dilation=[False, True, True])
+    dilations = [[block.conv1.dilation[0], block.conv2.dilation[0]] for block in (*model.layer3, *model.layer4)]
+    assert dilations == [[1, 2], [2, 2], [2, 4], [4, 4]], "timm's rule"
 
 
 @pytest.mark.parametrize("make", [backbones.resnet18, torchvision.models.resnet18])

@@ -65,7 +65,6 @@ def test_weights_with_aux_do_not_load_strictly_into_a_model_without() -> None:
     [
         ({"pretrained": True}, r"unexpected argument 'pretrained': use weights="),
         ({"aux": True}, r"unexpected argument 'aux': use aux_loss="),
-        ({"in_channels": 4}, r"unexpected argument 'in_channels': these networks take three channels"),
         ({"num_clases": 4}, r"unexpected argument 'num_clases': did you mean num_classes="),
         ({"zzz": 4}, r"unexpected argument 'zzz' \(it takes weights, progress, num_classes, aux_loss"),
     ],

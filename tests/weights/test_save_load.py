@@ -79,7 +79,20 @@ def test_the_same_model_gives_the_same_bytes_and_other_libraries_read_them(model
     assert list(description) == sorted(description)
     assert description["model"] == {
         "name": "lraspp_mobilenet_v3_large",
-        "options": {"aux_loss": False, "num_classes": 3},
+        "options": {
+            "num_classes": 3,
+            "aux_loss": False,
+            "in_channels": 3,
+            "output_stride": 16,
+            "first_block_dilation": "same",
+            "norm_layer": "batch",
+            "norm_eps": 1e-3,
+            "head_variant": "torchvision",
+            "head_channels": 128,
+            "head_norm_layer": "batch",
+            "head_norm_eps": 1e-5,
+            "align_corners": False,
+        },
     }
 
 

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.registry import MODELS
-from tests.oracle import randomise_, torchvision
+from tests.oracle import NAMES, randomise_, torchvision
 from weights_tools.reader.values import StorageRef, TensorRef
 
 
 def network(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> nn.Module:
     """A network of torchvision in which every parameter and buffer has values of its own."""
-    if name in MODELS:
+    if name in NAMES:
         options = {"weights_backbone": None, **options}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     randomise_(model)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from segnets.errors import WeightsError
-from segnets.registry import BACKBONES, MODELS
-from tests.oracle import torchvision
+from segnets.registry import BACKBONES
+from tests.oracle import NAMES, torchvision
 from tests.weights_tools.files import described
 from weights_tools.layouts import LAYOUTS, recognise
 from weights_tools.layouts.base import Match
@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 @cache
 def _state(name: str, **options: Any) -> State:
     with torch.device("meta"):
-        if name in MODELS:
+        if name in NAMES:
             options = {"weights_backbone": None, **options}
         return dict(torchvision.models.get_model(name, weights=None, **options).state_dict())
 
@@ -42,7 +42,7 @@ def _refusal(state: State) -> str:
 
 
 @pytest.mark.parametrize("aux", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_segmentation_networks(name: str, aux: bool) -> None:
     if name.startswith("lraspp"):
         state, options = _state(name, num_classes=19), {"num_classes": 19}

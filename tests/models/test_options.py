@@ -1,0 +1,281 @@
+"""What can be chosen about a network: which options apply, what is refused and why, and what is recorded."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from segnets.options import NAMES, TRAINING
+from segnets.registry import MODELS, build
+from segnets.weights.pretrained import with_weights
+
+
+def on_meta(name: str, **options: Any) -> nn.Module:
+    with torch.device("meta"):
+        return segnets.create_model(name, **options)
+
+
+def convolutions(stage: nn.Module) -> list[list[tuple[int, int]]]:
+    """(stride, dilation) of the convolutions that see more than one pixel or have a stride, block by block."""
+    return [
+        [(m.stride[0], m.dilation[0]) for m in (block.conv1, block.conv2) if m.kernel_size[0] > 1 or m.stride[0] > 1]
+        for block in stage
+    ]
+
+
+# name, options -> (stride, dilation) of the convolutions in layer3 and layer4
+GEOMETRIES: list[tuple[str, dict[str, Any], list[Any], list[Any]]] = [
+    ("resnet50", {}, [[(1, 1)], *[[(1, 2)]] * 5], [[(1, 2)], [(1, 4)], [(1, 4)]]),
+    ("resnet50", {"output_stride": 16}, [[(2, 1)], *[[(1, 1)]] * 5], [[(1, 1)], [(1, 2)], [(1, 2)]]),
+    ("resnet50", {"output_stride": 32}, [[(2, 1)], *[[(1, 1)]] * 5], [[(2, 1)], [(1, 1)], [(1, 1)]]),
+    ("resnet50", {"first_block_dilation": "same"}, [[(1, 2)]] * 6, [[(1, 4)]] * 3),
+    (
+        "resnet50",
+        {"output_stride": 16, "multi_grid": (1, 2, 4)},
+        [[(2, 1)], *[[(1, 1)]] * 5],
+        [[(1, 1)], [(1, 2)], [(1, 4)]],
+    ),
+    (
+        "resnet50",
+        {"multi_grid": [4, 8, 16], "first_block_dilation": "same"},
+        [[(1, 2)]] * 6,
+        [[(1, 4)], [(1, 8)], [(1, 16)]],
+    ),
+    (
+        "resnet50",
+        {"output_stride": 16, "stride_in_1x1": True},
+        [[(2, 1), (1, 1)], *[[(1, 1)]] * 5],
+        [[(1, 1)], [(1, 2)], [(1, 2)]],
+    ),
+    # The three conventions for BasicBlocks: timm's, SMP's, mmsegmentation's.
+    ("resnet18", {}, [[(1, 1), (1, 2)], [(1, 2)] * 2], [[(1, 2), (1, 4)], [(1, 4)] * 2]),
+    ("resnet18", {"first_block_dilation": "same"}, [[(1, 2)] * 2] * 2, [[(1, 4)] * 2] * 2),
+    (
+        "resnet18",
+        {"basic_block_dilation": "first"},
+        [[(1, 1), (1, 1)], [(1, 2), (1, 1)]],
+        [[(1, 2), (1, 1)], [(1, 4), (1, 1)]],
+    ),
+    (
+        "resnet18",
+        {"output_stride": 32, "multi_grid": (1, 2), "basic_block_dilation": "first"},
+        [[(2, 1), (1, 1)], [(1, 1), (1, 1)]],
+        [[(2, 1), (1, 1)], [(1, 2), (1, 1)]],
+    ),
+]
+
+
+@pytest.mark.parametrize(("backbone", "options", "third", "fourth"), GEOMETRIES, ids=str)
+def test_strides_and_dilations_of_resnets(
+    backbone: str, options: dict[str, Any], third: list[Any], fourth: list[Any]
+) -> None:
+    model = on_meta(f"fcn_{backbone}", **options)
+    assert convolutions(model.backbone.layer3) == third
+    assert convolutions(model.backbone.layer4) == fourth
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"output_stride": 32}, [(2, 1), (1, 1), (2, 1), (1, 1)]),
+        ({}, [(2, 1), (1, 1), (1, 2), (1, 2)]),  # torchvision's
+        ({"first_block_dilation": "previous"}, [(2, 1), (1, 1), (1, 1), (1, 2)]),  # timm's
+        ({"output_stride": 8}, [(1, 2), (1, 2), (1, 4), (1, 4)]),
+        ({"output_stride": 8, "first_block_dilation": "previous"}, [(1, 1), (1, 2), (1, 2), (1, 4)]),
+    ],
+    ids=str,
+)
+def test_strides_and_dilations_of_mobilenet(options: dict[str, Any], expected: list[tuple[int, int]]) -> None:
+    """The first two blocks of the third and of the fourth stage."""
+    backbone = on_meta("fcn_mobilenet_v3_large", **options).backbone
+    depthwise = [next(m for m in backbone[i].modules() if getattr(m, "groups", 1) > 1) for i in ("7", "8", "13", "14")]
+    assert [(conv.stride[0], conv.dilation[0]) for conv in depthwise] == expected
+
+
+def test_atrous_rates_follow_the_output_stride_unless_given() -> None:
+    def rates(name: str, **options: Any) -> list[int]:
+        config = on_meta(name, **options).config
+        aspp = next(m for m in on_meta(name, **options).modules() if isinstance(m, segnets.ASPP))
+        assert [branch[0].dilation[0] for branch in aspp.convs[1:-1]] == config.options["atrous_rates"]
+        return config.options["atrous_rates"]
+
+    assert rates("deeplabv3_resnet50") == [12, 24, 36]
+    assert rates("deeplabv3_resnet50", output_stride=16) == [6, 12, 18]
+    assert rates("deeplabv3_resnet50", output_stride=32) == [3, 6, 9]
+    assert rates("deeplabv3_resnet50", output_stride=16, atrous_rates=(12, 24, 36)) == [12, 24, 36]
+    assert rates("deeplabv3_resnet50", atrous_rates=(2,)) == [2]
+    assert rates("deeplabv3_mobilenet_v3_small") == [6, 12, 18]
+    # torchvision's network, and what it has at other strides.
+    assert rates("deeplabv3_mobilenet_v3_large") == [12, 24, 36]
+    assert rates("deeplabv3_mobilenet_v3_large", output_stride=16) == [12, 24, 36]
+    assert rates("deeplabv3_mobilenet_v3_large", output_stride=32) == [3, 6, 9]
+    assert rates("deeplabv3_mobilenet_v3_large", head_variant="mmseg") == [6, 12, 18]
+
+
+# Where an option means something: (network, options) that take it, with a value that is not the default.
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "num_classes": ("fcn_resnet50", {"num_classes": 2}),
+    "aux_loss": ("fcn_resnet50", {"aux_loss": True}),
+    "in_channels": ("fcn_mobilenet_v3_small", {"in_channels": 1}),
+    "output_stride": ("lraspp_mobilenet_v3_small", {"output_stride": 8}),
+    "first_block_dilation": ("fcn_resnet50", {"first_block_dilation": "same"}),
+    "basic_block_dilation": ("fcn_resnet18", {"basic_block_dilation": "first"}),
+    "multi_grid": ("fcn_resnet50", {"multi_grid": [1, 2, 4]}),
+    "stem": ("fcn_resnet50", {"stem": "deep"}),
+    "downsample": ("fcn_resnet50", {"downsample": "average"}),
+    "stride_in_1x1": ("fcn_resnet50", {"stride_in_1x1": True}),
+    "backbone_stages": ("pspnet_resnet34", {"backbone_stages": 2}),
+    "norm_layer": ("fcn_resnet18", {"norm_layer": "group"}),
+    "norm_eps": ("fcn_resnet18", {"norm_eps": 1e-3}),
+    "head_variant": ("fcn_resnet18", {"head_variant": "mmseg"}),
+    "head_channels": ("pspnet_resnet18", {"head_channels": 128}),
+    "head_dropout": ("pspnet_resnet18", {"head_dropout": 0.0}),
+    "atrous_rates": ("deeplabv3_resnet18", {"atrous_rates": [6, 12]}),
+    "aspp_separable": ("deeplabv3_resnet18", {"aspp_separable": True}),
+    "pool_norm": ("deeplabv3plus_resnet18", {"pool_norm": False}),
+    "head_norm_layer": ("deeplabv3_resnet18", {"head_norm_layer": "group"}),
+    "head_norm_eps": ("deeplabv3_resnet18", {"head_norm_eps": 1e-3}),
+    "align_corners": ("deeplabv3_resnet18", {"align_corners": True}),
+}
+
+
+def test_every_option_is_here() -> None:
+    assert CHANGES.keys() | set(TRAINING) == set(NAMES)
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_an_option_is_recorded_and_builds_the_same_network_again(option: str) -> None:
+    name, options = CHANGES[option]
+    model = on_meta(name, **options)
+    plain = on_meta(name)
+    assert model.config.options[option] == options[option] != plain.config.options.get(option)
+    with torch.device("meta"):
+        again = build(name, dict(model.config.options))
+    assert again.config == model.config
+    assert str(again) == str(model)
+    assert [(k, t.shape) for k, t in again.state_dict().items()] == [
+        (k, t.shape) for k, t in model.state_dict().items()
+    ]
+
+
+@pytest.mark.parametrize("option", [option for option in CHANGES if option not in ("num_classes", "aux_loss")])
+def test_none_is_the_networks_own_default(option: str) -> None:
+    name, _ = CHANGES[option]
+    assert on_meta(name, **{option: None}).config == on_meta(name).config
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("fcn_resnet50", {"output_stride": 4}, "output_stride=4: expected one of 8, 16, 32"),
+    ("fcn_resnet50", {"output_stride": "8"}, "output_stride='8': expected one of 8, 16, 32"),
+    ("fcn_resnet50", {"output_stride": 16.0}, "output_stride=16.0: expected one of 8, 16, 32"),
+    ("fcn_resnet50", {"in_channels": 0}, "in_channels=0: expected a whole number of at least 1"),
+    ("fcn_resnet50", {"norm_layer": "layer"}, "norm_layer='layer': expected one of 'batch', 'sync', 'frozen', 'group'"),
+    ("fcn_resnet50", {"norm_layer": nn.GroupNorm}, "norm_layer=<class .*: expected one of 'batch'"),
+    ("fcn_resnet50", {"norm_eps": 0}, "norm_eps=0: expected a number above 0 and below 1"),
+    ("fcn_resnet50", {"norm_eps": float("nan")}, "norm_eps=nan: expected a number above 0"),
+    ("fcn_resnet50", {"head_dropout": 1.0}, "head_dropout=1.0: expected a probability, 0 <= p < 1"),
+    ("fcn_resnet50", {"align_corners": 1}, "align_corners=1: expected True or False"),
+    ("fcn_resnet50", {"norm_eval": "head"}, "norm_eval='head': expected one of False, True, 'backbone'"),
+    ("fcn_resnet50", {"multi_grid": ()}, r"multi_grid=\(\): expected a dilation for each block"),
+    ("fcn_resnet50", {"multi_grid": (1, 2)}, r"multi_grid=\(1, 2\): the fourth stage of resnet50 has 3 blocks"),
+    ("deeplabv3_resnet50", {"atrous_rates": (12, 0)}, r"atrous_rates=\(12, 0\): expected whole numbers of at least 1"),
+    ("deeplabv3_resnet50", {"atrous_rates": "12"}, "atrous_rates='12': expected whole numbers"),
+    ("fcn_resnet50", {"head_variant": "smp"}, "head_variant='smp': fcn has torchvision and mmseg"),
+    ("pspnet_resnet50", {"head_variant": 3}, "head_variant=3: expected a text"),
+    # Options that would change nothing.
+    ("fcn_resnet50", {"atrous_rates": (6, 12, 18)}, r"would change nothing in this fcn_resnet50: it needs ASPP"),
+    ("pspnet_resnet50", {"aspp_separable": True}, "would change nothing in this pspnet_resnet50: it needs ASPP"),
+    ("fcn_resnet50", {"pool_norm": False}, "it needs a branch that pools the whole image"),
+    ("lraspp_resnet50", {"head_dropout": 0.5}, "it needs a head with dropout, which lraspp has not"),
+    ("fcn_resnet50", {"basic_block_dilation": "first"}, "it needs dilated BasicBlocks: resnet18 or resnet34"),
+    ("fcn_resnet18", {"stride_in_1x1": True}, "it needs Bottleneck blocks, those of resnet50 and deeper"),
+    ("fcn_resnet18", {"output_stride": 32, "basic_block_dilation": "both"}, "it needs dilated BasicBlocks"),
+    ("fcn_resnet50", {"output_stride": 32, "first_block_dilation": "same"}, "it needs a dilated stage"),
+    (
+        "fcn_resnet50",
+        {"output_stride": 16, "multi_grid": (1, 2, 4), "first_block_dilation": "same"},
+        "it needs a dilated stage whose dilations multi_grid does not set",
+    ),
+    ("fcn_mobilenet_v3_large", {"output_stride": 32, "first_block_dilation": "same"}, "it needs a dilated stage"),
+    ("fcn_mobilenet_v3_large", {"stem": "deep"}, "stem='deep' would change nothing .*: it needs a ResNet"),
+    ("fcn_mobilenet_v3_large", {"downsample": "average"}, "it needs a ResNet"),
+    ("fcn_mobilenet_v3_large", {"multi_grid": (1, 2, 4)}, "it needs all four stages of a ResNet"),
+    ("fcn_mobilenet_v3_large", {"backbone_stages": 2}, "it needs a ResNet"),
+    (
+        "fcn_resnet50",
+        {"norm_layer": "group", "norm_eval": True},
+        "norm_eval=True would change nothing: .* no batch norm",
+    ),
+    ("fcn_resnet50", {"norm_layer": "frozen", "norm_eval": "backbone"}, "there is no batch norm"),
+    # Options that contradict each other.
+    (
+        "pspnet_resnet50",
+        {"backbone_stages": 2, "output_stride": 16},
+        "output_stride=16: backbone_stages=2 shrink",
+    ),
+    ("pspnet_resnet50", {"backbone_stages": 3, "multi_grid": (1, 2, 4)}, "it needs all four stages"),
+    ("lraspp_resnet50", {"backbone_stages": 2}, "backbone_stages=2 are too few for lraspp_resnet50: .*layer2, layer2"),
+    ("deeplabv3plus_resnet50", {"backbone_stages": 2, "aux_loss": True}, "too few for deeplabv3plus_resnet50"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), REFUSED, ids=str)
+def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        segnets.create_model(name, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_builders_show_the_options_that_they_have() -> None:
+    for name, builder in MODELS.items():
+        shown = set(inspect.signature(with_weights(builder)).parameters)
+        assert builder.settle({}).keys() | set(TRAINING) == shown - {"weights", "weights_backbone", "progress"}, name
+
+
+def test_same_geometry_in_fewer_stages() -> None:
+    """SMP's PSPNet reads the second stage; what follows it is not in the network."""
+    model = on_meta("pspnet_resnet50", backbone_stages=2, aux_loss=True)
+    assert list(model.backbone) == ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
+    assert model.config.options["output_stride"] == 8
+    assert model(torch.empty(2, 3, 64, 97, device="meta"))["aux"].shape == (2, 21, 64, 97)
+    assert on_meta("pspnet_resnet50", backbone_stages=3, output_stride=8).config.options["first_block_dilation"]
+
+
+@pytest.mark.parametrize(
+    ("options", "backbone_kind", "head_kind"),
+    [
+        ({}, nn.BatchNorm2d, nn.BatchNorm2d),
+        ({"norm_layer": "group"}, nn.GroupNorm, nn.GroupNorm),
+        ({"norm_layer": "sync"}, nn.SyncBatchNorm, nn.SyncBatchNorm),
+        ({"norm_layer": "frozen"}, segnets.layers.FrozenBatchNorm2d, nn.BatchNorm2d),
+        (
+            {"norm_layer": "frozen", "head_norm_layer": "frozen"},
+            segnets.layers.FrozenBatchNorm2d,
+            segnets.layers.FrozenBatchNorm2d,
+        ),
+        ({"head_norm_layer": "group"}, nn.BatchNorm2d, nn.GroupNorm),
+    ],
+    ids=str,
+)
+def test_norms_of_backbone_and_head(options: dict[str, str], backbone_kind: type, head_kind: type) -> None:
+    for name in ("pspnet_mobilenet_v3_small", "deeplabv3_resnet18", "lraspp_resnet18", "deeplabv3plus_resnet18"):
+        model = on_meta(name, norm_eps=1e-4, head_norm_eps=2e-3, **options)
+        kinds = (nn.BatchNorm2d, nn.GroupNorm, nn.SyncBatchNorm, segnets.layers.FrozenBatchNorm2d)
+        for part, kind, eps in ((model.backbone, backbone_kind, 1e-4), (model.classifier, head_kind, 2e-3)):
+            norms = [module for module in part.modules() if isinstance(module, kinds)]
+            assert norms
+            assert all(isinstance(norm, kind) and norm.eps == eps for norm in norms)
+    mobile = on_meta("fcn_mobilenet_v3_small", norm_layer="sync")
+    assert {m.momentum for m in mobile.backbone.modules() if isinstance(m, nn.SyncBatchNorm)} == {0.01}
+    assert mobile.classifier[1].momentum == 0.1
+
+
+def test_groups_hold_two_channels_or_more() -> None:
+    norm = segnets.layers.norm_layer("group")
+    groups = {channels: norm(channels).num_groups for channels in (1, 2, 5, 10, 16, 24, 32, 40, 64, 184, 256, 960)}
+    assert groups == {1: 1, 2: 1, 5: 1, 10: 1, 16: 8, 24: 4, 32: 16, 40: 4, 64: 32, 184: 4, 256: 32, 960: 32}

@@ -1,0 +1,198 @@
+"""Weights and what their tensors don't show: options in the file, other options in the model, other image channels."""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import segnets
+from segnets import backbones
+from segnets.registry import HEADS, MODELS
+from segnets.weights.geometry import describe, essential_options
+from tests.oracle import randomise_
+
+
+def network(name: str, **options: Any) -> nn.Module:
+    model = segnets.create_model(name, num_classes=4, **options)
+    randomise_(model)
+    return model.eval()
+
+
+def image(channels: int = 3) -> Tensor:
+    return torch.randn(2, channels, 33, 49, generator=torch.Generator().manual_seed(0))
+
+
+def same_output(one: nn.Module, other: nn.Module, channels: int = 3) -> bool:
+    with torch.inference_mode():
+        return torch.equal(one.eval()(image(channels))["out"], other.eval()(image(channels))["out"])
+
+
+STRANGE = ("pspnet_resnet18", {"backbone_stages": 3, "head_variant": "smp", "align_corners": True, "stem": "deep"})
+
+
+def test_a_builder_takes_the_options_of_the_file(tmp_path: Path) -> None:
+    name, options = STRANGE
+    model = network(name, **options)
+    segnets.save(model, tmp_path / "w.safetensors")
+    loaded = segnets.create_model(name, weights=tmp_path / "w.safetensors")
+    assert loaded.config == model.config == segnets.load(tmp_path / "w.safetensors").config
+    assert same_output(loaded, model)
+
+
+def test_an_option_that_is_given_wins_and_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    model = network("deeplabv3_resnet18", output_stride=16, aux_loss=True)
+    segnets.save(model, path)
+    warning = r"was made for output_stride=16 \(here 8\), atrous_rates=\[6, 12, 18\] \(here \[12, 24, 36\]\): the same"
+    with pytest.warns(UserWarning, match=warning):
+        other = segnets.create_model("deeplabv3_resnet18", weights=path, output_stride=8, head_dropout=0.0)
+    # What follows the output stride follows it, and is not the file's.
+    assert other.config.options["atrous_rates"] == [12, 24, 36]
+    assert not same_output(other, model)
+    with pytest.warns(UserWarning, match=r"made for output_stride=16 \(here 8\), atrous_rates="):
+        segnets.load_weights(segnets.create_model("deeplabv3_resnet18", num_classes=4, aux_loss=True), path)
+    with pytest.warns(UserWarning, match=r"made for norm_eps=1e-05 \(here 0\.001\)"):
+        segnets.create_model("deeplabv3_resnet18", weights=path, norm_eps=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the same function, trained in other ways
+        for norm in ("sync", "frozen"):
+            same = segnets.create_model("deeplabv3_resnet18", weights=path, norm_layer=norm, head_dropout=0.2)
+            torch.testing.assert_close(same.eval()(image())["out"], model(image())["out"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_from_before_there_were_options_means_torchvisions(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    model = network("deeplabv3_mobilenet_v3_large")
+    segnets.save(model, path)
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    described = json.loads(header["__metadata__"]["segnets"])
+    described["model"]["options"] = {"num_classes": 4, "aux_loss": False}
+    header["__metadata__"]["segnets"] = json.dumps(described)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+    for loaded in (segnets.load(path), segnets.deeplabv3_mobilenet_v3_large(weights=path)):
+        assert loaded.config == model.config
+        assert same_output(loaded, model)
+
+
+def test_options_that_no_builder_has_are_refused_in_one_line(tmp_path: Path) -> None:
+    model = network("fcn_resnet18")
+    for option, value in (("output_stride", 5), ("atrous_rates", [1]), ("colour", "red"), ("multi_grid", "abc")):
+        model.config = segnets.ModelConfig("fcn_resnet18", {"num_classes": 4, option: value})
+        with pytest.raises(
+            segnets.WeightsError, match=f"description of fcn_resnet18 can't be built: .*{option}"
+        ) as error:
+            segnets.save(model, tmp_path / "w.safetensors")
+        assert "\n" not in str(error.value)
+        with pytest.raises(segnets.WeightsError, match=message):
+            essential_options(model.config)
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "pspnet_resnet34", "lraspp_mobilenet_v3_small"])
+def test_essential_options_settle_to_the_same_network(name: str) -> None:
+    choices: list[dict[str, Any]] = [{}, {"num_classes": 3}, {"output_stride": 32}, {"norm_layer": "group"}]
+    choices.append({"norm_layer": "frozen", "head_norm_layer": "frozen", "output_stride": 8})
+    for chosen in choices:
+        builder = MODELS[name]
+        settled = builder.settle(chosen)
+        essential = essential_options(segnets.ModelConfig(name, settled))
+        assert builder.settle(essential) == settled
+        own = {key for key in chosen if chosen[key] != builder.settle({})[key]}
+        assert own == essential.keys(), "nothing but what was chosen"
+    config = segnets.ModelConfig(name, builder.settle({"output_stride": 32, "aux_loss": None}))
+    assert describe(config) == f"{name}(num_classes=21, aux_loss=False, output_stride=32)"
+
+
+def test_a_backbone_of_another_function_is_warned_of(tmp_path: Path) -> None:
+    classifier = backbones.resnet50(num_classes=3, stride_in_1x1=True)
+    segnets.save(classifier, tmp_path / "w.safetensors")
+    with pytest.warns(UserWarning, match=r"made for stride_in_1x1=True \(here False\)"):
+        segnets.create_model("fcn_resnet50", weights_backbone=tmp_path / "w.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = segnets.create_model("fcn_resnet50", weights_backbone=tmp_path / "w.safetensors", stride_in_1x1=True)
+    assert torch.equal(model.backbone.layer2[0].conv1.weight, classifier.layer2[0].conv1.weight)
+    with pytest.raises(segnets.WeightsError, match=r"conv1\.weight.*"):
+        segnets.create_model("fcn_resnet50", weights_backbone=tmp_path / "w.safetensors", stem="deep")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("stem", ["plain", "deep"])
+def test_weights_for_three_channels_fit_another_number(channels: int, stem: str, tmp_path: Path) -> None:
+    rgb = network("fcn_resnet18", stem=stem)
+    segnets.save(rgb, tmp_path / "w.safetensors")
+    model = segnets.create_model("fcn_resnet18", weights=tmp_path / "w.safetensors", in_channels=channels)
+    assert model.config.options["in_channels"] == channels
+    # An image whose channels are all alike gives what the same gray image gave, for one channel and multiples of three.
+    if channels == 1:
+        gray = image(1)
+        torch.testing.assert_close(model.eval()(gray)["out"], rgb(gray.repeat(1, 3, 1, 1))["out"], rtol=1e-4, atol=1e-3)
+    first = "backbone.conv1.0.weight" if stem == "deep" else "backbone.conv1.weight"
+    ours, theirs = model.state_dict()[first], rgb.state_dict()[first]
+    for i in range(channels):
+        expected = theirs.sum(1) if channels == 1 else theirs[:, i % 3] * (3 / channels)
+        torch.testing.assert_close(ours[:, i], expected)
+    again = segnets.create_model("fcn_resnet18", num_classes=4, in_channels=channels, stem=stem)
+    report = segnets.load_weights(again, tmp_path / "w.safetensors")
+    assert report.adapted == (first,)
+    assert f"adapted to the image's channels: {first}" in str(report)
+    assert same_output(again, model, channels)
+
+
+def test_a_backbone_for_three_channels_fits_another_number() -> None:
+    classifier = backbones.mobilenet_v3_small(num_classes=3)
+    model = segnets.create_model("lraspp_mobilenet_v3_small", weights_backbone=classifier.state_dict(), in_channels=6)
+    own = model.state_dict()["backbone.0.0.weight"]
+    assert torch.equal(own, classifier.state_dict()["features.0.0.weight"].repeat(1, 2, 1, 1) / 2)
+
+
+def test_other_numbers_of_channels_are_not_adapted() -> None:
+    four = network("fcn_resnet18", in_channels=4)
+    with pytest.raises(
+        segnets.WeightsError, match=r"backbone\.conv1\.weight: file \(64, 4, 7, 7\), model \(64, 3, 7, 7\)"
+    ):
+        segnets.create_model("fcn_resnet18", weights=four.state_dict())
+
+
+def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
+    plain = network("deeplabv3_resnet18")
+    frozen = segnets.create_model("deeplabv3_resnet18", num_classes=4, norm_layer="frozen", head_norm_layer="frozen")
+    report = segnets.load_weights(frozen, plain.state_dict())
+    counters = [name for name in plain.state_dict() if name.endswith("num_batches_tracked")]
+    assert sorted(report.ignored) == sorted(counters)
+    frozen.load_state_dict(plain.state_dict(), strict=True)
+    back = segnets.create_model("deeplabv3_resnet18", num_classes=4)
+    report = segnets.load_weights(back, frozen.state_dict())
+    assert sorted(report.zeroed) == sorted(counters)
+    assert same_output(back, plain)
+    assert not list(frozen.backbone.bn1.parameters())
+    segnets.save(frozen, tmp_path / "w.safetensors")
+    assert same_output(segnets.load(tmp_path / "w.safetensors"), frozen)
+
+
+@pytest.mark.parametrize(("head", "variant"), [(head, variant) for head in HEADS for variant in head.variants], ids=str)
+def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: Any, variant: str) -> None:
+    name = f"{head.name}_resnet18"
+    # A pooling branch without norm has a bias too, and is no classifier.
+    options = {"pool_norm": False} if "pool_norm" in MODELS[name].settle({}) else {}
+    model = network(name, head_variant=variant, **options)
+    state = dict(sorted(model.state_dict().items(), reverse=True))
+    same = segnets.create_model(name, weights=state, head_variant=variant, **options)
+    assert same.config.options["num_classes"] == 4
+    assert same_output(same, model)
+    with pytest.warns(UserWarning, match="has 4 classes and the model 7: .* are initialised afresh"):
+        other = segnets.create_model(name, weights=state, head_variant=variant, num_classes=7, **options)
+    kept = [key for key, tensor in other.state_dict().items() if torch.equal(tensor, state[key])]
+    fresh = state.keys() - kept
+    assert fresh == {
+        f"classifier.{layer}.{leaf}" for layer in model.classifier.last_layers for leaf in ("weight", "bias")
+    }
