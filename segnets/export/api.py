@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from segnets.card import ModelCard
+from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, WeightsError
 from segnets.export import torchscript
 from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, OUTPUTS, Contract
@@ -137,6 +137,13 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _checked_module(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ExportError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    config = getattr(model, "config", None)
+    channels = config.options.get("in_channels", 3) if isinstance(config, ModelConfig) else 3
+    if channels != 3:
+        raise ExportError(
+            f"model: reads images of {channels} channels (in_channels), and an export prepares RGB images, of 3; "
+            "torch.jit.script(model.eval()) makes a file of the bare network"
+        )
     return model
 
 

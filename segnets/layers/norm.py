@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NormLayer = Callable[[int], nn.Module]
@@ -60,11 +61,23 @@ class FrozenBatchNorm2d(nn.Module):
 class SyncBatchNorm2d(nn.SyncBatchNorm):
     """torch's SyncBatchNorm: statistics over all processes in training. In one process it is plain batch norm.
 
-    TorchScript, which can't compile the original, gets the plain batch norm that it is in eval mode.
+    TorchScript, which can't compile the original, gets plain batch norm.
     """
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        return as_batch_norm(self)
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            return super().forward(x)
+        # momentum is a number here, never the None that torch also allows
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,  # type: ignore[arg-type]
+            self.eps,
+        )
 
 
 def norm_layer(kind: str, *, eps: float = 1e-5, momentum: float = 0.1) -> NormLayer:

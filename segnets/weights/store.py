@@ -83,8 +83,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
 def load(path: str | os.PathLike[str]) -> nn.Module:
     """Build the model that a weights file describes, in eval mode, with its tensors mapped from the file.
 
-    Nothing is initialised and next to nothing copied: pages are read when they are first used. The tensors have the dtype of
-    the file; `model.float()` or `.half()` changes it. `model.config` and `model.card` are what the file says.
+    Nothing is initialised and next to nothing copied: pages are read when they are first used. The tensors have the
+    dtype of the file; `model.float()` or `.half()` changes it. `model.config` and `model.card` are what the file says.
 
     Raises WeightsError if the file is not one of ours, is damaged, or holds other tensors than its model needs.
     """

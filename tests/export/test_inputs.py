@@ -134,3 +134,10 @@ def test_no_paths_of_this_machine_and_the_same_bytes_from_elsewhere(tmp_path: Pa
                 local = (tmp_path / "1.ts").read_bytes()[entry.header_offset : entry.header_offset + 30]
                 start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
                 assert start % 64 == 0, entry.filename
+
+
+def test_networks_for_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
+    model = segnets.create_model("lraspp_mobilenet_v3_small", in_channels=4)
+    with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), and an export prepares RGB"):
+        export(model, tmp_path / "m.ts")
+    assert not list(tmp_path.iterdir())

@@ -88,9 +88,8 @@ def test_options_that_no_builder_has_are_refused_in_one_line(tmp_path: Path) -> 
     model = network("fcn_resnet18")
     for option, value in (("output_stride", 5), ("atrous_rates", [1]), ("colour", "red"), ("multi_grid", "abc")):
         model.config = segnets.ModelConfig("fcn_resnet18", {"num_classes": 4, option: value})
-        with pytest.raises(
-            segnets.WeightsError, match=f"description of fcn_resnet18 can't be built: .*{option}"
-        ) as error:
+        message = f"description of fcn_resnet18 can't be built: .*{option}"
+        with pytest.raises(segnets.WeightsError, match=message) as error:
             segnets.save(model, tmp_path / "w.safetensors")
         assert "\n" not in str(error.value)
         with pytest.raises(segnets.WeightsError, match=message):
