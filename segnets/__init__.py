@@ -1,14 +1,14 @@
 """Classic segmentation networks: train, convert with proof, deploy to C++.
 
-FCN, DeepLabV3 and LR-ASPP on dilated ResNets and MobileNetV3, exact to torchvision; weights in one self-describing
-file; exports that a C++ program runs with the very same result.
+FCN, DeepLabV3, DeepLabV3+, PSPNet and LR-ASPP on dilated ResNets and MobileNetV3, exact to torchvision; weights in one
+self-describing file; exports that a C++ program runs with the very same result.
 """
 
 from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, ImageError, OutputError, SegnetsError, WeightsError
 from segnets.export import ExportReport, VerifyReport, export, verify
-from segnets.heads import DeepLabHead, FCNHead, LRASPPHead
+from segnets.heads import DeepLabHead, DeepLabV3PlusHead, FCNHead, LRASPPHead, PSPHead
 from segnets.layers import ASPP
 from segnets.model import SegmentationModel
 from segnets.preprocess import Preprocessing, preprocess
@@ -29,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ASPP",
     "DeepLabHead",
+    "DeepLabV3PlusHead",
     "ExportError",
     "ExportReport",
     "FCNHead",
@@ -40,6 +41,7 @@ __all__ = [
     "ModelCard",
     "ModelConfig",
     "OutputError",
+    "PSPHead",
     "Preprocessing",
     "ResNet",
     "SegmentationModel",

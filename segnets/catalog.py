@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from segnets.card import ModelCard
+from segnets.card import ModelCard, ModelConfig
 
 VOC_CLASSES = (
     "__background__",
@@ -68,6 +68,14 @@ class Published:
     @property
     def hash_prefix(self) -> str:
         return self.file.removesuffix(".pth").rpartition("-")[2]
+
+    def config(self) -> ModelConfig:
+        """The network that the file is for, with its default geometry."""
+        if not self.classes:  # a classifier
+            return ModelConfig(self.model, {"num_classes": 1000})
+        return ModelConfig(
+            self.model, {"num_classes": len(self.classes), "aux_loss": not self.model.startswith("lraspp")}
+        )
 
     def card(self) -> ModelCard:
         provenance = {

@@ -18,7 +18,7 @@ FLOORS = [
     {"backbones", "heads", "model", "console"},
     {"builders"},
     {"registry", "catalog"},
-    {"weights"},
+    {"weights", "cost"},
     {"segment", "inference", "export", "training"},
     {"cli"},
 ]

@@ -16,6 +16,7 @@ from tests.oracle import NAMES as NAMES_OF_TORCHVISION
 NAMES = [
     "ASPP",
     "DeepLabHead",
+    "DeepLabV3PlusHead",
     "ExportError",
     "ExportReport",
     "FCNHead",
@@ -27,6 +28,7 @@ NAMES = [
     "ModelCard",
     "ModelConfig",
     "OutputError",
+    "PSPHead",
     "Preprocessing",
     "ResNet",
     "SegmentationModel",

@@ -57,6 +57,12 @@ def test_train(desk: Path) -> None:
     assert (desk / "mine.safetensors").exists()
 
 
+def test_other_networks(desk: Path) -> None:
+    out = run([sys.executable, "-W", "error", "-c", block("python", "freeze_backbone")], desk)
+    assert "pspnet_resnet152" in out
+    assert "'norm_layer': 'batch'" in out
+
+
 def test_convert(desk: Path) -> None:
     out = run(["bash", "-euc", block("bash", "weights-tools")], desk)
     assert "lraspp_mobilenet_v3_large" in out

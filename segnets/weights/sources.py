@@ -118,7 +118,7 @@ def _read_published(published: Published) -> FoundWeights:
             f"downloaded by itself: fetch {published.url} and put it there, or pass the file's path as weights="
         )
     check_hash(path, published)
-    return FoundWeights(_read_pytorch(path), str(path), card=published.card())
+    return FoundWeights(_read_pytorch(path), str(path), published.config(), published.card())
 
 
 def check_hash(path: Path, published: Published) -> None:

@@ -76,6 +76,14 @@ def test_a_published_name_is_found_in_the_cache(
     assert same(without, trained)
 
 
+def test_published_weights_under_another_geometry_are_warned_of(
+    trained: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(trained, hub, monkeypatch)
+    with pytest.warns(UserWarning, match=r"was made for output_stride=16 \(here 8\): the same tensors"):
+        segnets.deeplabv3_mobilenet_v3_large(weights="DEFAULT", output_stride=8)
+
+
 def test_a_published_name_that_is_not_in_the_cache(hub: Path) -> None:
     with pytest.raises(segnets.WeightsError) as caught:
         segnets.fcn_resnet50(weights="COCO_WITH_VOC_LABELS_V1")
