@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-full check cpp bench clean
+.PHONY: help venv demo test test-full test-peers parity check cpp bench clean
 
 help:
 	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
 	@echo "make test       the tests"
 	@echo "make test-full  the tests with the complete products of the parity tests (half an hour more)"
+	@echo "make test-peers the same weights in other projects' networks and in ours; installs these projects"
+	@echo "make parity     docs/parity.md, the table of these comparisons, computed anew"
 	@echo "make check      format, lint and types"
 	@echo "make cpp        build/cpp/segnets-run, against the LibTorch inside the torch wheel"
 	@echo "make bench      the benchmarks, side by side with torchvision"
@@ -28,10 +30,24 @@ demo: venv
 
 # Two processes, one thread each: together faster than one process with two threads.
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(WITHOUT_PEERS)
 
 test-full: venv
-	$(BIN)/python -m pytest --full
+	$(BIN)/python -m pytest --full $(WITHOUT_PEERS)
+
+# What needs these projects is left to a target of its own, so that the tests need not install them; what needs
+# torchvision alone runs with the other tests too.
+WITHOUT_PEERS := $(patsubst %,--ignore=tests/peers/test_%.py,timm smp mmseg transformers)
+
+$(VENV)/.installed-peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,peers]'
+	@touch $@
+
+test-peers: $(VENV)/.installed-peers
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/peers
+
+parity: $(VENV)/.installed-peers
+	$(BIN)/python -m tests.peers.table --write
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ After `torch.manual_seed(s)` the six of torchvision draw the same initial weight
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,6 +52,10 @@ class Builder:
 
     def settle(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
         """Every option that applies, with its value: what builds the same network again. Nothing is built."""
+        return {name: value for name, value in self.applicable(chosen).items() if value is not None}
+
+    def applicable(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
+        """As `settle`, with None for an option that applies and is not in use."""
         given = {name: value for name, value in chosen.items() if value is not None}
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:
@@ -59,7 +64,9 @@ class Builder:
         settled.update(self.backbone.defaults(given, self.head.output_stride))
         settled.update(self._head_defaults(given, {**settled, **given}))
         check_applicable(self.name, given, settled)
-        settled.update({name: as_json(value) for name, value in given.items() if name in settled})
+        settled.update({name: as_json(name, value) for name, value in given.items() if name in settled})
+        if settled.get("downsample") == "average_dilated" and not self._is_dilated(settled):
+            settled["downsample"] = "average"  # there they are one
         paths = [stage.path for stage in self._feature_maps(settled).values()]
         if len(set(paths)) < len(paths):
             raise ValueError(
@@ -67,7 +74,7 @@ class Builder:
                 f"map twice ({', '.join(paths)})"
             )
         _check_norm_eval(given.get("norm_eval"), settled)
-        return {name: value for name, value in settled.items() if value is not None}
+        return settled
 
     def _head_defaults(self, given: Mapping[str, Any], settled: Mapping[str, Any]) -> dict[str, JSON]:
         variant = given.get("head_variant", self.head.variants[0])
@@ -79,18 +86,22 @@ class Builder:
         return {
             "head_variant": variant,
             **self.head.defaults(variant, Site(settled["output_stride"], stages.out.channels)),
-            **(self.published if as_published else {}),
+            **(copy.deepcopy(dict(self.published)) if as_published else {}),
             "head_norm_layer": "batch" if norm == "frozen" else norm,
             "head_norm_eps": 1e-5,
             "align_corners": False,
         }
 
+    def _is_dilated(self, options: Mapping[str, Any]) -> bool:
+        """Whether dilation took the place of a stride."""
+        return int(options["output_stride"]) < self.backbone.stages(options).out.stride
+
     def _feature_maps(self, options: Mapping[str, Any]) -> dict[str, Stage]:
         """What the classifiers read, by the names that they give it."""
         stages = self.backbone.stages(options)
         maps = {self.head.last_name: stages.out}
-        if self.head.low_stride is not None:
-            maps["low"] = stages.at_stride(self.head.low_stride)
+        if self.head.low is not None:
+            maps["low"] = self.head.low(stages)
         if options["aux_loss"]:
             maps["aux"] = stages.aux
         return maps
@@ -121,9 +132,10 @@ class Builder:
 
 
 def _check_norm_eval(norm_eval: object, settled: Mapping[str, Any]) -> None:
-    norms = {settled["norm_layer"]} if norm_eval == "backbone" else {settled["norm_layer"], settled["head_norm_layer"]}
-    if norm_eval and not norms & {"batch", "sync"}:
-        raise ValueError(f"norm_eval={norm_eval!r} would change nothing: there is no batch norm ({', '.join(norms)})")
+    parts = ("norm_layer",) if norm_eval == "backbone" else ("norm_layer", "head_norm_layer")
+    if norm_eval and not {settled[part] for part in parts} & {"batch", "sync"}:
+        norms = ", ".join(f"{part}={settled[part]!r}" for part in parts)
+        raise ValueError(f"norm_eval={norm_eval!r} would change nothing: there is no batch norm ({norms})")
 
 
 fcn_resnet50 = Builder(FCN, backbones.resnet50)

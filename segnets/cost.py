@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # A power of two, so that the feature map of every output stride has a whole number of pixels: of 520 pixels and output
 # stride 16 there are 33, which looks like 15.76.
 _MEASURED_SIDE = 256
+_LARGEST_SIDE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ class Cost:
 
 def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **options: Unpack[Options]) -> Cost:
     """Count what a network costs for one image of height x width pixels. Nothing is computed, a model is not changed.
+    Forward hooks of a model are called, with tensors that have no values.
 
     model: a network, or the name of one (`segnets.list_models`), which is then built with `options`.
 
-    Raises ValueError for a size below 1, an unknown name, and options that the network can't have; TypeError for
-    something that is neither a network nor a name, and for options beside a network, which has its own already.
+    Raises ValueError for a size that no image has and for an unknown name; TypeError for something that is neither a
+    network nor a name, and for options beside a network, which has its own already; otherwise what the builder raises.
     """
-    if height < 1 or width < 1:
-        raise ValueError(f"height={height}, width={width}: an image has at least one pixel")
+    for name, side in (("height", height), ("width", width)):
+        if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _LARGEST_SIDE:
+            raise ValueError(f"{name}={side!r}: expected a whole number of pixels, 1 to {_LARGEST_SIDE:,}")
     network = _described(model, options).eval()
     parameters = sum(each.numel() for each in network.parameters())
     _leave_out_norms(network)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segnets.backbones import forward_checkpointed
 from segnets.card import ModelCard, ModelConfig
 from segnets.layers import is_batch_norm, resize_bilinear
+from segnets.options import check_values
 
 
 class SegmentationModel(nn.Module):
@@ -43,6 +44,7 @@ class SegmentationModel(nn.Module):
         norm_eval: bool | Literal["backbone"] = False,
     ) -> None:
         super().__init__()
+        check_values({"norm_eval": norm_eval})
         self.backbone = backbone
         self.classifier = classifier
         self.aux_classifier = aux_classifier
@@ -56,7 +58,10 @@ class SegmentationModel(nn.Module):
         self.train()  # a new module is in training mode; norm_eval has a say in that
 
     def train(self, mode: bool = True) -> SegmentationModel:
-        """As every module's; a frozen backbone stays in eval mode, and so do the batch norms that norm_eval names."""
+        """As every module's; a frozen backbone stays in eval mode, and so do the batch norms that norm_eval names.
+
+        A network that was scripted has TorchScript's own `train`, which knows nothing of that.
+        """
         super().train(mode)
         if mode and self.backbone_frozen:
             self.backbone.eval()
@@ -93,7 +98,7 @@ class SegmentationModel(nn.Module):
         """
         if x.dim() != 4:
             raise ValueError(
-                f"expected 4D input (got {x.dim()}D input): a batch of images (N, 3, H, W); add the batch dimension "
+                f"expected 4D input (got {x.dim()}D input): a batch of images (N, C, H, W); add the batch dimension "
                 "of a single image with image.unsqueeze(0)"
             )
         if not x.is_floating_point():

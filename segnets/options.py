@@ -8,13 +8,13 @@ and head's own knowledge (`segnets.backbones`, `segnets.heads`); here is what is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from segnets.card import JSON
 from segnets.layers import NORM_LAYERS
 
-if TYPE_CHECKING:
-    Norm = Literal["batch", "sync", "frozen", "group"]
+Norm: TypeAlias = Literal["batch", "sync", "frozen", "group"]
 
 
 class Options(TypedDict, total=False):
@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     unit rates (1, 2, 4) are (2, 4, 8) at output stride 16 and (4, 8, 16) at 8.
     stem: "plain", one 7x7 convolution, or "deep", three of 3x3 (ResNet-C, v1c).
     downsample: shortcuts shrink by a strided "conv", by "average" pooling (ResNet-D, v1d), or "average_dilated",
-    which also pools 2x2 where dilation replaced the stride (timm's ResNet-D).
+    which also pools 2x2 where dilation replaced the stride (timm's ResNet-D; "average" where nothing is dilated).
     stride_in_1x1: the stride sits in the first 1x1 convolution of a Bottleneck (Caffe) instead of the 3x3 one.
     backbone_stages: how many of a ResNet's stages are used: 4, or 3 or 2 (SMP's PSPNet).
     norm_layer: "batch", "sync" (synchronised over processes), "frozen" (fixed numbers) or "group".
@@ -82,6 +82,8 @@ class Options(TypedDict, total=False):
 NAMES = tuple(Options.__annotations__)
 # How a network is trained and not what it computes: not recorded.
 TRAINING = ("gradient_checkpointing", "norm_eval")
+# More classes, channels or dilation than any network has: a damaged file, or a slip.
+_MOST = 1 << 20
 
 # What an option needs, said where it would change nothing.
 _NEEDS = {
@@ -113,15 +115,17 @@ def check_applicable(model: str, given: Mapping[str, Any], applicable: Mapping[s
     """Raise ValueError for an option that would change nothing in this network as it was chosen."""
     for name in given:
         if name not in applicable and name not in TRAINING:
-            raise ValueError(f"{name}={given[name]!r} would change nothing in this {model}: it needs {_NEEDS[name]}")
+            needs = _NEEDS.get(name, "another head or backbone")
+            raise ValueError(f"{name}={given[name]!r} would change nothing in this {model}: it needs {needs}")
 
 
-def as_json(value: Any) -> JSON:
-    """A value that was checked, as a file keeps it: sequences as lists, whole numbers of numpy as int."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+def as_json(name: str, value: Any) -> JSON:
+    """The value of an option that was checked, as a file keeps it: plain numbers, and sequences as lists."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, Sequence):
         return [int(item) for item in value]
-    result: JSON = value
-    return result
+    return float(value) if name in _FRACTIONS else int(value)
 
 
 def _is_bool(value: Any) -> bool:
@@ -129,15 +133,16 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return not isinstance(value, bool) and isinstance(value, Integral) and 1 <= int(value) <= _MOST
 
 
 def _are_counts(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and all(map(_is_count, value))
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return is_list and len(value) > 0 and all(map(_is_count, value))
 
 
-def _is_between(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
+def _is_fraction(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < 1
 
 
 _Check = tuple[Callable[[Any], bool], str]
@@ -145,17 +150,20 @@ _Check = tuple[Callable[[Any], bool], str]
 
 def _one_of(*allowed: Any) -> _Check:
     def fits(value: Any) -> bool:
-        return any(value == each and type(value) is type(each) for each in allowed)
+        if not isinstance(value, str | Integral):
+            return False
+        return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed)
 
     return fits, " or ".join(map(repr, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(repr, allowed))}"
 
 
 _BOOL: _Check = (_is_bool, "True or False")
-_COUNT: _Check = (_is_count, "a whole number of at least 1")
-_EPS: _Check = (lambda value: value != 0 and _is_between(0, 1)(value), "a number above 0 and below 1, such as 1e-5")
+_COUNT: _Check = (_is_count, f"a whole number of at least 1 ({_MOST:,} at most)")
+_EPS: _Check = (lambda value: _is_fraction(value) and value != 0, "a number above 0 and below 1, such as 1e-5")
+_FRACTIONS = ("norm_eps", "head_norm_eps", "head_dropout")
 
 _ALLOWED: dict[str, _Check] = {
-    "num_classes": (_is_count, "a whole number of at least 1, the background included"),
+    "num_classes": (_is_count, f"a whole number of at least 1, the background included ({_MOST:,} at most)"),
     "aux_loss": _BOOL,
     "gradient_checkpointing": _BOOL,
     "norm_eval": _one_of(False, True, "backbone"),
@@ -163,7 +171,7 @@ _ALLOWED: dict[str, _Check] = {
     "output_stride": _one_of(8, 16, 32),
     "first_block_dilation": _one_of("previous", "same"),
     "basic_block_dilation": _one_of("both", "first"),
-    "multi_grid": (_are_counts, "a dilation for each block of the fourth stage, such as (1, 2, 4)"),
+    "multi_grid": (_are_counts, "a dilation for each block of the fourth stage, such as (4, 8, 16)"),
     "stem": _one_of("plain", "deep"),
     "downsample": _one_of("conv", "average", "average_dilated"),
     "stride_in_1x1": _BOOL,
@@ -172,7 +180,7 @@ _ALLOWED: dict[str, _Check] = {
     "norm_eps": _EPS,
     "head_variant": (lambda value: isinstance(value, str), "a text"),
     "head_channels": _COUNT,
-    "head_dropout": (_is_between(0, 1), "a probability, 0 <= p < 1"),
+    "head_dropout": (_is_fraction, "a probability, 0 <= p < 1"),
     "atrous_rates": (_are_counts, "whole numbers of at least 1, such as (12, 24, 36)"),
     "aspp_separable": _BOOL,
     "pool_norm": _BOOL,

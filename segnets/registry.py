@@ -47,17 +47,22 @@ MODELS: dict[str, Builder] = {builder.name: builder for builder in [*_PAIRS, *PU
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the segmentation networks that match a shell pattern such as "fcn_*", sorted."""
+    """The names of the segmentation networks that match a shell pattern such as "fcn_*", sorted.
+
+    Raises TypeError for a pattern that is no text.
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern={pattern!r}: expected a text such as 'fcn_*'")
     return sorted(name for name in MODELS if fnmatch(name, pattern))
 
 
 def find_builder(name: str) -> Builder:
     """The builder of a segmentation network. Raises ValueError for an unknown name, with the nearest known one."""
-    if name in MODELS:
+    if isinstance(name, str) and name in MODELS:
         return MODELS[name]
     near = get_close_matches(str(name), MODELS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    if name in BACKBONES:
+    if isinstance(name, str) and name in BACKBONES:
         hint = f"it is a backbone and classifier, built by segnets.backbones.{name}(). "
     raise ValueError(f"no model {name!r}; {hint}Models: {', '.join(list_models())}")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
 
-from segnets.card import JSON
-from segnets.layers import NormLayer
+from segnets.card import JSON, ModelConfig
+from segnets.layers import NormLayer, norm_layer
+from segnets.options import NAMES, as_json, check_values
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stages:
-    """The feature maps of a backbone. out: the last one; aux: where an auxiliary classifier reads; all: by stride."""
+    """The feature maps of a backbone, by depth. out: the last one; aux: what an auxiliary classifier reads."""
 
     all: tuple[Stage, ...]
     aux: Stage
     out: Stage
 
-    def at_stride(self, stride: int) -> Stage:
-        """The feature map that is smaller than the image by `stride`, dilation left aside."""
+    def first_at(self, stride: int) -> Stage:
+        """The first feature map that is smaller than the image by `stride`, dilation left aside."""
         return next(stage for stage in self.all if stage.stride == stride)
+
+    def last_at(self, stride: int) -> Stage:
+        """The last one. A ResNet has one of each size; of MobileNetV3, every block counts."""
+        return next(stage for stage in reversed(self.all) if stage.stride == stride)
 
 
 class BackboneKind(Protocol):
@@ -39,8 +44,8 @@ class BackboneKind(Protocol):
 
     name: "resnet50"; title: "ResNet-50"; output_stride: the default below a segmentation head;
     norm_momentum: of its batch norms.
-    features: what a classifier's state dict has before the names of the features; dropped: the layers that features
-    don't need.
+    features: what a classifier's state dict has before the names of the features.
+    geometry: what no tensor of a classifier shows of its features, where it is not recorded.
     """
 
     @property
@@ -59,7 +64,7 @@ class BackboneKind(Protocol):
     def features(self) -> str: ...
 
     @property
-    def dropped(self) -> str: ...
+    def geometry(self) -> Mapping[str, JSON]: ...
 
     def __call__(self, **options: Any) -> nn.Module: ...
 
@@ -74,6 +79,44 @@ class BackboneKind(Protocol):
         """The feature maps with these options."""
         ...
 
+    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the names of a classifier's tensors begin with that are not part of the features."""
+        ...
+
     def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         """The network whose children, run one after the other, give the feature maps."""
         ...
+
+
+def classifier_norm(options: dict[str, Any], *, eps: float, momentum: float) -> NormLayer | None:
+    """Take norm_layer and norm_eps out of a classifier's options; norm_layer may be a name or a function.
+
+    Returns None where the network's own is meant. Raises ValueError for values that they can't have.
+    """
+    kind, own_eps = options.pop("norm_layer", None), options.pop("norm_eps", None)
+    if callable(kind):
+        if own_eps is not None:
+            raise ValueError(f"norm_eps={own_eps!r}: the function norm_layer decides on it; give one of them")
+        function: NormLayer = kind
+        return function
+    if kind is None and own_eps is None:
+        return None
+    check_values({"norm_layer": kind or "batch", "norm_eps": eps if own_eps is None else own_eps})
+    return norm_layer(kind or "batch", eps=eps if own_eps is None else float(own_eps), momentum=momentum)
+
+
+def classifier_config(name: str, num_classes: int, options: Mapping[str, Any]) -> ModelConfig | None:
+    """What builds a classifier again; None where a function makes its norms, which no file could hold."""
+    if callable(options.get("norm_layer")):
+        return None
+    recorded = {key: _plain(key, value) for key, value in options.items() if value is not None}
+    recorded.pop("zero_init_residual", None)  # of initial values only
+    return ModelConfig(name, {"num_classes": num_classes, **recorded})
+
+
+def _plain(name: str, value: Any) -> JSON:
+    """torchvision's own options beside ours: lists of bools, numbers."""
+    if name in NAMES:
+        return as_json(name, value)
+    result: JSON = [bool(item) for item in value] if isinstance(value, Sequence) else value
+    return result

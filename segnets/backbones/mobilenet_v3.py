@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.kind import Stage, Stages
+from segnets.backbones.kind import Stage, Stages, classifier_config, classifier_norm
 from segnets.card import JSON, ModelConfig
 from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer
 from segnets.layers.inverted_residual import round_channels
+from segnets.options import check_values
 
 _EPS, _MOMENTUM = 1e-3, 0.01  # of its batch norms
 
@@ -171,22 +172,26 @@ class MobileNetV3Kind:
     output_stride = 16
     norm_momentum = _MOMENTUM
     features = "features."
-    dropped = "classifier."
+
+    @property
+    def geometry(self) -> Mapping[str, JSON]:
+        return {"norm_eps": _EPS, "dilated": False}
 
     def __call__(
         self, *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0, **options: Any
     ) -> MobileNetV3:
+        plain = dict(options)
+        norm = classifier_norm(plain, eps=_EPS, momentum=_MOMENTUM)
+        if "in_channels" in plain:
+            check_values({"in_channels": plain["in_channels"]})
         blocks = self.table(reduced_tail=reduced_tail, width_mult=width_mult)
         hidden = round_channels((self.hidden // 2 if reduced_tail else self.hidden) * width_mult)
-        model = MobileNetV3(dilate(blocks, 16) if dilated else blocks, hidden, **options)
+        model = MobileNetV3(dilate(blocks, 16) if dilated else blocks, hidden, norm_layer=norm, **plain)
         last = model.classifier[-1]
         assert isinstance(last, nn.Linear)
-        recorded: dict[str, JSON] = {"num_classes": last.out_features}
-        chosen = {"dilated": dilated, "reduced_tail": reduced_tail, "in_channels": options.get("in_channels", 3)}
-        recorded.update({key: value for key, value in chosen.items() if value not in (False, 3)})
-        if width_mult != 1.0:
-            recorded["width_mult"] = width_mult
-        model.config = ModelConfig(self.name, recorded)
+        shape: dict[str, Any] = {"dilated": dilated or None, "reduced_tail": reduced_tail or None}
+        shape["width_mult"] = None if width_mult == 1.0 else width_mult
+        model.config = classifier_config(self.name, last.out_features, {**options, **shape})
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
@@ -202,12 +207,18 @@ class MobileNetV3Kind:
         return options
 
     def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002  (they are the same for all)
-        # torchvision's levels: every block that shrinks the image, and the last layer.
-        table = self.table()
-        strided = [(i, spec) for i, spec in enumerate(table, start=1) if spec.stride > 1]
-        finer = [Stage(str(i), spec.out_channels, 4 << level) for level, (i, spec) in enumerate(strided)]
-        out = Stage(str(len(table) + 1), 6 * table[-1].out_channels, 32)
-        return Stages((*finer, out), aux=finer[1], out=out)
+        table, stride = self.table(), 2
+        blocks: list[Stage] = []
+        for i, spec in enumerate(table, start=1):
+            stride *= spec.stride
+            blocks.append(Stage(str(i), spec.out_channels, stride))
+        out = Stage(str(len(table) + 1), 6 * table[-1].out_channels, stride)
+        # torchvision reads the block that shrinks the image, not the last of that size.
+        aux = next(block for block in blocks if block.stride == 8)
+        return Stages((*blocks, out), aux, out)
+
+    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002  (they are the same for all)
+        return ("classifier.",)
 
     def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         blocks = dilate(self.table(), options["output_stride"], options.get("first_block_dilation", "same"))

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.kind import Stage, Stages
+from segnets.backbones.kind import Stage, Stages, classifier_config, classifier_norm
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck, first_convolution, shortcut
 from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer
-from segnets.layers import norm_layer as make_norm_layer
-from segnets.options import as_json
+from segnets.options import check_values
 
 _STAGES = (2, 3, 4)  # those that can dilate
 
@@ -70,6 +69,16 @@ class ResNet(nn.Module):
             raise ValueError(f"layers={list(layers)}: expected the number of blocks in each of four stages")
         if multi_grid is not None and len(multi_grid) != layers[-1]:
             raise ValueError(f"multi_grid={list(multi_grid)}: the fourth stage has {layers[-1]} blocks, one for each")
+        check_values(
+            {
+                "in_channels": in_channels,
+                "first_block_dilation": first_block_dilation,
+                "basic_block_dilation": basic_block_dilation,
+                "stem": stem,
+                "downsample": downsample,
+                "stride_in_1x1": stride_in_1x1,
+            }
+        )
         self.config: ModelConfig | None = None
         norm = norm_layer or nn.BatchNorm2d
         make_block = partial(
@@ -130,7 +139,7 @@ class ResNet(nn.Module):
             for module in self.modules():
                 last = module.bn3 if isinstance(module, Bottleneck) else getattr(module, "bn2", None)
                 if isinstance(module, BasicBlock | Bottleneck) and isinstance(last, nn.Module):
-                    nn.init.constant_(last.get_parameter("weight"), 0)
+                    nn.init.constant_(getattr(last, "weight"), 0)  # noqa: B009  (a buffer where it is frozen)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4)
@@ -147,7 +156,7 @@ class ResNetKind:
     """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.kind.BackboneKind`.
 
     The classifier takes the options of `ResNet`, and norm_layer also as "batch", "sync", "frozen" or "group", with
-    norm_eps.
+    norm_eps. One whose norm_layer is a function has no config, and so can't be saved.
     """
 
     name: str
@@ -160,26 +169,17 @@ class ResNetKind:
     output_stride = 8
     norm_momentum = 0.1
     features = ""
-    dropped = "fc."
+
+    @property
+    def geometry(self) -> Mapping[str, JSON]:
+        return {"downsample": "conv", "stride_in_1x1": False, "norm_eps": 1e-5, "replace_stride_with_dilation": None}
 
     def __call__(self, **options: Any) -> ResNet:
         plain = dict(options)
-        norm, eps = plain.pop("norm_layer", None), plain.pop("norm_eps", 1e-5)
-        if isinstance(norm, str) or eps != 1e-5:
-            norm = make_norm_layer("batch" if norm is None else norm, eps=eps)
-        model = ResNet(
-            self.block,
-            self.depths,
-            norm_layer=norm,
-            **{"groups": self.groups, "width_per_group": self.width_per_group, **plain},
-        )
-        # A norm that is a function can't be recorded; such a model can't be saved either.
-        recorded = {
-            key: as_json(value)
-            for key, value in options.items()
-            if value is not None and not callable(value) and key != "zero_init_residual"
-        }
-        model.config = ModelConfig(self.name, {"num_classes": model.fc.out_features, **recorded})
+        norm = classifier_norm(plain, eps=1e-5, momentum=self.norm_momentum)
+        widths = {"groups": self.groups, "width_per_group": self.width_per_group}
+        model = ResNet(self.block, self.depths, norm_layer=norm, **{**widths, **plain})
+        model.config = classifier_config(self.name, model.fc.out_features, options)
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
@@ -216,6 +216,9 @@ class ResNetKind:
             for i in range(1, options["backbone_stages"] + 1)
         )
         return Stages(stages, aux=stages[-2], out=stages[-1])
+
+    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("fc.", *(f"layer{i}." for i in range(options["backbone_stages"] + 1, 5)))
 
     def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         taken = ("in_channels", "first_block_dilation", "basic_block_dilation", "multi_grid", "stem", "downsample")

@@ -12,8 +12,10 @@ from typing import Any
 from torch import nn
 
 from segnets.card import JSON
-from segnets.heads.kind import ATROUS_RATES, HeadKind, Site
+from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, check_variant
 from segnets.layers import ASPP, NormLayer
+
+_VARIANTS = ("torchvision", "mmseg")
 
 
 class DeepLabHead(nn.Sequential):
@@ -38,6 +40,7 @@ class DeepLabHead(nn.Sequential):
         norm_layer: NormLayer = nn.BatchNorm2d,
         variant: str = "torchvision",
     ) -> None:
+        check_variant(variant, _VARIANTS)
         mmseg = variant == "mmseg"
         aspp = ASPP(
             in_channels,
@@ -64,14 +67,13 @@ class DeepLabHead(nn.Sequential):
 
 
 def _defaults(variant: str, site: Site) -> dict[str, JSON]:
-    own = {"head_channels": 512, "head_dropout": 0.1} if variant == "mmseg" else {}
+    mmseg = variant == "mmseg"
     return {
-        "head_channels": 256,
-        "head_dropout": 0.5,
+        "head_channels": site.channels // 4 if mmseg else 256,  # 512 on ResNet-50, 128 on ResNet-18
+        "head_dropout": 0.1 if mmseg else 0.5,
         "atrous_rates": list(ATROUS_RATES[site.output_stride]),
         "aspp_separable": False,
         "pool_norm": True,
-        **own,
     }
 
 
@@ -89,6 +91,4 @@ def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer:
     )
 
 
-DEEPLABV3 = HeadKind(
-    "deeplabv3", "DeepLabV3, https://arxiv.org/abs/1706.05587", ("torchvision", "mmseg"), _defaults, _build
-)
+DEEPLABV3 = HeadKind("deeplabv3", "DeepLabV3, https://arxiv.org/abs/1706.05587", _VARIANTS, _defaults, _build)

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import ATROUS_RATES, HeadKind, Site
+from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, check_variant
 from segnets.layers import ASPP, NormLayer, SeparableConv, resize_bilinear
 
 _LOW_CHANNELS = 48  # section 4.1 of the paper
+
+_VARIANTS = ("smp", "vainf")
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -46,6 +48,7 @@ class DeepLabV3PlusHead(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        check_variant(variant, _VARIANTS)
         self.align_corners = align_corners
         self.low_first = variant == "vainf"
         joined = _LOW_CHANNELS + channels
@@ -108,9 +111,9 @@ def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer:
 DEEPLABV3PLUS = HeadKind(
     "deeplabv3plus",
     "DeepLabV3+, https://arxiv.org/abs/1802.02611",
-    ("smp", "vainf"),
+    _VARIANTS,
     _defaults,
     _build,
     output_stride=16,
-    low_stride=4,
+    low=lambda stages: stages.last_at(4),
 )

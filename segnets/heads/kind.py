@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from segnets.backbones import Stage, Stages
 from segnets.card import JSON
 from segnets.layers import NormLayer
 
@@ -27,6 +28,12 @@ class Site:
     low_channels: int = 0
 
 
+def check_variant(variant: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError for a variant that a head does not have."""
+    if variant not in allowed:
+        raise ValueError(f"variant={variant!r}: expected {' or '.join(map(repr, allowed))}")
+
+
 @dataclass(frozen=True)
 class HeadKind:
     """One kind of head.
@@ -35,7 +42,7 @@ class HeadKind:
     variants: whose heads there are, the default first.
     defaults: (variant, site) -> the options that apply beside those that all heads have, with their defaults.
     build: (num_classes, site, options, norm_layer) -> the head.
-    output_stride: the default. low_stride: of the finer feature map ("low") that it reads too, or None.
+    output_stride: the default. low: the finer feature map that it reads too, as "low", or None.
     last_name: what it calls the last feature map.
     auxiliary: whether a network with this head can have an auxiliary classifier.
     """
@@ -46,6 +53,6 @@ class HeadKind:
     defaults: Callable[[str, Site], dict[str, JSON]]
     build: Callable[[int, Site, Mapping[str, Any], NormLayer], nn.Module]
     output_stride: int = 8
-    low_stride: int | None = None
+    low: Callable[[Stages], Stage] | None = None
     last_name: str = "out"
     auxiliary: bool = True

@@ -78,7 +78,7 @@ LRASPP = HeadKind(
     _defaults,
     _build,
     output_stride=16,
-    low_stride=8,
+    low=lambda stages: stages.first_at(8),
     last_name="high",
     auxiliary=False,
 )

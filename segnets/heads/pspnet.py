@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import HeadKind, Site
+from segnets.heads.kind import HeadKind, Site, check_variant
 from segnets.layers import ConvNormAct, NormLayer, PyramidPooling
 
 _BINS = (1, 2, 3, 6)
+
+_VARIANTS = ("mmseg", "smp")
 
 
 class PSPHead(nn.Module):
@@ -42,6 +44,7 @@ class PSPHead(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        check_variant(variant, _VARIANTS)
         self.levels_first = variant == "smp"
         width = in_channels // len(_BINS) if self.levels_first else channels
         self.pyramid = PyramidPooling(
@@ -65,9 +68,14 @@ class PSPHead(nn.Module):
         return scores
 
 
-def _defaults(variant: str, _site: Site) -> dict[str, JSON]:
+def _defaults(variant: str, site: Site) -> dict[str, JSON]:
     smp = variant == "smp"
-    return {"head_channels": 512, "head_dropout": 0.2 if smp else 0.1, "pool_norm": not smp}
+    # 512 on ResNet-50, and on ResNet-18 of mmsegmentation 128
+    return {
+        "head_channels": 512 if smp else site.channels // 4,
+        "head_dropout": 0.2 if smp else 0.1,
+        "pool_norm": not smp,
+    }
 
 
 def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
@@ -83,4 +91,4 @@ def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer:
     )
 
 
-PSPNET = HeadKind("pspnet", "PSPNet, https://arxiv.org/abs/1612.01105", ("mmseg", "smp"), _defaults, _build)
+PSPNET = HeadKind("pspnet", "PSPNet, https://arxiv.org/abs/1612.01105", _VARIANTS, _defaults, _build)

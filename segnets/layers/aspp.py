@@ -60,7 +60,10 @@ class ASPPPooling(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         size = [x.shape[2], x.shape[3]]
-        if self.needs_a_batch and self.training and self[2].training:
+        needs = self.needs_a_batch
+        if not torch.jit.is_scripting():  # the norm may have been exchanged, and processes joined
+            needs = needs_a_batch(self[2])
+        if needs and self.training and self[2].training:
             check_batch_of_pooled(x, "the pooling branch of ASPP")
         for layer in self:
             x = layer(x)  # (N, C, 1, 1) from the first layer on

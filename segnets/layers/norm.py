@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -100,6 +101,8 @@ def norm_layer(kind: str, *, eps: float = 1e-5, momentum: float = 0.1) -> NormLa
 
 
 def _group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    if channels < 2:
+        raise ValueError("norm_layer='group': a layer of one channel has no group of two or more; widen it")
     groups = math.gcd(_MOST_GROUPS, channels // 2) if channels % 2 == 0 else 1
     return nn.GroupNorm(groups, channels, eps=eps)
 
@@ -121,8 +124,10 @@ def as_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def needs_a_batch(module: nn.Module) -> bool:
-    """Whether the layer can't be trained on a single value per channel. (A synchronised one may see more of them.)"""
-    return is_batch_norm(module) and not isinstance(module, nn.SyncBatchNorm)
+    """Whether the layer can't be trained on one value per channel. A synchronised one sees other processes' too."""
+    if isinstance(module, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
+        return dist.get_world_size() == 1
+    return is_batch_norm(module)
 
 
 def check_batch_of_pooled(x: Tensor, branch: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from segnets.layers.norm import NormLayer, check_batch_of_pooled, needs_a_batch
@@ -37,12 +38,16 @@ class PyramidLevel(nn.Sequential):
             norm,
             nn.ReLU(),
         )
+        self.bins = bins
         self.needs_a_batch = bins == 1 and needs_a_batch(norm)
         self.align_corners = align_corners
 
     def forward(self, x: Tensor) -> Tensor:
         size = [x.shape[2], x.shape[3]]
-        if self.needs_a_batch and self.training and self[2].training:
+        needs = self.needs_a_batch
+        if not torch.jit.is_scripting():  # the norm may have been exchanged, and processes joined
+            needs = self.bins == 1 and needs_a_batch(self[2])
+        if needs and self.training and self[2].training:
             check_batch_of_pooled(x, "the coarsest level of the pyramid")
         for layer in self:
             x = layer(x)  # (N, C, bins, bins) from the first layer on

@@ -52,8 +52,12 @@ class LoadReport:
         lines = [f"{self.loaded} tensors loaded"]
         if self.fresh:
             lines.append(f"initialised afresh: {', '.join(self.fresh)}")
-        if self.ignored:
-            lines.append(f"in the file only, ignored: {', '.join(self.ignored)}")
+        counters = [name for name in self.ignored if name.endswith(COUNTER)]
+        others = [name for name in self.ignored if name not in counters]
+        if others:
+            lines.append(f"in the file only, ignored: {', '.join(others)}")
+        if counters:
+            lines.append(f"{len(counters)} batch norm counters are in the file only, ignored")
         if self.adapted:
             lines.append(f"adapted to the image's channels: {', '.join(self.adapted)}")
         if self.zeroed:
@@ -149,11 +153,32 @@ def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _for_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution for RGB, made one for another number of channels, with the same response to equal ones."""
+    """A first convolution for RGB, made one for another number of channels, with the same response to equal ones.
+
+    In float32 at least: a model that keeps it so loses nothing of the sum.
+    """
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if channels == 1:
-        return weight.float().sum(dim=1, keepdim=True).to(weight.dtype)
-    repeated = weight.float().repeat(1, -(-channels // 3), 1, 1)[:, :channels]
-    return (repeated * (3 / channels)).to(weight.dtype)
+        return weight.sum(dim=1, keepdim=True)
+    return weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
+
+
+def _hint(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Which option of the model a difference looks like, for the most common ones."""
+    hints = []
+    for prefix in ("", "backbone."):
+        deep, plain = f"{prefix}conv1.0.weight", f"{prefix}conv1.weight"
+        if deep in tensors and plain in own:
+            hints.append('stem="deep"')
+        elif plain in tensors and deep in own:
+            hints.append('stem="plain"')
+        for name in (deep, plain):
+            if name in tensors and name in own and tensors[name].shape[1:2] != own[name].shape[1:2]:
+                hints.append(f"in_channels={tensors[name].shape[1]}")
+        mean = f"{prefix}layer1.0.bn1.running_mean"
+        if mean in own and mean not in tensors and mean.replace("running_mean", "weight") in tensors:
+            hints.append('norm_layer="group"')
+    return f" (the weights look like {', '.join(hints)})" if hints else ""
 
 
 def _rows(tensors: Mapping[str, Tensor], names: list[str]) -> int:
@@ -199,7 +224,7 @@ def _difference(
     title = type(model).__name__
     if isinstance(config, ModelConfig):
         title = describe(config)
-    lines = [f"{where} does not fit {title}: {', '.join(counts)}"]
+    lines = [f"{where} does not fit {title}: {', '.join(counts)}{_hint(own, tensors)}"]
     lines += [f"  - {name}" for name in missing]
     lines += [f"  + {name}" for name in unexpected]
     lines += [f"  ~ {name}: file {tuple(tensors[name].shape)}, model {tuple(own[name].shape)}" for name in misshapen]

@@ -5,27 +5,26 @@ A strict load proves nothing about it, so the options of a file are compared wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from segnets.card import JSON, ModelConfig
-from segnets.errors import WeightsError, warn_caller
+from segnets.errors import WeightsError
 from segnets.registry import BACKBONES, MODELS
 
 # These show in the tensors, are reported when they differ, or change nothing in eval mode.
-_HARMLESS = {"num_classes", "aux_loss", "in_channels", "head_dropout", "norm_layer", "head_norm_layer"}
-# Of a classifier, what its features compute.
-_OF_FEATURES = {"downsample": "conv", "stride_in_1x1": False, "norm_eps": 1e-5}
+_HARMLESS = {"num_classes", "aux_loss", "in_channels", "head_dropout", "norm_layer", "head_norm_layer", "dropout"}
 
 
-def essential_options(config: ModelConfig) -> dict[str, JSON]:
+def essential_options(config: ModelConfig, where: str = "the model") -> dict[str, JSON]:
     """The options of a recorded network that are not what its builder would settle on without them.
 
-    Raises WeightsError if the recorded options are none that the builder has.
+    Raises WeightsError, which names `where`, if the recorded options are none that the builder has.
     """
     builder = MODELS.get(config.name)
     if builder is None:
         return dict(config.options)
-    kept = _settled(config)
+    kept = _settled(config, where)
     for name, value in list(kept.items()):
         others = {other: kept[other] for other in kept if other != name}
         try:
@@ -34,6 +33,30 @@ def essential_options(config: ModelConfig) -> dict[str, JSON]:
         except ValueError:  # another option needs this one
             continue
     return kept
+
+
+def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of a file together with those that were given, which win.
+
+    Options of the file that mean nothing beside them are left out. Raises WeightsError as `essential_options`.
+    """
+    builder = MODELS[config.name]
+    of_file = essential_options(config, where)
+    try:
+        builder.settle({**of_file, **given})
+        return {**of_file, **given}
+    except (
+        ValueError,
+        NotImplementedError,
+    ):  # NotImplementedError is of those given, and raised again when they settle
+        chosen = dict(given)
+    for name, value in of_file.items():
+        try:
+            builder.settle({name: value, **chosen})
+        except (ValueError, NotImplementedError):
+            continue
+        chosen.setdefault(name, value)
+    return chosen
 
 
 def describe(config: ModelConfig) -> str:
@@ -46,31 +69,44 @@ def describe(config: ModelConfig) -> str:
     return f"{config.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
 
 
-def warn_of_other_geometry(model: object, weights: ModelConfig | None, where: str) -> None:
-    """Warn (UserWarning, once) if the weights were made for options under which they compute something else.
+def other_geometry(model: object, weights: ModelConfig | None, where: str) -> str:
+    """What to warn of if the weights were made for options under which they compute something else; "" if not.
 
     model: the ModelConfig of the model that reads them, or anything else if it has none.
+    Raises WeightsError for a description of the weights that can't be built.
     """
-    if weights is None or not isinstance(model, ModelConfig) or model.name not in MODELS:
-        return
-    asked = _settled(model)
-    if weights.name in BACKBONES:
-        made: dict[str, Any] = {**_OF_FEATURES, **weights.options}
-        names = [name for name in _OF_FEATURES if name in asked]
-        if weights.name.startswith("mobilenet"):
-            names = []  # its classifier has no such options
-    elif weights.name == model.name:
-        made = _settled(weights)
-        names = [name for name in {**made, **asked} if name not in _HARMLESS]
-    else:
-        return
-    other = [f"{name}={made.get(name)} (here {asked.get(name)})" for name in names if made.get(name) != asked.get(name)]
-    if other:
-        warn_caller(f"{where} was made for {', '.join(other)}: the same tensors compute something else here")
+    if weights is None or not isinstance(model, ModelConfig):
+        return ""
+    made, asked = _compared(weights, model, where)
+    other = []
+    for name in {**made, **asked}:
+        # What one of them does not have at all follows from the others; only multi_grid is nothing by default.
+        if name in _HARMLESS or ((name not in made or name not in asked) and name != "multi_grid"):
+            continue
+        if made.get(name) != asked.get(name):
+            other.append(f"{name}={made.get(name)} (here {asked.get(name)})")
+    return f"{where} was made for {', '.join(other)}: the same tensors compute something else here" if other else ""
 
 
-def _settled(config: ModelConfig) -> dict[str, Any]:
+def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of both that can be compared."""
+    if weights.name in MODELS:
+        made = _settled(weights, where)
+        return (made, _settled(model, "the model")) if weights.name == model.name else ({}, {})
+    kind = BACKBONES.get(weights.name)
+    if kind is None:
+        return {}, {}
+    made = {**kind.geometry, **weights.options}
+    if model.name == weights.name:
+        return made, {**kind.geometry, **model.options}
+    if model.name in MODELS and MODELS[model.name].backbone is kind:
+        settled = _settled(model, "the model")
+        return made, {name: settled[name] for name in kind.geometry if name in settled}
+    return {}, {}
+
+
+def _settled(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
         return MODELS[config.name].settle(config.options)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise WeightsError(f"its description of {config.name} can't be built: {error}") from None
+        raise WeightsError(f"{where}: its description of {config.name} can't be built: {error}") from None

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from segnets import builders
 from segnets.builders import Builder
-from segnets.errors import WeightsError
+from segnets.card import ModelConfig
+from segnets.errors import WeightsError, warn_caller
 from segnets.model import SegmentationModel
-from segnets.options import NAMES, TRAINING, Options
+from segnets.options import NAMES, Options
 from segnets.registry import build_described, find_builder
 from segnets.weights.fitting import AUXILIARY, fit
-from segnets.weights.geometry import essential_options, warn_of_other_geometry
+from segnets.weights.geometry import options_beside, other_geometry
 from segnets.weights.sources import FoundWeights, WeightsSource, read_source
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class PretrainedBuilder(Protocol):
 
     weights: a `.safetensors` or plain `.pth` file, a state dict, or a published name such as
     "COCO_WITH_VOC_LABELS_V1", whose file must lie in torch's hub cache. Nothing is ever downloaded. Options that are
-    not given are then the file's; one that is given and makes the same tensors compute something else is warned of.
+    not given are then the file's, unless they follow from one that is given (the atrous rates from the output stride);
+    where the same tensors then compute something else than they were made for, a warning says so.
     progress: accepted for torchvision's sake; there is no download to show.
     num_classes: classes, background included; by default those of the weights, else 21. If it differs from the
     weights', the last convolutions keep their initial values, and a warning names them.
@@ -84,10 +86,12 @@ def with_weights(build: Builder) -> PretrainedBuilder:
             return model
         found = _read(weights, build.name)
         given = {name: value for name, value in options.items() if value is not None}
-        model = build(**{**_options_of(found, build, given), **given})
+        model = build(**_options_for(found, build, given))
+        warning = other_geometry(model.config, found.config, found.where)
         report = fit(model, found.tensors, where=found.where)
-        warn_of_other_geometry(model.config, found.config, found.where)
         model.card = report.card_for(found.card)
+        if warning:
+            warn_caller(warning)
         return model
 
     builder.__name__ = builder.__qualname__ = build.name
@@ -102,7 +106,7 @@ def _signature(build: Builder) -> inspect.Signature:
         "progress": True,
         "gradient_checkpointing": False,
         "norm_eval": False,
-        **{name: value for name, value in build.settle({}).items() if name not in _FIRST},
+        **{name: value for name, value in build.applicable({}).items() if name not in _FIRST},
     }
     return inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
@@ -138,31 +142,48 @@ def _read(weights: WeightsSource, model: str) -> FoundWeights:
     return found
 
 
-def _options_of(found: FoundWeights, build: Builder, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the file says of its network; of a bare state dict, what its tensors show."""
+def _options_for(found: FoundWeights, build: Builder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, and beside them what the file says of its network, or its tensors show."""
     if found.config is not None:
-        return essential_options(found.config)
+        _check_describes(found.config, found)
+        return options_beside(found.config, given, found.where)
     # Where the last convolution is, the head knows; build one to ask.
-    head = build_described(build.name, {name: given[name] for name in given if name not in TRAINING}).classifier
+    head = build_described(build.name, build.settle(given)).classifier
     names = [f"classifier.{layer}.bias" for layer in getattr(head, "last_layers", ())]
     last = [found.tensors[name] for name in names if name in found.tensors]
     if not last or not last[0].ndim:
         raise WeightsError(f"{found.where}: has no classifier; for a backbone alone use weights_backbone=")
-    return {"num_classes": len(last[0]), "aux_loss": any(name.startswith(AUXILIARY) for name in found.tensors)}
+    shown = {"num_classes": len(last[0]), "aux_loss": any(name.startswith(AUXILIARY) for name in found.tensors)}
+    return {**shown, **given}
+
+
+def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
+    """Raise WeightsError if a file describes other tensors than it has, before a network of any size is built."""
+    try:
+        described = build_described(config.name, dict(config.options)).state_dict()
+    except WeightsError as error:
+        raise WeightsError(f"{found.where}: {error}") from None
+    other = [
+        name for name, tensor in found.tensors.items() if name in described and described[name].shape != tensor.shape
+    ]
+    if other:
+        raise WeightsError(f"{found.where}: its description and its tensors don't fit: {', '.join(other[:5])}")
 
 
 def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSource) -> None:
     """Fill the backbone from a classifier of the same family; its last layers are not part of the backbone."""
     kind = build.backbone
     found = _read(source, kind.name)
+    assert model.config is not None
+    dropped = kind.dropped(model.config.options)
     tensors = {
-        key.removeprefix(kind.features): tensor
-        for key, tensor in found.tensors.items()
-        if not key.startswith(kind.dropped)
+        key.removeprefix(kind.features): tensor for key, tensor in found.tensors.items() if not key.startswith(dropped)
     }
     where = f"{found.where} (for the backbone, {kind.name})"
+    warning = other_geometry(model.config, found.config, where)
     fit(model.backbone, tensors, where=where)
-    warn_of_other_geometry(model.config, found.config, where)
+    if warning:
+        warn_caller(warning)
 
 
 fcn_resnet50 = with_weights(builders.fcn_resnet50)
@@ -177,12 +198,15 @@ def create_model(
     name: str,
     *,
     weights: WeightsSource | None = None,
+    progress: bool = True,
     weights_backbone: WeightsSource | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> SegmentationModel:
     """Build a network by name, "<head>_<backbone>" (see `segnets.list_models`), with the arguments of its builder.
 
-    weights, weights_backbone: see `segnets.weights.pretrained.PretrainedBuilder`; options: `segnets.options.Options`.
+    weights, progress, weights_backbone: see `segnets.weights.pretrained.PretrainedBuilder`.
+    options: see `segnets.options.Options`.
     Raises ValueError for an unknown name, with the nearest known one; otherwise what the builder raises.
     """
-    return with_weights(find_builder(name))(weights=weights, weights_backbone=weights_backbone, **options)
+    build = with_weights(find_builder(name))
+    return build(weights=weights, progress=progress, weights_backbone=weights_backbone, **options)

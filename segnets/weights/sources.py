@@ -53,9 +53,9 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
         raise WeightsError(
             f"weights of type {type(source).__name__}: expected a file's path, a state dict or a published name"
         )
-    if model is not None and not Path(source).exists() and published_for(model):
+    if model is not None and str(source) and not Path(source).exists():
         names = ", ".join(row.name for row in published_for(model))
-        raise WeightsError(f"{source}: no such file; published for {model}: {names}")
+        raise WeightsError(f"{source}: no such file; published for {model}: {names or 'nothing'}")
     if not str(source):
         raise WeightsError("weights='': expected a file's path, a state dict or a published name")
     return _read_file(Path(source))

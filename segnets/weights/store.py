@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, Colour, ModelCard, ModelConfig
 from segnets.collector import without_garbage_collection
-from segnets.errors import WeightsError
+from segnets.errors import WeightsError, warn_caller
 from segnets.preprocess import Preprocessing
 from segnets.registry import build_described
 from segnets.weights.description import check_card, listed
 from segnets.weights.fitting import LoadReport, fit
-from segnets.weights.geometry import warn_of_other_geometry
+from segnets.weights.geometry import other_geometry
 from segnets.weights.sources import read_source
 from segnets.weights.weights_file import ALIGNMENT, read_weights_file, write_weights_file
 
@@ -120,9 +120,11 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     stride, eps, ...), under which the same tensors compute something else.
     """
     found = read_source(source)
+    warning = other_geometry(getattr(model, "config", None), found.config, found.where)
     report = fit(model, found.tensors, where=found.where)
-    warn_of_other_geometry(getattr(model, "config", None), found.config, found.where)
     _attach(model, report.card_for(found.card))
+    if warning:
+        warn_caller(warning)
     return report
 
 

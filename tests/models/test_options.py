@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import segnets
+from segnets import backbones
 from segnets.options import NAMES, TRAINING
 from segnets.registry import MODELS, build
 from segnets.weights.pretrained import with_weights
@@ -133,7 +137,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "norm_layer": ("fcn_resnet18", {"norm_layer": "group"}),
     "norm_eps": ("fcn_resnet18", {"norm_eps": 1e-3}),
     "head_variant": ("fcn_resnet18", {"head_variant": "mmseg"}),
-    "head_channels": ("pspnet_resnet18", {"head_channels": 128}),
+    "head_channels": ("pspnet_resnet18", {"head_channels": 64}),
     "head_dropout": ("pspnet_resnet18", {"head_dropout": 0.0}),
     "atrous_rates": ("deeplabv3_resnet18", {"atrous_rates": [6, 12]}),
     "aspp_separable": ("deeplabv3_resnet18", {"aspp_separable": True}),
@@ -173,6 +177,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("fcn_resnet50", {"output_stride": 4}, "output_stride=4: expected one of 8, 16, 32"),
     ("fcn_resnet50", {"output_stride": "8"}, "output_stride='8': expected one of 8, 16, 32"),
     ("fcn_resnet50", {"output_stride": 16.0}, "output_stride=16.0: expected one of 8, 16, 32"),
+    ("fcn_resnet50", {"num_classes": 10**30}, r"num_classes=10*: expected .*\(1,048,576 at most\)"),
+    ("fcn_resnet50", {"multi_grid": b"abc"}, "multi_grid=b'abc': expected a dilation"),
+    ("fcn_resnet50", {"norm_eps": np.array([1e-4, 1.0])}, "norm_eps=array.*: expected a number above 0"),
+    ("fcn_resnet50", {"stem": np.array(["deep"])}, "stem=array.*: expected 'plain' or 'deep'"),
+    ("fcn_resnet50", {"norm_eval": 1}, "norm_eval=1: expected one of False, True, 'backbone'"),
+    ("pspnet_resnet50", {"head_channels": 1, "norm_layer": "group"}, "a layer of one channel has no group of two"),
     ("fcn_resnet50", {"in_channels": 0}, "in_channels=0: expected a whole number of at least 1"),
     ("fcn_resnet50", {"norm_layer": "layer"}, "norm_layer='layer': expected one of 'batch', 'sync', 'frozen', 'group'"),
     ("fcn_resnet50", {"norm_layer": nn.GroupNorm}, "norm_layer=<class .*: expected one of 'batch'"),
@@ -234,7 +244,8 @@ def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: st
 def test_builders_show_the_options_that_they_have() -> None:
     for name, builder in MODELS.items():
         shown = set(inspect.signature(with_weights(builder)).parameters)
-        assert builder.settle({}).keys() | set(TRAINING) == shown - {"weights", "weights_backbone", "progress"}, name
+        assert builder.settle({}).keys() | set(TRAINING) <= shown - {"weights", "weights_backbone", "progress"}, name
+        assert ("multi_grid" in shown) == ("resne" in name), "it applies where it is not in use, too"
 
 
 def test_same_geometry_in_fewer_stages() -> None:
@@ -277,5 +288,65 @@ def test_norms_of_backbone_and_head(options: dict[str, str], backbone_kind: type
 
 def test_groups_hold_two_channels_or_more() -> None:
     norm = segnets.layers.norm_layer("group")
-    groups = {channels: norm(channels).num_groups for channels in (1, 2, 5, 10, 16, 24, 32, 40, 64, 184, 256, 960)}
-    assert groups == {1: 1, 2: 1, 5: 1, 10: 1, 16: 8, 24: 4, 32: 16, 40: 4, 64: 32, 184: 4, 256: 32, 960: 32}
+    groups = {channels: norm(channels).num_groups for channels in (2, 5, 10, 16, 24, 32, 40, 64, 184, 256, 960)}
+    assert groups == {2: 1, 5: 1, 10: 1, 16: 8, 24: 4, 32: 16, 40: 4, 64: 32, 184: 4, 256: 32, 960: 32}
+
+
+def test_values_are_recorded_as_plain_numbers() -> None:
+    """A dropout of 0 that is no float can't be scripted, and numpy's numbers are not JSON."""
+    model = on_meta("fcn_resnet18", num_classes=np.int64(3), head_dropout=0, norm_eps=np.float32(0.5), output_stride=16)
+    options = model.config.options
+    assert [type(options[name]) for name in ("num_classes", "head_dropout", "norm_eps")] == [int, float, float]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        torch.jit.script(model)
+
+
+def test_every_call_has_a_list_of_its_own() -> None:
+    on_meta("deeplabv3_mobilenet_v3_large").config.options["atrous_rates"].append(5)
+    assert on_meta("deeplabv3_mobilenet_v3_large").config.options["atrous_rates"] == [12, 24, 36]
+
+
+def test_average_pooling_without_dilation_is_one_thing() -> None:
+    options = {"downsample": "average_dilated", "output_stride": 32}
+    assert on_meta("fcn_resnet18", **options).config.options["downsample"] == "average"
+    options = {"downsample": "average_dilated", "output_stride": 16, "multi_grid": (1, 2)}
+    assert on_meta("fcn_resnet18", **options).config.options["downsample"] == "average_dilated"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: backbones.resnet18(stem="bogus"), "stem='bogus': expected 'plain' or 'deep'"),
+        (lambda: backbones.resnet18(downsample="avg"), "downsample='avg': expected one of 'conv'"),
+        (lambda: backbones.resnet18(in_channels=0), "in_channels=0: expected a whole number"),
+        (lambda: backbones.mobilenet_v3_small(in_channels=0), "in_channels=0: expected a whole number"),
+        (lambda: backbones.resnet18(norm_layer=nn.BatchNorm2d, norm_eps=1e-3), "norm_layer decides on it"),
+        (lambda: backbones.mobilenet_v3_small(norm_eps=-1), "norm_eps=-1: expected a number above 0"),
+        (lambda: backbones.resnet18(stride_in_1x1=True), "a BasicBlock has no 1x1 convolution"),
+        (lambda: segnets.DeepLabHead(8, 2, variant="x"), "variant='x': expected 'torchvision' or 'mmseg'"),
+        (lambda: segnets.PSPHead(8, 2, variant="x"), "variant='x': expected 'mmseg' or 'smp'"),
+        (lambda: segnets.DeepLabV3PlusHead(8, 8, 2, (1,), variant="x"), "variant='x': expected 'smp' or 'vainf'"),
+        (lambda: segnets.SegmentationModel(nn.Identity(), nn.Identity(), norm_eval="x"), "norm_eval='x': expected"),
+    ],
+)
+def test_the_parts_check_their_options_too(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_classifiers_with_other_norms() -> None:
+    frozen = backbones.resnet18(num_classes=2, norm_layer="frozen", norm_eps=1e-3, zero_init_residual=True)
+    assert frozen.config.options == {"num_classes": 2, "norm_layer": "frozen", "norm_eps": 1e-3}
+    assert not frozen.layer1[0].bn2.weight.any()
+    mobile = backbones.mobilenet_v3_small(norm_eps=1e-5, dilated=True, in_channels=1)
+    assert mobile.config.options == {"num_classes": 1000, "norm_eps": 1e-5, "dilated": True, "in_channels": 1}
+    assert {(m.eps, m.momentum) for m in mobile.modules() if isinstance(m, nn.BatchNorm2d)} == {(1e-5, 0.01)}
+    assert backbones.resnet18(norm_layer=nn.BatchNorm2d).config is None, "a function can't be recorded"
+
+
+def test_names_and_patterns_that_are_no_text() -> None:
+    with pytest.raises(ValueError, match=r"no model \['a'\]"):
+        segnets.create_model(["a"])  # type: ignore[arg-type]  # the mistake is the point
+    with pytest.raises(TypeError, match="pattern=None: expected a text"):
+        segnets.list_models(None)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import segnets
 from segnets import backbones
 from segnets.registry import HEADS, MODELS
-from segnets.weights.geometry import describe, essential_options
+from segnets.weights.geometry import describe, essential_options, options_beside
 from tests.oracle import randomise_
 
 
@@ -71,14 +71,7 @@ def test_a_file_from_before_there_were_options_means_torchvisions(tmp_path: Path
     path = tmp_path / "w.safetensors"
     model = network("deeplabv3_mobilenet_v3_large")
     segnets.save(model, path)
-    content = path.read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8 : 8 + size])
-    described = json.loads(header["__metadata__"]["segnets"])
-    described["model"]["options"] = {"num_classes": 4, "aux_loss": False}
-    header["__metadata__"]["segnets"] = json.dumps(described)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+    with_options(path, {"num_classes": 4, "aux_loss": False})
     for loaded in (segnets.load(path), segnets.deeplabv3_mobilenet_v3_large(weights=path)):
         assert loaded.config == model.config
         assert same_output(loaded, model)
@@ -195,3 +188,107 @@ def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: Any, 
     assert fresh == {
         f"classifier.{layer}.{leaf}" for layer in model.classifier.last_layers for leaf in ("weight", "bias")
     }
+
+
+def with_options(path: Path, options: dict[str, Any]) -> None:
+    """Change what the file says of its network, and nothing else."""
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    described = json.loads(header["__metadata__"]["segnets"])
+    described["model"]["options"] = options
+    header["__metadata__"]["segnets"] = json.dumps(described)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+
+
+DAMAGED: list[dict[str, Any]] = [{"bogus": 1}, {"num_classes": "x"}, {"num_classes": 10**30}, {"output_stride": 8.5}]
+
+
+@pytest.mark.parametrize("options", [*DAMAGED, {"head_channels": 1 << 19}, {"num_classes": 5}], ids=str)
+def test_damaged_options_are_one_line_with_the_file_and_change_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    segnets.save(network("fcn_resnet18"), path)
+    with_options(path, options)
+    with pytest.raises(segnets.WeightsError, match=r"w\.safetensors: ") as error:
+        segnets.create_model("fcn_resnet18", weights=path)
+    assert "\n" not in str(error.value)
+    model = network("fcn_resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if options in DAMAGED:
+        with pytest.raises(segnets.WeightsError, match=r"w\.safetensors: "):
+            segnets.load_weights(model, path)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_warning_that_is_an_error_leaves_a_whole_model(tmp_path: Path) -> None:
+    segnets.save(network("fcn_resnet18", output_stride=16), tmp_path / "w.safetensors", classes=["a", "b", "c", "d"])
+    model = segnets.create_model("fcn_resnet18", num_classes=4)
+    with pytest.raises(UserWarning, match="output_stride=16"):  # the tests make errors of all warnings
+        segnets.load_weights(model, tmp_path / "w.safetensors")
+    assert model.card.classes == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("of_file", "given", "settled"),
+    [
+        ({"first_block_dilation": "same"}, {"output_stride": 32}, {"output_stride": 32}),
+        ({"multi_grid": (4, 8)}, {"backbone_stages": 3}, {"backbone_stages": 3, "output_stride": 8}),
+        ({"backbone_stages": 3, "norm_eps": 1e-3}, {"output_stride": 32}, {"output_stride": 32, "norm_eps": 1e-3}),
+    ],
+    ids=str,
+)
+def test_options_of_the_file_give_way_to_those_that_are_given(
+    of_file: dict[str, Any], given: dict[str, Any], settled: dict[str, Any], tmp_path: Path
+) -> None:
+    config = segnets.ModelConfig("fcn_resnet18", MODELS["fcn_resnet18"].settle(of_file))
+    chosen = options_beside(config, given, "the file")
+    assert settled.items() <= MODELS["fcn_resnet18"].settle(chosen).items()
+
+
+def test_mistakes_of_the_caller_are_not_blamed_on_the_weights() -> None:
+    state = network("lraspp_resnet18").state_dict()
+    with pytest.raises(ValueError, match="stem='bogus': expected"):
+        segnets.create_model("lraspp_resnet18", weights=state, stem="bogus")
+    with pytest.raises(NotImplementedError, match="lraspp_resnet18 has no auxiliary classifier"):
+        segnets.create_model("lraspp_resnet18", weights=state, aux_loss=True)
+    with pytest.raises(segnets.WeightsError, match="DEFAULT: no such file; published for lraspp_resnet18: nothing"):
+        segnets.create_model("lraspp_resnet18", weights="DEFAULT")
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_fewer_stages_take_the_weights_of_a_whole_backbone(stages: int) -> None:
+    classifier = backbones.resnet18(num_classes=3)
+    model = segnets.create_model("pspnet_resnet18", backbone_stages=stages, weights_backbone=classifier.state_dict())
+    assert torch.equal(model.backbone.layer2[1].conv2.weight, classifier.layer2[1].conv2.weight)
+
+
+def test_classifiers_of_another_function_are_warned_of(tmp_path: Path) -> None:
+    segnets.save(backbones.resnet50(num_classes=2), tmp_path / "r.safetensors")
+    other = backbones.resnet50(num_classes=2, stride_in_1x1=True, norm_eps=1e-3)
+    with pytest.warns(UserWarning, match=r"stride_in_1x1=False \(here True\), norm_eps=1e-05 \(here 0\.001\)"):
+        segnets.load_weights(other, tmp_path / "r.safetensors")
+    segnets.save(backbones.mobilenet_v3_small(num_classes=2), tmp_path / "m.safetensors")
+    with pytest.warns(UserWarning, match=r"norm_eps=0\.001 \(here 1e-05\)"):
+        segnets.create_model("fcn_mobilenet_v3_small", norm_eps=1e-5, weights_backbone=tmp_path / "m.safetensors")
+
+
+def test_a_classifier_whose_norm_is_a_function_is_not_saved_as_another(tmp_path: Path) -> None:
+    model = backbones.mobilenet_v3_small(norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=0.1))
+    with pytest.raises(segnets.WeightsError, match="does not know which builder makes it"):
+        segnets.save(model, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "hint"),
+    [
+        ({"stem": "deep"}, {}, 'stem="deep"'),
+        ({}, {"stem": "deep"}, 'stem="plain"'),
+        ({"in_channels": 4}, {}, "in_channels=4"),
+        ({"norm_layer": "group"}, {}, 'norm_layer="group"'),
+    ],
+    ids=str,
+)
+def test_a_misfit_says_which_option_it_looks_like(theirs: dict[str, Any], ours: dict[str, Any], hint: str) -> None:
+    with pytest.raises(segnets.WeightsError, match=f"the weights look like {hint}"):
+        segnets.create_model("fcn_resnet18", weights=network("fcn_resnet18", **theirs).state_dict(), **ours)

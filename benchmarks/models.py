@@ -1,0 +1,92 @@
+"""The table of all networks in docs/models.md: `python -m benchmarks.models` prints it, `--write` puts it in place.
+
+Everything in it is counted on the meta device (`segnets.cost`), a few seconds for all. tests/family compares the file
+with what is counted anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from segnets.builders import Builder
+from segnets.cost import cost
+from segnets.registry import HEADS, MODELS, build_described
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "models.md"
+BEGIN = "<!-- counted: python -m benchmarks.models --write -->"
+END = "<!-- end of what is counted -->"
+SIDE = 520
+
+# Where the backbones come from; a head says so itself.
+_PAPERS = {
+    "mobilenet_v3": "https://arxiv.org/abs/1905.02244",
+    "resnet": "https://arxiv.org/abs/1512.03385",
+    "resnext": "https://arxiv.org/abs/1611.05431",
+    "wide_resnet": "https://arxiv.org/abs/1605.07146",
+}
+
+
+def row(builder: Builder) -> str:
+    """One network: what it costs without and with its auxiliary classifier, and which papers it is from."""
+    name, counted = builder.name, cost(builder.name, SIDE, SIDE)
+    with_aux = "none"
+    if builder.head.auxiliary:
+        described = build_described(name, {"aux_loss": True})
+        with_aux = f"{sum(each.numel() for each in described.parameters()):,}"
+    title, _, head_paper = builder.head.title.partition(", ")
+    backbone_paper = max((family for family in _PAPERS if builder.backbone.name.startswith(family)), key=len)
+    papers = f"[{title}]({head_paper}), [{builder.backbone.title}]({_PAPERS[backbone_paper]})"
+    cells = (
+        f"`{name}`",
+        f"{counted.parameters:,}",
+        with_aux,
+        f"{counted.multiply_adds / 1e9:.3f}",
+        f"{counted.output_stride}",
+        papers,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def table(builders: Iterable[Builder]) -> str:
+    """The rows below their heading."""
+    heading = f"| network | parameters | with auxiliary | GMAC at {SIDE}x{SIDE} | output stride | papers |"
+    return "\n".join([heading, "|---|--:|--:|--:|--:|---|", *map(row, builders)])
+
+
+def all_tables() -> str:
+    """A table for each head, the networks sorted by name."""
+    parts = []
+    for head in HEADS:
+        builders = sorted((each for each in MODELS.values() if each.head is head), key=lambda each: each.name)
+        parts.append(f"### {head.title.partition(', ')[0]}\n\n{table(builders)}\n")
+    return "\n".join(parts)
+
+
+def split_document() -> tuple[str, str, str]:
+    """The document: up to the first marker, what stands between them, and from the second one on.
+
+    Raises ValueError if a marker is missing.
+    """
+    before, found_begin, rest = DOCUMENT.read_text().partition(BEGIN)
+    between, found_end, after = rest.partition(END)
+    if not found_begin or not found_end:
+        raise ValueError(f"{DOCUMENT}: the lines {BEGIN!r} and {END!r} must stand around the table")
+    return before + BEGIN, between.strip() + "\n", END + after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"put the table into docs/{DOCUMENT.name}")
+    write = parser.parse_args().write
+    counted = all_tables()
+    if write:
+        before, _, after = split_document()
+        DOCUMENT.write_text(f"{before}\n\n{counted}\n{after}")
+    else:
+        print(counted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""All heads on all backbones, and which of these networks every run of the tests takes.
+
+The everyday ones are each head on each light backbone, and each heavy backbone below one head. The rest of the product
+is marked `full`: the parts are the same, and 80 million parameters take their time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import cycle
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from segnets.registry import BACKBONES, HEADS, build_described
+from tests.oracle import randomise_
+
+NAMES = segnets.list_models()
+HEAD_NAMES = [head.name for head in HEADS]
+LIGHT = ["mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet34"]
+_HEAVY = [name for name in BACKBONES if name not in LIGHT]
+
+EVERYDAY = {
+    *(f"{head}_{backbone}" for head in HEAD_NAMES for backbone in LIGHT),
+    *(f"{head}_{backbone}" for head, backbone in zip(cycle(HEAD_NAMES), _HEAVY)),
+}
+
+
+def full_but(chosen: Collection[str]) -> list[object]:
+    """All networks as parameters of a test, those that are not chosen marked `full`."""
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+
+
+def on(*backbones: str) -> set[str]:
+    """The names of every head on these backbones."""
+    return {f"{head}_{backbone}" for head in HEAD_NAMES for backbone in backbones}
+
+
+def random_network(name: str, **options: object) -> nn.Module:
+    """In eval mode, with an auxiliary classifier where there can be one, and every tensor unlike every other."""
+    if not name.startswith("lraspp"):
+        options["aux_loss"] = True
+    # Built without initial values, which would take longer than everything else and are replaced at once.
+    network = build_described(name, {"num_classes": 3, **options}).to_empty(device="cpu")
+    randomise_(network, seed=sum(map(ord, name)))
+    return network.eval()
+
+
+def images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Bit for bit, and nothing infinite that would be equal to everything infinite."""
+    assert list(ours) == list(theirs)
+    for name in theirs:
+        assert theirs[name].isfinite().all(), name
+        assert torch.equal(ours[name], theirs[name]), f"{name}: {(ours[name] - theirs[name]).abs().max()}"

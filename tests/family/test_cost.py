@@ -1,0 +1,116 @@
+"""What networks cost, against torchvision's published numbers; and docs/models.md, which must not go stale."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from benchmarks.models import DOCUMENT, split_document, table
+from segnets.backbones import IntermediateLayerGetter
+from segnets.cost import Cost, cost
+from segnets.options import NAMES, TRAINING
+from segnets.registry import HEADS, MODELS
+from tests.oracle import torchvision
+
+PUBLISHED = {
+    "fcn_resnet50": "FCN_ResNet50_Weights",
+    "fcn_resnet101": "FCN_ResNet101_Weights",
+    "deeplabv3_resnet50": "DeepLabV3_ResNet50_Weights",
+    "deeplabv3_resnet101": "DeepLabV3_ResNet101_Weights",
+    "deeplabv3_mobilenet_v3_large": "DeepLabV3_MobileNet_V3_Large_Weights",
+    "lraspp_mobilenet_v3_large": "LRASPP_MobileNet_V3_Large_Weights",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_torchvision_publishes_the_same(name: str) -> None:
+    """Its numbers are those with the auxiliary classifier, at 520x520."""
+    theirs = getattr(torchvision.models.segmentation, PUBLISHED[name]).DEFAULT.meta
+    counted = cost(name, aux_loss=None if name.startswith("lraspp") else True)
+    assert counted.parameters == theirs["num_params"]
+    assert f"{counted.multiply_adds / 1e9:.3f}" == f"{theirs['_ops']:.3f}"
+
+
+def test_by_hand() -> None:
+    """One 3x3 convolution with stride 2 and one 1x1: what everybody can multiply."""
+    layers = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    model = segnets.SegmentationModel(IntermediateLayerGetter(layers, {"2": "out"}), nn.Conv2d(8, 5, 1))
+    counted = cost(model, 6, 10)
+    pixels = 3 * 5
+    assert counted == Cost(
+        parameters=(4 * 9 + 1) * 8 + 2 * 8 + (8 + 1) * 5,
+        multiply_adds=pixels * (4 * 9 * 8 + 8 * 5),
+        output_stride=2,
+    )
+
+
+@pytest.mark.parametrize("norm_layer", ["batch", "sync", "frozen", "group"])
+def test_a_network_costs_what_its_name_costs_and_is_not_changed(norm_layer: str) -> None:
+    options = {"num_classes": 5, "in_channels": 2, "norm_layer": norm_layer, "output_stride": 32}
+    model = segnets.create_model("deeplabv3_mobilenet_v3_small", **options).half().train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    modules = list(model.modules())
+    counted = cost(model, 64, 48)
+    assert counted == cost("deeplabv3_mobilenet_v3_small", 64, 48, **options)
+    assert counted.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert counted.output_stride == 32
+    assert list(map(id, model.modules())) == list(map(id, modules))
+    assert all(module.training for module in modules)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("name", ["fcn_resnet18", "lraspp_resnet50", "pspnet_mobilenet_v3_small"])
+def test_output_stride_is_what_was_asked_for(name: str, output_stride: int) -> None:
+    assert cost(name, 1, 1, output_stride=output_stride).output_stride == output_stride
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="height=0, width=520: an image has at least one pixel"):
+        cost("fcn_resnet18", 0)
+    with pytest.raises(ValueError, match="no model 'fcn_resnet19'; did you mean 'fcn_resnet18'"):
+        cost("fcn_resnet19")
+    with pytest.raises(ValueError, match="would change nothing"):
+        cost("fcn_resnet18", atrous_rates=[1])
+    with pytest.raises(TypeError, match=r"expected a SegmentationModel or the name of one, got Conv2d"):
+        cost(nn.Conv2d(3, 3, 1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="num_classes: a network that is built has its options already"):
+        cost(segnets.create_model("lraspp_mobilenet_v3_small"), num_classes=3)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: str(head.name))
+def test_every_number_in_the_document_is_counted_anew(head: object) -> None:
+    builders = sorted((each for each in MODELS.values() if each.head is head), key=lambda each: each.name)
+    assert len(builders) == 12
+    assert table(builders) in split_document()[1], "run `python -m benchmarks.models --write`"
+
+
+def test_the_document_has_nothing_beside_the_networks() -> None:
+    assert re.findall(r"^\| `(\w+)`", split_document()[1], flags=re.MULTILINE) == [
+        name for head in HEADS for name in sorted(name for name, each in MODELS.items() if each.head is head)
+    ]
+
+
+def test_the_document_names_every_option() -> None:
+    text = DOCUMENT.read_text().partition("## What they cost")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(NAMES)
+    settled = [builder.settle({}) for builder in MODELS.values()]
+    for name, _values, default, networks, _line in rows:
+        option = name.strip("`")
+        if option in TRAINING:
+            assert networks == "60"
+            continue
+        if option == "multi_grid":  # by default there is none, and nothing is recorded
+            continue
+        having = [options[option] for options in settled if option in options]
+        assert int(re.match(r"\d+", networks).group()) == len(having), option  # type: ignore[union-attr]
+        if all(value == having[0] for value in having):
+            assert default == f"`{having[0]!r}`".replace("'", '"'), option
+        else:
+            assert not re.fullmatch("`[^`]*`", default), f"{option}: not every network has this default"

@@ -1,0 +1,96 @@
+"""Every head on every backbone goes where one takes a network: TorchScript, torch.export, torch.compile, an export.
+
+Every run takes each head on the lightest backbones, with heads of 32 channels: the same graphs in a fraction of the
+time. `--full` takes every network as it is published.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from tests.family.common import assert_equal, full_but, images, on, random_network
+
+
+@pytest.fixture(scope="module")
+def full(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--full"))
+
+
+# Asked for by parameter, so that the tests of one network follow each other and a single one is in memory.
+@pytest.fixture(scope="module")
+def network(request: pytest.FixtureRequest, full: bool) -> nn.Module:
+    return random_network(request.param, **({} if full else {"head_channels": 32}))
+
+
+def of(*backbones: str) -> pytest.MarkDecorator:
+    """The networks of a test; those on these backbones in every run."""
+    return pytest.mark.parametrize("network", full_but(on(*backbones)), indirect=True, scope="module")
+
+
+@of("mobilenet_v3_small", "resnet18")
+def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> None:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        torch.jit.save(torch.jit.script(network), buffer)
+        buffer.seek(0)
+        scripted = torch.jit.load(buffer)
+    for size in ((32, 40), (33, 50)):
+        x = images(2, *size)
+        with torch.inference_mode():
+            assert_equal(scripted(x), network(x))
+
+
+@of("resnet18")
+def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) -> None:
+    sizes = {
+        0: torch.export.Dim("batch", min=1, max=64),
+        2: torch.export.Dim("height", min=17, max=4096),
+        3: torch.export.Dim("width", min=17, max=4096),
+    }
+    program = torch.export.export(network, (images(2, 64, 96),), dynamic_shapes=(sizes,)).module()
+    for batch, height, width in ((1, 33, 65), (3, 64, 50)):
+        x = images(batch, height, width)
+        with torch.no_grad():
+            expected, got = network(x), program(x)
+        assert list(got) == list(expected)
+        for key in expected:
+            allowed = 1e-4 * expected[key].abs().max().item()  # other kernels, other last bits
+            torch.testing.assert_close(got[key], expected[key], rtol=0, atol=allowed)
+
+
+@of("resnet18")
+def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
+    """The "eager" backend runs what was captured with the same kernels, so the bits are the same."""
+    torch.compiler.reset()
+    # Symbolic sizes take four times as long to compile.
+    compiled = torch.compile(network, fullgraph=True, backend="eager", dynamic=True if full else None)
+    try:
+        for size in ((64, 64), (33, 50)) if full else ((33, 50),):
+            x = images(2, *size)
+            with torch.no_grad():
+                assert_equal(compiled(x), network(x))
+    finally:
+        torch.compiler.reset()  # it would keep the network alive
+
+
+@of("mobilenet_v3_small")
+def test_export_writes_a_file_that_agrees(network: nn.Module) -> None:
+    """The export compares the written file with the network at several sizes before it keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = segnets.export(network, Path(folder) / "model.ts")
+    assert report.verification.passed
+    assert report.verification.comparisons
+    assert report.folded_batch_norms == sum(
+        isinstance(module, nn.BatchNorm2d) and not name.startswith("aux_classifier.")
+        for name, module in network.named_modules()
+    )
+    assert report.dropped_aux_classifier == (getattr(network, "aux_classifier", None) is not None)

@@ -1,0 +1,71 @@
+"""Every head on every backbone: scores for any image, a gradient for every parameter, saved and loaded the same.
+
+The networks are as published: no width is made smaller.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from segnets.registry import BACKBONES
+from tests.family.common import EVERYDAY, HEAD_NAMES, NAMES, assert_equal, full_but, images, random_network
+
+
+# One at a time: all of them would take 14 GB.
+@pytest.fixture(scope="module", params=full_but(EVERYDAY))
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    return random_network(request.param)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Emptied at once; pytest would keep some gigabytes of its own `tmp_path`s."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def test_every_head_is_on_every_backbone() -> None:
+    assert sorted(f"{head}_{backbone}" for head in HEAD_NAMES for backbone in BACKBONES) == NAMES
+    for backbone in BACKBONES:
+        assert any(name.endswith(f"_{backbone}") for name in EVERYDAY)
+
+
+def test_scores_have_the_size_of_the_image(network: nn.Module) -> None:
+    keys = ["out"] if getattr(network, "aux_classifier", None) is None else ["out", "aux"]
+    for height, width in ((33, 50), (1, 1), (2, 35)):
+        with torch.inference_mode():
+            output = network(images(1, height, width))
+        assert list(output) == keys
+        for key, scores in output.items():
+            assert scores.shape == (1, 3, height, width), key
+            assert scores.isfinite().all(), key
+
+
+def test_saved_and_loaded_it_is_the_same(network: nn.Module, folder: Path) -> None:
+    segnets.save(network, folder / "w.safetensors")
+    loaded = segnets.load(folder / "w.safetensors")
+    assert loaded.config == network.config
+    ours, theirs = loaded.state_dict(), network.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    x = images(1, 18, 33)
+    with torch.inference_mode():
+        assert_equal(loaded(x), network(x))
+
+
+def test_training_reaches_every_parameter(network: nn.Module) -> None:
+    """The last test of a network: its batch norms have moved afterwards."""
+    network.train()
+    output = network(images(2, 33, 41))
+    sum(scores.square().mean() for scores in output.values()).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), f"{key} has no gradient but zero"

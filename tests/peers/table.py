@@ -1,0 +1,122 @@
+"""Every comparison with another project as a table: `python -m tests.peers.table`, and `--write` for docs/parity.md.
+
+All figures are computed by this command, on one thread; they differ in the last bits between processors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from segnets.files import atomic_write
+from tests.peers import test_mmseg, test_smp, test_timm, test_torchvision, test_transformers
+from tests.peers.compare import (
+    LIMITS,
+    MODULES,
+    Case,
+    Change,
+    absent,
+    difference_of,
+    measure,
+    version,
+    with_one_option_changed,
+)
+
+PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
+FILES = (test_timm, test_smp, test_mmseg, test_transformers, test_torchvision)
+CASES: list[Case] = [case for file in FILES for case in file.CASES]
+
+HEAD = f"""# Parity with other projects
+
+`make parity` computes this page, `make test-peers` tests what it says. A network of another project is built with every
+parameter and buffer random; its tensors are renamed and loaded into ours, all of them; both run on the same images, one
+of even and one of odd sizes, or two that the other project can take, and long enough for every atrous rate to reach
+another pixel. Compared are the scores at the size of the image; where a backbone is compared alone, the feature maps of
+its stages, ours below the name of an FCN. Equal means that no number differs by more than
+{LIMITS[torch.float32]:g} in float32 and {LIMITS[torch.float64]:g} in float64.
+
+The networks that torchvision has builders for are equal bit for bit and not repeated here (`tests/models`).
+"""
+
+CHANGES = """## The same tensors under another option
+
+A strict load shows none of these options. With one of them changed, the same tensors give numbers that differ by:
+
+| network | option | difference |
+|---|---|---|"""
+
+LIMITS_OF_THIS = """## Not compared
+
+- "VainF" is composed of torchvision's parts after a description of VainF/DeepLabV3Plus-Pytorch, which is on no package
+  index. Equality with that project itself is not shown.
+- No project here has a PSPNet head without aligned corners on a MobileNetV3, or `pool_norm=False` in DeepLabV3+.
+- In evaluation mode only: dropout, and statistics gathered in training, are not compared.
+"""
+
+
+def versions() -> str:
+    """What was installed, one line each."""
+    names = ["torch", *MODULES]
+    return "\n".join(f"- {name} {version(name)}" for name in sorted(names))
+
+
+def lines() -> Iterator[str]:
+    """The page, a piece at a time. Raises RuntimeError if a comparison fails."""
+    yield HEAD
+    yield f"Versions:\n\n{versions()}\n"
+    for peer, cases in itertools.groupby(CASES, key=lambda case: case.peer):
+        yield f"## {peer} {version(peer)}\n"
+        yield "| their network | ours | float32 | float64 | largest result | equal |\n|---|---|---|---|---|---|"
+        for case in cases:
+            yield _row(case)
+        yield ""
+    yield CHANGES
+    for file in FILES:
+        for change in with_one_option_changed(file.CASES):
+            yield _changed_row(change)
+    yield "\n" + LIMITS_OF_THIS.rstrip("\n")
+
+
+def _row(case: Case) -> str:
+    parity = measure(case)
+    if not parity.holds:
+        raise RuntimeError(f"{case}: {parity}")
+    differences = " | ".join(f"{parity.largest[dtype]:.1e}" if parity.largest[dtype] else "0" for dtype in LIMITS)
+    return f"| {case.network} | `{case.text}` | {differences} | {parity.reference:.1f} | yes |"
+
+
+def _changed_row(change: Change) -> str:
+    option = f"`{change.option}={change.after!r}` in place of `{change.before!r}`"
+    return f"| {change.case.peer}: {change.case.network} | {option} | {difference_of(change):.2g} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.peers.table", description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} in place of printing")
+    write = parser.parse_args().write
+    missing = [module for peer in MODULES for module in absent(peer)]
+    if missing:
+        print(f"{', '.join(missing)} not installed: make parity installs them", file=sys.stderr)
+        return 1
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    page = []
+    for line in lines():
+        page.append(line)
+        if not write:
+            print(line, flush=True)
+    if write:
+        with atomic_write(PAGE) as file:
+            file.write(("\n".join(page) + "\n").encode())
+    print(f"{len(CASES)} networks in {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
