@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
 	@echo "make test       the tests"
-	@echo "make test-full  the tests with the complete products of the parity tests (half an hour more)"
+	@echo "make test-full  the tests with the complete products of networks and cases (more than an hour)"
 	@echo "make test-peers the same weights in other projects' networks and in ours; installs these projects"
 	@echo "make parity     docs/parity.md, the table of these comparisons, computed anew"
 	@echo "make check      format, lint and types"

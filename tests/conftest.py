@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes side by side: 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the complete products of the parity tests (half an hour)")
+    parser.addoption("--full", action="store_true", help="run the complete products of networks and cases (an hour)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -71,8 +71,9 @@ def test_output_stride_is_what_was_asked_for(name: str, output_stride: int) -> N
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="height=0, width=520: an image has at least one pixel"):
-        cost("fcn_resnet18", 0)
+    for height, width, wrong in ((0, 520, "height=0"), (520, -1, "width=-1"), (1.5, 520, "height=1.5")):
+        with pytest.raises(ValueError, match=f"{wrong}: expected a whole number of pixels, 1 to "):
+            cost("fcn_resnet18", height, width)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no model 'fcn_resnet19'; did you mean 'fcn_resnet18'"):
         cost("fcn_resnet19")
     with pytest.raises(ValueError, match="would change nothing"):

@@ -121,7 +121,7 @@ CASES = [
     ),
     resnet_case("resnet101", "resnet101", 8),
     resnet_case("resnet152", "resnet152", 32),
-    resnet_case("resnext101_32x8d", "resnext101_32x8d", 32),
+    *(resnet_case(name, name, 32) for name in ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")),
     *(resnet_case("resnet50c", "resnet50", stride, stem="deep") for stride in (8, 16, 32)),
     *(
         resnet_case(name, ours, stride, stem="deep", downsample="average_dilated")

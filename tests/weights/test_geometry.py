@@ -171,9 +171,9 @@ def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
     assert same_output(segnets.load(tmp_path / "w.safetensors"), frozen)
 
 
-@pytest.mark.parametrize(("head", "variant"), [(head, variant) for head in HEADS for variant in head.variants], ids=str)
-def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: Any, variant: str) -> None:
-    name = f"{head.name}_resnet18"
+@pytest.mark.parametrize(("head", "variant"), [(head.name, variant) for head in HEADS for variant in head.variants])
+def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, variant: str) -> None:
+    name = f"{head}_resnet18"
     # A pooling branch without norm has a bias too, and is no classifier.
     options = {"pool_norm": False} if "pool_norm" in MODELS[name].settle({}) else {}
     model = network(name, head_variant=variant, **options)
