@@ -12,7 +12,7 @@ from segnets.layers.norm import (
     is_batch_norm,
     norm_layer,
 )
-from segnets.layers.pyramid_pooling import PyramidPooling
+from segnets.layers.pooling import PooledBranch, PyramidPooling
 from segnets.layers.resize import resize_bilinear
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "InvertedResidual",
     "InvertedResidualSpec",
     "NormLayer",
+    "PooledBranch",
     "PyramidPooling",
     "SeparableConv",
     "SqueezeExcitation",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from segnets.layers.conv_norm_act import SeparableConv
-from segnets.layers.norm import NormLayer, check_batch_of_pooled, needs_a_batch
-from segnets.layers.resize import resize_bilinear
+from segnets.layers.norm import NormLayer
+from segnets.layers.pooling import PooledBranch
 
 
 class ASPPConv(nn.Sequential):
@@ -41,7 +41,7 @@ class ASPPConv(nn.Sequential):
         super().__init__(convolution, norm_layer(out_channels), nn.ReLU())
 
 
-class ASPPPooling(nn.Sequential):
+class ASPPPooling(PooledBranch):
     """The image-level branch: the mean of each channel, one 1x1 convolution, spread over the map again.
 
     (N, in_channels, H, W) -> (N, out_channels, H, W). In training a batch norm here needs two images or more.
@@ -49,25 +49,7 @@ class ASPPPooling(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_layer: NormLayer | None = nn.BatchNorm2d) -> None:
-        norm = nn.Identity() if norm_layer is None else norm_layer(out_channels)
-        super().__init__(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, out_channels, 1, bias=norm_layer is None),
-            norm,
-            nn.ReLU(),
-        )
-        self.needs_a_batch = needs_a_batch(norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = [x.shape[2], x.shape[3]]
-        needs = self.needs_a_batch
-        if not torch.jit.is_scripting():  # the norm may have been exchanged, and processes joined
-            needs = needs_a_batch(self[2])
-        if needs and self.training and self[2].training:
-            check_batch_of_pooled(x, "the pooling branch of ASPP")
-        for layer in self:
-            x = layer(x)  # (N, C, 1, 1) from the first layer on
-        return resize_bilinear(x, size)
+        super().__init__(in_channels, out_channels, 1, norm_layer=norm_layer, name="the pooling branch of ASPP")
 
 
 class ASPP(nn.Module):

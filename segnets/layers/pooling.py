@@ -1,7 +1,8 @@
-"""The pyramid pooling module of PSPNet.
+"""Branches that see the whole image: averages over it, or over a grid of its parts, spread over the map again.
 
 Zhao et al. 2017, "Pyramid Scene Parsing Network", section 3.2, https://arxiv.org/abs/1612.01105
-Behaves as mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in widths alone.
+`PyramidPooling` behaves as mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in widths;
+a `PooledBranch` of a single cell is the pooling branch of ASPP (`segnets.layers.aspp`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from segnets.layers.norm import NormLayer, check_batch_of_pooled, needs_a_batch
 from segnets.layers.resize import resize_bilinear
 
 
-class PyramidLevel(nn.Sequential):
+class PooledBranch(nn.Sequential):
     """Average the map into bins x bins cells, one 1x1 convolution, spread over the map again.
 
-    (N, in_channels, H, W) -> (N, out_channels, H, W).
+    (N, in_channels, H, W) -> (N, out_channels, H, W). In training a batch norm needs two images or more for one cell.
     norm_layer: None leaves the norm out; the convolution then has a bias.
+    name: what a message calls this branch.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class PyramidLevel(nn.Sequential):
         *,
         norm_layer: NormLayer | None = nn.BatchNorm2d,
         align_corners: bool = False,
+        name: str = "the branch that pools the whole image",
     ) -> None:
         norm = nn.Identity() if norm_layer is None else norm_layer(out_channels)
         super().__init__(
@@ -39,16 +42,17 @@ class PyramidLevel(nn.Sequential):
             nn.ReLU(),
         )
         self.bins = bins
-        self.needs_a_batch = bins == 1 and needs_a_batch(norm)
+        self.needs_a_batch = needs_a_batch(norm)
         self.align_corners = align_corners
+        self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
         size = [x.shape[2], x.shape[3]]
         needs = self.needs_a_batch
         if not torch.jit.is_scripting():  # the norm may have been exchanged, and processes joined
-            needs = self.bins == 1 and needs_a_batch(self[2])
-        if needs and self.training and self[2].training:
-            check_batch_of_pooled(x, "the coarsest level of the pyramid")
+            needs = needs_a_batch(self[2])
+        if needs and self.bins == 1 and self.training and self[2].training:
+            check_batch_of_pooled(x, self.name)
         for layer in self:
             x = layer(x)  # (N, C, bins, bins) from the first layer on
         return resize_bilinear(x, size, self.align_corners)
@@ -71,12 +75,13 @@ class PyramidPooling(nn.ModuleList):
         align_corners: bool = False,
     ) -> None:
         super().__init__(
-            PyramidLevel(
+            PooledBranch(
                 in_channels,
                 out_channels,
                 count,
                 norm_layer=norm_layer if pool_norm or count > 1 else None,
                 align_corners=align_corners,
+                name="the coarsest level of the pyramid",
             )
             for count in bins
         )
