@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -57,7 +58,10 @@ def test_every_preprocessing_is_that_of_python(preprocessing: Preprocessing, bui
 def test_self_test_passes_and_fails(build: Path, small: Path, tmp_path: Path) -> None:
     result = run(build, "--self-test", small)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "classes of 0 of 3072 pixels differ" in result.stdout
+    # On some processors a pixel whose two best classes are as good as equal falls to the other one.
+    differ = re.search(r"classes of (\d+) of 3072 pixels differ(?:, (\d+) of them near-ties)?\n", result.stdout)
+    assert differ is not None
+    assert (differ[2] or "0") == differ[1]
     assert result.stdout.endswith("passed\n")
 
     def other_logits(name: str, contents: bytes) -> bytes:
