@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 _PROGRAM = "weights-tools"
 
@@ -37,7 +38,17 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="SRC")
     convert.add_argument("target", metavar="DST")
     convert.add_argument(
-        "--layout", default="auto", choices=("auto", "torchvision"), help="where the weights come from"
+        "--layout",
+        default="auto",
+        choices=("auto", "mmseg", "smp", "torchvision", "vainf"),
+        help="where the weights come from",
+    )
+    convert.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what no tensor shows, output_stride=16 say; may be repeated",
     )
     convert.add_argument("--classes", metavar="FILE", help="the names of the classes, one per line")
     convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "float64"), help="cast; default: keep")
@@ -67,9 +78,26 @@ def _run(options: argparse.Namespace) -> int:
         allow_nonfinite=options.allow_nonfinite,
         force=options.force,
         dtype=options.dtype,
+        options=_chosen(options.option),
     )
     _print(done.to_json() if options.json else str(done))
     return 0
+
+
+def _chosen(arguments: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, the value in JSON or a bare word."""
+    from segnets.errors import WeightsError
+
+    chosen: dict[str, Any] = {}
+    for argument in arguments:
+        name, by, text = argument.partition("=")
+        if not name or not by or not text:
+            raise WeightsError(f"--option {argument}: expected NAME=VALUE, output_stride=16 say")
+        try:
+            chosen[name] = json.loads(text)
+        except ValueError:
+            chosen[name] = text
+    return chosen
 
 
 def _print(answer: object) -> None:

@@ -63,13 +63,15 @@ def convert(
     allow_nonfinite: bool = False,
     force: bool = False,
     dtype: str | None = None,
+    options: Mapping[str, JSON] | None = None,
 ) -> ConversionReport:
     """Write the weights in `src` to the new file `dst`, together with what builds their network.
 
     layout: where the checkpoint comes from; "auto" recognises it. key: which dictionary of the file holds the weights,
     where it has several. classes: one name per class, or a text file with one per line. allow_nonfinite: accept
     values that no trained network has. force: replace `dst`. dtype: cast floating-point tensors to one of DTYPES;
-    without it every tensor keeps its bytes.
+    without it every tensor keeps its bytes. options: what no tensor shows, such as the output stride of a network of
+    another project, where it is not that project's default.
 
     Raises WeightsError for a source that can't be converted, and OutputError for a target that can't be written. In
     both cases nothing was executed, and what stood at `dst` is untouched.
@@ -80,7 +82,7 @@ def convert(
     names = _class_names(classes)
     with without_garbage_collection(), opened(src) as (source, container):
         refuse_attacks(container)
-        found = recognise_network(container, layout, key)
+        found = recognise_network(container, layout, key, options)
         plan = _plan(source, container, found, dtype)
         if plan.soundness.problems and not allow_nonfinite:
             problems = "; ".join(plan.soundness.problems)

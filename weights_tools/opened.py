@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segnets.card import ModelCard
+from segnets.card import JSON, ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
 from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks, looks_trained
@@ -52,8 +52,10 @@ def opened(path: str | os.PathLike[str], *, data: bool = True) -> Iterator[tuple
         yield source, read_container(source, data=data)
 
 
-def recognise_network(container: Container, layout: str = "auto", key: str | None = None) -> Recognised:
-    """Find the weights and the network that they are.
+def recognise_network(
+    container: Container, layout: str = "auto", key: str | None = None, chosen: Mapping[str, JSON] | None = None
+) -> Recognised:
+    """Find the weights and the network that they are. chosen: options that no tensor shows.
 
     Raises WeightsError if there is none, or no single one.
     """
@@ -62,12 +64,12 @@ def recognise_network(container: Container, layout: str = "auto", key: str | Non
     if described is not None:
         return _own(container, state, described)
     try:
-        return _recognised(container, state, layout)
+        return _recognised(container, state, layout, chosen)
     except WeightsError as error:
         inner = []
         for candidate in inner_networks(state):
             with contextlib.suppress(WeightsError):
-                inner.append(_recognised(container, candidate, layout))
+                inner.append(_recognised(container, candidate, layout, chosen))
         if len(inner) != 1:
             raise error
     _check_dropped(state, inner[0])
@@ -85,8 +87,12 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
         )
 
 
-def _recognised(container: Container, state: StateDict, layout: str) -> Recognised:
-    return _fitted(container, state, recognise(state.tensors, layout))
+def _recognised(container: Container, state: StateDict, layout: str, chosen: Mapping[str, JSON] | None) -> Recognised:
+    try:
+        match = recognise(state.tensors, layout, chosen)
+    except (ValueError, NotImplementedError) as error:  # options that don't go together
+        raise WeightsError(str(error)) from None
+    return _fitted(container, state, match)
 
 
 def _own(container: Container, state: StateDict, described: str) -> Recognised:

@@ -184,8 +184,8 @@ def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> 
     [
         ("encoder.layer4.0.conv1.lora_A.weight", "a LoRA adapter"),
         ("decode_head.conv_seg.weight", "mmsegmentation"),
-        ("decoder.aspp.convs.0.0.weight", "a DeepLabV3 of segmentation_models_pytorch"),
-        ("classifier.classifier.0.convs.0.0.weight", "VainF"),
+        ("decoder.p5.weight", "an FPN of segmentation_models_pytorch"),
+        ("backbone.low_level_features.0.0.weight", "VainF"),
         ("blocks.0.0.conv_dw.weight", "timm"),
         ("resnet.embedder.embedder.convolution.weight", "a ResNet of transformers"),
         ("roi_heads.box_head.fc6.weight", "a detection network"),
@@ -194,7 +194,7 @@ def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> 
 def test_strangers_are_named(name: str, what: str) -> None:
     message = describe_stranger(described({name: _meta(1)}))
     assert what in message
-    assert "only networks of torchvision can be converted so far" in message
+    assert "which can't be converted so far" in message
 
 
 def test_strangers_patterns_compile() -> None:
@@ -210,14 +210,14 @@ def test_tensors_of_nothing_known() -> None:
 def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = described(_state("resnet18"))
     assert recognise(tensors, "torchvision").config.name == "resnet18"
-    with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision"):
+    with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision, smp, mmseg, vainf"):
         recognise(tensors, "keras")
 
     class Other:
         name, version = "other", 1
 
-        def recognise(self, tensors: Any) -> Match:
-            match = LAYOUTS["torchvision"].recognise(tensors)
+        def recognise(self, tensors: Any, chosen: Any) -> Match:
+            match = LAYOUTS["torchvision"].recognise(tensors, chosen)
             assert isinstance(match, Match)
             return Match("other", 1, match.config, match.names, {})
 

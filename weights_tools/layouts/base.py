@@ -20,6 +20,7 @@ class Match:
     config: what builds the network in segnets.
     names: for each tensor of the network its name in the file.
     geometry: what no tensor shows, and how this layout settles it.
+    unused: tensors that the network never uses.
     """
 
     layout: str
@@ -28,14 +29,21 @@ class Match:
     names: Mapping[str, str]
     geometry: Mapping[str, JSON]
     notes: tuple[str, ...] = field(default=())
+    unused: tuple[str, ...] = field(default=())
 
 
 class Layout(Protocol):
     """One origin of checkpoints."""
 
-    name: str
-    version: int
+    @property
+    def name(self) -> str: ...
 
-    def recognise(self, tensors: Tensors) -> Match | str | None:
-        """Return the network, a reason why this relative of the layout is refused, or None if it is nothing of it."""
+    @property
+    def version(self) -> int: ...
+
+    def recognise(self, tensors: Tensors, chosen: Mapping[str, JSON]) -> Match | str | None:
+        """Return the network, a reason why this relative of the layout is refused, or None if it is nothing of it.
+
+        chosen: options that no tensor shows, by somebody who knows them.
+        """
         ...

@@ -35,7 +35,7 @@ def describe_stranger(tensors: Tensors) -> str:
     names = list(tensors)
     for pattern, what in STRANGERS:
         if any(re.search(pattern, name) for name in names):
-            return f"it looks like {what}; only networks of torchvision can be converted so far"
+            return f"it looks like {what}, which can't be converted so far"
     return (
         f"its {len(names)} tensors fit no network that is known here; their names begin with "
         f"{listed((shown(name) for name in names), 4)}"

@@ -5,6 +5,7 @@ Source: torchvision 0.28 models/resnet.py for the table; timm 1.0 models/resnet.
 
 from __future__ import annotations
 
+from segnets.card import JSON
 from weights_tools.layouts.base import Tensors
 
 # (bottleneck blocks?, blocks per stage, channels of the first 3x3 convolution, its groups): the name in torchvision.
@@ -22,16 +23,16 @@ RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
 }
 
 
-def describe_resnet(tensors: Tensors, prefix: str) -> tuple[str, str] | None:
+def describe_resnet(tensors: Tensors, prefix: str, *, variants: bool = False) -> tuple[str, str] | None:
     """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no ResNet.
 
-    prefix: what stands before `conv1.weight`.
+    prefix: what stands before `conv1.weight`. variants: accept those that `resnet_variants` knows.
     """
     first = tensors.get(f"{prefix}layer1.0.conv1.weight")
     second = tensors.get(f"{prefix}layer1.0.conv2.weight")
     if first is None or second is None or len(first.shape) != 4 or len(second.shape) != 4:
         return None
-    variant = _variant(tensors, prefix)
+    variant = _unknown_variant(tensors, prefix) or ("" if variants else _known_variant(tensors, prefix))
     depths = tuple(_blocks(tensors, f"{prefix}layer{stage}.") for stage in (1, 2, 3, 4))
     bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
     width = second.shape[0]
@@ -49,16 +50,34 @@ def _blocks(tensors: Tensors, stage: str) -> int:
     return len({name.removeprefix(stage).split(".")[0] for name in tensors if name.startswith(stage)})
 
 
-def _variant(tensors: Tensors, prefix: str) -> str:
-    """Return how the network differs from torchvision's in a way that the names show, or ""."""
-    if any(f"{prefix}{stem}.0.weight" in tensors for stem in ("conv1", "stem")):
-        return "a deep stem of three 3x3 convolutions (ResNet-C, ResNet-D)"
-    conv = tensors.get(f"{prefix}conv1.weight")
+def resnet_variants(tensors: Tensors, prefix: str) -> dict[str, JSON]:
+    """What the names and shapes show of the options of segnets that torchvision's ResNets don't have."""
+    options: dict[str, JSON] = {}
+    conv = tensors.get(f"{prefix}conv1.0.weight")
+    if conv is not None:
+        options["stem"] = "deep"
+    else:
+        conv = tensors.get(f"{prefix}conv1.weight")
     if conv is not None and len(conv.shape) == 4 and conv.shape[1] != 3:
-        return f"{conv.shape[1]} input channels"
+        options["in_channels"] = conv.shape[1]
     pooled = tensors.get(f"{prefix}layer2.0.downsample.1.weight")
     if pooled is not None and len(pooled.shape) == 4:
-        return "average pooling in its shortcuts (ResNet-D)"
+        options["downsample"] = "average"
+    return options
+
+
+def _known_variant(tensors: Tensors, prefix: str) -> str:
+    """Return how the network differs from torchvision's in a way that is an option here, or ""."""
+    options = resnet_variants(tensors, prefix)
+    if any(f"{prefix}{stem}.0.weight" in tensors for stem in ("conv1", "stem")):
+        return "a deep stem of three 3x3 convolutions (ResNet-C, ResNet-D)"
+    if "in_channels" in options:
+        return f"{options['in_channels']} input channels"
+    return "average pooling in its shortcuts (ResNet-D)" if "downsample" in options else ""
+
+
+def _unknown_variant(tensors: Tensors, prefix: str) -> str:
+    """Return how the network differs in a way that no layout takes, or ""."""
     if any(".se." in name or ".se_module." in name for name in tensors):
         return "squeeze-and-excitation blocks"
     norm = f"{prefix}layer1.0.bn1."

@@ -6,6 +6,8 @@ Source: torchvision 0.28, models/segmentation/*.py, models/resnet.py, models/mob
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from segnets.card import JSON, ModelConfig
 from weights_tools.layouts.base import Match, Tensors
 from weights_tools.layouts.resnet import describe_resnet
@@ -50,8 +52,14 @@ class TorchvisionLayout:
     name = "torchvision"
     version = 1
 
-    def recognise(self, tensors: Tensors) -> Match | str | None:
+    def recognise(self, tensors: Tensors, chosen: Mapping[str, JSON]) -> Match | str | None:
         """Return the network, a reason to refuse a relative of it, or None."""
+        found = self._recognised(tensors)
+        if chosen and isinstance(found, Match):
+            return f"a network of torchvision has one geometry; the option {next(iter(chosen))} is not open"
+        return found
+
+    def _recognised(self, tensors: Tensors) -> Match | str | None:
         if any(name.startswith("backbone.") for name in tensors):
             body = _describe_body(tensors, "backbone.", features="backbone.")
             return None if body is None else self._segmentation(tensors, body)
