@@ -45,10 +45,7 @@ def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) ->
     try:
         builder.settle({**of_file, **given})
         return {**of_file, **given}
-    except (
-        ValueError,
-        NotImplementedError,
-    ):  # NotImplementedError is of those given, and raised again when they settle
+    except (ValueError, NotImplementedError):  # a mistake in those given comes again when they settle
         chosen = dict(given)
     for name, value in of_file.items():
         try:
