@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -108,8 +107,8 @@ class Builder:
 
     def __call__(self, **chosen: Unpack[Options]) -> SegmentationModel:
         options: dict[str, Any] = self.settle(chosen)
-        norm = partial(norm_layer, momentum=self.backbone.norm_momentum)
-        backbone_norm = norm(options["norm_layer"], eps=options["norm_eps"])
+        momentum = self.backbone.norm_momentum
+        backbone_norm = norm_layer(options["norm_layer"], eps=options["norm_eps"], momentum=momentum)
         head_norm = norm_layer(options["head_norm_layer"], eps=options["head_norm_eps"])
         maps = self._feature_maps(options)
         layers = self.backbone.layers(options, backbone_norm)

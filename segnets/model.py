@@ -55,7 +55,8 @@ class SegmentationModel(nn.Module):
         self.backbone_frozen = False
         self.config = config
         self.card: ModelCard | None = None
-        self.train()  # a new module is in training mode; norm_eval has a say in that
+        if norm_eval:  # a new module is in training mode; parts that were put into another stay in it
+            self.train()
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """As every module's; a frozen backbone stays in eval mode, and so do the batch norms that norm_eval names.
