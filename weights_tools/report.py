@@ -64,7 +64,8 @@ class ConversionReport:
     """What was converted, and how.
 
     zeroed: batch norm counters that the file lacks, now 0. reshaped: counters that became int64 without dimensions.
-    Every other tensor has the bytes of the source, unless `cast_to` names the dtype that was asked for.
+    Every other tensor has the bytes of the source, unless `cast_to` names the dtype that was asked for, or
+    `changed` what was to be changed.
     """
 
     source: str
@@ -86,6 +87,7 @@ class ConversionReport:
     zeroed: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     cast_to: str | None = None
+    changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -107,6 +109,7 @@ class ConversionReport:
             rows.append(("made int64", f"{len(self.reshaped)} batch norm counters"))
         if self.cast_to:
             rows.append(("cast to", self.cast_to))
+        rows += [("changed", change) for change in self.changed]
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         return _table(rows)
 
