@@ -28,6 +28,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("fcn_resnet50", {"norm_eps": 0}, "norm_eps=0: expected a number above 0 and below 1"),
     ("fcn_resnet50", {"norm_eps": float("nan")}, "norm_eps=nan: expected a number above 0"),
     ("fcn_resnet50", {"head_dropout": 1.0}, "head_dropout=1.0: expected a probability, 0 <= p < 1"),
+    ("deeplabv3_resnet50", {"aspp_norm_eps": 0}, "aspp_norm_eps=0: expected a number above 0 and below 1"),
+    ("deeplabv3plus_resnet50", {"aspp_norm_eps": True}, "aspp_norm_eps=True: expected a number above 0 and below 1"),
     ("fcn_resnet50", {"align_corners": 1}, "align_corners=1: expected True or False"),
     ("fcn_resnet50", {"norm_eval": "head"}, "norm_eval='head': expected one of False, True, 'backbone'"),
     ("fcn_resnet50", {"multi_grid": ()}, r"multi_grid=\(\): expected a dilation for each block"),
@@ -39,6 +41,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     # Options that would change nothing.
     ("fcn_resnet50", {"atrous_rates": (6, 12, 18)}, r"would change nothing in this fcn_resnet50: it needs ASPP"),
     ("pspnet_resnet50", {"aspp_separable": True}, "would change nothing in this pspnet_resnet50: it needs ASPP"),
+    ("fcn_resnet50", {"aspp_norm_eps": 1e-5}, "would change nothing in this fcn_resnet50: it needs ASPP: the heads"),
+    ("pspnet_resnet50", {"aspp_norm_eps": 1e-3}, "it needs ASPP"),
+    ("lraspp_resnet50", {"aspp_norm_eps": 1e-3}, "it needs ASPP"),
     ("fcn_resnet50", {"pool_norm": False}, "it needs a branch that pools the whole image"),
     ("lraspp_resnet50", {"head_dropout": 0.5}, "it needs a head with dropout, which lraspp has not"),
     ("fcn_resnet50", {"basic_block_dilation": "first"}, "it needs dilated BasicBlocks: resnet18 or resnet34"),
