@@ -32,7 +32,7 @@ from weights_tools.opened import (
     recognise_network,
     refuse_attacks,
 )
-from weights_tools.reader import Container, Source
+from weights_tools.reader import Container, Content, Source
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.report import ConversionReport
 from weights_tools.soundness import Soundness, examine
@@ -109,7 +109,7 @@ def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
     return target
 
 
-def _plan(source: Source, container: Container, found: Recognised, dtype: str | None) -> _Plan:
+def _plan(source: Content, container: Container, found: Recognised, dtype: str | None) -> _Plan:
     reader = TensorReader(source, container)
     tensors = {name: reader.read(old, found.state.tensors[old]) for name, old in found.fit.names.items()}
     for name in found.fit.zeroed:
@@ -255,7 +255,7 @@ def _read_class_file(path: Path) -> tuple[str, ...]:
 
 
 def _report(
-    src: Path, target: Path, source: Source, container: Container, plan: _Plan, dtype: str | None
+    src: Path, target: Path, source: Content, container: Container, plan: _Plan, dtype: str | None
 ) -> ConversionReport:
     found = plan.found
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in plan.tensors.values())

@@ -66,7 +66,10 @@ CASES: dict[str, tuple[bytes, str]] = {
     "XML": (b'<?xml version="1.0"?><Error><Code>AccessDenied', "it is an XML text, probably an error message"),
     "JSON": (b'{"message": "Not Found"}', "it is a JSON text that says 'Not Found', so the download failed"),
     "JSON list": (b"[1, 2]", "it is a JSON text, not a checkpoint"),
-    "sharded": (json.dumps({"weight_map": {"a": "b"}}).encode(), "the index of a checkpoint in several files"),
+    "sharded": (
+        json.dumps({"weight_map": {"a": "b"}}).encode(),
+        "1 of the 1 files that its index lists are missing beside it: b",
+    ),
     "LFS": (LFS, "it is a git-LFS pointer, not the file itself; run `git lfs pull`"),
     "text": (b"hello, world\n" * 20, "it is a text that begins with 'hello, world"),
     "zeros": (bytes(5000), "begins with nothing but zero bytes"),

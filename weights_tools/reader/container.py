@@ -17,11 +17,12 @@ _HOSTILE_BUILTINS = frozenset({"eval", "exec", "compile", "open", "__import__", 
 
 @dataclass
 class Container:
-    """The content of a file.
+    """The content of a file, or of the files that an index lists.
 
-    kind: "torch zip", "torch legacy", "TorchScript archive" or "safetensors".
+    kind: "torch zip", "torch legacy", "TorchScript archive", "safetensors", "sharded torch" or "sharded safetensors".
     top: the outermost value.
     spans: for each storage key the first byte in the file and the number of bytes.
+    unaligned: tensors lie at any byte, each behind 8 bytes that are of no more use.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Container:
     globals: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unaligned: bool = False
 
     def hostile(self) -> list[str]:
         """Return the named globals that only an attack would name."""

@@ -38,7 +38,7 @@ _ONNX = "it looks like an ONNX model; give the PyTorch checkpoint that it was ex
 
 
 def identify(head: bytes, size: int) -> str:
-    """Return "zip", "legacy", "pickle" or "safetensors", or a reason for a refusal that begins with "it ".
+    """Return "zip", "legacy", "pickle", "safetensors" or "index", or a reason for a refusal that begins with "it ".
 
     head: the first HEAD_BYTES of the file; size: the bytes of the whole file.
     """
@@ -53,6 +53,8 @@ def identify(head: bytes, size: int) -> str:
     for signature, reason in _SIGNATURES:
         if head.startswith(signature):
             return reason
+    if _looks_like_index(head):
+        return "index"
     if head[257:262] == b"ustar":
         return _TAR
     if len(head) >= 2 and head[0] == 0x80 and head[1] <= 5:
@@ -67,6 +69,11 @@ def _looks_like_safetensors(head: bytes, size: int) -> bool:
     start = head[8:].removeprefix(b"\xef\xbb\xbf").lstrip()
     # Generous on purpose: the strict rules are in reader.safetensors, which says what is wrong.
     return start.startswith(b"{") and (header < 1 << 40 or start.startswith((b'{"', b"{}")))
+
+
+def _looks_like_index(head: bytes) -> bool:
+    """Whether it is the JSON text that lists the files of a checkpoint; what is in it, `reader.shards` looks at."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and b'"weight_map"' in head
 
 
 def _explain_other(head: bytes, size: int) -> str:
@@ -97,8 +104,6 @@ def _explain_other(head: bytes, size: int) -> str:
 
 
 def _explain_json(text: bytes, *, whole: bool) -> str:
-    if b'"weight_map"' in text:
-        return "it is the index of a checkpoint in several files, which is not supported; give one file with everything"
     message = ""
     if whole:
         try:
@@ -140,6 +145,9 @@ def explain_folder(path: Path) -> str:
         return "it is a DeepSpeed checkpoint; make one file of it with the zero_to_fp32.py that lies in it"
     if "data.pkl" in names:
         return "it is an unpacked checkpoint; give the .pth file itself, or zip the folder again without compression"
+    indices = [n for n in names if n.endswith(".index.json")]
+    if indices:
+        return f"it is a folder; give the index in it, {indices[0]!r}"
     files = [n for n in names if n.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin"))]
     hint = f", for instance {files[0]!r}" if files else ""
     return f"it is a folder; name a file in it{hint}"
