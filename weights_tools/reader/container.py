@@ -14,12 +14,16 @@ _HOSTILE_MODULES = frozenset(
 )
 _HOSTILE_BUILTINS = frozenset({"eval", "exec", "compile", "open", "__import__", "breakpoint", "execfile", "input"})
 
+# Trees of modules in place of dictionaries.
+MODULE_KINDS = ("TorchScript archive", "C++ archive")
+
 
 @dataclass
 class Container:
     """The content of a file, or of the files that an index lists.
 
-    kind: "torch zip", "torch legacy", "TorchScript archive", "safetensors", "sharded torch" or "sharded safetensors".
+    kind: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive" (of
+    Python) or "C++ archive" (of torch::save).
     top: the outermost value.
     spans: for each storage key the first byte in the file and the number of bytes.
     unaligned: tensors lie at any byte, each behind 8 bytes that are of no more use.
