@@ -80,7 +80,10 @@ CASES: dict[str, tuple[bytes, str]] = {
     "gzip": (gzip.compress(saved({"w": torch.ones(3)})), "compressed with gzip; unpack it with `gunzip`"),
     "PNG": (_png(), "a PNG picture"),
     "tar": (_tar(), "it is a tar archive, as torch.save wrote before 2016; it can't be read safely"),
-    "ONNX": (b"\x08\x0a\x12\x07pytorch\x1a\x042.13" + bytes(99), "looks like an ONNX model"),
+    "SavedModel": (b"\x08\x01\x12\x83\x20\x0a\x10\xff" + bytes(99), "probably a TensorFlow SavedModel"),
+    "TensorFlow Lite": (b"\x1c\0\0\0TFL3" + bytes(99), "it is a TensorFlow Lite model"),
+    "ExecuTorch": (b"\x38\0\0\0ET12" + bytes(99), "it is an ExecuTorch program; give the checkpoint"),
+    "PyTorch Mobile": (b"\x08\0\0\0PTMF" + bytes(99), "it is a PyTorch Mobile program; give the checkpoint"),
     "pt2": (
         _zip("m/archive_format", "m/models/model.json", "m/data.pkl"),
         r"a \.pt2 archive of torch\.export: a program",

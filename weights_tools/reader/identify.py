@@ -34,11 +34,16 @@ _TAR = (
     "it is a tar archive, as torch.save wrote before 2016; it can't be read safely. If you trust it, load it once with "
     "torch.load(..., weights_only=False) of an old release in a closed environment and save the state dict again"
 )
-_ONNX = "it looks like an ONNX model; give the PyTorch checkpoint that it was exported from"
+# The names that flatbuffer files have at their fifth byte.
+_FLATBUFFERS = {
+    b"TFL3": "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted",
+    b"ET12": "it is an ExecuTorch program; give the checkpoint that it was exported from",
+    b"PTMF": "it is a PyTorch Mobile program; give the checkpoint that it was exported from",
+}
 
 
 def identify(head: bytes, size: int) -> str:
-    """Return "zip", "legacy", "pickle", "safetensors" or "index", or a reason for a refusal that begins with "it ".
+    """Return "zip", "legacy", "pickle", "safetensors", "index" or "protobuf", or a reason that begins with "it ".
 
     head: the first HEAD_BYTES of the file; size: the bytes of the whole file.
     """
@@ -59,7 +64,9 @@ def identify(head: bytes, size: int) -> str:
         return _TAR
     if len(head) >= 2 and head[0] == 0x80 and head[1] <= 5:
         return "pickle"
-    return _explain_other(head, size)
+    if head[:1] == b"\x08":  # field 1 of a protobuf message, a number, as in every ONNX model
+        return "protobuf"
+    return explain_other(head, size)
 
 
 def _looks_like_safetensors(head: bytes, size: int) -> bool:
@@ -76,13 +83,12 @@ def _looks_like_index(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and b'"weight_map"' in head
 
 
-def _explain_other(head: bytes, size: int) -> str:
-    if head[4:8] == b"TFL3":
-        return "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted"
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x3a") and (b"torch" in head or b"onnx" in head):
-        return _ONNX
-    if head[:1] == b"\x08" and head[2:3] == b"\x12" and head[1] < 20:
-        return _ONNX
+def explain_other(head: bytes, size: int) -> str:
+    """Say what a file is that has no beginning of its own: a text, nothing but zeros, a model of another project."""
+    if head[4:8] in _FLATBUFFERS:
+        return _FLATBUFFERS[head[4:8]]
+    if head.startswith(b"\x08\x01\x12"):
+        return "it is probably a TensorFlow SavedModel; only PyTorch checkpoints can be converted"
     if not any(head):
         return "it begins with nothing but zero bytes; the download or the copy failed"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()

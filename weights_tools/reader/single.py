@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from segnets.errors import WeightsError
-from weights_tools.reader import safetensors_file, torch_legacy, torch_zip
+from weights_tools.reader import onnx_model, safetensors_file, torch_legacy, torch_zip
 from weights_tools.reader.constructors import construct
 from weights_tools.reader.container import Container
-from weights_tools.reader.identify import HEAD_BYTES, identify
+from weights_tools.reader.identify import HEAD_BYTES, explain_other, identify
 from weights_tools.reader.machine import Machine
 from weights_tools.reader.source import Source
 from weights_tools.reader.values import Foreign, Value
@@ -25,6 +25,9 @@ def read_file(source: Source, *, data: bool) -> Container:
     kind = kind_of_file(source)
     if kind == "pickle":
         raise WeightsError(_explain_pickle(source))
+    if kind == "protobuf":
+        head = bytes(source.view(0, min(source.size, HEAD_BYTES)))
+        raise WeightsError(onnx_model.explain(source) or explain_other(head, source.size))
     if kind == "index":
         raise WeightsError("it is the index of other files, where a file with tensors is needed")
     if kind not in ("zip", "legacy", "safetensors"):
