@@ -7,13 +7,14 @@ everything that was taken off or left out is reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from segnets.errors import WeightsError
-from weights_tools.names import MAX_NAME, check_name, listed, shown
-from weights_tools.reader.container import Container
-from weights_tools.reader.limits import MAX_ATTRIBUTES, MAX_DEPTH, MAX_MODULES, MAX_TENSORS
+from weights_tools.modules import walk_modules
+from weights_tools.names import check_name, listed, shown
+from weights_tools.reader.container import MODULE_KINDS, Container
+from weights_tools.reader.limits import MAX_TENSORS
 from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
 
 # Where training scripts keep the weights: torchvision's references, mmengine, VainF, Lightning, timm, common habit.
@@ -63,10 +64,11 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     Raises WeightsError if there are none, several, or names or tensors that no network has.
     """
     top = container.top
-    if container.kind == "TorchScript archive":
+    if container.kind in MODULE_KINDS:
         if key is not None:
-            raise WeightsError("it is a TorchScript archive, which has no keys to choose from; leave out --key")
-        return strip_prefixes(_walk_modules(top))
+            raise WeightsError(f"it is a {container.kind}, which has no keys to choose from; leave out --key")
+        tensors, notes = walk_modules(top)
+        return strip_prefixes(StateDict(tensors, notes=notes))
     path = _path_of(top, key) if key is not None else _find_path(top)
     return strip_prefixes(_collect(top, path))
 
@@ -180,51 +182,6 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     if not tensors:
         raise WeightsError(_explain_none(node))
     return StateDict(tensors, path, ignored=tuple(ignored))
-
-
-def _walk_modules(top: Value) -> StateDict:
-    """Give the tensors of a TorchScript module the dotted names of their attributes."""
-    tensors: dict[str, TensorRef] = {}
-    unreadable = 0
-    for prefix, name, value in _attributes(top):
-        if isinstance(value, UnreadableTensor):
-            unreadable += 1
-        elif len(tensors) == MAX_TENSORS:
-            raise WeightsError(f"it holds more than {MAX_TENSORS:,} tensors, as no network does; get it elsewhere")
-        else:
-            tensors[check_name(f"{prefix}{name}")] = value
-    if not tensors:
-        raise WeightsError(
-            "it is a TorchScript archive without named parameters: torch.jit.freeze turned them into constants; "
-            "save the model before it is frozen"
-        )
-    notes = (f"{unreadable} attributes that are no plain tensors were left out",) if unreadable else ()
-    return StateDict(tensors, notes=notes)
-
-
-def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | UnreadableTensor]]:
-    """Yield prefix, name and tensor for a module and those within it, which may recall each other without end."""
-    waiting: list[tuple[str, Value, int]] = [("", top, 0)]
-    modules = attributes = 0
-    while waiting:
-        prefix, node, depth = waiting.pop()
-        if not isinstance(node, Foreign) or not isinstance(node.state, dict):
-            continue
-        children = [(k, v) for k, v in node.state.items() if isinstance(v, Foreign) and isinstance(k, str)]
-        modules += len(children)  # counted before they wait, so that the list can't grow beyond the limit
-        attributes += len(node.state)
-        if modules > MAX_MODULES or attributes > MAX_ATTRIBUTES or depth > MAX_DEPTH:
-            raise WeightsError(
-                f"its modules are too many or nested too deep (at most {MAX_MODULES:,} with {MAX_ATTRIBUTES:,} "
-                f"attributes, {MAX_DEPTH} deep), as in no network; it is damaged or an attack, so get it elsewhere"
-            )
-        for name, value in node.state.items():
-            if isinstance(value, TensorRef | UnreadableTensor):
-                yield prefix, name, value
-        # Longer names are refused where they belong to a tensor; none is copied at full length for each module.
-        waiting += [
-            (f"{prefix}{name[:MAX_NAME]}."[: MAX_NAME + 1], child, depth + 1) for name, child in reversed(children)
-        ]
 
 
 def strip_prefixes(found: StateDict) -> StateDict:

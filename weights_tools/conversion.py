@@ -32,7 +32,7 @@ from weights_tools.opened import (
     refuse_attacks,
 )
 from weights_tools.provenance import Numbers, find_published, kept_card, new_card
-from weights_tools.reader import Container, Source
+from weights_tools.reader import Container, Content
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.report import ConversionReport
 from weights_tools.soundness import Soundness, examine
@@ -142,7 +142,7 @@ def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
     return target
 
 
-def _plan(source: Source, container: Container, found: Recognised, wishes: _Wishes) -> _Plan:
+def _plan(source: Content, container: Container, found: Recognised, wishes: _Wishes) -> _Plan:
     reader = TensorReader(source, container)
     tensors = {name: reader.read(old, found.state.tensors[old]) for name, old in found.fit.names.items()}
     for name in found.fit.zeroed:
@@ -193,7 +193,7 @@ def _changed(weights: Weights, wishes: _Wishes) -> Weights:
     return weights if wishes.classes is None else changes.with_class_names(weights, wishes.classes)
 
 
-def _report(src: Path, target: Path, source: Source, container: Container, plan: _Plan) -> ConversionReport:
+def _report(src: Path, target: Path, source: Content, container: Container, plan: _Plan) -> ConversionReport:
     found, tensors = plan.found, plan.weights.tensors
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     return ConversionReport(

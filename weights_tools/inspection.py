@@ -8,7 +8,7 @@ from dataclasses import replace
 from segnets.errors import WeightsError
 from weights_tools.checkpoint import StateDict, find_state_dict
 from weights_tools.opened import Recognised, count_dtypes, hash_in_name, opened, recognise_network
-from weights_tools.reader import Container, Source
+from weights_tools.reader import Container, Content
 from weights_tools.report import InspectReport
 
 
@@ -38,7 +38,7 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
         return _recognised(report, source, container, found, data=data)
 
 
-def _doubts_of_file(source: Source, container: Container, *, data: bool) -> tuple[str, ...]:
+def _doubts_of_file(source: Content, container: Container, *, data: bool) -> tuple[str, ...]:
     doubts = [f"it names {name}, which no checkpoint needs and an attack does" for name in container.hostile()[:3]]
     stated = hash_in_name(source.path)
     if data and stated is not None and not source.sha256().startswith(stated):
@@ -69,7 +69,7 @@ def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
 
 
 def _recognised(
-    report: InspectReport, source: Source, container: Container, found: Recognised, *, data: bool
+    report: InspectReport, source: Content, container: Container, found: Recognised, *, data: bool
 ) -> InspectReport:
     notes, doubts = list(report.notes), list(report.doubts)
     if found.fit.zeroed:

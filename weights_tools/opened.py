@@ -18,11 +18,12 @@ from weights_tools.layouts import Match, recognise
 from weights_tools.layouts.backbone import recognise_own_backbone
 from weights_tools.names import listed, shown
 from weights_tools.network import Fit, fit
-from weights_tools.reader import Container, Source, read_container
+from weights_tools.reader import Container, Content, open_content, read_container
+from weights_tools.reader.shards import part_of_several
 from weights_tools.reader.tensors import check_bounds
 from weights_tools.reader.values import TensorRef
 
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)")
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,18 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], *, data: bool = True) -> Iterator[tuple[Source, Container]]:
-    """Open a file and read its structure; errors inside the `with` name the file."""
-    with naming(path), Source(path) as source:
-        yield source, read_container(source, data=data)
+def opened(path: str | os.PathLike[str], *, data: bool = True) -> Iterator[tuple[Content, Container]]:
+    """Open a checkpoint and read its structure; errors inside the `with` name the file."""
+    with naming(path), open_content(path) as content:
+        container = read_container(content, data=data)
+        part = part_of_several(content.path)
+        if part is not None:
+            container.notes.append(part)
+        try:
+            yield content, container
+        except WeightsError as error:
+            first, by, rest = str(error).partition("\n")
+            raise (error if part is None else WeightsError(f"{first}; {part}{by}{rest}")) from None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ class InspectReport:
     """What a file holds. Nothing of it was executed.
 
     file: its name; size: bytes; sha256: of the whole file, or None if only its structure was read.
-    container: "torch zip", "torch legacy", "TorchScript archive" or "safetensors".
+    container: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive"
+    (of Python) or "C++ archive" (of torch::save). Size and sha256 cover all files of a checkpoint in several.
     model, options: what segnets builds for it, or None if it can't be converted; `refused` then says why.
     geometry: what the tensors can't show, and how the layout settles it.
     ignored: objects beside the weights. doubts: what the owner should look at.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
+from tests.weights_tools.cpp_archive import build as cpp_archive
 from tests.weights_tools.files import network
 
 
@@ -28,3 +29,14 @@ def nothing_new(tmp_path: Path) -> Callable[[], None]:
         assert names == before[0]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def torch_save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Call it with a state dict to get an archive that a C++ program wrote with torch::save; see `cpp_archive`."""
+    program = cpp_archive.build()
+
+    def save(state: Mapping[str, Tensor], kind: str = "module", name: str = "cpp.pt") -> Path:
+        return cpp_archive.torch_save(program, state, tmp_path_factory.mktemp("cpp") / name, kind)
+
+    return save

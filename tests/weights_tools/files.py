@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from tests.oracle import NAMES, randomise_, torchvision
@@ -107,3 +109,24 @@ def described(state: Mapping[str, Tensor]) -> dict[str, TensorRef]:
         storage = StorageRef(name, dtype, tensor.numel())
         found[name] = TensorRef(storage, dtype, 0, tuple(tensor.shape), tuple(tensor.contiguous().stride()))
     return found
+
+
+def sharded(
+    folder: Path, state: Mapping[str, Tensor], kind: str = "safetensors", parts: int = 3, **options: Any
+) -> Path:
+    """Write a checkpoint in several files, as transformers names them, and return its index."""
+    stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
+    weight_map = {}
+    for number in range(parts):
+        names = list(state)[number::parts]
+        file = folder / f"{stem}-{number + 1:05}-of-{parts:05}.{suffix}"
+        tensors = {name: state[name].contiguous() for name in names}
+        file.write_bytes(
+            save_safetensors(tensors, {"format": "pt"}) if kind == "safetensors" else saved(tensors, **options)
+        )
+        weight_map |= dict.fromkeys(names, file.name)
+    index = folder / f"{stem}.{suffix}.index.json"
+    total = sum(tensor.nbytes for tensor in state.values())
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    index.write_text(json.dumps(content, indent=2) + "\n")
+    return index

@@ -66,7 +66,10 @@ CASES: dict[str, tuple[bytes, str]] = {
     "XML": (b'<?xml version="1.0"?><Error><Code>AccessDenied', "it is an XML text, probably an error message"),
     "JSON": (b'{"message": "Not Found"}', "it is a JSON text that says 'Not Found', so the download failed"),
     "JSON list": (b"[1, 2]", "it is a JSON text, not a checkpoint"),
-    "sharded": (json.dumps({"weight_map": {"a": "b"}}).encode(), "the index of a checkpoint in several files"),
+    "sharded": (
+        json.dumps({"weight_map": {"a": "b"}}).encode(),
+        "1 of the 1 files that its index lists are missing beside it: b",
+    ),
     "LFS": (LFS, "it is a git-LFS pointer, not the file itself; run `git lfs pull`"),
     "text": (b"hello, world\n" * 20, "it is a text that begins with 'hello, world"),
     "zeros": (bytes(5000), "begins with nothing but zero bytes"),
@@ -77,7 +80,10 @@ CASES: dict[str, tuple[bytes, str]] = {
     "gzip": (gzip.compress(saved({"w": torch.ones(3)})), "compressed with gzip; unpack it with `gunzip`"),
     "PNG": (_png(), "a PNG picture"),
     "tar": (_tar(), "it is a tar archive, as torch.save wrote before 2016; it can't be read safely"),
-    "ONNX": (b"\x08\x0a\x12\x07pytorch\x1a\x042.13" + bytes(99), "looks like an ONNX model"),
+    "SavedModel": (b"\x08\x01\x12\x83\x20\x0a\x10\xff" + bytes(99), "probably a TensorFlow SavedModel"),
+    "TensorFlow Lite": (b"\x1c\0\0\0TFL3" + bytes(99), "it is a TensorFlow Lite model"),
+    "ExecuTorch": (b"\x38\0\0\0ET12" + bytes(99), "it is an ExecuTorch program; give the checkpoint"),
+    "PyTorch Mobile": (b"\x08\0\0\0PTMF" + bytes(99), "it is a PyTorch Mobile program; give the checkpoint"),
     "pt2": (
         _zip("m/archive_format", "m/models/model.json", "m/data.pkl"),
         r"a \.pt2 archive of torch\.export: a program",

@@ -1,60 +1,45 @@
 """Reading checkpoints of any container format without running anything of them.
 
-`open_checkpoint` looks at the content of a file, not at its name, and gives a tree of inert values
-(`reader.values`); `TensorReader` makes tensors of the described ones.
+`open_content` opens a file, or an index and the files that it lists; `read_container` looks at the content, not at
+names, and gives a tree of inert values (`reader.values`); `TensorReader` makes tensors of the described ones.
 """
 
 from __future__ import annotations
 
-from segnets.errors import WeightsError
-from weights_tools.reader import safetensors_file, torch_legacy, torch_zip
-from weights_tools.reader.constructors import construct
+import contextlib
+import os
+from collections.abc import Iterator
+
 from weights_tools.reader.container import Container
-from weights_tools.reader.identify import HEAD_BYTES, identify
-from weights_tools.reader.machine import Machine
-from weights_tools.reader.source import Source
-from weights_tools.reader.values import Foreign, Value
+from weights_tools.reader.shards import Shards, open_shards, read_shards
+from weights_tools.reader.single import kind_of_file, read_file
+from weights_tools.reader.source import Content, Source
 
-__all__ = ["Container", "Source", "read_container"]
+__all__ = ["Container", "Content", "Source", "open_content", "read_container"]
 
 
-def read_container(source: Source, *, data: bool = True) -> Container:
-    """Read the structure of a file.
+@contextlib.contextmanager
+def open_content(path: str | os.PathLike[str]) -> Iterator[Source | Shards]:
+    """Open a checkpoint: one file, or the index of a checkpoint in several files, with all of them.
 
-    data: bring the whole file into memory, compute its hash, and check what checksums it has. Without it only the
-    directory and the pickles are read.
+    Raises WeightsError with a reason that has the file for its subject.
+    """
+    with Source(path) as source:
+        if kind_of_file(source) != "index":
+            yield source
+            return
+        with open_shards(source) as shards:
+            yield shards
+
+
+def read_container(content: Source | Shards, *, data: bool = True) -> Container:
+    """Read the structure of a checkpoint.
+
+    data: bring everything into memory, compute its hash, and check what checksums it has. Without it only the
+    directories and the pickles are read.
 
     Raises WeightsError with a reason that has the file for its subject ("it is empty"); the caller names the file.
     """
-    head = bytes(source.view(0, min(source.size, HEAD_BYTES)))
-    kind = identify(head, source.size)
-    if kind == "pickle":
-        raise WeightsError(_explain_pickle(source))
-    if kind not in ("zip", "legacy", "safetensors"):
-        raise WeightsError(kind)
-    if data:
-        source.load()
-    if kind == "zip":
-        return torch_zip.read(source, check=data)
-    if kind == "legacy":
-        return torch_legacy.read(source)
-    return safetensors_file.read(source)
-
-
-def _explain_pickle(source: Source) -> str:
-    """Say what a bare pickle names; it is read as inert values like everything else."""
-    machine = Machine(source.view(0, min(source.size, 16 << 20)), 0, construct, _no_reference)
-    reason = "it is a bare pickle, which torch.save did not write"
-    try:
-        machine.run()
-    except WeightsError:
-        reason = "it is a bare pickle that is damaged or uses what no checkpoint needs"
-    hostile = Container("", None, {}, globals=tuple(machine.globals)).hostile()
-    if hostile:
-        named = ", ".join(hostile[:3])
-        return f"{reason}, and it names {named}, which runs commands: it is an attack; nothing of it was run"
-    return f"{reason}; nothing of it was run. Save the state dict with torch.save(model.state_dict(), ...) instead"
-
-
-def _no_reference(_identity: Value) -> Value:
-    return Foreign(None)
+    if isinstance(content, Shards):
+        return read_shards(content, data=data)
+    return read_file(content, data=data)

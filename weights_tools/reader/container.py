@@ -14,14 +14,19 @@ _HOSTILE_MODULES = frozenset(
 )
 _HOSTILE_BUILTINS = frozenset({"eval", "exec", "compile", "open", "__import__", "breakpoint", "execfile", "input"})
 
+# Trees of modules in place of dictionaries.
+MODULE_KINDS = ("TorchScript archive", "C++ archive")
+
 
 @dataclass
 class Container:
-    """The content of a file.
+    """The content of a file, or of the files that an index lists.
 
-    kind: "torch zip", "torch legacy", "TorchScript archive" or "safetensors".
+    kind: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive" (of
+    Python) or "C++ archive" (of torch::save).
     top: the outermost value.
     spans: for each storage key the first byte in the file and the number of bytes.
+    unaligned: tensors lie at any byte, each behind 8 bytes that are of no more use.
     """
 
     kind: str
@@ -31,6 +36,7 @@ class Container:
     globals: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unaligned: bool = False
 
     def hostile(self) -> list[str]:
         """Return the named globals that only an attack would name."""

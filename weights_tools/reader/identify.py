@@ -34,11 +34,16 @@ _TAR = (
     "it is a tar archive, as torch.save wrote before 2016; it can't be read safely. If you trust it, load it once with "
     "torch.load(..., weights_only=False) of an old release in a closed environment and save the state dict again"
 )
-_ONNX = "it looks like an ONNX model; give the PyTorch checkpoint that it was exported from"
+# The names that flatbuffer files have at their fifth byte.
+_FLATBUFFERS = {
+    b"TFL3": "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted",
+    b"ET12": "it is an ExecuTorch program; give the checkpoint that it was exported from",
+    b"PTMF": "it is a PyTorch Mobile program; give the checkpoint that it was exported from",
+}
 
 
 def identify(head: bytes, size: int) -> str:
-    """Return "zip", "legacy", "pickle" or "safetensors", or a reason for a refusal that begins with "it ".
+    """Return "zip", "legacy", "pickle", "safetensors", "index" or "protobuf", or a reason that begins with "it ".
 
     head: the first HEAD_BYTES of the file; size: the bytes of the whole file.
     """
@@ -53,11 +58,15 @@ def identify(head: bytes, size: int) -> str:
     for signature, reason in _SIGNATURES:
         if head.startswith(signature):
             return reason
+    if _looks_like_index(head):
+        return "index"
     if head[257:262] == b"ustar":
         return _TAR
     if len(head) >= 2 and head[0] == 0x80 and head[1] <= 5:
         return "pickle"
-    return _explain_other(head, size)
+    if head[:1] == b"\x08":  # field 1 of a protobuf message, a number, as in every ONNX model
+        return "protobuf"
+    return explain_other(head, size)
 
 
 def _looks_like_safetensors(head: bytes, size: int) -> bool:
@@ -69,13 +78,17 @@ def _looks_like_safetensors(head: bytes, size: int) -> bool:
     return start.startswith(b"{") and (header < 1 << 40 or start.startswith((b'{"', b"{}")))
 
 
-def _explain_other(head: bytes, size: int) -> str:
-    if head[4:8] == b"TFL3":
-        return "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted"
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x3a") and (b"torch" in head or b"onnx" in head):
-        return _ONNX
-    if head[:1] == b"\x08" and head[2:3] == b"\x12" and head[1] < 20:
-        return _ONNX
+def _looks_like_index(head: bytes) -> bool:
+    """Whether it is the JSON text that lists the files of a checkpoint; what is in it, `reader.shards` looks at."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and b'"weight_map"' in head
+
+
+def explain_other(head: bytes, size: int) -> str:
+    """Say what a file is that has no beginning of its own: a text, nothing but zeros, a model of another project."""
+    if head[4:8] in _FLATBUFFERS:
+        return _FLATBUFFERS[head[4:8]]
+    if head.startswith(b"\x08\x01\x12"):
+        return "it is probably a TensorFlow SavedModel; only PyTorch checkpoints can be converted"
     if not any(head):
         return "it begins with nothing but zero bytes; the download or the copy failed"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -97,8 +110,6 @@ def _explain_other(head: bytes, size: int) -> str:
 
 
 def _explain_json(text: bytes, *, whole: bool) -> str:
-    if b'"weight_map"' in text:
-        return "it is the index of a checkpoint in several files, which is not supported; give one file with everything"
     message = ""
     if whole:
         try:
@@ -140,6 +151,9 @@ def explain_folder(path: Path) -> str:
         return "it is a DeepSpeed checkpoint; make one file of it with the zero_to_fp32.py that lies in it"
     if "data.pkl" in names:
         return "it is an unpacked checkpoint; give the .pth file itself, or zip the folder again without compression"
+    indices = [n for n in names if n.endswith(".index.json")]
+    if indices:
+        return f"it is a folder; give the index in it, {indices[0]!r}"
     files = [n for n in names if n.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin"))]
     hint = f", for instance {files[0]!r}" if files else ""
     return f"it is a folder; name a file in it{hint}"

@@ -14,3 +14,5 @@ MAX_MODULES = 100_000  # of a TorchScript archive, each as often as it is reache
 MAX_ATTRIBUTES = 1_000_000  # of all these modules together
 MAX_SAFETENSORS_HEADER = 25_000_000  # the safetensors library allows 100 MB, which take seconds to parse
 MAX_TENSORS = 50_000  # of one state dict
+MAX_INDEX_BYTES = 8 << 20  # of a checkpoint in several files
+MAX_SHARDS = 256  # files that are open at once; many systems allow 1,024

@@ -6,13 +6,13 @@ no duplicate names; `__metadata__` maps text to text. Source: https://github.com
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from segnets.errors import WeightsError
 from weights_tools.reader.container import Container
 from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SAFETENSORS_HEADER, MAX_SIZE
 from weights_tools.reader.source import Source
+from weights_tools.reader.strict_json import parse_object
 from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
 
 _DTYPES = {
@@ -58,32 +58,7 @@ def read(source: Source) -> Container:
 def _parse(text: bytes) -> dict[str, object]:
     if not text.startswith(b"{"):
         raise WeightsError("its safetensors header does not begin with '{', as the format asks")
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        raise WeightsError("its safetensors header is not UTF-8 text") from None
-    except RecursionError:
-        raise WeightsError("its safetensors header is nested too deep") from None
-    except ValueError as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError("its safetensors header is no JSON text: it is damaged") from None
-    if not isinstance(header, dict):
-        raise WeightsError("its safetensors header is no JSON object")
-    return header
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise WeightsError(f"its safetensors header holds the name {key[:80]!r} twice; which one is meant?")
-        found[key] = value
-    return found
-
-
-def _no_constant(_name: str) -> object:
-    raise ValueError
+    return parse_object(text, "safetensors header")
 
 
 def _metadata(value: object) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,26 @@ from weights_tools.reader.identify import explain_folder
 _CHUNK = 4 << 20
 _ALIGNMENT = 64  # torch's zip files align every storage so; with the buffer aligned too, tensors can be views of it
 _KEPT_FREE = 64 << 20
+
+
+class Content(Protocol):
+    """The bytes of a checkpoint: of one file (`Source`) or of several (`reader.shards.Shards`).
+
+    size: of all of them together. loaded: every byte is in memory of our own.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def loaded(self) -> bool: ...
+
+    def view(self, start: int, count: int) -> memoryview: ...
+
+    def sha256(self) -> str: ...
 
 
 class Source:
@@ -45,6 +66,10 @@ class Source:
         self._workers.shutdown(wait=True)
         os.close(self._descriptor)
 
+    @property
+    def loaded(self) -> bool:
+        return self.buffer is not None
+
     def view(self, start: int, count: int) -> memoryview:
         """Return `count` bytes from `start`; raise WeightsError where the file does not have them."""
         if start < 0 or count < 0 or start + count > self.size:
@@ -64,12 +89,7 @@ class Source:
 
         Raises WeightsError if it is larger than the free memory or changes meanwhile.
         """
-        free = _free_memory()
-        if free is not None and self.size + _KEPT_FREE > free:
-            raise WeightsError(
-                f"it is {self.size / 1e9:.1f} GB large and {free / 1e9:.1f} GB of memory are free; "
-                "convert it on a machine with more memory"
-            )
+        require_memory(self.size)
         buffer = _aligned(self.size)
         arrived: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         self._sha256 = self._workers.submit(_hash, arrived)  # on the second processor, while the file still comes in
@@ -141,6 +161,16 @@ def _aligned(size: int) -> npt.NDArray[np.uint8]:
         raise WeightsError(f"it is {size / 1e9:.1f} GB large, more than the free memory") from None
     skip = -room.ctypes.data % _ALIGNMENT
     return room[skip : skip + size]
+
+
+def require_memory(size: int) -> None:
+    """Raise WeightsError if so many bytes are more than the free memory, where the system tells."""
+    free = _free_memory()
+    if free is not None and size + _KEPT_FREE > free:
+        raise WeightsError(
+            f"it is {size / 1e9:.1f} GB large and {free / 1e9:.1f} GB of memory are free; "
+            "convert it on a machine with more memory"
+        )
 
 
 def _free_memory() -> int | None:

@@ -9,16 +9,16 @@ import torch
 
 from segnets.errors import WeightsError
 from weights_tools.reader.container import Container
-from weights_tools.reader.source import Source
+from weights_tools.reader.source import Content
 from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
 
 _WIDEST = 8  # bytes of an element; the wider complex numbers are no weights
 
 
 class TensorReader:
-    """Makes tensors of one loaded file. They share its memory and are not to be written to."""
+    """Makes tensors of a loaded checkpoint. They share its memory and are not to be written to."""
 
-    def __init__(self, source: Source, container: Container) -> None:
+    def __init__(self, source: Content, container: Container) -> None:
         self._source = source
         self._container = container
         self._flip = container.big_endian != (sys.byteorder == "big")
@@ -52,23 +52,24 @@ class TensorReader:
     def _bytes(self, key: str, width: int) -> memoryview:
         """Return the bytes of a storage where elements of `width` bytes can be read."""
         start, size = self._container.spans[key]
-        if self._container.kind == "torch legacy" and self._source.buffer is not None:
+        if self._container.unaligned and self._source.loaded:
             if key not in self._moved:
-                self._moved[key] = self._move(self._source.buffer.data, start, size)
+                self._moved[key] = self._move(start, size)
             return self._moved[key]
         data = self._source.view(start, size)
         return memoryview(bytearray(data)) if start % width else data
 
-    def _move(self, buffer: memoryview, start: int, size: int) -> memoryview:
+    def _move(self, start: int, size: int) -> memoryview:
         """Legacy files align nothing. The 8 bytes before each storage were read already and may be overwritten.
 
         Once for each storage, and far enough for every dtype: tensors of several may share it.
         """
         skip = start % _WIDEST
+        room = self._source.view(start - skip, skip + size)
         if skip:
             self._source.sha256()  # of the bytes as they were in the file
-            buffer[start - skip : start - skip + size] = buffer[start : start + size]
-        return buffer[start - skip : start - skip + size]
+            room[:size] = room[skip:]
+        return room[:size]
 
 
 def check_bounds(name: str, ref: TensorRef, container: Container) -> None:

@@ -31,7 +31,8 @@ def read(source: Source) -> Container:
         raise WeightsError("its list of storages is damaged")
     big = isinstance(machine, dict) and machine.get("little_endian") is False
     spans = _spans(source, reader, keys, "big" if big else "little")
-    return Container("torch legacy", top, spans, big, tuple(reader.globals), notes=["the format has no checksums"])
+    notes = ["the format has no checksums"]
+    return Container("torch legacy", top, spans, big, tuple(reader.globals), notes=notes, unaligned=True)
 
 
 class _Reader:

@@ -6,7 +6,8 @@ code/. Source: torch/serialization.py, caffe2/serialize/inline_container.h of to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from segnets.errors import WeightsError
 from weights_tools.reader import ziparchive
@@ -15,8 +16,10 @@ from weights_tools.reader.container import Container
 from weights_tools.reader.limits import MAX_PICKLE_BYTES
 from weights_tools.reader.machine import Machine
 from weights_tools.reader.source import Source
+from weights_tools.reader.values import Foreign, Value
 from weights_tools.reader.ziparchive import Entry
 
+_CPP_CLASS = re.compile(r"__torch__\.(?:___torch_mangle_\d+\.)?Module")
 _NO_CHECKSUM = "the archive holds no checksums (every CRC-32 is 0), so damage can't be noticed"
 
 
@@ -34,16 +37,29 @@ def read(source: Source, *, check: bool) -> Container:
     data = ziparchive.read_small(source, entries[f"{root}data.pkl"], MAX_PICKLE_BYTES)
     machine = Machine(data, 0, construct, storage_of)
     top = machine.run()
+    kind = "torch zip"
     if is_script:
+        kind = "C++ archive" if _is_of_cpp(top, machine.globals) else "TorchScript archive"
         notes.append("its program was not run and not looked at: only its parameters were read")
     return Container(
-        kind="TorchScript archive" if is_script else "torch zip",
+        kind=kind,
         top=top,
         spans=_spans(entries, root),
         big_endian=_is_big_endian(source, entries.get(f"{root}byteorder")),
         globals=tuple(machine.globals),
         notes=notes,
     )
+
+
+def _is_of_cpp(top: Value, names: Iterable[str]) -> bool:
+    """Whether torch::save of a C++ program wrote these modules.
+
+    All of them are called `Module` there, and none has the attribute `training`, which every module of Python has.
+    """
+    classes = [name for name in names if name.startswith("__torch__.")]
+    if not isinstance(top, Foreign) or not isinstance(top.state, dict) or "training" in top.state:
+        return False
+    return bool(classes) and all(_CPP_CLASS.fullmatch(name) for name in classes)
 
 
 def _root(entries: Mapping[str, Entry]) -> str:

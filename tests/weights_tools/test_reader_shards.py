@@ -1,0 +1,288 @@
+"""Checkpoints in several files: read as one, and refused where index and files disagree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import segnets
+from segnets.errors import WeightsError
+from segnets.weights import read_weights_file
+from tests.weights_tools.files import Bomb, assert_same, saved, sharded
+from weights_tools import convert, inspect
+from weights_tools.opened import opened
+from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS
+from weights_tools.reader.tensors import TensorReader
+
+State = dict[str, Tensor]
+SMALL = {f"conv{i}.weight": torch.full((2, 3), float(i)) for i in range(6)}
+FIRST, SECOND, THIRD = (f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("safetensors", {}), ("torch", {}), ("torch", {"_use_new_zipfile_serialization": False})],
+    ids=["safetensors", "zip", "legacy"],
+)
+def test_several_files_give_the_network_of_one(tmp_path: Path, state: State, kind: str, options: Any) -> None:
+    index = sharded(tmp_path, state, kind, **options)
+    report = inspect(index)
+    assert report.refused is None
+    assert report.container == f"sharded {kind}"
+    assert report.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert any(note.startswith("its tensors are in 3 files beside it: ") for note in report.notes)
+    assert inspect(index, data=False).model == report.model == "lraspp_mobilenet_v3_large"
+    done = convert(index, tmp_path / "out.safetensors")
+    assert_same(dict(segnets.load(tmp_path / "out.safetensors").state_dict()), state)
+    assert done.container == f"sharded {kind}"
+
+
+def test_sha256_covers_the_index_and_every_file(tmp_path: Path, state: State) -> None:
+    index = sharded(tmp_path, state)
+    report = convert(index, tmp_path / "out.safetensors")
+    command = ["sha256sum", index.name, FIRST, SECOND, THIRD]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert report.source_sha256 == hashlib.sha256(printed).hexdigest() == inspect(index).sha256
+    card = read_weights_file(tmp_path / "out.safetensors").card
+    assert card is not None
+    assert card.provenance["source_sha256"] == report.source_sha256
+    assert card.provenance["source_file"] == index.name
+
+
+def test_one_flipped_bit_in_one_file_is_found(tmp_path: Path, state: State) -> None:
+    index = sharded(tmp_path, state, "torch")
+    part = tmp_path / "pytorch_model-00002-of-00003.bin"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"{index.name}: its file '{part.name}': its entry .* is damaged: checksum"):
+        convert(index, tmp_path / "out.safetensors")
+
+
+def test_memory_is_that_of_the_files(tmp_path: Path, state: State) -> None:
+    index = sharded(tmp_path, state, "torch", _use_new_zipfile_serialization=False)
+    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    tracemalloc.start()
+    try:
+        with opened(index) as (content, container):
+            reader = TensorReader(content, container)
+            assert isinstance(container.top, dict)
+            read = {name: reader.read(name, ref) for name, ref in container.top.items()}
+            _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert_same(read, state)
+    assert peak < 1.2 * total
+
+
+def _index(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "model.safetensors.index.json"
+    content = json.loads(path.read_text())
+    change(content["weight_map"])
+    path.write_text(json.dumps(content))
+
+
+def _text(folder: Path, text: bytes) -> None:
+    (folder / "model.safetensors.index.json").write_bytes(text)
+
+
+def _shard(folder: Path, name: str, tensors: State) -> None:
+    save_file(tensors, folder / name, {"format": "pt"})
+
+
+def _link_out(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / FIRST).rename(folder / "elsewhere" / "real")
+    (folder / FIRST).symlink_to("elsewhere/real")
+
+
+def _loop(folder: Path) -> None:
+    (folder / FIRST).unlink()
+    (folder / FIRST).symlink_to(FIRST)
+
+
+def _pipe(folder: Path) -> None:
+    (folder / FIRST).unlink()
+    os.mkfifo(folder / FIRST)
+
+
+def _script(folder: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2, 3))
+
+    torch.jit.save(torch.jit.script(Net()), folder / FIRST)
+
+
+PLAIN = "which is no plain name; the files lie beside the index"
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (
+        lambda d: (d / SECOND).unlink(),
+        f"1 of the 3 files that its index lists are missing beside it: {SECOND}; put them into the same folder",
+    ),
+    "parent": (lambda d: _index(d, lambda m: m.update(x=f"../{FIRST}")), f"lists the file '../{FIRST}', {PLAIN}"),
+    "dots": (lambda d: _index(d, lambda m: m.update(x="..")), f"lists the file '..', {PLAIN}"),
+    "absolute": (lambda d: _index(d, lambda m: m.update(x="/etc/passwd")), f"the file '/etc/passwd', {PLAIN}"),
+    "drive": (lambda d: _index(d, lambda m: m.update(x="C:x")), f"the file 'C:x', {PLAIN}"),
+    "backslash": (lambda d: _index(d, lambda m: m.update(x="a\\b")), f"the file 'a\\\\b', {PLAIN}"),
+    "folder in it": (lambda d: _index(d, lambda m: m.update(x="a/b")), f"the file 'a/b', {PLAIN}"),
+    "empty name": (lambda d: _index(d, lambda m: m.update(x="")), f"the file '', {PLAIN}"),
+    "NUL": (lambda d: _index(d, lambda m: m.update(x="a\0b")), f"the file 'a\\x00b', {PLAIN}"),
+    "surrogate": (lambda d: _index(d, lambda m: m.update(x="\ud800")), f"the file '\\ud800', {PLAIN}"),
+    "number": (lambda d: _index(d, lambda m: m.update(x=3)), "has no 'weight_map' from the names of tensors"),
+    "link out": (_link_out, f"its file '{FIRST}': it is a link that leads out of its folder"),
+    "link to itself": (_loop, f"its file '{FIRST}': it can't be opened: Too many levels of symbolic links"),
+    "pipe": (_pipe, f"its file '{FIRST}': it is a device, pipe or socket"),
+    "folder": (
+        lambda d: ((d / FIRST).unlink(), (d / FIRST).mkdir()),
+        f"its file '{FIRST}': it is a folder",
+    ),
+    "page": (lambda d: (d / FIRST).write_text("<html>"), f"its file '{FIRST}': it is a web page (HTML)"),
+    "cut off": (
+        lambda d: (d / FIRST).write_bytes((d / FIRST).read_bytes()[:-4]),
+        f"its file '{FIRST}': it is cut off",
+    ),
+    "tensor lacks": (
+        lambda d: _shard(d, FIRST, {"conv0.weight": SMALL["conv0.weight"]}),
+        f"its file '{FIRST}' lacks the tensor 'conv3.weight', which its index says is there; download all",
+    ),
+    "tensors lack": (
+        lambda d: _index(d, lambda m: m.update(x=FIRST, y=SECOND)),
+        f"its file '{FIRST}' lacks the tensor 'x', which its index says is there, and so for 1 more",
+    ),
+    "in another file": (
+        lambda d: _index(d, lambda m: m.update({"conv0.weight": SECOND})),
+        f"its file '{SECOND}' lacks the tensor 'conv0.weight'",
+    ),
+    "not listed": (
+        lambda d: _index(d, lambda m: m.pop("conv4.weight")),
+        f"its file '{SECOND}' holds 'conv4.weight', which its index does not list",
+    ),
+    "twice": (
+        lambda d: _shard(d, SECOND, {n: SMALL[n] for n in ("conv0.weight", "conv1.weight", "conv4.weight")}),
+        f"its tensor 'conv0.weight' is in two files, '{FIRST}' and '{SECOND}'; which is meant?",
+    ),
+    "mixed": (
+        lambda d: (d / FIRST).write_bytes(saved({n: SMALL[n] for n in ("conv0.weight", "conv3.weight")})),
+        "its files are of different kinds or byte orders (safetensors, torch zip)",
+    ),
+    "a program": (_script, f"its file '{FIRST}': it is a TorchScript archive, which can't be part of a checkpoint"),
+    "index in the index": (
+        lambda d: _index(d, lambda m: m.update(x="model.safetensors.index.json")),
+        "its file 'model.safetensors.index.json': it is the index of other files",
+    ),
+    "many files": (
+        lambda d: _index(d, lambda m: m.update({f"x{i}": f"f{i}" for i in range(100_000 // 4)})),
+        f"its index lists 25,003 files; {MAX_SHARDS} are the most",
+    ),
+    "many tensors": (
+        lambda d: _index(d, lambda m: m.update({f"x{i}": FIRST for i in range(50_001)})),
+        "its index lists 50,007 tensors; no network has as many",
+    ),
+    "large index": (
+        lambda d: _text(d, b'{"weight_map":' + b" " * MAX_INDEX_BYTES + b"{}}"),
+        f"its index has {MAX_INDEX_BYTES + 17:,} bytes; {MAX_INDEX_BYTES:,} is the most",
+    ),
+    "no tensors": (lambda d: _text(d, b'{"weight_map": {}}'), "its index lists no tensors"),
+    "no map": (lambda d: _text(d, b'{"weight_map": []}'), "its index has no 'weight_map'"),
+    "only mentioned": (lambda d: _text(d, b'{"a": {"weight_map": {}}}'), "its index has no 'weight_map'"),
+    "name twice": (
+        lambda d: _text(d, b'{"weight_map": {"a": "b", "a": "c"}}'),
+        "its index holds the name 'a' twice; which one is meant?",
+    ),
+    "deep": (
+        lambda d: _text(d, b'{"weight_map": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "its index is nested too deep",
+    ),
+    "not UTF-8": (lambda d: _text(d, b'{"weight_map": "\xff"}'), "its index is not UTF-8 text"),
+    "not JSON": (lambda d: _text(d, b'{"weight_map": '), "its index is no JSON text"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_index_and_files_that_disagree(tmp_path: Path, case: str) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    index = sharded(folder, SMALL)
+    change, message = BROKEN[case]
+    change(folder)
+    for data in (True, False):
+        with pytest.raises(WeightsError) as error:
+            inspect(index, data=data)
+        assert message in str(error.value)
+        assert str(error.value).startswith(f"{index}: ")
+        assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(WeightsError) as error:
+        convert(index, tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+
+
+def test_no_file_outside_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    index = sharded(folder, SMALL)
+    save_file(SMALL, tmp_path / "secret")
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(SMALL, "../secret")}))
+    opened_paths: list[str] = []
+    real = os.open
+    monkeypatch.setattr("os.open", lambda path, *rest: (opened_paths.append(str(path)), real(path, *rest))[1])
+    with pytest.raises(WeightsError, match=r"its index lists the file '\.\./secret'"):
+        inspect(index)
+    assert opened_paths == [str(index)]
+
+
+def test_links_of_a_hub_cache(tmp_path: Path, state: State) -> None:
+    """There the index and its files are links into one other folder."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    index = sharded(snapshot, state)
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / f"{number:064}")
+        path.symlink_to(f"../../blobs/{number:064}")
+    assert inspect(index).model == "lraspp_mobilenet_v3_large"
+
+
+def test_attack_in_one_file(tmp_path: Path) -> None:
+    index = sharded(tmp_path, SMALL, "torch")
+    part = tmp_path / "pytorch_model-00001-of-00003.bin"
+    part.write_bytes(
+        saved({**{n: SMALL[n] for n in ("conv0.weight", "conv3.weight")}, "x": Bomb(tmp_path / "executed")})
+    )
+    with pytest.raises(WeightsError, match=rf"its file '{part.name}' holds 'x' \(posix\.mkdir\) beside the tensors"):
+        inspect(index)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_part_alone_points_to_the_index(tmp_path: Path, state: State) -> None:
+    index = sharded(tmp_path, state)
+    hint = f"by its name it is part 2 of 3; give their index, '{index.name}'"
+    report = inspect(tmp_path / SECOND)
+    assert report.refused is not None
+    assert hint in report.notes
+    with pytest.raises(WeightsError) as error:
+        convert(tmp_path / SECOND, tmp_path / "out.safetensors")
+    assert hint in str(error.value).splitlines()[0]
+    with pytest.raises(WeightsError, match=rf"it is a folder; give the index in it, '{index.name}'"):
+        inspect(tmp_path)
+
+
+def test_files_together_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    index = sharded(tmp_path, state)
+    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    monkeypatch.setattr("weights_tools.reader.source._free_memory", lambda: total + (64 << 20) - 1)
+    with pytest.raises(WeightsError, match=r"it is 0\.0 GB large and 0\.1 GB of memory are free"):
+        inspect(index)

@@ -1,0 +1,222 @@
+"""Checkpoints in several files: an index says which tensor is in which file beside it.
+
+The index is JSON with `weight_map`, a file name for each tensor, as transformers writes it beside
+`model-00001-of-00002.safetensors` or `pytorch_model-00001-of-00002.bin`. What index and files say must agree exactly.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from segnets.errors import WeightsError
+from weights_tools.reader.container import Container
+from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
+from weights_tools.reader.single import read_file
+from weights_tools.reader.source import Source, require_memory
+from weights_tools.reader.strict_json import parse_object
+from weights_tools.reader.values import TensorRef, UnreadableTensor, Value, kind_of
+
+_KINDS = {"safetensors": "sharded safetensors", "torch zip": "sharded torch", "torch legacy": "sharded torch"}
+_ALIGNMENT = 64
+_LISTED = 10
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|bin|pth|pt)$")
+
+
+class Shards:
+    """The files that an index lists, as if they were one: each begins at a multiple of 64.
+
+    So a tensor is as well aligned as in its own file. The index itself is not part of what `view` shows.
+    """
+
+    def __init__(self, index: Source, weight_map: Mapping[str, str], files: Mapping[str, Source]) -> None:
+        self.path = index.path
+        self.weight_map = weight_map
+        self.files = files
+        self.starts: list[int] = []
+        position = 0
+        for file in files.values():
+            self.starts.append(position)
+            position += file.size + -file.size % _ALIGNMENT
+        self.size = index.size + sum(file.size for file in files.values())
+        self._index = index
+        self._in_a_row = list(files.values())
+
+    @property
+    def loaded(self) -> bool:
+        return all(file.loaded for file in self._in_a_row)
+
+    def view(self, start: int, count: int) -> memoryview:
+        """Return `count` bytes from `start`, all of one file; raise WeightsError where it does not have them."""
+        number = bisect.bisect_right(self.starts, start) - 1
+        return self._in_a_row[number].view(start - self.starts[number], count)
+
+    def sha256(self) -> str:
+        """Return the sha256 of the lines that `sha256sum INDEX FILE...` prints in their folder, files by name."""
+        lines = [f"{file.sha256()}  {name}\n" for name, file in sorted(self.files.items())]
+        first = f"{self._index.sha256()}  {self.path.name}\n"
+        return hashlib.sha256("".join([first, *lines]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@contextlib.contextmanager
+def open_shards(index: Source) -> Iterator[Shards]:
+    """Open the files that an index lists. Raises WeightsError if it asks for any that do not lie beside it."""
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    if len(names) > MAX_SHARDS:
+        raise WeightsError(f"its index lists {len(names):,} files; {MAX_SHARDS} are the most")
+    for name in names:
+        _check_name(name)
+    folder = index.path.parent
+    missing = [name for name in names if not os.path.lexists(folder / name)]
+    if missing:
+        what = f"{len(missing)} of the {len(names)} files that its index lists are missing beside it"
+        raise WeightsError(f"{what}: {_listed(missing)}; put them into the same folder")
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for name in names:
+            with _naming(name):
+                files[name] = stack.enter_context(Source(_place(index.path, name)))
+        yield Shards(index, weight_map, files)
+
+
+def _weight_map(index: Source) -> dict[str, str]:
+    if index.size > MAX_INDEX_BYTES:
+        raise WeightsError(f"its index has {index.size:,} bytes; {MAX_INDEX_BYTES:,} is the most")
+    index.load()
+    weight_map = parse_object(bytes(index.view(0, index.size)), "index").get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise WeightsError("its index has no 'weight_map' from the names of tensors to the names of files")
+    if not weight_map:
+        raise WeightsError("its index lists no tensors")
+    if len(weight_map) > MAX_TENSORS:
+        raise WeightsError(f"its index lists {len(weight_map):,} tensors; no network has as many")
+    return weight_map
+
+
+def _check_name(name: str) -> None:
+    plain = name.isprintable() and len(name) <= 255 and not set(name) & set("/\\:") and not name.startswith(".")
+    if not name or not plain:
+        raise WeightsError(
+            f"its index lists the file {name[:80]!r}, which is no plain name; the files lie beside the index"
+        )
+
+
+def _place(index: Path, name: str) -> Path:
+    """Return the real path of a file; a link may lead only to where the index itself really is, as in hub caches."""
+    path = index.parent / name
+    if not path.is_symlink():
+        return path
+    real = Path(os.path.realpath(path))
+    if real.parent not in (Path(os.path.realpath(index.parent)), Path(os.path.realpath(index)).parent):
+        raise WeightsError("it is a link that leads out of its folder; put the file itself there")
+    return real
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"its file {name!r}: {error}") from None
+
+
+def read_shards(shards: Shards, *, data: bool) -> Container:
+    """Read every file and put them together; see `reader.read_container`."""
+    if data:
+        require_memory(shards.size)
+    parts: dict[str, Container] = {}
+    for name, file in shards.files.items():
+        with _naming(name):
+            parts[name] = read_file(file, data=data)
+            if parts[name].kind not in _KINDS:
+                raise WeightsError(f"it is a {parts[name].kind}, which can't be part of a checkpoint in several files")
+    first = next(iter(parts.values()))
+    if any((part.kind, part.big_endian) != (first.kind, first.big_endian) for part in parts.values()):
+        kinds = ", ".join(sorted({part.kind for part in parts.values()}))
+        raise WeightsError(f"its files are of different kinds or byte orders ({kinds}); save them all the same way")
+    _check_agreement(shards.weight_map, parts)
+    top: dict[Value, Value] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for number, (start, part) in enumerate(zip(shards.starts, parts.values(), strict=True)):
+        assert isinstance(part.top, dict)
+        top |= {name: _moved(value, number) for name, value in part.top.items()}
+        spans |= {_key(number, key): (start + begin, size) for key, (begin, size) in part.spans.items()}
+    notes = [f"its tensors are in {len(parts)} files beside it: {_listed(list(parts))}"]
+    notes += dict.fromkeys(note for part in parts.values() for note in part.notes)
+    if data:
+        notes.append("its sha256 is that of the lines that `sha256sum` prints for the index and these files by name")
+    return Container(
+        kind=_KINDS[first.kind],
+        top={name: top[name] for name in shards.weight_map},
+        spans=spans,
+        big_endian=first.big_endian,
+        globals=tuple(dict.fromkeys(name for part in parts.values() for name in part.globals)),
+        metadata=_common([part.metadata for part in parts.values()]),
+        notes=notes,
+        unaligned=first.unaligned,
+    )
+
+
+def _check_agreement(weight_map: Mapping[str, str], parts: Mapping[str, Container]) -> None:
+    """Raise WeightsError if a file holds anything but the tensors that the index says are in it."""
+    found: dict[Value, str] = {}
+    for file, part in parts.items():
+        if not isinstance(part.top, dict):
+            raise WeightsError(f"its file {file!r} holds no tensors by name but {kind_of(part.top)[:80]}")
+        for name, value in part.top.items():
+            shown = repr(name[:80]) if isinstance(name, str) else "under a key that is no text"
+            if name in found:
+                raise WeightsError(f"its tensor {shown} is in two files, {found[name]!r} and {file!r}; which is meant?")
+            found[name] = file
+            if not isinstance(value, TensorRef | UnreadableTensor):
+                raise WeightsError(f"its file {file!r} holds {shown} ({kind_of(value)[:80]}) beside the tensors")
+    for name, file in found.items():
+        if not isinstance(name, str) or name not in weight_map:
+            shown = repr(name[:80]) if isinstance(name, str) else "a tensor without a name"
+            raise WeightsError(f"its file {file!r} holds {shown}, which its index does not list")
+    lacking = [name for name, file in weight_map.items() if found.get(name) != file]
+    if lacking:
+        name, more = lacking[0], f", and so for {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise WeightsError(
+            f"its file {weight_map[name]!r} lacks the tensor {name[:80]!r}, which its index says is there{more}; "
+            "download all files of one version"
+        )
+
+
+def _moved(value: Value, number: int) -> Value:
+    if not isinstance(value, TensorRef):
+        return value
+    return replace(value, storage=replace(value.storage, key=_key(number, value.storage.key)))
+
+
+def _key(number: int, key: str) -> str:
+    return f"{number}:{key}"
+
+
+def _common(every: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What all files say of the whole."""
+    return {key: text for key, text in every[0].items() if all(other.get(key) == text for other in every)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def part_of_several(path: Path) -> str | None:
+    """Say so if a file is named as one of several; alone it is seldom of use."""
+    found = _PART.search(path.name)
+    if found is None or int(found[2]) < 2:
+        return None
+    with contextlib.suppress(OSError):
+        indices = sorted(p.name for p in path.parent.glob("*.index.json") if p.name.isprintable())
+        if indices:
+            return f"by its name it is part {int(found[1])} of {int(found[2])}; give their index, {indices[0]!r}"
+    return f"by its name it is part {int(found[1])} of {int(found[2])}; give their index, *.index.json"

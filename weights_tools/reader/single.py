@@ -1,0 +1,60 @@
+"""Reading one file: what it is, by its content, and then what it holds."""
+
+from __future__ import annotations
+
+from segnets.errors import WeightsError
+from weights_tools.reader import onnx_model, safetensors_file, torch_legacy, torch_zip
+from weights_tools.reader.constructors import construct
+from weights_tools.reader.container import Container
+from weights_tools.reader.identify import HEAD_BYTES, explain_other, identify
+from weights_tools.reader.machine import Machine
+from weights_tools.reader.source import Source
+from weights_tools.reader.values import Foreign, Value
+
+
+def kind_of_file(source: Source) -> str:
+    """Return what `reader.identify` says of the beginning of a file."""
+    return identify(bytes(source.view(0, min(source.size, HEAD_BYTES))), source.size)
+
+
+def read_file(source: Source, *, data: bool) -> Container:
+    """Read the structure of a file; with `data`, bring it into memory and check what checksums it has.
+
+    Raises WeightsError with a reason that has the file for its subject ("it is empty"); the caller names the file.
+    """
+    kind = kind_of_file(source)
+    if kind == "pickle":
+        raise WeightsError(_explain_pickle(source))
+    if kind == "protobuf":
+        head = bytes(source.view(0, min(source.size, HEAD_BYTES)))
+        raise WeightsError(onnx_model.explain(source) or explain_other(head, source.size))
+    if kind == "index":
+        raise WeightsError("it is the index of other files, where a file with tensors is needed")
+    if kind not in ("zip", "legacy", "safetensors"):
+        raise WeightsError(kind)
+    if data:
+        source.load()
+    if kind == "zip":
+        return torch_zip.read(source, check=data)
+    if kind == "legacy":
+        return torch_legacy.read(source)
+    return safetensors_file.read(source)
+
+
+def _explain_pickle(source: Source) -> str:
+    """Say what a bare pickle names; it is read as inert values like everything else."""
+    machine = Machine(source.view(0, min(source.size, 16 << 20)), 0, construct, _no_reference)
+    reason = "it is a bare pickle, which torch.save did not write"
+    try:
+        machine.run()
+    except WeightsError:
+        reason = "it is a bare pickle that is damaged or uses what no checkpoint needs"
+    hostile = Container("", None, {}, globals=tuple(machine.globals)).hostile()
+    if hostile:
+        named = ", ".join(hostile[:3])
+        return f"{reason}, and it names {named}, which runs commands: it is an attack; nothing of it was run"
+    return f"{reason}; nothing of it was run. Save the state dict with torch.save(model.state_dict(), ...) instead"
+
+
+def _no_reference(_identity: Value) -> Value:
+    return Foreign(None)
