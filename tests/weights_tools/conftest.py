@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
+from segnets import catalog
 from tests.weights_tools.files import network
+from tests.weights_tools.server import ROW, Server, running
+from weights_tools.fetching import download
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,14 @@ def nothing_new(tmp_path: Path) -> Callable[[], None]:
         assert names == before[0]
 
     return check
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server for `fetch`, and a catalog with one made-up row. What breaks is tried once more, at once."""
+    monkeypatch.setattr(catalog, "CATALOG", (ROW,))
+    monkeypatch.setattr(download, "PAUSES", (0.0,))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with running() as server:
+        yield server
