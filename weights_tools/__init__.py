@@ -1,4 +1,4 @@
-"""Foreign checkpoints in: look at them, and convert them to files of segnets. Nothing of a file is ever executed."""
+"""Checkpoints in: fetch them, look at them, convert them to files of segnets. Nothing of a file is ever executed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weights_tools.conversion import convert
+    from weights_tools.fetching.fetch import FetchReport, fetch
     from weights_tools.inspection import inspect
     from weights_tools.report import ConversionReport, InspectReport
 
-__all__ = ["ConversionReport", "InspectReport", "convert", "inspect"]
+__all__ = ["ConversionReport", "FetchReport", "InspectReport", "convert", "fetch", "inspect"]
 
 _HOMES = {
     "ConversionReport": "weights_tools.report",
+    "FetchReport": "weights_tools.fetching.fetch",
     "InspectReport": "weights_tools.report",
     "convert": "weights_tools.conversion",
+    "fetch": "weights_tools.fetching.fetch",
     "inspect": "weights_tools.inspection",
 }
 
