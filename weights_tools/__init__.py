@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weights_tools.comparison import CompareReport, compare
     from weights_tools.conversion import convert
     from weights_tools.inspection import inspect
     from weights_tools.report import ConversionReport, InspectReport
 
-__all__ = ["ConversionReport", "InspectReport", "convert", "inspect"]
+__all__ = ["CompareReport", "ConversionReport", "InspectReport", "compare", "convert", "inspect"]
 
 _HOMES = {
+    "CompareReport": "weights_tools.comparison",
     "ConversionReport": "weights_tools.report",
     "InspectReport": "weights_tools.report",
+    "compare": "weights_tools.comparison",
     "convert": "weights_tools.conversion",
     "inspect": "weights_tools.inspection",
 }

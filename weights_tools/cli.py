@@ -1,4 +1,4 @@
-"""The command `weights-tools inspect | convert`. Results on stdout, everything else on stderr; exit 0, 1 or 2."""
+"""The command `weights-tools inspect | convert | compare`. Results on stdout, the rest on stderr; exit 0, 1 or 2."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from weights_tools.commands import compare
 
 _PROGRAM = "weights-tools"
 
@@ -59,10 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in (inspect, convert):
         command.add_argument("--key", help="which dictionary holds the weights, if there are several")
         command.add_argument("--json", action="store_true", help="answer in JSON")
+    compare.add(commands)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    if "run" in options:
+        return int(options.run(options))
     from weights_tools import convert, inspect
 
     if options.command == "inspect":

@@ -1,0 +1,1 @@
+"""The commands of `weights-tools`, one file each."""
