@@ -22,6 +22,7 @@ from segnets.weights.geometry import describe
 from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks
 from weights_tools.measuring import Measured
 from weights_tools.opened import naming, opened, refuse_attacks
+from weights_tools.projects import find_project
 from weights_tools.proof import Proof, Size, explain, prove
 from weights_tools.reader import Container
 from weights_tools.reader.tensors import TensorReader
@@ -96,8 +97,9 @@ def compare(
     installed or has no such network; OutputError if the proof can't be written. Results that differ are no error: see
     `CompareReport.holds`.
     """
+    find_project(project)  # what is wrong with the call comes before all the computing
     if record:
-        check_writable_target(dst)  # before all the computing
+        check_writable_target(dst)
     with without_garbage_collection():
         before = _identity(Path(dst))
         ours = segnets.load(dst)
