@@ -56,9 +56,11 @@ def test_public_names() -> None:
     assert sorted(segnets.__all__) == sorted(NAMES)
     assert all(callable(getattr(segnets, name)) for name in NAMES)
     assert sorted(weights_tools.__all__) == [
+        "CompareReport",
         "ConversionReport",
         "FetchReport",
         "InspectReport",
+        "compare",
         "convert",
         "fetch",
         "inspect",
@@ -105,9 +107,10 @@ def test_list_models() -> None:
 @pytest.mark.parametrize("program", ["segnets", "weights_tools"])
 def test_commands_explain_themselves(program: str) -> None:
     out = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
-    commands = {"segnets": ["list", "info", "export", "verify"], "weights_tools": ["inspect", "convert", "fetch"]}[
-        program
-    ]
+    commands = {
+        "segnets": ["list", "info", "export", "verify"],
+        "weights_tools": ["inspect", "convert", "compare", "fetch"],
+    }[program]
     assert all(command in out for command in commands)
     wrong = subprocess.run([sys.executable, "-m", program, "frobnicate"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2

@@ -5,17 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weights_tools.comparison import CompareReport, compare
     from weights_tools.conversion import convert
     from weights_tools.fetching.fetch import FetchReport, fetch
     from weights_tools.inspection import inspect
     from weights_tools.report import ConversionReport, InspectReport
 
-__all__ = ["ConversionReport", "FetchReport", "InspectReport", "convert", "fetch", "inspect"]
+__all__ = [
+    "CompareReport",
+    "ConversionReport",
+    "FetchReport",
+    "InspectReport",
+    "compare",
+    "convert",
+    "fetch",
+    "inspect",
+]
 
 _HOMES = {
+    "CompareReport": "weights_tools.comparison",
     "ConversionReport": "weights_tools.report",
     "FetchReport": "weights_tools.fetching.fetch",
     "InspectReport": "weights_tools.report",
+    "compare": "weights_tools.comparison",
     "convert": "weights_tools.conversion",
     "fetch": "weights_tools.fetching.fetch",
     "inspect": "weights_tools.inspection",

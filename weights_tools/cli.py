@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from weights_tools.commands import convert, fetch, inspect
+from weights_tools.commands import compare, convert, fetch, inspect
 
 _PROGRAM = "weights-tools"
 
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Foreign checkpoints in: look at them, convert them, fetch published ones. Nothing of a file is ever executed.",
+        description="Foreign checkpoints: look at them, convert them with proof. Nothing of a file is ever executed.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (inspect, convert, fetch):
+    for command in (inspect, convert, compare, fetch):
         command.add(commands)
     return parser
 

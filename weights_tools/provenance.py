@@ -15,6 +15,9 @@ from weights_tools.names import shown
 from weights_tools.opened import Recognised
 from weights_tools.reader import Container
 
+# The kinds of proof in a file: that the tensors are the source's; by results that the source gave; beside its network.
+TENSORS, GOLDEN, COMPARED = "tensors", "golden", "compared"
+
 
 def find_published(path: Path, sha256: str, model: str) -> Published | None:
     """Return the published file that this is, under whatever name.
@@ -45,7 +48,7 @@ def new_card(
         "source_file": shown(path.name, quote=False),
         "source_sha256": sha256,
         "tool": f"weights_tools of segnets {segnets.__version__}",
-        "proof": {"tensors": numbers.proof()},
+        "proof": {TENSORS: numbers.proof()},
         **_taken_off(found.state),
         **numbers.changes(),
     }
@@ -64,11 +67,17 @@ def kept_card(card: ModelCard, numbers: Numbers) -> ModelCard:
     return replace(derived, provenance={**derived.provenance, **changes})
 
 
+def proofs(card: ModelCard) -> dict[str, JSON]:
+    """What is proven of the weights: of the tensors themselves, by a golden file, by comparing with projects."""
+    known = card.provenance.get("proof")
+    if isinstance(known, str):  # files of before there were several
+        return {TENSORS: known}
+    return dict(known) if isinstance(known, dict) else {}
+
+
 def with_proof(card: ModelCard, kind: str, proof: Mapping[str, JSON]) -> ModelCard:
-    """Add what was proven by running the network. kind: "golden", or "compared" with a project."""
-    proofs = card.provenance.get("proof")
-    known = dict(proofs) if isinstance(proofs, Mapping) else {}
-    return replace(card, provenance={**card.provenance, "proof": {**known, kind: dict(proof)}})
+    """Add what was proven by running the network. kind: GOLDEN or COMPARED."""
+    return replace(card, provenance={**card.provenance, "proof": {**proofs(card), kind: dict(proof)}})
 
 
 @dataclass(frozen=True)
