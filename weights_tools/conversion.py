@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from weights_tools.opened import (
     refuse_attacks,
 )
 from weights_tools.provenance import Numbers, find_published, kept_card, new_card
+from weights_tools.proving import WantedProof
 from weights_tools.reader import Container, Content
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.report import ConversionReport
@@ -53,13 +54,15 @@ class _Wishes:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that goes into the output, before it is written."""
+    """Everything that goes into the output, before it is written. read: the same before anything was changed."""
 
     found: Recognised
+    read: Weights
     weights: Weights
     soundness: Soundness
     numbers: Numbers
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    proven: tuple[str, ...] = ()
 
 
 def convert(
@@ -75,6 +78,9 @@ def convert(
     num_classes: int | None = None,
     remap_classes: ClassMap | str | os.PathLike[str] | None = None,
     dtype: str | None = None,
+    golden: str | os.PathLike[str] | None = None,
+    golden_tolerance: float | None = None,
+    compare_with: str | None = None,
     allow_nonfinite: bool = False,
     force: bool = False,
 ) -> ConversionReport:
@@ -88,12 +94,17 @@ def convert(
     afresh for so many classes, if the source has another number. remap_classes: new class -> class of the source (name
     or number) whose rows it takes over, or None for fresh ones; or a JSON file of that.
     dtype: cast floating-point tensors to one of DTYPES; without it every tensor keeps its bytes.
+    golden: a `.safetensors` file with an input and the output that the source gave for it, see
+    `weights_tools.golden.check_golden`. compare_with: a project whose own network is run beside the converted one, see
+    `weights_tools.compare`. If the results differ nothing is written; if not, the proof stands in the file.
     allow_nonfinite: accept values that no trained network has. force: replace `dst`.
 
     Raises WeightsError for a source that can't be converted, and OutputError for a target that can't be written. In
     both cases nothing was executed, and what stood at `dst` is untouched.
     """
     asked = Asked(layout, options or {}, backbone_only)
+    wanted_proof = WantedProof(golden, golden_tolerance, compare_with)
+    wanted_proof.check()
     wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
     target = _check_target(Path(src), Path(dst), force=force)
     with without_garbage_collection(), opened(src) as (source, container):
@@ -105,6 +116,8 @@ def convert(
             raise WeightsError(
                 f"{problems}. It is damaged or badly trained; --allow-nonfinite converts it all the same"
             )
+        proven = wanted_proof.prove(plan.read, found, TensorReader(source, container))
+        plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
     with naming(src):
         weights = plan.weights
         write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=force)
@@ -144,21 +157,19 @@ def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
 
 def _plan(source: Content, container: Container, found: Recognised, wishes: _Wishes) -> _Plan:
     reader = TensorReader(source, container)
-    tensors = {name: reader.read(old, found.state.tensors[old]) for name, old in found.fit.names.items()}
+    tensors = {name: reader.read(name, ref) for name, ref in found.tensors.items()}
     for name in found.fit.zeroed:
         tensors[name] = torch.zeros((), dtype=torch.int64)
     for name in found.fit.reshaped:
         # A counter that float16 could not hold is infinite. Only a batch norm with momentum=None would read it.
         tensors[name] = tensors[name].reshape(()).double().nan_to_num(0, 0, 0).to(torch.int64)
-    if wishes.dtype is not None:
-        wanted = getattr(torch, wishes.dtype)
-        tensors = {name: t.to(wanted) if t.is_floating_point() else t for name, t in tensors.items()}
     soundness = examine(tensors)
     sha256 = source.sha256()
     config = found.match.config
     published = find_published(source.path, sha256, config.name)
     meaning = found.card or (ModelCard() if published is None else published.card())
-    weights = _changed(Weights(config, tensors, meaning), wishes)
+    read = Weights(config, tensors, meaning)
+    weights = _changed(read, wishes)
     counters = (len(found.fit.zeroed), len(found.fit.reshaped))
     numbers = Numbers(*counters, cast=wishes.dtype, changed=weights.changes)
     if found.card is None:
@@ -172,15 +183,19 @@ def _plan(source: Content, container: Container, found: Recognised, wishes: _Wis
         notes.append(f"it is torchvision's {published.model} {published.name}, by {known}")
     elif hash_in_name(source.path) not in (None, sha256[:8]):
         notes.append(f"its sha256 begins with {sha256[:8]}, not with the digits in its name")
-    if any(t.element_size() == 1 for t in tensors.values() if t.is_floating_point()):
+    if any(t.element_size() == 1 for t in weights.tensors.values() if t.is_floating_point()):
         notes.append("8-bit floats are kept; call model.float() after loading, or convert with --dtype float32")
-    return _Plan(found, replace(weights, card=card), soundness, numbers, tuple(notes))
+    return _Plan(found, read, replace(weights, card=card), soundness, numbers, tuple(notes))
 
 
 def _changed(weights: Weights, wishes: _Wishes) -> Weights:
     """The weights as they are wanted. The names in `wishes.classes` are those of the source, if there is a map."""
     if wishes.drop_aux:
         weights = changes.drop_auxiliary(weights)
+    if wishes.dtype is not None:
+        wanted = getattr(torch, wishes.dtype)
+        cast = {name: t.to(wanted) if t.is_floating_point() else t for name, t in weights.tensors.items()}
+        weights = replace(weights, tensors=cast)
     count = weights.config.options.get("num_classes")
     assert isinstance(count, int)
     if wishes.class_map is not None:
@@ -217,6 +232,7 @@ def _report(src: Path, target: Path, source: Content, container: Container, plan
         reshaped=found.fit.reshaped,
         cast_to=plan.numbers.cast,
         changed=plan.numbers.changed,
+        proven=plan.proven,
         notes=plan.notes,
         doubts=(*plan.soundness.problems, *plan.soundness.doubts),
     )

@@ -28,11 +28,15 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network in a file. card: what the file itself says of the weights, if it is one of segnets."""
+    """A network in a file. card: what the file itself says of the weights, if it is one of segnets.
+
+    state: the tensors as the file has them. tensors: those of our network, by our names and in our shapes.
+    """
 
     state: StateDict
     match: Match
     fit: Fit
+    tensors: Mapping[str, TensorRef]
     card: ModelCard | None = None
 
 
@@ -140,11 +144,13 @@ def _own(container: Container, state: StateDict, described: str, asked: Asked) -
 
 def _fitted(container: Container, state: StateDict, match: Match, card: ModelCard | None = None) -> Recognised:
     """Compare with the network, and take the options that it records itself: equal networks have equal ones."""
+    state = replace(state, dropped=(*state.dropped, *match.unused))
     flat = {match.names[name]: _flattened(name, state.tensors[match.names[name]]) for name in match.flattened}
-    state = replace(state, tensors={**state.tensors, **flat}, dropped=(*state.dropped, *match.unused))
-    fitted = fit(match.config, match.names, state.tensors)
-    _check_tensors(container, {name: state.tensors[name] for name in fitted.names.values()})
-    return Recognised(state, replace(match, config=fitted.config), fitted, card)
+    tensors = {**state.tensors, **flat}
+    fitted = fit(match.config, match.names, tensors)
+    ours = {name: tensors[theirs] for name, theirs in fitted.names.items()}
+    _check_tensors(container, ours)
+    return Recognised(state, replace(match, config=fitted.config), fitted, ours, card)
 
 
 def _flattened(name: str, ref: TensorRef) -> TensorRef:

@@ -10,6 +10,8 @@ from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
 from weights_tools.names import listed
 
+_NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
+
 
 @dataclass(frozen=True)
 class InspectReport:
@@ -66,7 +68,7 @@ class ConversionReport:
 
     zeroed: batch norm counters that the file lacks, now 0. reshaped: counters that became int64 without dimensions.
     Every other tensor has the bytes of the source, unless `cast_to` names the dtype that was asked for, or
-    `changed` what was to be changed.
+    `changed` what was to be changed. proven: what was proven of the results, by running the network.
     """
 
     source: str
@@ -89,6 +91,7 @@ class ConversionReport:
     reshaped: tuple[str, ...] = ()
     cast_to: str | None = None
     changed: tuple[str, ...] = ()
+    proven: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -111,6 +114,7 @@ class ConversionReport:
         if self.cast_to:
             rows.append(("cast to", self.cast_to))
         rows += [("changed", change) for change in self.changed]
+        rows += [("proven", proof) for proof in self.proven or (_NOT_PROVEN,)]
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         return _table(rows)
 

@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("target", metavar="DST")
     _add_what_it_is(parser)
     _add_what_is_wanted(parser)
+    _add_proof(parser)
     parser.set_defaults(run=run)
 
 
@@ -62,6 +63,15 @@ def _add_what_is_wanted(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="answer in JSON")
 
 
+def _add_proof(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("proof, without which nothing is written")
+    group.add_argument(
+        "--golden", metavar="FILE", help="a .safetensors with an input and the output that the source gave for it"
+    )
+    group.add_argument("--golden-tolerance", type=float, metavar="T", help="times the largest result; default: 1e-4")
+    group.add_argument("--with", dest="project", metavar="PROJECT", help="run this project's own network beside it")
+
+
 def run(options: argparse.Namespace) -> int:
     """Return 0; what can't be converted raises."""
     from weights_tools import convert
@@ -78,6 +88,9 @@ def run(options: argparse.Namespace) -> int:
         num_classes=options.num_classes,
         remap_classes=options.remap_classes,
         dtype=options.dtype,
+        golden=options.golden,
+        golden_tolerance=options.golden_tolerance,
+        compare_with=options.project,
         allow_nonfinite=options.allow_nonfinite,
         force=options.force,
     )
