@@ -58,10 +58,12 @@ def test_public_names() -> None:
     assert sorted(weights_tools.__all__) == [
         "CompareReport",
         "ConversionReport",
+        "ExportReport",
         "FetchReport",
         "InspectReport",
         "compare",
         "convert",
+        "export",
         "fetch",
         "inspect",
     ]
@@ -109,7 +111,7 @@ def test_commands_explain_themselves(program: str) -> None:
     out = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
     commands = {
         "segnets": ["list", "info", "export", "verify"],
-        "weights_tools": ["inspect", "convert", "compare", "fetch"],
+        "weights_tools": ["inspect", "convert", "compare", "export-torchvision", "fetch"],
     }[program]
     assert all(command in out for command in commands)
     wrong = subprocess.run([sys.executable, "-m", program, "frobnicate"], capture_output=True, text=True, check=False)

@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from weights_tools.fetching.fetch import FetchReport, fetch
     from weights_tools.inspection import inspect
     from weights_tools.report import ConversionReport, InspectReport
+    from weights_tools.way_back import ExportReport, export
 
 __all__ = [
     "CompareReport",
     "ConversionReport",
+    "ExportReport",
     "FetchReport",
     "InspectReport",
     "compare",
     "convert",
+    "export",
     "fetch",
     "inspect",
 ]
@@ -25,10 +28,12 @@ __all__ = [
 _HOMES = {
     "CompareReport": "weights_tools.comparison",
     "ConversionReport": "weights_tools.report",
+    "ExportReport": "weights_tools.way_back",
     "FetchReport": "weights_tools.fetching.fetch",
     "InspectReport": "weights_tools.report",
     "compare": "weights_tools.comparison",
     "convert": "weights_tools.conversion",
+    "export": "weights_tools.way_back",
     "fetch": "weights_tools.fetching.fetch",
     "inspect": "weights_tools.inspection",
 }

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from weights_tools.commands import compare, convert, fetch, inspect
+from weights_tools.commands import compare, convert, export, fetch, inspect
 
 _PROGRAM = "weights-tools"
 
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Foreign checkpoints: look at them, convert them with proof. Nothing of a file is ever executed.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (inspect, convert, compare, fetch):
+    for command in (inspect, convert, compare, export, fetch):
         command.add(commands)
     return parser
 
