@@ -27,7 +27,7 @@ Size = tuple[int, int]  # height, width
 # Without a part in the result of a trained network.
 _OF_TRAINING = ("head_dropout", "dropout")
 # The same names and shapes with every value of these: where a project has a choice, its answer is ours.
-_UNSEEN = {
+UNSEEN = {
     "output_stride",
     "first_block_dilation",
     "basic_block_dilation",
@@ -135,7 +135,7 @@ class Choices:
 
     def take(self, name: str, default: Any = None) -> Any:
         """The value of an option that the project has an argument for, or `default` where it does not apply."""
-        if name in self._left and name in _UNSEEN:
+        if name in self._left and name in UNSEEN:
             self.assumed[name] = self._left[name]
         return self._left.pop(name, default)
 
