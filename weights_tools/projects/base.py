@@ -12,6 +12,7 @@ import copy
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -204,8 +205,8 @@ def version_of(project: Project) -> str:
 
 @contextlib.contextmanager
 def foreign(project: Project, doing: str) -> Iterator[None]:
-    """Run code of a project: without its advice and warnings, and with one line in place of whatever it raises."""
-    with warnings.catch_warnings():
+    """Run code of a project: without its warnings, what it prints on stderr, and one line for whatever it raises."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         try:
             # Most of them import torchvision, which beside some builds of torch needs its door.
