@@ -22,9 +22,9 @@ from segnets.weights.geometry import describe
 from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks
 from weights_tools.measuring import Measured
 from weights_tools.opened import naming, opened, refuse_attacks
-from weights_tools.projects import find_project
+from weights_tools.projects import UNSEEN, find_project
 from weights_tools.proof import Proof, Size, explain, prove
-from weights_tools.provenance import COMPARED, proofs, with_proof
+from weights_tools.provenance import with_comparison
 from weights_tools.reader import Container
 from weights_tools.reader.tensors import TensorReader
 
@@ -102,6 +102,7 @@ def compare(
         before = _identity(Path(dst))
         ours = segnets.load(dst)
         config, card = _described(ours, dst)
+        _check_unchanged(config, card, dst)
         with opened(src) as (source, container):
             refuse_attacks(container)
             _check_origin(card, source.sha256(), dst)
@@ -124,13 +125,6 @@ def compare(
         verdict=explain(proof),
         recorded=done,
     )
-
-
-def with_comparison(card: ModelCard, proof: Proof) -> ModelCard:
-    """The card of a converted file with a comparison in it, in place of an older one with the same project."""
-    compared = proofs(card).get(COMPARED)
-    before = compared if isinstance(compared, Mapping) else {}
-    return with_proof(card, COMPARED, {**before, proof.project: proof.to_json()})
 
 
 def _described(model: object, dst: str | os.PathLike[str]) -> tuple[ModelConfig, ModelCard]:
@@ -165,6 +159,20 @@ def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> 
         )
 
 
+def _check_unchanged(config: ModelConfig, card: ModelCard, dst: str | os.PathLike[str]) -> None:
+    """Raise WeightsError if the options are no longer those that the conversion settled on.
+
+    The project's network follows the options, so where it has a choice both would change together.
+    """
+    geometry = _origin(card).get("geometry")
+    for name, value in (geometry if isinstance(geometry, dict) else {}).items():
+        if name in UNSEEN and name in config.options and config.options[name] != value:
+            raise WeightsError(
+                f"{dst}: its options were changed since it was converted: {name}={config.options[name]}, and the "
+                f"conversion settled on {value}; convert it again"
+            )
+
+
 def _tensors(container: Container, reader: TensorReader, card: ModelCard) -> dict[str, Tensor]:
     """The tensors of the network under the names that they have in the source, prefixes of wrappers taken off."""
     origin = _origin(card)
@@ -192,4 +200,5 @@ def _record(path: Path, before: tuple[int, ...] | None, proof: Proof) -> None:
     file = read_weights_file(path)
     if _identity(path) != before or file.config is None or file.card is None:
         raise WeightsError(f"{path}: was changed while it was compared, so nothing was recorded; compare it again")
-    write_weights_file(path, file.tensors, file.config, with_comparison(file.card, proof), overwrite=True)
+    card = with_comparison(file.card, proof.project, proof.to_json())
+    write_weights_file(path, file.tensors, file.config, card, overwrite=True)

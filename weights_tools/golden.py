@@ -16,32 +16,17 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError, WeightsError
-from segnets.registry import MODELS
 from weights_tools.measuring import TOLERANCES, Measured, measure, named, worst
 from weights_tools.names import listed, shown
 from weights_tools.opened import naming
 from weights_tools.reader import Container, Source, read_container
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.reader.values import TensorRef
+from weights_tools.suspects import explaining, suspects
 
 INPUT, AUX = "input", "aux"
 OUTPUTS = ("output", "out")
 MOST_BYTES = 256 << 20
-# Options that change results and no tensor, the likelier ones first.
-_SUSPECTS = (
-    "output_stride",
-    "align_corners",
-    "first_block_dilation",
-    "atrous_rates",
-    "norm_eps",
-    "head_norm_eps",
-    "multi_grid",
-    "stride_in_1x1",
-    "basic_block_dilation",
-    "downsample",
-    "replace_stride_with_dilation",
-    "dilated",
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +68,7 @@ def check_golden(
     tolerance: what the results may differ by, times the largest of them, or 1.
 
     Raises WeightsError if the file is no such file, if the results have other shapes, or if they are not the same;
-    the message then names what no tensor shows, and what is worth trying.
+    the message then says with which options they would be, if one or two explain it, and else which to think of.
     """
     if not 0 < tolerance < 1:
         raise WeightsError(f"a tolerance of {tolerance} makes no sense: expected a number above 0 and below 1, as 1e-4")
@@ -104,7 +89,7 @@ def check_golden(
         measured = measure(own, expected, size=size, whose="the golden file", tolerance=tolerance)
         far = worst(measured)
         if not far.holds:
-            raise WeightsError(_explain(far, expected[far.output], getattr(model, "config", None)))
+            raise WeightsError(_explain(far, expected[far.output]) or _hint(far, model, images, expected, tolerance))
         return GoldenProof(str(path), source.sha256(), tuple(images.shape), tolerance, tuple(measured))
 
 
@@ -205,29 +190,41 @@ def _check_shapes(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], siz
         raise WeightsError(f"{what}; save the scores as the source's network gives them")
 
 
-def _explain(far: Measured, expected: Tensor, config: object) -> str:
-    what = (
-        f"the converted network does not give its output: {far.output!r} differs by {far.difference:.2g} where "
-        f"{far.limit:.2g} is allowed, and the classes agree in {100 * far.agreement:.1f} %"
-    )
+def _explain(far: Measured, expected: Tensor) -> str:
+    """What is wrong with the kept output itself, or ""."""
     if far.largest == 0:
-        return f"{what}; it holds only zeros, which no trained network gives: save it again"
+        return f"{_differs(far)}; it holds only zeros, which no trained network gives: save it again"
     if _is_share(expected):
-        return f"{what}; its output looks like probabilities: save the scores from before softmax or sigmoid"
-    hints = [f"{name} (now {value})" for name, value in _suspects(config).items()]
+        return f"{_differs(far)}; its output looks like probabilities: save the scores from before softmax or sigmoid"
+    return ""
+
+
+def _hint(far: Measured, model: nn.Module, images: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> str:
+    """Which options would explain it, or which are worth a thought."""
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig):
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+        found = explaining(config, tensors, images, expected, tolerance)
+        if found:
+            options = " and ".join(f"{name}={value}" for name, value in found.items())
+            return (
+                f"{_differs(far)}; with {options} it does: convert with --option where the layout leaves that open; "
+                "where it does not, the weights are of another project than was recognised"
+            )
+    hints = [f"{name} (now {value})" for name, value in suspects(config).items()]
     options = f"options that no tensor shows: {', '.join(hints)}; or " if hints else ""
     return (
-        f"{what}; it may be {options}another order of the colours, another normalisation, a network that was not in "
-        "eval mode, or a part that segnets has not"
+        f"{_differs(far)}; it may be {options}another order of the colours, another normalisation, a network that was "
+        "not in eval mode, or a part that segnets has not"
+    )
+
+
+def _differs(far: Measured) -> str:
+    return (
+        f"the converted network does not give its output: {far.output!r} differs by {far.difference:.2g} where "
+        f"{far.limit:.2g} is allowed, and the classes agree in {100 * far.agreement:.1f} %"
     )
 
 
 def _is_share(expected: Tensor) -> bool:
     return bool(expected.shape[1] > 1 and expected.min() >= 0 and (expected.sum(1) - 1).abs().max() < 1e-3)
-
-
-def _suspects(config: object) -> dict[str, JSON]:
-    if not isinstance(config, ModelConfig):
-        return {}
-    options = MODELS[config.name].settle(config.options) if config.name in MODELS else dict(config.options)
-    return {name: options[name] for name in _SUSPECTS if options.get(name) is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,9 +74,19 @@ def proofs(card: ModelCard) -> dict[str, JSON]:
     return dict(known) if isinstance(known, dict) else {}
 
 
-def with_proof(card: ModelCard, kind: str, proof: Mapping[str, JSON]) -> ModelCard:
-    """Add what was proven by running the network. kind: GOLDEN or COMPARED."""
-    return replace(card, provenance={**card.provenance, "proof": {**proofs(card), kind: dict(proof)}})
+def with_comparison(card: ModelCard, project: str, entry: dict[str, JSON]) -> ModelCard:
+    """The card with a comparison in it, in place of an older one with the same project."""
+    older = proofs(card).get(COMPARED)
+    return _with_proof(card, COMPARED, {**(older if isinstance(older, dict) else {}), project: entry})
+
+
+def with_golden(card: ModelCard, entry: dict[str, JSON]) -> ModelCard:
+    """The card with the comparison with a kept result in it, in place of an older one."""
+    return _with_proof(card, GOLDEN, entry)
+
+
+def _with_proof(card: ModelCard, kind: str, proof: dict[str, JSON]) -> ModelCard:
+    return replace(card, provenance={**card.provenance, "proof": {**proofs(card), kind: proof}})
 
 
 @dataclass(frozen=True)

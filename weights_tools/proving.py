@@ -10,22 +10,24 @@ from segnets.card import JSON
 from segnets.errors import WeightsError
 from weights_tools.changes import Weights
 from weights_tools.opened import Recognised
-from weights_tools.provenance import COMPARED, GOLDEN, with_proof
+from weights_tools.provenance import with_comparison, with_golden
 from weights_tools.reader.tensors import TensorReader
 
 
 @dataclass(frozen=True)
 class Proven:
-    """What was proven, by kind, and the same in words."""
+    """What was proven, for the file, and the same in words."""
 
-    proofs: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    golden: dict[str, JSON] | None = None
+    compared: Mapping[str, dict[str, JSON]] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
 
     def into(self, weights: Weights) -> Weights:
         """The weights with a card that says it."""
-        for kind, proof in self.proofs.items():
-            weights = replace(weights, card=with_proof(weights.card, kind, proof))
-        return weights
+        card = weights.card if self.golden is None else with_golden(weights.card, self.golden)
+        for project, proof in self.compared.items():
+            card = with_comparison(card, project, proof)
+        return replace(weights, card=card)
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,21 @@ class WantedProof:
         from weights_tools.proof import explain, network_of, prove
 
         model = network_of(weights.config, weights.tensors)
-        proofs: dict[str, Mapping[str, JSON]] = {}
+        kept: dict[str, JSON] | None = None
+        compared: dict[str, dict[str, JSON]] = {}
         texts = []
         if self.golden is not None:
             from weights_tools.golden import check_golden
 
             given = {} if self.tolerance is None else {"tolerance": self.tolerance}
             golden = check_golden(self.golden, model, **given)
-            proofs[GOLDEN] = golden.to_json()
+            kept = golden.to_json()
             texts.append(f"golden file: {golden}")
         if self.project is not None:
             theirs = {name: reader.read(name, ref) for name, ref in found.state.tensors.items()}
             proof = prove(self.project, theirs, weights.config, model)
             if not proof.holds:
                 raise WeightsError(explain(proof))
-            proofs[COMPARED] = {self.project: proof.to_json()}
+            compared[self.project] = proof.to_json()
             texts.append(f"beside {proof.project} {proof.version}: {explain(proof)}")
-        return Proven(proofs, tuple(texts))
+        return Proven(kept, compared, tuple(texts))

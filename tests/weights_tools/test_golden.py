@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 import segnets
 import weights_tools.golden
+import weights_tools.suspects
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
+from segnets.registry import MODELS
 from tests.oracle import randomise_
 from weights_tools.golden import check_golden
 from weights_tools.proof import network_of
@@ -76,8 +78,9 @@ def test_the_same_network_agrees(
 
 
 def test_both_results_are_compared(
-    tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor]
+    tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter(()))
     path = kept(tmp_path, input=images, output=scores["out"], aux=scores["aux"])
     assert [each.output for each in check_golden(path, model).measured] == ["out", "aux"]
     path = kept(tmp_path, input=images, output=scores["out"], aux=scores["aux"] + 0.1)
@@ -105,6 +108,7 @@ def test_a_classifier(tmp_path: Path, images: Tensor) -> None:
         ("align_corners", True),
         ("norm_eps", 1e-3),
         ("head_norm_eps", 1e-2),
+        ("multi_grid", [2, 4]),
     ],
 )
 def test_same_keys_other_function(
@@ -112,11 +116,40 @@ def test_same_keys_other_function(
 ) -> None:
     """Every tensor fits, and the network is another one: this alone tells."""
     path = kept(tmp_path, input=images, output=scores["out"])
-    with pytest.raises(WeightsError, match=rf"differs by .*{option} \(now {value}\)"):
+    with pytest.raises(
+        WeightsError, match="the converted network does not give its output: 'out' differs by"
+    ) as caught:
         check_golden(path, fcn(**{option: value}))
+    if option == "multi_grid":  # which has too many values to try
+        assert "multi_grid (now [2, 4])" in str(caught.value)
+    else:
+        was = MODELS["fcn_resnet18"].settle(OPTIONS)[option]
+        assert f"; with {option}={was} it does: " in str(caught.value)
 
 
-def test_tolerance(tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor]) -> None:
+def test_two_options_that_explain_it(tmp_path: Path, images: Tensor) -> None:
+    """As segmentation_models_pytorch computes, under names and shapes that are torchvision's too."""
+    smp = fcn(first_block_dilation="same", align_corners=True)
+    with torch.no_grad():
+        path = kept(tmp_path, input=images, output=smp(images)["out"])
+    with pytest.raises(WeightsError, match="with align_corners=True and first_block_dilation=same it does: "):
+        check_golden(path, fcn())
+
+
+def test_what_no_option_explains(
+    tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kept(tmp_path, input=images.flip(1), output=scores["out"])
+    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter([{"norm_eps": 1e-3}]))
+    hints = r"output_stride \(now 16\), align_corners \(now False\), .*another order of the colours"
+    with pytest.raises(WeightsError, match=hints):
+        check_golden(path, model)
+
+
+def test_tolerance(
+    tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter(()))
     noisy = scores["out"] * (1 + 3e-4)
     path = kept(tmp_path, input=images, output=noisy)
     with pytest.raises(WeightsError, match="differs by"):
@@ -127,7 +160,10 @@ def test_tolerance(tmp_path: Path, model: nn.Module, images: Tensor, scores: Map
             check_golden(path, model, tolerance=nonsense)
 
 
-def test_the_network_is_left_as_it_was(tmp_path: Path, images: Tensor, scores: Mapping[str, Tensor]) -> None:
+def test_the_network_is_left_as_it_was(
+    tmp_path: Path, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter(()))
     path = kept(tmp_path, input=images, output=scores["out"])
     model = fcn().train()
     model.get_submodule("backbone").eval()

@@ -6,14 +6,14 @@ Nothing of a project is imported before it is asked for, and none of them is nee
 from __future__ import annotations
 
 from segnets.errors import WeightsError
-from weights_tools.projects.base import Call, Project, check_installed, foreign, version_of
+from weights_tools.projects.base import UNSEEN, Call, Project, check_installed, foreign, version_of
 from weights_tools.projects.mmseg import Mmseg
 from weights_tools.projects.smp import Smp
 from weights_tools.projects.timm import Timm
 from weights_tools.projects.torchvision import Torchvision
 from weights_tools.projects.transformers import Transformers
 
-__all__ = ["PROJECTS", "Call", "Project", "check_installed", "find_project", "foreign", "version_of"]
+__all__ = ["PROJECTS", "UNSEEN", "Call", "Project", "check_installed", "find_project", "foreign", "version_of"]
 
 PROJECTS: dict[str, Project] = {
     project.name: project for project in (Mmseg(), Smp(), Timm(), Torchvision(), Transformers())

@@ -12,6 +12,7 @@ import copy
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ Size = tuple[int, int]  # height, width
 # Without a part in the result of a trained network.
 _OF_TRAINING = ("head_dropout", "dropout")
 # The same names and shapes with every value of these: where a project has a choice, its answer is ours.
-_UNSEEN = {
+UNSEEN = {
     "output_stride",
     "first_block_dilation",
     "basic_block_dilation",
@@ -135,7 +136,7 @@ class Choices:
 
     def take(self, name: str, default: Any = None) -> Any:
         """The value of an option that the project has an argument for, or `default` where it does not apply."""
-        if name in self._left and name in _UNSEEN:
+        if name in self._left and name in UNSEEN:
             self.assumed[name] = self._left[name]
         return self._left.pop(name, default)
 
@@ -204,8 +205,8 @@ def version_of(project: Project) -> str:
 
 @contextlib.contextmanager
 def foreign(project: Project, doing: str) -> Iterator[None]:
-    """Run code of a project: without its advice and warnings, and with one line in place of whatever it raises."""
-    with warnings.catch_warnings():
+    """Run code of a project: without its warnings, what it prints on stderr, and one line for whatever it raises."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         try:
             # Most of them import torchvision, which beside some builds of torch needs its door.
