@@ -73,6 +73,14 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     return strip_prefixes(_collect(top, path))
 
 
+def find_candidates(container: Container) -> list[str]:
+    """Return what `key` may name in a file that holds several sets of weights; nothing where there is no choice."""
+    if container.kind in MODULE_KINDS:
+        return []
+    found = _search(container.top, _DEPTH, set())
+    return [".".join(path) for path in found] if len(found) > 1 else []
+
+
 def _path_of(top: Value, key: str) -> tuple[str, ...]:
     """Split a --key into the keys that it names; a key may contain dots itself."""
     node, path, rest = top, [], key
@@ -101,7 +109,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
         return found[0]
     if not found:
         raise WeightsError(_explain_none(top))
-    names = ", ".join(".".join(shown(part, quote=False) for part in path) for path in found[:10])
+    names = listed(".".join(shown(part, quote=False) for part in path) for path in found)
     raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
 
 
