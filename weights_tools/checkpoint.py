@@ -142,8 +142,14 @@ def _explain_none(top: Value) -> str:
                 "where you have that code, save model.state_dict() instead"
             )
         return f"it holds no weights but an object of {kind_of(top)}; save model.state_dict() instead"
-    if isinstance(top, dict) and "param_groups" in top and "state" in top:
-        return "it holds the state of an optimizer only, no weights of a network"
+    if _is_optimizer(top):
+        return "it holds the state of an optimizer only, no weights of a network; give the file of the model itself"
+    optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
+    if optimizers:
+        return (
+            f"it holds the state of an optimizer (under {shown(optimizers[0])}) and no weights of a network; "
+            "give the file of the model itself"
+        )
     if isinstance(top, dict) and top:
         return f"it holds no tensors named like the parameters of a network; it has {_contents(top)}"
     what = (
@@ -154,6 +160,11 @@ def _explain_none(top: Value) -> str:
         else f"a bare {kind_of(top)[:80]}"
     )
     return f"it holds no tensors named like the parameters of a network; it holds {what}. Save model.state_dict()"
+
+
+def _is_optimizer(value: Value) -> bool:
+    """Whether this is what torch.optim saves, or one process of DeepSpeed's ZeRO."""
+    return isinstance(value, dict) and ({"param_groups", "state"} <= value.keys() or "zero_stage" in value)
 
 
 def _is_module(value: Value) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,6 +81,7 @@ def convert(
     target = _check_target(Path(src), Path(dst), force=force)
     names = _class_names(classes)
     with without_garbage_collection(), opened(src) as (source, container):
+        _check_not_source(source.paths, target)
         refuse_attacks(container)
         found = recognise_network(container, layout, key, options)
         plan = _plan(source, container, found, dtype)
@@ -96,13 +97,18 @@ def convert(
     return _report(Path(src), target, source, container, plan, dtype)
 
 
+def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
+    for source in sources:
+        try:
+            same = source.samefile(dst)
+        except (OSError, ValueError):
+            same = False
+        if same:
+            raise OutputError(f"{dst}: is the file to be converted; choose another name for the output")
+
+
 def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
-    try:
-        same = src.samefile(dst)
-    except (OSError, ValueError):
-        same = False
-    if same:
-        raise OutputError(f"{dst}: is the file to be converted; choose another name for the output")
+    _check_not_source([src], dst)
     target = check_writable_target(dst, overwrite=force)
     if target.suffix != ".safetensors":
         raise OutputError(f"{dst}: the output is a safetensors file; give it a name that ends in .safetensors")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from torch import Tensor
 
 from tests.weights_tools.cpp_archive import build as cpp_archive
 from tests.weights_tools.files import network
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
