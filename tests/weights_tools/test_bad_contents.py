@@ -160,6 +160,15 @@ def test_missing_and_extra_tensors_are_listed(tmp_path: Path, state: State, caps
     assert lines[3:] == [*(f"  + extra.{i}" for i in range(10)), "  + and 2 more"]
 
 
+def test_classifiers_of_different_numbers_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = dict(network("deeplabv3_mobilenet_v3_large", aux_loss=True, num_classes=21).state_dict())
+    for name in ("classifier.4.weight", "classifier.4.bias"):
+        state[name] = state[name][:19].clone()
+    said = _refusal(tmp_path, state, capsys)
+    assert "(num_classes=19, aux_loss=True), but its tensors do not fit: 2 of another shape or type" in said
+    assert "~ aux_classifier.4.bias: file (21,), network (19,)" in said
+
+
 @pytest.mark.parametrize("aux", [True, False])
 def test_auxiliary_classifier_may_be_there_or_not(tmp_path: Path, aux: bool) -> None:
     source = network("deeplabv3_mobilenet_v3_large", aux_loss=aux)
