@@ -73,6 +73,14 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     return strip_prefixes(_collect(top, path))
 
 
+def find_candidates(container: Container) -> list[str]:
+    """Return what `key` may name in a file that holds several sets of weights; nothing where there is no choice."""
+    if container.kind in MODULE_KINDS:
+        return []
+    found = _search(container.top, _DEPTH, set())
+    return [".".join(path) for path in found] if len(found) > 1 else []
+
+
 def _path_of(top: Value, key: str) -> tuple[str, ...]:
     """Split a --key into the keys that it names; a key may contain dots itself."""
     node, path, rest = top, [], key
@@ -101,7 +109,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
         return found[0]
     if not found:
         raise WeightsError(_explain_none(top))
-    names = ", ".join(".".join(shown(part, quote=False) for part in path) for path in found[:10])
+    names = listed(".".join(shown(part, quote=False) for part in path) for path in found)
     raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
 
 
@@ -134,8 +142,14 @@ def _explain_none(top: Value) -> str:
                 "where you have that code, save model.state_dict() instead"
             )
         return f"it holds no weights but an object of {kind_of(top)}; save model.state_dict() instead"
-    if isinstance(top, dict) and "param_groups" in top and "state" in top:
-        return "it holds the state of an optimizer only, no weights of a network"
+    if _is_optimizer(top):
+        return "it holds the state of an optimizer only, no weights of a network; give the file of the model itself"
+    optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
+    if optimizers:
+        return (
+            f"it holds the state of an optimizer (under {shown(optimizers[0])}) and no weights of a network; "
+            "give the file of the model itself"
+        )
     if isinstance(top, dict) and top:
         return f"it holds no tensors named like the parameters of a network; it has {_contents(top)}"
     what = (
@@ -146,6 +160,11 @@ def _explain_none(top: Value) -> str:
         else f"a bare {kind_of(top)[:80]}"
     )
     return f"it holds no tensors named like the parameters of a network; it holds {what}. Save model.state_dict()"
+
+
+def _is_optimizer(value: Value) -> bool:
+    """Whether this is what torch.optim saves, or one process of DeepSpeed's ZeRO."""
+    return isinstance(value, dict) and ({"param_groups", "state"} <= value.keys() or "zero_stage" in value)
 
 
 def _is_module(value: Value) -> bool:

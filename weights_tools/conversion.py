@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,6 +108,7 @@ def convert(
     wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
     target = _check_target(Path(src), Path(dst), force=force)
     with without_garbage_collection(), opened(src) as (source, container):
+        _check_not_source(source.paths, target)
         refuse_attacks(container)
         found = recognise_network(container, key, asked)
         plan = _plan(source, container, found, wishes)
@@ -142,13 +143,18 @@ def _wishes(
     return _Wishes(read_class_names(classes), num_classes, class_map, drop_aux, dtype)
 
 
+def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
+    for source in sources:
+        try:
+            same = source.samefile(dst)
+        except (OSError, ValueError):
+            same = False
+        if same:
+            raise OutputError(f"{dst}: is the file to be converted; choose another name for the output")
+
+
 def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
-    try:
-        same = src.samefile(dst)
-    except (OSError, ValueError):
-        same = False
-    if same:
-        raise OutputError(f"{dst}: is the file to be converted; choose another name for the output")
+    _check_not_source([src], dst)
     target = check_writable_target(dst, overwrite=force)
     if target.suffix != ".safetensors":
         raise OutputError(f"{dst}: the output is a safetensors file; give it a name that ends in .safetensors")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 
 from segnets.errors import WeightsError
-from weights_tools.checkpoint import StateDict, find_state_dict
+from weights_tools.checkpoint import StateDict, find_candidates, find_state_dict
+from weights_tools.names import shown
 from weights_tools.opened import Recognised, count_dtypes, hash_in_name, opened, recognise_network
 from weights_tools.reader import Container, Content
-from weights_tools.report import InspectReport
+from weights_tools.reader.tensors import TensorReader
+from weights_tools.reader.values import ITEM_SIZES
+from weights_tools.report import Candidate, InspectReport
+from weights_tools.soundness import Soundness, examine
+
+_MOST_READ = 4  # times the size of the file
+_MOST_CANDIDATES = 10  # each takes a tenth of a second; the reason names as many
 
 
 def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool = True) -> InspectReport:
@@ -33,7 +41,7 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
         try:
             found = recognise_network(container, key=key)
         except WeightsError as error:
-            return _refused(base, container, key, str(error))
+            return _refused(base, source, container, key, str(error), data=data)
         report = _with_tensors(base, found.state)
         return _recognised(report, source, container, found, data=data)
 
@@ -46,12 +54,50 @@ def _doubts_of_file(source: Content, container: Container, *, data: bool) -> tup
     return tuple(doubts)
 
 
-def _refused(base: InspectReport, container: Container, key: str | None, reason: str) -> InspectReport:
+def _refused(
+    base: InspectReport, source: Content, container: Container, key: str | None, reason: str, *, data: bool
+) -> InspectReport:
+    report = replace(base, refused=reason)
+    candidates = find_candidates(container) if key is None else []
+    if candidates:
+        several = tuple(_candidate(source, container, each, data=data) for each in candidates[:_MOST_CANDIDATES])
+        return replace(report, candidates=several)
     try:
         state = find_state_dict(container, key)
     except WeightsError:
-        return replace(base, refused=reason)
-    return replace(_with_tensors(base, state), refused=reason)
+        return report
+    report = _with_tensors(report, state)
+    # Thousands of views of one storage would take hours to look at.
+    few = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MOST_READ * source.size
+    with contextlib.suppress(WeightsError):  # the reason above comes first
+        soundness = _examine(source, container, state, list(state.tensors), data=data and few)
+        report = replace(report, doubts=(*report.doubts, *soundness.problems, *soundness.doubts))
+    return report
+
+
+def _candidate(source: Content, container: Container, key: str, *, data: bool) -> Candidate:
+    name = shown(key, quote=False)
+    try:
+        found = recognise_network(container, key=key)
+        soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
+    except WeightsError as error:
+        return Candidate(name, refused=str(error))
+    return Candidate(
+        name,
+        layout=found.match.layout,
+        model=found.match.config.name,
+        options=found.match.config.options,
+        tensors=len(found.state.tensors),
+        refused="; ".join(soundness.problems) or None,
+    )
+
+
+def _examine(source: Content, container: Container, state: StateDict, names: list[str], *, data: bool) -> Soundness:
+    """Look at the numbers of these tensors, if they were read."""
+    if not data:
+        return Soundness()
+    reader = TensorReader(source, container)
+    return examine({name: reader.read(name, state.tensors[name]) for name in names})
 
 
 def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
@@ -74,15 +120,9 @@ def _recognised(
     notes, doubts = list(report.notes), list(report.doubts)
     if found.fit.zeroed:
         notes.append(f"{len(found.fit.zeroed)} batch norm counters are absent; a conversion sets them to 0")
-    refused = None
-    if data:
-        from weights_tools.reader.tensors import TensorReader
-        from weights_tools.soundness import examine
-
-        reader = TensorReader(source, container)
-        soundness = examine({old: reader.read(old, found.state.tensors[old]) for old in found.fit.names.values()})
-        doubts += [*soundness.problems, *soundness.doubts]
-        refused = "; ".join(soundness.problems) or None
+    soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
+    doubts += [*soundness.problems, *soundness.doubts]
+    refused = "; ".join(soundness.problems) or None
     if container.hostile():
         refused = "it is probably an attack; nothing of it was run"
     return replace(

@@ -54,16 +54,20 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], *, data: bool = True) -> Iterator[tuple[Content, Container]]:
     """Open a checkpoint and read its structure; errors inside the `with` name the file."""
-    with naming(path), open_content(path) as content:
+    with naming(path), _hinting(part_of_several(Path(path))) as hint, open_content(path) as content:
         container = read_container(content, data=data)
-        part = part_of_several(content.path)
-        if part is not None:
-            container.notes.append(part)
-        try:
-            yield content, container
-        except WeightsError as error:
-            first, by, rest = str(error).partition("\n")
-            raise (error if part is None else WeightsError(f"{first}; {part}{by}{rest}")) from None
+        container.notes += hint
+        yield content, container
+
+
+@contextlib.contextmanager
+def _hinting(part: str | None) -> Iterator[list[str]]:
+    """Add to every reason that is given inside that the file is named as a part of something."""
+    try:
+        yield [part] if part is not None else []
+    except WeightsError as error:
+        first, by, rest = str(error).partition("\n")
+        raise (error if part is None else WeightsError(f"{first}; {part}{by}{rest}")) from None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,24 @@ _NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --g
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of several sets of weights in a file: what `--key` chooses it, and what it is or why it is refused."""
+
+    key: str
+    layout: str | None = None
+    model: str | None = None
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    tensors: int = 0
+    refused: str | None = None
+
+    def __str__(self) -> str:
+        what = [] if self.model is None else [describe(ModelConfig(self.model, self.options)), f"layout {self.layout}"]
+        what += [f"{self.tensors} tensors"] if self.tensors else []
+        what += [f"refused: {self.refused.splitlines()[0]}"] if self.refused else []
+        return f"{self.key}: {', '.join(what)}"
+
+
+@dataclass(frozen=True)
 class InspectReport:
     """What a file holds. Nothing of it was executed.
 
@@ -23,6 +41,7 @@ class InspectReport:
     model, options: what segnets builds for it, or None if it can't be converted; `refused` then says why.
     geometry: what the tensors can't show, and how the layout settles it.
     ignored: objects beside the weights. doubts: what the owner should look at.
+    candidates: where the file holds several sets of weights, what each of them is.
     """
 
     file: str
@@ -42,6 +61,7 @@ class InspectReport:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     refused: str | None = None
 
     def to_json(self) -> dict[str, JSON]:
@@ -57,6 +77,7 @@ class InspectReport:
             rows.append(("tensors", f"{self.tensors}, {self.parameters:,} numbers, {_dtypes(self.dtypes)}"))
         rows += _wrapper_rows(self.path, self.stripped, self.dropped, self.ignored)
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
+        rows += [("candidate", str(candidate)) for candidate in self.candidates]
         if self.refused:
             rows.append(("refused", self.refused))
         return _table(rows)

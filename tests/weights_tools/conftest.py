@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from tests.weights_tools.cpp_archive import build as cpp_archive
 from tests.weights_tools.files import network
 from tests.weights_tools.server import ROW, Server, running
 from weights_tools.fetching import download
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

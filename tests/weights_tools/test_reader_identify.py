@@ -160,6 +160,21 @@ def test_folders(tmp_path: Path, case: str) -> None:
         inspect(folder)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_files_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    folder = tmp_path / "given"
+    dcp.save({"model": {"w": torch.ones(3), "v": torch.ones(2)}}, checkpoint_id=folder, no_dist=True)
+    how = r"make one file of its folder with `python -m torch\.distributed\.checkpoint\.format_utils dcp_to_torch"
+    with pytest.raises(WeightsError, match=f"it is a distributed checkpoint .*{how}"):
+        inspect(folder)
+    for name in (".metadata", "__0_0.distcp"):
+        with pytest.raises(WeightsError, match=f"by its name it is part of a distributed checkpoint; {how}") as error:
+            inspect(folder / name)
+        assert len(str(error.value).splitlines()) == 1
+
+
 def _fifo(path: Path) -> None:
     os.mkfifo(path)
 

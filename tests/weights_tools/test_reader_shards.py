@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import segnets
-from segnets.errors import WeightsError
+from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file
 from tests.weights_tools.files import Bomb, assert_same, saved, sharded
 from weights_tools import convert, inspect
@@ -254,6 +254,15 @@ def test_links_of_a_hub_cache(tmp_path: Path, state: State) -> None:
         path.rename(blobs / f"{number:064}")
         path.symlink_to(f"../../blobs/{number:064}")
     assert inspect(index).model == "lraspp_mobilenet_v3_large"
+
+
+def test_no_file_of_the_source_is_replaced(tmp_path: Path, state: State) -> None:
+    index = sharded(tmp_path, state)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in (FIRST, THIRD):
+        with pytest.raises(OutputError, match="is the file to be converted; choose another name for the output"):
+            convert(index, tmp_path / name, force=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_attack_in_one_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from weights_tools.reader.values import Value
 # only chooses the words of a refusal: nothing that a file names is ever imported, on this list or not.
 _HOSTILE_MODULES = frozenset(
     {"os", "posix", "nt", "subprocess", "runpy", "pty", "socket", "shutil", "ctypes", "importlib", "webbrowser", "code"}
+    | {"_posixsubprocess", "sys", "pip", "timeit", "pdb", "bdb", "marshal", "pydoc", "cProfile", "profile", "smtplib"}
 )
 _HOSTILE_BUILTINS = frozenset({"eval", "exec", "compile", "open", "__import__", "breakpoint", "execfile", "input"})
 

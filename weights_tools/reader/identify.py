@@ -34,6 +34,9 @@ _TAR = (
     "it is a tar archive, as torch.save wrote before 2016; it can't be read safely. If you trust it, load it once with "
     "torch.load(..., weights_only=False) of an old release in a closed environment and save the state dict again"
 )
+EXPLAIN_DISTRIBUTED = (
+    "make one file of its folder with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+)
 # The names that flatbuffer files have at their fifth byte.
 _FLATBUFFERS = {
     b"TFL3": "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted",
@@ -143,10 +146,7 @@ def explain_folder(path: Path) -> str:
     except OSError:
         names = []
     if ".metadata" in names and any(n.endswith(".distcp") for n in names):
-        return (
-            "it is a distributed checkpoint (torch.distributed.checkpoint); make one file of it with "
-            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
-        )
+        return f"it is a distributed checkpoint (torch.distributed.checkpoint); {EXPLAIN_DISTRIBUTED}"
     if "latest" in names or any(n.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for n in names):
         return "it is a DeepSpeed checkpoint; make one file of it with the zero_to_fp32.py that lies in it"
     if "data.pkl" in names:

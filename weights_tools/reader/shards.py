@@ -17,6 +17,7 @@ from pathlib import Path
 
 from segnets.errors import WeightsError
 from weights_tools.reader.container import Container
+from weights_tools.reader.identify import EXPLAIN_DISTRIBUTED
 from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
 from weights_tools.reader.single import read_file
 from weights_tools.reader.source import Source, require_memory
@@ -28,6 +29,8 @@ _ALIGNMENT = 64
 _LISTED = 10
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|bin|pth|pt)$")
 
+_DISTRIBUTED = re.compile(r"__\d+_\d+\.distcp|\.metadata")
+
 
 class Shards:
     """The files that an index lists, as if they were one: each begins at a multiple of 64.
@@ -37,6 +40,7 @@ class Shards:
 
     def __init__(self, index: Source, weight_map: Mapping[str, str], files: Mapping[str, Source]) -> None:
         self.path = index.path
+        self.paths = (index.path, *(file.path for file in files.values()))
         self.weight_map = weight_map
         self.files = files
         self.starts: list[int] = []
@@ -212,11 +216,14 @@ def _listed(names: Sequence[str]) -> str:
 
 def part_of_several(path: Path) -> str | None:
     """Say so if a file is named as one of several; alone it is seldom of use."""
+    if _DISTRIBUTED.fullmatch(path.name):
+        return f"by its name it is part of a distributed checkpoint; {EXPLAIN_DISTRIBUTED}"
     found = _PART.search(path.name)
     if found is None or int(found[2]) < 2:
         return None
+    part = f"by its name it is part {int(found[1])} of {int(found[2])}; give their index"
     with contextlib.suppress(OSError):
         indices = sorted(p.name for p in path.parent.glob("*.index.json") if p.name.isprintable())
         if indices:
-            return f"by its name it is part {int(found[1])} of {int(found[2])}; give their index, {indices[0]!r}"
-    return f"by its name it is part {int(found[1])} of {int(found[2])}; give their index, *.index.json"
+            return f"{part}, {indices[0]!r}"
+    return f"{part}, *.index.json"

@@ -29,11 +29,14 @@ _KEPT_FREE = 64 << 20
 class Content(Protocol):
     """The bytes of a checkpoint: of one file (`Source`) or of several (`reader.shards.Shards`).
 
-    size: of all of them together. loaded: every byte is in memory of our own.
+    paths: every file that is read. size: of all of them together. loaded: every byte is in memory of our own.
     """
 
     @property
     def path(self) -> Path: ...
+
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
 
     @property
     def size(self) -> int: ...
@@ -51,6 +54,7 @@ class Source:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.paths: tuple[Path, ...] = (self.path,)
         self._descriptor, self._status = _open_regular(self.path)
         self.size = self._status.st_size
         self.buffer: npt.NDArray[np.uint8] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
 
 
@@ -22,7 +23,8 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         return found
 
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
+        with without_garbage_collection():  # it would look at millions of empty lists again and again
+            parsed = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
     except UnicodeDecodeError:
         raise WeightsError(f"its {what} is not UTF-8 text") from None
     except RecursionError:
