@@ -86,6 +86,7 @@ NAMES = tuple(Options.__annotations__)
 TRAINING = ("gradient_checkpointing", "norm_eval")
 # More classes, channels or dilation than any network has: a damaged file, or a slip.
 _MOST = 1 << 20
+_MOST_VALUES = 64  # in a list: each rate is a branch of the network, and a file may list a million
 
 # What an option needs, said where it would change nothing.
 _NEEDS = {
@@ -141,7 +142,7 @@ def _is_count(value: Any) -> bool:
 
 def _are_counts(value: Any) -> bool:
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return is_list and len(value) > 0 and all(map(_is_count, value))
+    return is_list and 0 < len(value) <= _MOST_VALUES and all(map(_is_count, value))
 
 
 def _is_fraction(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import cast
 
 from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
-from weights_tools.names import listed
+from weights_tools.names import listed, shown
 
 _NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
 
@@ -155,7 +155,7 @@ def _wrapper_rows(
 ) -> list[tuple[str, str]]:
     rows = []
     if path:
-        rows.append(("under key", ".".join(path)))
+        rows.append(("under key", shown(".".join(path), quote=False)))
     if stripped:
         rows.append(("prefixes", f"{''.join(stripped)} taken off"))
     if dropped:
