@@ -37,7 +37,7 @@ test-full: venv
 
 # What needs these projects is left to a target of its own, so that the tests need not install them; what needs
 # torchvision alone runs with the other tests too.
-WITHOUT_PEERS := $(patsubst %,--ignore=tests/peers/test_%.py,timm smp mmseg transformers convert)
+WITHOUT_PEERS := $(patsubst %,--ignore=tests/peers/test_%.py,timm smp mmseg transformers convert beside beside_files)
 
 $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,peers]'
