@@ -38,7 +38,8 @@ test-full: venv
 
 # What needs these projects is left to a target of its own, so that the tests need not install them; what needs
 # torchvision alone runs with the other tests too.
-WITHOUT_PEERS := $(patsubst %,--ignore=tests/peers/test_%.py,timm smp mmseg transformers convert compare compare_classifiers)
+WITH_TORCHVISION := $(patsubst %,tests/peers/test_%.py,torchvision coverage)
+WITHOUT_PEERS := $(patsubst %,--ignore=%,$(filter-out $(WITH_TORCHVISION),$(wildcard tests/peers/test_*.py)))
 
 $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,peers]'
