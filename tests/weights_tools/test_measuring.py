@@ -10,7 +10,7 @@ from segnets.card import ModelConfig
 from segnets.errors import WeightsError
 from weights_tools.measuring import Measured, measure, random_images
 from weights_tools.projects import PROJECTS
-from weights_tools.proof import default_sizes
+from weights_tools.proof import Proof, default_sizes, explain
 
 
 def test_sizes_that_show_every_dilation() -> None:
@@ -44,3 +44,18 @@ def test_measuring() -> None:
     assert images.shape == (1, 4, 37, 51)
     assert 0.5 < images.std() < 2
     assert torch.equal(images, random_images((37, 51), 4))
+
+
+def test_the_verdict_in_one_sentence() -> None:
+    exact = Measured("out", (4, 4), "float64", 9e-10, 1.0, 1.0, 1e-9)
+    near = Measured("out", (4, 4), "float32", 2e-5, 1.0, 1.0, 1e-4)
+    far = Measured("aux", (4, 4), "float32", 0.5, 1.0, 0.9, 1e-4)
+    zero = Measured("out", (4, 4), "float32", 0.0, 0.0, 1.0, 1e-4)
+    other = Measured("out", (4, 4), "float64", 0.5, 1.0, 0.9, 1e-9)
+    for measured, said in (
+        ((exact, near), "the same results: none differs by more than 2e-05 of the largest"),
+        ((other, far), "NOT the same: 'aux' differs by 0.5 at 4x4 in float32, where 0.0001 would be rounding"),
+        ((other, near), "NOT the same: 'out' differs by 0.5 at 4x4 in float64, where 1e-09 would be rounding"),
+        ((zero,), "nothing is proven: all results of timm's network in 'out' are 0"),
+    ):
+        assert explain(Proof("timm", "1", "timm.create_model()", {}, measured)) == said
