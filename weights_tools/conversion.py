@@ -18,6 +18,7 @@ from segnets.card import JSON, ModelCard
 from segnets.collector import without_garbage_collection
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
+from segnets.preprocess import Preprocessing
 from segnets.weights import write_weights_file
 from weights_tools import changes
 from weights_tools.changes import Weights
@@ -110,7 +111,7 @@ def convert(
     with without_garbage_collection(), opened(src) as (source, container):
         _check_not_source(source.paths, target)
         refuse_attacks(container)
-        found = recognise_network(container, key, asked)
+        found = recognise_network(container, key, asked, file=source.path)
         plan = _plan(source, container, found, wishes)
         if plan.soundness.problems and not allow_nonfinite:
             problems = "; ".join(plan.soundness.problems)
@@ -173,7 +174,7 @@ def _plan(source: Content, container: Container, found: Recognised, wishes: _Wis
     sha256 = source.sha256()
     config = found.match.config
     published = find_published(source.path, sha256, config.name)
-    meaning = found.card or (ModelCard() if published is None else published.card())
+    meaning = found.card or (_told_card(found) if published is None else published.card())
     read = Weights(config, tensors, meaning)
     weights = _changed(read, wishes)
     counters = (len(found.fit.zeroed), len(found.fit.reshaped))
@@ -182,7 +183,8 @@ def _plan(source: Content, container: Container, found: Recognised, wishes: _Wis
         card = new_card(source.path, sha256, container, found, published, numbers)
     else:
         card = kept_card(found.card, numbers)
-    card = replace(card, classes=weights.card.classes, palette=weights.card.palette)
+    meaning = weights.card
+    card = replace(card, classes=meaning.classes, palette=meaning.palette, preprocessing=meaning.preprocessing)
     notes = [*container.notes, *found.state.notes, *found.match.notes]
     if published is not None:
         known = "its sha256" if published.sha256 else "the first 8 digits of its sha256"
@@ -192,6 +194,19 @@ def _plan(source: Content, container: Container, found: Recognised, wishes: _Wis
     if any(t.element_size() == 1 for t in weights.tensors.values() if t.is_floating_point()):
         notes.append("8-bit floats are kept; call model.float() after loading, or convert with --dtype float32")
     return _Plan(found, read, replace(weights, card=card), soundness, numbers, tuple(notes))
+
+
+def _told_card(found: Recognised) -> ModelCard:
+    """What the configuration beside the tensors says of their meaning."""
+    told, count = found.told, found.match.config.options.get("num_classes")
+    if told is None:
+        return ModelCard()
+    named = len(told.classes) == count
+    return ModelCard(
+        classes=told.classes if named else (),
+        palette=told.palette if named and len(told.palette) == count else (),
+        preprocessing=told.preprocessing or Preprocessing(),
+    )
 
 
 def _changed(weights: Weights, wishes: _Wishes) -> Weights:

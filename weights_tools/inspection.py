@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 
 from segnets.errors import WeightsError
+from weights_tools.architecture import architecture
 from weights_tools.checkpoint import StateDict, find_candidates, find_state_dict
 from weights_tools.names import shown
 from weights_tools.opened import Recognised, count_dtypes, hash_in_name, opened, recognise_network
@@ -39,7 +40,7 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
             doubts=_doubts_of_file(source, container, data=data),
         )
         try:
-            found = recognise_network(container, key=key)
+            found = recognise_network(container, key, file=source.path)
         except WeightsError as error:
             return _refused(base, source, container, key, str(error), data=data)
         report = _with_tensors(base, found.state)
@@ -78,7 +79,7 @@ def _refused(
 def _candidate(source: Content, container: Container, key: str, *, data: bool) -> Candidate:
     name = shown(key, quote=False)
     try:
-        found = recognise_network(container, key=key)
+        found = recognise_network(container, key, file=source.path)
         soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
     except WeightsError as error:
         return Candidate(name, refused=str(error))
@@ -117,7 +118,7 @@ def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
 def _recognised(
     report: InspectReport, source: Content, container: Container, found: Recognised, *, data: bool
 ) -> InspectReport:
-    notes, doubts = list(report.notes), list(report.doubts)
+    notes, doubts = [*report.notes, *found.match.notes], list(report.doubts)
     if found.fit.zeroed:
         notes.append(f"{len(found.fit.zeroed)} batch norm counters are absent; a conversion sets them to 0")
     soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
@@ -130,6 +131,7 @@ def _recognised(
         layout=found.match.layout,
         model=found.match.config.name,
         options=found.match.config.options,
+        architecture=architecture(found.match.config),
         geometry=found.match.geometry,
         notes=tuple(notes),
         doubts=tuple(doubts),

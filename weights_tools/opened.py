@@ -13,6 +13,7 @@ from pathlib import Path
 from segnets.card import JSON, ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
+from weights_tools.beside import Told, read_beside
 from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks, looks_trained
 from weights_tools.layouts import Match, recognise
 from weights_tools.layouts.backbone import recognise_own_backbone
@@ -31,6 +32,7 @@ class Recognised:
     """A network in a file. card: what the file itself says of the weights, if it is one of segnets.
 
     state: the tensors as the file has them. tensors: those of our network, by our names and in our shapes.
+    told: what a configuration of the project's own says beside them.
     """
 
     state: StateDict
@@ -38,6 +40,7 @@ class Recognised:
     fit: Fit
     tensors: Mapping[str, TensorRef]
     card: ModelCard | None = None
+    told: Told | None = None
 
 
 @contextlib.contextmanager
@@ -82,8 +85,10 @@ class Asked:
     backbone_only: bool = False
 
 
-def recognise_network(container: Container, key: str | None = None, asked: Asked | None = None) -> Recognised:
-    """Find the weights and the network that they are.
+def recognise_network(
+    container: Container, key: str | None = None, asked: Asked | None = None, *, file: Path | None = None
+) -> Recognised:
+    """Find the weights and the network that they are. file: where they lie, for what may lie beside them.
 
     Raises WeightsError if there is none, or no single one.
     """
@@ -92,13 +97,14 @@ def recognise_network(container: Container, key: str | None = None, asked: Asked
     described = container.metadata.get(METADATA_KEY)
     if described is not None:
         return _own(container, state, described, asked)
+    told = read_beside(container.top, state.path, file or Path())
     try:
-        return _recognised(container, state, asked)
+        return _recognised(container, state, asked, told)
     except WeightsError as error:
         inner = []
         for candidate in inner_networks(state):
             with contextlib.suppress(WeightsError):
-                inner.append(_recognised(container, candidate, asked))
+                inner.append(_recognised(container, candidate, asked, told))
         if len(inner) != 1:
             raise error
     _check_dropped(state, inner[0])
@@ -116,18 +122,38 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
         )
 
 
-def _recognised(container: Container, state: StateDict, asked: Asked) -> Recognised:
+def _recognised(container: Container, state: StateDict, asked: Asked, told: Told | None) -> Recognised:
     try:
         match = recognise(
             state.tensors,
             asked.layout,
             asked.options,
+            told=told.options if told else None,
+            told_by=told.project if told else None,
             container=container.kind,
             backbone_only=asked.backbone_only,
         )
     except (ValueError, NotImplementedError) as error:  # options that don't go together
         raise WeightsError(str(error)) from None
-    return _fitted(container, state, match)
+    if told is not None:
+        match = _believed(match, told)
+    return replace(_fitted(container, state, match), told=told)
+
+
+def _believed(match: Match, told: Told) -> Match:
+    """The match with what the configuration beside it adds. Raises WeightsError if it says that it is something else.
+
+    timm's ResNets have torchvision's names.
+    """
+    if told.project not in (match.layout, None) and (told.project, match.layout) != ("timm", "torchvision"):
+        return replace(match, notes=(*match.notes, f"{told.source} is of {told.project}, and is not believed"))
+    if told.refused is not None:
+        raise WeightsError(f"it has the tensors of a {match.config.name}, but {told.source} says {told.refused}")
+    notes = [*match.notes, *told.notes]
+    settled = [f"{name}={match.geometry[name]}" for name in told.options if name in match.geometry]
+    if settled:
+        notes.append(f"{told.source} says {', '.join(settled)}")
+    return replace(match, notes=tuple(notes))
 
 
 def _own(container: Container, state: StateDict, described: str, asked: Asked) -> Recognised:

@@ -8,6 +8,7 @@ from typing import cast
 
 from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
+from weights_tools.architecture import architecture, in_words
 from weights_tools.names import listed, shown
 
 _NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
@@ -39,6 +40,7 @@ class InspectReport:
     container: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive"
     (of Python) or "C++ archive" (of torch::save). Size and sha256 cover all files of a checkpoint in several.
     model, options: what segnets builds for it, or None if it can't be converted; `refused` then says why.
+    architecture: what that is made of, see `weights_tools.architecture`.
     geometry: what the tensors can't show, and how the layout settles it.
     ignored: objects beside the weights. doubts: what the owner should look at.
     candidates: where the file holds several sets of weights, what each of them is.
@@ -51,6 +53,7 @@ class InspectReport:
     layout: str | None = None
     model: str | None = None
     options: Mapping[str, JSON] = field(default_factory=dict)
+    architecture: Mapping[str, JSON] = field(default_factory=dict)
     geometry: Mapping[str, JSON] = field(default_factory=dict)
     tensors: int = 0
     parameters: int = 0
@@ -145,9 +148,13 @@ def _network_rows(
 ) -> list[tuple[str, str]]:
     if model is None:
         return []
-    built = describe(ModelConfig(model, options))
+    config = ModelConfig(model, options)
     settled = ", ".join(f"{key}={value}" for key, value in geometry.items())
-    return [("network", built), ("layout", f"{layout}: {settled}" if settled else str(layout))]
+    return [
+        ("network", describe(config)),
+        ("made of", in_words(architecture(config))),
+        ("layout", f"{layout}: {settled}" if settled else str(layout)),
+    ]
 
 
 def _wrapper_rows(

@@ -19,7 +19,7 @@ from weights_tools.reader.values import Value
 __all__ = ["Told", "read_beside"]
 
 # Files that hold tensors alone, for which projects write config.json. In a folder of training runs it is another's.
-_WITH_CONFIG = (".safetensors", ".bin")
+_WITH_CONFIG = (".safetensors", ".bin", ".index.json")
 _SOURCE = "config.json beside it"
 
 
@@ -39,7 +39,7 @@ def read_beside(top: Value, path_of_weights: tuple[str, ...], file: Path) -> Tol
             told = smp.read_hyper_parameters(node.get("hyper_parameters"), source)
         if told is not None:
             return told
-    return _read_config(file) if file.suffix in _WITH_CONFIG else None
+    return _read_config(file) if file.name.endswith(_WITH_CONFIG) else None
 
 
 def _dictionaries(top: Value, path: tuple[str, ...]) -> Iterator[dict[Value, Value]]:

@@ -42,7 +42,7 @@ class OriginLayout:
         if unknown:
             return f"it looks like {what}, with tensors that have no place here: {listed(map(shown, unknown), 3)}"
         ours = {new: tensors[old] for new, old in names.items()}
-        network, strange = _describe_body(ours, evidence.chosen)
+        network, strange = _describe_body(ours, {**evidence.told, **evidence.chosen})
         if strange:
             return f"it looks like {what} on {strange}, which can't be converted"
         if origin.head:
@@ -58,7 +58,9 @@ class OriginLayout:
         if body is None:
             return None
         names, others = rename(tensors, body.table)
-        network, strange = _describe_body({new: tensors[old] for new, old in names.items()}, evidence.chosen)
+        network, strange = _describe_body(
+            {new: tensors[old] for new, old in names.items()}, {**evidence.told, **evidence.chosen}
+        )
         if strange:
             return f"its backbone looks like {strange} of {self.project}, which can't be converted"
         return self._features(body, network, names, tuple(others), evidence)
@@ -121,6 +123,9 @@ class OriginLayout:
         # The project's own configuration may say what is not open there otherwise, an unusual rule of dilation say.
         required = {**origin.required, **body.required, **_others(evidence.told, origin)}
         wanted = {"output_stride": None, **origin.open, **told, **evidence.chosen, **required}
+        stages = options.get("backbone_stages", 4)
+        if isinstance(stages, int) and isinstance(wanted["output_stride"], int):
+            wanted["output_stride"] = min(wanted["output_stride"], 2 << stages)  # fewer stages shrink less
         for name, value in wanted.items():
             if value is not None and name not in options and name in builder.applicable(options):
                 options[name] = value
@@ -221,12 +226,12 @@ def _body(bodies: Sequence[Body], tensors: Tensors) -> Body | None:
     return next((body for body in bodies if body.signature in tensors), None)
 
 
-def _describe_body(ours: Tensors, chosen: Mapping[str, JSON]) -> tuple[str, str]:
+def _describe_body(ours: Tensors, known: Mapping[str, JSON]) -> tuple[str, str]:
     """Return (name of the backbone, "") or ("", what it looks like)."""
     mobile = describe_mobilenet(ours, BACKBONE)
     if mobile is not None:
         return mobile
-    resnet = describe_resnet(ours, BACKBONE, variants=True, group_norm=chosen.get("norm_layer") == "group")
+    resnet = describe_resnet(ours, BACKBONE, variants=True, group_norm=known.get("norm_layer") == "group")
     return ("", "an encoder that is no ResNet and no MobileNetV3") if resnet is None else resnet
 
 
@@ -275,7 +280,7 @@ def _shown_by_head(ours: Tensors) -> dict[str, JSON]:
         expansion = 4 if "backbone.layer1.0.conv3.weight" in ours else 1
         stages = {64 * expansion << stage: stage + 1 for stage in (1, 2, 3)}.get(read.shape[1], 4)
         options["backbone_stages"] = stages
-        if stages < 4:  # such a network does not dilate
+        if stages < 4 and "classifier.pyramid.0.1.weight" in ours:  # SMP's PSPNet does not dilate
             options["output_stride"] = 2 << stages
     return options
 
