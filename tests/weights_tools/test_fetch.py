@@ -79,6 +79,16 @@ def test_another_file_of_that_name_is_replaced_only_when_asked_to(server: Server
     check_fetched(get(server, tmp_path, good(), force=True), tmp_path)
 
 
+def test_a_file_that_somebody_else_makes_meanwhile_is_kept(server: Server, tmp_path: Path) -> None:
+    def meanwhile(request: Request) -> None:
+        (tmp_path / ROW.file).write_bytes(b"theirs")
+        good()(request)
+
+    with pytest.raises(OutputError, match="exists already"):
+        get(server, tmp_path, meanwhile)
+    assert (tmp_path / ROW.file).read_bytes() == b"theirs"
+
+
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe", "part is a link", "note is a link"])
 def test_links_and_folders_are_never_replaced(server: Server, tmp_path: Path, kind: str) -> None:
     target, victim = tmp_path / ROW.file, tmp_path / "victim"
@@ -159,11 +169,9 @@ def test_a_file_that_changed_on_the_server_starts_again(server: Server, tmp_path
 def test_a_changed_file_is_noticed_where_the_server_ignores_if_range(server: Server, tmp_path: Path) -> None:
     leave_part(tmp_path, OTHER[:60_000], url=f"{server.url}/{ROW.file}", ETag='"old"')
 
-    def careless(request: Request) -> None:
-        del request.headers["If-Range"]
-        good(ETag='"new"')(request)
-
-    check_fetched(get(server, tmp_path, careless), tmp_path)
+    place = "bytes 60000-100003/100004"
+    careless = plain(BODY[60_000:70_000], 206, Content_Range=place, Content_Length=40_004, ETag='"new"')
+    check_fetched(get(server, tmp_path, careless, good(ETag='"new"')), tmp_path)
     assert server.ranges() == ["bytes=60000-", None]
 
 

@@ -22,7 +22,20 @@ import segnets
 from segnets import catalog
 from segnets.registry import build
 from tests.test_files import in_a_small_file_system
-from tests.weights_tools.server import BODY, DIGEST, ROW, Server, check_fetched, cut, get, good, plain, row_for, stalled
+from tests.weights_tools.server import (
+    BODY,
+    DIGEST,
+    ROW,
+    Request,
+    Server,
+    check_fetched,
+    cut,
+    get,
+    good,
+    plain,
+    row_for,
+    stalled,
+)
 from weights_tools import FetchReport, fetch
 from weights_tools.cli import main
 from weights_tools.fetching.bar import Bar
@@ -121,7 +134,7 @@ def test_a_full_disk_and_one_that_is_read_only(server: Server, tmp_path: Path) -
 
 def both(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[FetchReport | Exception]:
     """The outcomes of two calls, of which the second begins in the middle of the first one's download."""
-    outcomes: list[FetchReport | Exception] = []
+    outcomes: dict[int, FetchReport | Exception] = {}
 
     def note(_: Bar, text: str) -> None:
         if "waiting" in text:  # so says the second call
@@ -129,20 +142,20 @@ def both(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
 
     monkeypatch.setattr(Bar, "note", note)
 
-    def call() -> None:
+    def call(number: int) -> None:
         try:
-            outcomes.append(fetch("fcn_resnet50", url=server.url, folder=folder))
+            outcomes[number] = fetch("fcn_resnet50", url=server.url, folder=folder)
         except Exception as error:
-            outcomes.append(error)
+            outcomes[number] = error
 
-    threads = [threading.Thread(target=call) for _ in range(2)]
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(2)]
     threads[0].start()
     while not server.seen:
         time.sleep(0.01)
     threads[1].start()
     for thread in threads:
         thread.join()
-    return outcomes
+    return [outcomes[0], outcomes[1]]
 
 
 def test_a_second_process_waits_for_the_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,19 +167,22 @@ def test_a_second_process_waits_for_the_first(server: Server, tmp_path: Path, mo
     assert (first.already_there, second.already_there, len(server.seen)) == (False, True, 1)
 
 
+@pytest.mark.parametrize("came", [60_000, 0])
 def test_a_second_process_goes_on_where_the_first_failed(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, came: int
 ) -> None:
-    def halted(request: object) -> None:
+    """If nothing came, the first one removes the partial file for which the second one waits."""
+
+    def halted(request: Request) -> None:
         server.released.wait(60)
-        cut(60_000)(request)  # type: ignore[arg-type]
+        cut(came)(request)
 
     server.script[:] = [halted, plain(b"", 404), good()]
     first, second = both(server, tmp_path, monkeypatch)
     assert "404" in str(first)
     assert isinstance(second, FetchReport)
     check_fetched(second, tmp_path)
-    assert second.resumed_from == 60_000
+    assert second.resumed_from == came
 
 
 def test_the_command(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

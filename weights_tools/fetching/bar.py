@@ -31,6 +31,7 @@ class Bar:
         self._done = self._begun_at = done
         self._told = done * _LINES // total if total else 0
         self._begun = time.monotonic()
+        self.show(done)
 
     def show(self, done: int) -> None:
         """`done` bytes are there now."""
