@@ -188,9 +188,10 @@ def explain(proof: Proof) -> str:
     beyond = [each for each in proof.measured if not each.holds and each.dtype == "float32"]
     far = worst(beyond or proof.measured)  # what shows in float32 already says more to most people
     if proof.holds:
-        return (
-            f"the same results: none differs by more than {max(e.relative for e in proof.measured):.1g} of the largest"
-        )
+        largest = max(each.relative for each in proof.measured)
+        if largest == 0:
+            return "the same results, bit for bit"
+        return f"the same results: none differs by more than {largest:.1g} of the largest"
     if far.largest == 0:
         return f"nothing is proven: all results of {proof.project}'s network in {far.output!r} are 0"
     return (

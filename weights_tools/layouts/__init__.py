@@ -63,9 +63,20 @@ def recognise(
     reasons = [answer for answer in answers if isinstance(answer, str)]
     if reasons:
         raise WeightsError(reasons[0])
+    hint = "" if backbone_only else _hint_of_backbone(tensors, layout)
     what = "a backbone" if backbone_only else f"a network of {layout}"
     stranger = describe_stranger(tensors)
-    raise WeightsError(stranger if layout == "auto" and not backbone_only else f"it is not {what}: {stranger}")
+    if layout != "auto" or backbone_only:
+        stranger = f"it is not {what}: {stranger}"
+    raise WeightsError(stranger + hint)
+
+
+def _hint_of_backbone(tensors: Tensors, layout: str) -> str:
+    try:
+        match = recognise(tensors, layout, backbone_only=True)
+    except WeightsError:
+        return ""
+    return f"; --backbone-only converts its {match.config.name}"
 
 
 def _only_one(matches: list[Match]) -> Match:

@@ -1,0 +1,200 @@
+"""What a conversion changes on request: heads left out, other classes; and the proofs that it can be asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import segnets
+from segnets.errors import WeightsError
+from tests.weights_tools.files import assert_same, network, same_bytes
+from weights_tools import convert
+from weights_tools.cli import main
+
+CLASSES = ("sky", "road", "car", "tree")
+LAST = {
+    "lraspp_mobilenet_v3_large": ("classifier.low_classifier", "classifier.high_classifier"),
+    "fcn_resnet50": ("classifier.4", "aux_classifier.4"),
+    "resnet18": ("fc",),
+    "mobilenet_v3_small": ("classifier.3",),
+}
+State = Mapping[str, Tensor]
+
+
+def source(folder: Path, name: str = "lraspp_mobilenet_v3_large", **options: Any) -> State:
+    """A file of torchvision's, w.pth, with four classes."""
+    state = network(name, num_classes=len(CLASSES), **options).state_dict()
+    torch.save(state, folder / "w.pth")
+    return dict(state)
+
+
+def converted(folder: Path, **options: Any) -> torch.nn.Module:
+    convert(folder / "w.pth", folder / "w.safetensors", force=True, **options)
+    return segnets.load(folder / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_rows_are_carried_over_by_name(name: str, tmp_path: Path) -> None:
+    before = source(tmp_path, name, **({"aux_loss": True} if name.startswith("fcn") else {}))
+    mapping = {"vehicle": "car", "sky": "sky", "lane": "road", "person": None, "by number": 3}
+    model: Any = converted(tmp_path, classes=CLASSES, remap_classes=mapping)
+    after = model.state_dict()
+    rows = [2, 0, 1, None, 3]
+    changed = {f"{layer}.{leaf}" for layer in LAST[name] for leaf in ("weight", "bias")} & before.keys()
+    assert len(changed) >= len(LAST[name])
+    for key in changed:
+        for new, old in enumerate(rows):
+            if old is not None:
+                assert same_bytes(after[key][new], before[key][old]), key
+        assert not any(torch.equal(after[key][3], row) for row in before[key]), "a fresh one"
+        assert 0 < after[key][3].abs().max() < 1
+    assert_same({k: v for k, v in after.items() if k not in changed}, {k: before[k] for k in before.keys() - changed})
+    assert model.card.classes == tuple(mapping)
+    assert model.config.options["num_classes"] == 5
+    text = model.card.provenance["proof"]["tensors"]
+    assert text.startswith("renamed only; every tensor byte-equal to the source's, but for last layers of 5 classes")
+    assert "of which 1 are initialised afresh" in text
+
+
+def test_the_scores_of_kept_classes_are_the_same(tmp_path: Path) -> None:
+    source(tmp_path)
+    x = torch.randn(1, 3, 65, 64)
+    with torch.inference_mode():
+        before = converted(tmp_path)(x)["out"]
+        after = converted(tmp_path, remap_classes={"a": 2, "b": 0})(x)["out"]
+    torch.testing.assert_close(after, before[:, [2, 0]])  # as many rows, as many kernels to choose from
+
+
+def test_fresh_last_layers_for_another_number_of_classes(tmp_path: Path) -> None:
+    before = source(tmp_path, "fcn_resnet50", aux_loss=True)
+    model: Any = converted(tmp_path, num_classes=9)
+    assert model(torch.zeros(1, 3, 32, 32))["aux"].shape == (1, 9, 32, 32)
+    kept = {name: t for name, t in before.items() if not name.startswith(("classifier.4.", "aux_classifier.4."))}
+    after = model.state_dict()
+    assert_same({name: after[name] for name in kept}, kept)
+    first = (tmp_path / "w.safetensors").read_bytes()
+    converted(tmp_path, num_classes=9)
+    assert (tmp_path / "w.safetensors").read_bytes() == first, "drawn from a fixed seed"
+    assert_same(dict(converted(tmp_path, num_classes=4).state_dict()), before)
+
+
+def test_the_auxiliary_head_can_be_dropped(tmp_path: Path) -> None:
+    before = source(tmp_path, "fcn_resnet50", aux_loss=True)
+    model: Any = converted(tmp_path, drop_aux=True)
+    assert_same(dict(model.state_dict()), {k: v for k, v in before.items() if not k.startswith("aux_")})
+    assert model.config.options["aux_loss"] is False
+    assert "auxiliary classifier dropped" in model.card.provenance["changed"]
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
+    before = source(tmp_path, name)
+    model: Any = converted(tmp_path, backbone_only=True)
+    assert model.config.options["num_classes"] == 0
+    backbone = model.config.name
+    whole = segnets.create_model(f"fcn_{backbone}", weights_backbone=tmp_path / "w.safetensors")
+    heads = ("fc.", "classifier.", "aux_classifier.")
+    body = {k.removeprefix("backbone.").removeprefix("features."): v for k, v in before.items()}
+    body = {k: v for k, v in body.items() if not k.startswith(heads)}
+    assert_same(dict(whole.backbone.state_dict()), body)
+    # The same out of a file of segnets, and out of itself.
+    convert(tmp_path / "w.pth", tmp_path / "whole.safetensors")
+    for again in ("whole", "w"):
+        convert(tmp_path / f"{again}.safetensors", tmp_path / f"{again}2.safetensors", backbone_only=True)
+        assert_same(dict(segnets.load(tmp_path / f"{again}2.safetensors").state_dict()), dict(model.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--remap-classes", "map.json"], "nobody said what the classes are called"),
+        (["--classes", "names.txt", "--remap-classes", "typo.json"], "it has no class 'raod'; did you mean 'road'?"),
+        (["--remap-classes", "number.json"], "there is no class 4; its classes are 0 to 3"),
+        (["--remap-classes", "list.json"], "a JSON object was expected"),
+        (["--remap-classes", "twice.json"], "a class is named twice"),
+        (["--remap-classes", "bad.json"], "can't be read as JSON"),
+        (["--remap-classes", "true.json"], "must be a class of before, by name or number, or null"),
+        (["--remap-classes", "absent.json"], "there is no such file"),
+        (["--num-classes", "0"], "num_classes=0: expected 1 to"),
+        (["--num-classes", "3", "--remap-classes", "map.json"], "the map of classes has 1; leave one out"),
+        (["--num-classes", "3", "--classes", "names.txt"], "its network has 3 classes, but 4 class names were given"),
+        (["--backbone-only", "--num-classes", "3"], "a backbone alone, which has no classes"),
+        (["--golden-tolerance", "0.1"], "no golden file to hold it to"),
+        (["--with", "keras"], "unknown project 'keras'"),
+    ],
+)
+def test_bad_wishes(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    source(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("\n".join(CLASSES))
+    texts = {
+        "map": '{"a": "road"}',
+        "typo": '{"a": "raod"}',
+        "number": '{"a": 4}',
+        "list": '["road"]',
+        "twice": '{"a": "road", "a": "sky"}',
+        "bad": "{road",
+        "true": '{"a": true}',
+    }
+    for name, text in texts.items():
+        Path(f"{name}.json").write_text(text)
+    assert main(["convert", "w.pth", "w.safetensors", *arguments]) == 1
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert complaint.count("\n") == 1
+    assert not Path("w.safetensors").exists()
+
+
+def golden(folder: Path, state: State, **options: Any) -> Path:
+    """What the source's own network gives."""
+    theirs = network("lraspp_mobilenet_v3_large", num_classes=len(CLASSES))
+    theirs.load_state_dict(dict(state))
+    x = torch.randn(1, 3, 64, 65)
+    with torch.inference_mode():
+        out = theirs(x)["out"]
+    save_file({"input": x, "output": out + options.get("off", 0.0)}, folder / "golden.safetensors")
+    return folder / "golden.safetensors"
+
+
+def test_proofs_go_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = source(tmp_path)
+    path = golden(tmp_path, state)
+    arguments = ["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors"), "--json"]
+    assert main([*arguments, "--golden", str(path), "--with", "torchvision", "--dtype", "float16"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["proven"]) == 2
+    assert answer["proven"][1].endswith("the same results, bit for bit")
+    model: Any = segnets.load(tmp_path / "w.safetensors")
+    proof = model.card.provenance["proof"]
+    assert proof["tensors"] == "cast to float16"
+    assert proof["golden"]["measured"][0]["holds"] is True
+    assert proof["compared"]["torchvision"]["holds"] is True
+    assert model.classifier.low_classifier.weight.dtype == torch.float16
+
+
+def test_what_gives_other_results_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = golden(tmp_path, source(tmp_path), off=20.0)
+    arguments = ["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors"), "--golden", str(path)]
+    assert main(arguments) == 1
+    assert "the converted network does not give its output" in capsys.readouterr().err
+    assert not (tmp_path / "w.safetensors").exists()
+    assert main([*arguments, "--golden-tolerance", "0.1"]) == 0
+
+
+def test_the_report_says_that_results_are_not_proven(tmp_path: Path) -> None:
+    source(tmp_path)
+    report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
+    assert report.proven == ()
+    assert "what they compute is as sure as the layout" in str(report)
+    with pytest.raises(WeightsError, match="timm has no network that could be compared"):
+        convert(tmp_path / "w.pth", tmp_path / "v.safetensors", compare_with="timm")
+    assert not (tmp_path / "v.safetensors").exists()
