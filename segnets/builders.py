@@ -66,6 +66,8 @@ class Builder:
         settled.update({name: as_json(name, value) for name, value in given.items() if name in settled})
         if settled.get("downsample") == "average_dilated" and not self._is_dilated(settled):
             settled["downsample"] = "average"  # there they are one
+        if settled.get("aspp_norm_eps") == settled["head_norm_eps"]:
+            settled["aspp_norm_eps"] = None  # as it is without the option, so recorded alike
         paths = [stage.path for stage in self._feature_maps(settled).values()]
         if len(set(paths)) < len(paths):
             raise ValueError(

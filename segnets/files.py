@@ -48,7 +48,7 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
         _check_folder(target)
         return target
     except (OSError, ValueError) as error:
-        raise _cannot_write(target, error) from None
+        raise cannot_write(target, error) from None
     if stat.S_ISLNK(status.st_mode):
         raise OutputError(f"{target}: is a symbolic link, which would be replaced; name the file that it points to")
     if stat.S_ISDIR(status.st_mode):
@@ -76,24 +76,27 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     try:
         descriptor = os.open(temporary, flags, 0o666)  # the kernel takes the umask off
     except OSError as error:
-        raise _cannot_write(target, error) from None
+        raise cannot_write(target, error) from None
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        _publish(temporary, target, overwrite=overwrite)
+        publish(temporary, target, overwrite=overwrite)
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _ADVICE:
             raise
-        raise _cannot_write(target, error) from None
+        raise cannot_write(target, error) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    """Give the finished file its name."""
+def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name; both lie in one folder. The temporary name may remain as a second link.
+
+    Raises OutputError.
+    """
     check_writable_target(target, overwrite=overwrite)  # once more: it may have changed while we wrote
     if overwrite:
         temporary.replace(target)
@@ -122,7 +125,8 @@ def _check_folder(target: Path) -> None:
         raise OutputError(f"{target}: its folder {target.parent} does not exist; create it first")
 
 
-def _cannot_write(target: Path, error: OSError | ValueError) -> OutputError:
+def cannot_write(target: Path, error: OSError | ValueError) -> OutputError:
+    """The error in words that say what to do."""
     number = error.errno if isinstance(error, OSError) else None
     reason = _ADVICE.get(number) if number is not None else None
     return OutputError(f"{str(target)!r}: can't be written: {reason or error}")

@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     aspp_separable: ASPP's dilated convolutions work on each channel by itself, then across channels.
     pool_norm: whether the branch that pools the whole image has a norm. Without, a batch of one can be trained.
     head_norm_layer, head_norm_eps: of the classifiers; by default as the backbone's, "batch" beside "frozen"; 1e-5.
+    aspp_norm_eps: of the norms inside ASPP, where it is not head_norm_eps.
     align_corners: of every resizing; torchvision False, SMP True.
     """
 
@@ -76,6 +77,7 @@ class Options(TypedDict, total=False):
     pool_norm: bool | None
     head_norm_layer: Norm | None
     head_norm_eps: float | None
+    aspp_norm_eps: float | None
     align_corners: bool | None
 
 
@@ -84,6 +86,7 @@ NAMES = tuple(Options.__annotations__)
 TRAINING = ("gradient_checkpointing", "norm_eval")
 # More classes, channels or dilation than any network has: a damaged file, or a slip.
 _MOST = 1 << 20
+_MOST_VALUES = 64  # in a list: each rate is a branch of the network, and a file may list a million
 
 # What an option needs, said where it would change nothing.
 _NEEDS = {
@@ -97,6 +100,7 @@ _NEEDS = {
     "head_dropout": "a head with dropout, which lraspp has not",
     "atrous_rates": "ASPP: the heads deeplabv3 and deeplabv3plus",
     "aspp_separable": "ASPP: the heads deeplabv3 and deeplabv3plus",
+    "aspp_norm_eps": "ASPP: the heads deeplabv3 and deeplabv3plus",
     "pool_norm": "a branch that pools the whole image: the heads deeplabv3, deeplabv3plus and pspnet",
 }
 
@@ -138,7 +142,7 @@ def _is_count(value: Any) -> bool:
 
 def _are_counts(value: Any) -> bool:
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return is_list and len(value) > 0 and all(map(_is_count, value))
+    return is_list and 0 < len(value) <= _MOST_VALUES and all(map(_is_count, value))
 
 
 def _is_fraction(value: Any) -> bool:
@@ -160,7 +164,7 @@ def _one_of(*allowed: Any) -> _Check:
 _BOOL: _Check = (_is_bool, "True or False")
 _COUNT: _Check = (_is_count, f"a whole number of at least 1 ({_MOST:,} at most)")
 _EPS: _Check = (lambda value: _is_fraction(value) and value != 0, "a number above 0 and below 1, such as 1e-5")
-_FRACTIONS = ("norm_eps", "head_norm_eps", "head_dropout")
+_FRACTIONS = ("norm_eps", "head_norm_eps", "aspp_norm_eps", "head_dropout")
 
 _ALLOWED: dict[str, _Check] = {
     "num_classes": (_is_count, f"a whole number of at least 1, the background included ({_MOST:,} at most)"),
@@ -186,5 +190,6 @@ _ALLOWED: dict[str, _Check] = {
     "pool_norm": _BOOL,
     "head_norm_layer": _one_of(*NORM_LAYERS),
     "head_norm_eps": _EPS,
+    "aspp_norm_eps": _EPS,
     "align_corners": _BOOL,
 }

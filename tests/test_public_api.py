@@ -55,7 +55,19 @@ NAMES = [
 def test_public_names() -> None:
     assert sorted(segnets.__all__) == sorted(NAMES)
     assert all(callable(getattr(segnets, name)) for name in NAMES)
-    assert sorted(weights_tools.__all__) == ["ConversionReport", "InspectReport", "convert", "inspect"]
+    assert sorted(weights_tools.__all__) == [
+        "CompareReport",
+        "ConversionReport",
+        "ExportReport",
+        "FetchReport",
+        "InspectReport",
+        "compare",
+        "convert",
+        "export",
+        "fetch",
+        "inspect",
+    ]
+    assert all(callable(getattr(weights_tools, name)) for name in weights_tools.__all__)
 
 
 def test_names_keep_their_meaning_after_a_submodule_is_imported() -> None:
@@ -97,7 +109,10 @@ def test_list_models() -> None:
 @pytest.mark.parametrize("program", ["segnets", "weights_tools"])
 def test_commands_explain_themselves(program: str) -> None:
     out = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
-    commands = {"segnets": ["list", "info", "export", "verify"], "weights_tools": ["inspect", "convert"]}[program]
+    commands = {
+        "segnets": ["list", "info", "export", "verify"],
+        "weights_tools": ["inspect", "convert", "compare", "export-torchvision", "fetch"],
+    }[program]
     assert all(command in out for command in commands)
     wrong = subprocess.run([sys.executable, "-m", program, "frobnicate"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2

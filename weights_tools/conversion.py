@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-import segnets
 from segnets.card import JSON, ModelCard
-from segnets.catalog import CATALOG, Published
 from segnets.collector import without_garbage_collection
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
 from segnets.weights import write_weights_file
-from weights_tools.checkpoint import StateDict
-from weights_tools.names import shown
+from weights_tools import changes
+from weights_tools.changes import Weights
+from weights_tools.classes import ClassMap, read_class_map, read_class_names, rows_of
 from weights_tools.opened import (
+    Asked,
     Recognised,
     hash_in_name,
     naming,
@@ -32,25 +31,38 @@ from weights_tools.opened import (
     recognise_network,
     refuse_attacks,
 )
-from weights_tools.reader import Container, Content, Source
+from weights_tools.provenance import Numbers, find_published, kept_card, new_card
+from weights_tools.proving import WantedProof
+from weights_tools.reader import Container, Content
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.report import ConversionReport
 from weights_tools.soundness import Soundness, examine
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-_MAX_CLASS_FILE = 1 << 20
-_MAX_CLASS_NAME = 200
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What is to be different from the source, checked."""
+
+    classes: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    class_map: ClassMap | None = None
+    drop_aux: bool = False
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that goes into the output, before it is written."""
+    """Everything that goes into the output, before it is written. read: the same before anything was changed."""
 
     found: Recognised
-    tensors: dict[str, Tensor]
-    card: ModelCard
+    read: Weights
+    weights: Weights
     soundness: Soundness
-    notes: tuple[str, ...]
+    numbers: Numbers
+    notes: tuple[str, ...] = ()
+    proven: tuple[str, ...] = ()
 
 
 def convert(
@@ -59,42 +71,76 @@ def convert(
     *,
     layout: str = "auto",
     key: str | None = None,
+    options: Mapping[str, JSON] | None = None,
+    backbone_only: bool = False,
+    drop_aux: bool = False,
     classes: Sequence[str] | str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    remap_classes: ClassMap | str | os.PathLike[str] | None = None,
+    dtype: str | None = None,
+    golden: str | os.PathLike[str] | None = None,
+    golden_tolerance: float | None = None,
+    compare_with: str | None = None,
     allow_nonfinite: bool = False,
     force: bool = False,
-    dtype: str | None = None,
-    options: Mapping[str, JSON] | None = None,
 ) -> ConversionReport:
     """Write the weights in `src` to the new file `dst`, together with what builds their network.
 
     layout: where the checkpoint comes from; "auto" recognises it. key: which dictionary of the file holds the weights,
-    where it has several. classes: one name per class, or a text file with one per line. allow_nonfinite: accept
-    values that no trained network has. force: replace `dst`. dtype: cast floating-point tensors to one of DTYPES;
-    without it every tensor keeps its bytes. options: what no tensor shows, such as the output stride of a network of
-    another project, where it is not that project's default.
+    where it has several. options: what no tensor shows, such as the output stride of a network of another project,
+    where it is not that project's default. backbone_only: leave every head out; builders take the file as
+    `weights_backbone`. drop_aux: leave the auxiliary classifier out.
+    classes: one name per class of the source, or a text file with one per line. num_classes: make the last layers
+    afresh for so many classes, if the source has another number. remap_classes: new class -> class of the source (name
+    or number) whose rows it takes over, or None for fresh ones; or a JSON file of that.
+    dtype: cast floating-point tensors to one of DTYPES; without it every tensor keeps its bytes.
+    golden: a `.safetensors` file with an input and the output that the source gave for it, see
+    `weights_tools.golden.check_golden`. compare_with: a project whose own network is run beside the converted one, see
+    `weights_tools.compare`. If the results differ nothing is written; if not, the proof stands in the file.
+    allow_nonfinite: accept values that no trained network has. force: replace `dst`.
 
     Raises WeightsError for a source that can't be converted, and OutputError for a target that can't be written. In
     both cases nothing was executed, and what stood at `dst` is untouched.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise WeightsError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+    asked = Asked(layout, options or {}, backbone_only)
+    wanted_proof = WantedProof(golden, golden_tolerance, compare_with)
+    wanted_proof.check()
+    wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
     target = _check_target(Path(src), Path(dst), force=force)
-    names = _class_names(classes)
     with without_garbage_collection(), opened(src) as (source, container):
         _check_not_source(source.paths, target)
         refuse_attacks(container)
-        found = recognise_network(container, layout, key, options)
-        plan = _plan(source, container, found, dtype)
+        found = recognise_network(container, key, asked)
+        plan = _plan(source, container, found, wishes)
         if plan.soundness.problems and not allow_nonfinite:
             problems = "; ".join(plan.soundness.problems)
             raise WeightsError(
                 f"{problems}. It is damaged or badly trained; --allow-nonfinite converts it all the same"
             )
-        plan = _with_classes(plan, names)
+        proven = wanted_proof.prove(plan.read, found, TensorReader(source, container))
+        plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
     with naming(src):
-        config = found.match.config
-        write_weights_file(target, plan.tensors, config, plan.card, overwrite=force)
-    return _report(Path(src), target, source, container, plan, dtype)
+        weights = plan.weights
+        write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=force)
+    return _report(Path(src), target, source, container, plan)
+
+
+def _wishes(
+    classes: Sequence[str] | str | os.PathLike[str] | None,
+    num_classes: int | None,
+    remap_classes: ClassMap | str | os.PathLike[str] | None,
+    *,
+    drop_aux: bool,
+    dtype: str | None,
+) -> _Wishes:
+    if dtype is not None and dtype not in DTYPES:
+        raise WeightsError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+    if num_classes is not None and (isinstance(num_classes, bool) or not 1 <= num_classes <= changes.MOST_CLASSES):
+        raise WeightsError(f"num_classes={num_classes}: expected 1 to {changes.MOST_CLASSES:,}")
+    class_map = None if remap_classes is None else read_class_map(remap_classes)
+    if class_map is not None and num_classes not in (None, len(class_map)):
+        raise WeightsError(f"num_classes={num_classes}, but the map of classes has {len(class_map)}; leave one out")
+    return _Wishes(read_class_names(classes), num_classes, class_map, drop_aux, dtype)
 
 
 def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
@@ -115,168 +161,74 @@ def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
     return target
 
 
-def _plan(source: Content, container: Container, found: Recognised, dtype: str | None) -> _Plan:
+def _plan(source: Content, container: Container, found: Recognised, wishes: _Wishes) -> _Plan:
     reader = TensorReader(source, container)
-    tensors = {name: reader.read(old, found.state.tensors[old]) for name, old in found.fit.names.items()}
+    tensors = {name: reader.read(name, ref) for name, ref in found.tensors.items()}
     for name in found.fit.zeroed:
         tensors[name] = torch.zeros((), dtype=torch.int64)
     for name in found.fit.reshaped:
         # A counter that float16 could not hold is infinite. Only a batch norm with momentum=None would read it.
         tensors[name] = tensors[name].reshape(()).double().nan_to_num(0, 0, 0).to(torch.int64)
-    if dtype is not None:
-        wanted = getattr(torch, dtype)
-        tensors = {name: t.to(wanted) if t.is_floating_point() else t for name, t in tensors.items()}
     soundness = examine(tensors)
     sha256 = source.sha256()
-    published = _published(source.path, sha256, found.match.config.name)
+    config = found.match.config
+    published = find_published(source.path, sha256, config.name)
+    meaning = found.card or (ModelCard() if published is None else published.card())
+    read = Weights(config, tensors, meaning)
+    weights = _changed(read, wishes)
+    counters = (len(found.fit.zeroed), len(found.fit.reshaped))
+    numbers = Numbers(*counters, cast=wishes.dtype, changed=weights.changes)
+    if found.card is None:
+        card = new_card(source.path, sha256, container, found, published, numbers)
+    else:
+        card = kept_card(found.card, numbers)
+    card = replace(card, classes=weights.card.classes, palette=weights.card.palette)
     notes = [*container.notes, *found.state.notes, *found.match.notes]
     if published is not None:
         known = "its sha256" if published.sha256 else "the first 8 digits of its sha256"
         notes.append(f"it is torchvision's {published.model} {published.name}, by {known}")
     elif hash_in_name(source.path) not in (None, sha256[:8]):
         notes.append(f"its sha256 begins with {sha256[:8]}, not with the digits in its name")
-    if any(t.element_size() == 1 for t in tensors.values() if t.is_floating_point()):
+    if any(t.element_size() == 1 for t in weights.tensors.values() if t.is_floating_point()):
         notes.append("8-bit floats are kept; call model.float() after loading, or convert with --dtype float32")
-    if found.card is None:
-        card = _card(source.path, sha256, container, found, published, dtype)
-    else:
-        card = _card_kept(found.card, _changes(found, dtype))
-    return _Plan(found, tensors, card, soundness, tuple(notes))
+    return _Plan(found, read, replace(weights, card=card), soundness, numbers, tuple(notes))
 
 
-def _published(path: Path, sha256: str, model: str) -> Published | None:
-    """Return the published file that this is, under whatever name.
-
-    Raises WeightsError if it has the full name of a published file and other content: then it is damaged.
-    """
-    for row in CATALOG:
-        if row.model == model and sha256.startswith(row.sha256 or row.hash_prefix):
-            return row
-        if row.file == path.name:
-            raise WeightsError(
-                f"it has the name of a published file but its sha256 begins with {sha256[:8]}, not {row.hash_prefix}: "
-                "it is damaged or another file; download it again, or rename it if it is yours"
-            )
-    return None
-
-
-def _card(
-    path: Path, sha256: str, container: Container, found: Recognised, published: Published | None, dtype: str | None
-) -> ModelCard:
-    match = found.match
-    provenance: dict[str, JSON] = {
-        "layout": match.layout,
-        "layout_version": match.version,
-        "geometry": dict(match.geometry),
-        "container": container.kind,
-        "source_file": shown(path.name, quote=False),
-        "source_sha256": sha256,
-        "tool": f"weights_tools of segnets {segnets.__version__}",
-        "proof": _proof(found, dtype),
-        **_taken_off(found.state),
-        **_changes(found, dtype),
-    }
-    if published is None:
-        return ModelCard(provenance=provenance)
-    card = published.card()
-    return replace(card, provenance={**card.provenance, **provenance})
+def _changed(weights: Weights, wishes: _Wishes) -> Weights:
+    """The weights as they are wanted. The names in `wishes.classes` are those of the source, if there is a map."""
+    if wishes.drop_aux:
+        weights = changes.drop_auxiliary(weights)
+    if wishes.dtype is not None:
+        wanted = getattr(torch, wishes.dtype)
+        cast = {name: t.to(wanted) if t.is_floating_point() else t for name, t in weights.tensors.items()}
+        weights = replace(weights, tensors=cast)
+    count = weights.config.options.get("num_classes")
+    assert isinstance(count, int)
+    if wishes.class_map is not None:
+        if wishes.classes is not None:
+            weights = changes.with_class_names(weights, wishes.classes)
+        rows = rows_of(wishes.class_map, weights.card.classes, count)
+        return changes.with_classes(weights, rows, tuple(wishes.class_map))
+    if wishes.num_classes not in (None, count):
+        weights = changes.with_classes(weights, [None] * (wishes.num_classes or 0))
+    return weights if wishes.classes is None else changes.with_class_names(weights, wishes.classes)
 
 
-def _taken_off(state: StateDict) -> dict[str, JSON]:
-    taken: dict[str, JSON] = {
-        "key": ".".join(state.path),
-        "stripped": "".join(state.stripped),
-        "dropped": list(state.dropped),
-    }
-    return {name: what for name, what in taken.items() if what}
-
-
-def _changes(found: Recognised, dtype: str | None) -> dict[str, JSON]:
-    """What differs in the numbers themselves."""
-    changes: dict[str, JSON] = {
-        "counters_set_to_0": len(found.fit.zeroed),
-        "counters_made_int64": len(found.fit.reshaped),
-        "cast_to": dtype,
-    }
-    return {name: change for name, change in changes.items() if change}
-
-
-def _proof(found: Recognised, dtype: str | None) -> str:
-    """Say exactly what was done: every tensor was compared with this after it was written."""
-    done = f"cast to {dtype}" if dtype is not None else "renamed only; every tensor byte-equal to the source's"
-    counters = []
-    if found.fit.zeroed:
-        counters.append(f"{len(found.fit.zeroed)} absent batch norm counters set to 0")
-    if found.fit.reshaped:
-        counters.append(f"{len(found.fit.reshaped)} batch norm counters made int64")
-    return f"{done}, but for {' and '.join(counters)}" if counters else done
-
-
-def _card_kept(card: ModelCard, changes: Mapping[str, JSON]) -> ModelCard:
-    """The card of a file of segnets; what it proves is not true of tensors that were changed."""
-    if not changes:
-        return card
-    derived = card.derived()
-    return replace(derived, provenance={**derived.provenance, **changes})
-
-
-def _with_classes(plan: _Plan, names: tuple[str, ...] | None) -> _Plan:
-    if names is None:
-        return plan
-    count = plan.found.match.config.options.get("num_classes")
-    if len(names) != count:
-        raise WeightsError(f"its network has {count} classes, but {len(names)} class names were given")
-    # Colours of a former class list would belong to other classes.
-    return replace(plan, card=replace(plan.card, classes=names, palette=()))
-
-
-def _class_names(classes: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
-    if isinstance(classes, str | os.PathLike):
-        names = _read_class_file(Path(classes))
-        where = f"{classes}: "
-    else:
-        names, where = tuple(classes), ""
-    for number, name in enumerate(names, start=1):
-        if not isinstance(name, str) or not name.strip() or len(name) > _MAX_CLASS_NAME or not name.isprintable():
-            raise WeightsError(
-                f"{where}class name {number} is empty, too long or not printable; one name per line is needed"
-            )
-    return names
-
-
-def _read_class_file(path: Path) -> tuple[str, ...]:
-    with naming(path), Source(path) as source:
-        if source.size > _MAX_CLASS_FILE:
-            raise WeightsError("it is too large for a list of class names")
-        try:
-            text = bytes(source.view(0, source.size)).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise WeightsError("it is no UTF-8 text; a list of class names has one name per line") from None
-        names = tuple(line.strip() for line in text.rstrip().splitlines())
-        if not names:
-            raise WeightsError("it is empty; a list of class names has one name per line")
-        return names
-
-
-def _report(
-    src: Path, target: Path, source: Content, container: Container, plan: _Plan, dtype: str | None
-) -> ConversionReport:
-    found = plan.found
-    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in plan.tensors.values())
+def _report(src: Path, target: Path, source: Content, container: Container, plan: _Plan) -> ConversionReport:
+    found, tensors = plan.found, plan.weights.tensors
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     return ConversionReport(
         source=str(src),
         source_sha256=source.sha256(),
         container=container.kind,
         output=str(target),
         layout=found.match.layout,
-        model=found.match.config.name,
-        options=found.match.config.options,
-        classes=plan.card.classes,
+        model=plan.weights.config.name,
+        options=plan.weights.config.options,
+        classes=plan.weights.card.classes,
         geometry=found.match.geometry,
-        tensors=len(plan.tensors),
-        parameters=sum(tensor.numel() for tensor in plan.tensors.values()),
+        tensors=len(tensors),
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
         dtypes=dict(sorted(dtypes.items())),
         path=found.state.path,
         stripped=found.state.stripped,
@@ -284,7 +236,9 @@ def _report(
         ignored=found.state.ignored,
         zeroed=found.fit.zeroed,
         reshaped=found.fit.reshaped,
-        cast_to=dtype,
+        cast_to=plan.numbers.cast,
+        changed=plan.numbers.changed,
+        proven=plan.proven,
         notes=plan.notes,
         doubts=(*plan.soundness.problems, *plan.soundness.doubts),
     )

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segnets.card import JSON, ModelCard
@@ -15,6 +15,7 @@ from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
 from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks, looks_trained
 from weights_tools.layouts import Match, recognise
+from weights_tools.layouts.backbone import recognise_own_backbone
 from weights_tools.names import listed, shown
 from weights_tools.network import Fit, fit
 from weights_tools.reader import Container, Content, open_content, read_container
@@ -27,11 +28,15 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network in a file. card: what the file itself says of the weights, if it is one of segnets."""
+    """A network in a file. card: what the file itself says of the weights, if it is one of segnets.
+
+    state: the tensors as the file has them. tensors: those of our network, by our names and in our shapes.
+    """
 
     state: StateDict
     match: Match
     fit: Fit
+    tensors: Mapping[str, TensorRef]
     card: ModelCard | None = None
 
 
@@ -65,24 +70,35 @@ def _hinting(part: str | None) -> Iterator[list[str]]:
         raise (error if part is None else WeightsError(f"{first}; {part}{by}{rest}")) from None
 
 
-def recognise_network(
-    container: Container, layout: str = "auto", key: str | None = None, chosen: Mapping[str, JSON] | None = None
-) -> Recognised:
-    """Find the weights and the network that they are. chosen: options that no tensor shows.
+@dataclass(frozen=True)
+class Asked:
+    """What somebody said of a file. layout: where it comes from. options: what no tensor shows.
+
+    backbone_only: the backbone is wanted, whatever the head.
+    """
+
+    layout: str = "auto"
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    backbone_only: bool = False
+
+
+def recognise_network(container: Container, key: str | None = None, asked: Asked | None = None) -> Recognised:
+    """Find the weights and the network that they are.
 
     Raises WeightsError if there is none, or no single one.
     """
+    asked = asked or Asked()
     state = find_state_dict(container, key)
     described = container.metadata.get(METADATA_KEY)
     if described is not None:
-        return _own(container, state, described)
+        return _own(container, state, described, asked)
     try:
-        return _recognised(container, state, layout, chosen)
+        return _recognised(container, state, asked)
     except WeightsError as error:
         inner = []
         for candidate in inner_networks(state):
             with contextlib.suppress(WeightsError):
-                inner.append(_recognised(container, candidate, layout, chosen))
+                inner.append(_recognised(container, candidate, asked))
         if len(inner) != 1:
             raise error
     _check_dropped(state, inner[0])
@@ -100,29 +116,52 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
         )
 
 
-def _recognised(container: Container, state: StateDict, layout: str, chosen: Mapping[str, JSON] | None) -> Recognised:
+def _recognised(container: Container, state: StateDict, asked: Asked) -> Recognised:
     try:
-        match = recognise(state.tensors, layout, chosen)
+        match = recognise(
+            state.tensors,
+            asked.layout,
+            asked.options,
+            container=container.kind,
+            backbone_only=asked.backbone_only,
+        )
     except (ValueError, NotImplementedError) as error:  # options that don't go together
         raise WeightsError(str(error)) from None
     return _fitted(container, state, match)
 
 
-def _own(container: Container, state: StateDict, described: str) -> Recognised:
+def _own(container: Container, state: StateDict, described: str, asked: Asked) -> Recognised:
     """A file that segnets wrote says itself what it is."""
     try:
         config, card = decode(described, "it")
     except WeightsError as error:
         raise WeightsError(str(error).removeprefix("it: ")) from None
-    match = Match("segnets", 1, config, {name: name for name in state.tensors}, {})
-    return _fitted(container, state, match, card)
+    if asked.options:
+        raise WeightsError(f"it says itself what it is; the option {next(iter(asked.options))} is not open")
+    names = {name: name for name in state.tensors}
+    found = _fitted(container, state, Match("segnets", 1, config, names, {}), card)
+    if not asked.backbone_only or config.options.get("num_classes") == 0:
+        return found
+    match = recognise_own_backbone(config, state.tensors)
+    return _fitted(container, state, match, card.without_classes())
 
 
 def _fitted(container: Container, state: StateDict, match: Match, card: ModelCard | None = None) -> Recognised:
     """Compare with the network, and take the options that it records itself: equal networks have equal ones."""
-    fitted = fit(match.config, match.names, state.tensors)
-    _check_tensors(container, state.tensors)
-    return Recognised(state, replace(match, config=fitted.config), fitted, card)
+    state = replace(state, dropped=(*state.dropped, *match.unused))
+    flat = {match.names[name]: _flattened(name, state.tensors[match.names[name]]) for name in match.flattened}
+    tensors = {**state.tensors, **flat}
+    fitted = fit(match.config, match.names, tensors)
+    ours = {name: tensors[theirs] for name, theirs in fitted.names.items()}
+    _check_tensors(container, ours)
+    return Recognised(state, replace(match, config=fitted.config), fitted, ours, card)
+
+
+def _flattened(name: str, ref: TensorRef) -> TensorRef:
+    """A 1x1 convolution as the linear layer that it is."""
+    if ref.shape[2:] != (1, 1):
+        raise WeightsError(f"its {name} (as it is called here) has the shape {ref.shape}; (C, C, 1, 1) was expected")
+    return replace(ref, shape=ref.shape[:2], stride=ref.stride[:2])
 
 
 def _check_tensors(container: Container, tensors: Mapping[str, TensorRef]) -> None:

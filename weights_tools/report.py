@@ -8,7 +8,9 @@ from typing import cast
 
 from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
-from weights_tools.names import listed
+from weights_tools.names import listed, shown
+
+_NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class ConversionReport:
     """What was converted, and how.
 
     zeroed: batch norm counters that the file lacks, now 0. reshaped: counters that became int64 without dimensions.
-    Every other tensor has the bytes of the source, unless `cast_to` names the dtype that was asked for.
+    Every other tensor has the bytes of the source, unless `cast_to` names the dtype that was asked for, or
+    `changed` what was to be changed. proven: what was proven of the results, by running the network.
     """
 
     source: str
@@ -108,6 +111,8 @@ class ConversionReport:
     zeroed: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     cast_to: str | None = None
+    changed: tuple[str, ...] = ()
+    proven: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -129,6 +134,8 @@ class ConversionReport:
             rows.append(("made int64", f"{len(self.reshaped)} batch norm counters"))
         if self.cast_to:
             rows.append(("cast to", self.cast_to))
+        rows += [("changed", change) for change in self.changed]
+        rows += [("proven", proof) for proof in self.proven or (_NOT_PROVEN,)]
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         return _table(rows)
 
@@ -148,7 +155,7 @@ def _wrapper_rows(
 ) -> list[tuple[str, str]]:
     rows = []
     if path:
-        rows.append(("under key", ".".join(path)))
+        rows.append(("under key", shown(".".join(path), quote=False)))
     if stripped:
         rows.append(("prefixes", f"{''.join(stripped)} taken off"))
     if dropped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 from torch import nn
@@ -11,6 +12,8 @@ from torch import nn
 from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer, norm_layer
 from segnets.options import NAMES, as_json, check_values
+
+FULL_CLASSES = 1000  # ImageNet's
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Stages:
 
 class BackboneKind(Protocol):
     """One backbone network. Called, it is a classifier: (N, in_channels, H, W) -> (N, num_classes) logits.
+
+    With num_classes=0, as timm says it, it has no last layers: it gives the pooled features, (N, channels of the last
+    stage), and has the tensors of the features only.
 
     name: "resnet50"; title: "ResNet-50"; output_stride: the default below a segmentation head;
     norm_momentum: of its batch norms.
@@ -86,6 +92,16 @@ class BackboneKind(Protocol):
     def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         """The network whose children, run one after the other, give the feature maps."""
         ...
+
+
+def check_classes(num_classes: Any) -> int:
+    """The number of classes of a classifier. Raises ValueError for what is none."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 0:
+        raise ValueError(
+            f"num_classes={num_classes!r}: expected a whole number of classes, or 0 for a classifier without its last "
+            "layers"
+        )
+    return int(num_classes)
 
 
 def classifier_norm(options: dict[str, Any], *, eps: float, momentum: float) -> NormLayer | None:

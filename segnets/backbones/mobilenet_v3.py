@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.kind import Stage, Stages, classifier_config, classifier_norm
+from segnets.backbones.kind import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.card import JSON, ModelConfig
 from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer
 from segnets.layers.inverted_residual import round_channels
@@ -30,13 +30,16 @@ class MobileNetV3(nn.Module):
 
     blocks: the rows of the paper's table, as `large_blocks` and `small_blocks` give them.
     last_channels: width of the hidden layer of the classifier.
+    num_classes: 0 leaves `classifier` out, the hidden layer too; the pooled features come out, (N, 6 * last channels).
+
+    Raises ValueError for no blocks, or a number of classes below 0.
     """
 
     def __init__(
         self,
         blocks: Sequence[InvertedResidualSpec],
         last_channels: int,
-        num_classes: int = 1000,
+        num_classes: int = FULL_CLASSES,
         norm_layer: NormLayer | None = None,
         dropout: float = 0.2,
         in_channels: int = 3,
@@ -45,6 +48,7 @@ class MobileNetV3(nn.Module):
         if not blocks:
             raise ValueError("blocks is empty: expected at least one InvertedResidualSpec")
         self.config: ModelConfig | None = None
+        self.num_classes = check_classes(num_classes)
         norm = norm_layer or partial(nn.BatchNorm2d, eps=_EPS, momentum=_MOMENTUM)
         brick = partial(ConvNormAct, norm_layer=norm, activation=nn.Hardswish)
         last = blocks[-1].out_channels
@@ -54,13 +58,15 @@ class MobileNetV3(nn.Module):
             brick(last, 6 * last, kernel_size=1),
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(
+        self.classifier: nn.Module = nn.Sequential(
             nn.Linear(6 * last, last_channels),
             nn.Hardswish(inplace=True),
             nn.Dropout(p=dropout, inplace=True),
-            nn.Linear(last_channels, num_classes),
+            nn.Linear(last_channels, self.num_classes or FULL_CLASSES),
         )
         self._initialise()
+        if self.num_classes == 0:  # after it was drawn, so that the features begin as those of a full classifier
+            self.classifier = nn.Identity()
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -187,11 +193,9 @@ class MobileNetV3Kind:
         blocks = self.table(reduced_tail=reduced_tail, width_mult=width_mult)
         hidden = round_channels((self.hidden // 2 if reduced_tail else self.hidden) * width_mult)
         model = MobileNetV3(dilate(blocks, 16) if dilated else blocks, hidden, norm_layer=norm, **plain)
-        last = model.classifier[-1]
-        assert isinstance(last, nn.Linear)
         shape: dict[str, Any] = {"dilated": dilated or None, "reduced_tail": reduced_tail or None}
         shape["width_mult"] = None if width_mult == 1.0 else width_mult
-        model.config = classifier_config(self.name, last.out_features, {**options, **shape})
+        model.config = classifier_config(self.name, model.num_classes, {**options, **shape})
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.kind import Stage, Stages, classifier_config, classifier_norm
+from segnets.backbones.kind import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck, first_convolution, shortcut
 from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer
@@ -29,6 +29,7 @@ class ResNet(nn.Module):
     """A ResNet classifier: (N, in_channels, H, W) float -> (N, num_classes) logits. `layer1` .. `layer4` are features.
 
     block: BasicBlock or Bottleneck; layers: how many of them in each of the four stages.
+    num_classes: 0 leaves `fc` out; the pooled features come out, (N, 512 * expansion).
     groups, width_per_group: ResNeXt's cardinality and width; Wide ResNet doubles the width.
     replace_stride_with_dilation: for stages 2, 3 and 4, whether dilation takes the place of the stride.
     zero_init_residual: start every residual branch at zero (https://arxiv.org/abs/1706.02677).
@@ -36,15 +37,15 @@ class ResNet(nn.Module):
     in_channels, first_block_dilation, basic_block_dilation, multi_grid, stem, downsample, stride_in_1x1: see
     `segnets.options.Options`; the defaults are torchvision's, and timm's where torchvision has none.
 
-    Raises ValueError if `layers`, `replace_stride_with_dilation` or `multi_grid` has the wrong length, or for a stride
-    in the 1x1 convolution of blocks that have none.
+    Raises ValueError if `layers`, `replace_stride_with_dilation` or `multi_grid` has the wrong length, for a number of
+    classes below 0, or for a stride in the 1x1 convolution of blocks that have none.
     """
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
         layers: Sequence[int],
-        num_classes: int = 1000,
+        num_classes: int = FULL_CLASSES,
         zero_init_residual: bool = False,
         groups: int = 1,
         width_per_group: int = 64,
@@ -80,6 +81,7 @@ class ResNet(nn.Module):
             }
         )
         self.config: ModelConfig | None = None
+        self.num_classes = check_classes(num_classes)
         norm = norm_layer or nn.BatchNorm2d
         make_block = partial(
             block, groups=groups, base_width=width_per_group, norm_layer=norm, stride_in_1x1=stride_in_1x1
@@ -124,8 +126,10 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc: nn.Module = nn.Linear(channels, self.num_classes or FULL_CLASSES)
         self._initialise(zero_init_residual)
+        if self.num_classes == 0:  # after it was drawn, so that the features begin as those of a full classifier
+            self.fc = nn.Identity()
 
     def _initialise(self, zero_init_residual: bool) -> None:
         """He initialisation, drawn in the order of the modules as torchvision does."""
@@ -179,7 +183,7 @@ class ResNetKind:
         norm = classifier_norm(plain, eps=1e-5, momentum=self.norm_momentum)
         widths = {"groups": self.groups, "width_per_group": self.width_per_group}
         model = ResNet(self.block, self.depths, norm_layer=norm, **{**widths, **plain})
-        model.config = classifier_config(self.name, model.fc.out_features, options)
+        model.config = classifier_config(self.name, model.num_classes, options)
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:

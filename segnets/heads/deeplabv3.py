@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from segnets.card import JSON
-from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, check_variant
+from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, aspp_norm, check_variant
 from segnets.layers import ASPP, NormLayer
 
 _VARIANTS = ("torchvision", "mmseg")
@@ -24,7 +24,7 @@ class DeepLabHead(nn.Sequential):
     The rates 12, 24, 36 are the paper's for output stride 8; torchvision keeps them at stride 16 for MobileNetV3 too.
     variant: "torchvision"; or "mmseg", where ASPP reads its pooling branch first and fuses with a 3x3 convolution, no
     other follows, and dropout takes whole channels.
-    separable, pool_norm, dropout: of the `ASPP`.
+    separable, pool_norm, dropout: of the `ASPP`. aspp_norm_layer: its norms, where they are not norm_layer's.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class DeepLabHead(nn.Sequential):
         pool_norm: bool = True,
         dropout: float = 0.5,
         norm_layer: NormLayer = nn.BatchNorm2d,
+        aspp_norm_layer: NormLayer | None = None,
         variant: str = "torchvision",
     ) -> None:
         check_variant(variant, _VARIANTS)
@@ -48,7 +49,7 @@ class DeepLabHead(nn.Sequential):
             channels,
             separable=separable,
             pool_norm=pool_norm,
-            norm_layer=norm_layer,
+            norm_layer=aspp_norm_layer or norm_layer,
             fuse_kernel=3 if mmseg else 1,
             pool_first=mmseg,
             dropout=nn.Dropout2d(dropout) if mmseg else nn.Dropout(dropout),
@@ -74,6 +75,7 @@ def _defaults(variant: str, site: Site) -> dict[str, JSON]:
         "atrous_rates": list(ATROUS_RATES[site.output_stride]),
         "aspp_separable": False,
         "pool_norm": True,
+        "aspp_norm_eps": None,
     }
 
 
@@ -87,6 +89,7 @@ def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer:
         pool_norm=options["pool_norm"],
         dropout=options["head_dropout"],
         norm_layer=norm_layer,
+        aspp_norm_layer=aspp_norm(options, norm_layer),
         variant=options["head_variant"],
     )
 

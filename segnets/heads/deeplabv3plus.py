@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, check_variant
+from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, aspp_norm, check_variant
 from segnets.layers import ASPP, NormLayer, SeparableConv, resize_bilinear
 
 _LOW_CHANNELS = 48  # section 4.1 of the paper
@@ -26,7 +26,7 @@ class DeepLabV3PlusHead(nn.Module):
 
     variant: "smp", separable 3x3 convolutions, one after ASPP and one after the joining; or "vainf", a plain 3x3 after
     the joining alone, which reads the finer features first.
-    separable, pool_norm, dropout: of the `ASPP`.
+    separable, pool_norm, dropout: of the `ASPP`. aspp_norm_layer: its norms, where they are not norm_layer's.
     """
 
     reads_all_features = True
@@ -44,6 +44,7 @@ class DeepLabV3PlusHead(nn.Module):
         pool_norm: bool = True,
         dropout: float = 0.5,
         norm_layer: NormLayer = nn.BatchNorm2d,
+        aspp_norm_layer: NormLayer | None = None,
         variant: str = "smp",
         align_corners: bool = False,
     ) -> None:
@@ -58,7 +59,7 @@ class DeepLabV3PlusHead(nn.Module):
             channels,
             separable=separable,
             pool_norm=pool_norm,
-            norm_layer=norm_layer,
+            norm_layer=aspp_norm_layer or norm_layer,
             dropout=nn.Dropout(dropout),
         )
         if variant == "smp":
@@ -89,6 +90,7 @@ def _defaults(variant: str, site: Site) -> dict[str, JSON]:
         "atrous_rates": list(ATROUS_RATES[site.output_stride]),
         "aspp_separable": variant == "smp",
         "pool_norm": True,
+        "aspp_norm_eps": None,
     }
 
 
@@ -103,6 +105,7 @@ def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer:
         pool_norm=options["pool_norm"],
         dropout=options["head_dropout"],
         norm_layer=norm_layer,
+        aspp_norm_layer=aspp_norm(options, norm_layer),
         variant=options["head_variant"],
         align_corners=options["align_corners"],
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from segnets.backbones import Stage, Stages
 from segnets.card import JSON
-from segnets.layers import NormLayer
+from segnets.layers import NormLayer, norm_layer
 
 # Where dilation keeps more of the image, the same view needs wider rates: section 4 of the DeepLabV3 paper.
 ATROUS_RATES = {8: [12, 24, 36], 16: [6, 12, 18], 32: [3, 6, 9]}
@@ -32,6 +32,12 @@ def check_variant(variant: str, allowed: tuple[str, ...]) -> None:
     """Raise ValueError for a variant that a head does not have."""
     if variant not in allowed:
         raise ValueError(f"variant={variant!r}: expected {' or '.join(map(repr, allowed))}")
+
+
+def aspp_norm(options: Mapping[str, Any], head_norm: NormLayer) -> NormLayer:
+    """What makes the norms inside ASPP: the head's own, or with these options the same kind with another eps."""
+    eps = options.get("aspp_norm_eps")
+    return head_norm if eps is None else norm_layer(options["head_norm_layer"], eps=eps)
 
 
 @dataclass(frozen=True)

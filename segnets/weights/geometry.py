@@ -89,7 +89,13 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
     """The options of both that can be compared."""
     if weights.name in MODELS:
         made = _settled(weights, where)
-        return (made, _settled(model, "the model")) if weights.name == model.name else ({}, {})
+        if weights.name != model.name:
+            return {}, {}
+        asked = _settled(model, "the model")
+        if "aspp_norm_eps" in {**made, **asked}:  # where only one of them has it, the other's is the whole head's
+            for options in (made, asked):
+                options.setdefault("aspp_norm_eps", options["head_norm_eps"])
+        return made, asked
     kind = BACKBONES.get(weights.name)
     if kind is None:
         return {}, {}

@@ -18,7 +18,7 @@ from segnets.card import ModelConfig
 from segnets.errors import WeightsError, warn_caller
 from segnets.model import SegmentationModel
 from segnets.options import NAMES, Options
-from segnets.registry import build_described, find_builder
+from segnets.registry import BACKBONES, MODELS, build_described, find_builder
 from segnets.weights.fitting import AUXILIARY, fit
 from segnets.weights.geometry import options_beside, other_geometry
 from segnets.weights.sources import FoundWeights, WeightsSource, read_source
@@ -48,7 +48,8 @@ class PretrainedBuilder(Protocol):
     num_classes: classes, background included; by default those of the weights, else 21. If it differs from the
     weights', the last convolutions keep their initial values, and a warning names them.
     aux_loss: with an auxiliary classifier, whose scores come out under "aux"; by default as in the weights, else not.
-    weights_backbone: the same for the backbone alone, from a classifier; not read if weights are given.
+    weights_backbone: the same for the backbone alone, from a classifier with or without its last layers
+    (num_classes=0); not read if weights are given.
 
     Weights for three channels fit other in_channels: the first convolution is summed for one channel, and repeated and
     scaled for more, as timm does it.
@@ -138,7 +139,9 @@ def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: insp
 def _read(weights: WeightsSource, model: str) -> FoundWeights:
     found = read_source(weights, model=model)
     if found.config is not None and found.config.name != model:
-        raise WeightsError(f"{found.where}: is for {found.config.name}, not for {model}; call that builder")
+        of_backbone = model in MODELS and found.config.name in BACKBONES
+        advice = "for a backbone alone use weights_backbone=" if of_backbone else "call that builder"
+        raise WeightsError(f"{found.where}: is for {found.config.name}, not for {model}; {advice}")
     return found
 
 

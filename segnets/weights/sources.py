@@ -115,7 +115,8 @@ def _read_published(published: Published) -> FoundWeights:
     if not path.is_file():
         raise WeightsError(
             f"{published.file} ({published.name} of {published.model}) was not found in {path.parent}; nothing is "
-            f"downloaded by itself: fetch {published.url} and put it there, or pass the file's path as weights="
+            f"downloaded by itself: run `weights-tools fetch {published.model}:{published.name}`, or put "
+            f"{published.url} there, or pass the file's path as weights="
         )
     check_hash(path, published)
     return FoundWeights(_read_pytorch(path), str(path), published.config(), published.card())

@@ -101,17 +101,17 @@ def test_the_document_names_every_option() -> None:
     text = DOCUMENT.read_text().partition("## What they cost")[0]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
     assert [row[0].strip("`") for row in rows] == list(NAMES)
-    settled = [builder.settle({}) for builder in MODELS.values()]
+    applicable = [builder.applicable({}) for builder in MODELS.values()]
     for name, _values, default, networks, _line in rows:
         option = name.strip("`")
         if option in TRAINING:
             assert networks == "60"
             continue
-        if option == "multi_grid":  # by default there is none, and nothing is recorded
-            continue
-        having = [options[option] for options in settled if option in options]
+        having = [options[option] for options in applicable if option in options]
         assert int(re.match(r"\d+", networks).group()) == len(having), option  # type: ignore[union-attr]
-        if all(value == having[0] for value in having):
+        if having[0] is None:  # not in use by default, and nothing is recorded
+            assert not re.fullmatch("`[^`]*`", default), option
+        elif all(value == having[0] for value in having):
             assert default == f"`{having[0]!r}`".replace("'", '"'), option
         else:
             assert not re.fullmatch("`[^`]*`", default), f"{option}: not every network has this default"

@@ -143,6 +143,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "pool_norm": ("deeplabv3plus_resnet18", {"pool_norm": False}),
     "head_norm_layer": ("deeplabv3_resnet18", {"head_norm_layer": "group"}),
     "head_norm_eps": ("deeplabv3_resnet18", {"head_norm_eps": 1e-3}),
+    "aspp_norm_eps": ("deeplabv3plus_resnet18", {"aspp_norm_eps": 1e-3}),
     "align_corners": ("deeplabv3_resnet18", {"align_corners": True}),
 }
 
@@ -177,6 +178,7 @@ def test_builders_show_the_options_that_they_have() -> None:
         shown = set(inspect.signature(with_weights(builder)).parameters)
         assert builder.settle({}).keys() | set(TRAINING) <= shown - {"weights", "weights_backbone", "progress"}, name
         assert ("multi_grid" in shown) == ("resne" in name), "it applies where it is not in use, too"
+        assert ("aspp_norm_eps" in shown) == name.startswith("deeplab")
 
 
 def test_same_geometry_in_fewer_stages() -> None:

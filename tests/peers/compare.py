@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import segnets
+from segnets.layers import NormLayer
 from segnets.registry import MODELS
 from tests.oracle import randomise_  # importing torchvision by its door, which opens the way for the peers that use it
 
@@ -180,6 +181,7 @@ _OTHERS: dict[str, Callable[[Any], Any]] = {
     "stride_in_1x1": lambda value: not value,
     "norm_eps": lambda value: 1e-3 if value == 1e-5 else 1e-5,
     "head_norm_eps": lambda value: 1e-3 if value == 1e-5 else 1e-5,
+    "aspp_norm_eps": lambda value: 1e-2 if value == 1e-5 else 1e-5,
     "atrous_rates": lambda value: (*value[:-1], value[-1] + 1),
     "align_corners": lambda value: not value,
 }
@@ -220,6 +222,16 @@ def randomised(module: nn.Module, *, gain: float, within: str = "") -> nn.Module
         for name, tensor in module.state_dict().items():
             if tensor.ndim == 4 and name.startswith(within):
                 tensor.mul_(gain)
+    return module
+
+
+def with_norms(module: nn.Module, make: NormLayer, *, but: type[nn.Module] | tuple[()] = ()) -> nn.Module:
+    """The module with its batch norms replaced; but: a kind of module inside which they stay."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, make(child.num_features))
+        elif not isinstance(child, but):
+            with_norms(child, make, but=but)
     return module
 
 

@@ -28,6 +28,7 @@ VALUES: dict[str, set[Any]] = {
     "pool_norm": {False, True},
     "head_norm_layer": {"batch", "sync", "frozen", "group"},
     "head_norm_eps": {1e-5, 1e-2},
+    "aspp_norm_eps": {1e-5},
     "align_corners": {False, True},
 }
 # They change no result of a trained network, or the number of scores alone.

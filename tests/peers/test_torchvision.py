@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnets.layers import NormLayer
 from tests.oracle import torchvision
 from tests.peers.compare import (
     NUM_CLASSES,
@@ -26,10 +27,10 @@ from tests.peers.compare import (
     check,
     check_differs,
     randomised,
+    with_norms,
     with_one_option_changed,
 )
 
-NormLayer = Callable[[int], nn.Module]
 models = torchvision.models
 segmentation = models.segmentation
 GAINS = {"resnet18": 0.7, "mobilenet_v3_large": 0.88, "mobilenet_v3_small": 0.93}  # results of order 1 to 10
@@ -50,22 +51,12 @@ def mobilenet(name: str, layers: dict[str, str], eps: float = 1e-3) -> nn.Module
     return getter
 
 
-def with_norms(module: nn.Module, make: NormLayer) -> nn.Module:
-    """The module with its batch norms replaced."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, make(child.num_features))
-        else:
-            with_norms(child, make)
-    return module
-
-
 class VainF(nn.Module):
     """ASPP, spread to a quarter of the image, after the 48 channels of a projection of layer1; one 3x3; the classes."""
 
     def __init__(self, channels: int, low_channels: int, rates: Sequence[int]) -> None:
         super().__init__()
-        self.aspp = segmentation.deeplabv3.ASPP(channels, rates)
+        self.aspp = ASPP(channels, rates)
         self.project_low = nn.Sequential(nn.Conv2d(low_channels, 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU())
         self.fuse = nn.Sequential(nn.Conv2d(304, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU())
         self.classify = nn.Conv2d(256, NUM_CLASSES, 1)
@@ -133,6 +124,7 @@ def whole(text: str, ours: str, build: Callable[[], nn.Module], **options: Any) 
 OUT = {"layer4": "out"}
 NEAR = (3, 6, 9)  # our rates at output stride 32
 FROZEN = torchvision.ops.FrozenBatchNorm2d
+ASPP = segmentation.deeplabv3.ASPP
 EPS = partial(nn.BatchNorm2d, eps=1e-2)
 GROUPS = partial(nn.GroupNorm, 32)
 
@@ -195,6 +187,14 @@ CASES = [
         lambda: model_of("deeplabv3", resnet("resnet18", 32, OUT), with_norms(deeplab(512, NEAR), EPS)),
         output_stride=32,
         head_norm_eps=1e-2,
+    ),
+    whole(
+        "resnet18 + DeepLabHead(3, 6, 9; eps 1e-2, in ASPP 1e-5)",
+        "deeplabv3_resnet18",
+        lambda: model_of("deeplabv3", resnet("resnet18", 32, OUT), with_norms(deeplab(512, NEAR), EPS, but=ASPP)),
+        output_stride=32,
+        head_norm_eps=1e-2,
+        aspp_norm_eps=1e-5,
     ),
     *(
         whole(

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from segnets import catalog
 from tests.weights_tools.cpp_archive import build as cpp_archive
 from tests.weights_tools.files import network
+from tests.weights_tools.server import ROW, Server, running
+from weights_tools.fetching import download
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +52,14 @@ def torch_save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return cpp_archive.torch_save(program, state, tmp_path_factory.mktemp("cpp") / name, kind)
 
     return save
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server for `fetch`, and a catalog with one made-up row. What breaks is tried once more, at once."""
+    monkeypatch.setattr(catalog, "CATALOG", (ROW,))
+    monkeypatch.setattr(download, "PAUSES", (0.0,))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with running() as server:
+        yield server

@@ -18,7 +18,7 @@ from segnets.catalog import VOC_CLASSES, Published
 from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file
 from tests.weights_tools.files import Bomb, assert_same, network, saved
-from weights_tools import ConversionReport, conversion, convert, inspect
+from weights_tools import ConversionReport, convert, inspect, provenance
 
 State = Mapping[str, Tensor]
 
@@ -66,18 +66,21 @@ def _provenance(path: Path) -> Mapping[str, Any]:
 def test_proof_says_exactly_what_was_done(tmp_path: Path, state: State) -> None:
     renamed = "renamed only; every tensor byte-equal to the source's"
     _convert(tmp_path, dict(state))
-    assert _model(tmp_path).card.provenance["proof"] == renamed
+    assert _model(tmp_path).card.provenance["proof"]["tensors"] == renamed
     convert(tmp_path / "out.safetensors", tmp_path / "half.safetensors", dtype="float16")
     provenance = _provenance(tmp_path / "half.safetensors")
     assert "proof" not in provenance
     assert provenance["cast_to"] == "float16"
     convert(tmp_path / "source.pth", tmp_path / "half.safetensors", dtype="float16", force=True)
     cast = _provenance(tmp_path / "half.safetensors")
-    assert cast["proof"] == "cast to float16"
+    assert cast["proof"]["tensors"] == "cast to float16"
     old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "source.pth")
     convert(tmp_path / "source.pth", tmp_path / "out.safetensors", force=True)
-    assert _model(tmp_path).card.provenance["proof"] == f"{renamed}, but for 47 absent batch norm counters set to 0"
+    assert (
+        _model(tmp_path).card.provenance["proof"]["tensors"]
+        == f"{renamed}, but for 47 absent batch norm counters set to 0"
+    )
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50", "resnet18"])
@@ -135,16 +138,16 @@ def test_published_file_is_known_by_its_hash(tmp_path: Path, state: State, monke
     torch.save(dict(state), tmp_path / "source.pth")
     digits = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()[:8]
     row = Published("lraspp_mobilenet_v3_large", "V1", f"lraspp-{digits}.pth", 1, "", {}, classes=VOC_CLASSES)
-    monkeypatch.setattr(conversion, "CATALOG", (row,))
+    monkeypatch.setattr(provenance, "CATALOG", (row,))
     report = _convert(tmp_path, None)
     assert report.classes == VOC_CLASSES
     known = "it is torchvision's lraspp_mobilenet_v3_large V1, by "
     assert f"{known}the first 8 digits of its sha256" in report.notes
-    monkeypatch.setattr(conversion, "CATALOG", (replace(row, sha256=report.source_sha256),))
+    monkeypatch.setattr(provenance, "CATALOG", (replace(row, sha256=report.source_sha256),))
     whole = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", force=True)
     assert f"{known}its sha256" in whole.notes
     other = Published("lraspp_mobilenet_v3_large", "V1", "source.pth", 1, "", {}, sha256="0" * 64)
-    monkeypatch.setattr(conversion, "CATALOG", (other,))
+    monkeypatch.setattr(provenance, "CATALOG", (other,))
     with pytest.raises(WeightsError, match="it has the name of a published file but its sha256 begins with"):
         convert(tmp_path / "source.pth", tmp_path / "other.safetensors")
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segnets.card import ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import BACKBONES
 from tests.oracle import NAMES, torchvision
 from tests.weights_tools.files import described
+from weights_tools.commands import convert
 from weights_tools.layouts import LAYOUTS, recognise
 from weights_tools.layouts.base import Match
 from weights_tools.layouts.kin import STRANGERS, describe_stranger
@@ -92,21 +94,9 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], State], str]] = {
         },
         "a resnet50 with group normalisation",
     ),
-    "deep stem": (
-        lambda: _renamed(_state("resnet50"), r"^conv1\.weight", "conv1.0.weight"),
-        "a resnet50 with a deep stem of three 3x3 convolutions",
-    ),
-    "average pooling in shortcuts": (
-        lambda: _renamed(_renamed(_state("resnet50"), r"sample\.1\.", "sample.2."), r"sample\.0\.", "sample.1."),
-        "a resnet50 with average pooling in its shortcuts",
-    ),
     "squeeze-and-excitation": (
         lambda: _state("resnet50") | {"layer1.0.se.fc1.weight": _meta(16, 256, 1, 1)},
         "a resnet50 with squeeze-and-excitation blocks",
-    ),
-    "four channels": (
-        lambda: _state("resnet50") | {"conv1.weight": _meta(64, 4, 7, 7)},
-        "resnet50 with 4 input channels",
     ),
     "unknown depth": (
         lambda: {n: t for n, t in _state("resnet50").items() if not n.startswith("layer3.5.")},
@@ -115,6 +105,10 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], State], str]] = {
     "backbone only": (
         lambda: {n: t for n, t in _state("fcn_resnet50").items() if n.startswith("backbone.")},
         r"only the backbone of a segmentation network \(resnet50\), no classifier",
+    ),
+    "timm's MobileNetV3 of another release": (
+        lambda: {"conv_stem.weight": _meta(16, 3, 3, 3), "conv_head.weight": _meta(1280, 960, 1, 1)},
+        "a MobileNet or EfficientNet of timm",
     ),
     "no fc": (
         lambda: {n: t for n, t in _state("resnet50").items() if n != "fc.weight"},
@@ -210,20 +204,52 @@ def test_tensors_of_nothing_known() -> None:
 def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = described(_state("resnet18"))
     assert recognise(tensors, "torchvision").config.name == "resnet18"
-    with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision, smp, mmseg, vainf"):
+    with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision, timm, smp, mmseg"):
         recognise(tensors, "keras")
+    assert set(convert.LAYOUTS) == set(LAYOUTS), "what the command offers is what there is"
 
     class Other:
         name, version = "other", 1
 
-        def recognise(self, tensors: Any, chosen: Any) -> Match:
-            match = LAYOUTS["torchvision"].recognise(tensors, chosen)
+        def recognise(self, evidence: Any) -> Match:
+            match = LAYOUTS["torchvision"].recognise(evidence)
             assert isinstance(match, Match)
-            return Match("other", 1, match.config, match.names, {})
+            return Match("other", 1, ModelConfig("resnet18", {"num_classes": 1000, "norm_eps": 1e-3}), match.names, {})
 
     monkeypatch.setitem(LAYOUTS, "other", Other())
     with pytest.raises(WeightsError, match="it fits several layouts: torchvision, other; choose one with --layout"):
         recognise(tensors)
+
+
+def test_the_same_network_of_two_projects_is_one_answer() -> None:
+    match = recognise(described(_state("resnet50")))
+    assert match.layout == "torchvision"
+    assert "timm has the same names, and its network computes the same" in match.notes
+    assert recognise(described(_state("resnet50")), "timm").config == match.config
+
+
+VARIANTS: dict[str, tuple[Callable[[], State], dict[str, Any]]] = {
+    "average pooling in shortcuts": (
+        lambda: _renamed(_renamed(_state("resnet50"), r"sample\.1\.", "sample.2."), r"sample\.0\.", "sample.1."),
+        {"downsample": "average"},
+    ),
+    "four channels": (lambda: _state("resnet50") | {"conv1.weight": _meta(64, 4, 7, 7)}, {"in_channels": 4}),
+}
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_variants_that_timm_has(case: str) -> None:
+    make, options = VARIANTS[case]
+    match = recognise(described(make()))
+    assert (match.layout, match.config.options) == ("timm", {"num_classes": 1000, **options})
+    assert set(fit(match.config, match.names, described(make())).names) == set(make())
+
+
+def test_group_norm_has_to_be_said() -> None:
+    bare = {n: t for n, t in _state("resnet50").items() if not n.endswith(("running_mean", "running_var", "tracked"))}
+    match = recognise(described(bare), "timm", {"norm_layer": "group"})
+    assert match.config.options == {"num_classes": 1000, "norm_layer": "group"}
+    assert set(fit(match.config, match.names, described(bare)).names) == set(bare)
 
 
 @pytest.mark.parametrize("options", [{"width_mult": 0.5}, {"reduced_tail": True}])

@@ -3,41 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from segnets.card import JSON
+from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
-from weights_tools.layouts.base import Layout, Match, Tensors
+from segnets.registry import MODELS
+from weights_tools.layouts import origins
+from weights_tools.layouts.base import Evidence, Layout, Match, Tensors, WayBack
 from weights_tools.layouts.kin import describe_stranger
-from weights_tools.layouts.origins import MMSEG, SMP, VAINF
-from weights_tools.layouts.renaming import OriginLayout
+from weights_tools.layouts.origin_layout import OriginLayout
 from weights_tools.layouts.torchvision import TorchvisionLayout
 
-__all__ = ["LAYOUTS", "Match", "recognise"]
+__all__ = ["LAYOUTS", "Evidence", "Layout", "Match", "Tensors", "WayBack", "recognise"]
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         TorchvisionLayout(),
-        OriginLayout("smp", "segmentation_models_pytorch", SMP),
-        OriginLayout("mmseg", "mmsegmentation", MMSEG, basic_block_dilation="first"),
-        OriginLayout("vainf", "VainF/DeepLabV3Plus-Pytorch", VAINF),
+        OriginLayout("timm", "timm", origins.TIMM),
+        OriginLayout("smp", "segmentation_models_pytorch", origins.SMP),
+        OriginLayout("mmseg", "mmsegmentation", origins.MMSEG),
+        OriginLayout("transformers", "transformers", origins.TRANSFORMERS),
+        OriginLayout("vainf", "VainF/DeepLabV3Plus-Pytorch", origins.VAINF),
+        OriginLayout(
+            "navifra", "Navifra-Kerry/SemanticSegmentation-Libtorch", origins.NAVIFRA, container="C++ archive"
+        ),
+        OriginLayout("allentdan", "AllentDan/LibtorchSegmentation", origins.ALLENTDAN),
+        OriginLayout("segnets", "segnets", origins.OWN),
     )
 }
 
 
-def recognise(tensors: Tensors, layout: str = "auto", chosen: Mapping[str, JSON] | None = None) -> Match:
-    """Return the one layout that fits. chosen: options that no tensor shows.
+def recognise(
+    tensors: Tensors,
+    layout: str = "auto",
+    chosen: Mapping[str, JSON] | None = None,
+    *,
+    told: Mapping[str, JSON] | None = None,
+    told_by: str | None = None,
+    container: str = "",
+    backbone_only: bool = False,
+) -> Match:
+    """Return the one layout that fits. See `weights_tools.layouts.base.Evidence` for what it judges by.
+
+    told_by: the layout whose project's configuration `told` is from; to the others it says nothing.
 
     Raises WeightsError that says what the tensors look like if none fits, or which layouts fit if several do.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise WeightsError(f"unknown layout {layout!r}; known are auto, {', '.join(LAYOUTS)}")
-    candidates = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
-    answers = [answer for each in candidates if (answer := each.recognise(tensors, chosen or {})) is not None]
+    evidence = Evidence(tensors, chosen or {}, {}, container, by_name=layout != "auto")
+    answers = []
+    for each in LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]]:
+        known = replace(evidence, told=told) if told and told_by == each.name else evidence
+        answers.append(each.recognise_backbone(known) if backbone_only else each.recognise(known))
     matches = [answer for answer in answers if isinstance(answer, Match)]
-    if len(matches) == 1:
-        return matches[0]
     if matches:
-        raise WeightsError(f"it fits several layouts: {', '.join(m.layout for m in matches)}; choose one with --layout")
+        return _only_one(matches)
     reasons = [answer for answer in answers if isinstance(answer, str)]
-    raise WeightsError(reasons[0] if reasons else describe_stranger(tensors))
+    if reasons:
+        raise WeightsError(reasons[0])
+    what = "a backbone" if backbone_only else f"a network of {layout}"
+    stranger = describe_stranger(tensors)
+    raise WeightsError(stranger if layout == "auto" and not backbone_only else f"it is not {what}: {stranger}")
+
+
+def _only_one(matches: list[Match]) -> Match:
+    """Several projects may have one network: then it does not matter which of them it was."""
+    first, *others = matches
+    different = [match for match in others if _meaning(match) != _meaning(first)]
+    if different:
+        names = ", ".join(match.layout for match in (first, *different))
+        raise WeightsError(f"it fits several layouts: {names}; choose one with --layout")
+    if not others:
+        return first
+    same = ", ".join(match.layout for match in others)
+    return replace(first, notes=(*first.notes, f"{same} has the same names, and its network computes the same"))
+
+
+def _meaning(match: Match) -> object:
+    options = match.config.options
+    builder = MODELS.get(match.config.name)
+    settled = options if builder is None else builder.settle(options)
+    return ModelConfig(match.config.name, settled), match.names

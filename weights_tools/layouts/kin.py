@@ -21,7 +21,7 @@ STRANGERS: tuple[tuple[str, str], ...] = (
     (r"classifier\.classifier\.", "a DeepLabV3 of VainF/DeepLabV3Plus-Pytorch"),
     (r"backbone\.(low|high)_level_features\.", "a MobileNet DeepLab of VainF/DeepLabV3Plus-Pytorch"),
     (r"embedder\.embedder\.convolution\.", "a ResNet of transformers"),
-    (r"blocks\.0\.0\.conv_dw\.", "a MobileNet or EfficientNet of timm"),
+    (r"blocks\.0\.0\.conv_dw\.|^conv_stem\.", "a MobileNet or EfficientNet of timm"),
     (r"roi_heads\.|\.rpn\.|^rpn\.", "a detection network"),
     (r"features\.1\.conv\.0\.0\.", "a MobileNetV2"),
     (r"\.attn\.|\.self_attention\.|attention\.", "a transformer network"),

@@ -1,155 +1,107 @@
-"""Layouts that are tables: what a tensor's name begins with in another project, and what takes its place in ours."""
+"""Tables of names: what a module is called in another project, and what here. Both ways, one to one.
+
+An entry "decode_head.convs.{}.conv": "classifier.convs.{}.0" stands for the module and all that is in it; each {} is
+one number, the same on both sides.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
-from segnets.card import JSON, ModelConfig
-from segnets.registry import MODELS
-from weights_tools.layouts.base import Match, Tensors
-from weights_tools.layouts.resnet import describe_resnet, resnet_variants
-from weights_tools.names import listed, shown
+from segnets.card import JSON
 
-# A regular expression for the beginning of a name -> ours.
+# Theirs -> ours. The first entry that fits counts.
 Table = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Body:
+    """One kind of backbone as a project names it.
+
+    signature: a tensor that shows it. table: its modules, ours with "backbone." before them.
+    required: options that it needs beside those of the head. flattened: see `weights_tools.layouts.base.Match`.
+    """
+
+    signature: str
+    table: Table
+    required: Mapping[str, JSON] = field(default_factory=dict)
+    flattened: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Origin:
     """One network of another project, in terms of ours.
 
-    signature: a tensor that this network alone has. head: ours; table: how its tensors are called here.
-    last: our name of the convolution that gives the scores.
+    name: what people there call it. signature: a tensor that this network alone has.
+    head: ours, or "" for a classifier. bodies: the backbones that it is known on.
+    table: how the head's modules are called. last: our name of the layer that gives the scores.
     required: the options under which ours computes the same.
     open: what no tensor shows and people choose, with the project's own default; None is our default.
+    unused: modules of theirs that never run here. unique: no other project has these names; without it the
+    layout has to be asked for.
     """
 
     name: str
     signature: str
     head: str
+    bodies: Sequence[Body]
     table: Table
     last: str
     required: Mapping[str, JSON] = field(default_factory=dict)
     open: Mapping[str, JSON] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    unique: bool = True
 
 
-def rename(tensors: Tensors, table: Table) -> tuple[dict[str, str], list[str]]:
+def rename(names: Iterable[str], table: Table) -> tuple[dict[str, str], list[str]]:
     """Return ours -> theirs, and the names that the table does not know.
 
     Raises ValueError if two tensors would get one name: a mistake in the table, not in a file.
     """
-    names: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     unknown: list[str] = []
-    for theirs in tensors:
-        pattern = next((pattern for pattern in table if re.match(pattern, theirs)), None)
-        if pattern is None:
+    for theirs in names:
+        ours = _first(theirs, table.items())
+        if ours is None:
             unknown.append(theirs)
-            continue
-        ours = re.sub(f"^(?:{pattern})", table[pattern], theirs)
-        if ours in names:
-            raise ValueError(f"{names[ours]} and {theirs} both become {ours}")
-        names[ours] = theirs
-    return names, unknown
+        elif ours in renamed:
+            raise ValueError(f"{renamed[ours]} and {theirs} both become {ours}")
+        else:
+            renamed[ours] = theirs
+    return renamed, unknown
 
 
-@dataclass(frozen=True)
-class OriginLayout:
-    """See `weights_tools.layouts.base.Layout`. project: what people call it; basic_block_dilation: its convention."""
-
-    name: str
-    project: str
-    origins: tuple[Origin, ...]
-    basic_block_dilation: str = "both"
-    version: int = 1
-
-    def recognise(self, tensors: Tensors, chosen: Mapping[str, JSON]) -> Match | str | None:
-        origin = next((origin for origin in self.origins if origin.signature in tensors), None)
-        if origin is None:
+def rename_back(names: Iterable[str], table: Table) -> dict[str, str] | None:
+    """Return ours -> theirs for names of ours, or None if one of them has no place in the table."""
+    renamed: dict[str, str] = {}
+    for ours in names:
+        candidates = (_renamed(ours, new, old) for old, new in table.items())
+        # An entry read backwards may give a name that an earlier entry reads otherwise: that is not its name.
+        theirs = next((name for name in candidates if name is not None and _first(name, table.items()) == ours), None)
+        if theirs is None:
             return None
-        what = f"a {origin.name} of {self.project}"
-        names, unknown = rename(tensors, origin.table)
-        if unknown:
-            return f"it looks like {what}, with tensors that have no place here: {listed(map(shown, unknown), 3)}"
-        ours = {new: tensors[old] for new, old in names.items()}
-        body = describe_resnet(ours, "backbone.", variants=True)
-        if body is None or body[1]:
-            encoder = body[1] if body else "an encoder that is no ResNet"
-            return f"it looks like {what} on {encoder}, which can't be converted so far"
-        last = ours.get(f"{origin.last}.weight")
-        if last is None or len(last.shape) != 4:
-            return f"it looks like {what}, but {origin.last!r} (as it is called here) gives no scores"
-        model = f"{origin.head}_{body[0]}"
-        options: dict[str, JSON] = {
-            "num_classes": last.shape[0],
-            "head_channels": last.shape[1],
-            "aux_loss": any(name.startswith("aux_classifier.") for name in ours),
-            **resnet_variants(ours, "backbone."),
-            **_shown_by_head(ours),
-        }
-        return self._match(origin, model, options, names, chosen)
-
-    def _match(
-        self,
-        origin: Origin,
-        model: str,
-        options: dict[str, JSON],
-        names: dict[str, str],
-        chosen: Mapping[str, JSON],
-    ) -> Match | str:
-        fixed = [name for name in chosen if name not in origin.open]
-        if fixed:
-            return (
-                f"of a {origin.name} of {self.project} the option {fixed[0]} is not open: the tensors show it, or the "
-                f"project has one value; open are {', '.join(origin.open) or 'none'}"
-            )
-        other = [name for name in chosen if name in options and options[name] != chosen[name]]
-        if other:
-            return (
-                f"{other[0]}={chosen[other[0]]} was given, but its tensors are those of {other[0]}={options[other[0]]}"
-            )
-        builder = MODELS[model]
-        wanted = {"output_stride": None, **origin.open, **chosen, **origin.required}
-        wanted["basic_block_dilation"] = self.basic_block_dilation
-        for name, value in wanted.items():
-            if value is not None and name not in options and name in builder.applicable(options):
-                options[name] = value
-        settled = builder.settle(options)
-        taken = {name: settled[name] for name in origin.open if name in settled and name not in chosen}
-        notes: tuple[str, ...] = ()
-        if taken:
-            values = ", ".join(f"{name}={value}" for name, value in taken.items())
-            notes = (
-                f"no tensor shows {values}; these are {self.project}'s defaults, --option NAME=VALUE says otherwise",
-            )
-        unused = [name for name in names if not _is_used(name, settled)]
-        kept = {name: theirs for name, theirs in names.items() if name not in unused}
-        geometry = {name: settled[name] for name in (*origin.required, *origin.open) if name in settled}
-        config = ModelConfig(model, settled)
-        return Match(
-            self.name, self.version, config, kept, geometry, notes, unused=tuple(names[name] for name in unused)
-        )
+        renamed[ours] = theirs
+    return renamed
 
 
-def _shown_by_head(ours: Tensors) -> dict[str, JSON]:
-    """Options of the head that its shapes show."""
-    options: dict[str, JSON] = {}
-    for aspp in ("classifier.0.", "classifier.aspp."):
-        if f"{aspp}project.0.weight" in ours:
-            options["aspp_separable"] = f"{aspp}convs.1.0.0.weight" in ours
-    reading = ("classifier.0.convs.0.0.weight", "classifier.aspp.convs.0.0.weight", "classifier.pyramid.0.1.weight")
-    read = next((ours[name] for name in reading if name in ours), None)
-    if read is not None and len(read.shape) == 4:
-        expansion = 4 if "backbone.layer1.0.conv3.weight" in ours else 1
-        stages = {64 * expansion << stage: stage + 1 for stage in (1, 2, 3)}.get(read.shape[1], 4)
-        options["backbone_stages"] = stages
-        if stages < 4:  # such a network does not dilate
-            options["output_stride"] = 2 << stages
-    return options
+def is_in(name: str, modules: Iterable[str]) -> bool:
+    """Whether a tensor belongs to one of these modules, given as in a table."""
+    return any(_pattern(module).match(name) for module in modules)
 
 
-def _is_used(name: str, options: Mapping[str, JSON]) -> bool:
-    """SMP's encoders keep the stages that a network of fewer never runs."""
-    stages = options["backbone_stages"]
-    return not any(name.startswith(f"backbone.layer{i}.") for i in (3, 4) if isinstance(stages, int) and i > stages)
+def _first(name: str, entries: Iterable[tuple[str, str]]) -> str | None:
+    return next((new for old, to in entries if (new := _renamed(name, old, to)) is not None), None)
+
+
+def _renamed(name: str, old: str, new: str) -> str | None:
+    match = _pattern(old).match(name)
+    return None if match is None else new.format(*match.groups()) + name[match.end() :]
+
+
+@cache
+def _pattern(module: str) -> re.Pattern[str]:
+    numbers = re.escape(module).replace(r"\{\}", r"(\d{1,4})")
+    return re.compile(rf"{numbers}(?=\.|$)")

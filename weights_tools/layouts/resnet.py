@@ -23,16 +23,19 @@ RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
 }
 
 
-def describe_resnet(tensors: Tensors, prefix: str, *, variants: bool = False) -> tuple[str, str] | None:
+def describe_resnet(
+    tensors: Tensors, prefix: str, *, variants: bool = False, group_norm: bool = False
+) -> tuple[str, str] | None:
     """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no ResNet.
 
-    prefix: what stands before `conv1.weight`. variants: accept those that `resnet_variants` knows.
+    prefix: what stands before `conv1.weight`. variants: accept those that `resnet_variants` knows. group_norm: somebody
+    said that its norms are of groups, so that they need no statistics.
     """
     first = tensors.get(f"{prefix}layer1.0.conv1.weight")
     second = tensors.get(f"{prefix}layer1.0.conv2.weight")
     if first is None or second is None or len(first.shape) != 4 or len(second.shape) != 4:
         return None
-    variant = _unknown_variant(tensors, prefix) or ("" if variants else _known_variant(tensors, prefix))
+    variant = _unknown_variant(tensors, prefix, group_norm) or ("" if variants else _known_variant(tensors, prefix))
     depths = tuple(_blocks(tensors, f"{prefix}layer{stage}.") for stage in (1, 2, 3, 4))
     bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
     width = second.shape[0]
@@ -76,11 +79,11 @@ def _known_variant(tensors: Tensors, prefix: str) -> str:
     return "average pooling in its shortcuts (ResNet-D)" if "downsample" in options else ""
 
 
-def _unknown_variant(tensors: Tensors, prefix: str) -> str:
+def _unknown_variant(tensors: Tensors, prefix: str, group_norm: bool) -> str:
     """Return how the network differs in a way that no layout takes, or ""."""
     if any(".se." in name or ".se_module." in name for name in tensors):
         return "squeeze-and-excitation blocks"
     norm = f"{prefix}layer1.0.bn1."
-    if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors:
+    if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors and not group_norm:
         return "group normalisation, or with the statistics of its batch normalisation missing,"
     return ""

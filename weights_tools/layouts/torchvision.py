@@ -6,10 +6,12 @@ Source: torchvision 0.28, models/segmentation/*.py, models/resnet.py, models/mob
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 
 from segnets.card import JSON, ModelConfig
-from weights_tools.layouts.base import Match, Tensors
+from segnets.registry import BACKBONES
+from weights_tools.layouts.base import Evidence, Match, Tensors, WayBack
+from weights_tools.layouts.mobilenet import describe_mobilenet
 from weights_tools.layouts.resnet import describe_resnet
 
 # Which network a backbone and a head make.
@@ -27,9 +29,6 @@ _LAST = {
     "DeepLabV3": "classifier.4.weight",
     "LR-ASPP": "classifier.low_classifier.weight",
 }
-
-# The two MobileNetV3s by the number of their last part.
-_MOBILENETS = {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}
 
 _RESNET_GEOMETRY: dict[str, JSON] = {
     "batch_norm_eps": 1e-5,
@@ -52,12 +51,35 @@ class TorchvisionLayout:
     name = "torchvision"
     version = 1
 
-    def recognise(self, tensors: Tensors, chosen: Mapping[str, JSON]) -> Match | str | None:
+    def recognise(self, evidence: Evidence) -> Match | str | None:
         """Return the network, a reason to refuse a relative of it, or None."""
-        found = self._recognised(tensors)
-        if chosen and isinstance(found, Match):
-            return f"a network of torchvision has one geometry; the option {next(iter(chosen))} is not open"
+        found = self._recognised(evidence.tensors)
+        if evidence.chosen and isinstance(found, Match):
+            return f"a network of torchvision has one geometry; the option {next(iter(evidence.chosen))} is not open"
         return found
+
+    def recognise_backbone(self, evidence: Evidence) -> Match | str | None:
+        """The features of any of its networks, and of others that keep torchvision's names for them."""
+        tensors = evidence.tensors
+        inside = any(name.startswith("backbone.") for name in tensors)
+        prefix = "backbone." if inside else ""
+        body = _describe_body(tensors, prefix, features="backbone." if inside else "features.")
+        if body is None:
+            return None
+        network, strange = body
+        if strange:
+            return f"its backbone looks like {strange}, which is no network of torchvision"
+        if evidence.chosen:
+            return f"a network of torchvision has one geometry; the option {next(iter(evidence.chosen))} is not open"
+        kind = BACKBONES[network]
+        names = {_feature(kind.features, name, inside): name for name in tensors if _is_feature(name, network, inside)}
+        geometry = _MOBILENET_GEOMETRY if network.startswith("mobilenet") else _RESNET_GEOMETRY
+        unused = tuple(name for name in tensors if name not in names.values())
+        return Match(self.name, self.version, ModelConfig(network, {"num_classes": 0}), names, geometry, unused=unused)
+
+    def ways_back(self, config: ModelConfig, names: Sequence[str]) -> Iterator[WayBack]:  # noqa: ARG002
+        """Its names are ours."""
+        yield WayBack({name: name for name in names})
 
     def _recognised(self, tensors: Tensors) -> Match | str | None:
         if any(name.startswith("backbone.") for name in tensors):
@@ -73,7 +95,10 @@ class TorchvisionLayout:
             heads = {name.split(".")[0] for name in tensors} - {"backbone", "aux_classifier"}
             if heads:
                 return None if not strange else f"it looks like {strange} with a head that torchvision does not have"
-            return f"it holds only the backbone of a segmentation network ({network or strange}), no classifier"
+            return (
+                f"it holds only the backbone of a segmentation network ({network or strange}), no classifier; "
+                "--backbone-only converts it"
+            )
         if strange:
             return f"it looks like a {head} on {strange}, which is no network of torchvision"
         name = _SEGMENTATION.get((network, head))
@@ -81,6 +106,7 @@ class TorchvisionLayout:
             return (
                 f"it looks like a {head} on a {network} backbone, which is no network of torchvision; it has "
                 + ", ".join(sorted(_SEGMENTATION.values()))
+                + "; if segnets made it, --layout segnets"
             )
         classes = tensors[_LAST[head]].shape[0]
         if classes < 1:
@@ -105,7 +131,10 @@ class TorchvisionLayout:
         mobile = network.startswith("mobilenet")
         last = "classifier.3.weight" if mobile else "fc.weight"
         if last not in tensors:
-            return f"it holds a {network} without its classifier ({last!r} is missing)"
+            return (
+                f"it holds a {network} without its classifier ({last!r} is missing); "
+                "--backbone-only converts it as a backbone"
+            )
         shape = tensors[last].shape
         if len(shape) != 2 or shape[0] < 1:
             return f"its classifier {last!r} has the shape {shape}; (classes, features) was expected"
@@ -116,24 +145,24 @@ class TorchvisionLayout:
 
 def _describe_body(tensors: Tensors, prefix: str, features: str) -> tuple[str, str] | None:
     """Return (name of torchvision's network, "") or ("", what it looks like), or None if it is no body of this kind."""
-    if f"{features}1.block.0.0.weight" in tensors:
-        return _describe_mobilenet(tensors, features)
-    return describe_resnet(tensors, prefix)
-
-
-def _describe_mobilenet(tensors: Tensors, features: str) -> tuple[str, str]:
-    parts = {name.removeprefix(features).split(".")[0] for name in tensors if name.startswith(features)}
-    indices = {int(part) for part in parts if part.isdecimal() and len(part) < 5}
-    network = _MOBILENETS.get(max(indices), "")
+    mobile = describe_mobilenet(tensors, features)
+    if mobile is None:
+        return describe_resnet(tensors, prefix)
     stem = tensors.get(f"{features}0.0.weight")
-    if not network or stem is None or stem.shape != (16, 3, 3, 3):
-        channels = stem.shape[1] if stem is not None and len(stem.shape) == 4 else "?"
-        return "", f"a MobileNetV3 of {len(indices)} parts, {channels} input channels"
-    if network == "mobilenet_v3_large":
-        last = tensors.get(f"{features}16.0.weight")
-        if last is not None and last.shape[:2] != (960, 160):
-            return "", f"a reduced or widened MobileNetV3 (last layer {last.shape})"
-    return network, ""
+    if mobile[0] and stem is not None and stem.shape[1] != 3:
+        return "", f"a {mobile[0]} with {stem.shape[1]} input channels"
+    return mobile
+
+
+def _is_feature(name: str, network: str, inside: bool) -> bool:
+    if inside:
+        return name.startswith("backbone.")
+    return name.startswith("features.") if network.startswith("mobilenet") else not name.startswith("fc.")
+
+
+def _feature(features: str, name: str, inside: bool) -> str:
+    """What a classifier calls it."""
+    return features + name.removeprefix("backbone.") if inside else name
 
 
 def _describe_head(tensors: Tensors) -> str | None:

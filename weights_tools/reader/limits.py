@@ -4,6 +4,7 @@ MAX_PICKLE_BYTES = 64 << 20  # one pickle; tensors lie outside it
 MAX_OPCODES = 2_000_000  # about two seconds
 MAX_STACK = 1_000_000
 MAX_MEMO = 1_000_000
+MAX_GLOBALS = 10_000  # classes and functions that one pickle names
 MAX_INTEGER_BYTES = 256
 MAX_DIGITS = 600
 MAX_DIMENSIONS = 16

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 
 from segnets.errors import WeightsError
-from weights_tools.reader.limits import MAX_MEMO, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
+from weights_tools.reader.limits import MAX_GLOBALS, MAX_MEMO, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
 from weights_tools.reader.values import Foreign, Global, OpaqueKey, Value
 
 Construct = Callable[["Machine", Global, tuple[Value, ...]], Value]
@@ -129,6 +129,8 @@ class Machine:
     def note_global(self, module: str, name: str) -> None:
         found = Global(module, name)
         self.globals.setdefault(found.dotted)
+        if len(self.globals) > MAX_GLOBALS:
+            raise WeightsError(f"its pickle names more than {MAX_GLOBALS:,} classes; no checkpoint needs as many")
         self.push(found)
 
     def call(self, target: Value, args: Value) -> Value:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from segnets.errors import WeightsError
 from weights_tools.reader.container import Container
-from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SAFETENSORS_HEADER, MAX_SIZE
+from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SAFETENSORS_HEADER, MAX_SIZE, MAX_TENSORS
 from weights_tools.reader.source import Source
 from weights_tools.reader.strict_json import parse_object
 from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
@@ -43,6 +43,8 @@ def read(source: Source) -> Container:
     if 8 + length > source.size:
         raise WeightsError(f"it is cut off inside its safetensors header: {source.size:,} bytes; download it again")
     header = _parse(bytes(source.view(8, length)))
+    if len(header) > MAX_TENSORS + 1:
+        raise WeightsError(f"its safetensors header holds {len(header):,} tensors; no network has as many")
     metadata = _metadata(header.pop("__metadata__", {}))
     top: dict[str, TensorRef] = {}
     spans: dict[str, tuple[int, int]] = {}

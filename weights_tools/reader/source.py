@@ -24,6 +24,7 @@ from weights_tools.reader.identify import explain_folder
 _CHUNK = 4 << 20
 _ALIGNMENT = 64  # torch's zip files align every storage so; with the buffer aligned too, tensors can be views of it
 _KEPT_FREE = 64 << 20
+_SMALL = 1 << 20  # bytes: below, starting a thread takes longer than what it would do
 
 
 class Content(Protocol):
@@ -59,7 +60,7 @@ class Source:
         self.size = self._status.st_size
         self.buffer: npt.NDArray[np.uint8] | None = None
         self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="weights-tools")
-        self._sha256: Future[str] | None = None
+        self._sha256: Future[str] | str | None = None
 
     def __enter__(self) -> Source:
         return self
@@ -95,6 +96,11 @@ class Source:
         """
         require_memory(self.size)
         buffer = _aligned(self.size)
+        if self.size < _SMALL:
+            self._fill(buffer.data, None)
+            self._sha256 = hashlib.sha256(buffer.data).hexdigest()
+            self.buffer = buffer
+            return
         arrived: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         self._sha256 = self._workers.submit(_hash, arrived)  # on the second processor, while the file still comes in
         try:
@@ -103,13 +109,14 @@ class Source:
             arrived.put(None)
         self.buffer = buffer
 
-    def _fill(self, target: memoryview, arrived: queue.SimpleQueue[memoryview | None]) -> None:
+    def _fill(self, target: memoryview, arrived: queue.SimpleQueue[memoryview | None] | None) -> None:
         position = 0
         while position < self.size:
             count = os.preadv(self._descriptor, [target[position : position + _CHUNK]], position)
             if count == 0:
                 break
-            arrived.put(target[position : position + count])
+            if arrived is not None:
+                arrived.put(target[position : position + count])
             position += count
         now = os.fstat(self._descriptor)
         same = (now.st_size, now.st_mtime_ns) == (self._status.st_size, self._status.st_mtime_ns)
@@ -120,11 +127,12 @@ class Source:
         """Return the sha256 of the bytes that `load` read, as 64 hexadecimal digits."""
         if self._sha256 is None:
             raise RuntimeError("load() comes before sha256()")
-        return self._sha256.result()
+        return self._sha256 if isinstance(self._sha256, str) else self._sha256.result()
 
     def checksums(self, spans: list[tuple[int, int]]) -> list[int]:
         """Return the CRC-32 of each (start, count); both processors work where there are two."""
-        return list(self._workers.map(lambda span: zlib.crc32(self.view(*span)), spans))
+        spread = map if self.size < _SMALL else self._workers.map
+        return list(spread(lambda span: zlib.crc32(self.view(*span)), spans))
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:

@@ -48,7 +48,10 @@ class Global:
 
     @property
     def dotted(self) -> str:
-        return f"{self.module}.{self.name}"[:120]
+        """Short, and printable: it is shown to people."""
+        # Cut first: a file may name one text of megabytes again and again.
+        text = f"{self.module[:120]}.{self.name[:120]}"[:120]
+        return text if text.isprintable() else ascii(text)[1:-1]
 
 
 @dataclass(slots=True, eq=False, repr=False)

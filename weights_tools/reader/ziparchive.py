@@ -67,7 +67,7 @@ def read_entries(source: Source) -> dict[str, Entry]:
             raise WeightsError("its entries overlap or leave gaps, so that it could be read in two ways")
         entry = _open_entry(source, item)
         if entry.name in entries:
-            raise WeightsError(f"its entry {entry.name!r} is there twice, so that it could be read in two ways")
+            raise WeightsError(f"its entry {entry.name[:80]!r} is there twice, so that it could be read in two ways")
         entries[entry.name] = entry
         position = entry.start + entry.packed
         if item.flags & _HAS_DESCRIPTOR:

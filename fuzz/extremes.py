@@ -1,0 +1,133 @@
+"""Files built to cost as much as possible: everything at the limits that the reader allows, in few bytes.
+
+Chance does not find them: each is read once before the random ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from fuzz.document import Document, Entry
+from fuzz.seeds import Seed
+from weights_tools.reader.limits import MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
+
+_TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\nq\1((X\7\0\0\0storageq\2ctorch\nFloatStorage\nq\3X\1\0\0\0000q\4X\3\0\0\0cpu"
+    b"K\1tQK\0K\1\x85K\1\x85\x89}tRq\0"
+)
+_ABOUT = MAX_OPCODES * 9 // 10
+_TEXT = 60 << 20
+
+
+def all_extremes() -> Iterator[Seed]:
+    """Each is made when it is asked for: together they would fill the memory."""
+    for name, pickle in _pickles():
+        yield Seed(f"extreme: {name}", _zip(b"\x80\x02" + pickle + b"."))
+    yield Seed("extreme: a legacy file of many numbers", _legacy(b"K\1" * (MAX_STACK - 1)))
+    yield Seed("extreme: many entries", _many_entries())
+    for name, header in _headers():
+        yield Seed(f"extreme: {name}", len(header).to_bytes(8, "little") + header)
+
+
+def _pickles() -> Iterator[tuple[str, bytes]]:
+    text = b"X" + _TEXT.to_bytes(4, "little") + b"a" * _TEXT + b"q\0"
+    yield "as many opcodes as allowed", b"N0" * (_ABOUT // 2) + b"N"
+    yield "too many opcodes", b"N0" * MAX_OPCODES
+    yield "a full stack", b"}" * (MAX_STACK - 1)
+    yield "a full memo", b"".join(b"]r" + index.to_bytes(4, "little") for index in range(_ABOUT // 2))
+    yield "one long text as the name of a class, again and again", text + b"h\0h\0\x930" * (_ABOUT // 4) + b"N"
+    yield "one long text as a key, in dictionaries without end", text + b"}h\0Ns0" * (_ABOUT // 5) + b"N"
+    yield "one long text as the name of a storage", text + _TENSOR.replace(b"X\1\0\0\0000q\4", b"h\0")
+    yield "one long text called", b"c__torch__\nA\nq\1" + text + b"h\1h\0\x85R0" * (_ABOUT // 6) + b"N"
+    yield "many names of classes", b"".join(b"cos\nf%d\n0" % index for index in range(_ABOUT // 2)) + b"N"
+    yield "values nested deep", b"]" * (MAX_STACK - 2) + b"a" * (MAX_STACK - 3)
+    yield "tuples nested deep", b")" + b"\x85" * _ABOUT
+    yield "a billion laughs", b"]q\0" + b"(h\0h\0h\0h\0h\0h\0h\0h\0lq\0" * (_ABOUT // 30)
+    yield "a list in itself", b"]q\0" + b"h\0a" * (_ABOUT // 2)
+    yield "many digits", (b"I" + b"9" * 599 + b"\n0") * 100_000 + b"N"
+    yield "many lines", b"I1\n0" * (_ABOUT // 2) + b"N"
+    yield "many tensors", b"}(" + _tensors(25_000) + b"u"
+    yield "many tensors in a dictionary too large", b"}(" + _tensors(60_000) + b"u"
+    yield "one tensor under many names", _TENSOR + b"0}(" + _keys(400_000, b"h\0") + b"u"
+    yield (
+        "many numbers beside a tensor",
+        b"}(" + _keys(440_000, b"K\1") + b"X\5\0\0\0model}X\1\0\0\0w" + _TENSOR + b"su",
+    )
+    yield "many dictionaries of tensors", _TENSOR + b"0}X\1\0\0\0wh\0sq\5" + b"0}(" + _keys(400_000, b"h\5") + b"u"
+    yield "many candidates", _candidates()
+    yield "an ordered dictionary of pairs", b"ccollections\nOrderedDict\n((" + b"K\1K\1\x86" * (_ABOUT // 4) + b"ltR"
+    yield "modules that recall each other", _modules()
+    yield "many attributes", b"c__torch__\nA\n)\x81}(" + _keys(440_000, b"K\1") + b"ub"
+    yield "names that share their beginning", _TENSOR + b"0}(" + _keys(40_000, b"h\0", b"layer1." * 50) + b"u"
+    yield "many dots", _TENSOR + b"0}(" + _keys(40_000, b"h\0", b"a." * 150) + b"u"
+    yield "a body larger than its limit", bytes(MAX_PICKLE_BYTES)
+
+
+def _keys(count: int, value: bytes, prefix: bytes = b"k") -> bytes:
+    keys = [prefix + b"%d" % index for index in range(count)]
+    return b"".join(b"X" + len(key).to_bytes(4, "little") + key + value for key in keys)
+
+
+def _tensors(count: int) -> bytes:
+    return b"".join(b"X\6\0\0\0" + b"%06d" % index + _TENSOR for index in range(count))
+
+
+def _candidates() -> bytes:
+    """Dictionaries in dictionaries, each with a hundred names for the next one."""
+    made = _TENSOR + b"0}X\1\0\0\0wh\0sq\5"
+    for _ in range(4):
+        made += b"0}(" + _keys(3000, b"h\5") + b"uq\5"
+    return made
+
+
+def _modules() -> bytes:
+    made = b"c__torch__\nA\nq\6)\x81}X\1\0\0\0w" + _TENSOR + b"sbq\5"
+    for _ in range(90):
+        made += b"0h\6)\x81}(" + _keys(40, b"h\5") + b"ubq\5"
+    return made
+
+
+def _zip(pickle: bytes) -> bytes:
+    return Document(
+        "zip",
+        entries=[
+            Entry(b"archive/data.pkl", pickle, packed=len(pickle) > 1 << 16),
+            Entry(b"archive/constants.pkl", b"\x80\x02).") if b"__torch__" in pickle else Entry(b"archive/x", b""),
+            Entry(b"archive/data/0", b"\0\0\x80?"),
+        ],
+    ).to_bytes()
+
+
+def _legacy(pickle: bytes) -> bytes:
+    head = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + b"\x80\x02M\xe9\x03.\x80\x02}."
+    return head + b"\x80\x02" + pickle + b".\x80\x02]."
+
+
+def _many_entries() -> bytes:
+    entries = [Entry(b"archive/data.pkl", b"\x80\x02}.")]
+    entries += [Entry(b"archive/data/%d" % index, b"a") for index in range(60_000)]
+    return Document("zip", entries=entries, aligned=False).to_bytes()
+
+
+def _headers() -> Iterator[tuple[str, bytes]]:
+    nothing = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    yield "a header of many tensors", json.dumps({f"{index}": nothing for index in range(45_000)}).encode()
+    yield "a header of too many tensors", json.dumps({f"{index}": nothing for index in range(370_000)}).encode()
+    yield "a shape without end", json.dumps({"w": {**nothing, "shape": [0] * 8_000_000}}).encode()
+    yield "a header nested deep", b'{"a":' + b"[" * 12_000_000 + b"]" * 12_000_000 + b"}"
+    yield "a header of many digits", b'{"a":[' + b",".join([b"9" * 4000] * 6000) + b"]}"
+    yield "much metadata", json.dumps({"__metadata__": {f"{index}": "" for index in range(1_000_000)}}).encode()
+    for option, value in (("atrous_rates", [1] * 500_000), ("multi_grid", [1] * 500_000), ("num_classes", 1 << 20)):
+        description = {
+            "format": 1, "classes": [], "palette": [], "provenance": {},
+            "preprocessing": {
+                "resize": "none", "size": None, "interpolation": "bilinear", "antialias": True,
+                "mean": [0, 0, 0], "std": [1, 1, 1], "channel_order": "RGB",
+            },
+            "model": {"name": "deeplabv3_resnet152", "options": {option: value}},
+        }  # fmt: skip
+        yield (
+            f"a description with much {option}",
+            json.dumps({"__metadata__": {"segnets": json.dumps(description)}, "w": nothing}).encode(),
+        )

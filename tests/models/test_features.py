@@ -1,0 +1,171 @@
+"""Backbones without the last layers of a classifier, `num_classes=0`: what they compute, and their files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import segnets
+from segnets import backbones, cli
+from segnets.registry import BACKBONES, HEADS
+from tests.models.pairs import images
+from tests.oracle import randomise_, torchvision
+
+FAMILIES = ["resnet18", "resnet50", "mobilenet_v3_large", "mobilenet_v3_small"]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in FAMILIES),
+    ("resnet18", {"stem": "deep", "zero_init_residual": True, "in_channels": 4}),
+    ("resnet50", {"norm_layer": "group", "replace_stride_with_dilation": [False, False, True]}),
+    ("mobilenet_v3_small", {"dilated": True, "reduced_tail": True, "width_mult": 0.75}),
+]
+
+
+def features_of(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a classifier's tensors that `num_classes=0` leaves."""
+    last = BACKBONES[name].dropped({"backbone_stages": 4})
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith(last)}
+    assert len(state) - len(kept) in (2, 4)
+    return kept
+
+
+def test_the_last_layers_are_all_that_is_missing() -> None:
+    for name, kind in BACKBONES.items():
+        with torch.device("meta"):
+            model, full = kind(num_classes=0), kind()
+        assert [(key, tensor.shape) for key, tensor in model.state_dict().items()] == [
+            (key, tensor.shape) for key, tensor in features_of(name, full.state_dict()).items()
+        ]
+        assert [child for child, _ in model.named_children()] == [child for child, _ in full.named_children()]
+        pooled = model(torch.empty(2, 3, 64, 97, device="meta"))
+        assert pooled.shape == (2, kind.stages({"backbone_stages": 4}).out.channels)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_the_features_begin_as_those_of_a_full_classifier(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(5)
+    full = BACKBONES[name](**options)
+    torch.manual_seed(5)
+    model = BACKBONES[name](num_classes=0, **options)
+    expected = features_of(name, full.state_dict())
+    assert model.state_dict().keys() == expected.keys()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_torchvision_gives_before_its_last_layers(name: str) -> None:
+    theirs = torchvision.models.get_model(name, weights=None)
+    setattr(theirs, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
+    randomise_(theirs)
+    ours = BACKBONES[name](num_classes=0)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = images(2, 65, 97)
+    with torch.inference_mode():
+        result = ours.eval()(x)
+        assert torch.equal(result, theirs.eval()(x))
+    assert result.ndim == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        scripted = torch.jit.script(ours)
+    exported = torch.export.export(ours, (x,)).module()
+    with torch.inference_mode():
+        assert torch.equal(scripted(x), result)
+        torch.testing.assert_close(exported(x), result)
+
+
+def test_they_can_be_trained() -> None:
+    model = backbones.mobilenet_v3_small(num_classes=0)
+    model(images(2, 64, 64)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_a_file_describes_it(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model = BACKBONES[name](num_classes=np.int64(0), **options).eval()
+    randomise_(model)
+    recorded = {key: value for key, value in options.items() if key != "zero_init_residual"}
+    assert model.config == segnets.ModelConfig(name, {"num_classes": 0, **recorded})
+    assert type(model.config.options["num_classes"]) is int
+    segnets.save(model, tmp_path / "b.safetensors")
+    loaded = segnets.load(tmp_path / "b.safetensors")
+    assert loaded.config == model.config
+    x = torch.randn(2, options.get("in_channels", 3), 64, 97)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), model(x))
+    with pytest.raises(segnets.WeightsError, match="1 class names for a model of 0 classes"):
+        segnets.save(model, tmp_path / "b.safetensors", classes=["one"])
+
+
+def test_it_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
+    full, model = backbones.resnet18(num_classes=3), backbones.resnet18(num_classes=0)
+    segnets.save(model, tmp_path / "b.safetensors")
+    missing = r"does not fit resnet18\(num_classes=3\): 2 missing\n  - fc\.weight\n  - fc\.bias"
+    with pytest.raises(segnets.WeightsError, match=missing):
+        segnets.load_weights(full, tmp_path / "b.safetensors")
+    with pytest.raises(segnets.WeightsError, match=r"does not fit resnet18\(num_classes=0\): 2 unexpected\n  \+ fc"):
+        segnets.load_weights(model, full.state_dict())
+    report = segnets.load_weights(model, features_of("resnet18", full.state_dict()))
+    assert report.loaded == len(model.state_dict())
+    assert torch.equal(model.layer4[1].conv2.weight, full.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("head", [head.name for head in HEADS])
+def test_every_builder_takes_it_for_its_backbone_like_a_classifier(head: str, backbone: str, tmp_path: Path) -> None:
+    full, model = BACKBONES[backbone](num_classes=3), BACKBONES[backbone](num_classes=0)
+    randomise_(full)
+    segnets.load_weights(model, features_of(backbone, full.state_dict()))
+    segnets.save(full, tmp_path / "full.safetensors")
+    segnets.save(model, tmp_path / "features.safetensors")
+    torch.save(model.state_dict(), tmp_path / "features.pth")
+    expected = segnets.create_model(f"{head}_{backbone}", weights_backbone=tmp_path / "full.safetensors")
+    for source in (tmp_path / "features.safetensors", tmp_path / "features.pth", model.state_dict()):
+        torch.manual_seed(1)
+        filled = segnets.create_model(f"{head}_{backbone}", weights_backbone=source).backbone.state_dict()
+        assert all(torch.equal(filled[key], tensor) for key, tensor in expected.backbone.state_dict().items())
+    assert len(filled) == len(model.state_dict()), "all of it was used"
+
+
+def test_with_other_options_than_the_networks(tmp_path: Path) -> None:
+    path = tmp_path / "b.safetensors"
+    model = backbones.resnet50(num_classes=0, stride_in_1x1=True)
+    segnets.save(model, path)
+    with pytest.warns(UserWarning, match=r"made for stride_in_1x1=True \(here False\)"):
+        segnets.create_model("fcn_resnet50", weights_backbone=path)
+    fewer = segnets.create_model(
+        "pspnet_resnet50", weights_backbone=path, stride_in_1x1=True, backbone_stages=2, in_channels=1
+    )
+    assert torch.equal(fewer.backbone.layer2[3].conv3.weight, model.layer2[3].conv3.weight)
+    torch.testing.assert_close(fewer.backbone.conv1.weight, model.conv1.weight.sum(1, keepdim=True))
+
+
+def test_it_is_no_network_for_segmentation(tmp_path: Path) -> None:
+    segnets.save(backbones.resnet18(num_classes=0), tmp_path / "b.safetensors")
+    for source in (tmp_path / "b.safetensors", backbones.resnet18(num_classes=0).state_dict()):
+        with pytest.raises(segnets.WeightsError, match="for a backbone alone use weights_backbone="):
+            segnets.create_model("fcn_resnet18", weights=source)
+    with pytest.raises(segnets.WeightsError, match="is for resnet18, not for resnet34; call that builder"):
+        segnets.create_model("fcn_resnet34", weights_backbone=tmp_path / "b.safetensors")
+
+
+def test_the_command_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "b.safetensors")
+    model = backbones.mobilenet_v3_small(num_classes=0)
+    segnets.save(model, path)
+    assert cli.main(["info", path, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], facts["options"], facts["classes"]) == ("mobilenet_v3_small", {"num_classes": 0}, [])
+    assert facts["tensors"] == len(model.state_dict())
+    assert cli.main(["info", path]) == 0
+    assert "options                 num_classes=0\n" in capsys.readouterr().out
+    assert cli.main(["list", "*mobilenet_v3_small"]) == 0
+    assert capsys.readouterr().out.split() == [f"{head.name}_mobilenet_v3_small" for head in HEADS]
+    assert cli.main(["export", path, str(tmp_path / "b.ts")]) == 1
+    assert "export takes a segmentation model" in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""config.json beside the weights, of transformers, SMP and timm; and what Lightning keeps of SMP."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segnets import Preprocessing
+from segnets.options import check_values
+from weights_tools.beside import Told, read_beside
+from weights_tools.beside.json_file import MAX_BYTES
+from weights_tools.reader.values import Value
+
+
+def beside(folder: Path, config: Any, name: str = "model.safetensors") -> Told | None:
+    text = config if isinstance(config, str) else json.dumps(config)
+    (folder / "config.json").write_text(text)
+    return read_beside({}, (), folder / name)
+
+
+RESNET = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], "id2label": {"0": "a", "1": "b"}}
+
+
+def test_transformers(tmp_path: Path) -> None:
+    processor = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    told = beside(tmp_path, {**RESNET, "downsample_in_bottleneck": True})
+    assert told == Told(
+        "config.json beside it",
+        "transformers",
+        {"stride_in_1x1": True, "in_channels": 3},
+        classes=("a", "b"),
+        preprocessing=Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"downsample_in_first_stage": True}, "downsample_in_first_stage"), ({"hidden_act": "gelu"}, "'gelu'")],
+)
+def test_transformers_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    told = beside(tmp_path, {**RESNET, **change})
+    assert told is not None
+    assert reason in (told.refused or "")
+
+
+@pytest.mark.parametrize(
+    "labels", [{"0": "LABEL_0", "1": "LABEL_1"}, {"0": "a", "2": "b"}, {"0": "a", "1": ["b"]}, {"0": ""}, 7, {}]
+)
+def test_labels_that_are_no_names(labels: Any, tmp_path: Path) -> None:
+    told = beside(tmp_path, {**RESNET, "id2label": labels})
+    assert told is not None
+    assert told.classes == ()
+
+
+def test_labels_without_a_classifier(tmp_path: Path) -> None:
+    told = beside(tmp_path, {**RESNET, "architectures": ["ResNetModel"]})
+    assert told is not None
+    assert told.classes == ()
+
+
+SMP = {"_model_class": "DeepLabV3", "encoder_name": "resnet18", "encoder_output_stride": 16, "upsampling": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {"output_stride": 16, "atrous_rates": [12, 24, 36]}),
+        ({"encoder_output_stride": 8, "decoder_atrous_rates": [6, 12]}, {"output_stride": 8, "atrous_rates": [6, 12]}),
+        ({"encoder_depth": 3, "upsampling": 8}, {"output_stride": 8}),
+        ({"_model_class": "DeepLabV3Plus", "upsampling": 4}, {"output_stride": 16, "aspp_separable": True}),
+        (
+            {"_model_class": "PSPNet", "encoder_depth": 4, "upsampling": 16},
+            {"output_stride": 16, "head_norm_eps": 1e-5},
+        ),
+        (
+            {"_model_class": "PSPNet", "decoder_use_norm": {"type": "batchnorm", "eps": 0.01}, "psp_dropout": 0.25},
+            {"output_stride": 8, "head_norm_eps": 0.01, "head_dropout": 0.25},
+        ),
+        ({"in_channels": 4}, {"in_channels": 4}),
+    ],
+    ids=str,
+)
+def test_smp(change: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
+    told = beside(tmp_path, {**SMP, **change})
+    assert told is not None
+    assert (told.project, told.refused, told.notes) == ("smp", None, ())
+    assert expected.items() <= told.options.items()
+    check_values(told.options)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"_model_class": "Unet"}, "'Unet'"),
+        ({"upsampling": 1}, "upsampling=1"),
+        ({"_model_class": "PSPNet", "upsampling": 32}, "upsampling=32"),
+        ({"_model_class": "PSPNet", "decoder_use_norm": "layernorm"}, "'layernorm'"),
+        ({"_model_class": "PSPNet", "decoder_use_norm": False}, "decoder_use_norm"),
+        ({"_model_class": "PSPNet", "psp_use_batchnorm": "inplace"}, "'inplace'"),
+    ],
+    ids=str,
+)
+def test_smp_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    told = beside(tmp_path, {**SMP, **change})
+    assert told is not None
+    assert reason in (told.refused or "")
+
+
+def test_an_activation_of_smp_is_named(tmp_path: Path) -> None:
+    told = beside(tmp_path, {**SMP, "activation": "softmax2d"})
+    assert told is not None
+    assert "'softmax2d'" in told.notes[0]
+
+
+def test_hyper_parameters_of_lightning() -> None:
+    arguments: dict[str, Value] = {"arch": "DeepLabV3", "encoder_name": "resnet18", "encoder_output_stride": 16}
+    top = {"hyper_parameters": arguments, "state_dict": {}}
+    told = read_beside(top, ("state_dict",), Path("w.ckpt"))
+    assert told is not None
+    assert (told.project, told.options) == ("smp", {"output_stride": 16})
+    del arguments["encoder_output_stride"]
+    assert read_beside(top, ("state_dict",), Path("w.ckpt")) is None
+
+
+TIMM = {"architecture": "resnet50", "num_classes": 2, "model_args": {"num_classes": 2, "global_pool": "avg"}}
+
+
+def test_timm(tmp_path: Path) -> None:
+    own = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    expected = Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
+        told = beside(tmp_path, {**TIMM, **form})
+        assert told == Told("config.json beside it", "timm", {}, ("a", "b"), preprocessing=expected)
+    told = beside(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
+    assert told is not None
+    assert told.options == {"norm_eps": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architecture": "tf_mobilenetv3_large_100"}, "TensorFlow"),
+        ({"architecture": "resnetblur50.bt_in1k"}, "blurs"),
+        ({"architecture": "seresnextaa101d_32x8d"}, "blurs"),
+        ({"model_args": {"output_stride": 8}}, "'output_stride'"),
+        ({"model_args": {"aa_layer": "avg"}}, "'aa_layer'"),
+    ],
+    ids=str,
+)
+def test_timm_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    told = beside(tmp_path, {**TIMM, **change})
+    assert told is not None
+    assert reason in (told.refused or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '"text"',
+        "NaN",
+        '{"model_type": "resnet", "num_channels": NaN}',
+        '{"model_type": "vit", "model_type": "resnet"}',
+        '{"model_type": "segformer"}',
+        '{"model_type": ["resnet"]}',
+        "{}",
+        "[" * 1_000_000,
+        '{"a":' * 100_000,
+        '{"a": ' + "9" * 100_000 + "}",
+        " " * (MAX_BYTES + 1),
+    ],
+    ids=range(14),
+)
+def test_a_config_json_that_is_none(text: str, tmp_path: Path) -> None:
+    told = beside(tmp_path, text)
+    assert told is not None
+    assert (told.project, told.options, told.refused) == (None, {}, None)
+    assert "config.json beside it is ignored" in told.notes[0]
+    assert len(told.notes[0]) < 200
+
+
+@pytest.mark.parametrize("base", [RESNET, SMP, TIMM], ids=["transformers", "smp", "timm"])
+@pytest.mark.parametrize("value", [None, 7, -1, 1e300, 10**400, "x" * 100_000, [[[]]], {"a": {}}, True], ids=range(9))
+def test_values_of_any_kind_in_config_json(base: dict[str, Any], value: Any, tmp_path: Path) -> None:
+    names = (
+        "architectures downsample_in_bottleneck layer_type num_channels id2label encoder_output_stride encoder_depth "
+        "decoder_atrous_rates decoder_use_norm upsampling activation in_channels model_args pretrained_cfg mean std "
+        "label_names num_classes _model_class"
+    )
+    for name in names.split():
+        told = beside(tmp_path, {**base, "_model_class": "PSPNet", name: value})
+        assert told is not None
+        check_values(told.options)
+        assert all(len(text) < 400 for text in (*told.notes, told.refused or ""))
+
+
+def test_config_json_belongs_to_files_that_projects_put_beside_it(tmp_path: Path) -> None:
+    assert beside(tmp_path, SMP, "pytorch_model.bin") is not None
+    assert beside(tmp_path, SMP, "checkpoint.pth") is None
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
+    assert read_beside({}, (), tmp_path / "model.safetensors") is None

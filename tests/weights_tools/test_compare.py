@@ -1,0 +1,298 @@
+"""`compare` with torchvision: its own network beside the converted file. Others: tests/peers/test_compare.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import segnets
+import weights_tools
+from segnets.card import JSON, ModelConfig
+from segnets.errors import OutputError, WeightsError
+from segnets.weights import read_weights_file, write_weights_file
+from tests.weights_tools.files import assert_same, network
+from weights_tools.cli import main
+from weights_tools.commands.compare import PROJECTS as OFFERED
+from weights_tools.projects import PROJECTS, find_project
+from weights_tools.proof import network_of, prove
+
+SMALL = ["--size", "32x48", "--size", "33x47"]
+SIZES = [(32, 48), (33, 47)]
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a classifier as a training script saves it, and what it was converted to. Not to be changed."""
+    folder = tmp_path_factory.mktemp("compare")
+    tensors = {f"module.{name}": tensor for name, tensor in network("resnet18", num_classes=9).state_dict().items()}
+    torch.save({"epoch": 3, "model": tensors}, folder / "w.pth")
+    weights_tools.convert(folder / "w.pth", folder / "w.safetensors")
+    return folder
+
+
+@pytest.fixture
+def pair(made: Path, tmp_path: Path) -> tuple[str, str]:
+    """Copies of the two files."""
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    return str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
+
+
+def rewritten(path: str, *, tensors: Mapping[str, Tensor] | None = None, **options: JSON) -> None:
+    """Change tensors or options of a converted file, whose description of its source stays."""
+    file = read_weights_file(path)
+    assert file.config is not None
+    assert file.card is not None
+    held = {name: tensor.clone() for name, tensor in file.tensors.items()}
+    config = ModelConfig(file.config.name, {**file.config.options, **options})
+    write_weights_file(path, {**held, **(tensors or {})}, config, file.card)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "lraspp_mobilenet_v3_large", "fcn_resnet50"])
+def test_torchvisions_own_network_computes_the_same(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {"num_classes": 7, **({"aux_loss": True} if name.startswith("fcn") else {})}
+    save_file(network(name, **options).state_dict(), tmp_path / "w.safetensors")
+    weights_tools.convert(tmp_path / "w.safetensors", tmp_path / "o.safetensors")
+    report = weights_tools.compare(
+        tmp_path / "w.safetensors", tmp_path / "o.safetensors", project="torchvision", sizes=SIZES
+    )
+    assert report.holds
+    assert not report.recorded
+    outputs = {"fcn_resnet50": {"out", "aux"}, "lraspp_mobilenet_v3_large": {"out"}}.get(name, {"logits"})
+    assert {(each.output, each.size) for each in report.measured if each.dtype == "float32"} == {
+        (output, size) for output in outputs for size in SIZES
+    }
+    assert {each.output for each in report.measured if each.dtype == "float64"} == outputs
+    assert all(each.difference == 0 and each.agreement == 1 and each.largest > 1 for each in report.measured)
+    assert report.assumed == {}  # torchvision has one geometry
+    assert f"{name}(num_classes=7" in report.call
+
+
+def test_the_command(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 0
+    table = capsys.readouterr().out
+    assert "torchvision.models.resnet18(num_classes=9)" in table
+    assert "logits     33x47 float32: largest difference 0 where the largest result is" in table
+    assert "result     the same results" in table
+    assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["holds"] is True
+    assert answer["recorded"] is False
+    assert {tuple(each["size"]) for each in answer["measured"]} == set(SIZES)
+    assert {each["dtype"] for each in answer["measured"]} == {"float32", "float64"}
+
+
+def test_a_tensor_that_is_not_the_sources_is_caught(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    held = read_weights_file(pair[1]).tensors
+    rewritten(pair[1], tensors={"layer4.1.bn2.weight": held["layer4.1.bn1.weight"].clone()})
+    before = Path(pair[1]).read_bytes()
+    assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--record"]) == 1
+    out = capsys.readouterr()
+    assert "NOT the same: 'logits' differs by" in out.out
+    assert out.err == ""
+    assert Path(pair[1]).read_bytes() == before
+
+
+def test_another_geometry_of_torchvisions_network_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same tensors load into it, strictly."""
+    pair = str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
+    torch.save(network("mobilenet_v3_small", num_classes=9).state_dict(), pair[0])
+    weights_tools.convert(*pair)
+    call = ["compare", *pair, "--with", "torchvision", "--size", "64x96"]
+    assert main(call) == 0
+    capsys.readouterr()
+    assert main([*call, "--argument", "dilated=true"]) == 1
+    assert "NOT the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("norm_eps", 1e-3), ("first_block_dilation", "same"), ("align_corners", True)]
+)
+def test_an_option_changed_in_the_converted_file_is_caught(
+    tmp_path: Path, option: str, value: JSON, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(network("fcn_resnet50", num_classes=2).state_dict(), tmp_path / "w.pth")
+    pair = str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
+    weights_tools.convert(*pair)
+    rewritten(pair[1], **{option: value})
+    assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 1
+    out = capsys.readouterr()
+    assert out.out == ""
+    changed = f"its options were changed since it was converted: {option}={value}"
+    missing = f"torchvision has no fcn_resnet50 with the {option} that the file is for; it has "
+    assert (changed if option == "align_corners" else missing) in out.err
+    assert out.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("norm_eps", 1.1e-5), ("norm_eps", 1e-3), ("first_block_dilation", "same"), ("align_corners", True)],
+)
+def test_a_network_that_computes_something_else_is_caught(option: str, value: JSON) -> None:
+    """As if what we build were not what we record: this is in the numbers alone."""
+    theirs = network("fcn_resnet50", num_classes=2).state_dict()
+    options: dict[str, JSON] = {"num_classes": 2}
+    other = network_of(ModelConfig("fcn_resnet50", {**options, option: value}), theirs)
+    proof = prove("torchvision", theirs, ModelConfig("fcn_resnet50", options), other, sizes=[(32, 48)])
+    assert not proof.holds
+    assert proof.to_json()["holds"] is False
+
+
+def test_recorded(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    src, dst = pair
+    before = read_weights_file(dst)
+    held = {name: tensor.clone() for name, tensor in before.tensors.items()}
+    assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--record"]) == 0
+    assert f"recorded   in {dst}" in capsys.readouterr().out
+    after = read_weights_file(dst)
+    assert_same(after.tensors, held)
+    assert after.config == before.config
+    assert before.card is not None
+    assert after.card is not None
+    proof: Any = after.card.provenance["proof"]
+    assert {**proof, "compared": None} == {**before.card.provenance["proof"], "compared": None}
+    assert proof["compared"].keys() == {"torchvision"}
+    done = proof["compared"]["torchvision"]
+    assert done["holds"] is True
+    assert done["network"] == "torchvision.models.resnet18(num_classes=9)"
+    assert [each["size"] for each in done["measured"] if each["dtype"] == "float32"] == [[32, 48], [33, 47]]
+    assert {**after.card.provenance, "proof": 0} == {**before.card.provenance, "proof": 0}
+    # Another comparison takes the place of this one, and leaves those with other projects.
+    first = Path(dst).read_bytes()
+    rewritten(dst)
+    weights_tools.compare(src, dst, project="torchvision", sizes=[(40, 40)], record=True)
+    proof = segnets.load(dst).card.provenance["proof"]  # type: ignore[union-attr]
+    assert [each["size"] for each in proof["compared"]["torchvision"]["measured"]] == [[40, 40], [40, 40]]
+    # The same comparison gives the same bytes.
+    weights_tools.compare(src, dst, project="torchvision", sizes=SIZES, record=True)
+    assert Path(dst).read_bytes() == first
+
+
+def test_recorded_beside_other_projects(pair: tuple[str, str]) -> None:
+    file = read_weights_file(pair[1])
+    assert file.config is not None
+    assert file.card is not None
+    held = {name: tensor.clone() for name, tensor in file.tensors.items()}
+    older: dict[str, JSON] = {"tensors": "renamed", "compared": {"timm": {"version": "1"}, "torchvision": {}}}
+    card = segnets.ModelCard(provenance={**file.card.provenance, "proof": older})
+    write_weights_file(pair[1], held, file.config, card)
+    weights_tools.compare(*pair, project="torchvision", sizes=SIZES, record=True)
+    proof: Any = segnets.load(pair[1]).card.provenance["proof"]  # type: ignore[union-attr]
+    assert proof["tensors"] == "renamed"
+    assert proof["compared"]["timm"] == {"version": "1"}
+    assert proof["compared"]["torchvision"]["holds"] is True
+
+
+def test_nothing_is_recorded_where_a_link_would_be_replaced(pair: tuple[str, str], tmp_path: Path) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(pair[1])
+    with pytest.raises(OutputError, match="symbolic link"):
+        weights_tools.compare(pair[0], link, project="torchvision", sizes=SIZES, record=True)
+    assert weights_tools.compare(pair[0], link, project="torchvision", sizes=SIZES).holds
+
+
+def test_a_file_that_was_made_of_another_one(pair: tuple[str, str], tmp_path: Path) -> None:
+    torch.save(network("resnet18", num_classes=9).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match=r"was not made of it but of w\.pth: its sha256 begins with"):
+        weights_tools.compare(tmp_path / "other.pth", pair[1], project="torchvision")
+    segnets.save(segnets.registry.build("resnet18", {"num_classes": 9}), tmp_path / "own.safetensors")
+    with pytest.raises(WeightsError, match="does not say of which file it was made"):
+        weights_tools.compare(pair[0], tmp_path / "own.safetensors", project="torchvision")
+    with pytest.raises(WeightsError, match="is a PyTorch file, not safetensors"):
+        weights_tools.compare(pair[0], pair[0], project="torchvision")
+    with pytest.raises(WeightsError, match=r"absent\.pth: there is no such file"):
+        weights_tools.compare(tmp_path / "absent.pth", pair[1], project="torchvision")
+
+
+def test_a_file_that_was_loaded_and_saved_again(pair: tuple[str, str], tmp_path: Path) -> None:
+    model = segnets.load(pair[1])
+    segnets.save(model, tmp_path / "again.safetensors")
+    assert weights_tools.compare(pair[0], tmp_path / "again.safetensors", project="torchvision", sizes=SIZES).holds
+    with torch.no_grad():
+        model.get_parameter("fc.bias")[0] += 0.01
+    segnets.save(model, tmp_path / "tuned.safetensors")
+    report = weights_tools.compare(pair[0], tmp_path / "tuned.safetensors", project="torchvision", sizes=SIZES)
+    assert not report.holds
+
+
+def test_cast_weights_are_not_the_same(pair: tuple[str, str], tmp_path: Path) -> None:
+    weights_tools.convert(pair[0], tmp_path / "half.safetensors", dtype="float16")
+    assert not weights_tools.compare(pair[0], tmp_path / "half.safetensors", project="torchvision", sizes=SIZES).holds
+
+
+def test_a_network_within_another_module(tmp_path: Path) -> None:
+    """As Lightning saves it: under an attribute, counters of metrics beside it."""
+    tensors = {f"net2.{name}": tensor for name, tensor in network("resnet18", num_classes=9).state_dict().items()}
+    torch.save({"state_dict": {**tensors, "seen": torch.tensor(3)}}, tmp_path / "w.ckpt")
+    weights_tools.convert(tmp_path / "w.ckpt", tmp_path / "o.safetensors")
+    report = weights_tools.compare(
+        tmp_path / "w.ckpt", tmp_path / "o.safetensors", project="torchvision", sizes=[(32, 32)]
+    )
+    assert report.holds
+
+
+def test_projects_that_have_no_such_network_or_are_absent(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuple(PROJECTS) == OFFERED
+    names = {"conv1.weight"}
+    for project in ("smp", "mmseg"):
+        with pytest.raises(WeightsError, match="has no network that could be compared with a resnet18"):
+            PROJECTS[project].call(ModelConfig("resnet18", {"num_classes": 9}), names)
+    with pytest.raises(WeightsError, match="has no network that could be compared with a pspnet_resnet50"):
+        PROJECTS["torchvision"].call(ModelConfig("pspnet_resnet50", {}), names)
+    with pytest.raises(WeightsError, match="unknown project 'keras'; known are mmseg, smp"):
+        find_project("keras")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("mmcv", "regex") else find(name))
+    for project in PROJECTS.values():
+        monkeypatch.setattr(type(project), "modules", ("mmcv", "regex"))
+        assert main(["compare", *pair, "--with", project.name]) == 1
+        error = capsys.readouterr().err
+        assert f"needs it installed, and mmcv, regex can't be found: pip install {project.install}" in error
+        assert error.count("\n") == 1
+
+
+def test_what_a_project_raises_is_one_line(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("something\nof theirs")
+
+    for argument, reason in (("depth=3", "failed to build"), ("num_classes=8", "the tensors of the source are not")):
+        assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--argument", argument]) == 1
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+    assert main(["compare", *pair, "--with", "torchvision", "--argument", "num_classes.x=8"]) == 1
+    assert "has no place in" in capsys.readouterr().err
+    monkeypatch.setattr(type(PROJECTS["torchvision"]), "run", fail)
+    assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 1
+    assert "on an image of 32x48: AttributeError: something of theirs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[], ["--with", "keras"], *(["--with", "torchvision", "--size", size] for size in ("5", "0x5", "axb", "99999x1"))],
+)
+def test_a_wrong_call(pair: tuple[str, str], wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", *pair, *wrong])
+    assert caught.value.code == 2

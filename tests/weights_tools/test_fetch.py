@@ -1,0 +1,268 @@
+"""`fetch` against a real server on this computer, which answers well, slowly, half or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from segnets import catalog
+from segnets.errors import OutputError, WeightsError
+from tests.weights_tools.server import (
+    BODY,
+    DIGEST,
+    OTHER,
+    ROW,
+    Reply,
+    Request,
+    Server,
+    check_fetched,
+    cut,
+    get,
+    good,
+    leave_part,
+    names,
+    part_of,
+    plain,
+    redirect,
+    reset,
+    row_for,
+    stalled,
+)
+from weights_tools.fetching.partial import if_range
+
+
+def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        report = get(server, tmp_path, good())
+    finally:
+        os.umask(previous)
+    check_fetched(report, tmp_path)
+    assert stat.S_IMODE((tmp_path / ROW.file).stat().st_mode) == 0o640
+    assert (report.already_there, report.resumed_from, report.retries, report.known_digits) == (False, 0, 0, 8)
+    [(path, headers)] = server.seen
+    assert path == f"/{ROW.file}"
+    assert (headers["Accept-Encoding"], headers["Range"]) == ("identity", None)
+    assert json.loads(json.dumps(report.to_json()))["url"] == f"{server.url}/{ROW.file}"
+    assert "right in the 8 digits that are published" in str(report)
+
+
+def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ROW.file).write_bytes(BODY)
+    for force in (False, True):
+        report = get(server, tmp_path, good(), force=force)
+        check_fetched(report, tmp_path)
+        assert report.already_there
+        assert "was there already" in str(report)
+    assert server.seen == []
+
+
+def test_a_link_to_the_right_file_will_do(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(BODY)
+    (tmp_path / ROW.file).symlink_to("store")
+    assert get(server, tmp_path, good()).already_there
+    assert server.seen == []
+
+
+def test_another_file_of_that_name_is_replaced_only_when_asked_to(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ROW.file).write_bytes(b"mine")
+    with pytest.raises(
+        WeightsError, match=rf"is not the published file: its sha256 is \w{{64}}, not {DIGEST[:8]}.*--f"
+    ):
+        get(server, tmp_path, good())
+    assert (server.seen, (tmp_path / ROW.file).read_bytes()) == ([], b"mine")
+    check_fetched(get(server, tmp_path, good(), force=True), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "part is a link", "note is a link"])
+def test_links_and_folders_are_never_replaced(server: Server, tmp_path: Path, kind: str) -> None:
+    target, victim = tmp_path / ROW.file, tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    else:
+        name = {"link": "", "part is a link": ".part", "note is a link": ".part.json"}[kind]
+        (tmp_path / f"{ROW.file}{name}").symlink_to("victim")
+    with pytest.raises(OutputError, match=r"is a symbolic link|is a folder|is a device, pipe"):
+        get(server, tmp_path, good(), force=True)
+    assert victim.read_bytes() == b"precious"
+    assert not target.is_file() or target.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "breaks", [cut(60_000), cut(0), reset(60_000), stalled(60_000), plain(b"", 503), plain(b"", 500)]
+)
+def test_a_broken_connection_is_made_again(server: Server, tmp_path: Path, breaks: Reply) -> None:
+    report = get(server, tmp_path, breaks, good(), timeout=0.5)
+    check_fetched(report, tmp_path)
+    assert (report.retries, report.resumed_from) == (1, 0)
+    assert "1 more try" in str(report)
+
+
+def test_a_truncated_file_is_kept_and_resumed(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"ended after 60,000 of 100,004 bytes, 2 times; 60,000 bytes are kept in .*"
+    ):
+        get(server, tmp_path, cut(60_000, ETag='"a"'))
+    assert part_of(tmp_path) == BODY[:60_000]
+    report = get(server, tmp_path, good(ETag='"a"'))
+    check_fetched(report, tmp_path)
+    assert report.resumed_from == 60_000
+    assert (server.seen[-1][1]["Range"], server.seen[-1][1]["If-Range"]) == ("bytes=60000-", '"a"')
+
+
+def test_a_stalled_server_is_left_after_the_seconds(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"nothing came for 0\.3 seconds, 2 times; 60,000 bytes are kept"):
+        get(server, tmp_path, stalled(60_000), timeout=0.3)
+    assert part_of(tmp_path) == BODY[:60_000]
+
+
+def test_a_slow_server_is_waited_for(server: Server, tmp_path: Path) -> None:
+    """Every pause is shorter than the timeout, and all together are longer."""
+
+    def slow(request: Request) -> None:
+        request.start(200, Content_Length=len(BODY))
+        for start in range(0, len(BODY), 10_001):
+            request.wfile.write(BODY[start : start + 10_001])
+            request.server.released.wait(0.1)
+
+    report = get(server, tmp_path, slow, timeout=0.9)
+    check_fetched(report, tmp_path)
+    assert report.retries == 0
+
+
+def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+    leave_part(tmp_path, BODY[:60_000])
+    report = get(server, tmp_path, plain(BODY, Content_Length=len(BODY)))
+    check_fetched(report, tmp_path)
+    assert (server.ranges(), report.resumed_from) == (["bytes=60000-"], 0)
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_a_file_that_changed_on_the_server_starts_again(server: Server, tmp_path: Path, header: str) -> None:
+    old, new = ('"old"', '"new"') if header == "ETag" else ("Mon, 01 Jan 2024 00:00:00 GMT",) * 2
+    new = new.replace("Mon, 01", "Tue, 02")
+    leave_part(tmp_path, OTHER[:60_000], url=f"{server.url}/{ROW.file}", **{header: old})
+    report = get(server, tmp_path, good(**{header.replace("-", "_"): new}))
+    check_fetched(report, tmp_path)
+    assert server.seen[0][1]["If-Range"] == old
+    assert (len(server.seen), report.resumed_from) == (1, 0)
+
+
+def test_a_changed_file_is_noticed_where_the_server_ignores_if_range(server: Server, tmp_path: Path) -> None:
+    leave_part(tmp_path, OTHER[:60_000], url=f"{server.url}/{ROW.file}", ETag='"old"')
+
+    def careless(request: Request) -> None:
+        del request.headers["If-Range"]
+        good(ETag='"new"')(request)
+
+    check_fetched(get(server, tmp_path, careless), tmp_path)
+    assert server.ranges() == ["bytes=60000-", None]
+
+
+@pytest.mark.parametrize("note", [{}, {"url": "http://elsewhere/x", "ETag": '"a"'}])
+def test_a_part_of_unknown_origin_is_resumed_and_the_hash_decides(
+    server: Server, tmp_path: Path, note: dict[str, str]
+) -> None:
+    leave_part(tmp_path, BODY[:60_000], **note)
+    assert get(server, tmp_path, good(ETag='"b"')).resumed_from == 60_000
+    (tmp_path / ROW.file).unlink()
+    leave_part(tmp_path, OTHER[:60_000], **note)
+    report = get(server, tmp_path, good(ETag='"b"'))
+    check_fetched(report, tmp_path)
+    assert report.resumed_from == 0
+    assert server.ranges() == ["bytes=60000-", "bytes=60000-", None]
+    assert {headers["If-Range"] for _, headers in server.seen} == {None}
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[1]", "{", '{"url": 3}', '{"url": "U", "ETag": "\\"a\\r\\nX: 1\\""}', "[" * 100_000]
+)
+def test_a_damaged_note_is_no_matter(server: Server, tmp_path: Path, note: str) -> None:
+    leave_part(tmp_path, BODY[:60_000])
+    (tmp_path / f"{ROW.file}.part.json").write_text(note.replace("U", f"{server.url}/{ROW.file}"))
+    assert get(server, tmp_path, good()).resumed_from == 60_000
+
+
+def test_weak_etags_promise_nothing() -> None:
+    assert if_range({"ETag": 'W/"a"'}) is None
+    assert if_range({"ETag": 'W/"a"', "Last-Modified": "then"}) == "then"
+
+
+@pytest.mark.parametrize("left", [len(BODY), len(BODY) + 5])
+def test_a_part_that_is_too_long_starts_again(server: Server, tmp_path: Path, left: int) -> None:
+    leave_part(tmp_path, (OTHER + OTHER)[:left])
+    check_fetched(get(server, tmp_path, good()), tmp_path)
+    assert server.ranges() == [f"bytes={left}-", None]
+
+
+def test_a_complete_part_needs_no_server(server: Server, tmp_path: Path) -> None:
+    leave_part(tmp_path, BODY)
+    check_fetched(get(server, tmp_path, good()), tmp_path)
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("place", ["bytes 50000-100003/100004", "bytes 60000-", "", "items 1-2/3"])
+def test_another_range_than_was_asked_for(server: Server, tmp_path: Path, place: str) -> None:
+    leave_part(tmp_path, BODY[:60_000])
+    check_fetched(get(server, tmp_path, plain(BODY[60_000:], 206, Content_Range=place), good()), tmp_path)
+    assert server.ranges() == ["bytes=60000-", None]
+
+
+def test_a_server_that_gives_less_of_the_range(server: Server, tmp_path: Path) -> None:
+    leave_part(tmp_path, BODY[:60_000])
+    some = plain(BODY[60_000:70_000], 206, Content_Range="bytes 60000-69999/100004", Content_Length=10_000)
+    check_fetched(get(server, tmp_path, some, good()), tmp_path)
+    assert server.ranges() == ["bytes=60000-", "bytes=70000-"]
+
+
+def test_a_wrong_hash_after_a_break_is_asked_for_once_more(server: Server, tmp_path: Path) -> None:
+    """Two servers behind one name, with different files: the pieces do not fit together."""
+    check_fetched(get(server, tmp_path, cut(60_000), good(OTHER), good()), tmp_path)
+    assert server.ranges() == [None, "bytes=60000-", None]
+
+
+def test_chunks_and_unknown_lengths(server: Server, tmp_path: Path) -> None:
+    def chunked(request: Request, end: bytes = b"0\r\n\r\n") -> None:
+        request.protocol_version = "HTTP/1.1"
+        request.start(200, Transfer_Encoding="chunked")
+        for start in range(0, len(BODY), 30_000):
+            block = BODY[start : start + 30_000]
+            request.wfile.write(b"%x\r\n%s\r\n" % (len(block), block))
+        request.wfile.write(end)
+
+    check_fetched(get(server, tmp_path, chunked), tmp_path)
+    (tmp_path / ROW.file).unlink()
+    check_fetched(get(server, tmp_path, plain(BODY)), tmp_path)
+    (tmp_path / ROW.file).unlink()
+    with pytest.raises(WeightsError, match=r"its sha256 is .* nothing was kept"):  # nobody knows that it was cut
+        get(server, tmp_path, plain(BODY[:60_000]))
+    assert names(tmp_path) == []
+
+
+def test_redirects_are_followed_with_the_range(server: Server, tmp_path: Path) -> None:
+    leave_part(tmp_path, BODY[:60_000])
+    report = get(server, tmp_path, redirect("/other place/ä?key=secret", 307), redirect(f"{server.url}/x", 301), good())
+    check_fetched(report, tmp_path)
+    assert [path for path, _ in server.seen] == [f"/{ROW.file}", "/other%20place/%E4?key=secret", "/x"]
+    assert server.ranges() == ["bytes=60000-"] * 3
+
+
+def test_the_whole_digest_counts_where_it_is_known(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "CATALOG", (row_for(BODY, whole=True),))
+    assert get(server, tmp_path, good()).known_digits == 64
+    (tmp_path / ROW.file).unlink()
+    wrong = DIGEST[:8] + "0" * 56
+    monkeypatch.setattr(catalog, "CATALOG", (replace(ROW, sha256=wrong),))
+    with pytest.raises(WeightsError, match=f"its sha256 is {DIGEST}, not {wrong}; nothing was kept"):
+        get(server, tmp_path, good())
+    assert names(tmp_path) == []

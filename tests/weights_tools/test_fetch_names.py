@@ -1,0 +1,214 @@
+"""What `fetch` is asked for: names, addresses, folders; and what it shows while it works."""
+
+from __future__ import annotations
+
+import io
+import pwd
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from segnets import catalog
+from segnets.catalog import CATALOG
+from segnets.errors import OutputError, WeightsError
+from tests.oracle import torchvision
+from tests.weights_tools.server import BODY, DIGEST, ROW, Server, good, names, running
+from weights_tools import fetch
+from weights_tools.fetching import bar, download
+from weights_tools.fetching.bar import Bar
+from weights_tools.fetching.find import cache_folder, choose_url, find_row, make_cache_folder
+from weights_tools.fetching.web import next_url
+
+PUBLISHED = "https://download.pytorch.org/models/fcn_resnet50_coco-1167a1af.pth"
+
+
+def test_every_published_file_has_its_names() -> None:
+    for row in CATALOG:
+        assert find_row(row.file) is row
+        assert find_row(f"{row.model}:{row.name}") is row
+        assert find_row(row.model) is catalog.published_for(row.model)[-1]
+        assert choose_url(row, None) == row.url
+    assert find_row("resnet50:DEFAULT").name == "IMAGENET1K_V2"
+
+
+def test_every_published_size_is_within_the_bounds() -> None:
+    for row in CATALOG:
+        size = torchvision.models.get_model_weights(row.model)[row.name].meta["_file_size"] * 2**20
+        fewest, most = download._bounds(row)
+        assert 1.5 * fewest < size < most / 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fcn_resnet5", "no published file 'fcn_resnet5'; did you mean fcn_resnet50. .*--list"),
+        ("fcn_resnet50_coco-1167a1ae.pth", "did you mean fcn_resnet50_coco-1167a1af.pth"),
+        (
+            "fcn_resnet50:V2",
+            "no published file 'fcn_resnet50:V2'; for fcn_resnet50 there is fcn_resnet50:COCO_WITH_VOC",
+        ),
+        ("fcn_resnet50:", "for fcn_resnet50 there is"),
+        ("", "no published file ''; `weights-tools fetch --list` names them all"),
+        ("../../etc/passwd", "no published file '../../etc/passwd'"),
+        ("\x1b[2J", r"no published file '\\x1b\[2J'"),
+        (None, "a name of type NoneType: expected a text"),
+    ],
+)
+def test_names_that_mean_nothing(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=message):
+        fetch(name, folder=tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("https://mirror.example", f"https://mirror.example/{ROW.file}"),
+        ("https://mirror.example/v1.0/", f"https://mirror.example/v1.0/{ROW.file}"),
+        ("HTTP://mirror.example/a b/ä#here", f"http://mirror.example/a%20b/%C3%A4/{ROW.file}"),
+        ("https://mirror.example:8443/mine.pth", "https://mirror.example:8443/mine.pth"),
+        ("https://mirror.example/download?id=3", "https://mirror.example/download?id=3"),
+    ],
+)
+def test_a_mirror_is_a_folder_or_the_file(given: str, asked: str) -> None:
+    assert choose_url(ROW, given) == asked
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("file:///etc/passwd", "only addresses that begin with https:// or http:// are fetched"),
+        ("ftp://mirror.example/", "only addresses"),
+        ("mirror.example/models", "only addresses"),
+        ("", "only addresses"),
+        ("https:///models", "only addresses"),
+        ("http://mirror.example:port/", "is no address"),
+        ("http://[::1/", "is no address"),
+        ("http://mirror.example/\r\nHost: x", "characters that can't be printed"),
+        ("http://me:secret@mirror.example/", "^http://mirror.example/: a user name or password"),
+    ],
+)
+def test_addresses_that_are_not_asked(url: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=message) as error:
+        fetch("fcn_resnet50", url=url, folder=tmp_path)
+    assert "secret" not in str(error.value)
+
+
+def test_https_stays_https() -> None:
+    with pytest.raises(
+        WeightsError, match=r"redirects from https to http://mirror.example/x, which is not safe; refused"
+    ):
+        next_url("https://mirror.example/y", "http://mirror.example/x?key=secret")
+    assert next_url("https://mirror.example/y/z", "x") == "https://mirror.example/y/x"
+    assert next_url("http://mirror.example/y", "https://other.example/") == "https://other.example/"
+
+
+def test_no_network(tmp_path: Path) -> None:
+    """Names under .invalid exist nowhere (RFC 2606); then a port at which nobody listens."""
+    with pytest.raises(
+        WeightsError, match=r"http://nowhere.invalid/fcn.*pth: can't be reached: .*; --from URL takes it"
+    ):
+        fetch("fcn_resnet50", url="http://nowhere.invalid", folder=tmp_path)
+    with running() as server:
+        url = server.url
+    with pytest.raises(WeightsError, match=r"nothing answers there \(connection refused\); --from URL"):
+        fetch("fcn_resnet50", url=url, folder=tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_timeouts_that_make_no_sense(timeout: float, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"timeout=.*: expected seconds, more than 0"):
+        fetch("fcn_resnet50", folder=tmp_path, timeout=timeout)
+
+
+def test_folders_that_can_not_be(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OutputError, match=r"its folder .*missing does not exist; create it first"):
+        fetch("fcn_resnet50", url=server.url, folder=tmp_path / "missing")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="its folder is not a folder; set TORCH_HOME, or name a folder with --to"):
+        fetch("fcn_resnet50", url=server.url)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "new" / "folder"))
+    assert make_cache_folder() == cache_folder() == tmp_path / "new" / "folder" / "hub" / "checkpoints"
+    assert cache_folder().is_dir()
+
+
+def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HOME, and a user of whom the system knows nothing, as containers have them."""
+
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    for variable in ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        OutputError, match=r"no home folder is known \(HOME\); set TORCH_HOME, or name a folder with --to"
+    ):
+        fetch("fcn_resnet50")
+    assert names(tmp_path) == [], "no folder called ~"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Gone(Terminal):
+    """A terminal whose window was closed."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+def test_the_bar_of_a_terminal(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bar, "_REDRAW", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    server.script[:] = [good()]
+    fetch("fcn_resnet50", url=server.url, folder=tmp_path)
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert shown.isascii()
+    assert "\x1b" not in shown
+    assert shown.endswith("\n")
+    pictures = shown.rstrip("\n").split("\r")
+    assert {len(picture) for picture in pictures} == {0, 79}
+    assert pictures[-1].startswith(f"{ROW.file} [########################] 100%  0.1/0.1 MB")
+
+
+@pytest.mark.parametrize("stream", [Gone(), None])
+def test_a_terminal_that_went_away(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: Gone | None
+) -> None:
+    monkeypatch.setattr(bar, "_REDRAW", 0.0)
+    monkeypatch.setattr(sys, "stderr", stream)
+    server.script[:] = [good()]
+    assert fetch("fcn_resnet50", url=server.url, folder=tmp_path, progress=True).sha256 == DIGEST
+
+
+def test_the_bar_of_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for shown in (None, False, True):
+        log = Bar("title", shown)
+        log.start(0, len(BODY))
+        for done in range(0, len(BODY) + 1, 4):
+            log.show(done)
+        log.close()
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == (10 if shown else 0)
+    assert lines[4].startswith("title [############............]  50%  0.1/0.1 MB")
+
+
+def test_the_bar_where_nobody_knows_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bar, "_REDRAW", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    unknown = Bar("title", None)
+    unknown.start(0, None)
+    unknown.show(5_000_000)
+    assert "title 5.0 MB" in sys.stderr.getvalue()  # type: ignore[attr-defined]

@@ -1,0 +1,60 @@
+"""`fetch` refuses what is not the file: one line that says why, and nothing is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segnets.errors import WeightsError
+from tests.weights_tools.server import BODY, DIGEST, OTHER, Reply, Server, get, good, leave_part, names, plain, redirect
+
+PAGE = b"<!DOCTYPE html><html><title>Log in</title></html>"
+REFUSED: dict[str, tuple[Reply, str]] = {
+    "wrong hash": (good(OTHER), f"its sha256 is [0-9a-f]{{64}}, not {DIGEST[:8]}...; nothing was kept; .*--from URL"),
+    "page": (plain(PAGE, Content_Type="text/html", Content_Length=len(PAGE)), "is no weights file: it is a web page"),
+    "odd page": (plain(b"oops" * 9, Content_Type="text/html"), "is no weights file: it is a web page, an error mess"),
+    "page without a type": (plain(b"\n " + PAGE), "is no weights file: it is a web page"),
+    "JSON": (plain(b'{"message": "gone"}'), "is no weights file: it is a JSON text that says 'gone'"),
+    "git-lfs": (plain(b"version https://git-lfs.github.com/spec/v1"), "is no weights file: it is a git-LFS pointer"),
+    "empty": (plain(b"", Content_Length=0), "is no weights file: it is empty"),
+    "404": (plain(PAGE, 404), r"the server has no such file \(404 Not Found\)"),
+    "403": (plain(PAGE, 403), r"refuses to give it \(403 Forbidden\)"),
+    "418": (plain(PAGE, 418), r"the server answers 418 \(I'm a Teapot\), no file"),
+    "999": (plain(PAGE, 999), r"the server answers 999 \(unknown to HTTP\), no file"),
+    "204": (plain(b"", 204), r"the server answers 204 \(No Content\), no file"),
+    "206 unasked": (plain(BODY, 206, Content_Range="bytes 0-100003/100004"), "the server answers 206"),
+    "416 unasked": (plain(b"", 416), "the server answers 416"),
+    "500 always": (plain(PAGE, 500), r"the server has trouble \(500 Internal Server Error\), 2 times; --from URL"),
+    "gzip": (plain(BODY, Content_Encoding="gzip"), "sends it compressed, which it was asked not to"),
+    "too long": (good(BODY * 13), r"has 1,300,052 bytes; .* has 25,001 parameters, so between 25,001 and 1,248,584 b"),
+    "too short": (good(BODY[:9_000]), "has 9,000 bytes; .* it is another file"),
+    "endless": (plain(BODY * 20), "sends more than 1,248,584 bytes"),
+    "no answer": (lambda _: None, "the server closed the connection without an answer, 2 times"),
+    "no HTTP": (lambda request: request.wfile.write(b"SSH-2.0-OpenSSH\r\n"), "the answer is not HTTP"),
+    "redirect to itself": (lambda request: redirect(request.path)(request), "redirects more than 10 times"),
+    "redirect to a file": (
+        redirect("file:///etc/passwd"),
+        "redirects to what is not followed: file:///etc/passwd: only",
+    ),
+    "redirect to ftp": (redirect("ftp://localhost/x.pth"), "redirects to what is not followed: ftp:"),
+    "redirect to nowhere": (plain(b"", 302), "redirects, and does not say where to"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(server: Server, tmp_path: Path, case: str) -> None:
+    reply, message = REFUSED[case]
+    with pytest.raises(WeightsError, match=message) as error:
+        get(server, tmp_path, reply)
+    assert len(str(error.value).splitlines()) == 1
+    assert server.url in str(error.value)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", ["page", "odd page", "404", "500 always", "redirect to a file", "gzip", "too long"])
+def test_an_error_page_does_not_cost_what_had_come_before(server: Server, tmp_path: Path, case: str) -> None:
+    leave_part(tmp_path, BODY[:60_000])
+    with pytest.raises(WeightsError, match=REFUSED[case][1].replace(", 2 times; ", ", 2 times; 60,000 .*; ")):
+        get(server, tmp_path, REFUSED[case][0])
+    assert get(server, tmp_path, good()).resumed_from == 60_000

@@ -1,0 +1,77 @@
+"""What fuzzing found, each as small as it could be made."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuzz.document import Document, Entry
+from segnets.card import ModelCard, ModelConfig
+from segnets.errors import WeightsError
+from segnets.weights.description import METADATA_KEY, encode
+from tests.weights_tools.files import rezip, saved
+from weights_tools import inspect
+from weights_tools.reader.constructors import construct, storage_of
+from weights_tools.reader.machine import Machine
+
+EMPTY = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+
+
+def safetensors(path: Path, header: object) -> Path:
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    return path
+
+
+def test_the_name_of_a_class_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+    path = rezip(tmp_path / "w.pth", {"data.pkl": b"\x80\x02cos\x1b[2J\nsystem\n)R.", "data/0": b""})
+    text = str(inspect(path))
+    assert "os\\x1b[2J.system" in text
+    assert "\x1b" not in text
+
+
+def test_a_key_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(saved({"\x1b[2J": {"w": torch.ones(1)}}))
+    assert "\x1b" not in str(inspect(path))
+
+
+def test_a_long_name_again_and_again_takes_no_time() -> None:
+    text = b"X" + (8 << 20).to_bytes(4, "little") + b"a" * (8 << 20) + b"q\0"
+    before = time.process_time()
+    Machine(memoryview(text + b"h\0h\0\x930" * 20_000 + b"N."), 0, construct, storage_of).run()
+    assert time.process_time() - before < 5
+
+
+def test_more_classes_than_any_checkpoint_names() -> None:
+    data = b"".join(b"cm\n%d\n0" % index for index in range(10_001)) + b"N."
+    with pytest.raises(WeightsError, match="names more than 10,000 classes"):
+        Machine(memoryview(data), 0, construct, storage_of).run()
+
+
+def test_more_tensors_than_any_network_has(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "w.safetensors", {str(index): EMPTY for index in range(50_002)})
+    with pytest.raises(WeightsError, match="holds 50,002 tensors; no network has as many"):
+        inspect(path)
+
+
+def test_a_description_of_a_network_without_end(tmp_path: Path) -> None:
+    description = encode(ModelConfig("deeplabv3_resnet50", {"atrous_rates": [1] * 100_000}), ModelCard())
+    path = safetensors(tmp_path / "w.safetensors", {"__metadata__": {METADATA_KEY: description}, "w": EMPTY})
+    before = time.process_time()
+    assert "can't be built: atrous_rates=" in str(inspect(path).refused)
+    assert time.process_time() - before < 5
+
+
+def test_the_name_of_an_entry_that_is_there_twice_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    name = "n" * 50_000
+    entries = [Entry(name.encode(), b""), Entry(name.encode(), b"")]
+    path.write_bytes(Document("zip", entries=entries).to_bytes())
+    with pytest.raises(WeightsError, match="is there twice") as caught:
+        inspect(path)
+    assert len(str(caught.value)) < 1000

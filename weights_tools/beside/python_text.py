@@ -1,0 +1,116 @@
+"""The text of a configuration of mmengine or mmcv: Python source that only sets names to plain values.
+
+It is parsed and never compiled. Literals, lists, tuples, dictionaries, `dict(a=1)`, signed numbers and names that were
+set before have a value; whatever else an expression is, its value is OPAQUE. A statement that could change what was
+set before (a loop, a call, an assignment into a dictionary) makes the whole text unreadable.
+Format: mmengine 0.10 config/config.py, Config.pretty_text.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+
+from weights_tools.reader.values import Value
+
+MAX_TEXT = 1 << 18  # the longest that mmsegmentation publishes has 42 thousand characters
+_MAX_NODES = 100_000
+_MAX_DEPTH = 40
+
+
+class Opaque:
+    """A value that only running the text could give."""
+
+
+OPAQUE = Opaque()
+
+
+class UnreadableTextError(ValueError):
+    """Why a text is no plain configuration."""
+
+
+def read_text(text: str) -> dict[str, Value]:
+    """Return what each name of the text is set to. Raises UnreadableTextError."""
+    if len(text) > MAX_TEXT:
+        raise UnreadableTextError(f"it has {len(text):,} characters, more than any configuration")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in texts
+            tree = ast.parse(text)
+    # Nesting beyond the parser's stack is a MemoryError there, and beyond Python's a RecursionError.
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        raise UnreadableTextError("it is no Python, or nested too deep") from None
+    return _Reader().statements(tree)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.names: dict[str, Value] = {}
+        self.left = _MAX_NODES
+
+    def statements(self, tree: ast.Module) -> dict[str, Value]:
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                value = self.value(statement.value, 0)
+                for target in statement.targets:
+                    self.assign(target, value)
+            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                self.assign(statement.target, self.value(statement.value, 0))
+            elif isinstance(statement, ast.Import | ast.ImportFrom):
+                for alias in statement.names:
+                    self.names[(alias.asname or alias.name).partition(".")[0]] = OPAQUE
+            elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+                raise UnreadableTextError(f"line {statement.lineno} does more than to set a name to a value")
+        return self.names
+
+    def assign(self, target: ast.expr, value: Value) -> None:
+        if not isinstance(target, ast.Name):
+            raise UnreadableTextError(f"line {target.lineno} does more than to set a name to a value")
+        self.names[target.id] = value
+
+    def value(self, node: ast.expr, depth: int) -> Value:
+        self.left -= 1
+        if self.left < 0:
+            raise UnreadableTextError(f"it has more than {_MAX_NODES:,} values")
+        if depth > _MAX_DEPTH:
+            return OPAQUE
+        if isinstance(node, ast.Constant):
+            return node.value if node.value is None or isinstance(node.value, str | int | float) else OPAQUE
+        if isinstance(node, ast.Name):
+            return self.names.get(node.id, OPAQUE)
+        if isinstance(node, ast.List | ast.Tuple):
+            values = [self.value(item, depth + 1) for item in node.elts]
+            return values if isinstance(node, ast.List) else tuple(values)
+        if isinstance(node, ast.Dict):
+            items = zip(node.keys, node.values, strict=True)
+            return self.pairs([(self.key(key, depth), item) for key, item in items], depth)
+        if isinstance(node, ast.Call):
+            plain = isinstance(node.func, ast.Name) and node.func.id == "dict" and "dict" not in self.names
+            keywords: list[tuple[Value, ast.expr]] = [(item.arg, item.value) for item in node.keywords]
+            return self.pairs(keywords, depth) if plain and not node.args else OPAQUE
+        return self.signed(node)
+
+    def key(self, node: ast.expr | None, depth: int) -> Value:
+        return None if node is None else self.value(node, depth + 1)
+
+    def pairs(self, pairs: list[tuple[Value, ast.expr]], depth: int) -> Value:
+        """A dictionary, or OPAQUE if it takes in another one (`**other`) or has keys that are neither text nor number.
+
+        Such a key might stand for one that matters.
+        """
+        made: dict[Value, Value] = {}
+        for key, node in pairs:
+            if not isinstance(key, str | int | float):
+                return OPAQUE
+            made[key] = self.value(node, depth + 1)
+        return made
+
+    def signed(self, node: ast.expr) -> Value:
+        if not isinstance(node, ast.UnaryOp) or not isinstance(node.operand, ast.Constant):
+            return OPAQUE
+        number = node.operand.value
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            return OPAQUE
+        if isinstance(node.op, ast.USub):
+            return -number
+        return number if isinstance(node.op, ast.UAdd) else OPAQUE

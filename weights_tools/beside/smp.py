@@ -1,0 +1,103 @@
+"""What segmentation_models_pytorch writes beside the weights: the arguments of the network, as config.json.
+
+Its `save_pretrained` (since 0.4) writes every argument with its value and the name of the class. Lightning modules keep
+what they were called with, `hyper_parameters`; of these, only what is written counts.
+Source: segmentation_models_pytorch 0.6 base/hub_mixin.py, decoders/{deeplabv3,pspnet}/model.py, base/modules.py.
+"""
+
+from __future__ import annotations
+
+from weights_tools.beside.section import Section, named
+from weights_tools.beside.told import Findings, Told
+from weights_tools.reader.values import Value
+
+_STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 had no other
+_RATES = (12, 24, 36)
+
+
+def read_config(values: dict[str, Value], source: str) -> Told:
+    """values: of config.json."""
+    found = Findings()
+    config = Section("config.json", values, found)
+    network = config.word("_model_class", "")
+    if network in _STRIDES:
+        _read_deeplab(config, network)
+    elif network == "PSPNet":
+        _read_pspnet(config)
+    elif network:
+        found.refuse(f"it is a {named(network)} of segmentation_models_pytorch")
+    if config.gives("activation"):
+        found.note(f"its scores go through {named(config.get('activation'))} there; here they are those before it")
+    channels = config.count("in_channels")
+    if channels:
+        found.state("in_channels", channels)
+    return found.told(source, "smp")
+
+
+def _read_deeplab(config: Section, network: str) -> None:
+    found = config.findings
+    stride = config.count("encoder_output_stride", _STRIDES[network])
+    depth = config.count("encoder_depth", 5)
+    if stride in (8, 16) and depth in (3, 4, 5):
+        stride = min(stride, 1 << depth)  # an encoder of fewer stages does not shrink the image further
+        found.state("output_stride", stride)
+        _check_upsampling(config, 4 if network == "DeepLabV3Plus" else stride)
+    rates = config.counts("decoder_atrous_rates", _RATES)
+    if rates and 0 not in rates:
+        found.state("atrous_rates", [*rates])
+    separable = config.flag("decoder_aspp_separable", network == "DeepLabV3Plus")
+    if separable is not None:
+        found.state("aspp_separable", separable)
+    _read_dropout(config, "decoder_aspp_dropout", 0.5)
+
+
+def _read_pspnet(config: Section) -> None:
+    depth = config.count("encoder_depth", 3)
+    if depth in (3, 4, 5):
+        config.findings.state("output_stride", 1 << depth)
+        _check_upsampling(config, 1 << depth)
+    _read_dropout(config, "psp_dropout", 0.2)
+    _read_norm(config, "psp_use_batchnorm" if config.gives("psp_use_batchnorm") else "decoder_use_norm")
+
+
+def _check_upsampling(config: Section, needed: int) -> None:
+    factor = config.count("upsampling", needed) if config.gives("upsampling") else needed
+    if factor not in (needed, None):
+        config.findings.refuse(f"its scores have another size than the image (upsampling={factor})")
+
+
+def _read_dropout(config: Section, key: str, default: float) -> None:
+    dropout = config.number(key, default)
+    if dropout is not None and 0 <= dropout < 1:
+        config.findings.state("head_dropout", dropout)
+
+
+def _read_norm(config: Section, key: str) -> None:
+    """True, False, a name, or a dictionary with arguments of the layer."""
+    value = config.values.get(key, "batchnorm")
+    norm = Section(f"config.json {key}", value, config.findings)
+    kind = "batchnorm" if value is True else norm.word("type", "") if norm.values else value
+    eps = norm.number("eps", 1e-5)
+    if not isinstance(kind, str) or kind.lower() != "batchnorm":
+        config.findings.refuse(f"its head is normalised by {named(kind)} ({key})")
+    elif eps is not None and 0 < eps < 1:
+        config.findings.state("head_norm_eps", eps)
+
+
+def read_hyper_parameters(values: Value, source: str) -> Told | None:
+    """values: what a Lightning module was called with; None if that is not obviously SMP's."""
+    arguments = Section("hyper_parameters", values, Findings())
+    stated = arguments.gives("encoder_output_stride") or arguments.gives("decoder_atrous_rates")
+    if not isinstance(arguments.get("encoder_name"), str) or not stated:
+        return None
+    found = arguments.findings
+    if arguments.gives("encoder_output_stride"):
+        stride = arguments.count("encoder_output_stride")
+        depth = arguments.count("encoder_depth", 5)
+        if stride in (8, 16) and depth in (3, 4, 5):
+            found.state("output_stride", min(stride, 1 << depth))
+    if arguments.gives("decoder_atrous_rates"):
+        rates = arguments.counts("decoder_atrous_rates", ())
+        if rates and 0 not in rates:
+            found.state("atrous_rates", [*rates])
+    return found.told(source, "smp")

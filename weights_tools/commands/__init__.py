@@ -1,0 +1,1 @@
+"""The subcommands of `weights-tools`, one file each: `add` declares it, `run` does it."""

@@ -1,0 +1,16 @@
+"""The tables: which networks other projects have, what they call the parts, and what these compute the same under.
+
+One file per project; each is compared with the project's own network, every tensor random: tests/peers/test_convert.py.
+"""
+
+from __future__ import annotations
+
+from weights_tools.layouts.origins.libtorch import ALLENTDAN, NAVIFRA
+from weights_tools.layouts.origins.mmseg import MMSEG
+from weights_tools.layouts.origins.own import OWN
+from weights_tools.layouts.origins.smp import SMP
+from weights_tools.layouts.origins.timm import TIMM
+from weights_tools.layouts.origins.transformers import TRANSFORMERS
+from weights_tools.layouts.origins.vainf import VAINF
+
+__all__ = ["ALLENTDAN", "MMSEG", "NAVIFRA", "OWN", "SMP", "TIMM", "TRANSFORMERS", "VAINF"]

@@ -1,0 +1,77 @@
+"""The proofs that a conversion can be asked for, before its output has a name: a golden file, a project's network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from segnets.card import JSON
+from segnets.errors import WeightsError
+from weights_tools.changes import Weights
+from weights_tools.opened import Recognised
+from weights_tools.provenance import with_comparison, with_golden
+from weights_tools.reader.tensors import TensorReader
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What was proven, for the file, and the same in words."""
+
+    golden: dict[str, JSON] | None = None
+    compared: Mapping[str, dict[str, JSON]] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+
+    def into(self, weights: Weights) -> Weights:
+        """The weights with a card that says it."""
+        card = weights.card if self.golden is None else with_golden(weights.card, self.golden)
+        for project, proof in self.compared.items():
+            card = with_comparison(card, project, proof)
+        return replace(weights, card=card)
+
+
+@dataclass(frozen=True)
+class WantedProof:
+    """golden: a file with an input and an output; tolerance: of that. project: whose network is to run beside ours."""
+
+    golden: str | os.PathLike[str] | None = None
+    tolerance: float | None = None
+    project: str | None = None
+
+    def check(self) -> None:
+        """Raise WeightsError for what could not be done, before anything is read."""
+        if self.tolerance is not None and self.golden is None:
+            raise WeightsError("a tolerance was given, but no golden file to hold it to")
+        if self.project is not None:
+            from weights_tools.projects import find_project
+
+            find_project(self.project)
+
+    def prove(self, weights: Weights, found: Recognised, reader: TensorReader) -> Proven:
+        """Run the network as it was read, before its classes or its dtype were changed.
+
+        Raises WeightsError if it gives other results than its source.
+        """
+        if self.golden is None and self.project is None:
+            return Proven()  # without the imports that running needs
+        from weights_tools.proof import explain, network_of, prove
+
+        model = network_of(weights.config, weights.tensors)
+        kept: dict[str, JSON] | None = None
+        compared: dict[str, dict[str, JSON]] = {}
+        texts = []
+        if self.golden is not None:
+            from weights_tools.golden import check_golden
+
+            given = {} if self.tolerance is None else {"tolerance": self.tolerance}
+            golden = check_golden(self.golden, model, **given)
+            kept = golden.to_json()
+            texts.append(f"golden file: {golden}")
+        if self.project is not None:
+            theirs = {name: reader.read(name, ref) for name, ref in found.state.tensors.items()}
+            proof = prove(self.project, theirs, weights.config, model)
+            if not proof.holds:
+                raise WeightsError(explain(proof))
+            compared[self.project] = proof.to_json()
+            texts.append(f"beside {proof.project} {proof.version}: {explain(proof)}")
+        return Proven(kept, compared, tuple(texts))
