@@ -56,7 +56,10 @@ def test_a_dictionary_of_an_unknown_name_is_found() -> None:
         ({}, "no tensors named .* it holds an empty dictionary"),
         ({"epoch": 3, "loss": 0.5}, r"no tensors named .* it has the keys epoch \(int\), loss \(float\)"),
         ({"state": {0: {"exp_avg": W}}, "param_groups": []}, "the state of an optimizer only"),
-        ({"optimizer": {"state": {0: {"exp_avg": W}}, "param_groups": []}}, "no tensors named"),
+        (
+            {"optimizer": {"state": {0: {"exp_avg": W}}, "param_groups": []}},
+            r"the state of an optimizer \(under 'optimizer'\) and no weights",
+        ),
         (
             Foreign(Global("my.net", "Net"), (), {"_parameters": {}}),
             r"a whole pickled model \(my\.net\.Net\), .* save model",
