@@ -69,7 +69,8 @@ def test_the_scores_of_kept_classes_are_the_same(tmp_path: Path) -> None:
     with torch.inference_mode():
         before = converted(tmp_path)(x)["out"]
         after = converted(tmp_path, remap_classes={"a": 2, "b": 0})(x)["out"]
-    torch.testing.assert_close(after, before[:, [2, 0]])  # as many rows, as many kernels to choose from
+    # Other numbers of rows, other kernels, other last bits.
+    torch.testing.assert_close(after, before[:, [2, 0]], rtol=1e-5, atol=1e-3)
 
 
 def test_fresh_last_layers_for_another_number_of_classes(tmp_path: Path) -> None:

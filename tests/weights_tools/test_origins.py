@@ -17,31 +17,51 @@ import weights_tools
 from segnets.errors import WeightsError
 from segnets.registry import MODELS, build_described
 from tests.oracle import randomise_
-from tests.weights_tools.files import assert_same
+from tests.weights_tools.files import assert_same, described
 from weights_tools.cli import main
-from weights_tools.layouts.origins import MMSEG, SMP, VAINF
-from weights_tools.layouts.renaming import Origin, rename_back
+from weights_tools.layouts import LAYOUTS, Evidence, Match
+from weights_tools.layouts.origin_layout import OriginLayout
+from weights_tools.layouts.origins import SMP
+from weights_tools.layouts.renaming import Body, Origin, rename, rename_back
 
-ALL = [
-    pytest.param(project, origin, id=f"{project}-{origin.name}")
-    for project, origins in (("smp", SMP), ("mmseg", MMSEG), ("vainf", VAINF))
-    for origin in origins
-]
 State = dict[str, Tensor]
+ALL = [
+    pytest.param(layout, origin, body, id=f"{layout.name}-{origin.name}-{body.signature.removesuffix('.weight')}")
+    for layout in LAYOUTS.values()
+    if isinstance(layout, OriginLayout)
+    for origin in layout.origins
+    for body in origin.bodies
+    # transformers' network without a classifier is a backbone alone.
+    if (layout.name, body.signature) != ("transformers", "embedder.embedder.convolution.weight")
+]
 
 
-def random_model(origin: Origin, **options: Any) -> nn.Module:
+def backbone_of(body: Body) -> tuple[str, dict[str, Any]]:
+    """The smallest network that has this backbone, and the options that show."""
+    last = max((int(new.split(".")[1]) for new in body.table.values() if new.split(".")[1].isdecimal()), default=0)
+    if last == 0 and "{}" in "".join(body.table.values()) and "backbone.{}" in body.table:
+        last = int(body.signature.split(".")[1])
+    if last:
+        return {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}[last], {}
+    deep = ("conv1.0.weight", "stem.0.weight")
+    return "resnet18", {"stem": "deep"} if body.signature.endswith(deep) else {}
+
+
+def random_model(origin: Origin, body: Body | None = None, **options: Any) -> nn.Module:
     """Ours, as a file of this origin would have it."""
-    settled = MODELS[f"{origin.head}_resnet18"].settle({"num_classes": 4, "head_channels": 16, **options})
-    model = build_described(f"{origin.head}_resnet18", settled).to_empty(device="cpu")
+    backbone, shown = backbone_of(body or origin.bodies[0])
+    name = f"{origin.head}_{backbone}" if origin.head else backbone
+    options = {"num_classes": 4, **shown, **options}
+    if origin.head:
+        options = MODELS[name].settle({"head_channels": 16, **options})
+    model = build_described(name, options).to_empty(device="cpu")
     randomise_(model)
     return model
 
 
-def theirs(origin: Origin, state: State) -> State:
+def theirs(origin: Origin, state: State, body: Body | None = None) -> State:
     """Our tensors under the names that the other project has for them: the table, read backwards."""
-    body = origin.bodies[-1] if origin in MMSEG else origin.bodies[0]
-    names = rename_back(state, {**body.table, **origin.table})
+    names = rename_back(state, {**(body or origin.bodies[0]).table, **origin.table})
     assert names is not None
     return {names[ours]: tensor for ours, tensor in state.items()}
 
@@ -50,22 +70,62 @@ def head_options(origin: Origin) -> dict[str, Any]:
     return {name: value for name, value in origin.required.items() if name == "head_variant"}
 
 
-@pytest.mark.parametrize(("project", "origin"), ALL)
-def test_every_tensor_has_its_place_and_comes_back(project: str, origin: Origin, tmp_path: Path) -> None:
-    model = random_model(origin, **head_options(origin))
-    state = theirs(origin, model.state_dict())
-    assert len(state) == len(model.state_dict())
+@pytest.mark.parametrize(("layout", "origin", "body"), ALL)
+def test_every_tensor_has_its_place_and_comes_back(
+    layout: OriginLayout, origin: Origin, body: Body, tmp_path: Path
+) -> None:
+    model = random_model(origin, body, **head_options(origin))
+    config: Any = model.config
+    own = model.state_dict()
+    ways = [way for way in layout.ways_back(config, list(own)) if body.signature in way.names.values()]
+    assert ways, "the table has a place for every tensor"
+    names = ways[0].names
+    assert names.keys() == own.keys()
+    assert len(set(names.values())) == len(own), "one to one"
+    state = {names[ours]: t[..., None, None] if ours in ways[0].flattened else t for ours, t in own.items()}
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    report = weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
-    assert (report.layout, report.model) == (project, f"{origin.head}_resnet18")
-    loaded = segnets.load(tmp_path / "w.safetensors")
-    assert_same(loaded.state_dict(), model.state_dict())
-    assert {"num_classes": 4, "head_channels": 16}.items() <= loaded.config.options.items()
-    assert origin.required.items() <= loaded.config.options.items()
+    report = weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", layout=layout.name)
+    assert (report.layout, report.model) == (layout.name, config.name)
+    loaded: Any = segnets.load(tmp_path / "w.safetensors")
+    assert_same(loaded.state_dict(), own)
+    options = loaded.config.options
+    assert options["num_classes"] == 4
+    builder = MODELS.get(config.name)
+    required = {**origin.required, **body.required}
+    assert {name: value for name, value in required.items() if name in options}.items() <= options.items()
+    if builder is None:
+        assert not body.required or options["norm_eps"] == body.required["norm_eps"]
+        return
+    assert all(name in options for name in required if name in builder.applicable(options))
     for name, value in origin.open.items():
-        if value is not None and name in loaded.config.options:
-            assert loaded.config.options[name] == value, "the project's default"
+        if value is not None and name in options:
+            assert options[name] == value, "the project's default"
             assert f"{name}={value}" in " ".join(report.notes), "and said aloud"
+
+
+@pytest.mark.parametrize(("layout", "origin", "body"), ALL)
+def test_no_two_modules_become_one(layout: OriginLayout, origin: Origin, body: Body) -> None:
+    """The tables as they stand: each entry, read forwards and backwards, is itself."""
+    table = {**body.table, **origin.table}
+    modules = [module.replace("{}", "0") for module in table]
+    forwards, unknown = rename((f"{module}.weight" for module in modules), table)
+    assert unknown == []
+    assert len(forwards) == len(modules)
+    backwards = rename_back(forwards, table)
+    assert backwards == forwards
+
+
+def test_only_names_that_are_nobody_elses_are_taken_without_being_asked() -> None:
+    for layout in LAYOUTS.values():
+        if not isinstance(layout, OriginLayout) or layout.container:
+            continue
+        for origin in layout.origins:
+            model: Any = random_model(origin, **head_options(origin))
+            own = described(model.state_dict())
+            ways = layout.ways_back(model.config, list(own))
+            names = next(way.names for way in ways if origin.signature in way.names.values())
+            answer = layout.recognise(Evidence({new: own[old] for old, new in names.items()}))
+            assert isinstance(answer, Match) == origin.unique, f"{layout.name}: {origin.name}"
 
 
 def test_what_no_tensor_shows_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

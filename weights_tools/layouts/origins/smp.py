@@ -50,7 +50,7 @@ SMP = (
         "decoder.0.convs.0.0.weight",
         "deeplabv3",
         BODIES,
-        {"decoder": "classifier", "segmentation_head.0": "classifier.4"},
+        {**{f"decoder.{i}": f"classifier.{i}" for i in range(3)}, "segmentation_head.0": "classifier.4"},
         "classifier.4",
         _RULES,
         {"output_stride": 8, "atrous_rates": _RATES},
