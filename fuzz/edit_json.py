@@ -125,7 +125,7 @@ def consistent(document: Document, rng: random.Random, _pool: Sequence[bytes]) -
         for name, described in top.items():
             if name != "__metadata__":
                 size = math.prod(described["shape"]) * _SIZES[described["dtype"]]
-                if not 0 <= size < 1 << 20:
+                if type(size) is not int or not 0 <= size < 1 << 20:
                     return
                 described["data_offsets"] = [position, position + size]
                 position += size
