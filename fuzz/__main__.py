@@ -42,9 +42,9 @@ def plan(engine: str | None, executions: int, seconds: float, seed: int, jobs: i
         print("# atheris is not installed (it needs Python 3.11 to 3.13): its share goes to chance", file=sys.stderr)
         shares["random"] += shares.pop("atheris")
     tasks = []
-    for name, share in shares.items():
-        whole = round(executions * share)
-        for job in range(jobs):
+    for job in range(jobs):
+        for name, share in shares.items():
+            whole = round(executions * share)
             part = whole // jobs + (whole % jobs if job == 0 else 0)
             extremes = job == 0 and name == next(iter(shares))
             tasks.append(Task(name, part, seconds, seed * 1000 + job * 100 + ENGINES.index(name), extremes))

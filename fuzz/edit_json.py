@@ -14,22 +14,14 @@ from fuzz.edit_bytes import EDGES, change, times
 _VALUES: tuple[Any, ...] = (
     None, True, False, "", "x", "F32", "BOOL", "\0", "\ud800", "a" * 5000, [], {}, [[]], [0, 0], [0, 4], [1, 1], [-1],
     0.5, -0.0, 1e308, float("nan"), float("inf"), [1 << 48] * 16, [1] * 17, {"format": "pt"}, "fcn_resnet18",
-    "resnet50", "deeplabv3_mobilenet_v3_small", [1, 2, 3], [255, 0, 0], "batch", "deep", 8, 16, 32, "short_side",
+    "\x1b[2J", 10**400, "resnet50", "deeplabv3_mobilenet_v3_small", [1, 2, 3], [255, 0, 0], "batch", "deep", 8, 16, 32,
+    "short_side",
 )  # fmt: skip
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2}
 _KEYS = (
-    "",
-    "__metadata__",
-    "segnets",
-    "dtype",
-    "shape",
-    "data_offsets",
-    "a/b",
-    "..",
-    "\n",
-    "num_classes",
+    "", "__metadata__", "segnets", "dtype", "shape", "data_offsets", "a/b", "..", "\n", "\x1b[2J", "num_classes",
     "conv.weight",
-)
+)  # fmt: skip
 _OPTIONS = (
     "in_channels", "output_stride", "first_block_dilation", "multi_grid", "stem", "norm_layer", "norm_eps",
     "head_channels", "head_dropout", "atrous_rates", "aspp_separable", "aux_loss", "head_variant", "backbone_stages",
@@ -125,7 +117,7 @@ def consistent(document: Document, rng: random.Random, _pool: Sequence[bytes]) -
         for name, described in top.items():
             if name != "__metadata__":
                 size = math.prod(described["shape"]) * _SIZES[described["dtype"]]
-                if not 0 <= size < 1 << 20:
+                if type(size) is not int or not 0 <= size < 1 << 20:
                     return
                 described["data_offsets"] = [position, position + size]
                 position += size

@@ -17,20 +17,9 @@ _GLOBALS = (
     "torch.storage UntypedStorage", "__torch__.Net Net", "torch.jit._pickle build_tensor_from_id",
 )  # fmt: skip
 _TEXTS = (
-    "",
-    "storage",
-    "0",
-    "cpu",
-    "module",
-    "_parameters",
-    "state_dict",
-    "model",
-    "a.b",
-    "..",
-    "\0",
-    "\ud800",
+    "", "storage", "0", "cpu", "module", "_parameters", "state_dict", "model", "a.b", "..", "\0", "\ud800", "\x1b[2J",
     "w" * 500,
-)
+)  # fmt: skip
 # Opcodes without an argument: stack, memo, containers, calls, constants.
 _BARE = [bytes((code,)) for code in b"(.0121)Nl]}dabtseo\x85\x86\x87\x88\x89R\x81\x8f\x90\x91\x92\x93\x94QPbq"]
 _RUNS = (

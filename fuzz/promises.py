@@ -133,8 +133,7 @@ class Watch:
         elif event.startswith(_ON_PATHS):
             bad = not self._inside(args[0])
         else:
-            codec = event == "import" and str(args[0]).startswith("encodings.")  # json looks for UTF-16 and -32
-            bad = event.startswith(_FORBIDDEN) and not codec
+            bad = event.startswith(_FORBIDDEN)
         if bad:
             shown = [arg[:200] if isinstance(arg, str | bytes) else type(arg).__name__ for arg in args[:3]]
             raise _Stop("executed", f"{event} {shown}")

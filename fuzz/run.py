@@ -16,6 +16,7 @@ from typing import Any
 from fuzz.reading import STAGES
 
 _SILENT = 180.0  # seconds without a new input, after which a process hangs in code that no signal reaches
+_TELL_EVERY = 60.0
 _PAST_CONTAINER = STAGES[2:]
 
 
@@ -73,6 +74,7 @@ def run(tasks: list[Task], *, jobs: int, failures: Path) -> Report:
     failures.mkdir(parents=True, exist_ok=True)
     report = Report()
     waiting = list(tasks)
+    told = time.monotonic()
     running: list[_Process] = []
     memory = Path("/dev/shm")
     where = Path(tempfile.mkdtemp(prefix="segnets-fuzz-", dir=memory if memory.is_dir() else None))
@@ -85,11 +87,29 @@ def run(tasks: list[Task], *, jobs: int, failures: Path) -> Report:
                 running.remove(process)
                 process.into(report, failures)
                 print(f"# {process.task.engine}: {process.record['executions']:,} executions", flush=True)
+            if time.monotonic() - told > _TELL_EVERY:
+                told = time.monotonic()
+                print(_progress(report, running), flush=True)
+    except KeyboardInterrupt:
+        print("# interrupted: what follows is the part that was done", flush=True)
+        for process in running:
+            process.read_record()
+            report.records.append((process.task, process.record))
+            report.failures |= process.record["failures"]
     finally:
         for process in running:
             process.child.kill()
         shutil.rmtree(where, ignore_errors=True)
     return report
+
+
+def _progress(report: Report, running: list[_Process]) -> str:
+    for process in running:
+        process.read_record()
+    records = [record for _, record in report.records] + [process.record for process in running]
+    total = sum(record["executions"] for record in records)
+    kinds = set().union(*(record["failures"] for record in records))
+    return f"# {total:,} executions so far, {len(kinds)} kinds of failure"
 
 
 class _Process:
@@ -119,12 +139,15 @@ class _Process:
             return True
         return False
 
-    def into(self, report: Report, failures: Path) -> None:
-        """Add what this process found; one that did not end as it should has its last input saved."""
-        self.log.close()
+    def read_record(self) -> None:
         path = self.folder / "record.json"
         if path.exists():
             self.record = json.loads(path.read_text())
+
+    def into(self, report: Report, failures: Path) -> None:
+        """Add what this process found; one that did not end as it should has its last input saved."""
+        self.log.close()
+        self.read_record()
         report.records.append((self.task, self.record))
         report.failures |= self.record["failures"]
         if self.child.returncode != 0 or not self.record["done"]:

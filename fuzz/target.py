@@ -17,6 +17,11 @@ from weights_tools.reader.identify import HEAD_BYTES, identify
 
 Reading = Callable[[Path, int], Outcome]
 _MOST_MESSAGES = 5000
+# Python imports a codec where it is first used; json looks for UTF-16 and UTF-32 by itself.
+_CODECS = (
+    "unicode_escape", "raw_unicode_escape", "cp437", "utf-8-sig",
+    "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be",
+)  # fmt: skip
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Target:
 
     def warm_up(self, files: Sequence[bytes]) -> None:
         """Read files that are known to be good, so that everything that is imported late is imported."""
-        for name in ("unicode_escape", "raw_unicode_escape", "cp437", "utf-8-sig", "idna"):
+        for name in _CODECS:
             codecs.lookup(name)
         for data in files:
             self.path.write_bytes(data)

@@ -85,10 +85,36 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return 0
-    for name, value in facts.items():
+    provenance = {name: value for name, value in file.card.provenance.items() if name != "proof"}
+    for name, value in {**facts, "provenance": provenance}.items():
         text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
         print(f"{name:24}{', '.join(map(str, text)) if isinstance(text, list) else text}")
+    for proof in _proofs(file.card.provenance.get("proof")):
+        print(f"{'proven':24}{proof}")
     return 0
+
+
+def _proofs(proof: object) -> list[str]:
+    """What was proven, one line each; `--json` has every number."""
+    if isinstance(proof, str):
+        return [proof]
+    if not isinstance(proof, dict):
+        return []
+    compared = proof.get("compared")
+    run = (
+        {f"beside {name}'s own network": entry for name, entry in compared.items()}
+        if isinstance(compared, dict)
+        else {}
+    )
+    if "golden" in proof:
+        run["by a kept result of the source"] = proof["golden"]
+    lines = [str(proof["tensors"])] if "tensors" in proof else []
+    for how, entry in run.items():
+        measured = entry.get("measured") if isinstance(entry, dict) else None
+        each = [one.get("relative_difference") for one in measured or () if isinstance(one, dict)]
+        largest = max((one for one in each if isinstance(one, float)), default=None)
+        lines.append(f"the same results {how}" + ("" if largest is None else f", within {largest:.1g} of the largest"))
+    return lines
 
 
 def _export(options: argparse.Namespace) -> int:

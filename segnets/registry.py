@@ -93,6 +93,7 @@ def build_described(name: str, options: dict[str, Any]) -> nn.Module:
             return build(name, options)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = reason if reason.isprintable() else ascii(reason)
         raise WeightsError(f"its description of {name} can't be built: {reason}") from None
 
 

@@ -127,7 +127,8 @@ class ConversionReport:
         rows = [("converted", self.source), ("to", self.output), ("container", self.container)]
         rows += _network_rows(self.model, self.options, self.layout, self.geometry)
         if self.options.get("num_classes") != 0:
-            rows.append(("classes", listed(self.classes) if self.classes else "not named; give --classes FILE"))
+            named = listed(shown(name, quote=False) for name in self.classes)
+            rows.append(("classes", named or "not named; give --classes FILE"))
         rows.append(
             ("tensors", f"{self.tensors}, {self.parameters:,} numbers, {_dtypes(self.dtypes)}, read back equal")
         )

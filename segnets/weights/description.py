@@ -51,12 +51,11 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
             )
         _expect(version == FORMAT_VERSION, "format")
         return _config(description["model"]), _card(description)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(
-            f"{where}: its description is damaged ({type(error).__name__}: {error}); convert the original again"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"[:300]  # it may repeat what the file says, of any length
+        raise WeightsError(f"{where}: its description is damaged ({reason}); convert the original again") from None
 
 
 def listed(what: str, values: Any) -> tuple[Any, ...]:
@@ -88,7 +87,9 @@ def _config(model: Any) -> ModelConfig:
 
 def _card(description: Any) -> ModelCard:
     classes, palette, provenance = description["classes"], description["palette"], description["provenance"]
-    _expect(isinstance(classes, list) and all(isinstance(name, str) for name in classes), "classes")
+    _expect(
+        isinstance(classes, list) and all(isinstance(name, str) and name.isprintable() for name in classes), "classes"
+    )
     _expect(isinstance(palette, list) and all(_is_colour(colour) for colour in palette), "palette")
     _expect(isinstance(provenance, dict), "provenance")
     return ModelCard(

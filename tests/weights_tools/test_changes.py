@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import segnets
+from segnets.cli import main as info
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same, network, same_bytes
 from weights_tools import convert
@@ -180,6 +181,13 @@ def test_proofs_go_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert proof["golden"]["measured"][0]["holds"] is True
     assert proof["compared"]["torchvision"]["holds"] is True
     assert model.classifier.low_classifier.weight.dtype == torch.float16
+    assert info(["info", str(tmp_path / "w.safetensors")]) == 0
+    lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("proven ")]
+    assert lines[:2] == [
+        "cast to float16",
+        "the same results beside torchvision's own network, within 0 of the largest",
+    ]
+    assert lines[2].startswith("the same results by a kept result of the source, within ")
 
 
 def test_what_gives_other_results_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from fuzz.document import Document, Entry
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
+from segnets.preprocess import Preprocessing
 from segnets.weights.description import METADATA_KEY, encode
 from tests.weights_tools.files import rezip, saved
 from weights_tools import inspect
@@ -65,6 +66,33 @@ def test_a_description_of_a_network_without_end(tmp_path: Path) -> None:
     before = time.process_time()
     assert "can't be built: atrous_rates=" in str(inspect(path).refused)
     assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocessing": {**Preprocessing().to_json(), "mean": [10**400, 1, 1]}},
+        {"preprocessing": {str(number): 1 for number in range(5000)}},
+        {"preprocessing": "x" * 100_000},
+        {"classes": ["\x1b[2J"]},
+        {"model": {"name": "resnet50", "options": {"\x1b[2J": 1}}},
+    ],
+    ids=["overflow", "fields", "text", "class", "option"],
+)
+def test_a_damaged_description_is_refused_in_one_short_line(tmp_path: Path, change: dict[str, object]) -> None:
+    described = {**json.loads(encode(ModelConfig("lraspp_mobilenet_v3_small", {}), ModelCard())), **change}
+    path = safetensors(tmp_path / "w.safetensors", {"__metadata__": {METADATA_KEY: json.dumps(described)}, "w": EMPTY})
+    refused = str(inspect(path).refused)
+    assert "its description" in refused
+    assert refused.isprintable()
+    assert len(refused) < 500
+
+
+def test_the_dtype_of_a_tensor_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+    tensor = b"ctorch._utils\n_rebuild_tensor_v3\n((S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nK\1tQK\0))\x89}"
+    pickle = b"\x80\x02}S'w'\n" + tensor + b"ctorch\n\x1b[2J\ntRs."
+    text = str(inspect(rezip(tmp_path / "w.pth", {"data.pkl": pickle, "data/0": bytes(4)})))
+    assert "its tensor 'w' is a torch.\\x1b[2J tensor" in text
 
 
 def test_the_name_of_an_entry_that_is_there_twice_is_cut(tmp_path: Path) -> None:

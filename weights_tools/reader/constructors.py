@@ -104,7 +104,7 @@ def _tensor(args: tuple[Value, ...], dtype: Value) -> TensorRef | UnreadableTens
     if dtype is not None:
         name = dtype.name if isinstance(dtype, Global) and dtype.module == "torch" else "?"
         if name not in ITEM_SIZES:
-            return UnreadableTensor(name[:40])
+            return UnreadableTensor(dtype.dotted[:40] if isinstance(dtype, Global) else "?")
     return TensorRef(storage, name, offset, _sizes(shape), _sizes(stride))
 
 
