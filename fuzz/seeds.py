@@ -28,6 +28,13 @@ from segnets.card import ModelCard, ModelConfig
 from segnets.registry import build_described
 from segnets.weights.description import METADATA_KEY, encode
 
+SHARD = "model-00001-of-00001.safetensors"
+
+
+def shard() -> bytes:
+    """What lies beside the index among the seeds."""
+    return save_safetensors(_state(), {"format": "pt"})
+
 
 @dataclass(frozen=True)
 class Seed:
@@ -59,6 +66,19 @@ def _state() -> dict[str, Tensor]:
 def _every_dtype() -> dict[str, Tensor]:
     names = ("float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64")
     return {name: torch.arange(4).to(getattr(torch, name)) for name in (*names, "float8_e4m3fn", "uint16")}
+
+
+# As mmsegmentation writes it: Python in a text, which is read and never run.
+_META = {
+    "mmseg_version": "0.30.0",
+    "CLASSES": ("road", "car"),
+    "PALETTE": [[128, 64, 128], [0, 0, 142]],
+    "config": "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
+    "model = dict(type='EncoderDecoder', backbone=dict(type='ResNetV1c', depth=50, strides=(1, 2, 1, 1), "
+    "dilations=(1, 1, 2, 4), norm_cfg=norm_cfg, contract_dilation=True), decode_head=dict(type='ASPPHead', "
+    "dilations=(1, 12, 24, 36), num_classes=2, align_corners=False, norm_cfg=norm_cfg))\n"
+    "img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)\n",
+}
 
 
 def _training() -> dict[str, Any]:
@@ -96,6 +116,9 @@ def _zips() -> list[Seed]:
         Seed("zip: protocol 4", saved(OrderedDict(_state()), pickle_protocol=4)),
         Seed("zip: whole module", saved(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))),
         Seed("zip: sparse and meta", saved({"s": torch.eye(3).to_sparse(), "m": torch.empty(2, device="meta")})),
+        Seed(
+            "zip: configuration", saved({"meta": _META, "state_dict": {"decode_head.conv_seg.weight": _state()["n"]}})
+        ),
         Seed("zip: optimizer", saved(_training()["optimizer"])),
     ]
 
@@ -216,7 +239,7 @@ def _others() -> list[Seed]:
         file.addfile(tarfile.TarInfo("storages"), io.BytesIO())
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as box:
         box.writestr("inner/w.pth", b"x" * 100)
-    index = {"metadata": {"total_size": 4}, "weight_map": {"conv.weight": "model-00001-of-00001.safetensors"}}
+    index = {"metadata": {"total_size": 4}, "weight_map": dict.fromkeys(_state(), SHARD)}
     texts = {
         "html": b"<!DOCTYPE html><html><head><title>404</title></head></html>",
         "json": b'{"message": "Not Found"}',

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fuzz.promises import Broken, Limits, Watch
 from fuzz.reading import Outcome, read
+from fuzz.seeds import SHARD, shard
 from weights_tools.reader.identify import HEAD_BYTES, identify
 
 Reading = Callable[[Path, int], Outcome]
@@ -41,6 +42,7 @@ class Target:
 
     def __init__(self, folder: Path, limits: Limits | None = None, reading: Reading = read) -> None:
         self.path = folder / "w.pth"
+        (folder / SHARD).write_bytes(shard())  # for the index among the seeds
         self.tally = Tally()
         self._watch = Watch(folder, limits or Limits())
         self._limits = self._watch.limits
@@ -71,7 +73,7 @@ class Target:
         finally:
             self._count(time.process_time() - before, time.perf_counter() - clock)
         self._check_said(outcome)
-        left = [item.name for item in self.path.parent.iterdir() if item.name != self.path.name]
+        left = [item.name for item in self.path.parent.iterdir() if item.name not in (self.path.name, SHARD)]
         if left:
             for name in left:
                 self.path.with_name(name).unlink()
