@@ -65,7 +65,14 @@ def recognise(
         raise WeightsError(reasons[0])
     what = "a backbone" if backbone_only else f"a network of {layout}"
     stranger = describe_stranger(tensors)
+    if layout == "auto" and not backbone_only and _has_known_backbone(evidence):
+        stranger += "; --backbone-only converts its backbone"
     raise WeightsError(stranger if layout == "auto" and not backbone_only else f"it is not {what}: {stranger}")
+
+
+def _has_known_backbone(evidence: Evidence) -> bool:
+    without_options = replace(evidence, chosen={})
+    return any(isinstance(layout.recognise_backbone(without_options), Match) for layout in LAYOUTS.values())
 
 
 def _only_one(matches: list[Match]) -> Match:
@@ -78,7 +85,8 @@ def _only_one(matches: list[Match]) -> Match:
     if not others:
         return first
     same = ", ".join(match.layout for match in others)
-    return replace(first, notes=(*first.notes, f"{same} has the same names, and its network computes the same"))
+    kin = [note for match in others for note in match.notes if note not in first.notes]
+    return replace(first, notes=(*first.notes, f"{same} has the same names, and its network computes the same", *kin))
 
 
 def _meaning(match: Match) -> object:
