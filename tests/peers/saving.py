@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -121,6 +122,7 @@ def lightning(module: nn.Module, folder: Path) -> Path:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.model.parameters(), lr=self.hparams["learning_rate"], momentum=0.9)
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     images, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 7, (2, 64, 64))
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=2)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

@@ -114,7 +114,7 @@ CONVERSIONS: list[Conversion] = [
 
 
 @pytest.mark.parametrize("conversion", CONVERSIONS, ids=str)
-def test_smp(conversion: Conversion, tmp_path: Path) -> None:
+def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
     check(conversion, tmp_path)
 
 

@@ -103,6 +103,8 @@ class OriginLayout:
             **_channels(ours, network),
             **_shown_by_head(ours),
         }
+        if "downsample" in shown_by_tensors:
+            shown_by_tensors["downsample"] = body.average
         refused = self._refuse_chosen(origin, shown_by_tensors, evidence.chosen)
         if refused:
             return refused

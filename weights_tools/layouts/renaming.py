@@ -22,12 +22,14 @@ class Body:
     """One kind of backbone as a project names it.
 
     signature: a tensor that shows it. table: its modules, ours with "backbone." before them.
-    required: options that it needs beside those of the head. flattened: see `weights_tools.layouts.base.Match`.
+    required: options that it needs beside those of the head. average: the option `downsample` where its shortcuts pool.
+    flattened: see `weights_tools.layouts.base.Match`.
     """
 
     signature: str
     table: Table
     required: Mapping[str, JSON] = field(default_factory=dict)
+    average: str = "average"
     flattened: tuple[str, ...] = ()
 
 
