@@ -38,7 +38,7 @@ test-full: venv
 
 # What needs these projects is left to a target of its own, so that the tests need not install them; what needs
 # torchvision alone runs with the other tests too.
-WITHOUT_PEERS := $(patsubst %,--ignore=tests/peers/test_%.py,timm smp mmseg transformers compare kin) \
+WITHOUT_PEERS := $(patsubst %,--ignore=tests/peers/test_%.py,timm smp mmseg transformers compare compare_classifiers kin) \
   --ignore-glob='tests/peers/test_convert*.py'
 
 $(VENV)/.installed-peers: $(VENV)/.installed

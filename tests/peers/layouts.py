@@ -78,8 +78,8 @@ in the results, over so many networks; a conversion passes up to {LIMITS[torch.f
 Under **geometry** stands what our network needs to compute the same: it is set by the layout, and recorded in the file.
 Under **not shown** stands what no tensor shows and people choose: the project's default is taken, said aloud, and
 `--option NAME=VALUE` says otherwise. In tests each of these, and each of the others that a tensor does not show, gives
-results outside of the limit, ten times at least, when it is changed. `make layouts` writes this page, `make test-peers` tests what it
-says; [parity.md](parity.md) has the networks of whole projects beside ours, option by option.
+results outside of the limit, ten times at least, when it is changed. `make layouts` writes this page, `make test-peers`
+tests what it says; [parity.md](parity.md) has the networks of whole projects beside ours, option by option.
 """
 KIN_HEAD = """## Relatives that are not converted
 
