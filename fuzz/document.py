@@ -37,7 +37,8 @@ class Entry:
 
 @dataclass
 class Document:
-    """One file. kind: "zip", "pickles" (one or several, then other bytes), "safetensors" or "raw".
+    """One file. kind: "zip", "pickles" (one or several, then other bytes), "safetensors", "json" or
+    "raw".
 
     entries, end: of a zip archive; end: fields of its end record that lie. pickles, tail: opcodes with their arguments,
     and what stands behind. header, tail: of a safetensors file; length: what it claims of its header, if not the truth.
@@ -78,6 +79,8 @@ def take_apart(data: bytes) -> Document:
     if data[:1] == b"\x80" or data[:2] == b"(d":
         *chunks, tail = _split_pickles(data, 5 if data.startswith(LEGACY_MAGIC) else 1)
         return Document("pickles", pickles=[list(chunk) for chunk in chunks], tail=b"".join(tail))
+    if data[:1] == b"{":
+        return Document("json", data)
     length = int.from_bytes(data[:8], "little")
     if data[8:9] == b"{" and 8 + length <= len(data):
         return Document("safetensors", header=data[8 : 8 + length], tail=data[8 + length :])

@@ -14,7 +14,8 @@ from fuzz.edit_bytes import EDGES, change, times
 _VALUES: tuple[Any, ...] = (
     None, True, False, "", "x", "F32", "BOOL", "\0", "\ud800", "a" * 5000, [], {}, [[]], [0, 0], [0, 4], [1, 1], [-1],
     0.5, -0.0, 1e308, float("nan"), float("inf"), [1 << 48] * 16, [1] * 17, {"format": "pt"}, "fcn_resnet18",
-    "\x1b[2J", 10**400, "resnet50", "deeplabv3_mobilenet_v3_small", [1, 2, 3], [255, 0, 0], "batch", "deep", 8, 16, 32,
+    "\x1b[2J", 10**400, "w.pth", "../w.pth", "model-00001-of-00002.safetensors",
+    "resnet50", "deeplabv3_mobilenet_v3_small", [1, 2, 3], [255, 0, 0], "batch", "deep", 8, 16, 32,
     "short_side",
 )  # fmt: skip
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2}
@@ -151,6 +152,12 @@ def body(document: Document, rng: random.Random, pool: Sequence[bytes]) -> None:
     document.tail = change(document.tail, rng, pool)
 
 
+def text(document: Document, rng: random.Random, _pool: Sequence[bytes]) -> None:
+    """A file that is a JSON text, such as the index of a checkpoint in several files."""
+    document.raw = _encoded(edited(document.raw.decode("utf-8", "replace"), rng))
+
+
+FILE_EDITS: dict[str, Callable[[Document, random.Random, Sequence[bytes]], None]] = {"json text": text}
 EDITS: dict[str, Callable[[Document, random.Random, Sequence[bytes]], None]] = {
     f"safetensors {f.__name__}": f for f in (header, consistent, description, header_bytes, nest, length, body)
 }

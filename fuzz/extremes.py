@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from fuzz.document import Document, Entry
 from fuzz.seeds import Seed
-from weights_tools.reader.limits import MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
+from weights_tools.reader.limits import MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK, MAX_TENSORS
 
 _TENSOR = (
     b"ctorch._utils\n_rebuild_tensor_v2\nq\1((X\7\0\0\0storageq\2ctorch\nFloatStorage\nq\3X\1\0\0\0000q\4X\3\0\0\0cpu"
@@ -47,7 +47,7 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     yield "a list in itself", b"]q\0" + b"h\0a" * (_ABOUT // 2)
     yield "many digits", (b"I" + b"9" * 599 + b"\n0") * 100_000 + b"N"
     yield "many lines", b"I1\n0" * (_ABOUT // 2) + b"N"
-    yield "many tensors", b"}(" + _tensors(25_000) + b"u"
+    yield "many tensors", b"}(" + _tensors(MAX_TENSORS) + b"u"
     yield "many tensors in a dictionary too large", b"}(" + _tensors(60_000) + b"u"
     yield "one tensor under many names", _TENSOR + b"0}(" + _keys(400_000, b"h\0") + b"u"
     yield (
@@ -59,8 +59,8 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     yield "an ordered dictionary of pairs", b"ccollections\nOrderedDict\n((" + b"K\1K\1\x86" * (_ABOUT // 4) + b"ltR"
     yield "modules that recall each other", _modules()
     yield "many attributes", b"c__torch__\nA\n)\x81}(" + _keys(440_000, b"K\1") + b"ub"
-    yield "names that share their beginning", _TENSOR + b"0}(" + _keys(40_000, b"h\0", b"layer1." * 50) + b"u"
-    yield "many dots", _TENSOR + b"0}(" + _keys(40_000, b"h\0", b"a." * 150) + b"u"
+    yield "names that share their beginning", _TENSOR + b"0}(" + _keys(MAX_TENSORS, b"h\0", b"layer1." * 50) + b"u"
+    yield "many dots", _TENSOR + b"0}(" + _keys(MAX_TENSORS, b"h\0", b"a." * 150) + b"u"
     yield "a body larger than its limit", bytes(MAX_PICKLE_BYTES)
 
 
@@ -112,7 +112,7 @@ def _many_entries() -> bytes:
 
 def _headers() -> Iterator[tuple[str, bytes]]:
     nothing = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
-    yield "a header of many tensors", json.dumps({f"{index}": nothing for index in range(45_000)}).encode()
+    yield "a header of many tensors", json.dumps({f"{index}": nothing for index in range(MAX_TENSORS)}).encode()
     yield "a header of too many tensors", json.dumps({f"{index}": nothing for index in range(370_000)}).encode()
     yield "a shape without end", json.dumps({"w": {**nothing, "shape": [0] * 8_000_000}}).encode()
     yield "a header nested deep", b'{"a":' + b"[" * 12_000_000 + b"]" * 12_000_000 + b"}"

@@ -22,6 +22,7 @@ _STRUCTURE: dict[str, dict[str, Callable[[Document, random.Random, Pool], None]]
     "zip": {**edit_zip.EDITS, **edit_pickle.EDITS},
     "pickles": edit_pickle.EDITS,
     "safetensors": edit_json.EDITS,
+    "json": edit_json.FILE_EDITS,
     "raw": {},
 }
 STRUCTURE_EDITS = sorted({name for edits in _STRUCTURE.values() for name in edits})

@@ -13,6 +13,7 @@ from unittest import mock
 
 from torch import Tensor
 
+from fuzz.seeds import INDEX
 from segnets.errors import OutputError, WeightsError
 from segnets.weights.weights_file import read_weights_file
 from weights_tools import convert, inspect
@@ -26,6 +27,9 @@ STAGES = ("head", "container", "pickle", "opened", "weights", "network")
 _STAGE_OF_MODULE = {
     "identify": "head",
     "source": "container",
+    "onnx_model": "head",
+    "shards": "container",
+    "strict_json": "container",
     "ziparchive": "container",
     "torch_zip": "container",
     "safetensors_file": "container",
@@ -62,6 +66,8 @@ def read(path: Path, choice: int) -> Outcome:
         said += _read_tensors(path)
     if choice % 16 == 2:
         said += _convert(path, allow_nonfinite=choice % 32 == 2)
+    if choice % 8 == 5:
+        said += _inspect_as_a_part(path)
     if report.container == "safetensors" and choice % 4 == 3:
         said += _read_with_the_library(path)
     return Outcome(stage, tuple(said))
@@ -76,7 +82,7 @@ def _stage(error: WeightsError) -> str:
         module = trace.tb_frame.f_globals.get("__name__", "")
         trace = trace.tb_next
     name = module.rpartition(".")[2]
-    if name == "reader":
+    if name == "single":
         return "pickle" if "bare pickle" in str(error) else "head"
     return _STAGE_OF_MODULE.get(name, "opened")
 
@@ -119,6 +125,14 @@ def _convert(path: Path, *, allow_nonfinite: bool) -> Iterator[str]:
         if read_weights_file(target).config is None:
             raise AssertionError("the output does not describe itself")
         target.unlink()
+
+
+def _inspect_as_a_part(path: Path) -> Iterator[str]:
+    """As one of the files that an index lists."""
+    try:
+        yield str(inspect(path.with_name(INDEX)))
+    except WeightsError as error:
+        yield str(error)
 
 
 def _read_with_the_library(path: Path) -> Iterator[str]:

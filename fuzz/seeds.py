@@ -28,13 +28,6 @@ from segnets.card import ModelCard, ModelConfig
 from segnets.registry import build_described
 from segnets.weights.description import METADATA_KEY, encode
 
-SHARD = "model-00001-of-00001.safetensors"
-
-
-def shard() -> bytes:
-    """What lies beside the index among the seeds."""
-    return save_safetensors(_state(), {"format": "pt"})
-
 
 @dataclass(frozen=True)
 class Seed:
@@ -49,7 +42,38 @@ class Seed:
 def all_seeds() -> tuple[Seed, ...]:
     """Every seed, equal from run to run."""
     torch.manual_seed(0)
-    return (*_zips(), *_scripts(), *_legacy(), *_safetensors(), *_pickles(), *_networks(), *_others())
+    return (*_zips(), *_scripts(), *_legacy(), *_safetensors(), *_pickles(), *_indices(), *_networks(), *_others())
+
+
+# The name under which every input is read, and an index that lists it.
+INPUT = "w.pth"
+INDEX = "of-the-input.index.json"
+
+
+@functools.cache
+def beside() -> dict[str, bytes]:
+    """Files that lie beside every input: the parts of a checkpoint in several, and an index that lists the input."""
+    state = _state()
+    first = {name: state.pop(name) for name in ("conv.weight", "conv.bias")}
+    return {
+        "model-00001-of-00002.safetensors": save_safetensors(first),
+        "model-00002-of-00002.safetensors": save_safetensors(state),
+        "pytorch_model-00001-of-00002.bin": saved(first),
+        "pytorch_model-00002-of-00002.bin": saved(state),
+        INDEX: _index(dict.fromkeys(_state(), INPUT)),
+    }
+
+
+def _index(weight_map: dict[str, str]) -> bytes:
+    return json.dumps({"metadata": {"total_size": 80}, "weight_map": weight_map}).encode()
+
+
+def _indices() -> list[Seed]:
+    seeds = []
+    for name in ("model-%05d-of-00002.safetensors", "pytorch_model-%05d-of-00002.bin"):
+        parts = {"conv.weight": name % 1, "conv.bias": name % 1, "n": name % 2}
+        seeds.append(Seed(f"index: {name.partition('-')[0]}", _index(parts)))
+    return seeds
 
 
 def saved(content: object, **options: Any) -> bytes:
@@ -239,14 +263,14 @@ def _others() -> list[Seed]:
         file.addfile(tarfile.TarInfo("storages"), io.BytesIO())
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as box:
         box.writestr("inner/w.pth", b"x" * 100)
-    index = {"metadata": {"total_size": 4}, "weight_map": dict.fromkeys(_state(), SHARD)}
+    graph, opset = b"\x12\x04main", b"\x0a\x00\x10\x11"
+    onnx = b"\x08\x08\x12\x07pytorch\x1a\x062.13.0\x3a" + bytes((len(graph),)) + graph
     texts = {
         "html": b"<!DOCTYPE html><html><head><title>404</title></head></html>",
         "json": b'{"message": "Not Found"}',
         "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
         "text": b"conv.weight 1 2 3\n",
-        "index": json.dumps(index).encode(),
-        "onnx": b"\x08\x0a\x12\x07pytorch\x1a\x062.13.0:\x10" + bytes(40),
+        "onnx": onnx + b"\x42" + bytes((len(opset),)) + opset,
         "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(100),
         "npz": npz.getvalue(),
         "tar": tar.getvalue(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fuzz.promises import Broken, Limits, Watch
 from fuzz.reading import Outcome, read
-from fuzz.seeds import SHARD, shard
+from fuzz.seeds import INPUT, beside
 from weights_tools.reader.identify import HEAD_BYTES, identify
 
 Reading = Callable[[Path, int], Outcome]
@@ -41,8 +41,10 @@ class Target:
     """Executes files one after the other in a folder of its own."""
 
     def __init__(self, folder: Path, limits: Limits | None = None, reading: Reading = read) -> None:
-        self.path = folder / "w.pth"
-        (folder / SHARD).write_bytes(shard())  # for the index among the seeds
+        self.path = folder / INPUT
+        for name, data in beside().items():
+            self.path.with_name(name).write_bytes(data)
+        self._known = {INPUT, *beside()}
         self.tally = Tally()
         self._watch = Watch(folder, limits or Limits())
         self._limits = self._watch.limits
@@ -73,7 +75,7 @@ class Target:
         finally:
             self._count(time.process_time() - before, time.perf_counter() - clock)
         self._check_said(outcome)
-        left = [item.name for item in self.path.parent.iterdir() if item.name not in (self.path.name, SHARD)]
+        left = [item.name for item in self.path.parent.iterdir() if item.name not in self._known]
         if left:
             for name in left:
                 self.path.with_name(name).unlink()
@@ -104,7 +106,7 @@ def container_of(data: bytes) -> str:
     kind = identify(data[:HEAD_BYTES], len(data))
     if kind == "zip" and b"/constants.pkl" in data:
         return "TorchScript"
-    return kind if kind in ("zip", "legacy", "safetensors", "pickle") else "other"
+    return kind if kind in ("zip", "legacy", "safetensors", "pickle", "index") else "other"
 
 
 def _gist(message: str) -> str:

@@ -28,7 +28,11 @@ def shown(name: Value, *, quote: bool = True) -> str:
     if not isinstance(name, str):
         return str(name) if type(name) is int else "a key that is no text"
     short = name if len(name) <= 80 else f"{name[:77]}..."
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in short)
+    safe = (
+        short
+        if short.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in short)
+    )
     return f"'{safe}'" if quote else safe
 
 

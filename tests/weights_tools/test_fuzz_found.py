@@ -17,6 +17,7 @@ from segnets.weights.description import METADATA_KEY, encode
 from tests.weights_tools.files import rezip, saved
 from weights_tools import inspect
 from weights_tools.reader.constructors import construct, storage_of
+from weights_tools.reader.limits import MAX_TENSORS
 from weights_tools.reader.machine import Machine
 
 EMPTY = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
@@ -55,8 +56,8 @@ def test_more_classes_than_any_checkpoint_names() -> None:
 
 
 def test_more_tensors_than_any_network_has(tmp_path: Path) -> None:
-    path = safetensors(tmp_path / "w.safetensors", {str(index): EMPTY for index in range(50_002)})
-    with pytest.raises(WeightsError, match="holds 50,002 tensors; no network has as many"):
+    path = safetensors(tmp_path / "w.safetensors", {str(index): EMPTY for index in range(MAX_TENSORS + 2)})
+    with pytest.raises(WeightsError, match=f"holds {MAX_TENSORS + 2:,} tensors; no network has as many"):
         inspect(path)
 
 

@@ -1,9 +1,9 @@
-"""How much of anything a file may ask for. Honest checkpoints stay below a hundredth of each."""
+"""How much of anything a file may ask for. Honest checkpoints stay below a tenth of each."""
 
 MAX_PICKLE_BYTES = 64 << 20  # one pickle; tensors lie outside it
-MAX_OPCODES = 2_000_000  # about two seconds
-MAX_STACK = 1_000_000
-MAX_MEMO = 1_000_000
+MAX_OPCODES = 1_000_000  # about a second; the largest training checkpoints take 80,000
+MAX_STACK = 500_000
+MAX_MEMO = 500_000
 MAX_GLOBALS = 10_000  # classes and functions that one pickle names
 MAX_INTEGER_BYTES = 256
 MAX_DIGITS = 600
@@ -14,6 +14,6 @@ MAX_DEPTH = 100  # of nested modules in a TorchScript archive
 MAX_MODULES = 100_000  # of a TorchScript archive, each as often as it is reached
 MAX_ATTRIBUTES = 1_000_000  # of all these modules together
 MAX_SAFETENSORS_HEADER = 25_000_000  # the safetensors library allows 100 MB, which take seconds to parse
-MAX_TENSORS = 50_000  # of one state dict
+MAX_TENSORS = 20_000  # of one state dict; each layout looks at every name
 MAX_INDEX_BYTES = 8 << 20  # of a checkpoint in several files
 MAX_SHARDS = 256  # files that are open at once; many systems allow 1,024

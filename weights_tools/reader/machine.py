@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
 from weights_tools.reader.limits import MAX_GLOBALS, MAX_MEMO, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
 from weights_tools.reader.values import Foreign, Global, OpaqueKey, Value
@@ -49,15 +50,16 @@ class Machine:
         from weights_tools.reader.opcodes import OPCODES  # the table needs this module
 
         try:
-            while True:
-                code = self.take(1)[0]
-                if code == 0x2E:  # STOP
-                    return self.pop()
-                step = OPCODES.get(code)
-                if step is None:
-                    raise WeightsError(f"its pickle uses the opcode {code:#04x}, which no checkpoint needs")
-                self.spend(1)
-                step(self)
+            with without_garbage_collection():  # it would look at millions of nested values again and again
+                while True:
+                    code = self.take(1)[0]
+                    if code == 0x2E:  # STOP
+                        return self.pop()
+                    step = OPCODES.get(code)
+                    if step is None:
+                        raise WeightsError(f"its pickle uses the opcode {code:#04x}, which no checkpoint needs")
+                    self.spend(1)
+                    step(self)
         except WeightsError:
             raise
         except (ValueError, TypeError, LookupError, OverflowError, struct.error, RecursionError) as error:
