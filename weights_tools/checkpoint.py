@@ -7,8 +7,9 @@ everything that was taken off or left out is reported.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from segnets.errors import WeightsError
 from weights_tools.modules import walk_modules
@@ -37,7 +38,10 @@ CANDIDATES = (
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel, beside the prefix `module.`
 _DEPTH = 4
+TOP = "."  # what --key calls the outermost dictionary
+_COMPARABLE = 2  # a set of half as many tensors as the largest could be a network, too
 _MAX_PREFIXES = 8
+_LARGE = 4  # a quarter of all tensors may be a network beside others
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class StateDict:
 def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     """Find the weights in a file; `key` names the dictionary that holds them where there are several ("ema" or "a.b").
 
+    It may also name what the names of one network in a dictionary of several begin with ("ema" for "ema.conv1.weight").
+
     Raises WeightsError if there are none, several, or names or tensors that no network has.
     """
     top = container.top
@@ -69,8 +75,11 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
             raise WeightsError(f"it is a {container.kind}, which has no keys to choose from; leave out --key")
         tensors, notes = walk_modules(top)
         return strip_prefixes(StateDict(tensors, notes=notes))
-    path = _path_of(top, key) if key is not None else _find_path(top)
-    return strip_prefixes(_collect(top, path))
+    if key is None:
+        return strip_prefixes(_collect(top, _find_path(top)))
+    path, prefix = _path_of(top, key)
+    found = _collect(top, path)
+    return strip_prefixes(_under(found, prefix) if prefix else found)
 
 
 def find_candidates(container: Container) -> list[str]:
@@ -78,11 +87,13 @@ def find_candidates(container: Container) -> list[str]:
     if container.kind in MODULE_KINDS:
         return []
     found = _search(container.top, _DEPTH, set())
-    return [".".join(path) for path in found] if len(found) > 1 else []
+    return [".".join(path) or TOP for path in found] if len(found) > 1 else []
 
 
-def _path_of(top: Value, key: str) -> tuple[str, ...]:
-    """Split a --key into the keys that it names; a key may contain dots itself."""
+def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
+    """Split a --key into the keys that it names, which may contain dots, and a prefix of names behind them."""
+    if key == TOP and TOP not in (top if isinstance(top, dict) else ()):
+        return (), ""
     node, path, rest = top, [], key
     while rest:
         if not isinstance(node, dict):
@@ -97,10 +108,30 @@ def _path_of(top: Value, key: str) -> tuple[str, ...]:
         else:
             break
     if rest:
+        if not path and not _has_tensors(node):
+            whole = _search(top, _DEPTH, set())
+            path = list(whole[0]) if len(whole) == 1 else []
+            node = _at(top, tuple(path))
+        if isinstance(node, dict) and any(isinstance(name, str) and name.startswith(f"{rest}.") for name in node):
+            return tuple(path), f"{rest}."
         raise WeightsError(f"it has no key {shown(key)}; it has {_contents(top)}")
     if not _has_tensors(node):
         raise WeightsError(f"under the key {shown(key)} it holds no tensors by name but {kind_of(node)[:80]}")
-    return tuple(path)
+    return tuple(path), ""
+
+
+def _at(top: Value, path: tuple[str, ...]) -> Value:
+    node = top
+    for name in path:
+        node = node[name] if isinstance(node, dict) else None
+    return node
+
+
+def _under(found: StateDict, prefix: str) -> StateDict:
+    """The tensors whose names begin with `prefix`; the others are dropped."""
+    kept = {name.removeprefix(prefix): ref for name, ref in found.tensors.items() if name.startswith(prefix)}
+    others = tuple(name for name in found.tensors if not name.startswith(prefix))
+    return replace(found, tensors=kept, stripped=(*found.stripped, prefix), dropped=(*found.dropped, *others))
 
 
 def _find_path(top: Value) -> tuple[str, ...]:
@@ -109,7 +140,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
         return found[0]
     if not found:
         raise WeightsError(_explain_none(top))
-    names = listed(".".join(shown(part, quote=False) for part in path) for path in found)
+    names = listed(".".join(shown(part, quote=False) for part in path) or TOP for path in found)
     raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
 
 
@@ -118,15 +149,24 @@ def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
     if not isinstance(node, dict) or depth == 0 or id(node) in seen:
         return []
     seen.add(id(node))
-    for names in (CANDIDATES, [k for k in node if isinstance(k, str)][:100]):
-        found: list[tuple[str, ...]] = []
-        for name in names:
-            child = node.get(name)
-            if isinstance(child, dict):
-                found += [(name, *path) for path in _search(child, depth - 1, seen)]
-        if found and (names is CANDIDATES or not _has_tensors(node)):
-            return found
-    return [()] if _has_tensors(node) else []
+    children = {
+        name: [(name, *path) for path in _search(node[name], depth - 1, seen)]
+        for name in dict.fromkeys([*CANDIDATES, *[k for k in node if isinstance(k, str)][:100]])
+        if isinstance(node.get(name), dict)
+    }
+    known = [path for name in CANDIDATES for path in children.get(name, ())]
+    every = [path for paths in children.values() for path in paths]
+    own: list[tuple[str, ...]] = [()] if _has_tensors(node) else []
+    # Under a name of their own, and among other things, only what could be a network too counts.
+    found = known or own or every
+    largest = max((_count(node, path) for path in found), default=0)
+    return [path for path in (*own, *every) if path in found or _count(node, path) * _COMPARABLE >= largest]
+
+
+def _count(node: Value, path: tuple[str, ...]) -> int:
+    """How many tensors stand in the dictionary at the end of a path."""
+    end = _at(node, path)
+    return sum(isinstance(value, TensorRef) for value in end.values()) if isinstance(end, dict) else 0
 
 
 def _has_tensors(node: Value) -> bool:
@@ -224,22 +264,9 @@ def inner_networks(found: StateDict) -> list[StateDict]:
 
     Lightning modules hold the network as an attribute of any name, and states of metrics beside it.
     """
-    groups: dict[str, dict[str, TensorRef]] = {}
-    for name, ref in found.tensors.items():
-        first, _, rest = name.partition(".")
-        if rest:
-            groups.setdefault(first, {})[rest] = ref
-    inner = []
-    for first, tensors in groups.items():
-        if len(tensors) * 2 > len(found.tensors):
-            others = tuple(n for n in found.tensors if not n.startswith(f"{first}."))
-            stripped = (*found.stripped, f"{first}.")
-            inner.append(
-                strip_prefixes(
-                    StateDict(tensors, found.path, stripped, (*found.dropped, *others), found.ignored, found.notes)
-                )
-            )
-    return inner
+    sizes = Counter(name.partition(".")[0] for name in found.tensors if "." in name)
+    large = [first for first, size in sizes.items() if size * _LARGE >= len(found.tensors)]
+    return [strip_prefixes(_under(found, f"{first}.")) for first in large]
 
 
 def looks_trained(name: str, ref: TensorRef) -> bool:

@@ -88,6 +88,8 @@ def _row(old: str | int | None, classes: Sequence[str], count: int) -> int | Non
         near = get_close_matches(old, classes, n=1)
         hint = f"; did you mean {shown(near[0])}?" if near else ""
         raise WeightsError(f"the map of classes: it has no class {shown(old)}{hint}")
+    if list(classes).count(old) > 1:
+        raise WeightsError(f"the map of classes: several classes are called {shown(old)}; use their numbers")
     return list(classes).index(old)
 
 

@@ -173,7 +173,7 @@ def _plan(source: Content, container: Container, found: Recognised, wishes: _Wis
     soundness = examine(tensors)
     sha256 = source.sha256()
     config = found.match.config
-    published = find_published(source.path, sha256, config.name)
+    published = find_published(source.path, sha256, config)
     meaning = found.card or (_told_card(found) if published is None else published.card())
     read = Weights(config, tensors, meaning)
     weights = _changed(read, wishes)

@@ -105,9 +105,16 @@ def recognise_network(
         for candidate in inner_networks(state):
             with contextlib.suppress(WeightsError):
                 inner.append(_recognised(container, candidate, asked, told))
-        if len(inner) != 1:
+        if len(inner) > 1:
+            names = " and ".join(shown("".join(each.state.stripped)) for each in inner)
+            raise WeightsError(
+                f"it holds several networks, whose names begin with {names}; choose one with --key, "
+                f"{''.join(inner[0].state.stripped).rstrip('.')} say"
+            ) from None
+        if not inner:
             raise error
-    _check_dropped(state, inner[0])
+    if not asked.backbone_only:
+        _check_dropped(state, inner[0])
     return inner[0]
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import segnets
-from segnets.card import JSON, ModelCard
+from segnets.card import JSON, ModelCard, ModelConfig
 from segnets.catalog import CATALOG, Published
 from segnets.errors import WeightsError
+from segnets.weights.geometry import other_geometry
 from weights_tools.checkpoint import StateDict
 from weights_tools.names import shown
 from weights_tools.opened import Recognised
@@ -18,15 +19,16 @@ from weights_tools.reader import Container
 TENSORS, GOLDEN, COMPARED = "tensors", "golden", "compared"
 
 
-def find_published(path: Path, sha256: str, model: str) -> Published | None:
-    """Return the published file that this is, under whatever name.
+def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | None:
+    """Return the published file that this is, under whatever name, if `config` is the network that it is for.
 
     Raises WeightsError if it has the full name of a published file and other content: then it is damaged.
     """
     for row in CATALOG:
-        if row.model == model and sha256.startswith(row.sha256 or row.hash_prefix):
-            return row
-        if row.file == path.name:
+        if sha256.startswith(row.sha256 or row.hash_prefix):
+            if row.model == config.name and not other_geometry(config, row.config(), ""):
+                return row
+        elif row.file == path.name:
             raise WeightsError(
                 f"it has the name of a published file but its sha256 begins with {sha256[:8]}, not {row.hash_prefix}: "
                 "it is damaged or another file; download it again, or rename it if it is yours"
@@ -54,7 +56,10 @@ def new_card(
     if published is None:
         return ModelCard(provenance=provenance)
     card = published.card()
-    return replace(card, provenance={**card.provenance, **provenance})
+    known = dict(card.provenance)
+    if numbers.changed:  # then it is no longer what was published
+        known["made_of"] = known.pop("published_as")
+    return replace(card, provenance={**known, **provenance})
 
 
 def kept_card(card: ModelCard, numbers: Numbers) -> ModelCard:

@@ -107,6 +107,8 @@ def _their_names(project: str, config: ModelConfig, tensors: Mapping[str, Tensor
             return way
         reasons.append(reason)
     title = PROJECTS[project].title
+    if config.options.get("backbone_stages", 4) != 4:
+        reasons = [f"it wants the stages of the {config.name.partition('_')[2]} that are not used, which are not here"]
     raise WeightsError(
         f"{title} has no network that computes what {describe(config)} does"
         + (f": {'; '.join(dict.fromkeys(reasons))}" if reasons else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import segnets
+from segnets.catalog import Published
 from segnets.cli import main as info
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same, network, same_bytes
-from weights_tools import convert
+from weights_tools import convert, provenance
 from weights_tools.cli import main
 
 CLASSES = ("sky", "road", "car", "tree")
@@ -124,12 +126,9 @@ def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
         (["--remap-classes", "bad.json"], "its map of classes is no JSON text"),
         (["--remap-classes", "true.json"], "must be a class of before, by name or number, or null"),
         (["--remap-classes", "absent.json"], "there is no such file"),
-        (["--num-classes", "0"], "num_classes=0: expected 1 to"),
         (["--num-classes", "3", "--remap-classes", "map.json"], "the map of classes has 1; leave one out"),
         (["--num-classes", "3", "--classes", "names.txt"], "its network has 3 classes, but 4 class names were given"),
         (["--backbone-only", "--num-classes", "3"], "a backbone alone, which has no classes"),
-        (["--golden-tolerance", "0.1"], "no golden file to hold it to"),
-        (["--with", "keras"], "unknown project 'keras'"),
     ],
 )
 def test_bad_wishes(
@@ -154,6 +153,53 @@ def test_bad_wishes(
     assert message in complaint
     assert complaint.count("\n") == 1
     assert not Path("w.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-classes", "0"], "0: expected a whole number of at least 1"),
+        (["--num-classes", "many"], "many: expected a whole number of at least 1"),
+        (["--option", "output_stride"], "output_stride: expected NAME=VALUE"),
+        (["--golden-tolerance", "0.1"], "--golden-tolerance needs --golden"),
+        (["--with", "keras"], "invalid choice: 'keras'"),
+    ],
+)
+def test_wrong_calls_end_in_2(arguments: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors"), *arguments])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_names_that_two_classes_have_are_no_names(tmp_path: Path) -> None:
+    source(tmp_path)
+    with pytest.raises(WeightsError, match="several classes are called 'a'; use their numbers"):
+        converted(tmp_path, classes=("a", "a", "b", "c"), remap_classes={"x": "a"})
+    with pytest.raises(WeightsError, match="unknown project 'keras'"):
+        converted(tmp_path, compare_with="keras")
+    with pytest.raises(WeightsError, match="no golden file to hold it to"):
+        converted(tmp_path, golden_tolerance=0.1)
+
+
+def test_a_published_file_is_one_in_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source(tmp_path)
+    digits = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()[:8]
+    name = "lraspp_mobilenet_v3_large"
+    row = Published(name, "V1", f"{name}-{digits}.pth", 1, "", {}, classes=CLASSES)
+    monkeypatch.setattr(provenance, "CATALOG", (row,))
+    (tmp_path / "w.pth").rename(tmp_path / row.file)
+
+    def known(**options: Any) -> Any:
+        convert(tmp_path / row.file, tmp_path / "w.safetensors", force=True, **options)
+        return segnets.load(tmp_path / "w.safetensors").card
+
+    assert known().provenance["published_as"] == f"{name} V1"
+    assert "published_as" not in known(backbone_only=True).provenance
+    assert "published_as" not in known(layout="segnets", options={"output_stride": 8}).provenance
+    fewer = known(remap_classes={"way": "road"})
+    assert fewer.provenance["made_of"] == f"{name} V1"
+    assert "published_as" not in fewer.provenance
 
 
 def golden(folder: Path, state: State, **options: Any) -> Path:
@@ -207,3 +253,26 @@ def test_the_report_says_that_results_are_not_proven(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="timm has no network that could be compared"):
         convert(tmp_path / "w.pth", tmp_path / "v.safetensors", compare_with="timm")
     assert not (tmp_path / "v.safetensors").exists()
+
+
+def test_two_networks_in_one_module(tmp_path: Path) -> None:
+    """As a LightningModule with a student and a teacher saves them."""
+    one, other = (dict(network("resnet18", num_classes=3).state_dict()) for _ in range(2))
+    state = {**{f"student.{k}": v for k, v in one.items()}, **{f"teacher.{k}": v for k, v in other.items()}}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    with pytest.raises(
+        WeightsError, match=r"several networks, whose names begin with 'student\.' and 'teacher\.'; choose"
+    ):
+        converted(tmp_path)
+    assert_same(dict(converted(tmp_path, key="teacher").state_dict()), other)
+
+
+def test_a_backbone_under_a_head_of_any_kind(tmp_path: Path) -> None:
+    body = {k: v for k, v in network("resnet18").state_dict().items() if not k.startswith("fc.")}
+    for beside in (
+        {"head.weight": torch.ones(5, 512)},
+        {"projector.0.weight": torch.ones(2, 512), "queue": torch.ones(3)},
+    ):
+        for prefix in ("", "backbone.", "model.backbone."):
+            torch.save({**{prefix + k: v for k, v in body.items()}, **beside}, tmp_path / "w.pth")
+            assert_same(dict(converted(tmp_path, backbone_only=True).state_dict()), body)

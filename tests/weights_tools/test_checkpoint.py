@@ -35,6 +35,44 @@ def test_several_candidates_need_a_key() -> None:
         _find(top, "epoch")
 
 
+LARGE = {f"layer{i}.weight": W for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("top", "named"),
+    [
+        ({**LARGE, "ema": dict(LARGE)}, r"\., ema"),
+        ({"model": LARGE, "ema_model": dict(LARGE)}, "model, ema_model"),
+        ({"model": LARGE, "teacher": dict(LARGE)}, "model, teacher"),
+        (
+            {"state_dict": LARGE, "callbacks": {"average": {"weights": dict(LARGE)}}},
+            r"state_dict, callbacks\.average\.wei",
+        ),
+    ],
+)
+def test_whatever_could_be_a_network_too_counts(top: Value, named: str) -> None:
+    with pytest.raises(WeightsError, match=f"it holds several sets of weights: {named}"):
+        _find(top)
+
+
+def test_what_is_far_smaller_does_not_count() -> None:
+    assert _find({"model": LARGE, "loss": {"weight": W, "bias": W}}).path == ("model",)
+    assert _find({**LARGE, "scaler": {"scale": W}}).path == ()
+    assert _find({"model": LARGE, "optimizer": {"state": {0: {"exp_avg": W}}, "param_groups": []}}).path == ("model",)
+
+
+def test_a_key_may_name_the_outermost_or_a_prefix() -> None:
+    assert _find({**LARGE, "ema": dict(LARGE)}, ".").path == ()
+    two = {f"{name}.{key}": W for name in ("student", "teacher") for key in LARGE}
+    for top in (two, {"state_dict": two, "epoch": 1}):
+        found = _find(top, "teacher")
+        assert found.tensors.keys() == LARGE.keys()
+        assert found.stripped == ("teacher.",)
+        assert found.dropped == tuple(f"student.{key}" for key in LARGE)
+    with pytest.raises(WeightsError, match="it has no key 'teach'"):
+        _find(two, "teach")
+
+
 def test_nested_keys_may_contain_dots() -> None:
     top = {"a.b": {"c": STATE}, "other": {"c": STATE}}
     assert _find(top, "a.b.c").path == ("a.b", "c")

@@ -184,12 +184,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "its file 'model.safetensors.index.json': it is the index of other files",
     ),
     "many files": (
-        lambda d: _index(d, lambda m: m.update({f"x{i}": f"f{i}" for i in range(100_000 // 4)})),
-        f"its index lists 25,003 files; {MAX_SHARDS} are the most",
+        lambda d: _index(d, lambda m: m.update({f"x{i}": f"f{i}" for i in range(1000)})),
+        f"its index lists 1,003 files; {MAX_SHARDS} are the most",
     ),
     "many tensors": (
-        lambda d: _index(d, lambda m: m.update({f"x{i}": FIRST for i in range(50_001)})),
-        "its index lists 50,007 tensors; no network has as many",
+        lambda d: _index(d, lambda m: m.update({f"x{i}": FIRST for i in range(20_001)})),
+        "its index lists 20,007 tensors; no network has as many",
     ),
     "large index": (
         lambda d: _text(d, b'{"weight_map":' + b" " * MAX_INDEX_BYTES + b"{}}"),

@@ -1,10 +1,13 @@
-"""What the commands share: printing an answer, and reading NAME=VALUE."""
+"""What the commands share: printing an answer, reading arguments."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
 from typing import Any
+
+# Beside the code that knows them, which imports torch; a test compares.
+PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 
 def print_answer(answer: object) -> None:
@@ -14,17 +17,19 @@ def print_answer(answer: object) -> None:
     print(one_line(answer) if isinstance(answer, str) else json.dumps(answer, indent=2, sort_keys=True), flush=True)
 
 
-def read_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE, the value in JSON or a bare word. Raises WeightsError for anything else."""
-    from segnets.errors import WeightsError
+def named_value(argument: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value in JSON or a bare word."""
+    name, by, text = argument.partition("=")
+    if not name or not by or not text:
+        raise argparse.ArgumentTypeError(f"{argument}: expected NAME=VALUE, output_stride=16 say")
+    try:
+        return name, json.loads(text)
+    except (ValueError, RecursionError):
+        return name, text
 
-    chosen: dict[str, Any] = {}
-    for argument in arguments:
-        name, by, text = argument.partition("=")
-        if not name or not by or not text:
-            raise WeightsError(f"--option {argument}: expected NAME=VALUE, output_stride=16 say")
-        try:
-            chosen[name] = json.loads(text)
-        except ValueError:
-            chosen[name] = text
-    return chosen
+
+def natural(argument: str) -> int:
+    """A whole number of at least 1."""
+    if not argument.isdecimal() or int(argument) < 1:
+        raise argparse.ArgumentTypeError(f"{argument}: expected a whole number of at least 1")
+    return int(argument)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-# As in weights_tools.projects, which `--help` need not wait for.
-PROJECTS = ("mmseg", "smp", "timm", "torchvision", "transformers")
+from weights_tools.commands.answer import PROJECTS, named_value, print_answer
+
 _LARGEST = 1 << 16
 
 
@@ -35,7 +34,7 @@ def add(commands: Any) -> None:
         "--argument",
         action="append",
         default=[],
-        type=_argument,
+        type=named_value,
         metavar="NAME=VALUE",
         help="of the project's network, encoder_output_stride=16 say, where it is known; may be repeated; default: "
         "what DST records",
@@ -47,7 +46,6 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print the report; 0 if the results are the same, else 1."""
-    from segnets.console import one_line
     from weights_tools.comparison import compare
 
     report = compare(
@@ -58,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         arguments=dict(options.argument),
         record=options.record,
     )
-    print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else one_line(str(report)), flush=True)
+    print_answer(report.to_json() if options.json else str(report))
     return 0 if report.holds else 1
 
 
@@ -70,14 +68,3 @@ def _size(text: str) -> tuple[int, int]:
     if not all(1 <= length <= _LARGEST for length in size):
         raise argparse.ArgumentTypeError(f"{text!r}: expected sides of 1 to {_LARGEST:,}")
     return size
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value in JSON or a bare word."""
-    name, by, value = text.partition("=")
-    if not name or not by or not value:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE, encoder_output_stride=16 say")
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value

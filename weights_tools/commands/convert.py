@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from weights_tools.commands.answer import print_answer, read_options
+from weights_tools.commands.answer import PROJECTS, named_value, natural, print_answer
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Any]
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     _add_what_it_is(parser)
     _add_what_is_wanted(parser)
     _add_proof(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, wrong_call=parser.error)
 
 
 def _add_what_it_is(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def _add_what_it_is(parser: argparse.ArgumentParser) -> None:
         "--option",
         action="append",
         default=[],
+        type=named_value,
         metavar="NAME=VALUE",
         help="what no tensor shows, output_stride=16 say; may be repeated",
     )
@@ -51,7 +52,7 @@ def _add_what_is_wanted(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone-only", action="store_true", help="leave every head out, whatever it is")
     group.add_argument("--drop-aux", action="store_true", help="leave the auxiliary classifier out")
     group.add_argument(
-        "--num-classes", type=int, metavar="N", help="make the last layers afresh, for N classes, if it has others"
+        "--num-classes", type=natural, metavar="N", help="make the last layers afresh, for N classes, if it has others"
     )
     group.add_argument(
         "--remap-classes",
@@ -69,19 +70,21 @@ def _add_proof(parser: argparse.ArgumentParser) -> None:
         "--golden", metavar="FILE", help="a .safetensors with an input and the output that the source gave for it"
     )
     group.add_argument("--golden-tolerance", type=float, metavar="T", help="times the largest result; default: 1e-4")
-    group.add_argument("--with", dest="project", metavar="PROJECT", help="run this project's own network beside it")
+    group.add_argument("--with", dest="project", choices=PROJECTS, help="run this project's own network beside it")
 
 
 def run(options: argparse.Namespace) -> int:
     """Return 0; what can't be converted raises."""
     from weights_tools import convert
 
+    if options.golden_tolerance is not None and options.golden is None:
+        options.wrong_call("--golden-tolerance needs --golden, the file that it is for")
     done = convert(
         options.source,
         options.target,
         layout=options.layout,
         key=options.key,
-        options=read_options(options.option),
+        options=dict(options.option),
         backbone_only=options.backbone_only,
         drop_aux=options.drop_aux,
         classes=options.classes,

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from weights_tools.commands.answer import print_answer
+from weights_tools.commands.answer import PROJECTS, print_answer
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Any]
-
-# Beside the code that knows them, which imports torch; a test compares.
-PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 
 def add(commands: Commands) -> None:

@@ -89,8 +89,9 @@ def _only_one(matches: list[Match]) -> Match:
     if not others:
         return first
     same = ", ".join(match.layout for match in others)
+    have = "has the same names and computes" if len(others) == 1 else "have the same names and compute"
     kin = [note for match in others for note in match.notes if note not in first.notes]
-    return replace(first, notes=(*first.notes, f"{same} has the same names, and its network computes the same", *kin))
+    return replace(first, notes=(*first.notes, f"{same} {have} the same", *kin))
 
 
 def _meaning(match: Match) -> object:

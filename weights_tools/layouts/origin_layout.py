@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 from segnets.card import JSON, ModelConfig
 from segnets.registry import BACKBONES, MODELS
-from weights_tools.layouts.backbone import BACKBONE, with_backbone, without_backbone
+from weights_tools.layouts.backbone import with_backbone, without_backbone
 from weights_tools.layouts.base import Evidence, Match, Tensors, WayBack
 from weights_tools.layouts.kin import name_stranger
-from weights_tools.layouts.mobilenet import describe_mobilenet
 from weights_tools.layouts.renaming import Body, Origin, is_in, rename, rename_back
-from weights_tools.layouts.resnet import describe_resnet, resnet_variants
+from weights_tools.layouts.shown import (
+    describe_body,
+    is_used,
+    options_of_backbone,
+    options_of_classifier,
+    options_of_head,
+    required_of_classifier,
+)
 from weights_tools.names import listed, shown
 
 
@@ -46,7 +52,7 @@ class OriginLayout:
             what = name_stranger(unknown) or what
             return f"it looks like {what}, with tensors that have no place here: {listed(map(shown, unknown), 3)}"
         ours = {new: tensors[old] for new, old in names.items()}
-        network, strange = _describe_body(ours, {**evidence.told, **evidence.chosen})
+        network, strange = describe_body(ours, body, {**evidence.told, **evidence.chosen})
         if strange:
             return f"it looks like {what} on {strange}, which can't be converted"
         if origin.head:
@@ -62,8 +68,8 @@ class OriginLayout:
         if body is None:
             return None
         names, others = rename(tensors, body.table)
-        network, strange = _describe_body(
-            {new: tensors[old] for new, old in names.items()}, {**evidence.told, **evidence.chosen}
+        network, strange = describe_body(
+            {new: tensors[old] for new, old in names.items()}, body, {**evidence.told, **evidence.chosen}
         )
         if strange:
             return f"its backbone looks like {strange} of {self.project}, which can't be converted"
@@ -104,8 +110,8 @@ class OriginLayout:
             "num_classes": last.shape[0],
             "head_channels": last.shape[1],
             "aux_loss": any(name.startswith("aux_classifier.") for name in ours),
-            **_channels(ours, network),
-            **_shown_by_head(ours),
+            **options_of_backbone(ours, network),
+            **options_of_head(ours),
         }
         if "downsample" in shown_by_tensors:
             shown_by_tensors["downsample"] = body.average
@@ -147,7 +153,7 @@ class OriginLayout:
             notes.append(
                 f"no tensor shows {values}; these are {self.project}'s defaults, --option NAME=VALUE says otherwise"
             )
-        kept = {name: theirs for name, theirs in names.items() if _is_used(name, settled)}
+        kept = {name: theirs for name, theirs in names.items() if is_used(name, settled)}
         unused += [theirs for name, theirs in names.items() if name not in kept]
         geometry = {name: settled[name] for name in (*required, *origin.open) if name in settled}
         config = ModelConfig(model, settled)
@@ -166,12 +172,16 @@ class OriginLayout:
             )
         if len(last.shape) != 2 or last.shape[0] < 1:
             return f"its last layer has the shape {last.shape}; (classes, features) was expected"
-        shown_by_tensors: dict[str, JSON] = {"num_classes": last.shape[0], **_channels(ours, network)}
+        shown_by_tensors: dict[str, JSON] = {"num_classes": last.shape[0], **options_of_backbone(ours, network)}
         refused = self._refuse_chosen(origin, shown_by_tensors, evidence.chosen)
         if refused:
             return refused
         wanted = {**origin.open, **evidence.told, **evidence.chosen}
-        options = {**shown_by_tensors, **_of_features(body, network), **_kept(wanted, origin.open, network)}
+        options = {
+            **shown_by_tensors,
+            **required_of_classifier(body, network),
+            **options_of_classifier(wanted, origin.open, network),
+        }
         notes = (*self._note_classifier(origin, options, evidence, network), *origin.note_kin(network))
         geometry = {**BACKBONES[network].geometry, **options}
         for name in ("num_classes", "replace_stride_with_dilation", "dilated"):
@@ -190,9 +200,9 @@ class OriginLayout:
         known = {**evidence.told, **evidence.chosen}
         options: dict[str, JSON] = {
             "num_classes": 0,
-            **_channels(ours, network),
-            **_of_features(body, network),
-            **_kept(known, ("stride_in_1x1", "norm_eps"), network),
+            **options_of_backbone(ours, network),
+            **required_of_classifier(body, network),
+            **options_of_classifier(known, ("stride_in_1x1", "norm_eps"), network),
         }
         mine = {without_backbone(name, network): theirs for name, theirs in names.items()}
         geometry = {**BACKBONES[network].geometry, **options}
@@ -233,66 +243,5 @@ def _body(bodies: Sequence[Body], tensors: Tensors) -> Body | None:
     return next((body for body in bodies if body.signature in tensors), None)
 
 
-def _describe_body(ours: Tensors, known: Mapping[str, JSON]) -> tuple[str, str]:
-    """Return (name of the backbone, "") or ("", what it looks like)."""
-    mobile = describe_mobilenet(ours, BACKBONE)
-    if mobile is not None:
-        return mobile
-    resnet = describe_resnet(ours, BACKBONE, variants=True, group_norm=known.get("norm_layer") == "group")
-    return ("", "an encoder that is no ResNet and no MobileNetV3") if resnet is None else resnet
-
-
-def _channels(ours: Tensors, network: str) -> dict[str, JSON]:
-    """What the shapes show of the backbone's options."""
-    if not network.startswith("mobilenet"):
-        return resnet_variants(ours, BACKBONE)
-    channels = ours[f"{BACKBONE}0.0.weight"].shape[1]
-    return {} if channels == 3 else {"in_channels": channels}
-
-
-def _of_features(body: Body, network: str) -> dict[str, JSON]:
-    """The options that a backbone needs and a classifier has too."""
-    return _kept(body.required, body.required, network)
-
-
-def _kept(options: Mapping[str, JSON], names: Mapping[str, JSON] | Sequence[str], network: str) -> dict[str, JSON]:
-    """Those options that a classifier of this kind has, where they are not its defaults."""
-    kind = {"norm_layer": "batch", **BACKBONES[network].geometry}
-    if network in ("resnet18", "resnet34"):
-        kind.pop("stride_in_1x1")  # there is no 1x1 in a basic block
-    return {
-        name: value
-        for name, value in options.items()
-        if name in names and name in kind and value is not None and value != kind[name]
-    }
-
-
 def _others(told: Mapping[str, JSON], origin: Origin) -> dict[str, JSON]:
     return {name: value for name, value in told.items() if name not in origin.open}
-
-
-def _shown_by_head(ours: Tensors) -> dict[str, JSON]:
-    """Options of the head that its shapes show."""
-    options: dict[str, JSON] = {}
-    for aspp in ("classifier.0.", "classifier.aspp."):
-        if f"{aspp}project.0.weight" in ours:
-            options["aspp_separable"] = f"{aspp}convs.1.0.0.weight" in ours
-            options["pool_norm"] = f"{aspp}convs.4.2.weight" in ours
-    if "classifier.fuse.0.weight" in ours and "classifier.pyramid.0.1.weight" in ours:
-        options["head_variant"] = "smp" if ours["classifier.fuse.0.weight"].shape[2:] == (1, 1) else "mmseg"
-        options["pool_norm"] = "classifier.pyramid.0.2.weight" in ours
-    reading = ("classifier.0.convs.0.0.weight", "classifier.aspp.convs.0.0.weight", "classifier.pyramid.0.1.weight")
-    read = next((ours[name] for name in reading if name in ours), None)
-    if read is not None and len(read.shape) == 4 and "backbone.layer1.0.conv1.weight" in ours:
-        expansion = 4 if "backbone.layer1.0.conv3.weight" in ours else 1
-        stages = {64 * expansion << stage: stage + 1 for stage in (1, 2, 3)}.get(read.shape[1], 4)
-        options["backbone_stages"] = stages
-        if stages < 4 and "classifier.pyramid.0.1.weight" in ours:  # SMP's PSPNet does not dilate
-            options["output_stride"] = 2 << stages
-    return options
-
-
-def _is_used(name: str, options: Mapping[str, JSON]) -> bool:
-    """SMP's encoders keep the stages that a network of fewer never runs."""
-    stages = options.get("backbone_stages")
-    return not any(name.startswith(f"backbone.layer{i}.") for i in (3, 4) if isinstance(stages, int) and i > stages)

@@ -23,7 +23,8 @@ class Body:
 
     signature: a tensor that shows it. table: its modules, ours with "backbone." before them.
     required: options that it needs beside those of the head. average: the option `downsample` where its shortcuts pool.
-    flattened: see `weights_tools.layouts.base.Match`.
+    flattened: see `weights_tools.layouts.base.Match`. stages: of a ResNet, so many at least are there; a project that
+    keeps those that it does not use has 4.
     """
 
     signature: str
@@ -31,6 +32,7 @@ class Body:
     required: Mapping[str, JSON] = field(default_factory=dict)
     average: str = "average"
     flattened: tuple[str, ...] = ()
+    stages: int = 4
 
 
 @dataclass(frozen=True)

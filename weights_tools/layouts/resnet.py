@@ -24,12 +24,12 @@ RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
 
 
 def describe_resnet(
-    tensors: Tensors, prefix: str, *, variants: bool = False, group_norm: bool = False
+    tensors: Tensors, prefix: str, *, variants: bool = False, group_norm: bool = False, stages: int = 4
 ) -> tuple[str, str] | None:
     """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no ResNet.
 
     prefix: what stands before `conv1.weight`. variants: accept those that `resnet_variants` knows. group_norm: somebody
-    said that its norms are of groups, so that they need no statistics.
+    said that its norms are of groups, so that they need no statistics. stages: as many of its stages have to be there.
     """
     first = tensors.get(f"{prefix}layer1.0.conv1.weight")
     second = tensors.get(f"{prefix}layer1.0.conv2.weight")
@@ -40,7 +40,14 @@ def describe_resnet(
     bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
     width = second.shape[0]
     groups = width // second.shape[1] if second.shape[1] else 0
-    name = RESNETS.get((bottleneck, depths, width, groups), "")
+    present = max(stage for stage, blocks in enumerate(depths, start=1) if blocks)
+    # Networks that differ in later stages only are one without them.
+    names = [
+        name
+        for (kind_of_block, every, *rest), name in RESNETS.items()
+        if (kind_of_block, every[:present], rest) == (bottleneck, depths[:present], [width, groups])
+    ]
+    name = names[0] if names and present >= stages else ""
     if name and not variant:
         return name, ""
     if variant:

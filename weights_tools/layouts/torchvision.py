@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from segnets.card import JSON, ModelConfig
 from segnets.registry import BACKBONES
 from weights_tools.layouts.base import Evidence, Match, Tensors, WayBack
+from weights_tools.layouts.kin import name_stranger
 from weights_tools.layouts.mobilenet import describe_mobilenet
 from weights_tools.layouts.resnet import describe_resnet
 
@@ -42,6 +43,10 @@ _DILATED_GEOMETRY: dict[str, JSON] = {
     "first_block_of_a_dilated_stage": "keeps the previous dilation",
     "head_batch_norm_eps": 1e-5,
 }
+_ASSUMED = (
+    "no tensor shows the geometry, which is torchvision's here; for a network of segnets with other options say "
+    "--layout segnets --option NAME=VALUE"
+)
 _OUTPUT_STRIDE = {"resnet": 8, "mobilenet": 16}
 
 
@@ -91,6 +96,8 @@ class TorchvisionLayout:
     def _segmentation(self, tensors: Tensors, body: tuple[str, str]) -> Match | str | None:
         network, strange = body
         head = _describe_head(tensors)
+        if head is None and name_stranger(tensors):
+            return None
         if head is None:
             heads = {name.split(".")[0] for name in tensors} - {"backbone", "aux_classifier"}
             if heads:
@@ -122,7 +129,8 @@ class TorchvisionLayout:
         }
         if head == "DeepLabV3":
             geometry["atrous_rates"] = [12, 24, 36]
-        return Match(self.name, self.version, ModelConfig(name, options), {key: key for key in tensors}, geometry)
+        names = {key: key for key in tensors}
+        return Match(self.name, self.version, ModelConfig(name, options), names, geometry, (_ASSUMED,))
 
     def _classification(self, tensors: Tensors, body: tuple[str, str]) -> Match | str | None:
         network, strange = body
@@ -157,7 +165,7 @@ def _describe_body(tensors: Tensors, prefix: str, features: str) -> tuple[str, s
 def _is_feature(name: str, network: str, inside: bool) -> bool:
     if inside:
         return name.startswith("backbone.")
-    return name.startswith("features.") if network.startswith("mobilenet") else not name.startswith("fc.")
+    return name.startswith("features." if network.startswith("mobilenet") else ("conv1.", "bn1.", "layer"))
 
 
 def _feature(features: str, name: str, inside: bool) -> str:

@@ -21,11 +21,27 @@ _RATES: JSON = [12, 24, 36]  # at every output stride, where they are not chosen
 # Labels for the whole image, beside the mask.
 _UNUSED = ("classification_head",)
 
+# Of the same names and shapes.
+_KIN = {
+    "": "a network with another upsampling than its output stride, or with an activation behind its scores",
+    **{f"resnet{n}": f"an encoder that smooths before it shrinks (tu-resnetblur{n}, tu-resnetaa{n})" for n in (18, 50)},
+    **{
+        f"mobilenet_v3_{size}": f"the encoder tu-tf_mobilenetv3_{size}_100 (another eps, padding as TensorFlow's)"
+        for size in ("large", "small")
+    },
+}
+
 BODIES = (
     Body("encoder.conv1.weight", resnet_table("encoder.")),
     *(
-        # timm's average pooling in shortcuts dilates too.
-        Body(f"encoder.model.{stem}.weight", resnet_table("encoder.model."), _TIMM_RULES, average="average_dilated")
+        # timm's average pooling in shortcuts dilates too, and its networks lose the stages that are not used.
+        Body(
+            f"encoder.model.{stem}.weight",
+            resnet_table("encoder.model."),
+            _TIMM_RULES,
+            average="average_dilated",
+            stages=2,
+        )
         for stem in ("conv1", "conv1.0")
     ),
     *mobilenet_bodies("encoder.model."),
@@ -47,6 +63,7 @@ SMP = (
         _RULES,
         {"output_stride": 8, "atrous_rates": _RATES},
         _UNUSED,
+        kin=_KIN,
     ),
     Origin(
         "DeepLabV3 from before 0.5",
@@ -58,6 +75,7 @@ SMP = (
         _RULES,
         {"output_stride": 8, "atrous_rates": _RATES},
         _UNUSED,
+        kin=_KIN,
     ),
     Origin(
         "DeepLabV3+",
@@ -76,6 +94,7 @@ SMP = (
         {**_RULES, "head_variant": "smp"},
         {"output_stride": 16, "atrous_rates": _RATES},
         _UNUSED,
+        kin=_KIN,
     ),
     Origin(
         "PSPNet",
@@ -92,5 +111,6 @@ SMP = (
         # 32 of all its stages; fewer shrink less.
         {"align_corners": True, "head_variant": "smp", "output_stride": 32},
         unused=_UNUSED,
+        kin=_KIN,
     ),
 )
