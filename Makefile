@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-full test-peers parity check cpp bench fuzz clean
+.PHONY: help venv demo test test-full test-peers parity layouts check cpp bench fuzz clean
 
 help:
 	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-full  the tests with the complete products of networks and cases (more than an hour)"
 	@echo "make test-peers the same weights in other projects' networks and in ours; installs these projects"
 	@echo "make parity     docs/parity.md, the table of these comparisons, computed anew"
+	@echo "make layouts    docs/layouts.md, what is converted from these projects, measured anew"
 	@echo "make check      format, lint and types"
 	@echo "make cpp        build/cpp/segnets-run, against the LibTorch inside the torch wheel"
 	@echo "make fuzz       a million damaged files through the reader (about an hour); EXECUTIONS=10000 for a few"
@@ -50,6 +51,9 @@ test-peers: $(VENV)/.installed-peers
 
 parity: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.peers.table --write
+
+layouts: $(VENV)/.installed-peers
+	$(BIN)/python -m tests.peers.layouts --write
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ hook, which stops a forbidden action before it happens.
 
 from __future__ import annotations
 
+import ast
 import os
 import resource
 import signal
@@ -132,6 +133,8 @@ class Watch:
             bad = isinstance(flags, int) and flags & _WRITING and not self._inside(path)
         elif event.startswith(_ON_PATHS):
             bad = not self._inside(args[0])
+        elif event == "compile":  # to a syntax tree is no more than reading; running one would be another event
+            bad = sys._getframe(1).f_code is not ast.parse.__code__
         else:
             bad = event.startswith(_FORBIDDEN)
         if bad:

@@ -92,6 +92,19 @@ def _every_dtype() -> dict[str, Tensor]:
     return {name: torch.arange(4).to(getattr(torch, name)) for name in (*names, "float8_e4m3fn", "uint16")}
 
 
+# As mmsegmentation writes it: Python in a text, which is read and never run.
+_META = {
+    "mmseg_version": "0.30.0",
+    "CLASSES": ("road", "car"),
+    "PALETTE": [[128, 64, 128], [0, 0, 142]],
+    "config": "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
+    "model = dict(type='EncoderDecoder', backbone=dict(type='ResNetV1c', depth=50, strides=(1, 2, 1, 1), "
+    "dilations=(1, 1, 2, 4), norm_cfg=norm_cfg, contract_dilation=True), decode_head=dict(type='ASPPHead', "
+    "dilations=(1, 12, 24, 36), num_classes=2, align_corners=False, norm_cfg=norm_cfg))\n"
+    "img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)\n",
+}
+
+
 def _training() -> dict[str, Any]:
     """What training scripts save: optimizers, arguments, numbers of NumPy, paths beside the weights."""
     return {
@@ -127,6 +140,9 @@ def _zips() -> list[Seed]:
         Seed("zip: protocol 4", saved(OrderedDict(_state()), pickle_protocol=4)),
         Seed("zip: whole module", saved(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))),
         Seed("zip: sparse and meta", saved({"s": torch.eye(3).to_sparse(), "m": torch.empty(2, device="meta")})),
+        Seed(
+            "zip: configuration", saved({"meta": _META, "state_dict": {"decode_head.conv_seg.weight": torch.tensor(3)}})
+        ),
         Seed("zip: optimizer", saved(_training()["optimizer"])),
     ]
 

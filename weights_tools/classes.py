@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from segnets.card import JSON
 from segnets.errors import WeightsError
 from weights_tools.names import shown
 from weights_tools.opened import naming
 from weights_tools.reader import Source
+from weights_tools.reader.strict_json import parse_object
 
 _MAX_FILE = 1 << 20
 _MAX_NAME = 200
@@ -45,24 +44,24 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str] | None) -> 
 
 def read_class_map(source: ClassMap | str | os.PathLike[str]) -> ClassMap:
     """A map of classes, from a JSON file or as it is given. Raises WeightsError for anything else."""
-    mapping: Any
+    mapping: Mapping[str, Any]
     if isinstance(source, Mapping):
-        mapping, where = dict(source), "remap_classes"
+        mapping, where = source, "remap_classes"
     else:
         where = str(source)
         text = _read_small(Path(source), "a map of classes", 'it holds {"new class": "class of before", ...}')
-        try:
-            mapping = json.loads(text, object_pairs_hook=_without_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise WeightsError(f"{where}: it can't be read as JSON: {str(error)[:200]}") from None
-    if not isinstance(mapping, dict) or not mapping:
-        raise WeightsError(f'{where}: a JSON object was expected, {{"new class": "class of before, or null"}}')
+        with naming(source):
+            mapping = parse_object(text.encode(), "map of classes")
+    if not mapping:
+        raise WeightsError(f'{where}: it is empty; {{"new class": "class of before, or null"}} was expected')
+    checked: dict[str, str | int | None] = {}
     for new, old in mapping.items():
         if not _is_class_name(new):
             raise WeightsError(f"{where}: the class name {shown(new)} is empty, too long or not printable")
         if old is not None and (isinstance(old, bool) or not isinstance(old, str | int)):
             raise WeightsError(f"{where}: {shown(new)} must be a class of before, by name or number, or null")
-    return dict(mapping)
+        checked[new] = old
+    return checked
 
 
 def rows_of(mapping: ClassMap, classes: Sequence[str], count: int) -> list[int | None]:
@@ -90,13 +89,6 @@ def _row(old: str | int | None, classes: Sequence[str], count: int) -> int | Non
         hint = f"; did you mean {shown(near[0])}?" if near else ""
         raise WeightsError(f"the map of classes: it has no class {shown(old)}{hint}")
     return list(classes).index(old)
-
-
-def _without_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a class is named twice")
-    return made
 
 
 def _is_class_name(name: object) -> bool:

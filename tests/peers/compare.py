@@ -88,12 +88,8 @@ class Case:
 
         In a feature map that is smaller than an atrous rate, that rate might as well be any other.
         """
-        options: Mapping[str, Any] = MODELS[self.model].settle(self.options)
-        odd = 0 if self.divisible else 1
-        if self.layers or "atrous_rates" not in options:
-            return [(64, 96), (96, 160) if self.divisible else (65, 97)]
-        long = (max(options["atrous_rates"]) + 2) * options["output_stride"]
-        return [(32, long), (long + odd, 32 + odd)]
+        options = {} if self.layers else MODELS[self.model].settle(self.options)
+        return sizes_for(options, divisible=self.divisible)
 
     def ours(self, state: State) -> nn.Module:
         """Our network with these weights. Raises RuntimeError if a name or a shape does not fit."""
@@ -108,6 +104,15 @@ class Case:
                 raise RuntimeError(f"names on one side only: {', '.join(sorted(one_sided))}")
             module.load_state_dict(state, strict=True)
         return module.eval()
+
+
+def sizes_for(options: Mapping[str, Any], *, divisible: bool) -> list[tuple[int, int]]:
+    """See `Case.sizes`. options: of our network, settled."""
+    if "atrous_rates" not in options:
+        return [(64, 96), (96, 160) if divisible else (65, 97)]
+    long = (max(options["atrous_rates"]) + 2) * options["output_stride"]
+    odd = 0 if divisible else 1
+    return [(32, long), (long + odd, 32 + odd)]
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,10 @@ def measure(case: Case, dtypes: Iterable[torch.dtype] = tuple(LIMITS)) -> Parity
     theirs = case.theirs()
     ours = case.ours(theirs.state)
     theirs.module.eval()
-    largest, reference = {}, 0.0
-    for dtype in dtypes:
+    differences, reference = dict.fromkeys(dtypes, 0.0), 0.0
+    for dtype in differences:
         ours.to(dtype)
         theirs.module.to(dtype)
-        largest[dtype] = 0.0
         for size in case.sizes:
             channels = case.options.get("in_channels", 3)
             x = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -141,12 +145,13 @@ def measure(case: Case, dtypes: Iterable[torch.dtype] = tuple(LIMITS)) -> Parity
             if shapes[0] != shapes[1]:
                 raise ValueError(f"maps {shapes[0]}, expected {shapes[1]}")
             for name, tensor in expected.items():
-                largest[dtype] = max(largest[dtype], _largest(got[name] - tensor))
-                reference = max(reference, _largest(tensor))
-    return Parity(largest, reference)
+                differences[dtype] = max(differences[dtype], largest(got[name] - tensor))
+                reference = max(reference, largest(tensor))
+    return Parity(differences, reference)
 
 
-def _largest(x: Tensor) -> float:
+def largest(x: Tensor) -> float:
+    """The largest absolute value. Raises ValueError if there is one that is no number."""
     if not x.isfinite().all():
         raise ValueError("not all results are finite")
     return x.abs().max().item()
@@ -173,7 +178,7 @@ class Change:
 
 
 # Options that no name and no shape shows -> another value.
-_OTHERS: dict[str, Callable[[Any], Any]] = {
+OTHERS: dict[str, Callable[[Any], Any]] = {
     "first_block_dilation": lambda value: {"same": "previous", "previous": "same"}[value],
     "basic_block_dilation": lambda value: {"first": "both", "both": "first"}[value],
     "multi_grid": lambda value: tuple(2 * rate for rate in value),
@@ -191,7 +196,7 @@ def with_one_option_changed(cases: Iterable[Case]) -> list[Change]:
     """For each option that no tensor shows, the first case of each output stride and kind of model that sets it."""
     changes: dict[tuple[object, ...], Change] = {}
     for case in cases:
-        for option, other in _OTHERS.items():
+        for option, other in OTHERS.items():
             if option not in case.options or (option == "downsample" and case.options.get("output_stride") == 32):
                 continue  # without dilation both kinds of average pooling are one
             before = case.options[option]

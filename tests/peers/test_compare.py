@@ -7,6 +7,7 @@ timm and transformers: test_compare_classifiers.py.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import weights_tools
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.weights import read_weights_file, write_weights_file
-from tests.peers import test_convert
+from tests.peers import test_mmseg, test_smp
 from tests.peers.compare import MODULES, Case, absent, randomised
+from tests.peers.conversions import open_options
 from weights_tools.comparison import CompareReport
 from weights_tools.layouts.origins import MMSEG, SMP
 from weights_tools.projects import PROJECTS, Project
@@ -28,6 +30,12 @@ from weights_tools.proof import Proof, default_sizes, network_of, prove
 # Small images for most; the sizes that reach every dilation for a few.
 SIZES = {"smp": [(64, 96), (96, 64)], "mmseg": [(64, 96), (65, 33)]}
 NAMES = {"segmentation_models_pytorch": "smp", "mmsegmentation": "mmseg"}
+# Features alone are no network that a file holds.
+WHOLE = [
+    case
+    for case in (*test_smp.CASES, *test_mmseg.CASES)
+    if not case.layers and not case.adapts and "mobilenet" not in case.model
+]
 
 
 def needs(project: str) -> None:
@@ -36,13 +44,19 @@ def needs(project: str) -> None:
         pytest.skip(f"{', '.join(missing)} not installed: make test-peers")
 
 
+def saved(case: Case, state: Mapping[str, Any], path: Path) -> None:
+    """As mmsegmentation wraps a state dict, and as SMP's users do."""
+    meta = {"mmseg_version": "1.2.2", "CLASSES": None}
+    torch.save({"meta": meta, "state_dict": state} if case.peer == "mmsegmentation" else dict(state), path)
+
+
 def converted(case: Case, folder: Path) -> tuple[Path, Path]:
     """The two files: as the project's users save it, and as we convert it."""
     needs(NAMES[case.peer])
     src, dst = folder / "w.pth", folder / "w.safetensors"
-    test_convert.saved(case, case.theirs().module.state_dict(), src)
+    saved(case, case.theirs().module.state_dict(), src)
     origins = MMSEG if case.peer == "mmsegmentation" else SMP
-    weights_tools.convert(src, dst, options=test_convert.open_options(case, origins))
+    weights_tools.convert(src, dst, options=open_options(case, origins))
     return src, dst
 
 
@@ -50,7 +64,7 @@ def first(project: str, **options: Any) -> Case:
     """The first case with these options, on the smallest network that has it."""
     found = [
         case
-        for case in test_convert.CASES
+        for case in WHOLE
         if NAMES[case.peer] == project
         and all({"model": case.model.split("_")[0], **case.options}.get(k) == v for k, v in options.items())
     ]
@@ -68,7 +82,7 @@ CASES = [
     first("mmseg", model="fcn", head_variant="mmseg", output_stride=32),
     first("mmseg", model="fcn", head_variant="mmseg", output_stride=16),  # bottlenecks
     first("mmseg", model="fcn", align_corners=True, output_stride=8),
-    next(case for case in test_convert.CASES if "num_convs=1" in case.network),
+    next(case for case in WHOLE if "num_convs=1" in case.network),
     first("mmseg", model="pspnet", norm_eps=1e-2),
 ]
 
@@ -179,7 +193,7 @@ def test_names_of_an_older_version_of_smp(tmp_path: Path) -> None:
     for new, old in older.items():
         state = {name.replace(new, old): tensor for name, tensor in state.items()}
     torch.save(state, tmp_path / "w.pth")
-    options = test_convert.open_options(case, SMP)
+    options = open_options(case, SMP)
     weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=options)
     check(
         weights_tools.compare(tmp_path / "w.pth", tmp_path / "w.safetensors", project="smp", sizes=[(64, 96), (96, 64)])

@@ -1,6 +1,6 @@
 """Layouts that are tables: one to one, told apart, with what no tensor shows settled aloud or chosen.
 
-That a converted network computes what the original does is tests/peers/test_convert.py's to show.
+That a converted network computes what the original does is tests/peers/test_convert_*.py's to show.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def _only_one(matches: list[Match]) -> Match:
     if not others:
         return first
     same = ", ".join(match.layout for match in others)
-    return replace(first, notes=(*first.notes, f"{same} has the same names, and its network computes the same"))
+    kin = [note for match in others for note in match.notes if note not in first.notes]
+    return replace(first, notes=(*first.notes, f"{same} has the same names, and its network computes the same", *kin))
 
 
 def _meaning(match: Match) -> object:

@@ -6,6 +6,8 @@ from weights_tools.layouts.base import Tensors
 
 # The two by the number of their last part.
 _MOBILENETS = {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}
+# Their first gate and its width.
+_FIRST_GATES = {"mobilenet_v3_large": ("4.block.2", 24), "mobilenet_v3_small": ("1.block.1", 8)}
 
 
 def describe_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | None:
@@ -26,4 +28,9 @@ def describe_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | Non
         last = tensors.get(f"{features}16.0.weight")
         if last is not None and last.shape[:2] != (960, 160):
             return "", f"a reduced or widened MobileNetV3 (last layer {last.shape})"
+    gate = tensors.get(f"{features}{_FIRST_GATES[network][0]}.fc1.weight")
+    if gate is None:
+        return "", f"a {network} without squeeze-and-excitation (minimal)"
+    if gate.shape[0] != _FIRST_GATES[network][1]:
+        return "", f"a {network} with gates {gate.shape[0]} channels wide (timm's mobilenetv3_rw)"
     return network, ""

@@ -9,6 +9,7 @@ from segnets.card import JSON, ModelConfig
 from segnets.registry import BACKBONES, MODELS
 from weights_tools.layouts.backbone import BACKBONE, with_backbone, without_backbone
 from weights_tools.layouts.base import Evidence, Match, Tensors, WayBack
+from weights_tools.layouts.kin import name_stranger
 from weights_tools.layouts.mobilenet import describe_mobilenet
 from weights_tools.layouts.renaming import Body, Origin, is_in, rename, rename_back
 from weights_tools.layouts.resnet import describe_resnet, resnet_variants
@@ -40,6 +41,7 @@ class OriginLayout:
         unused = [name for name in tensors if is_in(name, origin.unused)]
         names, unknown = rename((name for name in tensors if name not in unused), {**body.table, **origin.table})
         if unknown:
+            what = name_stranger(unknown) or what
             return f"it looks like {what}, with tensors that have no place here: {listed(map(shown, unknown), 3)}"
         ours = {new: tensors[old] for new, old in names.items()}
         network, strange = _describe_body(ours, {**evidence.told, **evidence.chosen})
@@ -103,6 +105,8 @@ class OriginLayout:
             **_channels(ours, network),
             **_shown_by_head(ours),
         }
+        if "downsample" in shown_by_tensors:
+            shown_by_tensors["downsample"] = body.average
         refused = self._refuse_chosen(origin, shown_by_tensors, evidence.chosen)
         if refused:
             return refused
@@ -145,6 +149,7 @@ class OriginLayout:
         unused += [theirs for name, theirs in names.items() if name not in kept]
         geometry = {name: settled[name] for name in (*required, *origin.open) if name in settled}
         config = ModelConfig(model, settled)
+        notes += origin.note_kin(model.partition("_")[2])
         return Match(self.name, self.version, config, kept, geometry, tuple(notes), unused=tuple(unused))
 
     def _classifier(
@@ -165,7 +170,7 @@ class OriginLayout:
             return refused
         wanted = {**origin.open, **evidence.told, **evidence.chosen}
         options = {**shown_by_tensors, **_of_features(body, network), **_kept(wanted, origin.open, network)}
-        notes = self._note_classifier(origin, options, evidence, network)
+        notes = (*self._note_classifier(origin, options, evidence, network), *origin.note_kin(network))
         geometry = {**BACKBONES[network].geometry, **options}
         for name in ("num_classes", "replace_stride_with_dilation", "dilated"):
             geometry.pop(name, None)

@@ -22,12 +22,14 @@ class Body:
     """One kind of backbone as a project names it.
 
     signature: a tensor that shows it. table: its modules, ours with "backbone." before them.
-    required: options that it needs beside those of the head. flattened: see `weights_tools.layouts.base.Match`.
+    required: options that it needs beside those of the head. average: the option `downsample` where its shortcuts pool.
+    flattened: see `weights_tools.layouts.base.Match`.
     """
 
     signature: str
     table: Table
     required: Mapping[str, JSON] = field(default_factory=dict)
+    average: str = "average"
     flattened: tuple[str, ...] = ()
 
 
@@ -42,6 +44,8 @@ class Origin:
     open: what no tensor shows and people choose, with the project's own default; None is our default.
     unused: modules of theirs that never run here. unique: no other project has these names; without it the
     layout has to be asked for.
+    kin: networks of theirs with the same names and shapes that compute something else, by our name of the backbone, or
+    "" for every backbone. Nothing in the tensors tells them apart, so it is said aloud.
     """
 
     name: str
@@ -54,6 +58,16 @@ class Origin:
     open: Mapping[str, JSON] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     unique: bool = True
+    kin: Mapping[str, str] = field(default_factory=dict)
+
+    def note_kin(self, backbone: str) -> tuple[str, ...]:
+        """Say what else has these names, on this backbone."""
+        kin = [what for name, what in self.kin.items() if name in ("", backbone)]
+        if not kin:
+            return ()
+        return (
+            f"{'; '.join(kin)} has the same names and shapes, and computes something else: --golden tells them apart",
+        )
 
 
 def rename(names: Iterable[str], table: Table) -> tuple[dict[str, str], list[str]]:

@@ -85,5 +85,5 @@ def _unknown_variant(tensors: Tensors, prefix: str, group_norm: bool) -> str:
         return "squeeze-and-excitation blocks"
     norm = f"{prefix}layer1.0.bn1."
     if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors and not group_norm:
-        return "group normalisation, or with the statistics of its batch normalisation missing,"
+        return "group normalisation (--option norm_layer=group if it is timm's), or without its batch norms' statistics"
     return ""

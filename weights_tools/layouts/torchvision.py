@@ -94,7 +94,7 @@ class TorchvisionLayout:
         if head is None:
             heads = {name.split(".")[0] for name in tensors} - {"backbone", "aux_classifier"}
             if heads:
-                return None if not strange else f"it looks like {strange} with a head that torchvision does not have"
+                return None
             return (
                 f"it holds only the backbone of a segmentation network ({network or strange}), no classifier; "
                 "--backbone-only converts it"

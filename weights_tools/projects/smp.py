@@ -23,26 +23,18 @@ _ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resn
 _FROM_TIMM = "encoder.model."  # what the names of a `tu-` encoder begin with
 
 
-def _deeplabv3(options: Choices, stride: int) -> _Arguments:
-    options.need("head_variant", "torchvision")
-    options.need("pool_norm", True)
-    return {
-        "encoder_output_stride": stride,
-        "decoder_channels": options.take("head_channels"),
-        "decoder_atrous_rates": tuple(options.take("atrous_rates")),
-        "decoder_aspp_separable": options.take("aspp_separable"),
-    }
+def _aspp(variant: str) -> Callable[[Choices, int], _Arguments]:
+    def arguments(options: Choices, stride: int) -> _Arguments:
+        options.need("head_variant", variant)
+        options.need("pool_norm", True)
+        return {
+            "encoder_output_stride": stride,
+            "decoder_channels": options.take("head_channels"),
+            "decoder_atrous_rates": tuple(options.take("atrous_rates")),
+            "decoder_aspp_separable": options.take("aspp_separable"),
+        }
 
-
-def _deeplabv3plus(options: Choices, stride: int) -> _Arguments:
-    options.need("head_variant", "smp")
-    options.need("pool_norm", True)
-    return {
-        "encoder_output_stride": stride,
-        "decoder_channels": options.take("head_channels"),
-        "decoder_atrous_rates": tuple(options.take("atrous_rates")),
-        "decoder_aspp_separable": options.take("aspp_separable"),
-    }
+    return arguments
 
 
 def _pspnet(options: Choices, stride: int) -> _Arguments:
@@ -53,8 +45,8 @@ def _pspnet(options: Choices, stride: int) -> _Arguments:
 
 # The head's name here: the class, and its own arguments.
 _ARCHITECTURES: dict[str, tuple[str, Callable[[Choices, int], _Arguments]]] = {
-    "deeplabv3": ("DeepLabV3", _deeplabv3),
-    "deeplabv3plus": ("DeepLabV3Plus", _deeplabv3plus),
+    "deeplabv3": ("DeepLabV3", _aspp("torchvision")),
+    "deeplabv3plus": ("DeepLabV3Plus", _aspp("smp")),
     "pspnet": ("PSPNet", _pspnet),
 }
 

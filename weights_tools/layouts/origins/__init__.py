@@ -1,6 +1,6 @@
 """The tables: which networks other projects have, what they call the parts, and what these compute the same under.
 
-One file per project; each is compared with the project's own network, every tensor random: tests/peers/test_convert.py.
+One file per project; each is compared with the project's own network, every tensor random (tests/peers).
 """
 
 from __future__ import annotations

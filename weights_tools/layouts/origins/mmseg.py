@@ -35,6 +35,7 @@ _OPEN: dict[str, JSON] = {
     "head_norm_eps": 1e-5,
     "stride_in_1x1": False,
 }
+_DILATED_HEAD = {"": "an FCNHead with a dilation (fcn-d6)"}
 
 MMSEG = (
     Origin(
@@ -53,6 +54,7 @@ MMSEG = (
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
         _OPEN,
+        kin=_DILATED_HEAD,
     ),
     Origin(
         "DeepLabV3",
@@ -89,6 +91,7 @@ MMSEG = (
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
         _OPEN,
+        kin={"": "a PSPHead with other pool_scales than (1, 2, 3, 6)"},
     ),
     Origin(
         "FCN of one convolution",
@@ -104,5 +107,6 @@ MMSEG = (
         "classifier.4",
         _RULES,
         _OPEN,
+        kin=_DILATED_HEAD,
     ),
 )

@@ -23,8 +23,11 @@ _UNUSED = ("classification_head",)
 
 BODIES = (
     Body("encoder.conv1.weight", resnet_table("encoder.")),
-    Body("encoder.model.conv1.weight", resnet_table("encoder.model."), _TIMM_RULES),
-    Body("encoder.model.conv1.0.weight", resnet_table("encoder.model."), _TIMM_RULES),
+    *(
+        # timm's average pooling in shortcuts dilates too.
+        Body(f"encoder.model.{stem}.weight", resnet_table("encoder.model."), _TIMM_RULES, average="average_dilated")
+        for stem in ("conv1", "conv1.0")
+    ),
     *mobilenet_bodies("encoder.model."),
 )
 

@@ -70,6 +70,11 @@ TIMM = (
         {"fc": "fc"},
         "fc",
         open={"norm_layer": None},
+        kin={
+            "resnet18": "timm's resnetblur18 (smooths before it shrinks)",
+            "resnet50": "timm's resnetaa50, resnetaa50d, resnetblur50 or resnetblur50d (smooths before it shrinks)",
+            "resnet101": "timm's resnetaa101d or resnetblur101d (smooths before it shrinks)",
+        },
     ),
     Origin(
         "MobileNetV3",
@@ -78,5 +83,9 @@ TIMM = (
         mobilenet_bodies(),
         {"conv_head": "classifier.0", "classifier": "classifier.3"},
         "classifier.3",
+        kin={
+            f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (another eps, padding as TensorFlow's)"
+            for size in ("large", "small")
+        },
     ),
 )

@@ -34,5 +34,6 @@ TRANSFORMERS = (
         {"classifier.1": "fc"},
         "fc",
         open={"stride_in_1x1": False},  # downsample_in_bottleneck of its configuration
+        kin={"": "a ResNet with downsample_in_first_stage or another hidden_act than relu in its config.json"},
     ),
 )

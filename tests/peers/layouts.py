@@ -1,0 +1,208 @@
+"""What is converted, and how surely, as a page: `python -m tests.peers.layouts`, and `--write` for docs/layouts.md.
+
+Everything but the measured differences is computed without a network (`static`); a test holds the page to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segnets.card import JSON
+from segnets.files import atomic_write
+from tests.peers import (
+    test_convert_mmseg,
+    test_convert_own,
+    test_convert_programs,
+    test_convert_smp,
+    test_convert_timm,
+    test_convert_torchvision,
+    test_convert_transformers,
+)
+from tests.peers.compare import LIMITS, MODULES, absent, version
+from tests.peers.conversions import Conversion, converted, measure
+from tests.peers.kin import KIN
+from weights_tools.layouts import LAYOUTS
+from weights_tools.layouts.origin_layout import OriginLayout
+from weights_tools.layouts.renaming import Origin
+
+PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
+FILES = (
+    test_convert_torchvision,
+    test_convert_timm,
+    test_convert_smp,
+    test_convert_mmseg,
+    test_convert_transformers,
+    test_convert_programs,
+    test_convert_own,
+)
+CONVERSIONS: list[Conversion] = [conversion for file in FILES for conversion in file.CONVERSIONS]
+# What each layout's project is, and what of it is run here.
+PROJECTS: Mapping[str, Callable[[], str]] = {
+    "torchvision": lambda: f"torchvision {version('torchvision')}, its own networks",
+    "timm": lambda: f"timm {version('timm')}, its own networks",
+    "smp": lambda: f"segmentation_models_pytorch {version('segmentation_models_pytorch')}, its own networks",
+    "mmseg": lambda: f"mmsegmentation {version('mmsegmentation')}, its own networks; 0.x in its wrapper only",
+    "transformers": lambda: f"transformers {version('transformers')}, its own networks",
+    "vainf": lambda: (
+        "VainF/DeepLabV3Plus-Pytorch is on no package index and is **described, not run**: its DeepLabV3 is "
+        "torchvision's under other names, its DeepLabV3+ was written after its description, so that equality with the "
+        "project itself is not shown"
+    ),
+    "navifra": lambda: (
+        "Navifra-Kerry/SemanticSegmentation-Libtorch, a C++ program: **described, not run**. torchvision's network "
+        "with its eps, saved by `torch::save`. Its archives have torchvision's names, so that the layout has to be "
+        "asked for (`--layout`)"
+    ),
+    "allentdan": lambda: (
+        "AllentDan/LibtorchSegmentation, a C++ program: **described, not run**. SMP's networks under that program's "
+        "names, saved by `torch::save`"
+    ),
+    "segnets": lambda: "state dicts of segnets' own networks, without the description that its own files have",
+}
+HEAD = f"""# Checkpoints of other projects
+
+`weights-tools convert` recognises the networks below by the names and shapes of their tensors. Each was built from the
+project that is named, with every parameter and buffer random; saved as that project saves; converted; and run beside
+the original on images of even and, where the project takes them, odd sizes. **Difference** is the largest of any number
+in the results, over so many networks; a conversion passes up to {LIMITS[torch.float32]:g} in float32.
+
+Under **geometry** stands what our network needs to compute the same: it is set by the layout, and recorded in the file.
+Under **not shown** stands what no tensor shows and people choose: the project's default is taken, said aloud, and
+`--option NAME=VALUE` says otherwise. In tests each of these, and each of the others that a tensor does not show, gives
+results far outside of the limit when it is changed. `make layouts` writes this page, `make test-peers` tests what it
+says; [parity.md](parity.md) has the networks of whole projects beside ours, option by option.
+"""
+KIN_HEAD = """## Relatives that are not converted
+
+Built from the projects too, where it is not said otherwise. What has the same names and shapes can't be told from the
+tensors: it is converted as what it resembles, and the report says so; a golden file (`--golden`) or the project's own
+network beside it (`--with`, `compare`) does tell them apart.
+
+| network | refused | why |
+|---|---|---|"""
+LIMITS_OF_THIS = """
+Not in any tensor either, and only a golden file shows it: another eps in the norms of a network with torchvision's
+names, another order of the channels, another normalisation of the image.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a layout. conversions: those that show it."""
+
+    layout: str
+    name: str
+    origin: Origin | None
+    conversions: Sequence[Conversion]
+
+    @property
+    def static(self) -> str:
+        """The row without what is measured."""
+        origin = self.origin
+        if origin is None:
+            return f"| {self.name} | names and shapes of torchvision | torchvision's | nothing |"
+        bodies = {key: value for body in origin.bodies for key, value in body.required.items()}
+        geometry = _options({**origin.required}) or "as torchvision"
+        if bodies:
+            geometry += f"; on some encoders {_options(bodies)}"
+        asked = "" if origin.unique else "; has to be asked for"
+        return f"| {self.name} | `{origin.signature}`{asked} | {geometry} | {_open(origin)} |"
+
+
+def _options(options: Mapping[str, JSON]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in options.items())
+
+
+def _open(origin: Origin) -> str:
+    known = [f"`{name}={'ours' if value is None else value}`" for name, value in origin.open.items()]
+    return ", ".join(known) or "nothing"
+
+
+def rows() -> Iterator[Row]:
+    for name, layout in LAYOUTS.items():
+        mine = [each for each in CONVERSIONS if each.layout == name]
+        if isinstance(layout, OriginLayout):
+            for origin in layout.origins:
+                yield Row(name, origin.name, origin, [each for each in mine if each.origin is origin])
+        else:
+            for model in dict.fromkeys(each.model for each in mine):
+                yield Row(name, model, None, [each for each in mine if each.model == model])
+
+
+def smallest() -> list[Conversion]:
+    """For each network of a table one conversion on a small backbone, the whole network where there is one."""
+    return [
+        min(row.conversions, key=lambda each: (bool(each.layers), not re.search(r"resnet18|small", each.model)))
+        for row in rows()
+        if row.origin is not None and row.conversions
+    ]
+
+
+def worst(conversions: Sequence[Conversion]) -> float:
+    """The largest difference. Raises RuntimeError if a comparison fails."""
+    largest = 0.0
+    for conversion in conversions:
+        with tempfile.TemporaryDirectory() as folder:
+            parity = measure(converted(conversion, Path(folder)))
+        if not parity.holds:
+            raise RuntimeError(f"{conversion}: {parity}")
+        largest = max(largest, parity.largest[torch.float32])
+    return largest
+
+
+def lines() -> Iterator[str]:
+    """The page, a piece at a time."""
+    yield HEAD
+    every = list(rows())
+    for layout in LAYOUTS:
+        yield f"## {layout}\n\n{PROJECTS[layout]()}.\n"
+        yield "| network | recognised by | geometry | not shown | networks | difference |\n|---|---|---|---|---|---|"
+        for row in every:
+            if row.layout == layout:
+                difference = worst(row.conversions)
+                shown = f"{difference:.1e}" if difference else "0"
+                yield f"{row.static} {len(row.conversions)} | {shown} |"
+        saved = dict.fromkeys(each.saved for each in CONVERSIONS if each.layout == layout)
+        yield f"\nSaved as: {', '.join(saved)}.\n"
+    yield KIN_HEAD
+    yield from kin_rows()
+    yield LIMITS_OF_THIS.rstrip("\n")
+
+
+def kin_rows() -> Iterator[str]:
+    for kin in KIN:
+        yield f"| {kin} | {'yes' if kin.refused else 'no'} | {kin.why} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.peers.layouts", description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} in place of printing")
+    write = parser.parse_args().write
+    missing = [module for peer in MODULES for module in absent(peer)]
+    if missing:
+        print(f"{', '.join(missing)} not installed: make layouts installs them", file=sys.stderr)
+        return 1
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    page = []
+    for line in lines():
+        page.append(line)
+        print(line, flush=True, file=sys.stderr if write else sys.stdout)
+    if write:
+        with atomic_write(PAGE) as file:
+            file.write(("\n".join(page) + "\n").encode())
+    print(f"{len(CONVERSIONS)} networks in {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""segmentation_models_pytorch: every network that is compared, and what its users wrap around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.peers import saving, test_smp
+from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomised
+from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
+from tests.peers.test_timm import RESNET_LAYERS
+from weights_tools.layouts.origins import SMP
+from weights_tools.layouts.renaming import Origin
+
+pytestmark = needs("segmentation_models_pytorch")
+PEER = "segmentation_models_pytorch"
+DEEPLABV3, OLDER, DEEPLABV3PLUS, PSPNET = SMP
+ORIGINS = {"DeepLabV3": DEEPLABV3, "DeepLabV3Plus": DEEPLABV3PLUS, "PSPNet": PSPNET}
+
+
+def older(state: Mapping[str, Tensor]) -> State:
+    """The names from before 0.5: the inverse of what SMP's own DeepLabV3.load_state_dict does to them."""
+    result = {}
+    for name, tensor in state.items():
+        for new, old in (("decoder.aspp.", "0"), ("decoder.conv.", "1"), ("decoder.bn.", "2")):
+            if name.startswith(new):
+                name = f"decoder.{old}.{name.removeprefix(new)}"
+        result[name] = tensor
+    return result
+
+
+def as_before(module: nn.Module, folder: Path) -> Path:
+    torch.save(older(module.state_dict()), folder / "w.pth")
+    return folder / "w.pth"
+
+
+def conversion(case: Case, origin: Origin | None = None, save: Save = state_dict, saved: str = "state dict") -> Any:
+    return of_case(case, "smp", SMP, origin or ORIGINS[case.network.partition("(")[0]], save, saved)
+
+
+def built(architecture: str, encoder: str, arguments: Mapping[str, Any]) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    module: nn.Module = getattr(smp, architecture)(encoder, encoder_weights=None, classes=NUM_CLASSES, **arguments)
+    return randomised(module, gain=0.6, within="encoder.")
+
+
+def whole(architecture: str, encoder: str, arguments: Mapping[str, Any]) -> Theirs:
+    """With a head for the image as a whole where `aux_params` asks for one, which gives a second result."""
+    module = built(architecture, encoder, arguments)
+
+    def run(x: Tensor) -> State:
+        scores = module(x)
+        return {"out": scores[0] if isinstance(scores, tuple) else scores}
+
+    return Theirs(module, run, {})
+
+
+def features(architecture: str, encoder: str, arguments: Mapping[str, Any]) -> Theirs:
+    module = built(architecture, encoder, arguments)
+    run = module.get_submodule("encoder")
+    return Theirs(module, lambda x: dict(zip(RESNET_LAYERS, run(x)[1:], strict=True)), {})
+
+
+def other(
+    architecture: str, encoder: str, arguments: dict[str, Any], model: str, options: dict[str, Any], **fields: Any
+) -> Conversion:
+    text = ", ".join([encoder, *(f"{name}={value}" for name, value in arguments.items())])
+    build = features if fields.get("layers") else whole
+    return Conversion(
+        PEER,
+        "smp",
+        ORIGINS.get(architecture, DEEPLABV3),
+        f"{architecture}({text})",
+        model,
+        partial(build, architecture, encoder, arguments),
+        options=options,
+        divisible=True,
+        **fields,
+    )
+
+
+# Weights for RGB in a network for other channels are no file.
+COMPARED = [case for case in test_smp.CASES if not case.adapts]
+FIRST = COMPARED[0]
+STRIDE_16 = {"encoder_output_stride": 16}
+ALONE = {"layers": RESNET_LAYERS}
+CONVERSIONS: list[Conversion] = [
+    *(conversion(case) for case in COMPARED),
+    *(
+        conversion(next(case for case in COMPARED if text in case.network), OLDER, as_before, "names from before 0.5")
+        for text in ("DeepLabV3(resnet18, encoder_output_stride=8)", "DeepLabV3(resnet50, encoder_output_stride=16")
+    ),
+    conversion(FIRST, None, saving.data_parallel, "DataParallel"),
+    conversion(FIRST, None, saving.compiled, "torch.compile"),
+    replace(conversion(FIRST, None, saving.lightning, "lightning's Trainer"), theirs=FIRST.theirs),
+    other("DeepLabV3", "tu-resnet18", STRIDE_16, "deeplabv3_resnet18", {"output_stride": 16}),
+    other("DeepLabV3", "tu-resnet50d", {}, "deeplabv3_resnet50", {}),
+    other("DeepLabV3Plus", "tu-resnet34", {}, "deeplabv3plus_resnet34", {}),
+    other("PSPNet", "tu-resnet18", {"encoder_depth": 5, "upsampling": 32}, "pspnet_resnet18", {}),
+    other("DeepLabV3", "resnet18", {"aux_params": {"classes": 4}}, "deeplabv3_resnet18", {}),
+    other("DeepLabV3Plus", "resnet18", {"aux_params": {"classes": 4}}, "deeplabv3plus_resnet18", {}),
+    *(other(name, "resnet18", {}, "resnet18", {}, **ALONE) for name in ("FPN", "Unet")),
+    other("Unet", "tu-resnet18", {}, "resnet18", {}, **ALONE),
+    other("Linknet", "resnet50", {}, "resnet50", {}, **ALONE),
+]
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS, ids=str)
+def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
+    check(conversion, tmp_path)
+
+
+def test_its_own_loading_takes_the_older_names() -> None:
+    """So these are the names that it had."""
+    network = built("DeepLabV3", "resnet18", {})
+    fresh = built("DeepLabV3", "resnet18", {})
+    randomised(fresh, gain=2.0)
+    state = older(network.state_dict())
+    assert any(name.startswith("decoder.0.convs.") for name in state)
+    fresh.load_state_dict(state)
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in fresh.state_dict().items())

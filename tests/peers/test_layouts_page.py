@@ -1,0 +1,31 @@
+"""docs/layouts.md lists every network that is converted, and every relative that is not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from tests.peers.compare import LIMITS
+from tests.peers.layouts import PAGE, Row, kin_rows, rows
+from weights_tools.layouts import LAYOUTS
+
+PAGE_LINES = PAGE.read_text().splitlines() if PAGE.exists() else []
+STALE = "docs/layouts.md is stale: make layouts"
+
+
+@pytest.mark.parametrize(
+    "row", rows(), ids=lambda row: f"{row.layout}-{row.name}-{row.origin and row.origin.signature}"
+)
+def test_every_network_has_its_row(row: Row) -> None:
+    found = [line for line in PAGE_LINES if line.startswith(row.static)]
+    assert found, STALE
+    count, difference = re.findall(r"[^|]+", found[0].removeprefix(row.static))[:2]
+    assert int(count) == len(row.conversions), STALE
+    assert float(difference) <= LIMITS[torch.float32]
+
+
+def test_every_layout_and_every_relative_stands_there() -> None:
+    assert [f"## {name}" for name in LAYOUTS if f"## {name}" not in PAGE_LINES] == [], STALE
+    assert [line for line in kin_rows() if line not in PAGE_LINES] == [], STALE
