@@ -39,7 +39,7 @@ test-full: venv
 
 # What needs these projects is left to a target of its own, so that the tests need not install them; what needs
 # torchvision alone runs with the other tests too.
-WITH_TORCHVISION := $(patsubst %,tests/peers/test_%.py,torchvision coverage)
+WITH_TORCHVISION := $(patsubst %,tests/peers/test_%.py,torchvision coverage layouts_page)
 WITHOUT_PEERS := $(patsubst %,--ignore=%,$(filter-out $(WITH_TORCHVISION),$(wildcard tests/peers/test_*.py)))
 
 $(VENV)/.installed-peers: $(VENV)/.installed

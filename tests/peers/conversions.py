@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import segnets
 import weights_tools
 from segnets.card import ModelConfig
-from segnets.registry import MODELS
+from segnets.registry import BACKBONES, MODELS
 from tests.peers.compare import LIMITS, OTHERS, Case, Parity, State, Theirs, absent, largest, sizes_for
 from weights_tools.layouts.renaming import Origin
 from weights_tools.proof import network_of
@@ -167,24 +167,35 @@ class OtherOption:
     difference: float
 
 
+# Far from the others: the effect of an eps is small beside variances of about 1.
+_OTHERS: dict[str, Callable[[Any], Any]] = {
+    **OTHERS,
+    **dict.fromkeys(("norm_eps", "head_norm_eps", "aspp_norm_eps"), lambda _: 1e-2),
+    "output_stride": lambda value: 16 if value == 8 else 8,
+}
+
+
 def under_other_options(done: Converted) -> Iterator[OtherOption]:
     """The converted tensors with one option changed that no tensor shows, for each such option."""
     tensors = {name: tensor.clone() for name, tensor in segnets.load(done.path).state_dict().items()}
-    options = dict(done.report.options)
-    for option, other in {**OTHERS, "output_stride": lambda value: 16 if value == 8 else 8}.items():
-        if option not in options or _changes_nothing(option, done):
+    model, options = done.report.model, dict(done.report.options)
+    known = {**(BACKBONES[model].geometry if model in BACKBONES else {}), **options}
+    for option, other in _OTHERS.items():
+        if option not in known or _changes_nothing(option, known, model):
             continue
-        after = other(options[option])
-        model = network_of(ModelConfig(done.report.model, {**options, option: after}), tensors)
-        yield OtherOption(option, options[option], after, measure(done, model).largest[torch.float32])
+        after = other(known[option])
+        changed = network_of(ModelConfig(model, {**options, option: after}), tensors)
+        yield OtherOption(option, known[option], after, measure(done, changed).largest[torch.float32])
 
 
-def _changes_nothing(option: str, done: Converted) -> bool:
+def _changes_nothing(option: str, options: Mapping[str, Any], model: str) -> bool:
     """Whether this network is too plain for the option to mean something."""
-    options = done.report.options
     undilated = options.get("output_stride", 32) == 32
     fixed = options.get("backbone_stages", 4) != 4 and option == "output_stride"
-    return fixed or (option in ("downsample", "first_block_dilation", "basic_block_dilation") and undilated)
+    basic = option == "stride_in_1x1" and model.endswith(("resnet18", "resnet34"))
+    plain = option == "downsample" and options[option] == "conv"
+    dilating = option in ("downsample", "first_block_dilation", "basic_block_dilation")
+    return fixed or basic or plain or (dilating and undilated)
 
 
 def open_options(case: Case, origins: tuple[Origin, ...]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,16 +90,14 @@ def mmseg(
 
 
 def _mobilenet_v2() -> nn.Module:
-    from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
-
-    module: nn.Module = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(num_labels=7))
+    models: Any = importlib.import_module("transformers")
+    module: nn.Module = models.MobileNetV2ForSemanticSegmentation(models.MobileNetV2Config(num_labels=7))
     return module
 
 
 def _resnet(**arguments: Any) -> nn.Module:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    module: nn.Module = ResNetForImageClassification(ResNetConfig(num_labels=7, **arguments))
+    models: Any = importlib.import_module("transformers")
+    module: nn.Module = models.ResNetForImageClassification(models.ResNetConfig(num_labels=7, **arguments))
     return module
 
 

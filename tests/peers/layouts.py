@@ -77,15 +77,17 @@ in the results, over so many networks; a conversion passes up to {LIMITS[torch.f
 
 Under **geometry** stands what our network needs to compute the same: it is set by the layout, and recorded in the file.
 Under **not shown** stands what no tensor shows and people choose: the project's default is taken, said aloud, and
-`--option NAME=VALUE` says otherwise. In tests each of these, and each of the others that a tensor does not show, gives
-results far outside of the limit when it is changed. `make layouts` writes this page, `make test-peers` tests what it
-says; [parity.md](parity.md) has the networks of whole projects beside ours, option by option.
+`--option NAME=VALUE` says otherwise. For one network of each table's row, tests change every option that means
+something for it and that no tensor shows, one at a time: the results are then outside of the limit, ten times at least.
+
+`make layouts` writes this page, `make test-peers` tests what it says; [parity.md](parity.md) has the networks of whole
+projects beside ours, option by option.
 """
 KIN_HEAD = """## Relatives that are not converted
 
 Built from the projects too, where it is not said otherwise. What has the same names and shapes can't be told from the
-tensors: it is converted as what it resembles, and the report says so; a golden file (`--golden`) or the project's own
-network beside it (`--with`, `compare`) does tell them apart.
+tensors: it is converted as what it resembles, and the report says so. A golden file (`--golden`) tells them apart;
+`compare` beside the project's own network does only where the argument that differs is given to it.
 
 | network | refused | why |
 |---|---|---|"""
@@ -111,7 +113,7 @@ class Row:
         if origin is None:
             return f"| {self.name} | names and shapes of torchvision | torchvision's | nothing |"
         bodies = {key: value for body in origin.bodies for key, value in body.required.items()}
-        geometry = _options({**origin.required}) or "as torchvision"
+        geometry = _options({**origin.required}) or "our defaults"
         if bodies:
             geometry += f"; on some encoders {_options(bodies)}"
         asked = "" if origin.unique else "; has to be asked for"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -63,9 +64,8 @@ def vainf(module: nn.Module, folder: Path) -> Path:
 
 def timm_saver(module: nn.Module, folder: Path) -> Path:
     """timm.utils.CheckpointSaver of its train.py."""
-    from timm.utils import CheckpointSaver
-
-    saver = CheckpointSaver(
+    utils: Any = importlib.import_module("timm.utils")
+    saver = utils.CheckpointSaver(
         module,
         _optimizer(module),
         args=argparse.Namespace(model="resnet18", lr=0.1),

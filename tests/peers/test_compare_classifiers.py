@@ -1,4 +1,4 @@
-"""The proof with timm's and transformers' own classifiers: the same as ours, and not where an option is another."""
+"""`compare` with the classifiers of timm and transformers, in memory: the same, and with an option changed not."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_no_conversion_is_there_twice() -> None:
 
 @pytest.mark.parametrize("conversion", smallest(), ids=str)
 def test_each_option_that_no_tensor_shows_matters(conversion: Conversion, tmp_path: Path) -> None:
-    """The same tensors under another value give results that are far outside of the limit."""
+    """The same tensors under another value give results that are outside of the limit, ten times at least."""
     others = list(under_other_options(converted(conversion, tmp_path)))
     assert others
-    assert [str(other) for other in others if other.difference <= 100 * LIMIT] == []
+    assert [str(other) for other in others if other.difference <= 10 * LIMIT] == []

@@ -48,7 +48,7 @@ def case(
 
 
 # Where timm's network is torchvision's, name for name and number for number, the layout is called so.
-SAME = {"layout": "torchvision"}
+SAME: Any = {"layout": "torchvision"}
 PLAIN = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
 HUB = (timm_hub, "model.safetensors of save_for_hf")
 SAVER = (timm_saver, "CheckpointSaver")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,15 @@ pytestmark = needs("transformers")
 
 
 def classifier(name: str, arguments: dict[str, Any]) -> Theirs:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    network = ResNetForImageClassification(ResNetConfig(num_labels=9, **SIZES[name], **arguments))
+    models: Any = importlib.import_module("transformers")
+    network = models.ResNetForImageClassification(models.ResNetConfig(num_labels=9, **SIZES[name], **arguments))
     randomised(network, gain=0.6)
     return Theirs(network, logits(network), {})
 
 
 def features(name: str, arguments: dict[str, Any]) -> Theirs:
-    from transformers import ResNetConfig, ResNetModel
-
-    network = randomised(ResNetModel(ResNetConfig(**SIZES[name], **arguments)), gain=0.6)
+    models: Any = importlib.import_module("transformers")
+    network = randomised(models.ResNetModel(models.ResNetConfig(**SIZES[name], **arguments)), gain=0.6)
 
     def run(x: Tensor) -> State:
         return dict(zip(LAYERS, network(x, output_hidden_states=True).hidden_states, strict=True))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.peers.compare import LIMITS
-from tests.peers.layouts import PAGE, Row, kin_rows, rows
+from tests.peers.layouts import HEAD, KIN_HEAD, LIMITS_OF_THIS, PAGE, Row, kin_rows, rows
 from weights_tools.layouts import LAYOUTS
 
 PAGE_LINES = PAGE.read_text().splitlines() if PAGE.exists() else []
@@ -16,7 +16,7 @@ STALE = "docs/layouts.md is stale: make layouts"
 
 
 @pytest.mark.parametrize(
-    "row", rows(), ids=lambda row: f"{row.layout}-{row.name}-{row.origin and row.origin.signature}"
+    "row", list(rows()), ids=lambda row: f"{row.layout}-{row.name}-{row.origin and row.origin.signature}"
 )
 def test_every_network_has_its_row(row: Row) -> None:
     found = [line for line in PAGE_LINES if line.startswith(row.static)]
@@ -29,3 +29,8 @@ def test_every_network_has_its_row(row: Row) -> None:
 def test_every_layout_and_every_relative_stands_there() -> None:
     assert [f"## {name}" for name in LAYOUTS if f"## {name}" not in PAGE_LINES] == [], STALE
     assert [line for line in kin_rows() if line not in PAGE_LINES] == [], STALE
+
+
+@pytest.mark.parametrize("text", [HEAD, KIN_HEAD, LIMITS_OF_THIS], ids=["head", "relatives", "limits"])
+def test_its_text_is_current(text: str) -> None:
+    assert text.strip() in PAGE.read_text(), STALE

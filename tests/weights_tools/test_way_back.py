@@ -41,7 +41,17 @@ def state_of(path: Path) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize("name", [*NAMES, "resnet18", "mobilenet_v3_small"])
+SLOW = ("fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")  # the same names in larger files
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.full if name in SLOW else ()) for name in NAMES),
+        "resnet18",
+        "mobilenet_v3_small",
+    ],
+)
 def test_torchvisions_network_takes_it_strictly(name: str, tmp_path: Path) -> None:
     theirs = network(name, num_classes=3)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")

@@ -37,6 +37,8 @@ class OriginLayout:
         what = f"a {origin.name} of {self.project}"
         body = _body(origin.bodies, tensors)
         if body is None:
+            root = origin.signature.partition(".")[0] + "."
+            what = name_stranger(rename((name for name in tensors if name.startswith(root)), origin.table)[1]) or what
             return f"it looks like {what} on an encoder that can't be converted" if origin.head else None
         unused = [name for name in tensors if is_in(name, origin.unused)]
         names, unknown = rename((name for name in tensors if name not in unused), {**body.table, **origin.table})

@@ -72,6 +72,7 @@ TIMM = (
         open={"norm_layer": None},
         kin={
             "resnet18": "timm's resnetblur18 (smooths before it shrinks)",
+            "resnet34": "timm's resnetaa34d (smooths before it shrinks)",
             "resnet50": "timm's resnetaa50, resnetaa50d, resnetblur50 or resnetblur50d (smooths before it shrinks)",
             "resnet101": "timm's resnetaa101d or resnetblur101d (smooths before it shrinks)",
         },
