@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ def main() -> int:
     tasks = plan(options.engine, options.executions, options.seconds, options.seed, options.jobs)
     if options.no_extremes:
         tasks = [replace(task, extremes=False) for task in tasks]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: with the report of what was done
     report = run(tasks, jobs=options.jobs, failures=options.save_failures)
     print(report)
     if report.failures:

@@ -58,7 +58,9 @@ def edited(text: str, rng: random.Random) -> str:
         if _is_knotted(top):
             return text
     else:
-        node[key] = node[key] + rng.choice((-1, 1, 4, 1 << 32, 0.5, -node[key], node[key]))
+        step = rng.choice((-1, 1, 4, 1 << 32, 0.5, -node[key], node[key]))
+        # A float holds no number of 400 digits, which is one of the values above.
+        node[key] = node[key] + step if abs(node[key]) < 1 << 100 else step
     return json.dumps(top, ensure_ascii=rng.random() < 0.5)
 
 

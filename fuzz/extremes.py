@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from fuzz.document import Document, Entry
 from fuzz.seeds import Seed
-from weights_tools.reader.limits import MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK, MAX_TENSORS
+from weights_tools.reader.limits import MAX_ENTRIES, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK, MAX_TENSORS
 
 _TENSOR = (
     b"ctorch._utils\n_rebuild_tensor_v2\nq\1((X\7\0\0\0storageq\2ctorch\nFloatStorage\nq\3X\1\0\0\0000q\4X\3\0\0\0cpu"
@@ -106,7 +106,7 @@ def _legacy(pickle: bytes) -> bytes:
 
 def _many_entries() -> bytes:
     entries = [Entry(b"archive/data.pkl", b"\x80\x02}.")]
-    entries += [Entry(b"archive/data/%d" % index, b"a") for index in range(60_000)]
+    entries += [Entry(b"archive/data/%d" % index, b"a") for index in range(MAX_ENTRIES - 1)]
     return Document("zip", entries=entries, aligned=False).to_bytes()
 
 

@@ -22,7 +22,7 @@ from segnets.weights import read_weights_file
 from tests.weights_tools.files import Bomb, assert_same, saved, sharded
 from weights_tools import convert, inspect
 from weights_tools.opened import opened
-from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS
+from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
 from weights_tools.reader.tensors import TensorReader
 
 State = dict[str, Tensor]
@@ -184,12 +184,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "its file 'model.safetensors.index.json': it is the index of other files",
     ),
     "many files": (
-        lambda d: _index(d, lambda m: m.update({f"x{i}": f"f{i}" for i in range(1000)})),
-        f"its index lists 1,003 files; {MAX_SHARDS} are the most",
+        lambda d: _index(d, lambda m: m.update({f"x{i}": f"f{i}" for i in range(10_000)})),
+        f"its index lists 10,003 files; {MAX_SHARDS} are the most",
     ),
     "many tensors": (
-        lambda d: _index(d, lambda m: m.update({f"x{i}": FIRST for i in range(20_001)})),
-        "its index lists 20,007 tensors; no network has as many",
+        lambda d: _index(d, lambda m: m.update({f"x{i}": FIRST for i in range(MAX_TENSORS + 1)})),
+        f"its index lists {MAX_TENSORS + 7:,} tensors; no network has as many",
     ),
     "large index": (
         lambda d: _text(d, b'{"weight_map":' + b" " * MAX_INDEX_BYTES + b"{}}"),
