@@ -113,8 +113,20 @@ def _proofs(proof: object) -> list[str]:
         measured = entry.get("measured") if isinstance(entry, dict) else None
         each = [one.get("relative_difference") for one in measured or () if isinstance(one, dict)]
         largest = max((one for one in each if isinstance(one, float)), default=None)
-        lines.append(f"the same results {how}" + ("" if largest is None else f", within {largest:.1g} of the largest"))
+        within = "" if largest is None else f", within {largest:.1g} of the largest"
+        lines.append(f"the same results {how}{within}{_conditions(entry)}")
     return lines
+
+
+def _conditions(entry: object) -> str:
+    """What a proof takes for granted, and what was changed after it was measured."""
+    assumed, before = (entry.get("assumed"), entry.get("before")) if isinstance(entry, dict) else (None, None)
+    text = ""
+    if isinstance(assumed, dict) and assumed:
+        text += f", assuming {', '.join(f'{name}={value}' for name, value in assumed.items())}, which no tensor shows"
+    if isinstance(before, list) and before:
+        text += f"; measured before: {', '.join(map(str, before))}"
+    return text
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What a conversion may change on request: no auxiliary classifier, other classes. Everything else keeps its bytes."""
+"""What a conversion may change on request: no auxiliary classifier, other classes, another dtype. All else keeps its bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import MODELS, build_described
+from weights_tools.names import listed
 
 MOST_CLASSES = 1 << 20
 _AUXILIARY = "aux_classifier."
@@ -33,6 +34,27 @@ def drop_auxiliary(weights: Weights) -> Weights:
         return weights
     config = ModelConfig(weights.config.name, {**weights.config.options, "aux_loss": False})
     return replace(weights, config=config, tensors=kept, changes=(*weights.changes, "auxiliary classifier dropped"))
+
+
+def cast(weights: Weights, name: str) -> Weights:
+    """Cast the floating-point tensors to a dtype. Raises WeightsError for numbers that only become infinite by it.
+
+    The record keeps the wish by itself, so it is none of `changes`.
+    """
+    dtype: torch.dtype = getattr(torch, name)
+    tensors, beyond, largest = {}, [], 0.0
+    for key, tensor in weights.tensors.items():
+        tensors[key] = made = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if made.dtype == tensor.dtype or torch.finfo(dtype).max >= torch.finfo(tensor.dtype).max:
+            continue
+        lost = tensor.isfinite() & ~made.isfinite()
+        if lost.any():
+            beyond.append(f"{key} ({int(lost.sum()):,} of {tensor.numel():,})")
+            largest = max(largest, float(tensor[lost].abs().max()))
+    if beyond:
+        fits = "bfloat16 has the range" if largest < torch.finfo(torch.bfloat16).max else "keep its dtype"
+        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {listed(beyond)}; {fits}")
+    return replace(weights, tensors=tensors)
 
 
 def with_class_names(weights: Weights, names: tuple[str, ...]) -> Weights:

@@ -118,7 +118,8 @@ def convert(
             raise WeightsError(
                 f"{problems}. It is damaged or badly trained; --allow-nonfinite converts it all the same"
             )
-        proven = wanted_proof.prove(plan.read, found, TensorReader(source, container))
+        made = _made(plan, wishes)
+        proven = wanted_proof.prove(plan.read, found, TensorReader(source, container), made)
         plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
     with naming(src):
         weights = plan.weights
@@ -177,6 +178,9 @@ def _plan(source: Content, container: Container, found: Recognised, wishes: _Wis
     meaning = found.card or (_told_card(found) if published is None else published.card())
     read = Weights(config, tensors, meaning)
     weights = _changed(read, wishes)
+    if wishes.dtype is not None and not soundness.problems:
+        after = examine(weights.tensors)  # numbers that are too small for the dtype are 0 in it
+        soundness = replace(after, problems=tuple(f"cast to {wishes.dtype}, {each}" for each in after.problems))
     counters = (len(found.fit.zeroed), len(found.fit.reshaped))
     numbers = Numbers(*counters, cast=wishes.dtype, changed=weights.changes)
     if found.card is None:
@@ -214,9 +218,7 @@ def _changed(weights: Weights, wishes: _Wishes) -> Weights:
     if wishes.drop_aux:
         weights = changes.drop_auxiliary(weights)
     if wishes.dtype is not None:
-        wanted = getattr(torch, wishes.dtype)
-        cast = {name: t.to(wanted) if t.is_floating_point() else t for name, t in weights.tensors.items()}
-        weights = replace(weights, tensors=cast)
+        weights = changes.cast(weights, wishes.dtype)
     count = weights.config.options.get("num_classes")
     assert isinstance(count, int)
     if wishes.class_map is not None:
@@ -227,6 +229,13 @@ def _changed(weights: Weights, wishes: _Wishes) -> Weights:
     if wishes.num_classes not in (None, count):
         weights = changes.with_classes(weights, [None] * (wishes.num_classes or 0))
     return weights if wishes.classes is None else changes.with_class_names(weights, wishes.classes)
+
+
+def _made(plan: _Plan, wishes: _Wishes) -> tuple[str, ...]:
+    """What was done to the network after it was read, in words: it is no longer quite the one that runs for a proof."""
+    before, after = plan.read.tensors, plan.weights.tensors
+    cast = any(before[name].dtype != tensor.dtype for name, tensor in after.items())
+    return (*plan.weights.changes, *([f"cast to {wishes.dtype}"] if cast else []))
 
 
 def _report(src: Path, target: Path, source: Content, container: Container, plan: _Plan) -> ConversionReport:

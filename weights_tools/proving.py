@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from segnets.card import JSON
@@ -47,15 +47,18 @@ class WantedProof:
 
             find_project(self.project)
 
-    def prove(self, weights: Weights, found: Recognised, reader: TensorReader) -> Proven:
+    def prove(self, weights: Weights, found: Recognised, reader: TensorReader, made: Sequence[str] = ()) -> Proven:
         """Run the network as it was read, before its classes or its dtype were changed.
 
+        made: these changes, in words; a proof that was measured before them says so.
         Raises WeightsError if it gives other results than its source.
         """
         if self.golden is None and self.project is None:
             return Proven()  # without the imports that running needs
         from weights_tools.proof import explain, network_of, prove
 
+        before: dict[str, JSON] = {"before": list(made)} if made else {}
+        since = f"; measured before: {', '.join(made)}" if made else ""
         model = network_of(weights.config, weights.tensors)
         kept: dict[str, JSON] | None = None
         compared: dict[str, dict[str, JSON]] = {}
@@ -65,13 +68,19 @@ class WantedProof:
 
             given = {} if self.tolerance is None else {"tolerance": self.tolerance}
             golden = check_golden(self.golden, model, **given)
-            kept = golden.to_json()
-            texts.append(f"golden file: {golden}")
+            kept = {**golden.to_json(), **before}
+            texts.append(f"golden file: {golden}{since}")
         if self.project is not None:
             theirs = {name: reader.read(name, ref) for name, ref in found.state.tensors.items()}
             proof = prove(self.project, theirs, weights.config, model)
             if not proof.holds:
                 raise WeightsError(explain(proof))
-            compared[self.project] = proof.to_json()
-            texts.append(f"beside {proof.project} {proof.version}: {explain(proof)}")
+            compared[self.project] = {**proof.to_json(), **before}
+            texts.append(f"beside {proof.project} {proof.version}{_assuming(proof.assumed)}: {explain(proof)}{since}")
         return Proven(kept, compared, tuple(texts))
+
+
+def _assuming(assumed: Mapping[str, JSON]) -> str:
+    """That the project's network got these options from ours: with others, both might be wrong together."""
+    options = ", ".join(f"{name}={value}" for name, value in assumed.items())
+    return f", assuming {options}, which no tensor shows" if options else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -85,7 +86,17 @@ def _changes(here: Mapping[str, JSON]) -> Iterator[dict[str, JSON]]:
 
 
 def _with(config: ModelConfig, changed: Mapping[str, JSON]) -> ModelConfig:
-    """The options with others; those that mean nothing beside them are left out."""
+    """The options with others; those that mean nothing beside them are left out.
+
+    The rest stays, also where it is a default that another option would change with it: what differs from a network
+    that was found to be wrong is to be exactly what is said.
+    """
     if config.name not in MODELS:
         return ModelConfig(config.name, {**config.options, **changed})
-    return ModelConfig(config.name, options_beside(config, changed, "the network"))
+    chosen = options_beside(config, changed, "the network")
+    for name, value in suspects(config).items():
+        if name not in chosen:
+            with contextlib.suppress(ValueError, NotImplementedError):
+                MODELS[config.name].settle({**chosen, name: value})
+                chosen[name] = value
+    return ModelConfig(config.name, chosen)

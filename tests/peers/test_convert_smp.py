@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import weights_tools
+from segnets.cli import main
 from tests.peers import saving, test_smp
 from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomised
 from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
@@ -116,6 +119,18 @@ CONVERSIONS: list[Conversion] = [
 @pytest.mark.parametrize("conversion", CONVERSIONS, ids=str)
 def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
     check(conversion, tmp_path)
+
+
+def test_a_proof_says_what_it_assumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No tensor shows that this network was built for another output stride than SMP's networks get by default."""
+    torch.save(built("DeepLabV3", "resnet18", STRIDE_16).state_dict(), tmp_path / "w.pth")
+    report = weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", compare_with="smp")
+    assumed = ", assuming output_stride=8, atrous_rates=[12, 24, 36], which no tensor shows"
+    assert re.fullmatch(rf"beside smp \S+{re.escape(assumed)}: the same results.*", report.proven[0])
+    assert report.proven[0] in str(report)
+    assert main(["info", str(tmp_path / "w.safetensors")]) == 0
+    said = "".join(line for line in capsys.readouterr().out.splitlines() if "beside smp" in line)
+    assert said.split(", assuming ")[1].split(", ")[-1] == "which no tensor shows"
 
 
 def test_its_own_loading_takes_the_older_names() -> None:

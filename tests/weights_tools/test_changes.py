@@ -220,20 +220,59 @@ def test_proofs_go_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*arguments, "--golden", str(path), "--with", "torchvision", "--dtype", "float16"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["proven"]) == 2
-    assert answer["proven"][1].endswith("the same results, bit for bit")
+    assert answer["proven"][1].endswith("the same results, bit for bit; measured before: cast to float16")
     model: Any = segnets.load(tmp_path / "w.safetensors")
     proof = model.card.provenance["proof"]
     assert proof["tensors"] == "cast to float16"
     assert proof["golden"]["measured"][0]["holds"] is True
     assert proof["compared"]["torchvision"]["holds"] is True
+    assert proof["golden"]["before"] == proof["compared"]["torchvision"]["before"] == ["cast to float16"]
     assert model.classifier.low_classifier.weight.dtype == torch.float16
     assert info(["info", str(tmp_path / "w.safetensors")]) == 0
     lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("proven ")]
     assert lines[:2] == [
         "cast to float16",
-        "the same results beside torchvision's own network, within 0 of the largest",
+        "the same results beside torchvision's own network, within 0 of the largest; measured before: cast to float16",
     ]
     assert lines[2].startswith("the same results by a kept result of the source, within ")
+
+
+def test_a_proof_says_what_was_changed_after_it(tmp_path: Path) -> None:
+    path = golden(tmp_path, source(tmp_path))
+    model: Any = converted(tmp_path, golden=path, num_classes=7, dtype="float32")
+    (change,) = model.card.provenance["proof"]["golden"]["before"]  # it was float32 already
+    assert change.startswith("last layers of 7 classes of which 7 are initialised afresh")
+    model = converted(tmp_path, golden=path)
+    assert "before" not in model.card.provenance["proof"]["golden"]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_what_does_not_fit_a_dtype_is_refused(allowed: bool, tmp_path: Path) -> None:
+    """It would be infinite, without any error, in a file that is refused when it is converted again."""
+    state = {name: tensor.clone() for name, tensor in source(tmp_path).items()}
+    name = next(name for name in state if name.endswith("running_var"))
+    state[name][:3] = 1e5
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"do not fit float16: {name} \(3 of 16\); bfloat16 has the range"):
+        converted(tmp_path, dtype="float16", allow_nonfinite=allowed)
+    assert not (tmp_path / "w.safetensors").exists()
+    converted(tmp_path, dtype="bfloat16")
+    state[name][:3] = float("inf")  # as the source has it
+    torch.save(state, tmp_path / "w.pth")
+    if allowed:
+        model = converted(tmp_path, dtype="float16", allow_nonfinite=True)
+        assert model.state_dict()[name][:3].isinf().all()
+    else:
+        with pytest.raises(WeightsError, match="1 tensors hold NaN or infinite values"):
+            converted(tmp_path, dtype="float16")
+
+
+def test_what_is_nothing_in_a_dtype_is_refused(tmp_path: Path) -> None:
+    state = source(tmp_path)
+    torch.save({name: t * 1e-9 if t.ndim == 4 else t for name, t in state.items()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"cast to float16, \d+ of \d+ convolution kernels hold only zeros"):
+        converted(tmp_path, dtype="float16")
+    converted(tmp_path)
 
 
 def test_what_gives_other_results_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

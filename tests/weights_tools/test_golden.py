@@ -136,6 +136,20 @@ def test_two_options_that_explain_it(tmp_path: Path, images: Tensor) -> None:
         check_golden(path, fcn())
 
 
+def test_an_output_stride_with_rates_that_are_no_default_beside_it(tmp_path: Path) -> None:
+    """Rates of 12, 24 and 36 are segmentation_models_pytorch's at any output stride, and here those of 8 alone."""
+    options: dict[str, JSON] = {"num_classes": 3, "align_corners": True, "first_block_dilation": "same"}
+    model = segnets.create_model("deeplabv3_resnet18", **options, output_stride=8)
+    randomise_(model)
+    tensors = dict(model.state_dict())
+    theirs = ModelConfig("deeplabv3_resnet18", {**options, "output_stride": 16, "atrous_rates": [12, 24, 36]})
+    images = torch.randn(1, 3, 64, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        path = kept(tmp_path, input=images, output=network_of(theirs, tensors)(images)["out"])
+    with pytest.raises(WeightsError, match="; with output_stride=16 it does: "):
+        check_golden(path, network_of(model.config, tensors))
+
+
 def test_what_no_option_explains(
     tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
