@@ -108,6 +108,12 @@ CONVERSIONS: list[Conversion] = [
     other("DeepLabV3", "tu-resnet50d", {}, "deeplabv3_resnet50", {}),
     other("DeepLabV3Plus", "tu-resnet34", {}, "deeplabv3plus_resnet34", {}),
     other("PSPNet", "tu-resnet18", {"encoder_depth": 5, "upsampling": 32}, "pspnet_resnet18", {}),
+    # Of fewer stages: timm's encoders lose those that are not used, SMP's own keep them.
+    *(
+        other(name, encoder, {"encoder_depth": 4}, f"{name.lower()}_resnet18", {})
+        for name, encoder in (("DeepLabV3", "tu-resnet18"), ("DeepLabV3Plus", "tu-resnet18"), ("DeepLabV3", "resnet18"))
+    ),
+    other("PSPNet", "tu-resnet50", {"encoder_depth": 3}, "pspnet_resnet50", {}),
     other("DeepLabV3", "resnet18", {"aux_params": {"classes": 4}}, "deeplabv3_resnet18", {}),
     other("DeepLabV3Plus", "resnet18", {"aux_params": {"classes": 4}}, "deeplabv3plus_resnet18", {}),
     *(other(name, "resnet18", {}, "resnet18", {}, **ALONE) for name in ("FPN", "Unet")),
