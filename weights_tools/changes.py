@@ -1,4 +1,4 @@
-"""What a conversion may change on request: no auxiliary classifier, other classes, another dtype. All else keeps its bytes."""
+"""What a conversion may change on request: no auxiliary head, other classes or dtype. All else keeps its bytes."""
 
 from __future__ import annotations
 
