@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError, WeightsError
-from weights_tools.measuring import TOLERANCES, Measured, measure, named, worst
+from weights_tools.measuring import NO_SCORES, TOLERANCES, Measured, measure, named, worst
 from weights_tools.names import listed, shown
 from weights_tools.opened import naming
 from weights_tools.reader import Container, Source, read_container
@@ -84,6 +84,7 @@ def check_golden(
         got = _run(model, images)
         expected = _paired(kept, got)
         size = (images.shape[2], images.shape[3])
+        _check_scores(expected, got, model)
         _check_shapes(expected, got, size)
         own = {name: tensor for name, tensor in got.items() if name in expected}
         measured = measure(own, expected, size=size, whose="the golden file", tolerance=tolerance)
@@ -172,6 +173,14 @@ def _paired(kept: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> dict[str, 
     if AUX in expected and AUX not in got:
         raise WeightsError("it has an 'aux', and the converted network has no auxiliary classifier")
     return expected
+
+
+def _check_scores(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise WeightsError for a backbone alone, unless its features are what was kept."""
+    config = getattr(model, "config", None)
+    alone = isinstance(config, ModelConfig) and config.options.get("num_classes") == 0
+    if alone and any(tensor.shape != got[name].shape for name, tensor in expected.items()):
+        raise WeightsError(NO_SCORES)
 
 
 def _check_shapes(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], size: tuple[int, int]) -> None:

@@ -19,6 +19,8 @@ from segnets.errors import WeightsError
 # network make more; in float64 nothing else is left, so that an option that matters little shows there.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 
+NO_SCORES = "a backbone alone gives no scores to compare; prove the whole network"
+
 
 @dataclass(frozen=True)
 class Measured:

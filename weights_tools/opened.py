@@ -13,7 +13,7 @@ from pathlib import Path
 from segnets.card import JSON, ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
-from weights_tools.beside import Told, read_beside
+from weights_tools.beside import Told, contradiction, read_beside
 from weights_tools.checkpoint import StateDict, find_state_dict, inner_networks, looks_trained
 from weights_tools.layouts import Match, recognise
 from weights_tools.layouts.backbone import recognise_own_backbone
@@ -130,8 +130,34 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
 
 
 def _recognised(container: Container, state: StateDict, asked: Asked, told: Told | None) -> Recognised:
+    if told is None:
+        return _fitted(container, state, _matched(container, state, asked, None))
+    why = _why_unbelieved(container, state, asked, told)
+    if why:
+        match = _matched(container, state, asked, None)
+        match = replace(match, notes=(*match.notes, f"{told.source} is of {why}, and is not believed"))
+        return _fitted(container, state, match)
+    match = _believed(_matched(container, state, asked, told), told)
+    return replace(_fitted(container, state, match), told=told)
+
+
+def _why_unbelieved(container: Container, state: StateDict, asked: Asked, told: Told) -> str:
+    """Whose a configuration is if it is not that of the network beside it; "" if it is."""
     try:
-        match = recognise(
+        match = _matched(container, state, asked, None)
+    except WeightsError:  # it may be what settles that network
+        return ""
+    # timm's ResNets have torchvision's names.
+    if told.project not in (match.layout, None) and (told.project, match.layout) != ("timm", "torchvision"):
+        return str(told.project)
+    # Of a backbone alone only a part is known, and the configuration may be the whole network's.
+    other = "" if asked.backbone_only else contradiction(told, match.config)
+    return f"another network, {other}" if other else ""
+
+
+def _matched(container: Container, state: StateDict, asked: Asked, told: Told | None) -> Match:
+    try:
+        return recognise(
             state.tensors,
             asked.layout,
             asked.options,
@@ -142,18 +168,10 @@ def _recognised(container: Container, state: StateDict, asked: Asked, told: Told
         )
     except (ValueError, NotImplementedError) as error:  # options that don't go together
         raise WeightsError(str(error)) from None
-    if told is not None:
-        match = _believed(match, told)
-    return replace(_fitted(container, state, match), told=told)
 
 
 def _believed(match: Match, told: Told) -> Match:
-    """The match with what the configuration beside it adds. Raises WeightsError if it says that it is something else.
-
-    timm's ResNets have torchvision's names.
-    """
-    if told.project not in (match.layout, None) and (told.project, match.layout) != ("timm", "torchvision"):
-        return replace(match, notes=(*match.notes, f"{told.source} is of {told.project}, and is not believed"))
+    """The match with what a configuration beside it adds. Raises WeightsError if it says that it is something else."""
     if told.refused is not None:
         raise WeightsError(f"it has the tensors of a {match.config.name}, but {told.source} says {told.refused}")
     notes = [*match.notes, *told.notes]

@@ -106,6 +106,12 @@ def prove(
     return Proof(project, version_of(found), str(call), _assumed(call, arguments), tuple(measured))
 
 
+def check_fits(project: str, theirs: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raise WeightsError if the project has no such network, or if the tensors are not those of its own."""
+    found = find_project(project)
+    _filled(found, found.call(config, theirs.keys()), theirs)
+
+
 def _assumed(call: Call, arguments: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
     """Empty where somebody gave arguments of the project: which options these stand for is not known here."""
     return {} if arguments else call.assumed

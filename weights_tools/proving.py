@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from segnets.card import JSON
+from torch import Tensor, nn
+
+from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from weights_tools.changes import Weights
+from weights_tools.measuring import NO_SCORES
 from weights_tools.opened import Recognised
 from weights_tools.provenance import with_comparison, with_golden
 from weights_tools.reader.tensors import TensorReader
+
+if TYPE_CHECKING:
+    from weights_tools.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,12 @@ class WantedProof:
         """Run the network as it was read, before its classes or its dtype were changed.
 
         made: these changes, in words; a proof that was measured before them says so.
+
         Raises WeightsError if it gives other results than its source.
         """
         if self.golden is None and self.project is None:
             return Proven()  # without the imports that running needs
-        from weights_tools.proof import explain, network_of, prove
+        from weights_tools.proof import explain, network_of
 
         before: dict[str, JSON] = {"before": list(made)} if made else {}
         since = f"; measured before: {', '.join(made)}" if made else ""
@@ -72,12 +80,28 @@ class WantedProof:
             texts.append(f"golden file: {golden}{since}")
         if self.project is not None:
             theirs = {name: reader.read(name, ref) for name, ref in found.state.tensors.items()}
-            proof = prove(self.project, theirs, weights.config, model)
+            proof = _beside(self.project, theirs, weights.config, model, found.match.unused)
             if not proof.holds:
                 raise WeightsError(explain(proof))
             compared[self.project] = {**proof.to_json(), **before}
             texts.append(f"beside {proof.project} {proof.version}{_assuming(proof.assumed)}: {explain(proof)}{since}")
         return Proven(kept, compared, tuple(texts))
+
+
+def _beside(
+    project: str, theirs: dict[str, Tensor], config: ModelConfig, model: nn.Module, unused: Sequence[str]
+) -> Proof:
+    """The comparison with a project; of a backbone, without what was left out, where the project can do without it."""
+    from weights_tools.proof import check_fits, prove
+
+    if not unused or config.options.get("num_classes") != 0:
+        return prove(project, theirs, config, model)
+    features = {name: theirs[name] for name in theirs.keys() - set(unused)}
+    try:
+        check_fits(project, features, config)
+    except WeightsError:
+        raise WeightsError(NO_SCORES) from None
+    return prove(project, features, config, model)
 
 
 def _assuming(assumed: Mapping[str, JSON]) -> str:

@@ -7,6 +7,7 @@ and such with one thing changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import nn
 import segnets
 import weights_tools
 from segnets.preprocess import Preprocess
+from segnets.weights import read_weights_file
 from tests.peers import test_mmseg
 from tests.peers.compare import LIMITS, needs, randomised
 from tests.peers.layers import layers
-from tests.peers.mmseg_door import mmseg_models, without_advice
-from weights_tools.beside import Told, read_beside
+from weights_tools.beside import Told, contradiction, read_beside
 from weights_tools.layouts.origins import MMSEG
+from weights_tools.projects.mmseg_door import mmseg_models, without_advice
 from weights_tools.reader import Source, read_container
 
 pytestmark = needs("mmsegmentation")
@@ -166,6 +168,12 @@ def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: P
     # What no tensor shows: the rest would be refused as an option.
     chosen = {name: value for name, value in told.options.items() if name in MMSEG[0].open}
     weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=chosen)
+    config = read_weights_file(tmp_path / "w.safetensors").config
+    assert config is not None
+    expected_facts = {"head": "fcn", "backbone": "resnet18", "stem": "deep", "num_classes": 3}
+    assert expected_facts.items() <= told.expects.items()
+    assert contradiction(told, config) == ""
+    assert contradiction(replace(told, expects={"backbone": "resnet34"}), config) != ""
     x = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), without_advice():
         expected = theirs.decode_head.predict(theirs.extract_feat(x), [{"img_shape": (65, 97)}], theirs.test_cfg)

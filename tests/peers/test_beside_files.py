@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 import segnets
+import weights_tools
+from segnets.card import ModelConfig
 from segnets.registry import build_described
 from tests.peers import test_smp as peer
 from tests.peers.compare import Rules, needs
 from tests.peers.layers import layers
-from weights_tools.beside import read_beside
+from weights_tools.beside import contradiction, read_beside
 from weights_tools.layouts import Match
+from weights_tools.layouts.base import Evidence
 from weights_tools.layouts.torchvision import TorchvisionLayout
 from weights_tools.reader.values import StorageRef, TensorRef
 
@@ -43,6 +46,10 @@ def test_smp(network: str, arguments: dict[str, Any], rules: Rules, tmp_path: Pa
     told = read_beside({}, (), tmp_path / "model.safetensors")
     assert told is not None
     assert (told.project, told.refused, told.notes) == ("smp", None, ())
+    report = weights_tools.inspect(tmp_path / "model.safetensors")
+    assert report.model is not None
+    assert told.expects.keys() >= {"head", "backbone", "stem", "num_classes", "head_channels", "backbone_stages"}
+    assert contradiction(told, ModelConfig(report.model, report.options)) == ""
     required = {"align_corners": True}
     if network.startswith("DeepLab"):
         required["first_block_dilation"] = "same"
@@ -67,7 +74,7 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
             key: TensorRef(StorageRef("0", "float32", 0), "float32", 0, tuple(tensor.shape), ())
             for key, tensor in theirs.state_dict().items()
         }
-        match = TorchvisionLayout().recognise(refs, {})
+        match = TorchvisionLayout().recognise(Evidence(refs))
         if not isinstance(match, Match):
             continue
         save_config_for_hf(theirs, str(tmp_path / "config.json"))
@@ -75,6 +82,7 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
         assert told is not None
         assert told.preprocessing is not None
         assert told.preprocessing.mean == theirs.pretrained_cfg["mean"]
+        assert contradiction(told, match.config) == "", name
         same = layers(build_described(match.config.name, dict(match.config.options))) == layers(theirs)
         assert same == (told.refused is None), name
         (alike if same else refused).add(name)
@@ -93,6 +101,7 @@ def test_mobilenet_of_timm(tmp_path: Path) -> None:
         told = read_beside({}, (), tmp_path / "model.safetensors")
         assert told is not None
         assert told.classes == ("a", "b")
+        assert contradiction(told, ModelConfig(f"mobilenet_v3_{name.split('_')[-2]}", {"num_classes": 2})) == ""
         eps = {layer.eps for layer in theirs.modules() if isinstance(layer, nn.BatchNorm2d)}
         if name.startswith("tf_"):
             assert "TensorFlow" in (told.refused or "")
@@ -118,3 +127,12 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     assert told.preprocessing is not None
     assert told.preprocessing.mean == (0.25, 0.5, 0.75)
     assert told.refused is None
+    assert contradiction(told, ModelConfig("resnet50", {"num_classes": 2})).startswith("backbone=a ResNet of bottlenec")
+    config = ResNetConfig(id2label=labels)  # every other value is a default, which it does not write
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    report = weights_tools.inspect(tmp_path / "model.safetensors")
+    told = read_beside({}, (), tmp_path / "model.safetensors")
+    assert report.model is not None
+    assert told is not None
+    assert told.expects == {"backbone": "resnet50", "num_classes": 2}
+    assert contradiction(told, ModelConfig(report.model, report.options)) == ""

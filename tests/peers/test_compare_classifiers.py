@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
+from segnets.weights import read_weights_file
 from tests.peers import test_timm, test_transformers
 from tests.peers.compare import randomised
 from tests.peers.test_compare import check, needs
+from weights_tools import convert
 from weights_tools.proof import network_of, prove
 
 
@@ -120,3 +124,26 @@ def test_what_of_a_classifier_decides() -> None:
         config = ModelConfig("resnet50", {"num_classes": 9, **options})  # type: ignore[dict-item]
         with pytest.raises(WeightsError, match=f"has no resnet50 with .*{next(iter(options))}"):
             prove(project, their_state, config, network_of(plain, our_state))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18d"])
+def test_a_backbone_alone_beside_timm(name: str, tmp_path: Path) -> None:
+    """Which has a network without the last layer, too."""
+    torch.save(dict(timm_resnet(name)[0]), tmp_path / "w.pth")
+    convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="timm")
+    proof: Any = read_weights_file(tmp_path / "w.safetensors").card.provenance["proof"]  # type: ignore[union-attr]
+    assert proof["compared"]["timm"]["holds"] is True
+    assert "num_classes=0" in proof["compared"]["timm"]["network"]
+
+
+def test_a_backbone_alone_beside_transformers(tmp_path: Path) -> None:
+    torch.save(dict(transformers_resnet("resnet18")[0]), tmp_path / "w.pth")
+    report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="transformers")
+    assert "the same results" in report.proven[0]
+
+
+def test_timms_mobilenet_is_never_a_backbone_alone(tmp_path: Path) -> None:
+    """Without its last layer it still has one more than ours."""
+    torch.save(dict(timm_mobilenet("small")[0]), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="a backbone alone gives no scores to compare; prove the whole network"):
+        convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="timm")

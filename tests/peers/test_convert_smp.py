@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import weights_tools
+from segnets.card import ModelConfig
 from segnets.cli import main
+from segnets.errors import WeightsError
 from tests.peers import saving, test_smp
 from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomised
 from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
 from tests.peers.test_timm import RESNET_LAYERS
 from weights_tools.layouts.origins import SMP
 from weights_tools.layouts.renaming import Origin
+from weights_tools.projects import PROJECTS
 
 pytestmark = needs("segmentation_models_pytorch")
 PEER = "segmentation_models_pytorch"
@@ -137,6 +140,40 @@ def test_a_proof_says_what_it_assumes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["info", str(tmp_path / "w.safetensors")]) == 0
     said = "".join(line for line in capsys.readouterr().out.splitlines() if "beside smp" in line)
     assert said.split(", assuming ")[1].split(", ")[-1] == "which no tensor shows"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "options"),
+    [("DeepLabV3", STRIDE_16, {"output_stride": 16}), ("PSPNet", {"encoder_depth": 5, "upsampling": 32}, {})],
+    ids=str,
+)
+def test_an_encoder_with_a_deep_stem_is_compared(
+    architecture: str, arguments: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs = built(architecture, "tu-resnet18d", arguments)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=options)
+    report = weights_tools.compare(
+        tmp_path / "w.pth", tmp_path / "w.safetensors", project="smp", sizes=[(64, 96), (32, 64)]
+    )
+    assert report.holds, report.verdict
+    assert "encoder_name='tu-resnet18d'" in report.call
+
+
+def test_names_of_timms_encoders() -> None:
+    def call(**options: Any) -> str:
+        config = ModelConfig("deeplabv3_resnet50", {"align_corners": True, **options})
+        return str(PROJECTS["smp"].call(config, ["encoder.model.conv1.0.weight"]))
+
+    assert "'tu-resnet50'" in call()
+    assert "'tu-resnet50c'" in call(stem="deep")
+    assert "'tu-resnet50d'" in call(stem="deep", downsample="average_dilated")
+    for options, name in (
+        ({"downsample": "average_dilated"}, "stem"),
+        ({"stem": "deep", "downsample": "average"}, "downsample"),
+    ):
+        with pytest.raises(WeightsError, match=f"has no deeplabv3_resnet50 with the {name} that the file is for"):
+            call(**options)
 
 
 def test_its_own_loading_takes_the_older_names() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from segnets import Preprocessing
+from segnets.card import ModelConfig
 from segnets.options import check_values
-from weights_tools.beside import Told, read_beside
+from weights_tools.beside import Told, contradiction, read_beside
 from weights_tools.beside.json_file import MAX_BYTES
 from weights_tools.reader.values import Value
 
@@ -35,6 +36,7 @@ def test_transformers(tmp_path: Path) -> None:
         {"stride_in_1x1": True, "in_channels": 3},
         classes=("a", "b"),
         preprocessing=Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        expects={"backbone": "resnet50", "num_classes": 2},
     )
 
 
@@ -132,10 +134,11 @@ TIMM = {"architecture": "resnet50", "num_classes": 2, "model_args": {"num_classe
 
 def test_timm(tmp_path: Path) -> None:
     own = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-    expected = Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    images = Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    facts = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
     for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
         told = beside(tmp_path, {**TIMM, **form})
-        assert told == Told("config.json beside it", "timm", {}, ("a", "b"), preprocessing=expected)
+        assert told == Told("config.json beside it", "timm", {}, ("a", "b"), preprocessing=images, expects=facts)
     told = beside(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
     assert told is not None
     assert told.options == {"norm_eps": 1e-5}
@@ -156,6 +159,73 @@ def test_timm_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path
     told = beside(tmp_path, {**TIMM, **change})
     assert told is not None
     assert reason in (told.refused or "")
+
+
+# As DeepLabV3Plus("resnet18", classes=7) of SMP is recognised.
+PLUS = ModelConfig("deeplabv3plus_resnet18", {"num_classes": 7, "head_variant": "smp", "output_stride": 16})
+OF_PLUS = {
+    **SMP,
+    "_model_class": "DeepLabV3Plus",
+    "classes": 7,
+    "in_channels": 3,
+    "encoder_depth": 5,
+    "decoder_channels": 256,
+    "decoder_aspp_separable": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({}, ""),
+        ({"encoder_name": "tu-resnet18"}, ""),
+        ({"encoder_name": "resnest14"}, ""),  # it is not known here what that is
+        ({"classes": "seven", "decoder_channels": None}, ""),
+        ({"_model_class": "DeepLabV3"}, "head=deeplabv3 (the tensors: deeplabv3plus)"),
+        ({"_model_class": "PSPNet", "encoder_depth": 4}, "head=pspnet (the tensors: deeplabv3plus), backbone_stages=3"),
+        ({"encoder_name": "resnet34"}, "backbone=resnet34 (the tensors: resnet18)"),
+        ({"encoder_name": "tu-resnet18d.ra2_in1k"}, "stem=deep (the tensors: plain)"),
+        ({"classes": 3}, "num_classes=3 (the tensors: 7)"),
+        ({"in_channels": 4}, "in_channels=4 (the tensors: 3)"),
+        ({"decoder_channels": 128}, "head_channels=128 (the tensors: 256)"),
+        ({"decoder_aspp_separable": False}, "aspp_separable=False (the tensors: True)"),
+    ],
+    ids=str,
+)
+def test_a_config_json_of_another_network_of_smp(change: dict[str, Any], differs: str, tmp_path: Path) -> None:
+    """It says nothing wrong of itself, and its output stride would be believed."""
+    told = beside(tmp_path, {**OF_PLUS, **change})
+    assert told is not None
+    assert told.refused is None
+    assert contradiction(told, PLUS).startswith(differs)
+    assert bool(contradiction(told, PLUS)) == bool(differs)
+
+
+@pytest.mark.parametrize(
+    ("config", "differs"),
+    [
+        (TIMM, ""),
+        ({**TIMM, "num_classes": 3}, "num_classes=3 (the tensors: 2)"),
+        ({**TIMM, "architecture": "resnet50d"}, "stem=deep (the tensors: plain)"),
+        ({**TIMM, "architecture": "wide_resnet50_2.x"}, "backbone=wide_resnet50_2 (the tensors: resnet50)"),
+        ({**TIMM, "architecture": "mobilenetv3_small_100"}, "backbone=mobilenet_v3_small (the tensors: resnet50)"),
+        ({**TIMM, "architecture": "gluon_resnet50_v1b"}, ""),
+        (RESNET, ""),
+        ({**RESNET, "depths": [3, 4, 23, 3]}, "backbone=resnet101 (the tensors: resnet50)"),
+        ({**RESNET, "layer_type": "basic"}, "backbone=resnet34 (the tensors: resnet50)"),
+        ({**RESNET, "depths": [1, 1]}, "backbone=a ResNet of bottlenecks, [1, 1] (the tensors: resnet50)"),
+        ({**RESNET, "id2label": {"0": "a"}}, "num_classes=1 (the tensors: 2)"),
+        ({**RESNET, "id2label": {"0": "a"}, "architectures": ["ResNetModel"]}, ""),
+    ],
+    ids=str,
+)
+def test_a_config_json_of_another_classifier(config: dict[str, Any], differs: str, tmp_path: Path) -> None:
+    told = beside(tmp_path, config)
+    assert told is not None
+    assert contradiction(told, ModelConfig("resnet50", {"num_classes": 2})) == differs
+    # Classes are those of the head that a backbone alone has lost.
+    alone = contradiction(told, ModelConfig("resnet50", {"num_classes": 0}))
+    assert alone == ("" if differs.startswith("num_classes") else differs)
 
 
 @pytest.mark.parametrize(

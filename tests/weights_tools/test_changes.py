@@ -284,6 +284,26 @@ def test_what_gives_other_results_is_not_written(tmp_path: Path, capsys: pytest.
     assert main([*arguments, "--golden-tolerance", "0.1"]) == 0
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_a_backbone_alone_is_proven_by_its_features(name: str, tmp_path: Path) -> None:
+    source(tmp_path, name)
+    model: Any = converted(tmp_path, backbone_only=True, compare_with="torchvision")
+    proof = model.card.provenance["proof"]["compared"]["torchvision"]
+    assert proof["holds"] is True
+    assert proof["network"].startswith(f"torchvision.models.{name}(num_classes=0")
+    x = torch.randn(1, 3, 64, 64)
+    save_file({"input": x, "output": model(x).detach()}, tmp_path / "features.safetensors")
+    converted(tmp_path, backbone_only=True, golden=tmp_path / "features.safetensors")
+
+
+def test_a_backbone_alone_gives_no_scores(tmp_path: Path) -> None:
+    path = golden(tmp_path, source(tmp_path))
+    for proof in ({"golden": path}, {"compare_with": "torchvision"}):
+        with pytest.raises(WeightsError, match="a backbone alone gives no scores to compare; prove the whole network"):
+            converted(tmp_path, backbone_only=True, **proof)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
 def test_the_report_says_that_results_are_not_proven(tmp_path: Path) -> None:
     source(tmp_path)
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")

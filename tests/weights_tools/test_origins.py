@@ -5,11 +5,13 @@ That a converted network computes what the original does is tests/peers/test_con
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import segnets
@@ -186,3 +188,21 @@ def test_torchvisions_geometry_is_not_open(tmp_path: Path) -> None:
     torch.save(segnets.lraspp_mobilenet_v3_large().state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="has one geometry; the option output_stride is not open"):
         weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options={"output_stride": 8})
+
+
+def test_a_configuration_of_another_network_is_not_believed(tmp_path: Path) -> None:
+    """config.json stays where it is when somebody puts another file beside it."""
+    origin = next(origin for origin in SMP if origin.name == "DeepLabV3+")
+    state = theirs(origin, random_model(origin, **head_options(origin)).state_dict())
+    path = tmp_path / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    own = {"_model_class": "DeepLabV3Plus", "encoder_name": "resnet18", "encoder_depth": 5, "classes": 4}
+    for config, stride in (
+        ({**own, "encoder_output_stride": 8, "decoder_channels": 16}, 8),
+        ({**own, "encoder_output_stride": 8, "classes": 7}, 16),
+        ({"_model_class": "DeepLabV3", "encoder_name": "resnet34", "encoder_output_stride": 8, "classes": 7}, 16),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        report = weights_tools.convert(path, tmp_path / "w.safetensors", force=True)
+        assert report.options["output_stride"] == stride
+        assert any("is not believed" in note for note in report.notes) == (stride == 16)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weights_tools.beside import smp, timm, transformers
+from weights_tools.beside.contradiction import contradiction
 from weights_tools.beside.json_file import UnreadableFileError, read_object
 from weights_tools.beside.mmseg import read_meta
 from weights_tools.beside.section import named
 from weights_tools.beside.told import Told
 from weights_tools.reader.values import Value
 
-__all__ = ["Told", "read_beside"]
+__all__ = ["Told", "contradiction", "read_beside"]
 
 # Files that hold tensors alone, for which projects write config.json. In a folder of training runs it is another's.
 _WITH_CONFIG = (".safetensors", ".bin", ".index.json")

@@ -50,6 +50,9 @@ def read_backbone(backbone: Section) -> None:
     if depth not in _FOURTH_STAGE:
         found.note("its depth can't be read there, so its dilation is left open")
         return
+    if kind != "ResNeXt":  # of which there are several of each depth
+        found.expect("backbone", f"resnet{depth}")
+        found.expect("stem", "deep" if deep else "plain")
     if depth >= _BOTTLENECK:
         style = backbone.word("style", "pytorch")
         if style in ("pytorch", "caffe"):

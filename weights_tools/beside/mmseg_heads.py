@@ -9,7 +9,7 @@ from weights_tools.beside.mmseg_backbone import read_norm, refuse_other_convolut
 from weights_tools.beside.section import Section, named
 from weights_tools.beside.told import Findings
 
-HEADS = ("FCNHead", "ASPPHead", "PSPHead")
+HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # ours
 
 
 def read_heads(model: Section, *, auxiliary: bool) -> None:
@@ -23,6 +23,10 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
     if kind not in HEADS:
         found.refuse(f"its decode_head is {named(kind)}")
         return
+    found.expect("head", HEADS[kind])
+    # Without out_channels there is a score for each class.
+    found.expect("num_classes", head.count("out_channels") or head.count("num_classes"))
+    found.expect("head_channels", head.count("channels"))
     _read_head(head, kind, model.part("backbone"), stage=3)
     dropout = head.number("dropout_ratio", 0.1)
     if dropout is not None and dropout < 1:

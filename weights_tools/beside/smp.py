@@ -7,12 +7,18 @@ Source: segmentation_models_pytorch 0.6 base/hub_mixin.py, decoders/{deeplabv3,p
 
 from __future__ import annotations
 
-from weights_tools.beside.section import Section, named
+import re
+
+from weights_tools.beside.section import Section, is_count, named
 from weights_tools.beside.told import Findings, Told
 from weights_tools.reader.values import Value
 
 _STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 had no other
 _RATES = (12, 24, 36)
+_HEADS = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus", "PSPNet": "pspnet"}  # ours
+# Its own encoders, and timm's below the same names; "d": with the stem and the shortcuts of ResNet-D.
+_ENCODER = re.compile(r"(resnet(?:18|34|50|101|152)|resnext50_32x4d|resnext101_32x8d)")
+_FROM_TIMM = re.compile(r"tu-(?:(resnet(?:18|34|50|101|152))(d?)|(resnext\d+_\d+x\d+d))(?:\..*)?")
 
 
 def read_config(values: dict[str, Value], source: str) -> Told:
@@ -26,12 +32,48 @@ def read_config(values: dict[str, Value], source: str) -> Told:
         _read_pspnet(config)
     elif network:
         found.refuse(f"it is a {named(network)} of segmentation_models_pytorch")
+    if network in _HEADS:
+        _expect_shapes(config, _HEADS[network])
     if config.gives("activation"):
         found.note(f"its scores go through {named(config.get('activation'))} there; here they are those before it")
     channels = config.count("in_channels")
     if channels:
         found.state("in_channels", channels)
     return found.told(source, "smp")
+
+
+def _expect_shapes(config: Section, head: str) -> None:
+    """State what the tensors show, too, as far as it is written: the defaults were not the same in all releases."""
+    found = config.findings
+    found.expect("head", head)
+    _expect_encoder(config)
+    depth = config.get("encoder_depth")
+    if is_count(depth) and depth in (3, 4, 5):
+        found.expect("backbone_stages", depth - 1)
+    for key, option in (
+        ("classes", "num_classes"),
+        ("in_channels", "in_channels"),
+        ("psp_out_channels" if head == "pspnet" else "decoder_channels", "head_channels"),
+    ):
+        value = config.get(key)
+        if is_count(value) and value > 0:
+            found.expect(option, value)
+    separable = config.get("decoder_aspp_separable")
+    if isinstance(separable, bool) and head != "pspnet":
+        found.expect("aspp_separable", separable)
+
+
+def _expect_encoder(config: Section) -> None:
+    """The backbone, if the encoder is one of ours by its name."""
+    encoder = config.get("encoder_name")
+    if not isinstance(encoder, str):
+        return
+    if _ENCODER.fullmatch(encoder):
+        config.findings.expect("backbone", encoder)
+        config.findings.expect("stem", "plain")
+    elif own := _FROM_TIMM.fullmatch(encoder):
+        config.findings.expect("backbone", own[1] or own[3])
+        config.findings.expect("stem", "deep" if own[2] else "plain")
 
 
 def _read_deeplab(config: Section, network: str) -> None:
@@ -100,4 +142,5 @@ def read_hyper_parameters(values: Value, source: str) -> Told | None:
         rates = arguments.counts("decoder_atrous_rates", ())
         if rates and 0 not in rates:
             found.state("atrous_rates", [*rates])
+    _expect_encoder(arguments)
     return found.told(source, "smp")

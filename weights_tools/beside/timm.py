@@ -19,6 +19,10 @@ _LOOK_ALIKES = (
 # Arguments that change no number once the network is trained; or whose value, given here, is every network's own.
 _HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 _DEFAULTS: dict[str, Value] = {"global_pool": "avg", "output_stride": 32}
+# ResNet-D after "d"; of the others, only those that are called here as there.
+_RESNET = re.compile(
+    r"(resnet(?:18|34|50|101|152))(d?)|(resnext50_32x4d|resnext101_(?:32x8d|64x4d)|wide_resnet(?:50|101)_2)"
+)
 _MOBILENET = re.compile(r"mobilenetv3_(large|small)_100")
 
 
@@ -33,6 +37,7 @@ def read_config(values: dict[str, Value], source: str) -> Told:
     for key, value in config.part("model_args").values.items():
         if key not in _HARMLESS and not (key in _DEFAULTS and value == _DEFAULTS[key]) and value is not None:
             found.refuse(f"it was built with {named(key)}")
+    _expect_shapes(config, architecture)
     if _MOBILENET.fullmatch(architecture):
         found.state("norm_eps", 1e-5)  # torchvision's has 1e-3
     # Older files have the one inside the other, or all in one.
@@ -40,6 +45,19 @@ def read_config(values: dict[str, Value], source: str) -> Told:
     input_of(weights.triple("mean"), weights.triple("std"), found)
     _read_labels(config if config.gives("label_names") else weights, config.count("num_classes"))
     return found.told(source, "timm")
+
+
+def _expect_shapes(config: Section, architecture: str) -> None:
+    """State what the tensors show, too, of an architecture that is known here by this name."""
+    found = config.findings
+    mobile = _MOBILENET.fullmatch(architecture)
+    if mobile:
+        found.expect("backbone", f"mobilenet_v3_{mobile[1]}")
+    elif own := _RESNET.fullmatch(architecture):
+        found.expect("backbone", own[1] or own[3])
+        found.expect("stem", "deep" if own[2] else "plain")
+    if mobile or own:
+        found.expect("num_classes", config.count("num_classes") or None)
 
 
 def _read_labels(section: Section, classes: int | None) -> None:

@@ -20,6 +20,8 @@ class Told:
     options: those of segnets that it settles; None is "none", as of multi_grid. Tensors may show some of them too.
     preprocessing: channels, mean and std; sizes are left alone.
     refused: why no network of segnets computes what this one does, although its tensors may have the same names.
+    expects: what the tensors themselves have to show if it is theirs: "head", "backbone", options that they show. To be
+    compared (`contradiction`), never believed.
     """
 
     source: str
@@ -30,6 +32,7 @@ class Told:
     preprocessing: Preprocessing | None = None
     notes: tuple[str, ...] = ()
     refused: str | None = None
+    expects: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Findings:
     palette: tuple[Colour, ...] = ()
     notes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    expects: dict[str, JSON] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -51,6 +55,11 @@ class Findings:
 
     def state(self, option: str, value: JSON) -> None:
         self.options[option] = value
+
+    def expect(self, fact: str, value: JSON) -> None:
+        """Something that shows in the tensors; None is not known."""
+        if value is not None:
+            self.expects[fact] = value
 
     def told(self, source: str, project: str | None) -> Told:
         return Told(
@@ -62,4 +71,5 @@ class Findings:
             self.preprocessing,
             tuple(dict.fromkeys(self.notes))[:_MOST],
             listed(dict.fromkeys(self.reasons), _MOST) if self.reasons else None,
+            self.expects,
         )

@@ -12,6 +12,14 @@ from weights_tools.beside.told import Findings, Told
 from weights_tools.reader.values import Value
 
 _CLASSIFIER = "ResNetForImageClassification"
+# Whether its blocks are bottlenecks, and how many each stage has: the name here.
+_DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
 
 
 def read_config(values: dict[str, Value], images: dict[str, Value] | None, source: str) -> Told:
@@ -30,16 +38,35 @@ def read_config(values: dict[str, Value], images: dict[str, Value] | None, sourc
     channels = config.count("num_channels", 3)
     if channels:
         found.state("in_channels", channels)
+    _expect_shapes(config)
     _read_labels(config)
     if images is not None:
         _read_images(Section("preprocessor_config.json", images, found))
     return found.told(source, "transformers")
 
 
+def _expect_shapes(config: Section) -> None:
+    """State what the tensors show, too. What is missing has the default: only what differs from it is written."""
+    found = config.findings
+    layer, depths = config.word("layer_type", "bottleneck"), config.counts("depths", (3, 4, 6, 3))
+    if layer is not None and depths is not None:
+        deep = layer == "bottleneck"
+        known = f"a ResNet of {'bottlenecks' if deep else 'basic blocks'}, {list(depths)}"
+        found.expect("backbone", _DEPTHS.get((deep, depths), known))
+    labels = config.get("id2label")
+    if isinstance(labels, dict) and labels and _is_classifier(config):
+        found.expect("num_classes", len(labels))
+
+
+def _is_classifier(config: Section) -> bool:
+    kinds = config.get("architectures")
+    return isinstance(kinds, list) and _CLASSIFIER in kinds[:10]
+
+
 def _read_labels(config: Section) -> None:
     """Names for the ids 0, 1, 2 ... of a classifier, unless they are its placeholders."""
-    labels, kinds = config.get("id2label"), config.get("architectures")
-    if not isinstance(labels, dict) or not isinstance(kinds, list) or _CLASSIFIER not in kinds[:10]:
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or not _is_classifier(config):
         return
     names = class_names([labels.get(str(number)) for number in range(len(labels))], config.findings)
     if not all(re.fullmatch(r"LABEL_\d+", name) for name in names):

@@ -20,6 +20,12 @@ _Arguments = dict[str, Any]
 
 # Its own encoders; it has all others from timm.
 _ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
+# What timm adds to the name of a ResNet with this stem and these shortcuts.
+_TIMM_LETTERS = {
+    ("plain", "conv"): "",
+    ("deep", "conv"): "c",
+    ("deep", "average_dilated"): "d",
+}
 _FROM_TIMM = "encoder.model."  # what the names of a `tu-` encoder begin with
 
 
@@ -41,6 +47,15 @@ def _pspnet(options: Choices, stride: int) -> _Arguments:
     options.need("head_variant", "smp")
     options.need("pool_norm", False)
     return {"psp_out_channels": options.take("head_channels"), "upsampling": stride}
+
+
+def _timm_name(options: Choices, backbone: str, dilated: bool) -> str:
+    """Its ResNets with a deep stem have names of their own. Undilated, it pools in its shortcuts as others do."""
+    pooled = options.take("downsample", "conv")
+    kind = (options.take("stem", "plain"), pooled if dilated or pooled != "average" else "average_dilated")
+    if kind not in _TIMM_LETTERS:
+        raise options.refused("stem" if kind[0] == "plain" else "downsample")
+    return TIMM_NAMES.get(backbone, backbone) + _TIMM_LETTERS[kind]
 
 
 # The head's name here: the class, and its own arguments.
@@ -73,8 +88,9 @@ class Smp:
             options.need("output_stride", stride)
         else:
             stride = options.take("output_stride")
+        dilated = stride < 2 ** (stages + 1)
         arguments = {
-            "encoder_name": f"tu-{TIMM_NAMES.get(backbone, backbone)}" if from_timm else backbone,
+            "encoder_name": f"tu-{_timm_name(options, backbone, dilated)}" if from_timm else backbone,
             "encoder_depth": stages + 1,
             "classes": options.take("num_classes"),
             "in_channels": options.take("in_channels", 3),

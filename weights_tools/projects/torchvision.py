@@ -59,6 +59,8 @@ class Torchvision:
         name = call.function.rsplit(".", 1)[1]
         without_weights = {"weights": None, **({"weights_backbone": None} if name in _SIX else {})}
         module: nn.Module = models.get_model(name, **without_weights, **call.arguments)
+        if call.arguments.get("num_classes") == 0:  # it has no such network itself, only this layer of no rows
+            setattr(module, "classifier" if name.startswith("mobilenet") else "fc", nn.Identity())
         return module
 
     def run(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
