@@ -24,7 +24,7 @@ from weights_tools.cli import main
 CLASSES = ("sky", "road", "car", "tree")
 LAST = {
     "lraspp_mobilenet_v3_large": ("classifier.low_classifier", "classifier.high_classifier"),
-    "fcn_resnet50": ("classifier.4", "aux_classifier.4"),
+    "deeplabv3_mobilenet_v3_large": ("classifier.4", "aux_classifier.4"),
     "resnet18": ("fc",),
     "mobilenet_v3_small": ("classifier.3",),
 }
@@ -45,7 +45,7 @@ def converted(folder: Path, **options: Any) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", LAST)
 def test_rows_are_carried_over_by_name(name: str, tmp_path: Path) -> None:
-    before = source(tmp_path, name, **({"aux_loss": True} if name.startswith("fcn") else {}))
+    before = source(tmp_path, name, **({"aux_loss": True} if name.startswith("deeplab") else {}))
     mapping = {"vehicle": "car", "sky": "sky", "lane": "road", "person": None, "by number": 3}
     model: Any = converted(tmp_path, classes=CLASSES, remap_classes=mapping)
     after = model.state_dict()
@@ -77,7 +77,7 @@ def test_the_scores_of_kept_classes_are_the_same(tmp_path: Path) -> None:
 
 
 def test_fresh_last_layers_for_another_number_of_classes(tmp_path: Path) -> None:
-    before = source(tmp_path, "fcn_resnet50", aux_loss=True)
+    before = source(tmp_path, "deeplabv3_mobilenet_v3_large", aux_loss=True)
     model: Any = converted(tmp_path, num_classes=9)
     assert model(torch.zeros(1, 3, 32, 32))["aux"].shape == (1, 9, 32, 32)
     kept = {name: t for name, t in before.items() if not name.startswith(("classifier.4.", "aux_classifier.4."))}
@@ -90,7 +90,7 @@ def test_fresh_last_layers_for_another_number_of_classes(tmp_path: Path) -> None
 
 
 def test_the_auxiliary_head_can_be_dropped(tmp_path: Path) -> None:
-    before = source(tmp_path, "fcn_resnet50", aux_loss=True)
+    before = source(tmp_path, "deeplabv3_mobilenet_v3_large", aux_loss=True)
     model: Any = converted(tmp_path, drop_aux=True)
     assert_same(dict(model.state_dict()), {k: v for k, v in before.items() if not k.startswith("aux_")})
     assert model.config.options["aux_loss"] is False

@@ -65,7 +65,10 @@ def rewritten(path: str, *, tensors: Mapping[str, Tensor] | None = None, **optio
     write_weights_file(path, {**held, **(tensors or {})}, config, file.card)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "lraspp_mobilenet_v3_large", "fcn_resnet50"])
+FULL = pytest.mark.full  # the same again in larger networks
+
+
+@pytest.mark.parametrize("name", ["resnet18", "lraspp_mobilenet_v3_large", pytest.param("fcn_resnet50", marks=FULL)])
 def test_torchvisions_own_network_computes_the_same(tmp_path: Path, name: str) -> None:
     options: dict[str, Any] = {"num_classes": 7, **({"aux_loss": True} if name.startswith("fcn") else {})}
     save_file(network(name, **options).state_dict(), tmp_path / "w.safetensors")
@@ -123,7 +126,12 @@ def test_another_geometry_of_torchvisions_network_is_caught(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("norm_eps", 1e-3), ("first_block_dilation", "same"), ("align_corners", True)]
+    ("option", "value"),
+    [
+        ("norm_eps", 1e-3),
+        pytest.param("first_block_dilation", "same", marks=FULL),
+        pytest.param("align_corners", True, marks=FULL),
+    ],
 )
 def test_an_option_changed_in_the_converted_file_is_caught(
     tmp_path: Path, option: str, value: JSON, capsys: pytest.CaptureFixture[str]
@@ -143,7 +151,12 @@ def test_an_option_changed_in_the_converted_file_is_caught(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("norm_eps", 1.1e-5), ("norm_eps", 1e-3), ("first_block_dilation", "same"), ("align_corners", True)],
+    [
+        ("norm_eps", 1.1e-5),
+        pytest.param("norm_eps", 1e-3, marks=FULL),
+        pytest.param("first_block_dilation", "same", marks=FULL),
+        pytest.param("align_corners", True, marks=FULL),
+    ],
 )
 def test_a_network_that_computes_something_else_is_caught(option: str, value: JSON) -> None:
     """As if what we build were not what we record: this is in the numbers alone."""
