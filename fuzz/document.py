@@ -65,9 +65,10 @@ class Document:
             return (length & (1 << 64) - 1).to_bytes(8, "little") + self.header + self.tail
         return self.raw
 
-    def flatten(self) -> None:
-        """From here on the file is nothing but bytes."""
-        self.raw, self.kind = self.to_bytes(), "raw"
+    def size(self) -> int:
+        """About how many bytes it is made of, as far as edits make it grow."""
+        inside = sum(len(entry.data) for entry in self.entries) + sum(len(op) for ops in self.pickles for op in ops)
+        return inside + len(self.raw) + len(self.header) + len(self.tail)
 
 
 def take_apart(data: bytes) -> Document:

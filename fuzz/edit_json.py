@@ -48,10 +48,10 @@ def edited(text: str, rng: random.Random) -> str:
         new = rng.choice(_KEYS + _OPTIONS) if rng.random() < 0.7 else f"{key}{rng.randrange(10)}"
         node[new] = node.pop(key)
     elif kind == 3 and isinstance(node, dict):
-        for index in range(times(rng, 60)):
+        for index in range(times(rng, len(json.dumps(node[key])))):
             node[f"{key}.{index}"] = node[key]
     elif kind == 4 and isinstance(node[key], list):
-        node[key] = node[key] * times(rng, 8) + rng.choice(([], [0], [1 << 48], [None]))
+        node[key] = node[key] * times(rng, len(json.dumps(node[key]))) + rng.choice(([], [0], [1 << 48], [None]))
     elif isinstance(node[key], bool) or not isinstance(node[key], int | float):
         other, there = rng.choice(places)
         node[key], other[there] = other[there], node[key]

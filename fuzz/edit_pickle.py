@@ -93,7 +93,8 @@ def _changed(ops: list[bytes], rng: random.Random, pool: Sequence[bytes]) -> lis
     if kind == 2:
         return [*ops[:at], _new(rng), *ops[at + 1 :]]
     if kind == 3:
-        return ops[:at] + ops[at : at + span] * (times(rng, 20) + 1) + ops[at + span :]
+        piece = ops[at : at + span]
+        return ops[:at] + piece * (times(rng, sum(map(len, piece))) + 1) + ops[at + span :]
     if kind == 4:
         to = rng.randrange(len(ops) + 1)
         return ops[:to] + ops[at : at + span] + ops[to:]

@@ -36,6 +36,8 @@ def apply(data: bytes, edits: Sequence[Edit], pool: Pool) -> bytes:
     for name, number in edits:
         if name in suited:
             suited[name](document, random.Random(number), pool)
+            if document.size() > 64 * MOST_BYTES:  # a change of a change of a change
+                break
     data = document.to_bytes()
     for name, number in edits:
         if name in edit_bytes.EDITS:
