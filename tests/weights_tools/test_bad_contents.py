@@ -126,6 +126,8 @@ def test_objects_of_libraries_that_are_not_installed(tmp_path: Path, state: Stat
     HistoryBuffer.__qualname__ = "HistoryBuffer"
     module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
+        for parent in ("mmengine", "mmengine.logging"):  # which may be absent
+            patch.setitem(sys.modules, parent, types.ModuleType(parent))
         patch.setitem(sys.modules, module.__name__, module)
         torch.save(
             {"state_dict": state, "message_hub": {"loss": HistoryBuffer()}, "best": HistoryBuffer()}, tmp_path / "w.pth"
