@@ -309,7 +309,7 @@ def test_the_report_says_that_results_are_not_proven(tmp_path: Path) -> None:
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert report.proven == ()
     assert "what they compute is as sure as the layout" in str(report)
-    with pytest.raises(WeightsError, match="timm has no network that could|comparing with timm needs it"):
+    with pytest.raises(WeightsError, match=r"timm has no network that could|comparing with timm needs it"):
         convert(tmp_path / "w.pth", tmp_path / "v.safetensors", compare_with="timm")
     assert not (tmp_path / "v.safetensors").exists()
 
