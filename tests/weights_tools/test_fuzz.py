@@ -23,7 +23,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("engine", ["random", "hypothesis"])
 def test_files_changed_at_random(tmp_path: Path, engine: str) -> None:
-    count = {"random": "700", "hypothesis": "100"}[engine]
+    count = {"random": "700", "hypothesis": "250"}[engine]
     options = ("--jobs", "1", "--no-extremes", "--save-failures", str(tmp_path))
     done = python("-m", "fuzz", "--engine", engine, "--executions", count, *options)
     assert done.returncode == 0, done.stdout + done.stderr
