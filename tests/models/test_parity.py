@@ -85,8 +85,14 @@ LARGE_CASES = [
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    # In float64 the ResNets-101 take a minute; they differ from the ResNets-50 in depth alone.
-    [(name, case) for name in NAMES for case in LARGE_CASES if case[2] != torch.float64 or "101" not in name],
+    # The ResNets-101 differ from the ResNets-50 in depth alone, and float64 takes twice as long: both are in the
+    # complete product below, and at the small sizes above.
+    [
+        (name, case)
+        for name in NAMES
+        for case in LARGE_CASES
+        if "101" not in name and (case[2] == torch.float32 or "mobilenet" in name)
+    ],
     ids=str,
 )
 def test_eval_output_of_a_large_image_is_equal_bit_for_bit(
