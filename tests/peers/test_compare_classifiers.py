@@ -93,7 +93,9 @@ CLASSIFIERS: list[tuple[str, Build, str, str, dict[str, JSON], dict[str, Any]]] 
 
 
 @pytest.mark.parametrize(
-    ("project", "build", "theirs", "ours", "options", "arguments"), CLASSIFIERS, ids=lambda value: str(value)[:40]
+    ("project", "build", "theirs", "ours", "options", "arguments"),
+    CLASSIFIERS,
+    ids=lambda value: "" if callable(value) else str(value)[:40],
 )
 def test_classifiers(
     project: str, build: Build, theirs: str, ours: str, options: dict[str, JSON], arguments: dict[str, Any]
