@@ -75,7 +75,7 @@ def run_hypothesis(execute: Execute, seeds: Sequence[Seed], seed: int) -> None:
 
 def run_atheris(execute: Execute, seeds: Sequence[Seed], seed: int, folder: Path) -> None:
     """Never returns: libFuzzer ends the process. The code under test was imported under `instrumented`."""
-    import atheris  # type: ignore[import-untyped, unused-ignore]
+    import atheris
 
     pool = pool_of(seeds)
     corpus = folder / "corpus"

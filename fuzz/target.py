@@ -1,4 +1,4 @@
-"""One execution: bytes become a file, the file is read in every way, and every promise is checked. Raises Broken."""
+"""One execution: bytes become a file, it is read in every way, every promise is checked. Raises BrokenPromiseError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.promises import Broken, Limits, Watch
+from fuzz.promises import BrokenPromiseError, Limits, Watch
 from fuzz.reading import Outcome, read
 from fuzz.seeds import INPUT, beside
 from weights_tools.reader.identify import HEAD_BYTES, identify
@@ -61,17 +61,17 @@ class Target:
         self._watch.settle()
 
     def execute(self, data: bytes) -> Outcome:
-        """Read these bytes. Raises Broken if a promise was not kept."""
+        """Read these bytes. Raises BrokenPromiseError if a promise was not kept."""
         self.path.write_bytes(data)
         choice = zlib.crc32(data)
         before, clock = time.process_time(), time.perf_counter()
         try:
             with self._watch.execution():
                 outcome = self._reading(self.path, choice)
-        except Broken:
+        except BrokenPromiseError:
             raise
         except Exception as error:
-            raise Broken("escaped", f"{type(error).__name__}: {str(error)[:300]}") from error
+            raise BrokenPromiseError("escaped", f"{type(error).__name__}: {str(error)[:300]}") from error
         finally:
             self._count(time.process_time() - before, time.perf_counter() - clock)
         self._check_said(outcome)
@@ -79,7 +79,7 @@ class Target:
         if left:
             for name in left:
                 self.path.with_name(name).unlink()
-            raise Broken("left behind", ", ".join(left))
+            raise BrokenPromiseError("left behind", ", ".join(left))
         self.tally.reached[container_of(data), outcome.stage] += 1
         if len(self.tally.messages) < _MOST_MESSAGES:
             self.tally.messages.update(_gist(text) for text in outcome.said if not text.startswith("file "))
@@ -96,9 +96,9 @@ class Target:
         for text in outcome.said:
             lines = text.split("\n")
             if not text or len(text) > self._limits.message or len(lines) > self._limits.lines:
-                raise Broken("message", f"{len(lines)} lines and {len(text)} characters: {text[:200]!r}")
+                raise BrokenPromiseError("message", f"{len(lines)} lines and {len(text)} characters: {text[:200]!r}")
             if not all(line.isprintable() for line in lines):
-                raise Broken("message", f"not printable: {text[:4000]!r}")
+                raise BrokenPromiseError("message", f"not printable: {text[:4000]!r}")
 
 
 def container_of(data: bytes) -> str:

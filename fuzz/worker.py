@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fuzz.promises import Broken
+    from fuzz.promises import BrokenPromiseError
     from fuzz.target import Target
 
 _MOST_FAILURES = 50
@@ -37,7 +37,7 @@ def main() -> None:
 
     torch.set_num_threads(1)  # the tensors are small, and the other processor has another worker
     if options.engine == "atheris":
-        import atheris  # type: ignore[import-untyped, unused-ignore]
+        import atheris
 
         with atheris.instrument_imports(include=["weights_tools", "segnets.weights", "segnets.options"]):
             importlib.import_module("fuzz.reading")
@@ -82,11 +82,11 @@ class Worker:
             return self._more()
 
     def execute_and_raise(self, data: bytes) -> bool:
-        from fuzz.promises import Broken
+        from fuzz.promises import BrokenPromiseError
 
         try:
             self._target.execute(data)
-        except Broken as broken:
+        except BrokenPromiseError as broken:
             self._write_down(data, broken)
             raise
         return self._more()
@@ -100,7 +100,7 @@ class Worker:
             self.record(done=enough)
         return not enough
 
-    def _write_down(self, data: bytes, broken: Broken) -> None:
+    def _write_down(self, data: bytes, broken: BrokenPromiseError) -> None:
         """One input, the shortest, for each place in the code and promise."""
         trace = traceback.extract_tb((broken.__cause__ or broken).__traceback__)
         ours = [frame for frame in trace if "/fuzz/" not in frame.filename] or list(trace)

@@ -143,7 +143,7 @@ class ResNet(nn.Module):
             for module in self.modules():
                 last = module.bn3 if isinstance(module, Bottleneck) else getattr(module, "bn2", None)
                 if isinstance(module, BasicBlock | Bottleneck) and isinstance(last, nn.Module):
-                    nn.init.constant_(getattr(last, "weight"), 0)  # noqa: B009  (a buffer where it is frozen)
+                    last.state_dict()["weight"].zero_()  # a parameter, or a buffer where it is frozen
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4)

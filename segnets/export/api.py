@@ -58,7 +58,7 @@ def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    format: str = "torchscript",  # noqa: A002  # the word that a user expects
+    format: str = "torchscript",  # noqa: A002  # a public name; the builtin is not used in here
     output: str = "tensor",
     dtype: str = "float32",
     device: str = "cpu",

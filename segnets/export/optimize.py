@@ -38,7 +38,7 @@ def optimize(model: nn.Module) -> Optimized:
     model = evaluation_copy(model)
     dropped = getattr(model, "aux_classifier", None) is not None
     if dropped:
-        setattr(model, "aux_classifier", None)  # noqa: B010  # the type checker takes it for a module
+        model.register_module("aux_classifier", None)
     dropouts = _replace(model, [m for m in model.modules() if isinstance(m, _DropoutNd)])
     pairs = _convolutions_with_batch_norm(model)
     for convolution, norm in pairs:

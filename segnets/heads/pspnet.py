@@ -61,8 +61,11 @@ class PSPHead(nn.Module):
         self.classify = nn.Conv2d(channels, num_classes, size, padding=size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        levels = self.pyramid(x)
-        seen = levels + [x] if self.levels_first else [x] + levels  # noqa: RUF005  (TorchScript has no unpacking)
+        seen = self.pyramid(x)
+        if self.levels_first:
+            seen.append(x)
+        else:
+            seen.insert(0, x)
         fused = self.fuse(torch.cat(seen, dim=1))  # (N, channels, H, W)
         scores: Tensor = self.classify(self.dropout(fused))
         return scores

@@ -68,7 +68,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             return super().forward(x)
-        # momentum is a number here, never the None that torch also allows
+        # momentum is a number here, never the None that torch's hints also allow
         return F.batch_norm(
             x,
             self.running_mean,

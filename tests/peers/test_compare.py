@@ -146,18 +146,19 @@ def test_another_argument_of_the_projects_network_is_caught(
 
 
 @pytest.mark.parametrize(
-    ("case", "option", "value"),
+    ("case", "option", "value", "recorded"),
     [
-        (FULL[0], "align_corners", False),
-        (FULL[0], "first_block_dilation", "previous"),
-        (FULL[0], "norm_eps", 1e-3),
-        (FULL[0], "head_norm_eps", 1e-3),
-        (FULL[1], "basic_block_dilation", "both"),
+        (FULL[0], "align_corners", False, True),
+        (FULL[0], "first_block_dilation", "previous", True),
+        (FULL[0], "norm_eps", 1e-3, False),
+        (FULL[0], "head_norm_eps", 1e-3, False),
+        (FULL[1], "basic_block_dilation", "both", True),
     ],
 )
 def test_an_option_that_the_project_does_not_have_is_caught(
-    case: Case, option: str, value: JSON, tmp_path: Path
+    case: Case, option: str, value: JSON, recorded: bool, tmp_path: Path
 ) -> None:
+    """recorded: it is one that the conversion settled, so that it was changed since; that is said first."""
     src, dst = converted(case, tmp_path)
     file = read_weights_file(dst)
     assert file.config is not None
@@ -165,10 +166,18 @@ def test_an_option_that_the_project_does_not_have_is_caught(
     held = {name: tensor.clone() for name, tensor in file.tensors.items()}
     config = ModelConfig(file.config.name, {**file.config.options, option: value})
     write_weights_file(dst, held, config, file.card)
-    with pytest.raises(
-        WeightsError, match=rf"with the {option} that the file is for|since it was converted: {option}="
-    ):
+    without = rf"has no \w+ with the {option} that the file is for"
+    with pytest.raises(WeightsError, match=rf"since it was converted: {option}={value}" if recorded else without):
         weights_tools.compare(src, dst, project=NAMES[case.peer])
+    with pytest.raises(WeightsError, match=without):
+        PROJECTS[NAMES[case.peer]].call(config, held)
+
+
+def test_shortcuts_that_mmsegmentation_does_not_have() -> None:
+    """They show in the tensors, so that no file can say otherwise; the project has no such network all the same."""
+    options: dict[str, JSON] = {**FULL[1].options, "stem": "deep", "downsample": "average_dilated"}
+    with pytest.raises(WeightsError, match=r"has no \w+ with the downsample that the file is for"):
+        PROJECTS["mmseg"].call(ModelConfig(FULL[1].model, options), ())
 
 
 def test_sizes_that_the_project_does_not_take(tmp_path: Path) -> None:

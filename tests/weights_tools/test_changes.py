@@ -309,8 +309,9 @@ def test_the_report_says_that_results_are_not_proven(tmp_path: Path) -> None:
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert report.proven == ()
     assert "what they compute is as sure as the layout" in str(report)
-    with pytest.raises(WeightsError, match=r"timm has no network that could|comparing with timm needs it"):
-        convert(tmp_path / "w.pth", tmp_path / "v.safetensors", compare_with="timm")
+    torch.save(segnets.create_model("pspnet_resnet18", num_classes=2).state_dict(), tmp_path / "p.pth")
+    with pytest.raises(WeightsError, match="torchvision has no network that could be compared with a pspnet_resnet18"):
+        convert(tmp_path / "p.pth", tmp_path / "v.safetensors", compare_with="torchvision")
     assert not (tmp_path / "v.safetensors").exists()
 
 

@@ -82,7 +82,7 @@ class TorchvisionLayout:
         unused = tuple(name for name in tensors if name not in names.values())
         return Match(self.name, self.version, ModelConfig(network, {"num_classes": 0}), names, geometry, unused=unused)
 
-    def ways_back(self, config: ModelConfig, names: Sequence[str]) -> Iterator[WayBack]:  # noqa: ARG002
+    def ways_back(self, config: ModelConfig, names: Sequence[str]) -> Iterator[WayBack]:  # noqa: ARG002  (Layout gives it)
         """Its names are ours."""
         yield WayBack({name: name for name in names})
 

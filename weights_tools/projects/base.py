@@ -65,9 +65,9 @@ class Call:
         changed = copy.deepcopy(dict(self.arguments))
         for name, value in arguments.items():
             *parents, last = name.split(".")
-            place = changed
+            place: Any = changed
             for parent in parents:
-                place = place.get(parent) if isinstance(place, dict) else None  # type: ignore[assignment]
+                place = place.get(parent) if isinstance(place, dict) else None
             if not isinstance(place, dict):
                 raise WeightsError(f"the argument {name} has no place in {self}")
             place[last] = value
