@@ -108,22 +108,23 @@ def convert(
     wanted_proof.check()
     wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
     target = _check_target(Path(src), Path(dst), force=force)
-    with without_garbage_collection(), opened(src) as (source, container):
-        _check_not_source(source.paths, target)
-        refuse_attacks(container)
-        found = recognise_network(container, key, asked, file=source.path)
-        plan = _plan(source, container, found, wishes)
-        if plan.soundness.problems and not allow_nonfinite:
-            problems = "; ".join(plan.soundness.problems)
-            raise WeightsError(
-                f"{problems}. It is damaged or badly trained; --allow-nonfinite converts it all the same"
-            )
-        made = _made(plan, wishes)
-        proven = wanted_proof.prove(plan.read, found, TensorReader(source, container), made)
-        plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
-    with naming(src):
-        weights = plan.weights
-        write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=force)
+    with without_garbage_collection():
+        with opened(src) as (source, container):
+            _check_not_source(source.paths, target)
+            refuse_attacks(container)
+            found = recognise_network(container, key, asked, file=source.path)
+            plan = _plan(source, container, found, wishes)
+            if plan.soundness.problems and not allow_nonfinite:
+                problems = "; ".join(plan.soundness.problems)
+                raise WeightsError(
+                    f"{problems}. It is damaged or badly trained; --allow-nonfinite converts it all the same"
+                )
+            made = _made(plan, wishes)
+            proven = wanted_proof.prove(plan.read, found, TensorReader(source, container), made)
+            plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
+        with naming(src):
+            weights = plan.weights
+            write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=force)
     return _report(Path(src), target, source, container, plan)
 
 
