@@ -5,11 +5,9 @@ Everything but the measured differences is computed without a network (`static`)
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ from pathlib import Path
 import torch
 
 from segnets.card import JSON
-from segnets.files import atomic_write
 from tests.peers import (
+    page,
     test_convert_mmseg,
     test_convert_own,
     test_convert_programs,
@@ -27,7 +25,7 @@ from tests.peers import (
     test_convert_torchvision,
     test_convert_transformers,
 )
-from tests.peers.compare import LIMITS, MODULES, absent, version
+from tests.peers.compare import LIMITS, version
 from tests.peers.conversions import Conversion, converted, measure
 from tests.peers.kin import KIN
 from weights_tools.layouts import LAYOUTS
@@ -185,26 +183,5 @@ def kin_rows() -> Iterator[str]:
         yield f"| {kin} | {'yes' if kin.refused else 'no'} | {kin.why} |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.peers.layouts", description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} in place of printing")
-    write = parser.parse_args().write
-    missing = [module for peer in MODULES for module in absent(peer)]
-    if missing:
-        print(f"{', '.join(missing)} not installed: make layouts installs them", file=sys.stderr)
-        return 1
-    torch.set_num_threads(1)
-    start = time.monotonic()
-    page = []
-    for line in lines():
-        page.append(line)
-        print(line, flush=True, file=sys.stderr if write else sys.stdout)
-    if write:
-        with atomic_write(PAGE) as file:
-            file.write(("\n".join(page) + "\n").encode())
-    print(f"{len(CONVERSIONS)} networks in {time.monotonic() - start:.0f} s", file=sys.stderr)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(page.make(PAGE, lines(), target="layouts", about=__doc__, networks=len(CONVERSIONS)))

@@ -5,23 +5,19 @@ All figures are computed by this command, on one thread; they differ in the last
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from segnets.files import atomic_write
-from tests.peers import test_mmseg, test_smp, test_timm, test_torchvision, test_transformers
+from tests.peers import page, test_mmseg, test_smp, test_timm, test_torchvision, test_transformers
 from tests.peers.compare import (
     LIMITS,
     MODULES,
     Case,
     Change,
-    absent,
     difference_of,
     measure,
     version,
@@ -96,27 +92,5 @@ def _changed_row(change: Change) -> str:
     return f"| {change.case.peer}: {change.case.network} | {option} | {difference_of(change):.2g} |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.peers.table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} in place of printing")
-    write = parser.parse_args().write
-    missing = [module for peer in MODULES for module in absent(peer)]
-    if missing:
-        print(f"{', '.join(missing)} not installed: make parity installs them", file=sys.stderr)
-        return 1
-    torch.set_num_threads(1)
-    start = time.monotonic()
-    page = []
-    for line in lines():
-        page.append(line)
-        if not write:
-            print(line, flush=True)
-    if write:
-        with atomic_write(PAGE) as file:
-            file.write(("\n".join(page) + "\n").encode())
-    print(f"{len(CASES)} networks in {time.monotonic() - start:.0f} s", file=sys.stderr)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(page.make(PAGE, lines(), target="parity", about=__doc__, networks=len(CASES)))

@@ -6,6 +6,8 @@ before their name are timm's networks.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from segnets.card import JSON
 from weights_tools.layouts.origins.timm import mobilenet_bodies, resnet_table
 from weights_tools.layouts.renaming import Body, Origin
@@ -47,35 +49,31 @@ BODIES = (
     *mobilenet_bodies("encoder.model."),
 )
 
+_DEEPLABV3 = Origin(
+    "DeepLabV3",
+    "decoder.aspp.convs.0.0.weight",
+    "deeplabv3",
+    BODIES,
+    {
+        "decoder.aspp": "classifier.0",
+        "decoder.conv": "classifier.1",
+        "decoder.bn": "classifier.2",
+        "segmentation_head.0": "classifier.4",
+    },
+    "classifier.4",
+    _RULES,
+    {"output_stride": 8, "atrous_rates": _RATES},
+    _UNUSED,
+    kin=_KIN,
+)
+
 SMP = (
-    Origin(
-        "DeepLabV3",
-        "decoder.aspp.convs.0.0.weight",
-        "deeplabv3",
-        BODIES,
-        {
-            "decoder.aspp": "classifier.0",
-            "decoder.conv": "classifier.1",
-            "decoder.bn": "classifier.2",
-            "segmentation_head.0": "classifier.4",
-        },
-        "classifier.4",
-        _RULES,
-        {"output_stride": 8, "atrous_rates": _RATES},
-        _UNUSED,
-        kin=_KIN,
-    ),
-    Origin(
-        "DeepLabV3 from before 0.5",
-        "decoder.0.convs.0.0.weight",
-        "deeplabv3",
-        BODIES,
-        {**{f"decoder.{i}": f"classifier.{i}" for i in range(3)}, "segmentation_head.0": "classifier.4"},
-        "classifier.4",
-        _RULES,
-        {"output_stride": 8, "atrous_rates": _RATES},
-        _UNUSED,
-        kin=_KIN,
+    _DEEPLABV3,
+    replace(
+        _DEEPLABV3,
+        name="DeepLabV3 from before 0.5",
+        signature="decoder.0.convs.0.0.weight",
+        table={**{f"decoder.{i}": f"classifier.{i}" for i in range(3)}, "segmentation_head.0": "classifier.4"},
     ),
     Origin(
         "DeepLabV3+",

@@ -1,0 +1,39 @@
+"""A page of docs/ that is computed: printed, or written when the last line of it holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from segnets.files import atomic_write
+from tests.peers.compare import MODULES, absent
+
+
+def make(page: Path, lines: Iterable[str], *, target: str, about: str | None, networks: int) -> int:
+    """Print `lines`, or with `--write` write them to `page`; return the exit status.
+
+    target: that of the Makefile which installs what is needed and writes the page.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--write", action="store_true", help=f"write {page.name} in place of printing")
+    write = parser.parse_args().write
+    missing = [module for peer in MODULES for module in absent(peer)]
+    if missing:
+        print(f"{', '.join(missing)} not installed: make {target} installs them", file=sys.stderr)
+        return 1
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    computed = []
+    for line in lines:
+        computed.append(line)
+        print(line, flush=True, file=sys.stderr if write else sys.stdout)
+    if write:
+        with atomic_write(page) as file:
+            file.write(("\n".join(computed) + "\n").encode())
+    print(f"{networks} networks in {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return 0
