@@ -119,8 +119,12 @@ def consistent(document: Document, rng: random.Random, _pool: Sequence[bytes]) -
         position = 0
         for name, described in top.items():
             if name != "__metadata__":
-                size = math.prod(described["shape"]) * _SIZES[described["dtype"]]
-                if type(size) is not int or not 0 <= size < 1 << 20:
+                shape = described["shape"]
+                # Of texts and lists among the lengths, a product may be one that fills the memory.
+                if not all(type(length) is int and 0 <= length < 1 << 20 for length in shape):
+                    return
+                size = math.prod(shape) * _SIZES[described["dtype"]]
+                if size >= 1 << 20:
                     return
                 described["data_offsets"] = [position, position + size]
                 position += size
