@@ -43,6 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("target", metavar="OUT", help="the TorchScript file to write, model.ts say")
     export.add_argument("--output", choices=("tensor", "dict"), default="tensor", help="what forward returns")
     export.add_argument(
+        "--target",
+        dest="hardware",
+        choices=("portable", "cpu"),
+        default="portable",
+        help="cpu: faster, by the oneDNN operators that LibTorch has on CPUs",
+    )
+    export.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="between image and scores; see --target cpu"
+    )
+    export.add_argument(
         "--resize",
         default=None,
         metavar="RULE",
@@ -140,6 +150,8 @@ def _export(options: argparse.Namespace) -> int:
         model,
         Path(options.target),
         output=options.output,
+        target=options.hardware,
+        dtype=options.dtype,
         preprocessing=_preprocessing(options, model),
         overwrite=options.force,
     )

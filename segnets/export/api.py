@@ -17,7 +17,8 @@ from torch import nn
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, WeightsError
 from segnets.export import torchscript
-from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, OUTPUTS, Contract
+from segnets.export.contract import CONTRACT_FILE, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
+from segnets.export.fused import fuse
 from segnets.export.golden import Golden, make_golden
 from segnets.export.optimize import Optimized, evaluation_copy, optimize
 from segnets.export.runtime import exported_from_bytes
@@ -28,7 +29,6 @@ from segnets.segment import Segmenter
 from segnets.weights.description import check_card, listed
 
 FORMATS = ("torchscript",)
-DTYPES = ("float32",)
 DEVICES = ("cpu",)
 
 
@@ -62,6 +62,7 @@ def export(
     output: str = "tensor",
     dtype: str = "float32",
     device: str = "cpu",
+    target: str = "portable",
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
@@ -71,6 +72,9 @@ def export(
 
     model: a SegmentationModel, in training or eval mode; it is not changed.
     output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
+    target: "portable", for every LibTorch; or "cpu", faster: convolution, bias, activation and residual addition in one
+    call of the oneDNN operators that LibTorch has on CPUs.
+    dtype: "float32", or with target="cpu" "bfloat16" for everything between the image and the logits.
     preprocessing, classes, palette: from the model's card when not given.
 
     The file is loaded again and compared with the plain model before it gets its name; a file that was there before
@@ -82,14 +86,21 @@ def export(
     _check_choice("output", output, OUTPUTS)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("device", device, DEVICES)
-    target = check_writable_target(path, overwrite=overwrite)
+    _check_choice("target", target, TARGETS)
+    if dtype != "float32" and target == "portable":
+        raise ExportError(
+            f"dtype={dtype!r} needs target='cpu': the portable operators are slower in it than in float32"
+        )
+    file = check_writable_target(path, overwrite=overwrite)
     card = _card(model, classes, palette)
     preprocessing = preprocessing or card.preprocessing
 
     reference = evaluation_copy(_checked_module(model))
     optimized = optimize(model)
-    compiled = torchscript.compile_segmenter(Segmenter(optimized.model, preprocessing), output)
-    golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing)
+    if target == "cpu":
+        fuse(optimized.model, getattr(torch, dtype))
+    compiled = torchscript.compile_segmenter(Segmenter(optimized.model, preprocessing), output, target)
+    golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
     contract = _contract(
         model,
         golden,
@@ -98,10 +109,12 @@ def export(
         palette=card.palette,
         provenance=card.provenance,
         output=output,
+        dtype=dtype,
+        target=target,
     )
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
     data = torchscript.to_bytes(compiled, extra_files)
-    verification = _write_verified(data, target, reference, overwrite)
+    verification = _write_verified(data, file, reference, overwrite)
     return _report(optimized, verification, time.monotonic() - started)
 
 

@@ -1,8 +1,9 @@
 """How far two networks' answers may lie apart, and how far they do.
 
 Folding and other CPUs change the last bits of float32. How much that is depends on the network: from 1e-6 of the
-largest logit in a ResNet to 4e-4 in a MobileNet with random weights. So the yardstick is the network itself:
-a copy in float64 tells how much float32 rounding costs the plain model, and a file may differ by a few times that.
+largest logit in a ResNet to 4e-4 in a MobileNet with random weights. So the yardstick is the network itself: a copy in
+float64 tells how much rounding costs the plain model, in float32 or in the half precision of the file, and a file may
+differ by a few times that.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from segnets.errors import ExportError
 
 # Measured over six seeds of randomised networks: folded and plain differ by at most 1.8 times the plain model's error.
-ROUNDING_FACTOR = 8.0
+ROUNDING_FACTORS = {"float32": 8.0, "bfloat16": 4.0, "float16": 4.0}
 TOLERANCE_FLOOR = 1e-5
-# A network whose float32 answers are off by more than this in float32 alone can't be checked by numbers.
-TOLERANCE_CEILING = 1e-2
+# A network whose answers are off by more than this by its own rounding alone can't be checked by numbers.
+TOLERANCE_CEILINGS = {"float32": 1e-2, "bfloat16": 0.2, "float16": 0.1}
 SHAPES = ((1, 64, 64), (1, 65, 97), (2, 33, 130))
 
 
@@ -53,38 +54,57 @@ class Comparison:
         )
 
 
-class ExactModel:
-    """A copy of a model in float64: what its logits would be without rounding."""
+class Yardstick:
+    """Says how far another computation of a model's logits in `dtype` may lie from its float32 logits.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = copy.deepcopy(model).double()
+    model: in eval mode, float32, CPU. A copy of it in float64 tells what rounding costs the plain model.
+    """
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __init__(self, model: nn.Module, dtype: str) -> None:
+        self.dtype = dtype
+        self._float64 = copy.deepcopy(model).double()
+        self._rounded = model if dtype == "float32" else copy.deepcopy(model).to(getattr(torch, dtype))
+
+    def tolerance(self, image: Tensor) -> float:
+        """Relative to the largest logit. Raises ExportError if the logits are not finite or the model is unstable."""
+        rounded = logits_of(self._rounded, image.to(getattr(torch, self.dtype)))
+        error = relative_difference(rounded, self.exact(image))
+        ceiling = TOLERANCE_CEILINGS[self.dtype]
+        if error > ceiling:
+            raise ExportError(
+                f"the model's {self.dtype} logits are {error:.1e} of the largest away from float64: it is numerically "
+                "unstable, and no export of it can be checked"
+            )
+        return min(max(TOLERANCE_FLOOR, ROUNDING_FACTORS[self.dtype] * error), ceiling)
+
+    def exact(self, image: Tensor) -> Tensor:
         """The logits, in float64. Raises ExportError if they are not finite."""
         # LibTorch computes a float64 depthwise convolution as one tiny parallel loop per channel. With several
         # threads on a busy machine these loops wait for each other, a hundred times longer than one thread takes.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return logits_of(self.model, image.double())
+            return logits_of(self._float64, image.double())
         finally:
             torch.set_num_threads(threads)
 
 
-def compare(candidate: Callable[[Tensor], Tensor], reference: nn.Module) -> tuple[Comparison, ...]:
+def compare(
+    candidate: Callable[[Tensor], Tensor], reference: nn.Module, dtype: str = "float32"
+) -> tuple[Comparison, ...]:
     """Compare at several sizes and batch sizes.
 
-    candidate: normalised image -> logits. reference: a model in eval mode, float32, CPU; gives {"out": logits}.
+    candidate: normalised float32 image -> logits, computed in `dtype`. reference: a model in eval mode, float32, CPU;
+    gives {"out": logits}.
     Raises ExportError if the reference gives something other than finite numbers, or other shapes.
     """
-    exact = ExactModel(reference)
+    yardstick = Yardstick(reference, dtype)
     generator = torch.Generator().manual_seed(0)
     results = []
     for count, height, width in SHAPES:
         image = torch.randn(count, 3, height, width, generator=generator, dtype=torch.float32)
         expected = logits_of(reference, image)
-        tolerance = tolerance_of(expected, exact(image))
-        results.append(_compare_logits(candidate(image), expected, tolerance))
+        results.append(_compare_logits(candidate(image), expected, yardstick.tolerance(image)))
     return tuple(results)
 
 
@@ -107,17 +127,6 @@ def logits_in(scores: object, model: nn.Module) -> Tensor:
         "export takes a segmentation model (backbone and classifier), and not a classifier of whole images or a "
         "backbone, which have no mask"
     )
-
-
-def tolerance_of(logits: Tensor, exact: Tensor) -> float:
-    """How far another float32 computation may differ, relative to the largest logit. Raises ExportError."""
-    error = relative_difference(logits, exact)
-    if error > TOLERANCE_CEILING:
-        raise ExportError(
-            f"the model's float32 logits are {error:.1e} of the largest away from float64: it is numerically unstable, "
-            "and no export of it can be checked"
-        )
-    return min(max(TOLERANCE_FLOOR, ROUNDING_FACTOR * error), TOLERANCE_CEILING)
 
 
 def relative_difference(logits: Tensor, expected: Tensor) -> float:

@@ -20,6 +20,8 @@ FORMAT_VERSION = 1
 CONTRACT_FILE = "segnets.json"
 GOLDEN_FILE = "golden.safetensors"
 OUTPUTS = ("tensor", "dict")
+DTYPES = ("float32", "bfloat16")
+TARGETS = ("portable", "cpu")
 MAX_CLASSES = 32767  # ids of a mask are int16 at most
 
 
@@ -30,6 +32,8 @@ class Contract:
     model_name, model_options: what built the network. num_classes: C below.
     classes: one name per class id, or empty when nobody said. palette: one RGB colour per class id, or empty.
     output: "tensor" when `forward` gives logits (N, C, H, W), "dict" when it gives {"out": logits}.
+    dtype: the precision between the image and the logits, which themselves are float32.
+    target: "portable" for every LibTorch, or "cpu" for those with oneDNN, as the builds for x86 and most for ARM are.
     tolerance: largest difference from the golden logits, relative to the largest of them.
     sample_step: every how many pixels the golden pair keeps of the preprocessed image.
     """
@@ -49,6 +53,7 @@ class Contract:
     dtype: str = "float32"
     device: str = "cpu"
     kind: str = "torchscript"
+    target: str = "portable"
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_classes <= MAX_CLASSES:
@@ -57,6 +62,10 @@ class Contract:
             )
         if self.output not in OUTPUTS:
             raise ExportError(f"output={self.output!r}: expected one of {', '.join(map(repr, OUTPUTS))}")
+        if self.dtype not in DTYPES:
+            raise ExportError(f"dtype={self.dtype!r}: expected one of {', '.join(map(repr, DTYPES))}")
+        if self.target not in TARGETS:
+            raise ExportError(f"target={self.target!r}: expected one of {', '.join(map(repr, TARGETS))}")
         if len(self.classes) not in (0, self.num_classes):
             raise ExportError(f"classes: {len(self.classes)} names for a model with {self.num_classes} classes")
         if len(self.palette) not in (0, self.num_classes):
@@ -83,6 +92,7 @@ class Contract:
             "provenance": dict(self.provenance),
             "dtype": self.dtype,
             "device": self.device,
+            "target": self.target,
             "output": self.output,
             "mask_dtype": self.mask_dtype,
             "methods": {
@@ -147,6 +157,7 @@ class Contract:
             dtype=_typed("dtype", document["dtype"], str),
             device=_typed("device", document["device"], str),
             kind=_typed("kind", document["kind"], str),
+            target=_typed("target", document.get("target", "portable"), str),  # younger than the format
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segnets.errors import ExportError
-from segnets.export.compare import ExactModel, logits_of, relative_difference, relative_margin, tolerance_of
+from segnets.export.compare import Yardstick, logits_of, relative_difference, relative_margin
 from segnets.export.runtime import Exported
 from segnets.preprocess import Preprocess, Preprocessing
 from segnets.segment import Segmenter, logits_at, logits_to_mask
@@ -67,15 +67,16 @@ class Replay:
         )
 
 
-def make_golden(segmenter: Segmenter, preprocessing: Preprocessing) -> Golden:
-    """Run the plain model, in eval mode, on the golden image.
+def make_golden(segmenter: Segmenter, preprocessing: Preprocessing, dtype: str) -> Golden:
+    """Run the plain float32 model, in eval mode, on the golden image.
 
+    dtype: that of the file, which the tolerance allows for.
     Raises ExportError if the logits are not finite or the model is numerically unstable.
     """
     image = golden_image()
     normalised = Preprocess(replace(preprocessing, resize="none", size=None))(image)
     logits = logits_of(segmenter.model, normalised)
-    tolerance = tolerance_of(logits, ExactModel(segmenter.model)(normalised))
+    tolerance = Yardstick(segmenter.model, dtype).tolerance(normalised)
     with torch.inference_mode():
         prepared = segmenter.preprocess(image)
         prepared_logits = logits_of(segmenter.model, prepared)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from segnets.errors import ExportError
 from segnets.export.compare import logits_in
 from segnets.export.reason import reason_of
 from segnets.layers import as_batch_norm
+
+_First = TypeVar("_First", bound=nn.Module)
+_Second = TypeVar("_Second", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -58,34 +62,45 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
 
 def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Run the model once and see which batch norm reads the untouched output of which convolution.
+    return [
+        (convolution, norm)
+        for convolution, norm in followers(model, nn.Conv2d, nn.BatchNorm2d)
+        if norm.running_mean is not None
+    ]
 
-    Watching the data finds the pairs whatever the modules are called and wherever they stand. A convolution or norm
-    that runs more than once is left alone. That nobody else reads the convolution's output can't be seen here; the
-    comparison after the export would find it.
+
+def followers(
+    model: nn.Module, first: type[_First], second: type[_Second] | tuple[type[_Second], ...]
+) -> list[tuple[_First, _Second]]:
+    """Run the model once and see which module of kind `second` reads the untouched output of which of kind `first`.
+
+    Watching the data finds the pairs whatever the modules are called and wherever they stand. A module that runs more
+    than once is left alone. That nobody else reads the first one's output can't be seen here; the comparison after the
+    export would find it.
+    Raises ExportError if the model doesn't run on a (1, 3, 64, 64) input, or gives no {"out": logits}.
     """
-    produced: dict[int, tuple[nn.Conv2d, int]] = {}
+    produced: dict[int, tuple[_First, int]] = {}
     kept: list[Tensor] = []  # alive, so that no id is used twice
     calls: dict[nn.Module, int] = {}
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    pairs: list[tuple[_First, _Second]] = []
 
-    def after_convolution(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
+    def after_first(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, first)
         calls[module] = calls.get(module, 0) + 1
         kept.append(output)
         produced[id(output)] = (module, output._version)
 
-    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.BatchNorm2d)
+    def before_second(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, second)
         calls[module] = calls.get(module, 0) + 1
-        convolution, version = produced.get(id(inputs[0]), (None, -1))
+        source, version = produced.get(id(inputs[0]), (None, -1))
         # Another version means that something wrote into the output in place, such as an activation.
-        if convolution is not None and inputs[0]._version == version and module.running_mean is not None:
-            pairs.append((convolution, module))
+        if source is not None and inputs[0]._version == version:
+            pairs.append((source, module))
 
     modules = list(model.modules())
-    handles = [m.register_forward_hook(after_convolution) for m in modules if isinstance(m, nn.Conv2d)]
-    handles += [m.register_forward_pre_hook(before_norm) for m in modules if isinstance(m, nn.BatchNorm2d)]
+    handles = [m.register_forward_hook(after_first) for m in modules if isinstance(m, first)]
+    handles += [m.register_forward_pre_hook(before_second) for m in modules if isinstance(m, second)]
     try:
         with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
             scores = model(torch.zeros(1, 3, 64, 64, dtype=torch.float32))
@@ -95,7 +110,7 @@ def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.
         for handle in handles:
             handle.remove()
     logits_in(scores, model)  # raises for a classifier
-    return [(convolution, norm) for convolution, norm in pairs if calls[convolution] == calls[norm] == 1]
+    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -21,7 +21,7 @@ from segnets.preprocess import check_input
 from segnets.segment import Segmenter
 
 # What a deployed graph may not hold: anything random, and anything that LibTorch alone doesn't know.
-_NAMESPACES = ("aten", "prim")
+_NAMESPACES = {"portable": ("aten", "prim"), "cpu": ("aten", "prim", "mkldnn")}
 _RANDOM_OPERATORS = ("dropout", "bernoulli", "rand", "normal_", "multinomial")
 
 
@@ -49,8 +49,10 @@ class DictSegmenter(nn.Module):
         return self.segmenter.segment(image)
 
 
-def compile_segmenter(segmenter: Segmenter, output: str) -> Any:
+def compile_segmenter(segmenter: Segmenter, output: str, target: str = "portable") -> Any:
     """Compile a Segmenter in eval mode; output: "tensor" or "dict". Returns a torch.jit.ScriptModule.
+
+    target: "portable", or "cpu" for a model whose convolutions are fused (`segnets.export.fused`).
 
     Raises ExportError if it can't be compiled, or needs more than LibTorch has.
     """
@@ -60,11 +62,11 @@ def compile_segmenter(segmenter: Segmenter, output: str) -> Any:
             compiled = torch.jit.script(module.eval())
     except (FrontendError, RuntimeError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ExportError(f"the model can't be compiled by TorchScript: {reason_of(error)}") from error
-    check_operators(compiled)
+    check_operators(compiled, target)
     return compiled
 
 
-def check_operators(compiled: Any) -> int:
+def check_operators(compiled: Any, target: str = "portable") -> int:
     """Return how many kinds of operators the methods of `compiled` use, once each is known to be harmless.
 
     Raises ExportError for an operator that isn't LibTorch's own, for randomness, and for a module in training mode.
@@ -72,7 +74,7 @@ def check_operators(compiled: Any) -> int:
     kinds: set[str] = set()
     for method in ("forward", "preprocess", "segment"):
         kinds.update(_kinds(getattr(compiled, method).inlined_graph))
-    foreign = sorted(k for k in kinds if k.split("::")[0] not in _NAMESPACES or k == "prim::PythonOp")
+    foreign = sorted(k for k in kinds if k.split("::")[0] not in _NAMESPACES[target] or k == "prim::PythonOp")
     if foreign:
         raise ExportError(f"the model uses operators that LibTorch alone doesn't have: {', '.join(foreign)}")
     random = sorted(k for k in kinds if any(word in k.split("::")[1] for word in _RANDOM_OPERATORS))

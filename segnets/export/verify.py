@@ -36,8 +36,8 @@ class VerifyReport:
     def __str__(self) -> str:
         contract = self.contract
         lines = [
-            f"{self.path}: {contract.kind}, {contract.model_name}, {contract.num_classes} classes, "
-            f"{self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
+            f"{self.path}: {contract.kind} ({contract.target}, {contract.dtype}), {contract.model_name}, "
+            f"{contract.num_classes} classes, {self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
             f"  {self.golden}",
             *(f"  {comparison}" for comparison in self.comparisons),
             f"  {'passed' if self.passed else 'FAILED'}",
@@ -60,5 +60,5 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
     """As `verify`, for a file that is loaded already."""
     comparisons: tuple[Comparison, ...] = ()
     if against is not None:
-        comparisons = compare(exported.logits, evaluation_copy(against))
+        comparisons = compare(exported.logits, evaluation_copy(against), exported.contract.dtype)
     return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)

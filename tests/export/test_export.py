@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segnets.card import ModelCard
 from segnets.errors import ExportError, OutputError
 from segnets.export import api, export, load_exported, read_contract, verify
-from segnets.export.compare import TOLERANCE_CEILING, ExactModel, relative_difference
+from segnets.export.compare import TOLERANCE_CEILINGS, Yardstick, relative_difference
 from segnets.export.optimize import optimize
 from segnets.export.runtime import Exported
 from segnets.preprocess import Preprocessing
@@ -39,7 +39,7 @@ def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
     assert report.dropped_aux_classifier == bool(options)
     assert report.verification.passed
     assert len(report.verification.comparisons) == 3
-    assert all(c.difference <= c.tolerance < TOLERANCE_CEILING for c in report.verification.comparisons)
+    assert all(c.difference <= c.tolerance < TOLERANCE_CEILINGS["float32"] for c in report.verification.comparisons)
     assert "passed" in str(report)
     assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
 
@@ -103,7 +103,7 @@ def test_folding_costs_no_more_than_float32_itself() -> None:
     for seed in range(4):
         model = random_model("deeplabv3_mobilenet_v3_large", seed, num_classes=7)
         image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-        exact = ExactModel(model)(image)
+        exact = Yardstick(model, "float32").exact(image)
         with torch.inference_mode():
             plain, folded = model(image)["out"], optimize(model).model(image)["out"]
         assert not torch.equal(folded, plain)

@@ -1,0 +1,114 @@
+"""What is measured: one network in the formats and runtimes that people deploy it with.
+
+Each candidate is code that runs in a process of its own: `prepare` loads, `call` is timed. Files are made beforehand,
+once, in a folder of its own for each network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+NETWORKS = (
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "lraspp_mobilenet_v3_large",
+)
+SIZE = 520
+
+_TORCH = """
+import torch, warnings
+warnings.simplefilter("ignore")
+torch.set_num_threads({threads})
+x = torch.rand({batch}, 3, {size}, {size}, generator=torch.Generator().manual_seed(0))
+"""
+_TORCHVISION = (
+    _TORCH
+    + """
+from segnets.training import torchvision_door
+import torchvision
+network = getattr(torchvision.models.segmentation, {network!r})(weights=None, weights_backbone=None)
+network.load_state_dict(torch.load({weights!r}))
+network.eval()
+"""
+)
+_CALL = """
+with torch.inference_mode():
+    result = network(x)
+"""
+_OURS = (
+    _TORCH
+    + """
+from segnets.export import load_exported
+network = load_exported({file!r}).logits
+"""
+)
+_ONNX = """
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+session = onnxruntime.InferenceSession({onnx!r}, options, providers=["CPUExecutionProvider"])
+x = numpy.random.default_rng(0).random(({batch}, 3, {size}, {size}), dtype=numpy.float32)
+name = session.get_inputs()[0].name
+"""
+_OPENVINO = """
+import numpy, openvino
+core = openvino.Core()
+settings = {{"INFERENCE_NUM_THREADS": {threads}, "INFERENCE_PRECISION_HINT": {precision!r}}}
+settings["PERFORMANCE_HINT"] = "LATENCY"
+network = core.compile_model(core.read_model({onnx!r}), "CPU", settings)
+x = numpy.random.default_rng(0).random(({batch}, 3, {size}, {size}), dtype=numpy.float32)
+request = network.create_infer_request()
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """name: as in the table. prepare, call: Python code with the fields that `fields_of` fills in.
+
+    file: the export that it needs, by the name that `files.make` gives it.
+    """
+
+    name: str
+    prepare: str
+    call: str
+    file: str = ""
+    precision: str = "f32"
+
+    def code(self, network: str, folder: Path, *, threads: int, batch: int, size: int = SIZE) -> tuple[str, str]:
+        """The code to prepare and to time."""
+        fields: Mapping[str, object] = {
+            "network": network,
+            "threads": threads,
+            "batch": batch,
+            "size": size,
+            "weights": str(folder / f"{network}.pth"),
+            "onnx": str(folder / f"{network}.onnx"),
+            "file": str(folder / f"{network}{self.file}"),
+            "precision": self.precision,
+        }
+        return self.prepare.format(**fields), self.call.format(**fields)
+
+
+CANDIDATES = (
+    Candidate("torchvision scripted", _TORCHVISION + "\nnetwork = torch.jit.script(network)\n", _CALL),
+    Candidate(
+        "torchvision channels_last",
+        _TORCHVISION
+        + "\nnetwork = network.to(memory_format=torch.channels_last)"
+        + "\nx = x.contiguous(memory_format=torch.channels_last)\n",
+        _CALL,
+    ),
+    Candidate("ONNX Runtime", _ONNX, "result = session.run(None, {{name: x}})"),
+    Candidate("OpenVINO float32", _OPENVINO, "result = request.infer([x])"),
+    Candidate("OpenVINO bfloat16", _OPENVINO, "result = request.infer([x])", precision="bf16"),
+    Candidate("segnets torchscript portable", _OURS, _CALL, "-portable.ts"),
+    Candidate("segnets torchscript cpu float32", _OURS, _CALL, "-cpu.ts"),
+    Candidate("segnets torchscript cpu bfloat16", _OURS, _CALL, "-cpu-bf16.ts"),
+    Candidate("segnets aoti float32", _OURS, _CALL, "-aoti.pt2"),
+    Candidate("segnets aoti bfloat16", _OURS, _CALL, "-aoti-bf16.pt2"),
+)

@@ -1,0 +1,87 @@
+"""The files that the candidates load: torchvision's own weights, ONNX of torchvision's network, and our exports.
+
+All hold the same network, with every batch norm and kernel drawn at random: speed does not ask what they learned.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import segnets
+from segnets.preprocess import Preprocessing
+
+EXPORTS: dict[str, dict[str, str]] = {
+    "-portable.ts": {},
+    "-cpu.ts": {"target": "cpu"},
+    "-cpu-bf16.ts": {"target": "cpu", "dtype": "bfloat16"},
+    "-aoti.pt2": {"format": "aoti"},
+    "-aoti-bf16.pt2": {"format": "aoti", "dtype": "bfloat16"},
+}
+
+
+def make(network: str, folder: Path, wanted: Iterable[str]) -> None:
+    """Write what is missing of `wanted`: names of EXPORTS, ".pth" or ".onnx"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in wanted:
+        path = folder / f"{network}{name}"
+        if not path.exists():
+            _writer(name)(network, path)
+
+
+def _writer(name: str) -> Callable[[str, Path], None]:
+    if name == ".pth":
+        return lambda network, path: torch.save(_torchvision(network).state_dict(), path)
+    if name == ".onnx":
+        return _write_onnx
+    return lambda network, path: _export(network, path, EXPORTS[name])
+
+
+def _torchvision(network: str) -> nn.Module:
+    from torchvision.models import segmentation
+
+    from segnets.training import torchvision_door  # noqa: F401  # lets torchvision import
+
+    torch.manual_seed(0)
+    model: nn.Module = getattr(segmentation, network)(weights=None, weights_backbone=None)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    return model.eval()
+
+
+def _write_onnx(network: str, path: Path) -> None:
+    """As a user of torchvision exports it, with dynamic batch and size."""
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Scores(_torchvision(network)).eval(),
+            (torch.rand(2, 3, 128, 160),),
+            dynamo=True,
+            dynamic_shapes=({index: torch.export.Dim(name) for index, name in sizes.items()},),
+        )
+    assert program is not None
+    program.save(path)
+
+
+class _Scores(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.model(x)["out"]
+        return scores
+
+
+def _export(network: str, path: Path, options: dict[str, str]) -> None:
+    model = segnets.create_model(network)
+    segnets.load_weights(model, dict(_torchvision(network).state_dict()))
+    segnets.export(model, path, preprocessing=Preprocessing(), **options)  # type: ignore[arg-type]

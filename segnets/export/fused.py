@@ -1,0 +1,252 @@
+"""Networks for CPUs: convolution, bias, activation and residual addition in one call of LibTorch's oneDNN operators.
+
+What the compiler of `torch.compile` calls on CPUs (`mkldnn::_convolution_pointwise`), an archive can call as well. The
+weights are laid out for the processor once, when the file is loaded, and images run with channels last in memory.
+It computes the same function in another order, so that last bits differ: done on a copy, for an export, which compares.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.errors import ExportError
+from segnets.export.optimize import followers
+from segnets.layers import InvertedResidual, PooledBranch
+from segnets.model import SegmentationModel
+
+# The names of oneDNN's post-operations.
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "swish",
+    nn.Tanh: "tanh",
+}
+
+
+class PackedConv(nn.Module):
+    """What a fused convolution is made of.
+
+    activation: "none" or a name of `_ACTIVATIONS`. A loaded one holds its weight in an opaque layout of this processor
+    and can't be saved again.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
+        # Attributes and not parameters: what loading sets in their place is no parameter either.
+        self.weight = convolution.weight.detach().to(dtype).contiguous()
+        self.bias = bias.to(dtype)
+        self.padding = _two(convolution.padding)
+        self.stride = _two(convolution.stride)
+        self.dilation = _two(convolution.dilation)
+        self.groups = convolution.groups
+        self.activation = activation
+        self.eval()
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, Tensor, list[int], list[int], list[int], int, str, bool]:
+        return (
+            self.weight,
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            self.activation,
+            self.training,
+        )
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, Tensor, list[int], list[int], list[int], int, str, bool]) -> None:
+        self.bias = state[1]
+        self.padding = state[2]
+        self.stride = state[3]
+        self.dilation = state[4]
+        self.groups = state[5]
+        self.activation = state[6]
+        self.training = state[7]
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            state[0], self.padding, self.stride, self.dilation, self.groups, None
+        )
+
+
+class FusedConv(PackedConv):
+    """A convolution with its bias and activation. (N, in, H, W), channels last -> (N, out, H', W'), channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, self.activation, [], ""
+        )
+        return result
+
+
+class FusedConvAdd(PackedConv):
+    """A convolution to whose result, before the activation, another map of its shape is added."""
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        activation: str | None = None
+        if self.activation != "none":
+            activation = self.activation
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x,
+            other,
+            self.weight,
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            "add",
+            1.0,
+            activation,
+            [],
+            "",
+        )
+        return result
+
+
+class FusedResidual(nn.Module):
+    """A residual block whose last convolution adds the shortcut. (N, C, H, W) -> (N, C', H', W')."""
+
+    def __init__(self, body: nn.Module, last: FusedConvAdd, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.last = last
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.body(x), self.shortcut(x))
+        return result
+
+
+class BroadcastBranch(nn.Module):
+    """A branch that pools the whole image: its one value per channel is repeated, where others would upsample it."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.layers(x)  # (N, C, 1, 1)
+        spread: Tensor = pooled.expand(-1, -1, x.shape[2], x.shape[3])
+        # As the branches that it will be concatenated with; of mixed layouts torch.cat makes the slower one.
+        return spread.contiguous(memory_format=torch.channels_last)
+
+
+class Entry(nn.Module):
+    """The backbone, on images of its precision with channels last in memory."""
+
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = self.backbone(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return features
+
+
+class Exit(nn.Module):
+    """A classifier of one feature map whose scores are float32."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.classifier(features)
+        return scores.to(torch.float32)
+
+
+class ExitOfAll(nn.Module):
+    """A classifier of all features whose scores are float32."""
+
+    reads_all_features = True
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        scores: Tensor = self.classifier(features)
+        return scores.to(torch.float32)
+
+
+def fuse(model: nn.Module, dtype: torch.dtype) -> int:
+    """Change an optimized model (`segnets.export.optimize`) in place; return how many convolutions were fused.
+
+    dtype: torch.float32, or torch.bfloat16 for everything between the image and the scores.
+    Raises ExportError for what is no SegmentationModel.
+    """
+    if not isinstance(model, SegmentationModel):
+        raise ExportError(
+            f"target='cpu' takes a segnets.SegmentationModel, whose parts are known, and not a {type(model).__name__}; "
+            "target='portable' takes any network that gives {'out': scores}"
+        )
+    pairs = dict(_convolutions_with_activation(model))
+    for name, module in list(model.named_modules()):
+        if (block := _fused_block(module, dtype)) is not None:
+            model.set_submodule(name, block)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PooledBranch) and module.bins == 1:
+            model.set_submodule(name, BroadcastBranch(nn.Sequential(*module)))
+    for activation in pairs.values():
+        for name in _names_of(model, activation):
+            model.set_submodule(name, nn.Identity())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d) and _is_plain(module):
+            kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
+            model.set_submodule(name, FusedConv(module, kind, dtype))
+    fused = sum(isinstance(module, PackedConv) for module in model.modules())
+    model.backbone = Entry(model.backbone, dtype)
+    exit_of = ExitOfAll if model.reads_all_features else Exit
+    model.classifier = exit_of(model.classifier)
+    return fused
+
+
+def _fused_block(block: nn.Module, dtype: torch.dtype) -> FusedResidual | None:
+    """The same block with its addition inside of its last convolution, or None for what is no such block."""
+    match block:
+        case Bottleneck() | BasicBlock():
+            names = ("conv1", "conv2", "conv3") if isinstance(block, Bottleneck) else ("conv1", "conv2")
+            norms = [getattr(block, name.replace("conv", "bn")) for name in names]
+            convolutions = [getattr(block, name) for name in names]
+            if not all(isinstance(norm, nn.Identity) for norm in norms) or not all(map(_is_plain, convolutions)):
+                return None
+            body = nn.Sequential(*(FusedConv(each, "relu", dtype) for each in convolutions[:-1]))
+            shortcut = nn.Identity() if block.downsample is None else block.downsample
+            return FusedResidual(body, FusedConvAdd(convolutions[-1], "relu", dtype), shortcut)
+        case InvertedResidual() if block.has_residual:
+            *layers, last = block.block
+            convolution, norm = last.children()
+            if not isinstance(norm, nn.Identity) or not isinstance(convolution, nn.Conv2d):
+                return None
+            return FusedResidual(nn.Sequential(*layers), FusedConvAdd(convolution, "none", dtype), nn.Identity())
+    return None
+
+
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+
+
+def _convolutions_with_activation(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """Which activation, called once in a run, reads the untouched output of which convolution."""
+    kinds = tuple(_ACTIVATIONS)
+    return [
+        (convolution, activation)
+        for convolution, activation in followers(model, nn.Conv2d, kinds)
+        if type(activation) in _ACTIVATIONS
+    ]
+
+
+def _names_of(model: nn.Module, wanted: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules(remove_duplicate=False) if module is wanted]
+
+
+def _two(value: tuple[int, ...] | str) -> list[int]:
+    assert not isinstance(value, str)
+    return list(value)

@@ -1,0 +1,18 @@
+"""Exports for CPUs in C++: the golden pair comes out as it should, in both precisions."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from segnets.export import export
+from tests.export.common import SMALL, calm_model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_golden_pair(tmp_path: Path, build: Path, dtype: str) -> None:
+    export(calm_model(num_classes=5), tmp_path / "m.ts", target="cpu", dtype=dtype, preprocessing=SMALL)
+    done = subprocess.run([build / "segnets-run", "--self-test", tmp_path / "m.ts"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout

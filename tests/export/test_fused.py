@@ -1,0 +1,100 @@
+"""Exports for CPUs: fused convolutions, in float32 and bfloat16, compared with the plain model and replayed in C++."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from segnets.errors import ExportError
+from segnets.export import export, load_exported, read_contract, verify
+from segnets.export.fused import PackedConv, fuse
+from segnets.export.optimize import optimize
+from segnets.segment import segment
+from tests.export.common import SMALL, calm_model, random_image, random_model
+
+NETWORKS = (
+    "lraspp_mobilenet_v3_large",
+    "deeplabv3_resnet18",
+    "pspnet_mobilenet_v3_small",
+    "deeplabv3plus_resnet18",
+    "fcn_resnet50",
+    "fcn_resnext50_32x4d",
+    "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+)
+EVERYDAY = [(NETWORKS[0], "float32"), (NETWORKS[0], "bfloat16"), (NETWORKS[1], "float32")]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if (name, dtype) in EVERYDAY else pytest.mark.full)
+        for name in NETWORKS
+        for dtype in ("float32", "bfloat16")
+    ],
+)
+def test_agrees_with_the_model(name: str, dtype: str, tmp_path: Path) -> None:
+    model = calm_model(name, num_classes=5)
+    report = export(model, tmp_path / "m.ts", target="cpu", dtype=dtype, preprocessing=SMALL)
+    assert report.verification.passed
+    again = verify(tmp_path / "m.ts", against=model)
+    assert again.passed
+    assert [again.contract.target, again.contract.dtype] == ["cpu", dtype]
+    # What bfloat16 costs is seen, and what float32 costs is not confused with it.
+    differences = [comparison.difference for comparison in again.comparisons]
+    assert (max(differences) > 1e-3) == (dtype == "bfloat16")
+    assert all(comparison.tolerance < 0.2 for comparison in again.comparisons)
+
+
+def test_every_convolution_is_fused_and_nothing_is_left() -> None:
+    for name in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50"):
+        model = optimize(random_model(name)).model
+        count = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+        assert fuse(model, torch.float32) == count
+        kinds = {type(module) for module in model.modules()}
+        assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
+        assert sum(isinstance(module, PackedConv) for module in model.modules()) == count
+
+
+def test_another_network_is_noticed(tmp_path: Path) -> None:
+    model = calm_model(num_classes=5)
+    export(model, tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
+    with torch.no_grad():
+        model.backbone.get_submodule("4.block.1.0").weight.mul_(1.5)  # type: ignore[union-attr,operator]
+    assert not verify(tmp_path / "m.ts", against=model).passed
+
+
+def test_the_mask_is_the_models(tmp_path: Path) -> None:
+    model = random_model(num_classes=5)
+    export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL, output="dict")
+    image = random_image(50, 70)
+    same = load_exported(tmp_path / "m.ts").segment(image) == segment(model, image, SMALL)
+    assert same.float().mean() > 0.999
+
+
+def test_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="dtype='bfloat16' needs target='cpu'"):
+        export(random_model(), tmp_path / "m.ts", dtype="bfloat16")
+    with pytest.raises(ExportError, match="target='gpu'"):
+        export(random_model(), tmp_path / "m.ts", target="gpu")
+
+    class Scores(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"out": x}
+
+    with pytest.raises(ExportError, match=r"takes a segnets\.SegmentationModel"):
+        export(Scores(), tmp_path / "m.ts", target="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_bfloat16_destroys_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"bfloat16 logits are .* of the largest away from float64"):
+        export(random_model(num_classes=5), tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_from_before_are_portable(tmp_path: Path, small: Path) -> None:
+    assert read_contract(small).target == "portable"
