@@ -40,7 +40,13 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="make one file of a weights file that C++ and Python run")
     export.add_argument("weights", metavar="WEIGHTS", help="a .safetensors of segnets")
-    export.add_argument("target", metavar="OUT", help="the TorchScript file to write, model.ts say")
+    export.add_argument("target", metavar="OUT", help="the file to write, model.ts or model.pt2 say")
+    export.add_argument(
+        "--format",
+        choices=("torchscript", "aoti"),
+        default="torchscript",
+        help="aoti: machine code (.pt2) for processors like this one; needs a C++ compiler",
+    )
     export.add_argument("--output", choices=("tensor", "dict"), default="tensor", help="what forward returns")
     export.add_argument(
         "--target",
@@ -50,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         help="cpu: faster, by the oneDNN operators that LibTorch has on CPUs",
     )
     export.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="between image and scores; see --target cpu"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="between image and scores; with --target cpu, or aoti",
     )
     export.add_argument(
         "--resize",
@@ -150,6 +159,7 @@ def _export(options: argparse.Namespace) -> int:
         model,
         Path(options.target),
         output=options.output,
+        format=options.format,
         target=options.hardware,
         dtype=options.dtype,
         preprocessing=_preprocessing(options, model),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +16,12 @@ from torch import nn
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, WeightsError
-from segnets.export import torchscript
+from segnets.export import aoti, torchscript
 from segnets.export.contract import CONTRACT_FILE, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.export.fused import fuse
 from segnets.export.golden import Golden, make_golden
 from segnets.export.optimize import Optimized, evaluation_copy, optimize
+from segnets.export.processor import this_processor
 from segnets.export.runtime import exported_from_bytes
 from segnets.export.verify import VerifyReport, verify_loaded
 from segnets.files import atomic_write, check_writable_target
@@ -28,7 +29,7 @@ from segnets.preprocess import Preprocessing
 from segnets.segment import Segmenter
 from segnets.weights.description import check_card, listed
 
-FORMATS = ("torchscript",)
+FORMATS = ("torchscript", "aoti")
 DEVICES = ("cpu",)
 
 
@@ -71,10 +72,12 @@ def export(
     """Write `model` as one file that Python and C++ run, and prove that it computes the same.
 
     model: a SegmentationModel, in training or eval mode; it is not changed.
+    format: "torchscript", a program for every LibTorch; or "aoti", machine code (.pt2) for processors like this one,
+    which takes a C++ compiler and a minute to make.
     output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
     target: "portable", for every LibTorch; or "cpu", faster: convolution, bias, activation and residual addition in one
     call of the oneDNN operators that LibTorch has on CPUs.
-    dtype: "float32", or with target="cpu" "bfloat16" for everything between the image and the logits.
+    dtype: "float32", or "bfloat16" for everything between the image and the logits (target="cpu", or "aoti").
     preprocessing, classes, palette: from the model's card when not given.
 
     The file is loaded again and compared with the plain model before it gets its name; a file that was there before
@@ -97,9 +100,6 @@ def export(
 
     reference = evaluation_copy(_checked_module(model))
     optimized = optimize(model)
-    if target == "cpu":
-        fuse(optimized.model, getattr(torch, dtype))
-    compiled = torchscript.compile_segmenter(Segmenter(optimized.model, preprocessing), output, target)
     golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
     contract = _contract(
         model,
@@ -110,12 +110,39 @@ def export(
         provenance=card.provenance,
         output=output,
         dtype=dtype,
-        target=target,
+        kind=format,
+        **({"target": target} if format == "torchscript" else _bound_to_this_machine()),
     )
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
-    data = torchscript.to_bytes(compiled, extra_files)
+    data = _build(optimized.model, contract, extra_files)
     verification = _write_verified(data, file, reference, overwrite)
     return _report(optimized, verification, time.monotonic() - started)
+
+
+def _check_together(format: str, output: str, dtype: str, target: str) -> None:  # noqa: A002  # as in export
+    if format == "torchscript" and dtype != "float32" and target == "portable":
+        raise ExportError(f"dtype={dtype!r} needs target='cpu': portable operators are slower in it than in float32")
+    if format == "aoti" and output == "dict":
+        raise ExportError("output='dict' is TorchScript's; compiled code gives tensors: leave output out")
+    if format == "aoti" and target != "portable":
+        raise ExportError(
+            f"target={target!r} is TorchScript's; compiled code is always bound to a processor: leave it out"
+        )
+
+
+def _bound_to_this_machine() -> dict[str, Any]:
+    return {"target": "cpu", "bounds": aoti.BOUNDS, "processor": this_processor()}
+
+
+def _build(model: nn.Module, contract: Contract, extra_files: Mapping[str, bytes]) -> bytes:
+    """The file of an optimized model, which is changed."""
+    dtype = getattr(torch, contract.dtype)
+    if contract.kind == "aoti":
+        return aoti.to_bytes(model, contract.preprocessing, dtype, extra_files)
+    if contract.target == "cpu":
+        fuse(model, dtype)
+    segmenter = Segmenter(model, contract.preprocessing)
+    return torchscript.to_bytes(torchscript.compile_segmenter(segmenter, contract.output, contract.target), extra_files)
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:

@@ -19,7 +19,11 @@ FORMAT = "segnets-export"
 FORMAT_VERSION = 1
 CONTRACT_FILE = "segnets.json"
 GOLDEN_FILE = "golden.safetensors"
+IMAGE_PROGRAM = "image.ts"  # in a .pt2: what comes before the network and after it
+# Where these files lie in the archive, for each kind of it.
+FOLDERS = {"torchscript": "extra", "aoti": "segnets"}
 OUTPUTS = ("tensor", "dict")
+Bounds = Mapping[str, tuple[int, int]]
 DTYPES = ("float32", "bfloat16")
 TARGETS = ("portable", "cpu")
 MAX_CLASSES = 32767  # ids of a mask are int16 at most
@@ -34,6 +38,8 @@ class Contract:
     output: "tensor" when `forward` gives logits (N, C, H, W), "dict" when it gives {"out": logits}.
     dtype: the precision between the image and the logits, which themselves are float32.
     target: "portable" for every LibTorch, or "cpu" for those with oneDNN, as the builds for x86 and most for ARM are.
+    bounds: smallest and largest "batch", "height" and "width" of what `forward` takes; empty for any.
+    processor: what machine code was compiled for (`segnets.export.processor`); empty for a program.
     tolerance: largest difference from the golden logits, relative to the largest of them.
     sample_step: every how many pixels the golden pair keeps of the preprocessed image.
     """
@@ -54,6 +60,8 @@ class Contract:
     device: str = "cpu"
     kind: str = "torchscript"
     target: str = "portable"
+    bounds: Bounds = field(default_factory=dict)
+    processor: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_classes <= MAX_CLASSES:
@@ -62,6 +70,8 @@ class Contract:
             )
         if self.output not in OUTPUTS:
             raise ExportError(f"output={self.output!r}: expected one of {', '.join(map(repr, OUTPUTS))}")
+        if self.kind not in FOLDERS:
+            raise ExportError(f"kind={self.kind!r}: expected one of {', '.join(map(repr, FOLDERS))}")
         if self.dtype not in DTYPES:
             raise ExportError(f"dtype={self.dtype!r}: expected one of {', '.join(map(repr, DTYPES))}")
         if self.target not in TARGETS:
@@ -93,6 +103,8 @@ class Contract:
             "dtype": self.dtype,
             "device": self.device,
             "target": self.target,
+            "bounds": {name: list(each) for name, each in self.bounds.items()},
+            "processor": dict(self.processor),
             "output": self.output,
             "mask_dtype": self.mask_dtype,
             "methods": {
@@ -157,7 +169,10 @@ class Contract:
             dtype=_typed("dtype", document["dtype"], str),
             device=_typed("device", document["device"], str),
             kind=_typed("kind", document["kind"], str),
-            target=_typed("target", document.get("target", "portable"), str),  # younger than the format
+            # Younger than the format.
+            target=_typed("target", document.get("target", "portable"), str),
+            bounds=_bounds(_typed("bounds", document.get("bounds", {}), dict)),
+            processor=_typed("processor", document.get("processor", {}), dict),
         )
 
 
@@ -165,6 +180,14 @@ def _typed(name: str, value: Any, expected: type) -> Any:
     if not isinstance(value, expected) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}, expected {expected.__name__}")
     return value
+
+
+def _bounds(value: dict[str, Any]) -> Bounds:
+    bounds = {name: tuple(_typed(f"bounds.{name}", each, list)) for name, each in value.items()}
+    for name, each in bounds.items():
+        if name not in ("batch", "height", "width") or len(each) != 2 or not all(type(n) is int for n in each):
+            raise ValueError(f"bounds.{name} is {each!r}, expected the smallest and the largest of a dimension")
+    return bounds
 
 
 def _check_names_and_colours(classes: tuple[Any, ...], palette: tuple[Any, ...]) -> None:

@@ -1,6 +1,6 @@
 """Read an exported file in Python: its contract without executing anything, its module by executing what it holds.
 
-A TorchScript archive is a program. Load only files that you or somebody you trust exported.
+A TorchScript archive is a program, a .pt2 is machine code. Load only files that you or somebody you trust exported.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from segnets.errors import ExportError
-from segnets.export import torchscript
-from segnets.export.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
+from segnets.export import aoti, torchscript
+from segnets.export.contract import CONTRACT_FILE, FOLDERS, GOLDEN_FILE, IMAGE_PROGRAM, Contract
+from segnets.export.processor import check_processor
 from segnets.export.reason import reason_of
 
 _MAX_CONTRACT_BYTES = 16 << 20
@@ -27,7 +28,10 @@ _MAX_CONTRACT_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Exported:
-    """A loaded export: the compiled module, what it promises, and the golden pair that it carries."""
+    """A loaded export: the compiled module, what it promises, and the golden pair that it carries.
+
+    module: called, it gives what the contract says of `forward`; it has the methods `preprocess` and `segment`.
+    """
 
     path: Path
     size_bytes: int
@@ -75,18 +79,33 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
 def exported_from_bytes(data: bytes, path: Path) -> Exported:
     """As `load_exported`; path: for the messages."""
     archive, contract, prefix = _open_archive(data, str(path))
-    golden_name = f"{prefix}extra/{GOLDEN_FILE}"
+    golden_name = f"{prefix}{FOLDERS[contract.kind]}/{GOLDEN_FILE}"
     if golden_name not in archive.namelist():
         raise ExportError(f"{path}: has no {GOLDEN_FILE}, so it can't be checked; export the model again")
     try:
         golden = safetensors.torch.load(archive.read(golden_name))
     except SafetensorError as error:
         raise ExportError(f"{path}: its {GOLDEN_FILE} is damaged ({error}); export the model again") from None
+    if contract.kind == "aoti":
+        module: Any = _machine_code(data, archive, contract, prefix, str(path))
+    else:
+        module = _program(data, path)
+    return Exported(path, len(data), module, contract, golden)
+
+
+def _program(data: bytes, path: Path) -> Any:
     try:
-        module = torchscript.from_file(io.BytesIO(data))
+        return torchscript.from_file(io.BytesIO(data))
     except RuntimeError as error:
         raise ExportError(f"{path}: LibTorch can't load it: {reason_of(error)}") from None
-    return Exported(path, len(data), module, contract, golden)
+
+
+def _machine_code(data: bytes, archive: zipfile.ZipFile, contract: Contract, prefix: str, where: str) -> Any:
+    check_processor(contract.processor, where)
+    image_name = f"{prefix}{FOLDERS[contract.kind]}/{IMAGE_PROGRAM}"
+    if image_name not in archive.namelist():
+        raise ExportError(f"{where}: has no {IMAGE_PROGRAM}, what prepares images; export the model again")
+    return aoti.from_bytes(data, archive.read(image_name), contract.bounds, where)
 
 
 def _read(path: Path) -> bytes:
@@ -120,18 +139,25 @@ def _open_archive(data: bytes, where: str) -> tuple[zipfile.ZipFile, Contract, s
     prefix = names[0].split("/")[0] + "/" if names else ""
     if len(set(names)) != len(names):
         raise ExportError(f"{where}: has two entries of one name, so it is ambiguous; export the model again")
-    if f"{prefix}constants.pkl" not in names:
+    kind = "aoti" if f"{prefix}archive_format" in names else "torchscript"
+    if kind == "torchscript" and f"{prefix}constants.pkl" not in names:
         if f"{prefix}data.pkl" in names:
             raise ExportError(
                 f"{where}: is a Python checkpoint (torch.save); load it and export it with segnets.export"
             )
         raise ExportError(f"{where}: is a zip file, but not a TorchScript archive; export a model with segnets.export")
-    contract_name = f"{prefix}extra/{CONTRACT_FILE}"
+    contract_name = f"{prefix}{FOLDERS[kind]}/{CONTRACT_FILE}"
     if contract_name not in names:
-        raise ExportError(f"{where}: is TorchScript, but has no {CONTRACT_FILE}: it was not made by segnets.export")
+        what = "TorchScript" if kind == "torchscript" else "an archive of torch.export"
+        raise ExportError(f"{where}: is {what}, but has no {CONTRACT_FILE}: it was not made by segnets.export")
     if archive.getinfo(contract_name).file_size > _MAX_CONTRACT_BYTES:
         raise ExportError(f"{where}: its {CONTRACT_FILE} is larger than any contract; export the model again")
-    return archive, Contract.from_json(archive.read(contract_name), where), prefix
+    contract = Contract.from_json(archive.read(contract_name), where)
+    if contract.kind != kind:
+        raise ExportError(
+            f"{where}: its {CONTRACT_FILE} speaks of {contract.kind!r}, and it is {kind}; export it again"
+        )
+    return archive, contract, prefix
 
 
 def _what_it_is(data: bytes) -> str:

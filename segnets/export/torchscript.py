@@ -56,14 +56,18 @@ def compile_segmenter(segmenter: Segmenter, output: str, target: str = "portable
 
     Raises ExportError if it can't be compiled, or needs more than LibTorch has.
     """
-    module = segmenter if output == "tensor" else DictSegmenter(segmenter)
-    try:
-        with _no_deprecation_warnings():
-            compiled = torch.jit.script(module.eval())
-    except (FrontendError, RuntimeError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise ExportError(f"the model can't be compiled by TorchScript: {reason_of(error)}") from error
+    compiled = script(segmenter if output == "tensor" else DictSegmenter(segmenter))
     check_operators(compiled, target)
     return compiled
+
+
+def script(module: nn.Module) -> Any:
+    """Compile a module in eval mode. Returns a torch.jit.ScriptModule; raises ExportError if it can't be compiled."""
+    try:
+        with _no_deprecation_warnings():
+            return torch.jit.script(module.eval())
+    except (FrontendError, RuntimeError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise ExportError(f"the model can't be compiled by TorchScript: {reason_of(error)}") from error
 
 
 def check_operators(compiled: Any, target: str = "portable") -> int:

@@ -1,0 +1,173 @@
+"""AOTInductor: the network compiled to machine code ahead of time, in one `.pt2`. Everything about it stands here.
+
+The code is bound to the kind of processor that it was compiled on. What comes before the network and after it, resizing
+and the best class, stays the small TorchScript program of every export, so that it gives the same bits in each format.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnets.errors import ExportError, ImageError
+from segnets.export import torchscript
+from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
+from segnets.export.reason import reason_of
+from segnets.preprocess import Preprocessing, check_input
+from segnets.segment import Segmenter, logits_to_mask
+
+# What a compiled network takes: (smallest, largest). Below, feature maps would be of one pixel, which it would be
+# specialised on; above, indices could overflow.
+BOUNDS: Bounds = {"batch": (1, 64), "height": (33, 4096), "width": (33, 4096)}
+_AXES = {0: "batch", 2: "height", 3: "width"}
+_TRACED = (2, 3, 128, 160)
+_MODEL = "model"
+_SOURCES = (".cpp", ".h", ".o")
+
+
+class _Nothing(nn.Module):
+    """In the place of the network in the program for images."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": x}
+
+
+class ImageProgram(nn.Module):
+    """What happens to an image before the network and to its scores after it. Scriptable."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.segmenter = Segmenter(_Nothing(), preprocessing)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """As `Segmenter.preprocess`."""
+        return self.segmenter.preprocess(image)
+
+    @torch.jit.export
+    def preprocess(self, image: Tensor) -> Tensor:
+        """As `Segmenter.preprocess`."""
+        return self.segmenter.preprocess(image)
+
+    @torch.jit.export
+    def mask(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """As `segnets.segment.logits_to_mask`."""
+        return logits_to_mask(logits, height, width)
+
+
+class _Forward(nn.Module):
+    """Normalised float32 images to float32 logits, computed in `dtype` with channels last in memory."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        # torch leaves memory formats out of this function's type.
+        self.model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = dtype
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores = self.model(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        logits: Tensor = scores["out"].to(torch.float32)
+        return logits
+
+
+def to_bytes(
+    model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype, extra_files: Mapping[str, bytes]
+) -> bytes:
+    """Compile an optimized model; the .pt2 as bytes, with `extra_files` beside the machine code.
+
+    Needs a C++ compiler, and a minute or more. Raises ExportError if the model can't be compiled.
+    """
+    from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
+
+    sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
+    with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler's own making
+        try:
+            with torch.no_grad():
+                program = torch.export.export(
+                    _Forward(model, dtype).eval(), (torch.zeros(_TRACED),), dynamic_shapes=(sizes,)
+                )
+                package = aoti_compile_and_package(
+                    program, package_path=str(Path(folder) / "network.pt2"), inductor_configs=_settings()
+                )
+        except Exception as error:  # whatever a compiler's many layers raise
+            raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
+        image = torchscript.script(ImageProgram(preprocessing).eval())
+        return _packed(Path(package), {**extra_files, IMAGE_PROGRAM: torchscript.to_bytes(image, {})})
+
+
+@dataclass(frozen=True)
+class AotiProgram:
+    """A loaded `.pt2`: called, it gives the logits; with the other two methods of every exported module.
+
+    bounds: as `BOUNDS`, of this file.
+    """
+
+    network: Any
+    image: Any
+    bounds: Bounds
+
+    def __call__(self, image: Tensor) -> Tensor:
+        check_input(image)
+        for axis, name in _AXES.items():
+            low, high = self.bounds[name]
+            if not low <= image.shape[axis] <= high:
+                raise ImageError(
+                    f"input: a {name} of {image.shape[axis]}, and this file was compiled for {low} to {high}; "
+                    "a TorchScript export takes every size"
+                )
+        logits: Tensor = self.network(image.to(torch.float32).contiguous())
+        return logits
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """As `Segmenter.preprocess`."""
+        prepared: Tensor = self.image.preprocess(image)
+        return prepared
+
+    def segment(self, image: Tensor) -> Tensor:
+        """As `Segmenter.segment`."""
+        mask: Tensor = self.image.mask(self(self.preprocess(image)), image.shape[1], image.shape[2])
+        return mask
+
+
+def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiProgram:
+    """Load what `to_bytes` made. This executes the machine code and the program that it holds.
+
+    image: the file IMAGE_PROGRAM in it. Raises ExportError if it can't be loaded.
+    """
+    from torch._inductor import aoti_load_package
+
+    with tempfile.NamedTemporaryFile(suffix=".pt2") as file:  # the loader takes paths only, and is done when it returns
+        file.write(data)
+        file.flush()
+        try:
+            network = aoti_load_package(file.name)
+            return AotiProgram(network, torchscript.from_file(io.BytesIO(image)), bounds)
+        except RuntimeError as error:
+            raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
+
+
+def _settings() -> dict[str, Any]:
+    return {"freezing": True}  # weights are laid out for the processor once
+
+
+def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:
+    """Copy the package without the sources of its code, which name this machine's folders, and with `extra_files`."""
+    reader, result = torch._C.PyTorchFileReader(str(package)), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(result)
+    for name in reader.get_all_records():
+        if not name.endswith(_SOURCES) and name != ".data/serialization_id":
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    for name, contents in extra_files.items():
+        # Not below extra/: torch's own loader takes what is there for text.
+        writer.write_record(f"{FOLDERS['aoti']}/{name}", contents, len(contents))
+    writer.write_end_of_file()
+    return result.getvalue()

@@ -1,0 +1,181 @@
+"""Exports to machine code (.pt2): agreement, bounds, and files that this machine can't or mustn't run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segnets.errors import ExportError, ImageError
+from segnets.export import export, load_exported, read_contract, verify
+from segnets.export.processor import check_processor, this_processor
+from segnets.model import SegmentationModel
+from segnets.preprocess import preprocess
+from segnets.segment import segment
+from tests.export.common import SMALL, calm_model, random_image, rewrite
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(compiler) for compiler in ("g++", "clang++")), reason="no C++ compiler: install g++"
+)
+
+
+class _Backbone(nn.Module):
+    """One convolution: compiling takes seconds where a ResNet's takes minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": torch.relu(self.norm(self.convolution(x)))}
+
+
+def tiny() -> SegmentationModel:
+    torch.manual_seed(0)
+    model = SegmentationModel(_Backbone(), nn.Conv2d(8, 5, 1)).eval()
+    nn.init.uniform_(model.backbone.get_parameter("norm.bias"), -1, 1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("aoti") / "tiny.pt2"
+    assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
+    return path
+
+
+@needs_compiler
+def test_agrees_at_other_sizes_and_batches(compiled: Path) -> None:
+    model = tiny()
+    report = verify(compiled, against=model)
+    assert report.passed
+    assert (report.contract.kind, report.contract.target) == ("aoti", "cpu")
+    exported = load_exported(compiled)
+    for shape in ((1, 3, 33, 33), (7, 3, 40, 501), (64, 3, 33, 34)):
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            torch.testing.assert_close(exported.logits(image), model(image)["out"], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        model.backbone.get_parameter("convolution.weight").mul_(1.01)
+    assert not verify(compiled, against=model).passed
+
+
+@needs_compiler
+def test_images_are_prepared_bit_for_bit(compiled: Path) -> None:
+    exported = load_exported(compiled)
+    for height, width in ((1, 1), (47, 33), (100, 64), (64, 80)):
+        image = random_image(height, width)
+        assert torch.equal(exported.preprocess(image), preprocess(image, SMALL))
+        mask = exported.segment(image)
+        assert (mask.shape, mask.dtype) == ((1, height, width), torch.uint8)
+        assert (mask == segment(tiny(), image, SMALL)).float().mean() > 0.99
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 32, 64), "a height of 32, and this file was compiled for 33 to 4096"),
+        ((1, 3, 64, 5000), "a width of 5000"),
+        ((65, 3, 40, 40), "a batch of 65, and this file was compiled for 1 to 64"),
+        ((1, 4, 64, 64), "with 4 channels"),
+        ((3, 64, 64), "3-D shape"),
+    ],
+)
+def test_sizes_that_it_was_not_compiled_for(compiled: Path, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        load_exported(compiled).logits(torch.zeros(shape))
+
+
+@needs_compiler
+def test_torchs_own_loader_takes_it(compiled: Path) -> None:
+    network = torch._inductor.aoti_load_package(compiled)
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
+
+
+def changed(**fields: object) -> Callable[[str, bytes], bytes | None]:
+    def change(name: str, contents: bytes) -> bytes | None:
+        if not name.endswith("segnets.json"):
+            return contents
+        return json.dumps({**json.loads(contents), **fields}).encode()
+
+    return change
+
+
+def without(ending: str) -> Callable[[str, bytes], bytes | None]:
+    return lambda name, contents: None if name.endswith(ending) else contents
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed(processor={"platform": "win32", "machine": "AMD64"}), "was compiled for platform win32"),
+        (changed(format_version=2), "has contract version 2, this segnets reads 1; upgrade segnets"),
+        (changed(kind="torchscript"), "speaks of 'torchscript', and it is aoti"),
+        (changed(kind="tensorrt"), "kind='tensorrt': expected one of"),
+        (changed(bounds={"depth": [1, 2]}), "bounds.depth"),
+        (changed(dtype="int4"), "dtype='int4': expected one of"),
+        (without("segnets.json"), "an archive of torch.export, but has no segnets.json"),
+        (without("golden.safetensors"), "has no golden.safetensors"),
+        (without("image.ts"), "has no image.ts"),
+        (without(".so"), "LibTorch can't load it"),
+    ],
+)
+def test_files_that_were_changed(
+    compiled: Path, tmp_path: Path, change: Callable[[str, bytes], bytes | None], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        load_exported(rewrite(compiled, tmp_path / "changed.pt2", change))
+
+
+@needs_compiler
+def test_damaged_files(compiled: Path, tmp_path: Path) -> None:
+    data = bytearray(compiled.read_bytes())
+    for name, damaged in (
+        ("cut", data[: len(data) // 2]),
+        ("flipped", data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]),
+    ):
+        path = tmp_path / f"{name}.pt2"
+        path.write_bytes(damaged)
+        with pytest.raises(ExportError, match="damaged"):
+            load_exported(path)
+        with pytest.raises(ExportError, match="damaged"):
+            read_contract(path)
+
+
+def test_another_processor_is_refused() -> None:
+    here = this_processor()
+    check_processor(here, "m.pt2")
+    instructions = here["instructions"]
+    assert isinstance(instructions, list)
+    if instructions:
+        with pytest.raises(ExportError, match=r"m\.pt2: uses instructions that this processor lacks: avx1024; export"):
+            check_processor({**here, "instructions": [*instructions, "avx1024"]}, "m.pt2")
+    with pytest.raises(ExportError, match=r"m\.pt2: was compiled for machine z80"):
+        check_processor({**here, "machine": "z80"}, "m.pt2")
+
+
+def test_refused(tmp_path: Path) -> None:
+    for options, message in (
+        ({"output": "dict"}, "output='dict' is TorchScript's"),
+        ({"target": "cpu"}, "target='cpu' is TorchScript's"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            export(tiny(), tmp_path / "m.pt2", format="aoti", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.full
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_resnet50", "pspnet_resnet18"])
+def test_networks(name: str, dtype: str, tmp_path: Path) -> None:
+    model = calm_model(name, num_classes=5)
+    assert export(model, tmp_path / "m.pt2", format="aoti", dtype=dtype, preprocessing=SMALL).verification.passed
