@@ -94,6 +94,7 @@ def export(
         raise ExportError(
             f"dtype={dtype!r} needs target='cpu': the portable operators are slower in it than in float32"
         )
+    _check_together(format, output, dtype, target)
     file = check_writable_target(path, overwrite=overwrite)
     card = _card(model, classes, palette)
     preprocessing = preprocessing or card.preprocessing
