@@ -90,10 +90,6 @@ def export(
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("device", device, DEVICES)
     _check_choice("target", target, TARGETS)
-    if dtype != "float32" and target == "portable":
-        raise ExportError(
-            f"dtype={dtype!r} needs target='cpu': the portable operators are slower in it than in float32"
-        )
     _check_together(format, output, dtype, target)
     file = check_writable_target(path, overwrite=overwrite)
     card = _card(model, classes, palette)

@@ -91,7 +91,9 @@ def make_golden(segmenter: Segmenter, preprocessing: Preprocessing, dtype: str) 
         "mask": mask,
         "margin": margin,
     }
-    return Golden({name: tensor.contiguous() for name, tensor in tensors.items()}, tolerance, step)
+    # Copies: a network that gives its input back shares memory, and safetensors refuses to store that.
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return Golden(copies, tolerance, step)
 
 
 def golden_image() -> Tensor:
