@@ -6,8 +6,17 @@ self-describing file; exports that a C++ program runs with the very same result.
 
 from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
 from segnets.card import ModelCard, ModelConfig
-from segnets.errors import ExportError, ImageError, OutputError, SegnetsError, WeightsError
+from segnets.errors import (
+    ExportError,
+    FrameRingError,
+    ImageError,
+    OutputError,
+    PeerGoneError,
+    SegnetsError,
+    WeightsError,
+)
 from segnets.export import ExportReport, VerifyReport, export, verify
+from segnets.frame_ring import FrameRing
 from segnets.heads import DeepLabHead, DeepLabV3PlusHead, FCNHead, LRASPPHead, PSPHead
 from segnets.layers import ASPP
 from segnets.model import SegmentationModel
@@ -33,6 +42,8 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "FCNHead",
+    "FrameRing",
+    "FrameRingError",
     "ImageError",
     "IntermediateLayerGetter",
     "LRASPPHead",
@@ -42,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "OutputError",
     "PSPHead",
+    "PeerGoneError",
     "Preprocessing",
     "ResNet",
     "SegmentationModel",

@@ -14,7 +14,7 @@ import segnets
 PACKAGE = Path(segnets.__file__).parent
 # From the ground up. A module may import from its own floor and from those below it.
 FLOORS = [
-    {"errors", "files", "collector", "preprocess", "card", "layers", "options"},
+    {"errors", "files", "collector", "frame_ring", "preprocess", "card", "layers", "options"},
     {"backbones", "heads", "model", "console"},
     {"builders"},
     {"registry", "catalog"},

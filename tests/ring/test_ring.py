@@ -1,0 +1,353 @@
+"""What one side of a ring does and refuses, in Python."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segnets import FrameRing, FrameRingError, OutputError, PeerGoneError
+from segnets.frame_ring import Frame, Slot
+from segnets.frame_ring.layout import HEADER_SIZE, SLOT_HEADER
+
+SHAPE = (3, 4)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ring"
+
+
+def acquired(ring: FrameRing) -> Slot:
+    slot = ring.acquire(0)
+    assert slot is not None
+    return slot
+
+
+def given(ring: FrameRing) -> Frame:
+    frame = ring.next(0)
+    assert frame is not None
+    return frame
+
+
+@pytest.mark.parametrize("strides", [None, (40, 8), (8, 32), (64, 16)], ids=["plain", "rows", "columns", "gaps"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64"])
+def test_frames_arrive_in_order_and_whole(dtype: str, strides: tuple[int, ...] | None, path: Path) -> None:
+    values = (np.arange(7 * 12).reshape(7, *SHAPE) % 100).astype(dtype)
+    kind = getattr(torch, dtype)
+    with (
+        FrameRing.create(path, SHAPE, kind, slots=3, strides=strides, checksum=True) as producer,
+        FrameRing.open(path) as consumer,
+    ):
+        for i, value in enumerate(values):
+            before = time.monotonic_ns()
+            assert producer.put(value, 0, tag=2**64 - 1 - i)
+            with given(consumer) as frame:
+                assert (frame.sequence, frame.tag) == (i + 1, 2**64 - 1 - i)
+                assert before <= frame.timestamp <= time.monotonic_ns()
+                assert np.array_equal(frame.array, value)
+                assert (frame.array.dtype, frame.array.strides) == (values.dtype, consumer.layout.strides)
+                assert torch.equal(frame.tensor, torch.from_numpy(value))
+                assert frame.tensor.dtype == kind
+        assert consumer.next(0) is None
+
+
+def test_nothing_is_copied(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
+        slot = acquired(producer)
+        slot.tensor[...] = 7
+        assert slot.array.tolist() == np.full(SHAPE, 7).tolist()
+        slot.publish()
+        frame = given(consumer)
+        array, tensor = frame.array, frame.tensor
+        assert array.ctypes.data == tensor.data_ptr()
+        assert array.ctypes.data % 64 == 0
+        with path.open("r+b") as file:  # another hand on the same memory
+            os.pwrite(file.fileno(), b"\x2a", HEADER_SIZE + SLOT_HEADER + 5)
+        assert array[1, 1] == tensor[1, 1] == 42
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
+
+
+def test_a_full_ring_waits_or_drops(path: Path) -> None:
+    with FrameRing.create(path, SHAPE, slots=2) as producer, FrameRing.open(path) as consumer:
+        assert [producer.put(np.full(SHAPE, i, np.uint8), 0) for i in range(3)] == [True, True, False]
+        assert producer.waiting == consumer.waiting == 2
+        start = time.monotonic()
+        assert producer.acquire(0.05) is None
+        assert time.monotonic() - start >= 0.05
+        frame = given(consumer)
+        assert producer.acquire(0) is None  # it's looked at, not released
+        frame.release()
+        assert acquired(producer).sequence == 3
+
+
+def test_a_wait_ends_when_something_comes(path: Path) -> None:
+    with FrameRing.create(path, SHAPE, slots=1) as producer, FrameRing.open(path) as consumer:
+        later = threading.Timer(0.05, lambda: producer.put(np.zeros(SHAPE, np.uint8)))
+        later.start()
+        frame = consumer.next(60)
+        later.join()
+        assert frame is not None
+        later = threading.Timer(0.05, frame.release)
+        later.start()
+        assert producer.acquire(60) is not None
+        later.join()
+
+
+def test_a_published_slot_is_not_ours(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer:
+        slot = acquired(producer)
+        kept = slot.array
+        slot.publish()
+        with pytest.raises(ValueError, match="read-only"):
+            kept[...] = 1
+        with pytest.raises(FrameRingError, match="slot 1 is no longer ours; acquire"):
+            slot.publish()
+        with pytest.raises(FrameRingError, match="slot 1 is no longer ours; acquire"):
+            _ = slot.array
+        slot.cancel()  # says nothing, for the ends of `with`
+
+
+def test_a_slot_left_by_an_exception_is_given_again(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer:
+        slot = acquired(producer)
+        assert producer.acquire(0) is slot
+        with pytest.raises(ZeroDivisionError), slot:
+            slot.array[...] = 1 // 0
+        assert producer.waiting == 0
+        again = acquired(producer)
+        assert again is not slot
+        assert again.sequence == 1
+        again.tag = -1
+        with pytest.raises(FrameRingError, match=r"tag=-1: expected whole numbers, 0\.\.2\*\*64-1"):
+            again.publish()
+        again.tag, again.timestamp = 5, 12
+        again.publish()
+        with FrameRing.open(path) as consumer, given(consumer) as frame:
+            assert (frame.tag, frame.timestamp) == (5, 12)
+
+
+def test_a_released_frame_is_not_ours(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
+        producer.put(np.zeros(SHAPE, np.uint8))
+        frame = given(consumer)
+        with pytest.raises(FrameRingError, match=r"next\(\) before frame 1 was released"):
+            consumer.next(0)
+        frame.release()
+        for use in (lambda: frame.array, lambda: frame.tensor, frame.release):
+            with pytest.raises(FrameRingError, match="frame 1 was released; use it before, or copy it"):
+                use()
+
+
+def test_each_role_once(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer:
+        with pytest.raises(FrameRingError, match="has a producer already, and a ring has only one; close that one"):
+            FrameRing.open(path, "producer")
+        with FrameRing.open(path), pytest.raises(FrameRingError, match="has a consumer already"):
+            FrameRing.open(path)
+        producer.close()
+        FrameRing.open(path, "producer").close()
+
+
+def test_peers(path: Path) -> None:
+    producer = FrameRing.create(path, SHAPE)
+    assert producer.peer == "never came"
+    consumer = FrameRing.open(path)
+    assert (producer.peer, consumer.peer) == ("alive", "alive")
+    consumer.close()
+    assert producer.peer == "closed"
+    with pytest.raises(ZeroDivisionError), FrameRing.open(path):
+        _ = 1 // 0
+    assert producer.peer == "died"  # it ended, and not because it was done
+    consumer = FrameRing.open(path)
+    assert producer.peer == "alive"
+    del consumer
+    gc.collect()
+    assert producer.peer == "died"
+    producer.close()
+    producer.close()
+    with FrameRing.open(path) as consumer:
+        assert consumer.peer == "closed"
+
+
+def test_frames_come_before_the_news_that_the_producer_is_gone(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer:
+        for i in range(3):
+            producer.put(np.full(SHAPE, i, np.uint8))
+    with FrameRing.open(path) as consumer:
+        assert [(frame.sequence, frame.array[0, 0]) for frame in consumer] == [(1, 0), (2, 1), (3, 2)]
+        with pytest.raises(PeerGoneError, match="ring: the producer closed the ring") as gone:
+            consumer.next(60)
+        assert gone.value.state == "closed"
+        # Another producer goes on where this one ended.
+        producer = FrameRing.open(path, "producer")
+        producer.put(np.full(SHAPE, 3, np.uint8))
+        del producer
+        gc.collect()
+        frames = iter(consumer)
+        assert next(frames).sequence == 4
+        with pytest.raises(PeerGoneError, match="the producer died: its process ended without closing") as gone:
+            next(frames)
+        assert gone.value.state == "died"
+
+
+def test_a_full_ring_says_that_the_consumer_is_gone(path: Path) -> None:
+    with FrameRing.create(path, SHAPE, slots=1) as producer:
+        assert producer.put(np.zeros(SHAPE, np.uint8), 0)
+        assert producer.acquire(0) is None  # nobody came yet
+        FrameRing.open(path).close()
+        with pytest.raises(PeerGoneError, match="the consumer closed the ring"):
+            producer.acquire(0)
+
+
+def test_a_frame_that_was_not_released_is_given_to_the_next_consumer(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer:
+        producer.put(np.full(SHAPE, 5, np.uint8))
+        with FrameRing.open(path) as consumer:
+            kept = given(consumer).array
+        assert kept[0, 0] == 5  # the memory lives as long as a view of it
+        with FrameRing.open(path) as consumer, given(consumer) as frame:
+            assert (frame.sequence, frame.array[0, 0]) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (0, r"frame 1 is damaged \(its slot says 43\): somebody else writes to the ring; it was passed over"),
+        (24, r"frame 1 is damaged \(its checksum is wrong\)"),
+        (SLOT_HEADER + 11, r"frame 1 is damaged \(its checksum is wrong\)"),
+    ],
+)
+def test_a_damaged_frame_is_passed_over(offset: int, message: str, path: Path) -> None:
+    with FrameRing.create(path, SHAPE, checksum=True) as producer, FrameRing.open(path) as consumer:
+        for i in range(2):
+            producer.put(np.full(SHAPE, i, np.uint8))
+        with path.open("r+b") as file:
+            os.pwrite(file.fileno(), b"\x2b", HEADER_SIZE + offset)
+        with pytest.raises(FrameRingError, match=message):
+            consumer.next(0)
+        with given(consumer) as frame:
+            assert (frame.sequence, frame.array[0, 0]) == (2, 1)
+
+
+def test_counters_that_can_not_be(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
+        for offset, call in ((256, consumer.next), (320, producer.acquire)):
+            with path.open("r+b") as file:
+                os.pwrite(file.fileno(), b"\x63", offset)
+            with pytest.raises(FrameRingError, match=r"says that \d+ frames were written and \d+ read, with 4 slo"):
+                call(0)
+
+
+def test_calls_that_do_not_fit(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
+        wrong: list[tuple[Callable[[], object], str]] = [
+            (lambda: producer.next(0), r"next\(\) is for the consumer, this is the other side"),
+            (lambda: consumer.acquire(0), r"acquire\(\) is for the producer, this is the other side"),
+            (
+                lambda: producer.put(np.zeros((4, 3), np.uint8)),
+                r"a frame of uint8 \(4, 3\), expected uint8 \(3, 4\)",
+            ),
+            (lambda: producer.put(np.zeros(SHAPE)), r"a frame of float64 \(3, 4\), expected uint8 \(3, 4\)"),
+            (lambda: FrameRing.open(path, "reader"), "role='reader', expected 'producer' or 'consumer'"),  # type: ignore[arg-type]
+        ]
+        for call, message in wrong:
+            with pytest.raises(FrameRingError, match=message):
+                call()
+        slot, waiting = acquired(producer), producer.waiting
+        assert waiting == 0
+    for call in (
+        lambda: producer.acquire(0),
+        lambda: consumer.next(0),
+        lambda: producer.peer,
+        lambda: consumer.waiting,
+    ):
+        with pytest.raises(FrameRingError, match=r"after close\(\); open the ring again"):
+            call()
+    with pytest.raises(FrameRingError, match="slot 1 is no longer ours"):
+        slot.publish()
+
+
+def test_a_ring_that_exists(path: Path) -> None:
+    with FrameRing.create(path, SHAPE) as producer:
+        producer.put(np.zeros(SHAPE, np.uint8))
+    with pytest.raises(FrameRingError, match="exists already; remove it, open it, or ask to reuse it"):
+        FrameRing.create(path, SHAPE)
+    with FrameRing.create(path, SHAPE, reuse=True) as producer:
+        assert acquired(producer).sequence == 2
+    with pytest.raises(
+        FrameRingError,
+        match=r"is a ring of uint8 \(3, 4\), strides \(4, 1\), 4 slots, no checksum, "
+        r"not of uint8 \(3, 4\), strides \(4, 1\), 5 slots, CRC-32; remove it or name another",
+    ):
+        FrameRing.create(path, SHAPE, slots=5, checksum=True, reuse=True)
+    assert FrameRing.open(path, "producer").peer == "never came"  # the refused one keeps no role
+
+
+def test_a_ring_that_can_not_be_made(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"its folder .* does not exist; create it first"):
+        FrameRing.create(tmp_path / "none" / "ring", SHAPE)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(FrameRingError, match="exists already"):
+        FrameRing.create(tmp_path / "link", SHAPE)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
+def test_memory_that_is_not_there_is_refused_at_once() -> None:
+    before = sorted(os.listdir("/dev/shm"))  # noqa: PTH208
+    with pytest.raises(OutputError, match="the disk is full; free some space or choose another place"):
+        FrameRing.create("/dev/shm/segnets-test-too-large", (1 << 40,), slots=1 << 10)
+    assert sorted(os.listdir("/dev/shm")) == before  # noqa: PTH208
+
+
+def test_waiting_for_the_file(path: Path) -> None:
+    with pytest.raises(FrameRingError, match="does not exist; start the side that creates the ring first"):
+        FrameRing.open(path, timeout=0.01)
+    rings: list[FrameRing] = []
+    later = threading.Timer(0.05, lambda: rings.append(FrameRing.create(path, SHAPE)))
+    later.start()
+    with FrameRing.open(path, timeout=60) as consumer:
+        later.join()
+        assert consumer.peer == "alive"
+    rings[0].close()
+
+
+def test_processors_that_need_barriers_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    for call in (lambda: FrameRing.create(path, SHAPE), lambda: FrameRing.open(path)):
+        with pytest.raises(FrameRingError, match="relies on the order of stores of 64-bit x86; this is aarch64: use"):
+            call()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(FrameRingError, match="needs the locks of Linux; this is darwin"):
+        FrameRing.open(path)
+
+
+def test_a_forked_child_takes_nothing_away(path: Path) -> None:
+    script = f"""
+import os, segnets
+ring = segnets.FrameRing.create({str(path)!r}, (4,))
+if os.fork() == 0:
+    ring.close()
+    os._exit(0)
+os.wait()
+with segnets.FrameRing.open({str(path)!r}) as consumer:
+    print(consumer.peer)
+try:
+    segnets.FrameRing.open({str(path)!r}, "producer")
+except segnets.FrameRingError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"alive\n{path}: has a producer already")
