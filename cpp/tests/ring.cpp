@@ -4,6 +4,7 @@
 //        segnets-test-ring write PATH COUNT       COUNT frames of which every int64 is the sequence; 0: without end
 //        segnets-test-ring read PATH COUNT        checks such frames until COUNT came or the producer is gone
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -18,6 +19,7 @@
 namespace {
 
 using segnets::FrameRing;
+constexpr std::uint64_t kPasses = 20;
 constexpr const char* kOutcomes[] = {"ready", "timeout", "closed", "died"};
 
 std::vector<std::int64_t> numbers(const std::string& text) {
@@ -52,6 +54,11 @@ int write(FrameRing ring, std::uint64_t count) {
       return 0;
     }
     const std::span frame(reinterpret_cast<std::uint64_t*>(slot.data), items);
+    // Other values first, so that filling takes most of the time: whoever kills us shall meet a slot half filled.
+    for (std::uint64_t wrong = kPasses; wrong > 0; --wrong) {
+      std::fill(frame.begin(), frame.end(), slot.sequence + wrong);
+      std::atomic_signal_fence(std::memory_order_seq_cst);  // or the compiler leaves all but the last one out
+    }
     std::fill(frame.begin(), frame.end(), slot.sequence);
     ring.publish(3 * slot.sequence);
   }

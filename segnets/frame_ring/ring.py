@@ -1,57 +1,26 @@
 """A ring of frames in shared memory: one producer, one consumer, in Python or C++ (`segnets::FrameRing`), no copies.
 
-The producer fills a slot and then stores the count of published frames; the consumer looks at frames below that count
+The producer fills a slot and then stores the count of published frames; the consumer looks at frames up to that count
 alone, and the producer writes to none of these until the consumer's own count says that it was released. So a process
-can be killed anywhere: a frame was published whole or not at all.
-
-This rests on two things. Each count is stored by one 8-byte move, which an item assignment of a memoryview of "Q" is in
-CPython. And these stores appear to other processors in the order in which they were made, which 64-bit x86 promises
-for ordinary stores (total store order; what copies by other kinds of stores ends with a fence). Other processors need
-barriers that Python doesn't have, so there FrameRing refuses; C++ has them and runs everywhere.
+can be killed anywhere: a frame was published whole or not at all. For 64-bit x86 and Linux; `side.py` says why.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
-import struct
 import time
-import weakref
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from segnets.errors import FrameRingError, PeerGoneError
 from segnets.frame_ring import file as ring_file
 from segnets.frame_ring.file import Role
-from segnets.frame_ring.layout import (
-    CONSUMER_STATE,
-    HEADER_SIZE,
-    PRODUCER_STATE,
-    READ,
-    SLOT_HEADER,
-    WRITTEN,
-    FrameLayout,
-    make_layout,
-)
-from segnets.frame_ring.views import Frame, Slot, view_of
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-Peer = Literal["never came", "alive", "closed", "died"]
-
-_CAME, _CLOSED = 1, 2
-_STATE = {"producer": PRODUCER_STATE // 8, "consumer": CONSUMER_STATE // 8}
-_COUNT = {"producer": WRITTEN // 8, "consumer": READ // 8}
-_OTHER: dict[Role, Role] = {"producer": "consumer", "consumer": "producer"}
-_SLOT = struct.Struct("<QQQQ")  # sequence, timestamp, tag, checksum
-# The pauses of a wait, in seconds: short for the first frames after a gap, then such that the processor has rest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 1e-3
+from segnets.frame_ring.layout import FrameLayout, make_layout
+from segnets.frame_ring.side import Peer, Side
+from segnets.frame_ring.views import Frame, Slot
 
 
 class FrameRing:
@@ -61,29 +30,23 @@ class FrameRing:
     has "died" for its peer. A forked child must not use it; while it lives, the side seems alive.
     """
 
-    def __init__(self, path: Path, layout: FrameLayout, role: Role, descriptor: int) -> None:
-        """For `create` and `open`, which give the descriptor with the role taken."""
-        self.path = path
-        self.layout = layout
-        self.role = role
+    def __init__(self, side: Side) -> None:
+        """For `create` and `open`."""
+        self._side = side
         self._holds: Slot | Frame | None = None
-        self._descriptor = descriptor
-        self._process = os.getpid()
-        # Whatever becomes of this object, the role becomes free; not through a forked child, which shares the lock.
-        self._leave = weakref.finalize(self, _give_up, descriptor, role, self._process)
-        try:
-            self._memory = mmap.mmap(descriptor, layout.file_size)
-        except OSError as error:
-            self._leave()
-            raise FrameRingError(f"{path}: can't be mapped: {error.strerror}") from None
-        self._numbers = memoryview(self._memory)[:HEADER_SIZE].cast("Q")
-        self._count = self._numbers[_COUNT[role]]  # our own counter, which nobody else writes
-        try:
-            self._available()
-        except FrameRingError:
-            self._detach()
-            raise
-        self._numbers[_STATE[role]] = _CAME
+
+    @property
+    def path(self) -> Path:
+        return self._side.path
+
+    @property
+    def role(self) -> Role:
+        return self._side.role
+
+    @property
+    def layout(self) -> FrameLayout:
+        """Shape, dtype, strides, slots and checksum of the frames."""
+        return self._side.layout
 
     @classmethod
     def create(
@@ -115,7 +78,7 @@ class FrameRing:
         _check_role(role)
         layout = make_layout(str(path), shape, dtype, slots, strides, checksum)
         if not os.path.lexists(path):
-            return cls(path, layout, role, ring_file.create_file(path, layout, role))
+            return cls(Side(path, layout, role, ring_file.create_file(path, layout, role)))
         if not reuse:
             raise FrameRingError(f"{path}: exists already; remove it, open it, or ask to reuse it")
         ring = cls.open(path, role)
@@ -138,25 +101,21 @@ class FrameRing:
         _check_role(role)
         end = time.monotonic() + timeout
         while not path.exists() and time.monotonic() < end:
-            time.sleep(_LONGEST_PAUSE)
+            time.sleep(0.001)
         descriptor, layout = ring_file.open_file(path, role)
-        return cls(path, layout, role, descriptor)
+        return cls(Side(path, layout, role, descriptor))
 
     @property
     def peer(self) -> Peer:
         """The other side: "never came", "alive", "closed" (said so) or "died" (ended without saying so)."""
         self._require(self.role, "peer")
-        other = _OTHER[self.role]
-        if ring_file.is_taken(self._descriptor, other):
-            return "alive"
-        state = self._numbers[_STATE[other]]
-        return "never came" if state == 0 else "closed" if state == _CLOSED else "died"
+        return self._side.peer()
 
     @property
     def waiting(self) -> int:
         """Frames that were published and not released."""
         self._require(self.role, "waiting")
-        available = self._available()
+        available = self._side.available()
         return available if self.role == "consumer" else self.layout.slots - available
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
@@ -170,10 +129,10 @@ class FrameRing:
         self._require("producer", "acquire")
         if isinstance(self._holds, Slot):
             return self._holds
-        if not self._wait(timeout):
+        if not self._side.wait(timeout):
             return None
-        sequence = self._count + 1
-        self._holds = slot = Slot(self, self._view(sequence), sequence)
+        sequence = self._side.count + 1
+        self._holds = slot = Slot(self, self._side.view(sequence), sequence)
         return slot
 
     def put(self, frame: npt.ArrayLike, timeout: float | None = None, *, tag: int = 0) -> bool:
@@ -205,22 +164,17 @@ class FrameRing:
         self._require("consumer", "next")
         if self._holds is not None:
             raise FrameRingError(f"{self.path}: next() before frame {self._holds.sequence} was released")
-        if not self._wait(timeout):
+        if not self._side.wait(timeout):
             return None
-        expected = self._count + 1
-        sequence, timestamp, tag, checksum = _SLOT.unpack_from(self._memory, self._offset(expected))
-        damage = None
-        if sequence != expected:
-            damage = f"its slot says {sequence}"
-        elif self.layout.checksum and checksum & 0xFFFFFFFF != self._checksum(expected):
-            damage = "its checksum is wrong"
+        sequence = self._side.count + 1
+        timestamp, tag, damage = self._side.read_slot(sequence)
         if damage is not None:
-            self._advance()
+            self._side.advance()
             raise FrameRingError(
-                f"{self.path}: frame {expected} is damaged ({damage}): somebody else writes to the ring; "
+                f"{self.path}: frame {sequence} is damaged ({damage}): somebody else writes to the ring; "
                 "it was passed over"
             )
-        self._holds = frame = Frame(self, self._view(expected), expected, timestamp, tag)
+        self._holds = frame = Frame(self, self._side.view(sequence), sequence, timestamp, tag)
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
@@ -241,110 +195,42 @@ class FrameRing:
 
     def close(self) -> None:
         """Tell the peer that no more comes, and give up the role. Frames and slots are not to be used any more."""
-        if self._leave.alive:
-            if os.getpid() == self._process:
-                self._numbers[_STATE[self.role]] = _CLOSED
-            self._detach()
+        self._end(done=True)
 
     def __enter__(self) -> FrameRing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        elif self._leave.alive:
-            self._detach()  # not finished: the peer shall hear "died"
+        self._end(done=kind is None)
 
-    def _detach(self) -> None:
+    def _end(self, *, done: bool) -> None:
         if self._holds is not None:
             self._holds._expire()
             self._holds = None
-        self._leave()
-        self._numbers.release()
-        with contextlib.suppress(BufferError):  # somebody kept a view: the memory goes when that goes
-            self._memory.close()
+        self._side.leave(done=done)
 
     def _require(self, role: Role, call: str) -> None:
-        if not self._leave.alive:
+        if not self._side.is_open:
             raise FrameRingError(f"{self.path}: {call} after close(); open the ring again")
         if self.role != role:
             raise FrameRingError(f"{self.path}: {call}() is for the {role}, this is the other side")
 
-    def _available(self) -> int:
-        """Frames that may be read, or slots that may be filled. The peer's counter is somebody else's word."""
-        theirs = self._numbers[_COUNT[_OTHER[self.role]]]
-        written, read = (self._count, theirs) if self.role == "producer" else (theirs, self._count)
-        if not 0 <= written - read <= self.layout.slots:
-            raise FrameRingError(
-                f"{self.path}: says that {written} frames were written and {read} read, with {self.layout.slots} "
-                "slots; remove the file and create the ring again"
-            )
-        return self.layout.slots - (written - read) if self.role == "producer" else written - read
-
-    def _wait(self, timeout: float | None) -> bool:
-        """Poll with growing pauses until there is something available, or the time is over. Raises PeerGoneError."""
-        if self._available():
-            return True
-        start, pause = time.monotonic(), _FIRST_PAUSE
-        while True:
-            peer = self.peer
-            # Asked again after the peer, which does its last work before its lock ends.
-            if self._available():
-                return True
-            if peer in ("closed", "died"):
-                what = "closed the ring" if peer == "closed" else "died: its process ended without closing the ring"
-                raise PeerGoneError(f"{self.path}: the {_OTHER[self.role]} {what}", peer)
-            left = pause if timeout is None else timeout - (time.monotonic() - start)
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _offset(self, sequence: int) -> int:
-        """Where the slot of a frame begins."""
-        return HEADER_SIZE + (sequence - 1) % self.layout.slots * self.layout.slot_size
-
-    def _view(self, sequence: int) -> npt.NDArray[Any]:
-        offset = self._offset(sequence) + SLOT_HEADER
-        return view_of(self._memory, offset, self.layout.shape, self.layout.dtype, self.layout.strides)
-
-    def _checksum(self, sequence: int) -> int:
-        offset = self._offset(sequence) + SLOT_HEADER
-        with memoryview(self._memory) as memory, memory[offset : offset + self.layout.frame_size] as frame:
-            return zlib.crc32(frame)
+    # What the slots and frames that it gave call.
 
     def _publish(self, slot: Slot) -> None:
-        sequence = slot.sequence
-        checksum = self._checksum(sequence) if self.layout.checksum else 0
         timestamp = time.monotonic_ns() if slot.timestamp is None else slot.timestamp
-        try:
-            _SLOT.pack_into(self._memory, self._offset(sequence), sequence, timestamp, slot.tag, checksum)
-        except struct.error:
-            raise FrameRingError(
-                f"{self.path}: timestamp={timestamp}, tag={slot.tag}: expected whole numbers, 0..2**64-1"
-            ) from None
+        self._side.describe_slot(slot.sequence, timestamp, slot.tag)
         self._holds = None
-        self._advance()
-
-    def _advance(self) -> None:
-        self._count += 1
-        self._numbers[_COUNT[self.role]] = self._count  # one 8-byte move, after all that was stored before
+        self._side.advance()
 
     def _cancel(self) -> None:
         self._holds = None
 
     def _release(self) -> None:
         self._holds = None
-        self._advance()
-
-
-# Not a method: what `finalize` calls must not keep the ring alive.
-def _give_up(descriptor: int, role: Role, process: int) -> None:
-    if os.getpid() == process:
-        ring_file.give_up(descriptor, role)
-    os.close(descriptor)
+        self._side.advance()
 
 
 def _check_role(role: str) -> None:
-    if role not in _OTHER:
+    if role not in ("producer", "consumer"):
         raise FrameRingError(f"role={role!r}, expected 'producer' or 'consumer'")

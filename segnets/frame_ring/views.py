@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -122,11 +121,3 @@ class Frame:
     def __exit__(self, *_: object) -> None:
         if self._memory is not None:
             self.release()
-
-
-def view_of(buffer: Any, offset: int, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...]) -> npt.NDArray[Any]:
-    """An array in somebody's memory, which can't be closed while the array lives.
-
-    It's `frombuffer` that holds the buffer. `ndarray(buffer=mmap)` doesn't: reading it after mmap.close() is a crash.
-    """
-    return np.ndarray(shape, dtype, np.frombuffer(buffer, np.uint8), offset, strides)

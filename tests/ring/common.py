@@ -17,6 +17,8 @@ from pathlib import Path
 from segnets import FrameRing, PeerGoneError
 from segnets.frame_ring import Frame
 
+PASSES = 20
+
 
 def check(frame: Frame) -> None:
     """Asserts that the frame is whole."""
@@ -33,6 +35,9 @@ def write(path: str, count: int) -> None:
             assert slot is not None
             with slot:
                 slot.tag = 3 * slot.sequence
+                # Other values first, so that filling takes most of the time: a kill shall meet a slot half filled.
+                for wrong in range(PASSES, 0, -1):
+                    slot.array[...] = slot.sequence + wrong
                 slot.array[...] = slot.sequence
             if slot.sequence == count:
                 return
