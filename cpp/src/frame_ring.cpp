@@ -1,23 +1,20 @@
-// The protocol of a ring; its bytes are in segnets/frame_ring.h. POSIX and Linux (open file description locks).
+// The protocol of a ring; its bytes are in segnets/frame_ring.h, its file in frame_file.cpp.
 #include "segnets/frame_ring.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <exception>
 #include <thread>
 #include <utility>
 
 #include "crc32.h"
+#include "frame_file.h"
 #include "frame_layout.h"
-#include "output_file.h"
 #include "segnets/error.h"
 
 namespace segnets {
@@ -29,89 +26,13 @@ constexpr std::uint64_t kCame = 1, kClosed = 2;
 // The pauses of a wait: short enough for the first frames after a gap, long enough to leave the processor alone.
 constexpr std::chrono::nanoseconds kFirstPause = std::chrono::microseconds(50), kLongestPause = std::chrono::milliseconds(1);
 
-constexpr FrameRing::Role other(FrameRing::Role role) {
-  return role == FrameRing::Role::producer ? FrameRing::Role::consumer : FrameRing::Role::producer;
-}
-
-const char* name_of(FrameRing::Role role) { return role == FrameRing::Role::producer ? "producer" : "consumer"; }
-
-struct flock byte_of(FrameRing::Role role, short type) {
-  struct flock lock {};
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = role == FrameRing::Role::producer ? 0 : 1;
-  lock.l_len = 1;
-  return lock;
-}
-
-Error failed(const std::string& path, const char* what) {
-  return Error(path + ": can't be " + what + ": " + std::strerror(errno));
-}
-
-// An open file; the locks taken through it end with it.
-class Descriptor {
- public:
-  explicit Descriptor(int number) : number_(number) {}
-  ~Descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  Descriptor(Descriptor&& from) noexcept : number_(std::exchange(from.number_, -1)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-  operator int() const { return number_; }
-
- private:
-  int number_;
-};
-
-void take(int file, FrameRing::Role role, const std::string& path) {
-  struct flock lock = byte_of(role, F_WRLCK);
-  if (::fcntl(file, F_OFD_SETLK, &lock) == 0) return;
-  if (errno != EAGAIN && errno != EACCES) throw failed(path, "locked");
-  throw Error(path + ": has a " + name_of(role) + " already, and a ring has only one; close that one or name another ring");
-}
-
-Descriptor open_file(const std::string& path) {
-  struct stat status {};
-  if (::stat(path.c_str(), &status) == 0) {  // before opening: a device could do something then
-    if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name the file that the other side created");
-    if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a ring of frames");
-  } else if (errno == ENOENT) {
-    throw Error(path + ": does not exist; start the side that creates the ring first");
-  }
-  Descriptor file(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (file < 0) throw failed(path, "opened for reading and writing");
-  return file;
-}
-
-FrameLayout read_layout(int file, const std::string& path) {
-  struct stat status {};
-  if (::fstat(file, &status) != 0) throw failed(path, "read");
-  const auto size = static_cast<std::uint64_t>(status.st_size);
-  if (size < ring::kHeaderSize)
-    throw Error(path + ": is " + std::to_string(size) + " bytes, and a ring of frames has at least 4096; " +
-                "remove the file and create the ring again");
-  ring::Header header;
-  if (::pread(file, header.data(), header.size(), 0) != static_cast<ssize_t>(header.size())) throw failed(path, "read");
-  return ring::decode(header, size, path);
-}
-
-// The memory is taken now: a full /dev/shm must refuse the ring, and not kill a process at some later frame (SIGBUS).
-void write_empty(int file, const FrameLayout& layout, const std::string& path) {
-  const ring::Header header = ring::encode(layout);
-  const int number = ::posix_fallocate(file, 0, static_cast<off_t>(ring::file_size(layout)));
-  if (number != 0)
-    throw Error(path + ": can't get its " + std::to_string(ring::file_size(layout)) + " bytes: " + std::strerror(number));
-  if (::pwrite(file, header.data(), header.size(), 0) != static_cast<ssize_t>(header.size()))
-    throw failed(path, "written");
-}
-
 }  // namespace
 
 struct FrameRing::State {
   std::string path;
   FrameLayout layout;
   Role role;
-  Descriptor file;
+  ring::Descriptor file;
   std::byte* memory = nullptr;
   std::size_t size = 0;
   std::size_t frame_size = 0, slot_size = 0;
@@ -121,13 +42,13 @@ struct FrameRing::State {
   const pid_t process = ::getpid();
   const int exceptions = std::uncaught_exceptions();
 
-  State(std::string path_, FrameLayout layout_, Role role_, Descriptor file_)
+  State(std::string path_, FrameLayout layout_, Role role_, ring::Descriptor file_)
       : path(std::move(path_)), layout(std::move(layout_)), role(role_), file(std::move(file_)) {
     size = ring::file_size(layout);
     frame_size = static_cast<std::size_t>(layout.frame_size());
     slot_size = ring::slot_size(layout);
     void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (mapped == MAP_FAILED) throw failed(path, "mapped");
+    if (mapped == MAP_FAILED) throw ring::failed(path, "mapped");
     memory = static_cast<std::byte*>(mapped);
     frames = load(role == Role::producer ? ring::kWritten : ring::kRead);
     try {
@@ -154,7 +75,7 @@ struct FrameRing::State {
 
   void require(Role needed, const char* call) const {
     if (closed) throw Error(path + ": " + call + "() after close(); open the ring again");
-    if (role != needed) throw Error(path + ": " + call + "() is for the " + name_of(needed) + ", this is the other side");
+    if (role != needed) throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + ", this is the other side");
   }
 
   // Frames that may be read, or slots that may be filled. The peer's counter is somebody else's word.
@@ -169,10 +90,8 @@ struct FrameRing::State {
   }
 
   Peer peer() const {
-    const Role peer = other(role);
-    struct flock lock = byte_of(peer, F_WRLCK);
-    if (::fcntl(file, F_OFD_GETLK, &lock) != 0) throw failed(path, "asked for its locks");
-    if (lock.l_type != F_UNLCK) return Peer::alive;
+    const Role peer = role == Role::producer ? Role::consumer : Role::producer;
+    if (ring::is_taken(file, peer, path)) return Peer::alive;
     const std::uint64_t state = load(peer == Role::producer ? ring::kProducerState : ring::kConsumerState);
     return state == 0 ? Peer::never_came : state == kClosed ? Peer::closed : Peer::died;
   }
@@ -215,8 +134,7 @@ struct FrameRing::State {
     if (::getpid() != process) return;  // a forked child, whose parent goes on
     store(role == Role::producer ? ring::kProducerState : ring::kConsumerState, state);
     // Not left to closing the file: the mapping, and perhaps a forked child, keep it open.
-    struct flock lock = byte_of(role, F_UNLCK);
-    ::fcntl(file, F_OFD_SETLK, &lock);
+    ring::give_up(file, role);
   }
 };
 
@@ -226,37 +144,22 @@ FrameRing::FrameRing(FrameRing&&) noexcept = default;
 FrameRing& FrameRing::operator=(FrameRing&&) noexcept = default;
 
 FrameRing FrameRing::open(const std::string& path, Role role) {
-  Descriptor file = open_file(path);
-  FrameLayout layout = read_layout(file, path);
-  take(file, role, path);
+  ring::Descriptor file = ring::open_file(path);
+  FrameLayout layout = ring::read_layout(file, path);
+  ring::take(file, role, path);
   return FrameRing(std::make_unique<State>(path, std::move(layout), role, std::move(file)));
 }
 
 FrameRing FrameRing::create(const std::string& path, const FrameLayout& wanted, Role role, bool reuse) {
   const FrameLayout layout = ring::checked(wanted, path, "");
-  struct stat status {};
-  if (::stat(path.c_str(), &status) == 0) {
-    if (!reuse) throw Error(path + ": exists already; remove it, open it, or ask to reuse it");
-    FrameRing ring = open(path, role);
-    if (ring.layout() != layout)
-      throw Error(path + ": is a ring of " + ring::describe(ring.layout()) + ", not of " + ring::describe(layout) +
-                  "; remove it or name another");
-    return ring;
-  }
-  check_writable_target(path);
-  const std::string temporary = temporary_beside(path);
-  Descriptor file(::open(temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (file < 0) throw failed(path, "created");
-  try {
-    write_empty(file, layout, path);
-    take(file, role, path);
-    if (::link(temporary.c_str(), path.c_str()) != 0) throw failed(path, "created");  // unlike a rename: never replaces
-    ::unlink(temporary.c_str());
-  } catch (const Error&) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  return FrameRing(std::make_unique<State>(path, layout, role, std::move(file)));
+  if (!ring::exists(path))
+    return FrameRing(std::make_unique<State>(path, layout, role, ring::create_file(path, layout, role)));
+  if (!reuse) throw Error(path + ": exists already; remove it, open it, or ask to reuse it");
+  FrameRing ring = open(path, role);
+  if (ring.layout() != layout)
+    throw Error(path + ": is a ring of " + ring::describe(ring.layout()) + ", not of " + ring::describe(layout) +
+                "; remove it or name another");
+  return ring;
 }
 
 FrameRing::Slot FrameRing::acquire(std::chrono::nanoseconds timeout) {

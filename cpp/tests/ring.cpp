@@ -3,14 +3,17 @@
 //        segnets-test-ring open PATH ROLE         what it is
 //        segnets-test-ring write PATH COUNT       COUNT frames of which every int64 is the sequence; 0: without end
 //        segnets-test-ring read PATH COUNT        checks such frames until COUNT came or the producer is gone
+//        segnets-test-ring race PATH COUNT        both sides in two threads that never pause, COUNT frames
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <span>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "segnets/error.h"
@@ -87,6 +90,37 @@ int read(FrameRing ring, std::uint64_t count) {
   return 0;
 }
 
+// What is stored in a wrong order shows for some nanoseconds only: here the other side looks all the time.
+int race(const std::string& path, std::uint64_t count) {
+  FrameRing producer = FrameRing::create(path, {segnets::FrameType::int64, {1}, 1024}, FrameRing::Role::producer);
+  FrameRing consumer = FrameRing::open(path, FrameRing::Role::consumer);
+  std::thread writing([&] {
+    for (std::uint64_t i = 1; i <= count; ++i) {
+      FrameRing::Slot slot = producer.acquire({});
+      while (!slot) slot = producer.acquire({});
+      std::memcpy(slot.data, &i, sizeof i);
+      producer.publish(3 * i, i);
+    }
+  });
+  std::uint64_t wrong = 0;
+  for (std::uint64_t i = 1; i <= count; ++i) {
+    try {
+      while (consumer.waiting() == 0) {
+      }
+      const FrameRing::Frame frame = consumer.next({});
+      std::uint64_t content = 0;
+      std::memcpy(&content, frame.data, sizeof content);
+      wrong += frame.sequence != i || frame.tag != 3 * i || frame.timestamp != i || content != i;
+      consumer.release();
+    } catch (const segnets::Error&) {
+      ++wrong;
+    }
+  }
+  writing.join();
+  std::printf("%llu wrong\n", static_cast<unsigned long long>(wrong));
+  return wrong == 0 ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -103,6 +137,7 @@ int main(int argc, char** argv) {
       return write(FrameRing::open(words[2], FrameRing::Role::producer), std::strtoull(argv[3], nullptr, 10));
     if (argc == 4 && words[1] == "read")
       return read(FrameRing::open(words[2], FrameRing::Role::consumer), std::strtoull(argv[3], nullptr, 10));
+    if (argc == 4 && words[1] == "race") return race(words[2], std::strtoull(argv[3], nullptr, 10));
     return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

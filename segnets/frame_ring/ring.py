@@ -136,16 +136,19 @@ class FrameRing:
         return slot
 
     def put(self, frame: npt.ArrayLike, timeout: float | None = None, *, tag: int = 0) -> bool:
-        """Producer: copy an array of the ring's shape into a slot and publish it; False if none was free in time."""
-        slot = self.acquire(timeout)
-        if slot is None:
-            return False
+        """Producer: copy an array of the ring's shape and dtype into a slot and publish it.
+
+        timeout, errors: as for `acquire`. Returns False if no slot was free in that time.
+        """
         source = np.asarray(frame)
         if (source.shape, source.dtype) != (self.layout.shape, np.dtype(self.layout.dtype)):
             raise FrameRingError(
                 f"{self.path}: a frame of {source.dtype} {source.shape}, "
                 f"expected {self.layout.dtype} {self.layout.shape}"
             )
+        slot = self.acquire(timeout)
+        if slot is None:
+            return False
         with slot:
             slot.tag = tag
             slot.array[...] = source

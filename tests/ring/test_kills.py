@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from segnets import FrameRing, PeerGoneError
-from segnets.frame_ring.layout import HEADER_SIZE, READ, SLOT_HEADER
+from segnets.frame_ring.layout import HEADER_SIZE, PRODUCER_STATE, READ, SLOT_HEADER, WRITTEN
 from tests.ring.common import Nursery, check, kill
 
 ITEMS = 32768  # 256 KiB
@@ -37,6 +37,12 @@ def peer(kind: str, what: str, path: Path, program: Path, nursery: Nursery) -> I
         running.kill()
         out, said = running.communicate()
         assert (out, said) == ("", ""), "it ended before it was killed"
+
+
+def count(path: Path, offset: int) -> int:
+    """A number of the ring's header, as it is now."""
+    with path.open("rb") as file:
+        return int.from_bytes(os.pread(file.fileno(), 8, offset), "little")
 
 
 def slot_is_torn(ring: FrameRing, sequence: int) -> bool:
@@ -91,6 +97,31 @@ def test_a_killed_producer(kind: str, rounds: int, program: Path, nursery: Nurse
 
 @pytest.mark.parametrize("kind", ["python", "c++"])
 @pytest.mark.parametrize("rounds", ROUNDS)
+def test_a_killed_producer_of_a_consumer_in_cpp(
+    kind: str, rounds: int, program: Path, nursery: Nursery, tmp_path: Path
+) -> None:
+    randomly = random.Random(rounds)
+    path, written = tmp_path / "ring", 0
+    for _ in range(rounds):
+        FrameRing.create(path, (ITEMS,), "int64", slots=3).close()
+        with path.open("r+b") as file:
+            os.pwrite(file.fileno(), bytes(8), PRODUCER_STATE)  # nobody came yet
+        consumer = subprocess.Popen(
+            [program, "read", path, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        with peer(kind, "write", path, program, nursery):
+            while count(path, PRODUCER_STATE) == 0:
+                time.sleep(0.0002)
+            time.sleep(randomly.uniform(0, LONGEST))
+        assert consumer.communicate(timeout=60) == (f"died after {count(path, WRITTEN)}\n", "")
+        assert count(path, READ) == count(path, WRITTEN)
+        written += count(path, WRITTEN)
+        path.unlink()
+    assert written > rounds, "hardly a frame came, so little was tested"
+
+
+@pytest.mark.parametrize("kind", ["python", "c++"])
+@pytest.mark.parametrize("rounds", ROUNDS)
 def test_a_killed_consumer(kind: str, rounds: int, program: Path, nursery: Nursery, tmp_path: Path) -> None:
     randomly = random.Random(rounds)
     with FrameRing.create(tmp_path / "ring", (ITEMS,), "int64", slots=3) as ring:
@@ -102,24 +133,20 @@ def test_a_killed_consumer(kind: str, rounds: int, program: Path, nursery: Nurse
                     slot.tag = 3 * slot.sequence
                     slot.array[...] = slot.sequence
 
-        def released() -> int:
-            with ring.path.open("rb") as file:
-                return int.from_bytes(os.pread(file.fileno(), 8, READ), "little")
-
         for turn in range(rounds):
             with peer(kind, "read", ring.path, program, nursery):
                 end = time.monotonic() + randomly.uniform(0, LONGEST)
-                while time.monotonic() < end or (turn == 0 and released() == 0):
+                while time.monotonic() < end or (turn == 0 and count(ring.path, READ) == 0):
                     with contextlib.suppress(PeerGoneError):  # the peer before this one
                         fill(0.001)
             gone = end_of(lambda: fill(10))
             # Killed before it came, it leaves what the one before it said, the one of this process below.
             assert gone.state == ring.peer == "died" or (gone.state == "closed" and turn > 0)
-            done = released()
+            done = count(ring.path, READ)
             with FrameRing.open(ring.path) as after:  # the frame that it held is still there, for the next one
                 frame = after.next(0)
                 assert frame is not None
                 assert frame.sequence == done + 1
                 check(frame)
-            assert (released(), ring.waiting) == (done, 3)
-        assert released() > rounds, "hardly a frame was read, so little was tested"
+            assert (count(ring.path, READ), ring.waiting) == (done, 3)
+        assert count(ring.path, READ) > rounds, "hardly a frame was read, so little was tested"

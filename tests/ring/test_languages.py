@@ -42,6 +42,11 @@ def test_from_one_to_the_other(writer: str, checksum: bool, program: Path, nurse
             assert other.wait() == 0
 
 
+def test_the_order_of_stores_in_cpp(program: Path, tmp_path: Path) -> None:
+    """Frames so small, and sides so quick, that the moment between two stores is met many times."""
+    assert run(program, "race", tmp_path / "r", 300_000).stdout == "0 wrong\n"
+
+
 def test_cpp_refuses_a_taken_role_and_tells_of_the_peer(program: Path, tmp_path: Path) -> None:
     path = tmp_path / "r"
     with FrameRing.create(path, (1000,), "int64") as ring:

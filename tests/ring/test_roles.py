@@ -15,6 +15,7 @@ import pytest
 
 from segnets import FrameRing, FrameRingError, OutputError, PeerGoneError
 from segnets.frame_ring import Frame, Slot
+from segnets.frame_ring.side import Side
 
 SHAPE = (3, 4)
 
@@ -86,6 +87,19 @@ def test_frames_come_before_the_news_that_the_producer_is_gone(path: Path) -> No
         with pytest.raises(PeerGoneError, match="the producer died: its process ended without closing") as gone:
             next(frames)
         assert gone.value.state == "died"
+
+
+def test_a_frame_published_just_before_the_end_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The producer publishes and dies after the consumer has looked for frames and before it asks for the peer."""
+    with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
+
+        def publish_and_die(side: Side) -> str:
+            producer.put(np.full(SHAPE, 9, np.uint8))
+            return "died"
+
+        monkeypatch.setattr(Side, "peer", publish_and_die)
+        with given(consumer) as frame:
+            assert frame.array[0, 0] == 9
 
 
 def test_a_full_ring_says_that_the_consumer_is_gone(path: Path) -> None:

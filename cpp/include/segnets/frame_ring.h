@@ -62,7 +62,7 @@ struct FrameLayout {
   std::vector<std::int64_t> shape;
   std::int64_t slots = 4;
   bool checksum = false;              // costs a pass over the frame on both sides; protocol alone prevents torn frames
-  std::vector<std::int64_t> strides;  // bytes from one index to the next, per dimension; empty means without gaps
+  std::vector<std::int64_t> strides = {};  // bytes from one index to the next, per dimension; empty means without gaps
 
   std::int64_t item_size() const;
   std::int64_t frame_size() const;  // bytes, gaps included; of a checked layout
