@@ -12,30 +12,26 @@ import pytest
 import torch
 
 import segnets
-from segnets.export import export
 from segnets.segment import segment
 from tests.cmake import ROOT
 from tests.cpp.common import read_pnm, write_ppm
-from tests.export.common import random_image, random_model
+from tests.export.common import SMALL, random_image, random_model
 
 SIZE = (65, 97)
-PREPROCESSING = segnets.Preprocessing(size=48)
 FRAMES = 6  # more than the ring has slots
 
 Desk = tuple[Path, Path, list[torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Weights, their export, and images of which image n lies in n.ppm beside them."""
+def desk(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Weights, their export, and images of which image n lies in n.ppm beside the weights."""
     folder = tmp_path_factory.mktemp("frames")
-    model = random_model(num_classes=300)  # ids that don't fit a byte
-    segnets.save(model, folder / "w.safetensors", preprocessing=PREPROCESSING)
-    export(model, folder / "m.ts", preprocessing=PREPROCESSING)
+    segnets.save(random_model(num_classes=5), folder / "w.safetensors", preprocessing=SMALL)  # what `small` was made of
     images = [random_image(*SIZE, seed=i) for i in range(FRAMES)]
     for i, image in enumerate(images):
         write_ppm(folder / f"{i + 1}.ppm", image)
-    return folder / "w.safetensors", folder / "m.ts", images
+    return folder / "w.safetensors", small, images
 
 
 def start(*command: object) -> subprocess.Popen[str]:
@@ -58,7 +54,7 @@ def test_the_masks_are_those_of_one_process(build: Path, desk: Desk, tmp_path: P
 
     model = segnets.load(weights)
     for i, image in enumerate(images):
-        expected = segment(model, image, PREPROCESSING)[0].numpy()
+        expected = segment(model, image, SMALL)[0].numpy()
         assert np.array_equal(read_pnm(tmp_path / f"{i + 1}.pgm"), expected)
         share = np.bincount(expected.ravel()).max() / expected.size
         assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in said
