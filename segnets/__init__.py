@@ -4,6 +4,8 @@ FCN, DeepLabV3, DeepLabV3+, PSPNet and LR-ASPP on dilated ResNets and MobileNetV
 self-describing file; exports that a C++ program runs with the very same result.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import (
@@ -16,7 +18,6 @@ from segnets.errors import (
     WeightsError,
 )
 from segnets.export import ExportReport, VerifyReport, export, verify
-from segnets.frame_ring import FrameRing
 from segnets.heads import DeepLabHead, DeepLabV3PlusHead, FCNHead, LRASPPHead, PSPHead
 from segnets.layers import ASPP
 from segnets.model import SegmentationModel
@@ -32,6 +33,9 @@ from segnets.weights.pretrained import (
     fcn_resnet101,
     lraspp_mobilenet_v3_large,
 )
+
+if TYPE_CHECKING:
+    from segnets.frame_ring import FrameRing
 
 __version__ = "0.1.0"
 
@@ -75,3 +79,12 @@ __all__ = [
     "save",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: most programs have no ring, and `import segnets` shall stay quick.
+    if name != "FrameRing":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from segnets.frame_ring import FrameRing
+
+    return FrameRing

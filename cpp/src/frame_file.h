@@ -1,7 +1,7 @@
 // The file of a ring: made complete with its memory, opened, and the locks by which each side shows that it lives.
 //
-// Open file description locks (Linux): unlike those that belong to a process they also exclude a second user in the same
-// process, and the kernel drops them when the process ends, however it ends.
+// Open file description locks (Linux): unlike those that belong to a process they also exclude a second user in the
+// same process, and the kernel drops them when the process ends, however it ends.
 #pragma once
 
 #include <unistd.h>
@@ -33,7 +33,8 @@ const char* name_of(FrameRing::Role role);
 Error failed(const std::string& path, const char* what);  // "can't be <what>", with the reason in errno
 
 bool exists(const std::string& path);
-Descriptor create_file(const std::string& path, const FrameLayout& layout, FrameRing::Role role);  // with the role taken
+// With the role taken. Throws Error.
+Descriptor create_file(const std::string& path, const FrameLayout& layout, FrameRing::Role role);
 Descriptor open_file(const std::string& path);
 FrameLayout read_layout(int file, const std::string& path);
 

@@ -159,7 +159,8 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
   FrameLayout layout{static_cast<FrameType>(get<std::uint32_t>(header, kTypeAt)), {},
                      get<std::int64_t>(header, kSlotsAt), false, {}};
   for (std::size_t i = 0; i < kMaxDimensions; ++i) {
-    const auto count = get<std::int64_t>(header, kShapeAt + 8 * i), stride = get<std::int64_t>(header, kStridesAt + 8 * i);
+    const auto count = get<std::int64_t>(header, kShapeAt + 8 * i);
+    const auto stride = get<std::int64_t>(header, kStridesAt + 8 * i);
     if (i < dimensions) {
       layout.shape.push_back(count);
       layout.strides.push_back(stride);

@@ -24,7 +24,8 @@ static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free, "a lock would
 
 constexpr std::uint64_t kCame = 1, kClosed = 2;
 // The pauses of a wait: short enough for the first frames after a gap, long enough to leave the processor alone.
-constexpr std::chrono::nanoseconds kFirstPause = std::chrono::microseconds(50), kLongestPause = std::chrono::milliseconds(1);
+constexpr std::chrono::nanoseconds kFirstPause = std::chrono::microseconds(50);
+constexpr std::chrono::nanoseconds kLongestPause = std::chrono::milliseconds(1);
 
 }  // namespace
 
@@ -75,13 +76,15 @@ struct FrameRing::State {
 
   void require(Role needed, const char* call) const {
     if (closed) throw Error(path + ": " + call + "() after close(); open the ring again");
-    if (role != needed) throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + ", this is the other side");
+    if (role != needed)
+      throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + ", this is the other side");
   }
 
   // Frames that may be read, or slots that may be filled. The peer's counter is somebody else's word.
   std::uint64_t available() const {
     const std::uint64_t theirs = load(role == Role::producer ? ring::kRead : ring::kWritten);
-    const std::uint64_t written = role == Role::producer ? frames : theirs, read = role == Role::producer ? theirs : frames;
+    const std::uint64_t written = role == Role::producer ? frames : theirs;
+    const std::uint64_t read = role == Role::producer ? theirs : frames;
     const auto slots = static_cast<std::uint64_t>(layout.slots);
     if (written - read > slots)  // also when read > written: the difference is huge then
       throw Error(path + ": says that " + std::to_string(written) + " frames were written and " + std::to_string(read) +
