@@ -69,18 +69,18 @@ def ring(frames: int, checksum: bool, folder: Path) -> float:
 def send(connection: Connection, frames: int) -> None:
     frame = source()
     for _ in range(frames):
-        connection.send_bytes(frame.data)
+        connection.send_bytes(frame.reshape(-1).data)
 
 
 def pipe(frames: int) -> float:
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=send, args=(sender, frames + 1))
+    process = multiprocessing.get_context("spawn").Process(target=send, args=(sender, frames + 1), daemon=True)
     process.start()
     target = np.zeros(SHAPE, np.uint8)
-    receiver.recv_bytes_into(target.data)
+    receiver.recv_bytes_into(target.reshape(-1).data)
     start = time.perf_counter()
     for _ in range(frames):
-        receiver.recv_bytes_into(target.data)
+        receiver.recv_bytes_into(target.reshape(-1).data)
     seconds = (time.perf_counter() - start) / frames
     process.join()
     return seconds
