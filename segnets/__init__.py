@@ -4,9 +4,19 @@ FCN, DeepLabV3, DeepLabV3+, PSPNet and LR-ASPP on dilated ResNets and MobileNetV
 self-describing file; exports that a C++ program runs with the very same result.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
 from segnets.card import ModelCard, ModelConfig
-from segnets.errors import ExportError, ImageError, OutputError, SegnetsError, WeightsError
+from segnets.errors import (
+    ExportError,
+    FrameRingError,
+    ImageError,
+    OutputError,
+    PeerGoneError,
+    SegnetsError,
+    WeightsError,
+)
 from segnets.export import ExportReport, VerifyReport, export, verify
 from segnets.heads import DeepLabHead, DeepLabV3PlusHead, FCNHead, LRASPPHead, PSPHead
 from segnets.layers import ASPP
@@ -24,6 +34,9 @@ from segnets.weights.pretrained import (
     lraspp_mobilenet_v3_large,
 )
 
+if TYPE_CHECKING:
+    from segnets.frame_ring import FrameRing
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -33,6 +46,8 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "FCNHead",
+    "FrameRing",
+    "FrameRingError",
     "ImageError",
     "IntermediateLayerGetter",
     "LRASPPHead",
@@ -42,6 +57,7 @@ __all__ = [
     "ModelConfig",
     "OutputError",
     "PSPHead",
+    "PeerGoneError",
     "Preprocessing",
     "ResNet",
     "SegmentationModel",
@@ -63,3 +79,12 @@ __all__ = [
     "save",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: most programs have no ring, and `import segnets` shall stay quick.
+    if name != "FrameRing":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from segnets.frame_ring import FrameRing
+
+    return FrameRing

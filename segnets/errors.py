@@ -30,6 +30,21 @@ class ImageError(SegnetsError, ValueError):
     """An image that can't be read, or a tensor that is not the image it should be."""
 
 
+class FrameRingError(SegnetsError, RuntimeError):
+    """A ring of frames that can't be made, opened or trusted, or a call that doesn't fit its state."""
+
+
+class PeerGoneError(FrameRingError):
+    """Nothing is left to wait for: the other side of the ring has gone.
+
+    state: "closed" when it said that it was done, "died" when its process ended without saying so.
+    """
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
 def warn_caller(message: str) -> None:
     """Warn (UserWarning) at the line outside this package that called into it."""
     depth = 1

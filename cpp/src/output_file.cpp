@@ -15,13 +15,6 @@
 namespace segnets {
 namespace {
 
-std::string temporary_beside(const std::string& path) {
-  std::random_device random;
-  char name[48];
-  std::snprintf(name, sizeof name, ".segnets-%08x%08x.tmp", random(), random());
-  return (std::filesystem::path(path).parent_path() / name).string();
-}
-
 Error cannot_write(const std::string& path, int number) {
   return Error(path + ": can't be written: " + std::strerror(number));
 }
@@ -38,6 +31,13 @@ int write_all(int descriptor, std::string_view bytes) {
 }
 
 }  // namespace
+
+std::string temporary_beside(const std::string& path) {
+  std::random_device random;
+  char name[48];
+  std::snprintf(name, sizeof name, ".segnets-%08x%08x.tmp", random(), random());
+  return (std::filesystem::path(path).parent_path() / name).string();
+}
 
 void check_writable_target(const std::string& path) {
   if (path.empty()) throw Error("the output has no name");

@@ -10,6 +10,9 @@ namespace segnets {
 // because a rename would put a regular file in their place.
 void check_writable_target(const std::string& path);
 
+// A name that nobody else has, in the folder of `path`: ".segnets-*.tmp".
+std::string temporary_beside(const std::string& path);
+
 // Through a temporary file beside the target, flushed and renamed. On failure the target is as it was. Throws Error.
 void write_file(const std::string& path, std::string_view bytes);
 

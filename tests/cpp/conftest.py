@@ -15,7 +15,7 @@ __all__ = ["build", "one_thread", "small", "small_ppm"]
 @pytest.fixture(scope="session")
 def build() -> Path:
     """The folder with segnets-run and segnets-test-threads; fails if the build fails or warns."""
-    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", "-DSEGNETS_BUILD_TESTS=ON")
+    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", "-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_BUILD_EXAMPLES=ON")
     assert "warning:" not in said, said  # the compiler's
     return folder
 

@@ -1,0 +1,45 @@
+// The file of a ring: made complete with its memory, opened, and the locks by which each side shows that it lives.
+//
+// Open file description locks (Linux): unlike those that belong to a process they also exclude a second user in the
+// same process, and the kernel drops them when the process ends, however it ends.
+#pragma once
+
+#include <unistd.h>
+
+#include <string>
+#include <utility>
+
+#include "segnets/error.h"
+#include "segnets/frame_ring.h"
+
+namespace segnets::ring {
+
+// An open file; the locks taken through it end with it, and with what is mapped of it.
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
+  Descriptor(Descriptor&& from) noexcept : number_(std::exchange(from.number_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  operator int() const { return number_; }
+
+ private:
+  int number_;
+};
+
+const char* name_of(FrameRing::Role role);
+Error failed(const std::string& path, const char* what);  // "can't be <what>", with the reason in errno
+
+bool exists(const std::string& path);
+// With the role taken. Throws Error.
+Descriptor create_file(const std::string& path, const FrameLayout& layout, FrameRing::Role role);
+Descriptor open_file(const std::string& path);
+FrameLayout read_layout(int file, const std::string& path);
+
+void take(int file, FrameRing::Role role, const std::string& path);  // throws Error if somebody has this role
+void give_up(int file, FrameRing::Role role) noexcept;
+bool is_taken(int file, FrameRing::Role role, const std::string& path);  // by another descriptor than this one
+
+}  // namespace segnets::ring

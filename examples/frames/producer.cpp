@@ -1,0 +1,90 @@
+// A camera's side: decode images, preprocess them into a ring in shared memory, and take the masks from a second ring.
+//
+//   segnets-frame-producer MODEL FRAMES MASKS FOLDER IMAGE...
+//   python examples/frames/consumer.py WEIGHTS FRAMES MASKS
+//
+// MODEL is the export of WEIGHTS, for the sake of its preprocessing; the network runs in Python. FRAMES and MASKS are
+// names of rings that don't exist yet, such as /dev/shm/frames. The images have one size, as those of a camera. The
+// mask of IMAGE n is written to FOLDER/n.pgm, from 1 on.
+#include <c10/core/InferenceMode.h>
+#include <torch/script.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "segnets/error.h"
+#include "segnets/frame_ring.h"
+#include "segnets/image.h"
+
+namespace {
+
+using segnets::FrameRing;
+
+torch::Tensor preprocess(torch::jit::Module& model, const segnets::Image& image) {
+  const torch::Tensor pixels = torch::from_blob(const_cast<std::uint8_t*>(image.data.data()),
+                                                {1, image.height, image.width, 3}, torch::kUInt8);
+  return model.get_method("preprocess")({pixels}).toTensor();
+}
+
+// A ring whose name goes when we go; whoever has it mapped keeps the memory.
+struct OwnRing {
+  FrameRing ring;
+  ~OwnRing() { ::unlink(ring.path().c_str()); }
+};
+
+// The ring's slot or frame, or an Error that says why there is none.
+template <typename Waited>
+Waited expect(Waited waited, const FrameRing& ring) {
+  if (!waited) throw segnets::Error(ring.path() + ": the Python side is gone; see its last lines");
+  return waited;
+}
+
+void run(const std::string& model_path, const std::string& frames_path, const std::string& masks_path,
+         const std::string& folder, const std::vector<std::string>& images) {
+  const c10::InferenceMode no_gradients;
+  torch::jit::Module model = torch::jit::load(model_path, torch::kCPU);
+  segnets::Image image = segnets::read_image(images.front());
+  const std::vector<std::int64_t> input = preprocess(model, image).sizes().vec();  // (1, 3, h, w)
+  const std::vector<std::int64_t> size = {image.height, image.width};
+
+  // The ring of frames last: the other side waits for that one.
+  OwnRing own_masks{
+      FrameRing::create(masks_path, {segnets::FrameType::uint16, size}, FrameRing::Role::consumer)};
+  OwnRing own_frames{
+      FrameRing::create(frames_path, {segnets::FrameType::float32, input}, FrameRing::Role::producer)};
+  FrameRing &masks = own_masks.ring, &frames = own_frames.ring;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    if (i > 0) image = segnets::read_image(images[i]);
+    if (image.height != size[0] || image.width != size[1])
+      throw segnets::Error(images[i] + ": has another size than the first image, and a ring has one size");
+    const auto slot = expect(frames.acquire(FrameRing::forever), frames);
+    torch::from_blob(slot.data, input, torch::kFloat32).copy_(preprocess(model, image));
+    frames.publish();
+
+    const auto answer = expect(masks.next(FrameRing::forever), masks);
+    const auto* ids = reinterpret_cast<const std::uint16_t*>(answer.data);
+    const auto classes = static_cast<std::int64_t>(answer.tag);
+    const segnets::Mask mask{size[0], size[1], classes, {ids, ids + size[0] * size[1]}};
+    masks.release();
+    segnets::write_mask(folder + "/" + std::to_string(i + 1) + ".pgm", mask);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 6) {
+    std::fprintf(stderr, "usage: segnets-frame-producer MODEL FRAMES MASKS FOLDER IMAGE...\n");
+    return 2;
+  }
+  try {
+    run(argv[1], argv[2], argv[3], argv[4], {argv + 5, argv + argc});
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

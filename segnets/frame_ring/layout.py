@@ -1,0 +1,200 @@
+"""The fixed part of a ring's header: from a layout to bytes, and back from bytes that nobody vouches for.
+
+`cpp/include/segnets/frame_ring.h` has the table of these bytes; `cpp/src/frame_layout.cpp` is the same in C++.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segnets.errors import FrameRingError
+
+HEADER_SIZE = 4096
+FIXED_SIZE = 184  # what `encode` gives; the counters follow behind
+WRITTEN, PRODUCER_STATE, READ, CONSUMER_STATE = 256, 264, 320, 328  # each 8 bytes
+SLOT_HEADER = 64
+
+_MAGIC = b"\x89segring"
+_VERSION = 1
+_FIXED = struct.Struct("<8sIIII8q8qqQQI")  # without the checksum behind it
+_DTYPES = ("uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")  # codes 1..8
+_MAX_NDIM, _MAX_FRAME, _MAX_SLOTS = 8, 1 << 40, 1 << 20
+_AGAIN = "; remove the file and create the ring again"
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """What all frames of a ring are; made by `make_layout` and `decode`, which check it.
+
+    shape: 1 to 8 numbers. dtype: the name of one of NumPy's. slots: how many frames fit.
+    strides: bytes from one index to the next, per dimension. checksum: whether frames carry a CRC-32.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    slots: int
+    strides: tuple[int, ...]
+    checksum: bool
+
+    @property
+    def frame_size(self) -> int:
+        """Bytes from the first item to the end of the last, gaps included."""
+        item = np.dtype(self.dtype).itemsize
+        return item + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
+
+    @property
+    def slot_size(self) -> int:
+        return -(-(SLOT_HEADER + self.frame_size) // 64) * 64
+
+    @property
+    def file_size(self) -> int:
+        return HEADER_SIZE + self.slots * self.slot_size
+
+    def __str__(self) -> str:
+        checksum = "CRC-32" if self.checksum else "no checksum"
+        return f"{self.dtype} {_show(self.shape)}, strides {_show(self.strides)}, {self.slots} slots, {checksum}"
+
+
+def make_layout(
+    where: str,
+    shape: Sequence[int],
+    dtype: object,
+    slots: int,
+    strides: Sequence[int] | None,
+    checksum: bool,
+) -> FrameLayout:
+    """The layout of a new ring. Raises FrameRingError, beginning with `where`."""
+    name = _dtype_name(where, dtype)
+    try:  # NumPy's numbers, too
+        counts = tuple(map(operator.index, shape))
+        steps = None if strides is None else tuple(map(operator.index, strides))
+    except TypeError:
+        raise FrameRingError(f"{where}: shape={shape!r}, strides={strides!r}, expected whole numbers") from None
+    return _checked(where, "", counts, name, slots, steps, checksum)
+
+
+def encode(layout: FrameLayout) -> bytes:
+    """The first FIXED_SIZE bytes of the ring's file."""
+    rest = (0,) * (_MAX_NDIM - len(layout.shape))
+    fixed = _FIXED.pack(
+        _MAGIC,
+        _VERSION,
+        HEADER_SIZE,
+        _DTYPES.index(layout.dtype) + 1,
+        len(layout.shape),
+        *layout.shape,
+        *rest,
+        *layout.strides,
+        *rest,
+        layout.slots,
+        layout.frame_size,
+        layout.slot_size,
+        int(layout.checksum),
+    )
+    return fixed + struct.pack("<I", zlib.crc32(fixed))
+
+
+def decode(header: bytes, size: int, path: str) -> FrameLayout:
+    """What FIXED_SIZE bytes at the beginning of a file of `size` bytes say.
+
+    Raises FrameRingError, beginning with `path`, unless they are whole and describe a file of this size.
+    """
+
+    def refuse(what: str) -> FrameRingError:
+        return FrameRingError(f"{path}: {what}{_AGAIN}")
+
+    numbers = _FIXED.unpack_from(header)
+    magic, version, header_size, code, ndim = numbers[:5]
+    slots, frame_size, slot_size, checksum = numbers[21:]
+    if magic != _MAGIC:
+        raise FrameRingError(
+            f"{path}: is not a ring of frames (other first bytes); name the file that the other side created"
+        )
+    if version != _VERSION:
+        raise FrameRingError(
+            f"{path}: has version {version}, this program reads {_VERSION}; use one version of segnets on both sides"
+        )
+    if zlib.crc32(header[: _FIXED.size]) != struct.unpack_from("<I", header, _FIXED.size)[0]:
+        raise refuse("its header is damaged (wrong checksum)")
+    if header_size != HEADER_SIZE:
+        raise refuse(f"header_size={header_size}, expected {HEADER_SIZE}")
+    if not 1 <= ndim <= _MAX_NDIM:
+        raise refuse(f"ndim={ndim}, expected 1..{_MAX_NDIM}")
+    if any(numbers[5 + ndim : 13] + numbers[13 + ndim : 21]):
+        raise refuse(f"its shape or strides go on behind ndim={ndim}")
+    if not 1 <= code <= len(_DTYPES):
+        raise refuse(f"type={code}, expected 1..{len(_DTYPES)}")
+    shape, strides = numbers[5 : 5 + ndim], numbers[13 : 13 + ndim]
+    layout = _checked(path, _AGAIN, shape, _DTYPES[code - 1], slots, strides, bool(checksum))
+    if checksum > 1:
+        raise refuse(f"checksum={checksum}, expected 0 or 1")
+    if frame_size != layout.frame_size:
+        raise refuse(f"frame_size={frame_size}, its shape and strides give {layout.frame_size}")
+    if slot_size != layout.slot_size:
+        raise refuse(f"slot_size={slot_size}, its frame_size gives {layout.slot_size}")
+    if size != layout.file_size:
+        raise refuse(f"is {size} bytes, its header describes {layout.file_size}")
+    return layout
+
+
+def _dtype_name(where: str, dtype: object) -> str:
+    """Of NumPy's and torch's types and their names."""
+    try:
+        found = np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)  # type: ignore[call-overload]
+    except TypeError:
+        found = None
+    if dtype is None:  # float64 to NumPy
+        found = None
+    if found is None or found.name not in _DTYPES or not found.isnative:
+        raise FrameRingError(f"{where}: dtype={dtype!r}, expected one of {', '.join(_DTYPES)}")
+    return str(found.name)
+
+
+def _checked(
+    where: str,
+    advice: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    slots: int,
+    strides: Sequence[int] | None,
+    checksum: bool,
+) -> FrameLayout:
+    """Python's numbers have no largest one, so nothing here can overflow."""
+
+    def refuse(what: str) -> FrameRingError:
+        return FrameRingError(f"{where}: {what}{advice}")
+
+    item = np.dtype(dtype).itemsize
+    if not 1 <= len(shape) <= _MAX_NDIM:
+        raise refuse(f"ndim={len(shape)}, expected 1..{_MAX_NDIM}")
+    if not all(count >= 1 for count in shape):
+        raise refuse(f"shape={_show(shape)}, expected numbers of at least 1")
+    if not (isinstance(slots, int) and 1 <= slots <= _MAX_SLOTS):
+        raise refuse(f"slots={slots}, expected 1..{_MAX_SLOTS}")
+    if strides is None:
+        strides = [item * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    if len(strides) != len(shape):
+        raise refuse(f"strides={_show(strides)} for shape={_show(shape)}, expected as many numbers")
+    if not all(stride >= 1 and stride % item == 0 for stride in strides):
+        raise refuse(f"strides={_show(strides)}, expected multiples of the item size, {item}")
+    layout = FrameLayout(shape, dtype, slots, tuple(strides), checksum)
+    if layout.frame_size > _MAX_FRAME:
+        raise refuse(f"shape={_show(shape)}, expected a frame of at most 1 TiB")
+    # Sorted by stride, each dimension must step over all that lie within it.
+    within = item
+    for stride, count in sorted(zip(strides, shape, strict=True)):
+        if count > 1 and stride < within:
+            raise refuse(f"strides={_show(strides)} for shape={_show(shape)} put two items in one place")
+        within += stride * (count - 1)
+    return layout
+
+
+def _show(numbers: Sequence[int]) -> str:
+    return f"({', '.join(map(str, numbers))})"

@@ -1,0 +1,80 @@
+"""examples/frames: C++ decodes and preprocesses, Python runs the network, and the masks come back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import segnets
+from segnets.segment import segment
+from tests.cmake import ROOT
+from tests.cpp.common import read_pnm, write_ppm
+from tests.export.common import SMALL, random_image, random_model
+
+SIZE = (65, 97)
+FRAMES = 6  # more than the ring has slots
+
+Desk = tuple[Path, Path, list[torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def desk(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Weights, their export, and images of which image n lies in n.ppm beside the weights."""
+    folder = tmp_path_factory.mktemp("frames")
+    segnets.save(random_model(num_classes=5), folder / "w.safetensors", preprocessing=SMALL)  # what `small` was made of
+    images = [random_image(*SIZE, seed=i) for i in range(FRAMES)]
+    for i, image in enumerate(images):
+        write_ppm(folder / f"{i + 1}.ppm", image)
+    return folder / "w.safetensors", small, images
+
+
+def start(*command: object) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"} | {"PYTHONPATH": str(ROOT)}
+    words = list(map(str, command))
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_the_masks_are_those_of_one_process(build: Path, desk: Desk, tmp_path: Path) -> None:
+    weights, exported, images = desk
+    rings = [tmp_path / "frames", tmp_path / "masks"]
+    files = [weights.parent / f"{i + 1}.ppm" for i in range(FRAMES)]
+    consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
+    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, *files)
+    assert producer.communicate(timeout=120) == ("", "")
+    said, complaints = consumer.communicate(timeout=120)
+    assert (producer.returncode, consumer.returncode, complaints) == (0, 0, "")
+    assert said.count("\n") == FRAMES
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{i + 1}.pgm" for i in range(FRAMES)]  # no rings left
+
+    model = segnets.load(weights)
+    for i, image in enumerate(images):
+        expected = segment(model, image, SMALL)[0].numpy()
+        assert np.array_equal(read_pnm(tmp_path / f"{i + 1}.pgm"), expected)
+        share = np.bincount(expected.ravel()).max() / expected.size
+        assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in said
+
+
+def test_each_side_is_told_of_the_other(build: Path, desk: Desk, tmp_path: Path) -> None:
+    weights, exported, _ = desk
+    rings = [tmp_path / "frames", tmp_path / "masks"]
+    image = weights.parent / "1.ppm"
+    other = write_ppm(tmp_path / "other.ppm", random_image(10, 10))
+    consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
+    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, image, other)
+    _, complaints = producer.communicate(timeout=120)
+    assert complaints == f"{other}: has another size than the first image, and a ring has one size\n"
+    _, complaints = consumer.communicate(timeout=120)
+    assert complaints == f"{rings[0]}: the producer died: its process ended without closing the ring\n"
+    assert (producer.returncode, consumer.returncode) == (1, 1)
+
+    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, image)
+    with segnets.FrameRing.open(rings[0], timeout=60) as frames, segnets.FrameRing.open(rings[1], "producer"):
+        assert frames.next(60) is not None
+    _, complaints = producer.communicate(timeout=120)
+    assert complaints == f"{rings[1]}: the Python side is gone; see its last lines\n"
