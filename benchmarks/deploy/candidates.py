@@ -29,8 +29,7 @@ x = torch.rand({batch}, 3, {size}, {size}, generator=torch.Generator().manual_se
 _TORCHVISION = (
     _TORCH
     + """
-from segnets.training import torchvision_door
-import torchvision
+from segnets.training.torchvision_door import torchvision
 network = getattr(torchvision.models.segmentation, {network!r})(weights=None, weights_backbone=None)
 network.load_state_dict(torch.load({weights!r}))
 network.eval()

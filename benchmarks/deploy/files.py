@@ -8,14 +8,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import segnets
 from segnets.preprocess import Preprocessing
+from segnets.training.torchvision_door import torchvision
 
-EXPORTS: dict[str, dict[str, str]] = {
+EXPORTS: dict[str, dict[str, Any]] = {
     "-portable.ts": {},
     "-cpu.ts": {"target": "cpu"},
     "-cpu-bf16.ts": {"target": "cpu", "dtype": "bfloat16"},
@@ -42,12 +44,8 @@ def _writer(name: str) -> Callable[[str, Path], None]:
 
 
 def _torchvision(network: str) -> nn.Module:
-    from torchvision.models import segmentation
-
-    from segnets.training import torchvision_door  # noqa: F401  # lets torchvision import
-
     torch.manual_seed(0)
-    model: nn.Module = getattr(segmentation, network)(weights=None, weights_backbone=None)
+    model: nn.Module = getattr(torchvision.models.segmentation, network)(weights=None, weights_backbone=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
@@ -81,7 +79,7 @@ class _Scores(nn.Module):
         return scores
 
 
-def _export(network: str, path: Path, options: dict[str, str]) -> None:
+def _export(network: str, path: Path, options: dict[str, Any]) -> None:
     model = segnets.create_model(network)
     segnets.load_weights(model, dict(_torchvision(network).state_dict()))
-    segnets.export(model, path, preprocessing=Preprocessing(), **options)  # type: ignore[arg-type]
+    segnets.export(model, path, preprocessing=Preprocessing(), **options)
