@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -79,12 +78,19 @@ def test_self_test_passes_and_fails(build: Path, small: Path, tmp_path: Path) ->
     assert "computes something else than the model that was exported" in result.stderr
 
 
-def test_repeat_and_threads(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
-    result = run(build, small, small_ppm, tmp_path / "m.pgm", "--repeat", 7, "--threads", 1)
+def test_repeat_says_how_long_and_how_much(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
+    result = run(build, small, small_ppm, tmp_path / "m.pgm", "--repeat", 7, "--threads", 1, "--warm-up")
     assert result.returncode == 0
     lines = result.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[:6]] == [*(f"call {i}" for i in range(1, 6)), "median of 7 calls"]
+    assert [line.split(":")[0] for line in lines[:5]] == ["call 1", "call 2", "call 3", "steady", "memory"]
+    assert lines[3].endswith(" ms, the median of calls 4 to 7")
+    memory = re.fullmatch(r"memory: (\d+) MiB after loading, (\d+) MiB after the calls, (\d+) MiB at most", lines[4])
+    assert memory is not None
+    assert 20 < int(memory[1]) <= int(memory[3]) < 4000
+    assert int(memory[2]) <= int(memory[3])
     assert read_pnm(tmp_path / "m.pgm").shape == (2, 3)
+    few = run(build, small, small_ppm, tmp_path / "m.pgm", "--repeat", 2).stdout.splitlines()
+    assert [line.split(":")[0] for line in few[:3]] == ["call 1", "call 2", "memory"]
 
 
 def test_two_threads_give_what_two_threads_give_in_python(build: Path, small: Path, tmp_path: Path) -> None:
@@ -106,14 +112,6 @@ def test_logits_are_those_of_python(output: str, build: Path, tmp_path: Path) ->
     logits = np.load(tmp_path / "l.npy")
     assert logits.shape == (1, 5, 50, 74)
     assert np.array_equal(logits, exported.logits(exported.preprocess(image)).numpy())
-
-
-def test_many_threads_share_one_model(build: Path, small: Path) -> None:
-    result = subprocess.run(
-        [build / "segnets-test-threads", small, "4", "6"], capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "4 threads, 6 calls each: 0 wrong masks, 0 failures" in result.stdout
 
 
 def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) -> None:
