@@ -75,7 +75,8 @@ def test_deploy(desk: Path) -> None:
     if not (desk / "weights.safetensors").exists():
         test_convert(desk)
     prefix = Path(sys.executable).parent.parent
-    preamble = f'make() {{ command make -C "{ROOT}" VENV="{prefix}" -o "{prefix}/.installed" "$@"; }}\n'
+    options = f'VENV="{prefix}" SITE_PACKAGES="{desk}/site-packages" -o "{prefix}/.installed"'
+    preamble = f'make() {{ command make -C "{ROOT}" {options} "$@"; }}\n'
     (desk / "build").symlink_to(ROOT / "build")
     (ROOT / "build" / "cpp").mkdir(parents=True, exist_ok=True)
     with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too

@@ -111,8 +111,10 @@ Input read_images(const py::object& object) {
   input.owner = checked_array(object);
   ImageView image;
   if (!describe(input.owner, image)) {
+    const std::string strides = text_of(input.owner.attr("strides"));
     input.owner = py::array_t<std::uint8_t, py::array::c_style>::ensure(input.owner);
-    if (!input.owner) throw py::error_already_set();
+    if (!input.owner)
+      throw Error("not enough memory to copy the image, which its layout (strides " + strides + ") needs");
     describe(input.owner, image);
   }
   input.batch = input.owner.ndim() == 4;

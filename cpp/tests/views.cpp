@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "pixels.h"
 #include "segnets/model.h"
 
 #ifdef SEGNETS_WITH_OPENCV
@@ -84,6 +85,8 @@ void layouts(const Model& model) {
       const std::string what = name + std::string(order == ChannelOrder::bgr ? ", BGR" : ", RGB");
       check(model.segment(view).ids == expected.ids, what);
       check(segnets::overlay(view, expected, palette).data == coloured, "overlay of " + what);
+      const bool same_memory = segnets::pixels_of({view}).data_ptr() == bytes.data();
+      check(same_memory == (order == ChannelOrder::rgb), "memory of " + what);
     }
 }
 
@@ -120,6 +123,9 @@ void batches(const Model& model) {
     return ImageView{block.data() + i * 3 * kHeight * kWidth, kHeight, kWidth, 0};
   };
   agree({at(0), at(1), at(2)}, "images at equal distances");
+  check(segnets::pixels_of({at(0), at(1), at(2)}).data_ptr() == block.data(), "images at equal distances: the memory");
+  check(segnets::pixels_of({a.view(), b.view(), c.view()}).transpose(2, 3).transpose(1, 2).is_contiguous(),
+        "images apart are gathered as planes");
   agree({at(2), at(1), at(0)}, "images backwards");
   ImageView wide;
   const auto bytes = laid_out(c, wide, 4 * kWidth, 4, 1, ChannelOrder::bgr);
@@ -149,6 +155,7 @@ void bad_views(const Model& model) {
   fails("is more than memory can hold", {data, kHeight, kWidth, std::int64_t{1} << 60});
   fails("a pixel or channel stride of 0 bytes", {data, kHeight, kWidth, 183, 0});
   fails("a pixel or channel stride of -1 bytes", {data, kHeight, kWidth, 183, 3, -1});
+  fails("not enough memory", {data, std::int64_t{1} << 22, std::int64_t{1} << 22, 0});
   refused("no images", "batch: holds no images", [&] { model.segment_batch({}); });
   refused("two sizes", "image 1 of the batch: is 44x61, and image 0 is 45x61 (height x width)", [&] {
     model.segment_batch({image.view(), {data, kHeight - 1, kWidth, 0}});

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,12 @@ def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) 
     for identity in range(1, len(voc)):
         here = mask == identity
         assert np.array_equal(overlay[here], (image[0].numpy()[here].astype(int) + voc[identity] + 1) // 2)
+
+
+def test_every_way_to_hand_over_pixels(build: Path, small: Path) -> None:
+    """Strides, BGR, batches and bad views; regions of cv::Mat where the build has OpenCV."""
+    result = subprocess.run([build / "segnets-test-views", small], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("0 failures\n")
+    has_opencv = "This build has OpenCV" in run(build, "--help").stdout
+    assert ("cv::Mat too" in result.stdout) == has_opencv
