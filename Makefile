@@ -16,7 +16,7 @@ help:
 	@echo "make parity     docs/parity.md, the table of these comparisons, computed anew"
 	@echo "make layouts    docs/layouts.md, what is converted from these projects, measured anew"
 	@echo "make check      format, lint and types"
-	@echo "make cpp        build/cpp/segnets-run and the Python module segnets_native, against the LibTorch of the torch wheel"
+	@echo "make cpp        build/cpp/segnets-run and the Python module segnets_native, against torch's LibTorch"
 	@echo "make tsan       many threads on one model under ThreadSanitizer"
 	@echo "make fuzz       a million damaged files through the reader (about an hour); EXECUTIONS=10000 for a few"
 	@echo "make bench      the benchmarks, side by side with torchvision"

@@ -82,5 +82,8 @@ def test_deploy(desk: Path) -> None:
     with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
         out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
     assert "passed" in out
+    if list((desk / "site-packages").glob("segnets_native.*")):  # built where Python has its headers
+        code = 'import sys; sys.path.insert(0, "site-packages")\n' + block("python", "segnets_native")
+        run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (480, 640)"], desk)
     with Image.open(desk / "mask.pgm") as mask, Image.open(desk / "overlay.ppm") as overlay:
         assert mask.size == overlay.size == (120, 90)

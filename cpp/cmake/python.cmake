@@ -8,7 +8,7 @@ if(Python_Interpreter_FOUND AND NOT Torch_DIR AND NOT CMAKE_PREFIX_PATH MATCHES 
 endif()
 if(NOT Python_Development.Module_FOUND)
   set(SEGNETS_PYTHON_ADVICE
-    "no headers of Python 3.10 or newer (Debian and Ubuntu: install python3-dev; another Python: -DPython_EXECUTABLE=...)")
+    "no headers of Python 3.10 or newer (Debian and Ubuntu: install python3-dev; or name another: -DPython_EXECUTABLE=)")
   if(NOT SEGNETS_BUILD_PYTHON STREQUAL "AUTO")
     message(FATAL_ERROR "segnets: ${SEGNETS_PYTHON_ADVICE}")
   endif()

@@ -215,7 +215,7 @@ PYBIND11_MODULE(segnets_native, module) {
            "Returns (C, h, w) or (N, C, h, w) float32. Raises Error.")
       .def("warm_up", &Model::warm_up, py::arg("height"), py::arg("width"), py::arg("calls") = 2,
            py::call_guard<py::gil_scoped_release>(),
-           "Segment a grey image of this size, so that the next call takes no longer than the later ones. Raises Error.")
+           "Segment a grey image of this size, so that the next call is as fast as the later ones. Raises Error.")
       .def("self_test", &Model::self_test, py::call_guard<py::gil_scoped_release>(),
            "Replay the image that the file carries with its expected answers. Raises Error if it carries none.")
       .def_property_readonly(

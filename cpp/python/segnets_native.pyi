@@ -58,7 +58,7 @@ class Model:
         """
 
     def warm_up(self, height: int, width: int, calls: int = 2) -> None:
-        """Segment a grey image of this size, so that the next call takes no longer than the later ones. Raises Error."""
+        """Segment a grey image of this size, so that the next call is as fast as the later ones. Raises Error."""
 
     def self_test(self) -> SelfTest:
         """Replay the image that the file carries with its expected answers. Raises Error if it carries none."""

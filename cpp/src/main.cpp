@@ -163,7 +163,7 @@ segnets::Mask segment_repeatedly(const segnets::Model& model, const segnets::Ima
 void print_classes(const segnets::Mask& mask, const segnets::Contract& contract) {
   std::vector<std::size_t> counts(static_cast<std::size_t>(contract.num_classes));
   for (const std::uint16_t id : mask.ids) {
-    if (id >= counts.size()) throw segnets::Error("the mask has a class " + std::to_string(id) + ", beyond its contract");
+    if (id >= counts.size()) throw segnets::Error("the mask has class " + std::to_string(id) + ", beyond its contract");
     ++counts[id];
   }
   for (std::size_t id = 0; id < counts.size(); ++id)

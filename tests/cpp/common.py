@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segnets.export import export
+from segnets.export import export, load_exported
 from segnets.preprocess import Preprocessing
 
 
@@ -58,3 +58,16 @@ class Tiny(nn.Module):
 def export_tiny(path: Path, classes: int = 5, preprocessing: Preprocessing | None = None) -> Path:
     export(Tiny(classes).eval(), path, preprocessing=preprocessing or Preprocessing(resize="none"))
     return path
+
+
+def picture(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random bytes."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def expected(model: Path, image: np.ndarray) -> np.ndarray:
+    """The mask that TorchScript in Python gives for (H, W, 3) or (N, H, W, 3)."""
+    image = image.copy(order="C")
+    batch = image[None] if image.ndim == 3 else image
+    mask: np.ndarray = load_exported(model).segment(torch.from_numpy(batch)).numpy()
+    return mask[0] if image.ndim == 3 else mask

@@ -95,9 +95,7 @@ def test_the_frame_of_opencv_compiles(desk: Path, build: Path) -> None:
 
 def test_the_python_module(desk: Path, native: object) -> None:
     out = run([sys.executable, "-W", "error", "-c", block("python", "segnets_native")], desk)
-    assert out == (
-        "lraspp_mobilenet_v3_large (90, 120) True\nimage: is float32, expected uint8, 0..255\n"
-    )
+    assert out == ("lraspp_mobilenet_v3_large (90, 120) True\nimage: is float32, expected uint8, 0..255\n")
     assert sorted(path.name.partition(".")[0] for path in (desk / "site-packages").iterdir()) == [
         "segnets_native",
         "segnets_native-stubs",
