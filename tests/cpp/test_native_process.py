@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +111,19 @@ def test_ten_thousand_calls_leave_nothing_behind(build: Path, native: Any, tiny:
     assert int(alone(build, code)) < 2048  # KiB
 
 
-@pytest.mark.full
-def test_the_stub_says_what_the_module_has(build: Path, native: Any) -> None:
-    pytest.importorskip("mypy")
-    stub = build / "stub" / "segnets_native.pyi"
-    stub.parent.mkdir(exist_ok=True)
-    source = cmake.ROOT / "cpp" / "python" / "segnets_native.pyi"
-    stub.write_text(source.read_text())
-    for command in (["mypy", "--strict", str(stub)], ["mypy.stubtest", "segnets_native"]):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(build), "MYPYPATH": str(stub.parent)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_the_stub_names_what_the_module_has(native: Any) -> None:
+    """What the types are, `make check` asks; that they are so, the tests of the results."""
+
+    def public(names: Iterable[str]) -> set[str]:
+        return {name for name in names if not name.startswith("_")}
+
+    stub = ast.parse((cmake.ROOT / "cpp" / "python" / "segnets_native.pyi").read_text())
+    stated = [node for node in stub.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert public(dir(native)) == {node.name for node in stated}
+    for node in stated:
+        if isinstance(node, ast.ClassDef) and node.name != "Error":
+            members = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+            assert public(dir(getattr(native, node.name))) == public(members)
 
 
 @pytest.mark.full
