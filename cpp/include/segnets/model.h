@@ -3,9 +3,9 @@
 //   segnets::Model model("model.ts");
 //   segnets::Mask mask = model.segment({pixels, height, width, row_stride});
 //
-// Calls run without gradients (InferenceMode) and without TorchScript's profiling, which would make the first two
-// calls of every thread slow; both are settings of the calling thread for the time of the call, and change nothing for
-// other users of LibTorch in the process.
+// Calls run without gradients (InferenceMode) and without TorchScript's profiling, which would make the first two calls
+// slow; both are settings of the calling thread for the time of the call, and change nothing for other users of LibTorch
+// in the process.
 #pragma once
 
 #include <array>
@@ -97,7 +97,8 @@ class Model {
   Mask segment(const ImageView& image) const;
 
   // The same for several images of one size as one batch (at least one image), without copying the masks.
-  // Images that lie in memory at equal distances, as in a batch of NumPy, are read where they are.
+  // Images that lie in memory at equal distances, as in a batch of NumPy, are read where they are. LibTorch may round
+  // otherwise in a batch, in the last bits: a pixel whose two best classes are as good as equal may fall to the other.
   MaskBatch segment_batch(const std::vector<ImageView>& images) const;
 
   // The scores behind that answer.
