@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-full test-peers parity layouts check cpp bench fuzz clean
+.PHONY: help venv demo test test-full test-peers parity layouts check cpp tsan bench bench-native fuzz clean
 
 help:
 	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
@@ -16,9 +16,11 @@ help:
 	@echo "make parity     docs/parity.md, the table of these comparisons, computed anew"
 	@echo "make layouts    docs/layouts.md, what is converted from these projects, measured anew"
 	@echo "make check      format, lint and types"
-	@echo "make cpp        build/cpp/segnets-run, against the LibTorch inside the torch wheel"
+	@echo "make cpp        build/cpp/segnets-run and the Python module segnets_native, against torch's LibTorch"
+	@echo "make tsan       many threads on one model under ThreadSanitizer"
 	@echo "make fuzz       a million damaged files through the reader (about an hour); EXECUTIONS=10000 for a few"
 	@echo "make bench      the benchmarks, side by side with torchvision"
+	@echo "make bench-native  segnets_native beside TorchScript in Python, and its scaling over threads"
 
 venv: $(VENV)/.installed
 
@@ -59,15 +61,28 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy cpp/python/segnets_native.pyi
+
+CONFIGURE = $(BIN)/cmake -S cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+# Where `import segnets_native` finds it.
+SITE_PACKAGES ?= $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 cpp: venv
-	$(BIN)/cmake -S cpp -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release \
-	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-	  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	$(CONFIGURE) -B build/cpp -DCMAKE_BUILD_TYPE=Release \
+	  -DSEGNETS_BUILD_PYTHON=AUTO -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	$(BIN)/cmake --build build/cpp
+	$(BIN)/cmake --install build/cpp --component python --prefix "$(SITE_PACKAGES)"
+
+# A test like the others, but left out of `make test` for the minutes that the build takes.
+tsan: venv
+	$(BIN)/python -m pytest --full tests/cpp/test_threads.py
 
 bench: venv
 	$(BIN)/python -m benchmarks.core
+
+bench-native: cpp
+	$(BIN)/python -m benchmarks.deploy.native
 
 # Atheris has wheels for Python 3.11 to 3.13; elsewhere its share of the executions goes to the other engines.
 $(VENV)/.installed-fuzz: $(VENV)/.installed

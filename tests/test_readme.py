@@ -75,11 +75,15 @@ def test_deploy(desk: Path) -> None:
     if not (desk / "weights.safetensors").exists():
         test_convert(desk)
     prefix = Path(sys.executable).parent.parent
-    preamble = f'make() {{ command make -C "{ROOT}" VENV="{prefix}" -o "{prefix}/.installed" "$@"; }}\n'
+    options = f'VENV="{prefix}" SITE_PACKAGES="{desk}/site-packages" -o "{prefix}/.installed"'
+    preamble = f'make() {{ command make -C "{ROOT}" {options} "$@"; }}\n'
     (desk / "build").symlink_to(ROOT / "build")
     (ROOT / "build" / "cpp").mkdir(parents=True, exist_ok=True)
     with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
         out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
     assert "passed" in out
+    if list((desk / "site-packages").glob("segnets_native.*")):  # built where Python has its headers
+        code = 'import sys; sys.path.insert(0, "site-packages")\n' + block("python", "segnets_native")
+        run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (480, 640)"], desk)
     with Image.open(desk / "mask.pgm") as mask, Image.open(desk / "overlay.ppm") as overlay:
         assert mask.size == overlay.size == (120, 90)

@@ -20,8 +20,22 @@ Colour read_colour(const Json& json) {
   return colour;
 }
 
+// What this library can't run is refused before LibTorch sees it.
+std::string read_choice(const Json& json, const std::string& key, const std::vector<std::string>& known,
+                        const std::string& advice) {
+  const std::string& value = json.at(key).string();
+  for (const std::string& choice : known)
+    if (value == choice) return value;
+  std::string allowed;
+  for (const std::string& choice : known) allowed += (allowed.empty() ? "'" : ", '") + choice + "'";
+  throw Error(key + " is '" + value + "', and this program runs " + allowed + "; " + advice);
+}
+
 Contract read_fields(const Json& json) {
   Contract contract;
+  contract.kind = read_choice(json, "kind", {"torchscript"}, "take the C++ program of the segnets that exported it");
+  contract.device = read_choice(json, "device", {"cpu"}, "export for one of these");
+  contract.dtype = read_choice(json, "dtype", {"float32"}, "export in one of these");
   contract.model_name = json.at("model").at("name").string();
   contract.num_classes = json.at("num_classes").integer();
   if (contract.num_classes < 1 || contract.num_classes > kMaxClasses) throw Error("num_classes is outside 1..32767");
@@ -31,6 +45,9 @@ Contract read_fields(const Json& json) {
   if (!contract.classes.empty() && contract.classes.size() != classes) throw Error("classes has a wrong length");
   if (contract.palette.empty()) contract.palette = voc_palette(contract.num_classes);
   if (contract.palette.size() != classes) throw Error("palette has a wrong length");
+  const std::string mask = contract.num_classes <= 256 ? "uint8" : "int16";
+  if (json.at("mask_dtype").string() != mask)
+    throw Error("mask_dtype is not " + mask + ", the type for " + std::to_string(contract.num_classes) + " classes");
   contract.output = json.at("output").string();
   if (contract.output != "tensor" && contract.output != "dict") throw Error("output is neither tensor nor dict");
   contract.tolerance = json.at("golden").at("tolerance").number();
@@ -55,7 +72,9 @@ Contract read_contract(std::string_view text, const std::string& path) {
     if (version != kFormatVersion)
       throw Error("it has version " + std::to_string(version) + ", this program reads " +
                   std::to_string(kFormatVersion) + " (take the C++ program of the segnets that exported it)");
-    return read_fields(json);
+    Contract contract = read_fields(json);
+    contract.json = text;
+    return contract;
   } catch (const Error& error) {
     throw Error(path + ": its contract can't be used: " + error.what() + "; export the model again");
   }

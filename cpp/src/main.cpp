@@ -10,13 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "memory.h"
 #include "output_file.h"
 #include "segnets/model.h"
 
 namespace {
 
 constexpr const char* kUsage =
-    "usage: segnets-run MODEL IMAGE OUT [--overlay FILE] [--logits FILE] [--repeat N] [--threads N]\n"
+    "usage: segnets-run MODEL IMAGE OUT [--overlay FILE] [--logits FILE] [--repeat N] [--warm-up] [--threads N]\n"
     "       segnets-run --self-test MODEL [--threads N]\n"
     "\n"
     "MODEL    a file that segnets.export wrote\n"
@@ -25,7 +26,8 @@ constexpr const char* kUsage =
     "\n"
     "--overlay FILE  also write the image with the classes' colours: *.ppm, or *.png\n"
     "--logits FILE   also write the scores behind the mask, as a NumPy array: *.npy\n"
-    "--repeat N      segment N times (1..1000000) and print how long it took\n"
+    "--repeat N      segment N times (1..1000000); print how long calls 1, 2, 3 and the later ones took, and memory\n"
+    "--warm-up       segment a grey image of IMAGE's size beforehand\n"
     "--threads N     threads of one operator (1..1024)\n"
     "--self-test     replay the image and answers that MODEL carries\n"
     "\n"
@@ -41,6 +43,7 @@ struct Arguments {
   std::optional<std::string> logits;
   int repeat = 0;
   int threads = 0;
+  bool warm_up = false;
   bool self_test = false;
   bool help = false;
 };
@@ -63,6 +66,7 @@ Arguments parse(const std::vector<std::string>& words) {
     };
     if (word == "--help" || word == "-h") arguments.help = true;
     else if (word == "--self-test") arguments.self_test = true;
+    else if (word == "--warm-up") arguments.warm_up = true;
     else if (word == "--overlay") arguments.overlay = value();
     else if (word == "--logits") arguments.logits = value();
     else if (word == "--repeat") arguments.repeat = whole_number(word, value(), 1000000);
@@ -74,7 +78,7 @@ Arguments parse(const std::vector<std::string>& words) {
   if (!arguments.help && arguments.positional.size() != wanted)
     throw UsageError{"expected " + std::string(arguments.self_test ? "MODEL" : "MODEL IMAGE OUT") + ", got " +
                      std::to_string(arguments.positional.size()) + " names"};
-  if (arguments.self_test && (arguments.overlay || arguments.logits || arguments.repeat != 0))
+  if (arguments.self_test && (arguments.overlay || arguments.logits || arguments.repeat != 0 || arguments.warm_up))
     throw UsageError{"--self-test takes --threads alone"};
   return arguments;
 }
@@ -116,29 +120,52 @@ void check_outputs(const Arguments& arguments) {
   if (arguments.logits) segnets::check_writable_target(*arguments.logits);
 }
 
-segnets::Mask segment_repeatedly(const segnets::Model& model, const segnets::Image& image, int repeat) {
-  constexpr int kShown = 5;
-  segnets::Mask mask;
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+// The first three calls are told apart, because each may have something to do that no later one has.
+void print_times(const std::vector<double>& milliseconds) {
+  constexpr std::size_t kFirst = 3;
+  for (std::size_t call = 0; call < std::min(kFirst, milliseconds.size()); ++call)
+    std::printf("call %zu: %.1f ms\n", call + 1, milliseconds[call]);
+  if (milliseconds.size() > kFirst)
+    std::printf("steady: %.1f ms, the median of calls %zu to %zu\n",
+                median({milliseconds.begin() + kFirst, milliseconds.end()}), kFirst + 1, milliseconds.size());
+}
+
+void print_memory(const segnets::Memory& loaded) {
+  const auto mebibytes = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  const segnets::Memory now = segnets::memory();
+  std::printf("memory: %.0f MiB after loading, %.0f MiB after the calls, %.0f MiB at most\n",
+              mebibytes(loaded.resident), mebibytes(now.resident), mebibytes(now.peak));
+}
+
+segnets::Mask segment_repeatedly(const segnets::Model& model, const segnets::Image& image, const Arguments& arguments) {
+  const segnets::Memory loaded = segnets::memory();
+  if (arguments.warm_up) model.warm_up(image.height, image.width);
+  segnets::MaskBatch result;
   std::vector<double> milliseconds;
-  for (int call = 0; call < std::max(repeat, 1); ++call) {
+  for (int call = 0; call < std::max(arguments.repeat, 1); ++call) {
     const auto start = std::chrono::steady_clock::now();
-    mask = model.segment(image.view());
+    result = model.segment_batch({image.view()});
     milliseconds.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
-    if (repeat > 0 && call < kShown) std::printf("call %d: %.1f ms\n", call + 1, milliseconds.back());
   }
-  if (repeat > 0) {
-    std::sort(milliseconds.begin(), milliseconds.end());
-    const std::size_t middle = milliseconds.size() / 2;
-    const double median = milliseconds.size() % 2 == 1 ? milliseconds[middle]
-                                                       : (milliseconds[middle - 1] + milliseconds[middle]) / 2;
-    std::printf("median of %d calls: %.1f ms\n", repeat, median);
+  if (arguments.repeat > 0) {
+    print_times(milliseconds);
+    print_memory(loaded);
   }
-  return mask;
+  return result.mask(0);
 }
 
 void print_classes(const segnets::Mask& mask, const segnets::Contract& contract) {
   std::vector<std::size_t> counts(static_cast<std::size_t>(contract.num_classes));
-  for (const std::uint16_t id : mask.ids) ++counts.at(id);
+  for (const std::uint16_t id : mask.ids) {
+    if (id >= counts.size()) throw segnets::Error("the mask has class " + std::to_string(id) + ", beyond its contract");
+    ++counts[id];
+  }
   for (std::size_t id = 0; id < counts.size(); ++id)
     if (counts[id] > 0)
       std::printf("%5.1f %%  %zu%s%s\n", 100.0 * static_cast<double>(counts[id]) / static_cast<double>(mask.ids.size()),
@@ -152,7 +179,7 @@ int segment(const Arguments& arguments) {
   const segnets::Model model(arguments.positional[0]);
   segnets::Mask mask;
   try {
-    mask = segment_repeatedly(model, image, arguments.repeat);
+    mask = segment_repeatedly(model, image, arguments);
   } catch (const segnets::Error& error) {
     throw segnets::Error(arguments.positional[1] + ": " + error.what());
   }

@@ -1,8 +1,21 @@
-// Colours for masks.
+// Masks one by one, and colours for them.
+#include <algorithm>
+
 #include "segnets/error.h"
 #include "segnets/image.h"
+#include "segnets/model.h"
 
 namespace segnets {
+
+Mask MaskBatch::mask(std::int64_t index) const {
+  if (index < 0 || index >= count)
+    throw Error("mask " + std::to_string(index) + ": the batch has " + std::to_string(count));
+  Mask result{height, width, num_classes, std::vector<std::uint16_t>(static_cast<std::size_t>(height * width))};
+  const std::int64_t first = index * height * width;
+  if (narrow) std::copy_n(narrow.get() + first, result.ids.size(), result.ids.begin());
+  else std::copy_n(wide.get() + first, result.ids.size(), result.ids.begin());
+  return result;
+}
 
 // The bits of the class id are dealt out to red, green and blue in turn, highest bit of the colour first.
 // Everingham et al., PASCAL VOC development kit, VOClabelcolormap.m.
@@ -22,19 +35,19 @@ std::vector<Colour> voc_palette(std::int64_t num_classes) {
 Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette) {
   if (image.height != mask.height || image.width != mask.width)
     throw Error("overlay: the mask does not have the image's size");
-  const std::int64_t stride = image.row_stride == 0 ? 3 * image.width : image.row_stride;
   Image result{image.height, image.width, {}};
   result.data.resize(static_cast<std::size_t>(3 * image.height * image.width));
   std::size_t pixel = 0;
   for (std::int64_t y = 0; y < image.height; ++y) {
-    const std::uint8_t* source = image.data + y * stride;
     for (std::int64_t x = 0; x < image.width; ++x, ++pixel) {
+      const std::uint8_t* source = image.data + y * image.bytes_per_row() + x * image.pixel_stride;
       const std::uint16_t id = mask.ids[pixel];
       if (id >= palette.size()) throw Error("overlay: no colour for class " + std::to_string(id));
       const Colour& colour = palette[id];
       const bool clear = colour == Colour{0, 0, 0};
       for (std::size_t c = 0; c < 3; ++c) {
-        const int value = *source++;
+        const std::size_t channel = image.order == ChannelOrder::rgb ? c : 2 - c;
+        const int value = source[static_cast<std::int64_t>(channel) * image.channel_stride];
         result.data[3 * pixel + c] = static_cast<std::uint8_t>(clear ? value : (value + colour[c] + 1) / 2);
       }
     }

@@ -1,21 +1,25 @@
-"""The real C++ programs, built once per session into build/cpp, as `make cpp` does."""
+"""The real C++ programs and the Python module, built once per session into build/cpp, as `make cpp` does."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests import cmake
+from tests.cpp.common import export_tiny
 from tests.export.common import one_thread, small
 
-__all__ = ["build", "one_thread", "small", "small_ppm"]
+__all__ = ["build", "native", "one_thread", "small", "small_ppm", "tiny"]
 
 
 @pytest.fixture(scope="session")
 def build() -> Path:
-    """The folder with segnets-run and segnets-test-threads; fails if the build fails or warns."""
-    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", "-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_BUILD_EXAMPLES=ON")
+    """The folder with the programs and segnets_native; fails if the build fails or warns."""
+    python = ("-DSEGNETS_BUILD_PYTHON=AUTO", f"-DPython_EXECUTABLE={sys.executable}")
+    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", "-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_BUILD_EXAMPLES=ON", *python)
     assert "warning:" not in said, said  # the compiler's
     return folder
 
@@ -25,3 +29,24 @@ def small_ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "image.ppm"
     path.write_bytes(b"P6 3 2 255\n" + bytes(range(0, 180, 10)))
     return path
+
+
+@pytest.fixture(scope="session")
+def native(build: Path) -> ModuleType:
+    """The module segnets_native of this build, and not one that happens to be installed."""
+    sys.path.insert(0, str(build))
+    try:
+        import segnets_native
+    except ModuleNotFoundError:
+        pytest.skip("built without segnets_native: no headers of this Python (Debian and Ubuntu: install python3-dev)")
+    finally:
+        sys.path.remove(str(build))
+    assert Path(segnets_native.__file__).parent == build
+    module: ModuleType = segnets_native
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of one small convolution, which takes microseconds; five classes, any size of image."""
+    return export_tiny(tmp_path_factory.mktemp("tiny") / "tiny.ts")

@@ -25,6 +25,7 @@ def test_wrong_calls(build: Path) -> None:
     fails(build, "--threads 0: expected a whole number, 1..1024", "a", "b", "c", "--threads", "0", code=2)
     fails(build, "--overlay: expected a value", "a", "b", "c", "--overlay", code=2)
     fails(build, "--self-test takes --threads alone", "--self-test", "a", "--repeat", "2", code=2)
+    fails(build, "--self-test takes --threads alone", "--self-test", "a", "--warm-up", code=2)
     assert "usage: segnets-run MODEL IMAGE OUT" in run(build, "--help").stdout
 
 
@@ -92,6 +93,11 @@ def change_contract(**changes: object) -> Callable[[str, bytes], bytes]:
         (lambda n, c: b'{"a":1,"a":1}' if n.endswith("segnets.json") else c, "a key appears twice"),
         (change_contract(format_version=2), "it has version 2, this program reads 1"),
         (change_contract(format="x"), "it is not a contract of segnets"),
+        (change_contract(format_version=99), "take the C++ program of the segnets that exported it"),
+        (change_contract(device="cuda:0"), "device is 'cuda:0', and this program runs 'cpu'; export for one of these"),
+        (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript'"),
+        (change_contract(dtype="bfloat16"), "dtype is 'bfloat16', and this program runs 'float32'"),
+        (change_contract(mask_dtype="int16"), "mask_dtype is not uint8, the type for 5 classes"),
         (change_contract(num_classes=0), "num_classes is outside 1..32767"),
         (change_contract(num_classes="5"), "segnets.json.num_classes is not a number"),
         (change_contract(classes=["a"]), "classes has a wrong length"),

@@ -79,12 +79,19 @@ def test_self_test_passes_and_fails(build: Path, small: Path, tmp_path: Path) ->
     assert "computes something else than the model that was exported" in result.stderr
 
 
-def test_repeat_and_threads(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
-    result = run(build, small, small_ppm, tmp_path / "m.pgm", "--repeat", 7, "--threads", 1)
+def test_repeat_says_how_long_and_how_much(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
+    result = run(build, small, small_ppm, tmp_path / "m.pgm", "--repeat", 7, "--threads", 1, "--warm-up")
     assert result.returncode == 0
     lines = result.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[:6]] == [*(f"call {i}" for i in range(1, 6)), "median of 7 calls"]
+    assert [line.split(":")[0] for line in lines[:5]] == ["call 1", "call 2", "call 3", "steady", "memory"]
+    assert lines[3].endswith(" ms, the median of calls 4 to 7")
+    memory = re.fullmatch(r"memory: (\d+) MiB after loading, (\d+) MiB after the calls, (\d+) MiB at most", lines[4])
+    assert memory is not None
+    assert 20 < int(memory[1]) <= int(memory[3]) < 4000
+    assert int(memory[2]) <= int(memory[3])
     assert read_pnm(tmp_path / "m.pgm").shape == (2, 3)
+    few = run(build, small, small_ppm, tmp_path / "m.pgm", "--repeat", 2).stdout.splitlines()
+    assert [line.split(":")[0] for line in few[:3]] == ["call 1", "call 2", "memory"]
 
 
 def test_two_threads_give_what_two_threads_give_in_python(build: Path, small: Path, tmp_path: Path) -> None:
@@ -108,14 +115,6 @@ def test_logits_are_those_of_python(output: str, build: Path, tmp_path: Path) ->
     assert np.array_equal(logits, exported.logits(exported.preprocess(image)).numpy())
 
 
-def test_many_threads_share_one_model(build: Path, small: Path) -> None:
-    result = subprocess.run(
-        [build / "segnets-test-threads", small, "4", "6"], capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "4 threads, 6 calls each: 0 wrong masks, 0 failures" in result.stdout
-
-
 def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) -> None:
     """Nobody named classes or colours: the VOC colour map fills in."""
     export(random_model(num_classes=21, seed=4), tmp_path / "m.ts", preprocessing=SMALL)
@@ -128,3 +127,12 @@ def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) 
     for identity in range(1, len(voc)):
         here = mask == identity
         assert np.array_equal(overlay[here], (image[0].numpy()[here].astype(int) + voc[identity] + 1) // 2)
+
+
+def test_every_way_to_hand_over_pixels(build: Path, small: Path) -> None:
+    """Strides, BGR, batches and bad views; regions of cv::Mat where the build has OpenCV."""
+    result = subprocess.run([build / "segnets-test-views", small], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("0 failures\n")
+    has_opencv = "This build has OpenCV" in run(build, "--help").stdout
+    assert ("cv::Mat too" in result.stdout) == has_opencv

@@ -9,15 +9,26 @@
 
 namespace segnets {
 
-// Somebody else's pixels: RGB, one byte per channel, interleaved, top row first. Nothing is copied or kept.
+// What the first channel of a pixel is: most libraries hold RGB, OpenCV holds BGR.
+enum class ChannelOrder { rgb, bgr };
+
+// Somebody else's pixels, one byte per channel, top row first. Nothing is copied or kept.
+//
+// The first four fields describe the usual layout, interleaved; the strides describe every other one, such as the
+// three channels of RGBA (pixel_stride 4) or planes (pixel_stride 1, channel_stride height * width).
 struct ImageView {
-  const std::uint8_t* data = nullptr;
-  std::int64_t height = 0;
-  std::int64_t width = 0;
-  std::int64_t row_stride = 0;  // bytes from one row to the next; 0 means 3 * width
+  const std::uint8_t* data = nullptr;  // the first channel of the top left pixel
+  std::int64_t height = 0;             // 1..2^30
+  std::int64_t width = 0;              // 1..2^30
+  std::int64_t row_stride = 0;         // bytes from one row to the next; 0 means pixel_stride * width
+  std::int64_t pixel_stride = 3;       // bytes from one pixel to the next in a row, at least 1
+  std::int64_t channel_stride = 1;     // bytes from one channel of a pixel to the next, at least 1
+  ChannelOrder order = ChannelOrder::rgb;
+
+  std::int64_t bytes_per_row() const { return row_stride == 0 ? pixel_stride * width : row_stride; }
 };
 
-// Our own pixels, in the same layout without gaps.
+// Our own pixels: RGB, interleaved, without gaps.
 struct Image {
   std::int64_t height = 0;
   std::int64_t width = 0;

@@ -1,0 +1,230 @@
+// The Python module segnets_native: segnets::Model for NumPy, without PyTorch's Python.
+// The pixels are read where NumPy has them and the mask stays where the network put it; the GIL is released meanwhile.
+#include <pybind11/gil_safe_call_once.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "segnets/model.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using segnets::Error;
+using segnets::ImageView;
+
+// ---- errors ----
+
+PYBIND11_CONSTINIT py::gil_safe_call_once_and_store<py::object> plain_error, joined_error;
+
+// A class that is both Error and segnets.errors.SegnetsError; pickled, it is an Error, which every process has.
+py::object join_errors(const py::object& segnets_error) {
+  py::object base = plain_error.get_stored();
+  py::dict members;
+  members["__module__"] = "segnets_native";
+  members["__doc__"] = base.attr("__doc__");
+  members["__reduce__"] = py::cpp_function(
+      [base](const py::object& self) { return py::make_tuple(base, self.attr("args")); }, py::is_method(py::none()));
+  return py::type::of(base)("Error", py::make_tuple(base, segnets_error), members);
+}
+
+// Programs that have imported segnets may catch its SegnetsError; the others need not wait for it to import torch.
+py::object error_type() {
+  const py::dict modules = py::module_::import("sys").attr("modules");
+  if (!modules.contains("segnets.errors")) return plain_error.get_stored();
+  const py::object known = modules["segnets.errors"];
+  if (!py::hasattr(known, "SegnetsError")) return plain_error.get_stored();  // it is being imported just now
+  return joined_error.call_once_and_store_result([&] { return join_errors(known.attr("SegnetsError")); }).get_stored();
+}
+
+void translate(std::exception_ptr pointer) {
+  try {
+    std::rethrow_exception(pointer);
+  } catch (const Error& error) {
+    // File names and file contents may hold bytes that are no UTF-8.
+    const std::string_view bytes = error.what();
+    const auto size = static_cast<Py_ssize_t>(bytes.size());
+    const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(bytes.data(), size, "replace"));
+    PyErr_SetObject(error_type().ptr(), text.ptr());
+  }
+}
+
+// ---- images in ----
+
+std::string text_of(const py::handle& object) { return py::str(object); }
+
+struct Input {
+  std::vector<ImageView> images;
+  bool batch = false;  // (N, H, W, 3), else (H, W, 3)
+  py::array owner;     // of the pixels
+};
+
+py::array checked_array(const py::object& object) {
+  if (!py::isinstance<py::array>(object))
+    throw Error("image: expected a NumPy array, got " + text_of(py::type::of(object).attr("__name__")) +
+                "; numpy.asarray(...) makes one of most things");
+  auto array = py::reinterpret_borrow<py::array>(object);
+  const std::string shape = text_of(array.attr("shape"));
+  if (!py::isinstance<py::array_t<std::uint8_t>>(array))
+    throw Error("image: is " + text_of(array.dtype()) + ", expected uint8, 0..255");
+  const auto axes = array.ndim();
+  if (axes != 3 && axes != 4) throw Error("image: has shape " + shape + ", expected (H, W, 3) or (N, H, W, 3)");
+  if (array.shape(axes - 1) != 3)
+    throw Error("image: has shape " + shape + ", expected (H, W, 3) or (N, H, W, 3)" +
+                (array.shape(axes - 3) == 3 ? "; numpy.moveaxis(image, -3, -1) brings the channels to the end" : ""));
+  if (array.size() == 0) throw Error("image: has shape " + shape + ", which holds no pixels");
+  return array;
+}
+
+// The layout of one image of `array`, or false where only a copy can be read: rows or pixels that run backwards,
+// repeat or overlap. Reversed channels are BGR.
+bool describe(const py::array& array, ImageView& image) {
+  const auto axes = array.ndim();
+  image.data = static_cast<const std::uint8_t*>(array.data());
+  image.height = array.shape(axes - 3);
+  image.width = array.shape(axes - 2);
+  image.row_stride = array.strides(axes - 3);
+  image.pixel_stride = array.strides(axes - 2);
+  image.channel_stride = array.strides(axes - 1);
+  image.order = segnets::ChannelOrder::rgb;
+  if (image.channel_stride < 0) {
+    image.data += 2 * image.channel_stride;
+    image.channel_stride = -image.channel_stride;
+    image.order = segnets::ChannelOrder::bgr;
+  }
+  if (image.width == 1) image.pixel_stride = 1;  // NumPy lets the stride of one element be anything
+  const bool interleaved = image.channel_stride <= image.pixel_stride;
+  const std::int64_t span = (image.width - 1) * image.pixel_stride + (interleaved ? 2 * image.channel_stride : 0) + 1;
+  if (image.height == 1) image.row_stride = span;
+  return image.pixel_stride > 0 && image.channel_stride > 0 && image.row_stride >= span;
+}
+
+Input read_images(const py::object& object) {
+  Input input;
+  input.owner = checked_array(object);
+  ImageView image;
+  if (!describe(input.owner, image)) {
+    const std::string strides = text_of(input.owner.attr("strides"));
+    input.owner = py::array_t<std::uint8_t, py::array::c_style>::ensure(input.owner);
+    if (!input.owner)
+      throw Error("not enough memory to copy the image, which its layout (strides " + strides + ") needs");
+    describe(input.owner, image);
+  }
+  input.batch = input.owner.ndim() == 4;
+  const py::ssize_t count = input.batch ? input.owner.shape(0) : 1;
+  const py::ssize_t step = input.batch ? input.owner.strides(0) : 0;
+  for (py::ssize_t i = 0; i < count; ++i, image.data += step) input.images.push_back(image);
+  return input;
+}
+
+// ---- masks and logits out ----
+
+// An array over `elements`, which live as long as it does.
+template <typename Element>
+py::array share(const std::shared_ptr<const Element>& elements, std::vector<py::ssize_t> shape, bool batch) {
+  if (!batch) shape.erase(shape.begin());
+  using Owner = std::shared_ptr<const Element>;
+  auto owner = std::make_unique<Owner>(elements);
+  const py::capsule capsule(owner.get(), [](void* pointer) { delete static_cast<Owner*>(pointer); });
+  return py::array_t<Element>(std::move(shape), owner.release()->get(), capsule);
+}
+
+py::array segment(const segnets::Model& model, const py::object& object) {
+  const Input input = read_images(object);
+  const segnets::MaskBatch masks = [&] {
+    const py::gil_scoped_release others_may_run;
+    return model.segment_batch(input.images);
+  }();
+  const std::vector<py::ssize_t> shape = {masks.count, masks.height, masks.width};
+  return masks.narrow ? share(masks.narrow, shape, input.batch) : share(masks.wide, shape, input.batch);
+}
+
+py::array logits(const segnets::Model& model, const py::object& object) {
+  const Input input = read_images(object);
+  const segnets::LogitsBatch scores = [&] {
+    const py::gil_scoped_release others_may_run;
+    return model.logits_batch(input.images);
+  }();
+  return share(scores.values, {scores.count, scores.num_classes, scores.height, scores.width}, input.batch);
+}
+
+// ---- the module ----
+
+std::unique_ptr<segnets::Model> load(const py::object& path) {
+  const std::string name = py::bytes(py::module_::import("os").attr("fsencode")(path));
+  if (name.find('\0') != std::string::npos) throw Error("the path has a null character in it");
+  const py::gil_scoped_release others_may_run;
+  return std::make_unique<segnets::Model>(name);
+}
+
+std::string represent(const segnets::Model& model) {
+  return "<segnets_native.Model " + model.contract().model_name + ", " + std::to_string(model.contract().num_classes) +
+         " classes>";
+}
+
+std::string represent(const segnets::SelfTest& test) {
+  return std::string("<segnets_native.SelfTest ") + (test.passed ? "passed" : "FAILED") + ", classes of " +
+         std::to_string(test.disagreements) + " of " + std::to_string(test.pixels) + " pixels differ, " +
+         std::to_string(test.near_ties) + " of them near-ties>";
+}
+
+}  // namespace
+
+PYBIND11_MODULE(segnets_native, module) {
+  module.doc() = "Run what segnets.export wrote, by LibTorch, on NumPy arrays. Needs no `import torch`.";
+  plain_error.call_once_and_store_result([&] {
+    return py::reinterpret_steal<py::object>(PyErr_NewExceptionWithDoc(
+        "segnets_native.Error",
+        "Bad input, or a file that can't be used: what is wrong and what to do, in one line.\n\n"
+        "A ValueError; and a segnets.errors.SegnetsError in programs that have imported segnets.",
+        PyExc_ValueError, nullptr));
+  });
+  module.attr("Error") = plain_error.get_stored();
+  py::register_local_exception_translator(translate);
+
+  using segnets::SelfTest;
+  py::class_<SelfTest>(module, "SelfTest", py::module_local(), "What a replay of the golden pair measured.")
+      .def_readonly("sample_difference", &SelfTest::sample_difference,
+                    "of the preprocessed image, in grey levels of 0..255")
+      .def_readonly("logits_difference", &SelfTest::logits_difference, "relative to the largest logit")
+      .def_readonly("tolerance", &SelfTest::tolerance)
+      .def_readonly("pixels", &SelfTest::pixels)
+      .def_readonly("disagreements", &SelfTest::disagreements, "pixels of another class")
+      .def_readonly("near_ties", &SelfTest::near_ties, "those of them whose two best classes were within the tolerance")
+      .def_readonly("passed", &SelfTest::passed)
+      .def("__repr__", py::overload_cast<const SelfTest&>(represent));
+
+  using segnets::Model;
+  py::class_<Model>(module, "Model", py::module_local(), "An exported model, safe to use from many threads at once.")
+      .def(py::init(&load), py::arg("path"),
+           "Load a file that segnets.export wrote; it is a program, so load only what you trust. Raises Error.")
+      .def("segment", &segment, py::arg("image"),
+           "The class id of every pixel.\n\n"
+           "image: (H, W, 3) or (N, H, W, 3) uint8 RGB, 0..255. Read where it is unless its rows or pixels run\n"
+           "backwards; `bgr[..., ::-1]` costs nothing.\n"
+           "Returns (H, W) or (N, H, W), uint8 up to 256 classes, else int16. Raises Error.")
+      .def("logits", &logits, py::arg("image"),
+           "The scores behind the mask, at the size of the network's input.\n\n"
+           "Returns (C, h, w) or (N, C, h, w) float32. Raises Error.")
+      .def("warm_up", &Model::warm_up, py::arg("height"), py::arg("width"), py::arg("calls") = 2,
+           py::call_guard<py::gil_scoped_release>(),
+           "Segment a grey image of this size, so that the next call is as fast as the later ones. Raises Error.")
+      .def("self_test", &Model::self_test, py::call_guard<py::gil_scoped_release>(),
+           "Replay the image that the file carries with its expected answers. Raises Error if it carries none.")
+      .def_property_readonly(
+          "contract",
+          [](const Model& model) { return py::module_::import("json").attr("loads")(model.contract().json); },
+          "What the file promises about itself: segnets.json as a dictionary, a new one each time.")
+      .def("__repr__", py::overload_cast<const Model&>(represent));
+
+  module.def("set_threads", &segnets::set_threads, py::arg("count"),
+             "How many threads one operator may use (1..1024), for the whole process; before the first call.\n"
+             "Where several Python threads call one model, 1 is the fastest. Raises Error.");
+}

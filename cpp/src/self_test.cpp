@@ -1,0 +1,67 @@
+#include "self_test.h"
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <string>
+
+#include "safetensors.h"
+
+namespace segnets {
+namespace {
+
+torch::Tensor to_tensor(const std::map<std::string, TensorView>& tensors, const std::string& name) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) throw Error("the golden pair has no '" + name + "'; export the model again");
+  const TensorView& view = found->second;
+  const auto type = view.dtype == "U8" ? torch::kUInt8 : view.dtype == "I16" ? torch::kInt16 : torch::kFloat32;
+  torch::Tensor tensor = torch::empty(view.shape, type);
+  std::memcpy(tensor.data_ptr(), view.data.data(), view.data.size());
+  return tensor;
+}
+
+// Not a number counts as infinitely far.
+double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
+  if (a.sizes() != b.sizes()) throw Error("the golden pair has other shapes than the model; export the model again");
+  const double difference = (a - b).abs().max().item<double>();
+  return std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
+}
+
+}  // namespace
+
+SelfTest replay(const Program& program, const Contract& contract, std::string_view golden) {
+  const auto tensors = read_safetensors(golden, "golden.safetensors");
+  const torch::Tensor image = to_tensor(tensors, "image");
+  const torch::Tensor expected = to_tensor(tensors, "logits"), expected_mask = to_tensor(tensors, "mask");
+  const torch::indexing::Slice step(torch::indexing::None, torch::indexing::None, contract.sample_step);
+  const torch::indexing::Slice all;
+
+  const torch::Tensor sample = program.preprocess(image).index({all, all, step, step});
+  const torch::Tensor logits = program.forward(to_tensor(tensors, "input"));
+  const torch::Tensor mask = program.segment(image);
+
+  SelfTest result;
+  for (std::int64_t c = 0; c < 3; ++c) {
+    const double levels = largest_difference(sample.select(1, c), to_tensor(tensors, "sample").select(1, c)) *
+                          contract.std_deviation[static_cast<std::size_t>(c)] * 255;
+    result.sample_difference = std::max(result.sample_difference, levels);
+  }
+  const double largest = std::max(expected.abs().max().item<double>(), 1e-38);
+  result.logits_difference = largest_difference(logits, expected) / largest;
+  result.tolerance = contract.tolerance;
+  if (mask.sizes() != expected_mask.sizes()) throw Error("the golden mask has another shape; export the model again");
+  const torch::Tensor differs = mask != expected_mask;
+  const torch::Tensor tie = to_tensor(tensors, "margin") <= 2 * contract.tolerance;
+  result.pixels = mask.numel();
+  result.disagreements = differs.sum().item<std::int64_t>();
+  result.near_ties = differs.logical_and(tie).sum().item<std::int64_t>();
+  result.passed = result.sample_difference <= 1.01 && result.logits_difference <= result.tolerance &&
+                  result.disagreements == result.near_ties;
+  return result;
+}
+
+}  // namespace segnets

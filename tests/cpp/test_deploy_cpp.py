@@ -1,0 +1,102 @@
+"""docs/deploy_cpp.md, done as it says, in one folder and in its order."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from segnets.export import load_exported
+from tests import cmake
+from tests.cpp.common import read_pnm
+from tests.oracle import randomise_, torchvision
+
+TEXT = (cmake.ROOT / "docs" / "deploy_cpp.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+def block(kind: str, word: str) -> str:
+    found = [text for language, text in BLOCKS if language == kind and word in text]
+    assert len(found) == 1, f"{len(found)} {kind} blocks with {word}"
+    return str(found[0])
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    python_path = os.pathsep.join([str(folder / "site-packages"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def bash(code: str, folder: Path) -> str:
+    """`make` is run where the Makefile is, and installs the module into the reader's folder."""
+    prefix = Path(sys.executable).parent.parent
+    options = f'VENV="{prefix}" SITE_PACKAGES="{folder}/site-packages" -o "{prefix}/.installed"'
+    preamble = f'make() {{ command make -C "{cmake.ROOT}" {options} "$@"; }}\n'
+    with FileLock(cmake.ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
+        return run(["bash", "-euc", preamble + code], folder)
+
+
+@pytest.fixture(scope="module")
+def desk(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader's folder, after the first block."""
+    folder = tmp_path_factory.mktemp("desk")
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    randomise_(model)
+    torch.save(model.state_dict(), folder / "checkpoint.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.ppm")
+    (folder / "build").symlink_to(cmake.ROOT / "build")
+    out = bash(block("bash", "weights-tools convert"), folder)
+    assert "passed" in out
+    for word in ("call 1: ", "steady: ", ", the median of calls 4 to 10", " MiB after loading, "):
+        assert word in out
+        assert word in TEXT
+    return folder
+
+
+def test_a_project_that_finds_the_installed_library(desk: Path) -> None:
+    bash(block("bash", "cmake --install"), desk)
+    (desk / "camera" / "CMakeLists.txt").write_text(block("cmake", "find_package(segnets REQUIRED)"))
+    (desk / "camera" / "main.cpp").write_text(block("cpp", "int main"))
+    out = bash(block("bash", "cmake -S camera"), desk)
+    assert "top left: class " in out
+    image = torch.from_numpy(np.asarray(Image.open(desk / "photo.ppm")).copy())[None]
+    exported = load_exported(desk / "model.ts")
+    assert np.array_equal(read_pnm(desk / "mask2.pgm"), exported.segment(image)[0].numpy())
+    top, bottom = exported.segment(image[:, :45])[0, 0, 0], exported.segment(image[:, 45:])[0, 0, 0]
+    assert f"top left: class {top}, bottom left: class {bottom}\n" in out
+
+    # An installed library says when it is used with another LibTorch.
+    config = desk / "installed" / "lib" / "cmake" / "segnets" / "segnetsConfig.cmake"
+    config.write_text(config.read_text().replace(torch.__version__.partition("+")[0], "1.2.3"))
+    with pytest.raises(AssertionError, match=r"built against LibTorch 1\.2\.3, and this is"):
+        bash(block("bash", "cmake -S camera").partition("cmake --build")[0], desk)
+
+
+def test_the_frame_of_opencv_compiles(desk: Path, build: Path) -> None:
+    flags = subprocess.run(["pkg-config", "--cflags", "opencv4"], capture_output=True, text=True, check=False)
+    if flags.returncode != 0:
+        pytest.skip("no OpenCV (Debian and Ubuntu: install libopencv-dev)")
+    (desk / "frame.cpp").write_text(block("cpp", "on_frame"))
+    include = str(cmake.ROOT / "cpp" / "include")
+    run(["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-I", include, *flags.stdout.split(), "frame.cpp"], desk)
+
+
+def test_the_python_module(desk: Path, native: object) -> None:
+    out = run([sys.executable, "-W", "error", "-c", block("python", "segnets_native")], desk)
+    assert out == ("lraspp_mobilenet_v3_large (90, 120) True\nimage: is float32, expected uint8, 0..255\n")
+    assert sorted(path.name.partition(".")[0] for path in (desk / "site-packages").iterdir()) == [
+        "segnets_native",
+        "segnets_native-stubs",
+    ]

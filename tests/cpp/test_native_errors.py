@@ -1,0 +1,105 @@
+"""segnets_native answers bad input with one type of error."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import segnets
+from segnets.export import export
+from segnets.preprocess import Preprocessing
+from tests.cpp.common import expected, picture
+from tests.cpp.test_bad_input import change_contract
+from tests.export.common import random_model, rewrite
+
+BAD: dict[str, tuple[Callable[[], object], str]] = {
+    "a list": (lambda: [[[1, 2, 3]]], "expected a NumPy array, got list"),
+    "a tensor": (lambda: torch.zeros(2, 2, 3, dtype=torch.uint8), "expected a NumPy array, got Tensor"),
+    "None": (lambda: None, "expected a NumPy array, got NoneType"),
+    "floats": (lambda: np.zeros((2, 2, 3)), "image: is float64, expected uint8, 0..255"),
+    "signed": (lambda: np.zeros((2, 2, 3), np.int8), "image: is int8, expected uint8"),
+    "bools": (lambda: np.zeros((2, 2, 3), bool), "image: is bool, expected uint8"),
+    "objects": (lambda: np.full((2, 2, 3), None), "image: is object, expected uint8"),
+    "fields": (lambda: np.zeros((2, 2, 3), [("r", "u1")]), r"image: is \[\('r', 'u1'\)\], expected uint8"),
+    "gray": (lambda: np.zeros((5, 6), np.uint8), r"has shape \(5, 6\), expected \(H, W, 3\) or \(N, H, W, 3\)"),
+    "a number": (lambda: np.array(3, np.uint8), r"has shape \(\), expected"),
+    "five axes": (lambda: np.zeros((1, 1, 2, 2, 3), np.uint8), r"has shape \(1, 1, 2, 2, 3\), expected"),
+    "RGBA": (lambda: np.zeros((5, 6, 4), np.uint8), r"has shape \(5, 6, 4\), expected \(H, W, 3\)"),
+    "channels first": (lambda: np.zeros((3, 5, 6), np.uint8), r"numpy.moveaxis\(image, -3, -1\) brings"),
+    "no rows": (lambda: np.zeros((0, 6, 3), np.uint8), r"has shape \(0, 6, 3\), which holds no pixels"),
+    "no columns": (lambda: np.zeros((5, 0, 3), np.uint8), "which holds no pixels"),
+    "no images": (lambda: np.zeros((0, 5, 6, 3), np.uint8), "which holds no pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_image(name: str, native: Any, tiny: Path) -> None:
+    make, message = BAD[name]
+    model = native.Model(tiny)
+    for call in (model.segment, model.logits):
+        with pytest.raises(native.Error, match=message):
+            call(make())
+
+
+def test_very_wide_images(native: Any, small: Path, tiny: Path, tmp_path: Path) -> None:
+    image = picture(1, 100_000, 3)
+    assert np.array_equal(native.Model(tiny).segment(image), expected(tiny, image))
+    assert native.Model(small).segment(image).shape == (1, 100_000)
+    export(random_model(num_classes=2), tmp_path / "m.ts", preprocessing=Preprocessing(size=520))
+    with pytest.raises(native.Error, match=r"image: 1x100000 with its short side"):
+        native.Model(tmp_path / "m.ts").segment(image)
+
+
+def test_more_memory_than_there_is(native: Any, tiny: Path) -> None:
+    image = np.broadcast_to(np.zeros((1, 1, 1, 3), np.uint8), (1 << 20, 1 << 12, 1 << 10, 3))
+    with pytest.raises(native.Error, match=r"not enough memory to copy the image, which its layout \(strides"):
+        native.Model(tiny).segment(image)
+
+
+CHANGES = {
+    "segnets.json": (lambda n, c: None if n.endswith("segnets.json") else c, "without a contract"),
+    "version": (change_contract(format_version=2), "it has version 2, this program reads 1"),
+    "device": (change_contract(device="cuda"), "device is 'cuda', and this program runs 'cpu'"),
+    "kind": (change_contract(kind="aoti"), "kind is 'aoti', and this program runs 'torchscript'"),
+    "classes": (change_contract(num_classes=300, classes=[], mask_dtype="int16"), "another type than its contract"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_exports_that_do_not_fit(name: str, native: Any, tiny: Path, tmp_path: Path) -> None:
+    change, message = CHANGES[name]
+    path = rewrite(tiny, tmp_path / "t.ts", change)
+    with pytest.raises(native.Error, match=message):
+        native.Model(path).segment(picture(4, 5, 3))
+
+
+def test_files_that_are_no_exports(native: Any, tiny: Path, tmp_path: Path) -> None:
+    whole, model = tiny.read_bytes(), tmp_path / "ö\udcff.ts"  # a name that is no UTF-8
+    for size in (4, 1000, len(whole) // 2, len(whole) - 1):
+        model.write_bytes(whole[:size])
+        with pytest.raises(native.Error, match=r"\.ts: is truncated or damaged"):
+            native.Model(model)
+    with pytest.raises(native.Error, match="does not exist"):
+        native.Model(tmp_path / "none.ts")
+    with pytest.raises(native.Error, match="null character"):
+        native.Model("a\0b")
+    with pytest.raises(TypeError):
+        native.Model(3)
+    with pytest.raises(native.Error, match=r"expected at least one, and sides of 1\.\.65535 pixels"):
+        native.Model(tiny).warm_up(0, 5)
+    with pytest.raises(native.Error, match=r"threads: expected 1\.\.1024, got 0"):
+        native.set_threads(0)
+
+
+def test_errors_are_those_of_segnets(native: Any, tiny: Path) -> None:
+    with pytest.raises(segnets.SegnetsError, match="is float64") as caught:
+        native.Model(tiny).segment(np.zeros((2, 2, 3)))
+    assert isinstance(caught.value, native.Error)
+    assert isinstance(caught.value, ValueError)
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
