@@ -19,7 +19,8 @@ __all__ = ["build", "native", "one_thread", "small", "small_ppm", "tiny"]
 def build() -> Path:
     """The folder with the programs and segnets_native; fails if the build fails or warns."""
     python = ("-DSEGNETS_BUILD_PYTHON=AUTO", f"-DPython_EXECUTABLE={sys.executable}")
-    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", "-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_BUILD_EXAMPLES=ON", *python)
+    more = ("-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_BUILD_EXAMPLES=ON")
+    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", *more, *python)
     assert "warning:" not in said, said  # the compiler's
     return folder
 

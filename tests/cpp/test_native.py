@@ -77,7 +77,7 @@ def test_every_layout_gives_the_mask_of_its_copy(name: str, native: Any, tiny: P
     assert np.array_equal(model.segment(np.stack([image, image]))[1], want)
 
 
-COPIED = {"upside down", "mirrored", "turned around", "one row again and again", "gray as three channels"}
+COPIED = ("upside down", "mirrored", "turned around", "one row again and again", "gray as three channels")
 
 
 @pytest.mark.parametrize("name", ["BGR", "a region of BGR", "RGB of RGBA", "planes", "rows of a larger image", *COPIED])
