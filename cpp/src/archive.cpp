@@ -71,7 +71,8 @@ Archive::Archive(const std::string& path) : bytes_(read_file(path, kMaxArchiveBy
 }
 
 const std::string_view* Archive::extra_file(const std::string& name) const {
-  const auto found = entries_.find("extra/" + name);
+  // torch's own loader of a .pt2 takes what lies below extra/ for text.
+  const auto found = entries_.find((kind() == "aoti" ? "segnets/" : "extra/") + name);
   return found == entries_.end() ? nullptr : &found->second;
 }
 
@@ -134,7 +135,7 @@ void Archive::read_entry(std::size_t& position, const std::string& path) {
 }
 
 void Archive::check_kind(const std::string& path) const {
-  if (entries_.contains("constants.pkl")) return;
+  if (kind() == "aoti" || entries_.contains("constants.pkl")) return;
   if (entries_.contains("data.pkl"))
     throw Error(path + ": is a Python checkpoint (torch.save); load it in Python and export it with segnets.export");
   throw Error(path + ": is a zip file, but not a TorchScript archive; export a model with segnets.export");

@@ -10,13 +10,16 @@ namespace segnets {
 
 class Archive {
  public:
-  // Reads the whole file. Throws Error unless it is a complete, undamaged archive of TorchScript.
+  // Reads the whole file. Throws Error unless it is a complete, undamaged archive of TorchScript or of AOTInductor.
   explicit Archive(const std::string& path);
 
   // The contents of an extra file such as "segnets.json", or nothing if there is none.
   const std::string_view* extra_file(const std::string& name) const;
 
   std::string_view bytes() const { return bytes_; }
+
+  // "torchscript" or "aoti".
+  std::string kind() const { return entries_.contains("archive_format") ? "aoti" : "torchscript"; }
 
  private:
   void read_directory(const std::string& path);

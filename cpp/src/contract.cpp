@@ -1,5 +1,10 @@
 #include "contract.h"
 
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+
 #include "json.h"
 
 namespace segnets {
@@ -31,11 +36,38 @@ std::string read_choice(const Json& json, const std::string& key, const std::vec
   throw Error(key + " is '" + value + "', and this program runs " + allowed + "; " + advice);
 }
 
+std::map<std::string, std::array<std::int64_t, 2>> read_bounds(const Json& json) {
+  std::map<std::string, std::array<std::int64_t, 2>> bounds;
+  for (const auto& [name, values] : json.object()) {
+    if (name != "batch" && name != "height" && name != "width") throw Error("bounds of an unknown '" + name + "'");
+    if (values.array().size() != 2) throw Error("bounds." + name + " is not a smallest and a largest number");
+    bounds[name] = {values.array()[0].integer(), values.array()[1].integer()};
+  }
+  return bounds;
+}
+
+// Machine code ends the process where its instructions are unknown, so that is asked beforehand.
+void check_processor(const Json& json) {
+  const Json* instructions = json.find("instructions");
+  std::ifstream file("/proc/cpuinfo");
+  std::set<std::string> here;
+  for (std::string line; here.empty() && std::getline(file, line);)
+    if (line.starts_with("flags") || line.starts_with("Features")) {
+      std::istringstream words(line.substr(line.find(':') + 1));
+      here = {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+    }
+  if (instructions == nullptr || here.empty()) return;  // the file or the system does not tell
+  for (const Json& instruction : instructions->array())
+    if (!here.contains(instruction.string()))
+      throw Error("it uses instructions that this processor lacks: " + instruction.string() +
+                  "; export the model on a machine like this one, or with format='torchscript'");
+}
+
 Contract read_fields(const Json& json) {
   Contract contract;
-  contract.kind = read_choice(json, "kind", {"torchscript"}, "take the C++ program of the segnets that exported it");
+  contract.kind = read_choice(json, "kind", {"torchscript", "aoti"}, "take the C++ program of the segnets that exported it");
   contract.device = read_choice(json, "device", {"cpu"}, "export for one of these");
-  contract.dtype = read_choice(json, "dtype", {"float32"}, "export in one of these");
+  contract.dtype = read_choice(json, "dtype", {"float32", "bfloat16"}, "export in one of these");
   contract.model_name = json.at("model").at("name").string();
   contract.num_classes = json.at("num_classes").integer();
   if (contract.num_classes < 1 || contract.num_classes > kMaxClasses) throw Error("num_classes is outside 1..32767");
@@ -56,6 +88,8 @@ Contract read_fields(const Json& json) {
   const Json::Array& std_deviation = json.at("preprocessing").at("std").array();
   if (std_deviation.size() != 3) throw Error("preprocessing.std doesn't have three numbers");
   for (std::size_t i = 0; i < 3; ++i) contract.std_deviation[i] = std_deviation[i].number();
+  if (const Json* bounds = json.find("bounds")) contract.bounds = read_bounds(*bounds);
+  if (const Json* processor = json.find("processor")) check_processor(*processor);
   contract.segnets_version = json.at("versions").at("segnets").string();
   contract.torch_version = json.at("versions").at("torch").string();
   return contract;

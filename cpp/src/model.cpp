@@ -19,12 +19,17 @@ namespace {
 
 Contract contract_of(const Archive& archive, const std::string& path) {
   const std::string_view* text = archive.extra_file("segnets.json");
-  if (text == nullptr) throw Error(path + ": is TorchScript without a contract: it was not made by segnets.export");
-  return read_contract(*text, path);
+  const std::string what = archive.kind() == "aoti" ? "an archive of torch.export" : "TorchScript";
+  if (text == nullptr) throw Error(path + ": is " + what + " without a contract: it was not made by segnets.export");
+  Contract contract = read_contract(*text, path);
+  if (contract.kind != archive.kind())
+    throw Error(path + ": its contract speaks of " + contract.kind + ", and it is " + archive.kind() +
+                "; export the model again");
+  return contract;
 }
 
-std::unique_ptr<const Program> load_program(const Archive& archive, const std::string& path) {
-  return load_torchscript(archive, path);
+std::unique_ptr<const Program> load_program(const Archive& archive, const Contract& contract, const std::string& path) {
+  return contract.kind == "aoti" ? load_aoti(archive, contract, path) : load_torchscript(archive, path);
 }
 
 // Run `work` without gradients; whatever it throws becomes an Error, whose text begins with `what` when it is not ours.
@@ -63,8 +68,9 @@ Model::Model(const std::string& path) {
   const Archive archive(path);
   Contract contract = contract_of(archive, path);
   const std::string_view* golden = archive.extra_file("golden.safetensors");
-  state_ = std::make_unique<const State>(State{
-      std::move(contract), golden == nullptr ? std::string() : std::string(*golden), load_program(archive, path)});
+  std::unique_ptr<const Program> program = load_program(archive, contract, path);
+  state_ = std::make_unique<const State>(
+      State{std::move(contract), golden == nullptr ? std::string() : std::string(*golden), std::move(program)});
 }
 
 Model::~Model() = default;

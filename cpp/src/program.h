@@ -31,6 +31,9 @@ class Program {
 // path: the archive's, for messages. Throws Error if LibTorch can't load it or a method is missing.
 std::unique_ptr<const Program> load_torchscript(const Archive& archive, const std::string& path);
 
+// The same for machine code by AOTInductor; contract: its own.
+std::unique_ptr<const Program> load_aoti(const Archive& archive, const Contract& contract, const std::string& path);
+
 // What LibTorch says went wrong, in one line.
 std::string reason(const std::exception& exception);
 

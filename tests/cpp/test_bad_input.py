@@ -96,7 +96,7 @@ def change_contract(**changes: object) -> Callable[[str, bytes], bytes]:
         (change_contract(format_version=99), "take the C++ program of the segnets that exported it"),
         (change_contract(device="cuda:0"), "device is 'cuda:0', and this program runs 'cpu'; export for one of these"),
         (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript'"),
-        (change_contract(dtype="bfloat16"), "dtype is 'bfloat16', and this program runs 'float32'"),
+        (change_contract(dtype="int8"), "dtype is 'int8', and this program runs 'float32', 'bfloat16'"),
         (change_contract(mask_dtype="int16"), "mask_dtype is not uint8, the type for 5 classes"),
         (change_contract(num_classes=0), "num_classes is outside 1..32767"),
         (change_contract(num_classes="5"), "segnets.json.num_classes is not a number"),

@@ -1,17 +1,22 @@
-"""A small exported model, made once per session, for the tests of Python and of C++."""
+"""Small exported models, made once per session, for the tests of Python and of C++."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from filelock import FileLock
+from torch import Tensor, nn
 
 from segnets.card import ModelCard
 from segnets.export import export
+from segnets.model import SegmentationModel
 from segnets.preprocess import Preprocessing
 from segnets.registry import find_builder
 from tests.oracle import randomise_
@@ -70,6 +75,54 @@ def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes | N
             if contents is not None:
                 new.writestr(zipfile.ZipInfo(info.filename), contents, compress_type=info.compress_type)
     return target
+
+
+def changed(**fields: object) -> Callable[[str, bytes], bytes | None]:
+    def change(name: str, contents: bytes) -> bytes | None:
+        if not name.endswith("segnets.json"):
+            return contents
+        return json.dumps({**json.loads(contents), **fields}).encode()
+
+    return change
+
+
+def without(ending: str) -> Callable[[str, bytes], bytes | None]:
+    return lambda name, contents: None if name.endswith(ending) else contents
+
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(compiler) for compiler in ("g++", "clang++")), reason="no C++ compiler: install g++"
+)
+
+
+class _Backbone(nn.Module):
+    """One convolution: compiling takes seconds where a ResNet's takes minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": torch.relu(self.norm(self.convolution(x)))}
+
+
+def tiny() -> SegmentationModel:
+    torch.manual_seed(0)
+    model = SegmentationModel(_Backbone(), nn.Conv2d(8, 5, 1)).eval()
+    nn.init.uniform_(model.backbone.get_parameter("norm.bias"), -1, 1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` as machine code: compiled once, however many test processes want it."""
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "tiny.pt2"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
+    return path
 
 
 @pytest.fixture(autouse=True)

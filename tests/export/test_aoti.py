@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from segnets.errors import ExportError, ImageError
 from segnets.export import export, load_exported, read_contract, verify
 from segnets.export.processor import check_processor, this_processor
-from segnets.model import SegmentationModel
 from segnets.preprocess import preprocess
 from segnets.segment import segment
-from tests.export.common import SMALL, calm_model, random_image, rewrite
-
-needs_compiler = pytest.mark.skipif(
-    not any(shutil.which(compiler) for compiler in ("g++", "clang++")), reason="no C++ compiler: install g++"
+from tests.export.common import (
+    SMALL,
+    calm_model,
+    changed,
+    compiled,
+    needs_compiler,
+    random_image,
+    rewrite,
+    tiny,
+    without,
 )
 
-
-class _Backbone(nn.Module):
-    """One convolution: compiling takes seconds where a ResNet's takes minutes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"out": torch.relu(self.norm(self.convolution(x)))}
-
-
-def tiny() -> SegmentationModel:
-    torch.manual_seed(0)
-    model = SegmentationModel(_Backbone(), nn.Conv2d(8, 5, 1)).eval()
-    nn.init.uniform_(model.backbone.get_parameter("norm.bias"), -1, 1)
-    return model
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("aoti") / "tiny.pt2"
-    assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
-    return path
+__all__ = ["compiled"]  # a fixture
 
 
 @needs_compiler
@@ -97,19 +75,6 @@ def test_sizes_that_it_was_not_compiled_for(compiled: Path, shape: tuple[int, ..
 def test_torchs_own_loader_takes_it(compiled: Path) -> None:
     network = torch._inductor.aoti_load_package(compiled)
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
-
-
-def changed(**fields: object) -> Callable[[str, bytes], bytes | None]:
-    def change(name: str, contents: bytes) -> bytes | None:
-        if not name.endswith("segnets.json"):
-            return contents
-        return json.dumps({**json.loads(contents), **fields}).encode()
-
-    return change
-
-
-def without(ending: str) -> Callable[[str, bytes], bytes | None]:
-    return lambda name, contents: None if name.endswith(ending) else contents
 
 
 @needs_compiler

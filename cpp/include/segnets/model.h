@@ -1,6 +1,6 @@
 // An exported model: load once, segment from as many threads as you like.
 //
-//   segnets::Model model("model.ts");
+//   segnets::Model model("model.ts");  // or a .pt2, machine code for processors like the one that it was made on
 //   segnets::Mask mask = model.segment({pixels, height, width, row_stride});
 //
 // Calls run without gradients (InferenceMode) and without TorchScript's profiling, which would make the first two calls
@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,9 +23,11 @@ namespace segnets {
 // What the file promises about itself (its segnets.json).
 struct Contract {
   std::string model_name;
-  std::string kind;    // of the program: "torchscript"
+  std::string kind;    // of the program: "torchscript" or "aoti"
   std::string device;  // that it runs on: "cpu"
-  std::string dtype;   // that it computes in: "float32"
+  std::string dtype;   // that it computes in: "float32" or "bfloat16"; logits are float32
+  // Smallest and largest "batch", "height" and "width" of the network's input; empty for any.
+  std::map<std::string, std::array<std::int64_t, 2>> bounds;
   std::int64_t num_classes = 0;
   std::vector<std::string> classes;  // one name per id, or empty
   std::vector<Colour> palette;       // one colour per id; the VOC colour map where the file names none

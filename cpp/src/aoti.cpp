@@ -1,0 +1,104 @@
+// The machine code of a .pt2 file, and the small TorchScript program that prepares its images.
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "bytes_module.h"
+#include "program.h"
+
+namespace segnets {
+namespace {
+
+constexpr std::size_t kMostRunners = 8;  // calls at a time; each further one waits
+
+class Aoti : public Program {
+ public:
+  Aoti(std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network, torch::jit::Module image, const Contract& contract)
+      : network_(std::move(network)), image_(std::move(image)), bounds_(contract.bounds) {}
+
+  at::Tensor preprocess(const at::Tensor& image) const override {
+    return call_method(image_, "preprocess", {image}).toTensor();
+  }
+
+  at::Tensor forward(const at::Tensor& input) const override {
+    check_bounds(input);
+    return network_->run({input.to(at::kFloat).contiguous()}).at(0);
+  }
+
+  at::Tensor segment(const at::Tensor& image) const override {
+    const at::Tensor logits = forward(preprocess(image));
+    return call_method(image_, "mask", {logits, image.size(1), image.size(2)}).toTensor();
+  }
+
+ private:
+  void check_bounds(const at::Tensor& input) const {
+    constexpr std::pair<std::int64_t, const char*> kAxes[] = {{0, "batch"}, {2, "height"}, {3, "width"}};
+    for (const auto& [axis, name] : kAxes) {
+      const auto found = bounds_.find(name);
+      if (found == bounds_.end()) continue;
+      const auto [low, high] = found->second;
+      if (input.size(axis) < low || input.size(axis) > high)
+        throw Error("input: a " + std::string(name) + " of " + std::to_string(input.size(axis)) +
+                    ", and this file was compiled for " + std::to_string(low) + " to " + std::to_string(high) +
+                    "; a TorchScript export takes every size");
+    }
+  }
+
+  // Runs several at a time: each call takes one of its runners.
+  std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network_;
+  torch::jit::Module image_;
+  std::map<std::string, std::array<std::int64_t, 2>> bounds_;
+};
+
+// The loader takes paths only. It gets the bytes whose checksums were checked, in a file that goes when it has loaded.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(std::string_view bytes)
+      : path_((std::filesystem::temp_directory_path() / "segnets-XXXXXX.pt2").string()) {
+    const int file = ::mkstemps(path_.data(), 4);
+    if (file < 0) throw Error(path_ + ": can't be created, and machine code is loaded from there; set TMPDIR");
+    std::size_t written = 0;
+    while (written < bytes.size()) {
+      const ::ssize_t count = ::write(file, bytes.data() + written, bytes.size() - written);
+      if (count <= 0) break;
+      written += static_cast<std::size_t>(count);
+    }
+    ::close(file);
+    if (written == bytes.size()) return;
+    ::unlink(path_.c_str());
+    throw Error(path_ + ": can't be written, and machine code is loaded from there; free some space or set TMPDIR");
+  }
+  ~TemporaryFile() { ::unlink(path_.c_str()); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Program> load_aoti(const Archive& archive, const Contract& contract, const std::string& path) {
+  const std::string_view* image = archive.extra_file("image.ts");
+  if (image == nullptr) throw Error(path + ": has no image.ts, what prepares images; export the model again");
+  try {
+    const TemporaryFile file(archive.bytes());
+    const std::size_t runners = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMostRunners);
+    auto network =
+        std::make_unique<torch::inductor::AOTIModelPackageLoader>(file.path(), "model", /*run_single_threaded=*/false, runners);
+    return std::make_unique<const Aoti>(std::move(network), load_module(*image), contract);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& exception) {
+    throw Error(path + ": LibTorch can't load it: " + reason(exception));
+  }
+}
+
+}  // namespace segnets

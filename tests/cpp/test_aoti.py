@@ -1,0 +1,63 @@
+"""Machine code (.pt2) in C++: the golden pair, masks as Python's, threads, bounds, and files that mustn't be run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segnets.export import load_exported
+from tests.cpp.common import fails, read_pnm, run, write_ppm
+from tests.export.common import changed, compiled, needs_compiler, random_image, rewrite, without
+
+__all__ = ["compiled"]  # a fixture
+pytestmark = needs_compiler
+
+
+def test_the_golden_pair(build: Path, compiled: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [build / "segnets-run", "--self-test", compiled], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "passed" in done.stdout
+    assert list(tmp_path.iterdir()) == []  # what it was loaded from is gone
+
+
+def test_the_mask_is_that_of_python(build: Path, compiled: Path, tmp_path: Path, native: Any) -> None:
+    image = random_image(47, 65)
+    expected = load_exported(compiled).segment(image)[0].numpy()
+    run(build, compiled, write_ppm(tmp_path / "image.ppm", image), tmp_path / "mask.pgm")
+    assert np.array_equal(read_pnm(tmp_path / "mask.pgm"), expected)
+    assert np.array_equal(native.Model(compiled).segment(image[0].numpy()), expected)
+
+
+def test_many_threads(build: Path, compiled: Path) -> None:
+    done = subprocess.run([build / "segnets-test-threads", compiled, "4", "6"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "4 threads, 6 calls each: 0 wrong masks, 0 failures\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed(processor={"instructions": ["avx1024"]}), "instructions that this processor lacks: avx1024"),
+        (changed(format_version=2), "it has version 2"),
+        (changed(kind="torchscript"), "its contract speaks of torchscript, and it is aoti"),
+        (changed(kind="tensorrt"), "kind is 'tensorrt'"),
+        (changed(bounds={"depth": [1, 2]}), "bounds of an unknown 'depth'"),
+        (changed(bounds={"height": [65, 4096]}), "a height of 48, and this file was compiled for 65 to 4096"),
+        (without("segnets.json"), "an archive of torch.export without a contract"),
+        (without("golden.safetensors"), "carries no golden pair"),
+        (without("image.ts"), "has no image.ts"),
+        (without(".so"), "LibTorch can't load it"),
+    ],
+)
+def test_files_that_were_changed(
+    build: Path, compiled: Path, tmp_path: Path, change: Callable[[str, bytes], bytes | None], message: str
+) -> None:
+    fails(build, message, "--self-test", rewrite(compiled, tmp_path / "changed.pt2", change))
