@@ -25,7 +25,7 @@ from segnets.export.processor import this_processor
 from segnets.export.runtime import exported_from_bytes
 from segnets.export.verify import VerifyReport, verify_loaded
 from segnets.files import atomic_write, check_writable_target
-from segnets.preprocess import Preprocessing
+from segnets.preprocess import DEFAULT_SHORT_SIDE, Preprocessing
 from segnets.segment import Segmenter
 from segnets.weights.description import check_card, listed
 
@@ -131,13 +131,21 @@ def _bound_to_this_machine() -> dict[str, Any]:
     return {"target": "cpu", "bounds": aoti.BOUNDS, "processor": this_processor()}
 
 
+def _usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    """The size that images mostly have when they reach the network."""
+    if isinstance(preprocessing.size, tuple):
+        return preprocessing.size
+    side = preprocessing.size or DEFAULT_SHORT_SIDE
+    return side, side
+
+
 def _build(model: nn.Module, contract: Contract, extra_files: Mapping[str, bytes]) -> bytes:
     """The file of an optimized model, which is changed."""
     dtype = getattr(torch, contract.dtype)
     if contract.kind == "aoti":
         return aoti.to_bytes(model, contract.preprocessing, dtype, extra_files)
     if contract.target == "cpu":
-        fuse(model, dtype)
+        fuse(model, dtype, _usual_size(contract.preprocessing))
     segmenter = Segmenter(model, contract.preprocessing)
     return torchscript.to_bytes(torchscript.compile_segmenter(segmenter, contract.output, contract.target), extra_files)
 

@@ -7,6 +7,9 @@ It computes the same function in another order, so that last bits differ: done o
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,14 +30,19 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
 }
 
 
+_State = tuple[Tensor, Tensor, list[int], list[int], list[int], int, list[int], str, bool]
+
+
 class PackedConv(nn.Module):
     """What a fused convolution is made of.
 
+    input_size: (N, in, H, W) that the weight is laid out for. An input of another size may want another layout, which
+    then is made in every call: right, but slower.
     activation: "none" or a name of `_ACTIVATIONS`. A loaded one holds its weight in an opaque layout of this processor
     and can't be saved again.
     """
 
-    def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype) -> None:
+    def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> None:
         super().__init__()
         bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
         # Attributes and not parameters: what loading sets in their place is no parameter either.
@@ -44,11 +52,12 @@ class PackedConv(nn.Module):
         self.stride = _two(convolution.stride)
         self.dilation = _two(convolution.dilation)
         self.groups = convolution.groups
+        self.input_size = list(input_size)
         self.activation = activation
         self.eval()
 
     @torch.jit.export
-    def __getstate__(self) -> tuple[Tensor, Tensor, list[int], list[int], list[int], int, str, bool]:
+    def __getstate__(self) -> _State:
         return (
             self.weight,
             self.bias,
@@ -56,21 +65,23 @@ class PackedConv(nn.Module):
             self.stride,
             self.dilation,
             self.groups,
+            self.input_size,
             self.activation,
             self.training,
         )
 
     @torch.jit.export
-    def __setstate__(self, state: tuple[Tensor, Tensor, list[int], list[int], list[int], int, str, bool]) -> None:
+    def __setstate__(self, state: _State) -> None:
         self.bias = state[1]
         self.padding = state[2]
         self.stride = state[3]
         self.dilation = state[4]
         self.groups = state[5]
-        self.activation = state[6]
-        self.training = state[7]
+        self.input_size = state[6]
+        self.activation = state[7]
+        self.training = state[8]
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            state[0], self.padding, self.stride, self.dilation, self.groups, None
+            state[0], self.padding, self.stride, self.dilation, self.groups, self.input_size
         )
 
 
@@ -176,9 +187,10 @@ class ExitOfAll(nn.Module):
         return scores.to(torch.float32)
 
 
-def fuse(model: nn.Module, dtype: torch.dtype) -> int:
+def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> int:
     """Change an optimized model (`segnets.export.optimize`) in place; return how many convolutions were fused.
 
+    image_size: (height, width) of the images that it should be fastest on.
     dtype: torch.float32, or torch.bfloat16 for everything between the image and the scores.
     Raises ExportError for what is no SegmentationModel.
     """
@@ -188,8 +200,9 @@ def fuse(model: nn.Module, dtype: torch.dtype) -> int:
             "target='portable' takes any network that gives {'out': scores}"
         )
     pairs = dict(_convolutions_with_activation(model))
+    sizes = _input_sizes(model, image_size)
     for name, module in list(model.named_modules()):
-        if (block := _fused_block(module, dtype)) is not None:
+        if (block := _fused_block(module, dtype, sizes)) is not None:
             model.set_submodule(name, block)
     for name, module in list(model.named_modules()):
         if isinstance(module, PooledBranch) and module.bins == 1:
@@ -200,7 +213,7 @@ def fuse(model: nn.Module, dtype: torch.dtype) -> int:
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and _is_plain(module):
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
-            model.set_submodule(name, FusedConv(module, kind, dtype))
+            model.set_submodule(name, FusedConv(module, kind, dtype, sizes[module]))
     fused = sum(isinstance(module, PackedConv) for module in model.modules())
     model.backbone = Entry(model.backbone, dtype)
     exit_of = ExitOfAll if model.reads_all_features else Exit
@@ -208,7 +221,9 @@ def fuse(model: nn.Module, dtype: torch.dtype) -> int:
     return fused
 
 
-def _fused_block(block: nn.Module, dtype: torch.dtype) -> FusedResidual | None:
+def _fused_block(
+    block: nn.Module, dtype: torch.dtype, sizes: Mapping[nn.Module, Sequence[int]]
+) -> FusedResidual | None:
     """The same block with its addition inside of its last convolution, or None for what is no such block."""
     match block:
         case Bottleneck() | BasicBlock():
@@ -217,16 +232,35 @@ def _fused_block(block: nn.Module, dtype: torch.dtype) -> FusedResidual | None:
             convolutions = [getattr(block, name) for name in names]
             if not all(isinstance(norm, nn.Identity) for norm in norms) or not all(map(_is_plain, convolutions)):
                 return None
-            body = nn.Sequential(*(FusedConv(each, "relu", dtype) for each in convolutions[:-1]))
+            body = nn.Sequential(*(FusedConv(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
             shortcut = nn.Identity() if block.downsample is None else block.downsample
-            return FusedResidual(body, FusedConvAdd(convolutions[-1], "relu", dtype), shortcut)
+            last = FusedConvAdd(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
+            return FusedResidual(body, last, shortcut)
         case InvertedResidual() if block.has_residual:
-            *layers, last = block.block
-            convolution, norm = last.children()
+            *layers, projection = block.block
+            convolution, norm = projection.children()
             if not isinstance(norm, nn.Identity) or not isinstance(convolution, nn.Conv2d):
                 return None
-            return FusedResidual(nn.Sequential(*layers), FusedConvAdd(convolution, "none", dtype), nn.Identity())
+            last = FusedConvAdd(convolution, "none", dtype, sizes[convolution])
+            return FusedResidual(nn.Sequential(*layers), last, nn.Identity())
     return None
+
+
+def _input_sizes(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
+    """What every convolution reads of an image of this size, found without computing anything."""
+    shapes = copy.deepcopy(model).to("meta")
+    originals = dict(zip(shapes.modules(), model.modules(), strict=True))
+    sizes: dict[nn.Module, list[int]] = {}
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[originals[module]] = list(inputs[0].shape)
+
+    for module in shapes.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(before)
+    with torch.no_grad():
+        shapes(torch.zeros(1, 3, *image_size, device="meta"))
+    return sizes
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:

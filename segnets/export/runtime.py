@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,22 +43,32 @@ class Exported:
 
     def logits(self, image: Tensor) -> Tensor:
         """image: (N, 3, H, W) float32, normalised. Returns (N, C, H, W) logits, whichever output `forward` has."""
-        with torch.inference_mode():
+        with _running():
             scores = self.module(image)
         result: Tensor = scores["out"] if self.contract.output == "dict" else scores
         return result
 
     def preprocess(self, image: Tensor) -> Tensor:
         """image: (N, H, W, 3) uint8 RGB. Returns (N, 3, h, w) float32."""
-        with torch.inference_mode():
+        with _running():
             result: Tensor = self.module.preprocess(image)
         return result
 
     def segment(self, image: Tensor) -> Tensor:
         """image: (N, H, W, 3) uint8 RGB. Returns the mask (N, H, W), uint8 or int16."""
-        with torch.inference_mode():
+        with _running():
             mask: Tensor = self.module.segment(image)
         return mask
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Without gradients, and without the profiling by which TorchScript makes the first two calls slow.
+
+    It would compile again in the second, and find nothing: exports are folded, and nothing is fused on a CPU.
+    """
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        yield
 
 
 def read_contract(path: str | os.PathLike[str]) -> Contract:
