@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,6 @@ from segnets.segment import Segmenter, logits_to_mask
 # specialised on; above, indices could overflow.
 BOUNDS: Bounds = {"batch": (1, 64), "height": (33, 4096), "width": (33, 4096)}
 _AXES = {0: "batch", 2: "height", 3: "width"}
-_TRACED = (2, 3, 128, 160)
 _MODEL = "model"
 _SOURCES = (".cpp", ".h", ".o")
 
@@ -78,10 +79,15 @@ class _Forward(nn.Module):
 
 
 def to_bytes(
-    model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype, extra_files: Mapping[str, bytes]
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    dtype: torch.dtype,
+    extra_files: Mapping[str, bytes],
+    image_size: tuple[int, int],
 ) -> bytes:
     """Compile an optimized model; the .pt2 as bytes, with `extra_files` beside the machine code.
 
+    image_size: (height, width) of the images that it should be fastest on.
     Needs a C++ compiler, and a minute or more. Raises ExportError if the model can't be compiled.
     """
     from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
@@ -90,9 +96,11 @@ def to_bytes(
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own making
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _weights_laid_out_for_hints():
                 program = torch.export.export(
-                    _Forward(model, dtype).eval(), (torch.zeros(_TRACED),), dynamic_shapes=(sizes,)
+                    _Forward(model, dtype).eval(),
+                    (torch.zeros(2, 3, *_within_bounds(image_size)),),
+                    dynamic_shapes=(sizes,),
                 )
                 package = aoti_compile_and_package(
                     program, package_path=str(Path(folder) / "network.pt2"), inductor_configs=_settings()
@@ -152,6 +160,39 @@ def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiPro
             return AotiProgram(network, torchscript.from_file(io.BytesIO(image)), bounds)
         except RuntimeError as error:
             raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
+
+
+def _within_bounds(image_size: tuple[int, int]) -> list[int]:
+    ranges = (BOUNDS["height"], BOUNDS["width"])
+    return [min(max(length, low), high) for length, (low, high) in zip(image_size, ranges, strict=True)]
+
+
+@contextmanager
+def _weights_laid_out_for_hints() -> Iterator[None]:
+    """Lay out convolutions' weights when compiling, for the size that is traced, although other sizes may come.
+
+    For dynamic sizes torch leaves it to every call, which costs ResNets a tenth of their time. oneDNN takes a weight in
+    any layout and changes it where another size wants another one, so that results are right all the same. This reaches
+    into torch's own passes; where they have changed, the file is a little slower and nothing else.
+    """
+    from torch._inductor.fx_passes import mkldnn_fusion
+    from torch.fx.experimental import symbolic_shapes
+
+    operations = getattr(mkldnn_fusion, "CpuMkldnnDeviceOp", None)
+    hint = getattr(symbolic_shapes, "optimization_hint", None)
+    if operations is None or hint is None or not hasattr(mkldnn_fusion, "has_free_symbols"):
+        yield
+        return
+    pack: Callable[..., Any] = operations.pack_conv_weight
+
+    def pack_for_hints(self: Any, graph: Any, transposed: bool, weight: Any, settings: Any, size: Any) -> Any:
+        return pack(self, graph, transposed, weight, settings, [hint(length) for length in size])
+
+    with (
+        mock.patch.object(mkldnn_fusion, "has_free_symbols", return_value=False),
+        mock.patch.object(operations, "pack_conv_weight", pack_for_hints),
+    ):
+        yield
 
 
 def _settings() -> dict[str, Any]:

@@ -143,7 +143,7 @@ def _build(model: nn.Module, contract: Contract, extra_files: Mapping[str, bytes
     """The file of an optimized model, which is changed."""
     dtype = getattr(torch, contract.dtype)
     if contract.kind == "aoti":
-        return aoti.to_bytes(model, contract.preprocessing, dtype, extra_files)
+        return aoti.to_bytes(model, contract.preprocessing, dtype, extra_files, _usual_size(contract.preprocessing))
     if contract.target == "cpu":
         fuse(model, dtype, _usual_size(contract.preprocessing))
     segmenter = Segmenter(model, contract.preprocessing)
