@@ -11,7 +11,12 @@ from torch import nn
 import segnets
 from tests.oracle import NAMES, randomise_, torchvision
 
-__all__ = ["NAMES", "Pair", "assert_same_output", "images", "random_pair", "torchvision_model", "with_aux"]
+__all__ = ["NAMES", "Pair", "assert_same_output", "images", "is_deep", "random_pair", "torchvision_model", "with_aux"]
+
+
+def is_deep(name: str) -> bool:
+    """Whether it is on a ResNet-101: more of the blocks of ResNet-50, and no code of its own."""
+    return name.endswith("resnet101")
 
 
 class Pair(NamedTuple):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import segnets
-from tests.models.pairs import NAMES, assert_same_output, images, random_pair, torchvision_model, with_aux
+from tests.models.pairs import NAMES, assert_same_output, images, is_deep, random_pair, torchvision_model, with_aux
 
 
 def random_model(name: str) -> nn.Module:
@@ -44,7 +44,11 @@ def test_script_saved_and_reloaded_gives_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "training"),
-    [*((name, False) for name in NAMES), ("deeplabv3_mobilenet_v3_large", True), ("fcn_resnet50", True)],
+    [
+        *(pytest.param(name, False, marks=pytest.mark.full if is_deep(name) else ()) for name in NAMES),
+        ("deeplabv3_mobilenet_v3_large", True),
+        ("fcn_resnet50", True),
+    ],
 )
 def test_compile_without_a_graph_break(name: str, training: bool) -> None:
     """The "eager" backend runs what was captured with the same kernels, so the bits are the same."""
