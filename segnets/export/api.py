@@ -21,7 +21,7 @@ from segnets.export.contract import CONTRACT_FILE, DTYPES, GOLDEN_FILE, OUTPUTS,
 from segnets.export.fused import fuse
 from segnets.export.golden import Golden, make_golden
 from segnets.export.optimize import Optimized, evaluation_copy, optimize
-from segnets.export.processor import this_processor
+from segnets.export.processor import check_onednn, this_processor
 from segnets.export.runtime import exported_from_bytes
 from segnets.export.verify import VerifyReport, verify_loaded
 from segnets.files import atomic_write, check_writable_target
@@ -119,6 +119,8 @@ def export(
 def _check_together(format: str, output: str, dtype: str, target: str) -> None:  # noqa: A002  # as in export
     if format == "torchscript" and dtype != "float32" and target == "portable":
         raise ExportError(f"dtype={dtype!r} needs target='cpu': portable operators are slower in it than in float32")
+    if target == "cpu":
+        check_onednn(dtype, "export")
     if format == "aoti" and output == "dict":
         raise ExportError("output='dict' is TorchScript's; compiled code gives tensors: leave output out")
     if format == "aoti" and target != "portable":

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from segnets.card import JSON
 from segnets.errors import ExportError
 
@@ -46,6 +48,16 @@ def check_processor(wanted: Mapping[str, JSON], where: str) -> None:
         return  # the system does not tell
     if missing := [str(each) for each in instructions if each not in known]:
         raise ExportError(f"{where}: uses instructions that this processor lacks: {', '.join(missing)}; {_ADVICE}")
+
+
+def check_onednn(dtype: str, where: str) -> None:
+    """Raise ExportError if this LibTorch has no oneDNN, or none that computes in `dtype` on this processor."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch leaves it without type hints
+        raise ExportError(
+            f"{where}: target='cpu' needs oneDNN, which this LibTorch lacks; export with target='portable'"
+        )
+    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ExportError(f"{where}: this processor has no bfloat16 that oneDNN could use; export with dtype='float32'")
 
 
 _ADVICE = "export the model on a machine like this one, or with format='torchscript'"

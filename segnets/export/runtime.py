@@ -22,7 +22,7 @@ from torch import Tensor
 from segnets.errors import ExportError
 from segnets.export import aoti, torchscript
 from segnets.export.contract import CONTRACT_FILE, FOLDERS, GOLDEN_FILE, IMAGE_PROGRAM, Contract
-from segnets.export.processor import check_processor
+from segnets.export.processor import check_onednn, check_processor
 from segnets.export.reason import reason_of
 
 _MAX_CONTRACT_BYTES = 16 << 20
@@ -101,11 +101,13 @@ def exported_from_bytes(data: bytes, path: Path) -> Exported:
     if contract.kind == "aoti":
         module: Any = _machine_code(data, archive, contract, prefix, str(path))
     else:
-        module = _program(data, path)
+        module = _program(data, contract, path)
     return Exported(path, len(data), module, contract, golden)
 
 
-def _program(data: bytes, path: Path) -> Any:
+def _program(data: bytes, contract: Contract, path: Path) -> Any:
+    if contract.target == "cpu":
+        check_onednn(contract.dtype, str(path))
     try:
         return torchscript.from_file(io.BytesIO(data))
     except RuntimeError as error:

@@ -96,5 +96,15 @@ def test_a_network_that_bfloat16_destroys_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_libtorch_without_onednn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(calm_model(num_classes=5), tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ExportError, match=r"m\.ts: target='cpu' needs oneDNN, which this LibTorch lacks"):
+        load_exported(tmp_path / "m.ts")
+    with pytest.raises(ExportError, match="export: target='cpu' needs oneDNN"):
+        export(random_model(), tmp_path / "n.ts", target="cpu")
+    assert not (tmp_path / "n.ts").exists()
+
+
 def test_files_from_before_are_portable(tmp_path: Path, small: Path) -> None:
     assert read_contract(small).target == "portable"
