@@ -29,8 +29,8 @@ def lines(kept: Kept) -> Iterator[str]:
     yield "# Exports beside other runtimes\n"
     yield f"{machine()}. 520x520, milliseconds per call."
     yield "Every candidate runs in a process of its own and they take turns; a figure is the median of rounds' medians,"
-    yield "after two calls to warm up. `python -m benchmarks.deploy.speed` measures anew, `python -m benchmarks.deploy.page`"
-    yield "writes this page."
+    yield "after two calls to warm up. `python -m benchmarks.deploy.speed` measures anew, and"
+    yield "`python -m benchmarks.deploy.page` writes this page."
     settings = sorted({tuple(map(int, key.split("|")[1:3])) for key in kept}, key=lambda pair: (-pair[0], pair[1]))
     for threads, batch in settings:
         rounds = [len(value) for key, value in kept.items() if key.split("|")[1:3] == [str(threads), str(batch)]]
