@@ -108,6 +108,21 @@ def compare(
     return tuple(results)
 
 
+def compare_quantized(
+    candidate: Callable[[Tensor], Tensor], reference: nn.Module, image: Tensor, tolerance: float
+) -> tuple[Comparison, ...]:
+    """As `compare`, for a network in int8: on an image that is one, repeated to the same sizes and batches.
+
+    image: (1, 3, h, w), normalised. tolerance: what int8 cost when the file was made, times what processors differ by.
+    """
+    results = []
+    for count, height, width in SHAPES:
+        repeats = (count, 1, -(-height // image.shape[2]), -(-width // image.shape[3]))
+        each = image.repeat(repeats)[:, :, :height, :width].contiguous()
+        results.append(_compare_logits(candidate(each), logits_of(reference, each), tolerance))
+    return tuple(results)
+
+
 def logits_of(model: nn.Module, image: Tensor) -> Tensor:
     """The logits of a plain model. Raises ExportError if there are none, or they are not finite."""
     with torch.inference_mode():
