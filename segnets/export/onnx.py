@@ -130,7 +130,9 @@ def from_bytes(data: bytes, entries: Mapping[str, str], preprocessing: Preproces
     """
     check_installed(f"{where}: an ONNX file", "onnxruntime")
     # They and the network take turns: their threads must not wait by spinning, which slows the next one down.
-    image, mask = (session(file_in(entries, name, where), f"{where}: {name}", spin=False) for name in (PREPROCESS, MASK))
+    image, mask = (
+        session(file_in(entries, name, where), f"{where}: {name}", spin=False) for name in (PREPROCESS, MASK)
+    )
     return OnnxProgram(session(data, where), image, mask, Preprocess(preprocessing))
 
 

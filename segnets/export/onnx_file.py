@@ -37,8 +37,8 @@ def check_size(size: int) -> None:
     """Raise ExportError for more bytes than one ONNX file can have."""
     if size > MAX_BYTES:
         raise ExportError(
-            f"the network takes {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most; more would need a second file "
-            "of external data, which segnets does not write: export with format='torchscript'"
+            f"the network takes {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most; more would need a second "
+            "file of external data, which segnets does not write: export with format='torchscript'"
         )
 
 

@@ -36,7 +36,8 @@ def mask_text(num_classes: int, opset: int) -> str:
     """
     program = Program()
     logits, size = Value(program, "logits", "float"), Value(program, "size", "int64")
-    kind = "uint8" if num_classes <= 256 else "int16"
+    # ONNX Runtime's Where knows no int16.
+    kind, counted = ("uint8", "uint8") if num_classes <= 256 else ("int16", "int64")
     batch = program.value("Shape", [logits], "int64", "start = 0, end = 1")
     one = program.constant("int64", [1], "[1]")
     full = program.value("Concat", [batch, one, size], "int64", "axis = 0")
@@ -51,12 +52,12 @@ def mask_text(num_classes: int, opset: int) -> str:
         number = turn + 1
         here = score(body, number.column(0))
         better = here > best
-        return [body.where(better, here, best), body.where(better, number.to(kind), ids)]
+        return [body.where(better, here, best), body.where(better, number.to(counted), ids)]
 
-    ids = program.value("ConstantOfShape", [full], kind, f"value = {kind}[1] {{0}}")
+    ids = program.value("ConstantOfShape", [full], counted, f"value = {counted}[1] {{0}}")
     starts = [score(program, program.constant("int64", [0], "[1]")), ids]
     _, ids = program.loop(program.constant("int64", num_classes - 1), starts, ["N, 1, H, W"] * 2, step)
-    mask = program.value("Squeeze", [ids, one], kind)
+    mask = program.value("Squeeze", [ids, one], counted).to(kind)
     inputs = f"float[N, {num_classes}, h, w] logits, int64[2] size"
     return program.text("mask", inputs, {"mask": mask}, f"{kind}[N, H, W] mask", opset)
 

@@ -104,8 +104,8 @@ def quantize(
     )
     if not report.agreement >= minimum_agreement:
         raise ExportError(
-            f"int8 loses too much: {report}; at least {minimum_agreement:.0%} is asked for: give images like those that "
-            "the network will see, more of them, or allow it with minimum_agreement (--minimum-agreement)"
+            f"int8 loses too much: {report}; at least {minimum_agreement:.0%} is asked for: give images like those "
+            "that the network will see, more of them, or allow it with minimum_agreement (--minimum-agreement)"
         )
     return quantized, report
 
@@ -201,7 +201,10 @@ def _quantized(network: bytes, images: Iterator[Tensor]) -> tuple[bytes, str]:
         message.ClearField("doc_string")
     data: bytes = model.SerializeToString(deterministic=True)
     version = metadata.version("onnxruntime")
-    return data, f"onnxruntime {version} static QDQ, weights int8 per channel, activations uint8, moving average of ranges"
+    return (
+        data,
+        f"onnxruntime {version} static QDQ, weights int8 per channel, activations uint8, moving average of ranges",
+    )
 
 
 def _measure(

@@ -1,6 +1,7 @@
 """Read an exported file in Python: its contract without executing anything, its module by executing what it holds.
 
-A TorchScript archive is a program, a .pt2 is machine code, an .onnx is a graph of known operators. Load only files that you or somebody you trust exported.
+A TorchScript archive is a program, a .pt2 is machine code, an .onnx is a graph of known operators. Load only files that
+you or somebody you trust exported.
 """
 
 from __future__ import annotations

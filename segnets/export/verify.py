@@ -14,7 +14,6 @@ from segnets.export.golden import Replay, golden_input, replay
 from segnets.export.optimize import evaluation_copy
 from segnets.export.runtime import Exported, load_exported
 
-
 # An int8 network may lie this much further from the float32 network than it did when it was made: processors with and
 # without instructions for 8 bits add up in other orders.
 QUANTIZED_FACTOR = 1.5
