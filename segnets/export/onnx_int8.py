@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from segnets.card import JSON
@@ -146,6 +145,8 @@ def _images(folder: str | PathLike[str]) -> list[Path]:
 
 
 def _prepared(prepare: Preprocess, path: Path) -> Tensor:
+    from PIL import Image, UnidentifiedImageError  # only here is an image read
+
     try:
         with Image.open(path) as picture:
             pixels = np.array(picture.convert("RGB"))
@@ -177,9 +178,10 @@ def _quantized(network: bytes, images: Iterator[Tensor]) -> tuple[bytes, str]:
     tools: Any = import_module("onnxruntime.quantization")
     shapes: Any = import_module("onnxruntime.quantization.shape_inference")
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, _quiet():
-        prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        plain, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "int8"))
+        plain.write_bytes(network)
         try:
-            shapes.quant_pre_process(onnx.load_from_string(network), prepared, skip_symbolic_shape=True)
+            shapes.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
             tools.quantize_static(
                 prepared,
                 result,

@@ -20,6 +20,7 @@ from segnets.errors import ExportError, ImageError
 from segnets.export import export, load_exported, onnx_file, read_contract, verify
 from segnets.export import onnx as exporter
 from segnets.export.onnx_image import mask_text, preprocess_text
+from segnets.export.onnx_int8 import quantize
 from segnets.preprocess import Preprocess, Preprocessing, preprocess
 from segnets.segment import logits_to_mask, segment
 from tests.export.common import SMALL, calm_model, random_image
@@ -83,7 +84,7 @@ def test_agrees_at_other_sizes_and_batches(written: Path) -> None:
     assert not verify(written, against=model).passed
 
 
-def test_a_real_network(tmp_path: Path) -> None:
+def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
     model = calm_model("lraspp_mobilenet_v3_large", num_classes=5)
     report = export(model, tmp_path / "m.onnx", format="onnx", preprocessing=SMALL)
     assert report.verification.passed
@@ -91,6 +92,11 @@ def test_a_real_network(tmp_path: Path) -> None:
     image = random_image(50, 70)
     same = load_exported(tmp_path / "m.onnx").segment(image) == segment(model, image, SMALL)
     assert same.float().mean() > 0.999
+    network = onnx.load(tmp_path / "m.onnx")
+    network.ClearField("metadata_props")
+    _, measured = quantize(network.SerializeToString(), SMALL, photographs, 0.0)
+    assert measured.size_ratio < 0.35
+    assert 0.5 < measured.worst_agreement <= measured.agreement < 1
 
 
 # Plain bilinear is missing: LibTorch itself computes other last bits with one thread than with several.
