@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     model, images = segnets.load(options.weights).eval(), images_in(options.images, options.count)
     print(f"{options.weights.name}, {len(images)} images\n")
-    print("| format | target | precision | MB | largest logit difference | masks agree | worst image | images prepared |")
+    print("| format | target | precision | MB | logits differ by | masks agree | worst image | images prepared |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
     for path in options.files:
         file = load_exported(path)

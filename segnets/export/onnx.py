@@ -70,7 +70,7 @@ def network_of(model: nn.Module, opset: int) -> bytes:
         try:
             program = torch.onnx.export(
                 _Forward(model).eval(),
-                (torch.zeros(_TRACED),),
+                (torch.zeros(_TRACED, dtype=torch.float32),),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,

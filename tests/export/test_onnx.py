@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+import segnets
+from segnets.cli import main
 from segnets.errors import ExportError, ImageError
 from segnets.export import export, load_exported, onnx_file, read_contract, verify
 from segnets.export import onnx as exporter
@@ -307,6 +309,19 @@ def test_refused(options: dict[str, object], message: str, tmp_path: Path) -> No
     with pytest.raises(ExportError, match=message):
         export(tiny(), tmp_path / "m.onnx", **{"format": "onnx", **options})  # type: ignore[arg-type]  # mistakes
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segnets.save(calm_model("lraspp_mobilenet_v3_small", num_classes=2), tmp_path / "w.safetensors")
+    command = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "m.onnx"), "--format", "onnx"]
+    for options, message in (
+        (["--opset", "17"], "segnets: opset=17: expected 18..23; 20 when left out\n"),
+        (["--dtype", "int8"], "segnets: dtype='int8' needs calibration"),
+        (["--dtype", "int8", "--calibration", "none", "--minimum-agreement", "1.5"], "segnets: minimum_agreement=1.5"),
+    ):
+        assert main([*command, *options]) == 1
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_int8_is_checked_later_too(in_8_bits: Path, written: Path) -> None:
