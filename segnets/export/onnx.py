@@ -42,6 +42,30 @@ class _Forward(nn.Module):
         return logits
 
 
+class GridAverage(nn.Module):
+    """Computes what nn.AdaptiveAvgPool2d does, by matrices made of the size: ONNX has no such pooling.
+
+    (N, C, H, W) -> (N, C, rows, columns).
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = _averages(self.rows, x.shape[2]), _averages(self.columns, x.shape[3])
+        return torch.matmul(torch.matmul(down, x), across.transpose(0, 1))
+
+
+def _averages(cells: int, length: int) -> Tensor:
+    """(cells, length) float32: what each pixel counts in each cell."""
+    cell, pixel = torch.arange(cells).view(-1, 1), torch.arange(length).view(1, -1)
+    start = torch.div(cell * length, cells, rounding_mode="floor")
+    end = torch.div((cell + 1) * length + cells - 1, cells, rounding_mode="floor")
+    inside = (pixel >= start) & (pixel < end)
+    return inside.to(torch.float32) / (end - start).to(torch.float32)
+
+
 def check_installed(needed: str, *names: str) -> None:
     """Raise ExportError unless these packages are there. needed: what for."""
     if missing := [name for name in names if util.find_spec(name) is None]:
@@ -58,12 +82,15 @@ def check_opset(opset: object) -> int:
 
 
 def network_of(model: nn.Module, opset: int) -> bytes:
-    """An optimized model as a serialized graph, input "input" float32 (N, 3, H, W) -> "logits" float32 (N, C, H, W).
+    """An optimized model, which is changed, as a serialized graph.
+
+    It takes "input" float32 (N, 3, H, W) and gives "logits" float32 (N, C, H, W).
 
     Raises ExportError if it can't be made, or is beyond 2 GB.
     """
     weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
     check_size(sum(weights.values()) + _MARGIN)
+    _replace_pooling(model)
     sizes = {axis: torch.export.Dim(name) for axis, name in DYNAMIC_AXES.items()}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own making
@@ -86,6 +113,15 @@ def network_of(model: nn.Module, opset: int) -> bytes:
             raise ExportError(f"the model can't be written as ONNX: {reason_of(error)}") from error
 
 
+def _replace_pooling(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
+            size = module.output_size
+            rows, columns = size if isinstance(size, tuple) else (size, size)
+            if isinstance(rows, int) and isinstance(columns, int):
+                model.set_submodule(name, GridAverage(rows, columns))
+
+
 def packed(network: bytes, contract: Contract, files: Mapping[str, bytes]) -> bytes:
     """The whole file: the network, the programs for images, and `files`, of which .json stays readable."""
     programs = {
@@ -104,23 +140,31 @@ class OnnxProgram:
     image: Any
     mask: Any
     checks: Preprocess
+    where: str
 
     def __call__(self, image: Tensor) -> Tensor:
         check_input(image)
-        logits = self.network.run(["logits"], {"input": _array(image.to(torch.float32))})[0]
-        return torch.from_numpy(logits)
+        return self._run(self.network, {"input": image.to(torch.float32)})
 
     def preprocess(self, image: Tensor) -> Tensor:
         """As `Segmenter.preprocess`."""
         check_image(image)
         self.checks.output_size(image.shape[1], image.shape[2])  # raises for what would become too large
-        return torch.from_numpy(self.image.run(["input"], {"image": _array(image)})[0])
+        return self._run(self.image, {"image": image})
 
     def segment(self, image: Tensor) -> Tensor:
         """As `Segmenter.segment`."""
         logits = self(self.preprocess(image))
         size = torch.tensor([image.shape[1], image.shape[2]])
-        return torch.from_numpy(self.mask.run(["mask"], {"logits": _array(logits), "size": _array(size)})[0])
+        return self._run(self.mask, {"logits": logits, "size": size})
+
+    def _run(self, program: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
+        try:
+            (result,) = program.run(None, arrays)
+        except Exception as error:  # its own, of many kinds, without a common base
+            raise ExportError(f"{self.where}: ONNX Runtime can't run it: {reason_of(error)}") from None
+        return torch.from_numpy(result)
 
 
 def from_bytes(data: bytes, entries: Mapping[str, str], preprocessing: Preprocessing, where: str) -> OnnxProgram:
@@ -133,7 +177,7 @@ def from_bytes(data: bytes, entries: Mapping[str, str], preprocessing: Preproces
     image, mask = (
         session(file_in(entries, name, where), f"{where}: {name}", spin=False) for name in (PREPROCESS, MASK)
     )
-    return OnnxProgram(session(data, where), image, mask, Preprocess(preprocessing))
+    return OnnxProgram(session(data, where), image, mask, Preprocess(preprocessing), where)
 
 
 def session(data: bytes, where: str, *, spin: bool = True) -> Any:
@@ -147,10 +191,6 @@ def session(data: bytes, where: str, *, spin: bool = True) -> Any:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own, of many kinds, without a common base
         raise ExportError(f"{where}: ONNX Runtime can't load it: {reason_of(error)}") from None
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().numpy()
 
 
 def _parsed(text: str) -> bytes:

@@ -311,6 +311,22 @@ def test_refused(options: dict[str, object], message: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("cells", [(2, 2), (3, 6), (6, 1)])
+def test_pooling_into_a_grid(cells: tuple[int, int]) -> None:
+    for size in ((1, 1), (6, 6), (13, 7), (64, 65)):
+        x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.functional.adaptive_avg_pool2d(x, cells)
+        torch.testing.assert_close(exporter.GridAverage(*cells)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_onnx_runtime_says_ends_in_one_line(written: Path) -> None:
+    exported = load_exported(written)
+    swapped = replace(exported, module=replace(exported.module, network=exported.module.mask))
+    with pytest.raises(ExportError, match=r"tiny\.onnx: ONNX Runtime can't run it: .*input") as caught:
+        swapped.logits(torch.zeros(1, 3, 8, 8))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     segnets.save(calm_model("lraspp_mobilenet_v3_small", num_classes=2), tmp_path / "w.safetensors")
     command = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "m.onnx"), "--format", "onnx"]
