@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import util
@@ -366,6 +367,16 @@ def test_int8_that_loses_too_much_is_refused(photographs: Path, tmp_path: Path) 
         export(model, tmp_path / "m.onnx", **options)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     assert export(model, tmp_path / "m.onnx", minimum_agreement=0.0, **options).verification.passed  # type: ignore[arg-type]
+
+
+def test_too_few_images_to_hold_any_out(photographs: Path, tmp_path: Path) -> None:
+    shutil.copy(photographs / "0.jpg", tmp_path)
+    shutil.copy(photographs / "1.png", tmp_path)
+    options = {"dtype": "int8", "calibration": tmp_path, "minimum_agreement": 0.0}
+    report = export(tiny(), tmp_path / "m.onnx", format="onnx", preprocessing=SMALL, **options)  # type: ignore[arg-type]
+    assert report.quantization is not None
+    assert (report.quantization.calibrated, report.quantization.measured, report.quantization.held_out) == (2, 2, False)
+    assert "too few to hold any out" in str(report)
 
 
 @pytest.mark.parametrize(
