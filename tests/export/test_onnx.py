@@ -1,9 +1,8 @@
-"""Exports to ONNX: agreement with the model and with `segnets.preprocess`, damage, and what is refused."""
+"""Exports to ONNX: agreement with the model, damage, and what is refused."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import util
@@ -15,22 +14,15 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 
 import segnets
 from segnets.cli import main
 from segnets.errors import ExportError, ImageError
 from segnets.export import export, load_exported, onnx_file, read_contract, verify
-from segnets.export import onnx as exporter
-from segnets.export.onnx_image import mask_text, preprocess_text
-from segnets.export.onnx_int8 import quantize
 from segnets.preprocess import Preprocess, Preprocessing, preprocess
-from segnets.segment import logits_to_mask, segment
+from segnets.segment import segment
 from tests.export.common import SMALL, calm_model, random_image
 from tests.export.test_aoti import tiny
-
-# What the resize is equal to in every bit: kernels of LibTorch that multiply and add with one rounding.
-HAS_FMA = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 @pytest.fixture(scope="session")
@@ -38,37 +30,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     assert export(tiny(), path, format="onnx", preprocessing=SMALL).verification.passed
     return path
-
-
-@pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine noisy slopes, of several sizes and kinds of files."""
-    folder = tmp_path_factory.mktemp("photographs")
-    for number in range(9):
-        noise = random_image(40 + number, 60, seed=number)[0].numpy() // 2
-        slope = np.linspace(0, 127, 60, dtype=np.uint8)[None, :, None]
-        Image.fromarray(noise + slope).save(folder / f"{number}.{'png' if number % 2 else 'jpg'}")
-    (folder / "notes.txt").write_text("not an image")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def in_8_bits(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "int8.onnx"
-    report = export(tiny(), path, format="onnx", dtype="int8", calibration=photographs, preprocessing=SMALL)
-    assert report.verification.passed
-    assert report.quantization is not None
-    assert (report.quantization.calibrated, report.quantization.measured, report.quantization.held_out) == (7, 2, True)
-    assert 0.9 < report.quantization.agreement <= 1
-    assert 0 < report.quantization.logits_difference < 0.1
-    assert "masks agree with float32 on " in str(report)
-    return path
-
-
-def run(text: str, **inputs: torch.Tensor) -> torch.Tensor:
-    """One run of a program in ONNX's text syntax, by ONNX Runtime alone."""
-    session = onnxruntime.InferenceSession(onnx.parser.parse_model(text).SerializeToString())
-    return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
 
 
 def test_agrees_at_other_sizes_and_batches(written: Path) -> None:
@@ -87,78 +48,11 @@ def test_agrees_at_other_sizes_and_batches(written: Path) -> None:
     assert not verify(written, against=model).passed
 
 
-def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
-    model = calm_model("lraspp_mobilenet_v3_large", num_classes=5)
-    report = export(model, tmp_path / "m.onnx", format="onnx", preprocessing=SMALL)
-    assert report.verification.passed
-    assert report.folded_batch_norms == 47
-    image = random_image(50, 70)
-    same = load_exported(tmp_path / "m.onnx").segment(image) == segment(model, image, SMALL)
-    assert same.float().mean() > 0.999
-    network = onnx.load(tmp_path / "m.onnx")
-    network.ClearField("metadata_props")
-    _, measured = quantize(network.SerializeToString(), SMALL, photographs, 0.0)
-    assert measured.size_ratio < 0.35
-    assert 0.5 < measured.worst_agreement <= measured.agreement <= 1
-    assert 0 < measured.logits_difference < 0.2
-
-
-# Plain bilinear is missing: LibTorch itself computes other last bits with one thread than with several.
-@pytest.mark.parametrize(
-    "preprocessing",
-    [
-        Preprocessing(),
-        Preprocessing(size=65, channel_order="BGR", mean=(0.1, 0.2, 0.3)),
-        Preprocessing(size=90, interpolation="bicubic"),
-        Preprocessing(size=150, interpolation="bicubic", antialias=False),
-        Preprocessing(size=77, interpolation="nearest", antialias=False),
-        Preprocessing(resize="fixed", size=(48, 333)),
-        Preprocessing(resize="none", channel_order="BGR"),
-    ],
-    ids=lambda p: f"{p.resize}-{p.interpolation}-{p.antialias}-{p.channel_order}",
-)
-def test_images_are_prepared_bit_for_bit(preprocessing: Preprocessing) -> None:
-    text = preprocess_text(preprocessing, exporter.DEFAULT_OPSET)
-    for seed, (height, width) in enumerate([(1, 1), (5, 3), (48, 333), (120, 64), (400, 611), (97, 521), (900, 300)]):
-        image = torch.cat([random_image(height, width, seed), random_image(height, width, seed + 100)])
-        ours, theirs = run(text, image=image), preprocess(image, preprocessing)
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-        if HAS_FMA:
-            assert torch.equal(ours, theirs), (height, width)
-        else:
-            assert _grey_levels(ours, theirs, preprocessing) <= 1.01
-
-
-def test_plain_bilinear_is_within_one_grey_level() -> None:
-    preprocessing = Preprocessing(size=75, antialias=False)
-    image = random_image(300, 411)
-    ours = run(preprocess_text(preprocessing, exporter.DEFAULT_OPSET), image=image)
-    theirs = preprocess(image, preprocessing)
-    assert _grey_levels(ours, theirs, preprocessing) <= 1.01
-    assert (ours != theirs).float().mean() < 1e-3
-
-
-def _grey_levels(ours: torch.Tensor, theirs: torch.Tensor, preprocessing: Preprocessing) -> float:
-    std = torch.tensor(preprocessing.std).view(-1, 1, 1)
-    return float(((ours - theirs) * std).abs().max()) * 255
-
-
-@pytest.mark.parametrize(("classes", "size"), [(1, (30, 20)), (5, (1, 1)), (21, (61, 99)), (300, (24, 32))])
-def test_masks_are_ours(classes: int, size: tuple[int, int]) -> None:
-    logits = torch.randn(2, classes, 24, 32, generator=torch.Generator().manual_seed(classes))
-    logits[:, :, :3] = 0.5  # of equal scores the lowest class wins
-    mask = run(mask_text(classes, exporter.DEFAULT_OPSET), logits=logits, size=torch.tensor(size))
-    expected = logits_to_mask(logits, *size)
-    assert (mask.shape, mask.dtype) == (expected.shape, expected.dtype)
-    assert (mask == expected).float().mean() > 0.9995
-
-
 def test_segments_images_of_any_size(written: Path) -> None:
     exported = load_exported(written)
     for height, width in ((1, 1), (47, 33), (100, 64), (64, 80)):
         image = random_image(height, width)
-        if HAS_FMA:
-            assert torch.equal(exported.preprocess(image), preprocess(image, SMALL))
+        assert (exported.preprocess(image) - preprocess(image, SMALL)).abs().max() < 0.02  # a grey level
         mask = exported.segment(image)
         assert (mask.shape, mask.dtype) == ((1, height, width), torch.uint8)
         assert (mask == segment(tiny(), image, SMALL)).float().mean() > 0.99
@@ -312,14 +206,6 @@ def test_refused(options: dict[str, object], message: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("cells", [(2, 2), (3, 6), (6, 1)])
-def test_pooling_into_a_grid(cells: tuple[int, int]) -> None:
-    for size in ((1, 1), (6, 6), (13, 7), (64, 65)):
-        x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-        expected = torch.nn.functional.adaptive_avg_pool2d(x, cells)
-        torch.testing.assert_close(exporter.GridAverage(*cells)(x), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_what_onnx_runtime_says_ends_in_one_line(written: Path) -> None:
     exported = load_exported(written)
     swapped = replace(exported, module=replace(exported.module, network=exported.module.mask))
@@ -339,57 +225,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert main([*command, *options]) == 1
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
-
-
-def test_int8_is_checked_later_too(in_8_bits: Path, written: Path) -> None:
-    contract = read_contract(in_8_bits)
-    assert contract.dtype == "int8"
-    assert contract.quantization["images_measured"] == 2
-    assert str(contract.quantization["method"]).startswith("onnxruntime ")
-    model = tiny()
-    assert verify(in_8_bits, against=model).passed
-    image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(load_exported(in_8_bits).logits(image), load_exported(written).logits(image))
-    kinds = {node.op_type for node in onnx.load(in_8_bits).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
-    with torch.no_grad():
-        model.backbone.get_parameter("convolution.weight").mul_(1.2)
-    assert not verify(in_8_bits, against=model).passed
-
-
-def test_int8_that_loses_too_much_is_refused(photographs: Path, tmp_path: Path) -> None:
-    model = tiny()
-    with torch.no_grad():  # all classes nearly equal
-        model.classifier.weight[1:] = model.classifier.weight[:1] * (1 + 1e-4 * torch.arange(1, 5).view(-1, 1, 1, 1))
-        model.classifier.bias.zero_()
-    options = {"format": "onnx", "dtype": "int8", "calibration": photographs, "preprocessing": SMALL}
-    with pytest.raises(ExportError, match=r"int8 loses too much: .* at least 90% is asked for"):
-        export(model, tmp_path / "m.onnx", **options)  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
-    assert export(model, tmp_path / "m.onnx", minimum_agreement=0.0, **options).verification.passed  # type: ignore[arg-type]
-
-
-def test_too_few_images_to_hold_any_out(photographs: Path, tmp_path: Path) -> None:
-    shutil.copy(photographs / "0.jpg", tmp_path)
-    shutil.copy(photographs / "1.png", tmp_path)
-    options = {"dtype": "int8", "calibration": tmp_path, "minimum_agreement": 0.0}
-    report = export(tiny(), tmp_path / "m.onnx", format="onnx", preprocessing=SMALL, **options)  # type: ignore[arg-type]
-    assert report.quantization is not None
-    assert (report.quantization.calibrated, report.quantization.measured, report.quantization.held_out) == (2, 2, False)
-    assert "too few to hold any out" in str(report)
-
-
-@pytest.mark.parametrize(
-    ("name", "contents", "message"),
-    [("notes.txt", b"", "has no images"), ("broken.png", b"PNG", r"broken\.png: can't be read as an image")],
-)
-def test_folders_without_images(name: str, contents: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(contents)
-    with pytest.raises(ExportError, match=message):
-        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)
-    with pytest.raises(ExportError, match="can't be read: No such file"):
-        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path / "none")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_no_paths_of_this_machine_and_the_same_bytes_again(tmp_path: Path) -> None:
