@@ -40,12 +40,13 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="make one file of a weights file that C++ and Python run")
     export.add_argument("weights", metavar="WEIGHTS", help="a .safetensors of segnets")
-    export.add_argument("target", metavar="OUT", help="the file to write, model.ts or model.pt2 say")
+    export.add_argument("target", metavar="OUT", help="the file to write: model.ts, model.pt2 or model.onnx say")
     export.add_argument(
         "--format",
-        choices=("torchscript", "aoti"),
+        choices=("torchscript", "aoti", "onnx"),
         default="torchscript",
-        help="aoti: machine code (.pt2) for processors like this one; needs a C++ compiler",
+        help="aoti: machine code (.pt2) for processors like this one; needs a C++ compiler. onnx: for ONNX Runtime, "
+        "OpenVINO and others",
     )
     export.add_argument("--output", choices=("tensor", "dict"), default="tensor", help="what forward returns")
     export.add_argument(
@@ -57,9 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "int8"),
         default="float32",
-        help="between image and scores; with --target cpu, or aoti",
+        help="between image and scores; bfloat16 with --target cpu or aoti, int8 with onnx and --calibration",
+    )
+    export.add_argument("--opset", type=int, default=None, help="of ONNX's operators, 18 to 23; default: 20")
+    export.add_argument("--calibration", metavar="FOLDER", help="for int8: images like those that the network will see")
+    export.add_argument(
+        "--minimum-agreement",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="for int8: the share of pixels that must keep their class; default: 0.9",
     )
     export.add_argument(
         "--resize",
@@ -162,6 +172,9 @@ def _export(options: argparse.Namespace) -> int:
         format=options.format,
         target=options.hardware,
         dtype=options.dtype,
+        opset=options.opset,
+        calibration=options.calibration,
+        minimum_agreement=options.minimum_agreement,
         preprocessing=_preprocessing(options, model),
         overwrite=options.force,
     )

@@ -1,10 +1,10 @@
-"""export(): a model becomes one file that LibTorch runs without Python."""
+"""export(): a model becomes one file that runs without Python: in LibTorch, or as ONNX in other runtimes."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,10 +16,11 @@ from torch import nn
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, WeightsError
-from segnets.export import aoti, torchscript
+from segnets.export import aoti, onnx, torchscript
 from segnets.export.contract import CONTRACT_FILE, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.export.fused import fuse
 from segnets.export.golden import Golden, make_golden
+from segnets.export.onnx_int8 import MINIMUM_AGREEMENT, QuantizationReport, quantize, quantized_golden
 from segnets.export.optimize import Optimized, evaluation_copy, optimize
 from segnets.export.processor import check_onednn, this_processor
 from segnets.export.runtime import exported_from_bytes
@@ -29,7 +30,7 @@ from segnets.preprocess import DEFAULT_SHORT_SIDE, Preprocessing
 from segnets.segment import Segmenter
 from segnets.weights.description import check_card, listed
 
-FORMATS = ("torchscript", "aoti")
+FORMATS = ("torchscript", "aoti", "onnx")
 DEVICES = ("cpu",)
 
 
@@ -38,6 +39,7 @@ class ExportReport:
     """What an export did and measured; `str()` of it is for people.
 
     verification: the written file, loaded again and compared with the plain model before it got its name.
+    quantization: what int8 costs on real images; None for other precisions.
     """
 
     path: Path
@@ -47,12 +49,14 @@ class ExportReport:
     dropped_aux_classifier: bool
     seconds: float
     verification: VerifyReport
+    quantization: QuantizationReport | None = None
 
     def __str__(self) -> str:
         done = [f"{self.folded_batch_norms} batch norms folded", f"{self.removed_dropouts} dropouts removed"]
         if self.dropped_aux_classifier:
             done.append("auxiliary classifier dropped")
-        return f"{self.verification}\n  {', '.join(done)}, {self.seconds:.1f} s"
+        measured = "" if self.quantization is None else f"\n  {self.quantization}"
+        return f"{self.verification}{measured}\n  {', '.join(done)}, {self.seconds:.1f} s"
 
 
 def export(
@@ -64,20 +68,28 @@ def export(
     dtype: str = "float32",
     device: str = "cpu",
     target: str = "portable",
+    opset: int | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    minimum_agreement: float | None = None,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     overwrite: bool = True,
 ) -> ExportReport:
-    """Write `model` as one file that Python and C++ run, and prove that it computes the same.
+    """Write `model` as one file that runs without the model's code, and prove that it computes the same.
 
     model: a SegmentationModel, in training or eval mode; it is not changed.
-    format: "torchscript", a program for every LibTorch; or "aoti", machine code (.pt2) for processors like this one,
-    which takes a C++ compiler and a minute to make.
+    format: "torchscript", a program for every LibTorch; "aoti", machine code (.pt2) for processors like this one, which
+    takes a C++ compiler and a minute to make; or "onnx", a graph for ONNX Runtime, OpenVINO and others.
     output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
     target: "portable", for every LibTorch; or "cpu", faster: convolution, bias, activation and residual addition in one
     call of the oneDNN operators that LibTorch has on CPUs.
-    dtype: "float32", or "bfloat16" for everything between the image and the logits (target="cpu", or "aoti").
+    dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", or "aoti"); or "int8"
+    ("onnx"), whose answers are others: the report says how far, on images.
+    opset: of ONNX's operators, 18 to 23; 20 when not given.
+    calibration: for int8, a folder of images like those that the network will see.
+    minimum_agreement: for int8, the share of pixels that must keep their class on images of that folder; 0.9 when not
+    given, 0 for any.
     preprocessing, classes, palette: from the model's card when not given.
 
     The file is loaded again and compared with the plain model before it gets its name; a file that was there before
@@ -91,13 +103,23 @@ def export(
     _check_choice("device", device, DEVICES)
     _check_choice("target", target, TARGETS)
     _check_together(format, output, dtype, target)
+    _check_onnx_options(format, dtype, opset, calibration, minimum_agreement)
     file = check_writable_target(path, overwrite=overwrite)
     card = _card(model, classes, palette)
     preprocessing = preprocessing or card.preprocessing
 
     reference = evaluation_copy(_checked_module(model))
     optimized = optimize(model)
-    golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
+    # What can't be translated at all is said before anything is measured.
+    network = onnx.network_of(optimized.model, opset or onnx.DEFAULT_OPSET) if format == "onnx" else b""
+    program = _scripted(optimized.model, preprocessing, output, dtype, target) if format == "torchscript" else None
+    quantization = None
+    if calibration is not None:
+        agreement = MINIMUM_AGREEMENT if minimum_agreement is None else minimum_agreement
+        network, quantization = quantize(network, preprocessing, calibration, agreement)
+        golden = quantized_golden(network, reference, preprocessing)
+    else:
+        golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
     contract = _contract(
         model,
         golden,
@@ -108,12 +130,21 @@ def export(
         output=output,
         dtype=dtype,
         kind=format,
-        **({"target": target} if format == "torchscript" else _bound_to_this_machine()),
+        target="cpu" if format == "aoti" else target,
+        **(_bound_to_this_machine() if format == "aoti" else {}),
+        opset=(opset or onnx.DEFAULT_OPSET) if format == "onnx" else 0,
+        quantization={} if quantization is None else quantization.to_json(),
     )
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
-    data = _build(optimized.model, contract, extra_files)
+    if format == "onnx":
+        data = onnx.packed(network, contract, extra_files)
+    elif format == "aoti":
+        size = _usual_size(preprocessing)
+        data = aoti.to_bytes(optimized.model, preprocessing, getattr(torch, dtype), extra_files, size)
+    else:
+        data = torchscript.to_bytes(program, extra_files)
     verification = _write_verified(data, file, reference, overwrite)
-    return _report(optimized, verification, time.monotonic() - started)
+    return _report(optimized, verification, quantization, time.monotonic() - started)
 
 
 def _check_together(format: str, output: str, dtype: str, target: str) -> None:  # noqa: A002  # as in export
@@ -121,16 +152,43 @@ def _check_together(format: str, output: str, dtype: str, target: str) -> None: 
         raise ExportError(f"dtype={dtype!r} needs target='cpu': portable operators are slower in it than in float32")
     if target == "cpu":
         check_onednn(dtype, "export")
-    if format == "aoti" and output == "dict":
-        raise ExportError("output='dict' is TorchScript's; compiled code gives tensors: leave output out")
+    if format != "torchscript" and output == "dict":
+        raise ExportError(f"output='dict' is TorchScript's; format={format!r} gives tensors: leave output out")
+    if format == "onnx" and dtype == "bfloat16":
+        raise ExportError("dtype='bfloat16' is not offered in format='onnx'; allowed: 'float32', 'int8'")
+    if format != "onnx" and dtype == "int8":
+        raise ExportError(f"dtype='int8' needs format='onnx', not format={format!r}")
+    if format == "onnx" and target != "portable":
+        raise ExportError(f"target={target!r} is TorchScript's; an ONNX file runs everywhere: leave it out")
     if format == "aoti" and target != "portable":
         raise ExportError(
             f"target={target!r} is TorchScript's; compiled code is always bound to a processor: leave it out"
         )
 
 
+def _check_onnx_options(
+    format: str,  # noqa: A002  # as in export
+    dtype: str,
+    opset: int | None,
+    calibration: str | os.PathLike[str] | None,
+    minimum_agreement: float | None,
+) -> None:
+    if opset is not None:
+        if format != "onnx":
+            raise ExportError(f"opset={opset!r} needs format='onnx', not format={format!r}")
+        onnx.check_opset(opset)
+    if dtype == "int8" and calibration is None:
+        raise ExportError("dtype='int8' needs calibration, a folder of images like those that the network will see")
+    if dtype != "int8" and (calibration is not None or minimum_agreement is not None):
+        raise ExportError("calibration and minimum_agreement need dtype='int8'")
+    if minimum_agreement is not None and not 0 <= minimum_agreement <= 1:
+        raise ExportError(f"minimum_agreement={minimum_agreement!r}: expected a share of the pixels, 0 to 1")
+    if format == "onnx":
+        onnx.check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
+
+
 def _bound_to_this_machine() -> dict[str, Any]:
-    return {"target": "cpu", "bounds": aoti.BOUNDS, "processor": this_processor()}
+    return {"bounds": aoti.BOUNDS, "processor": this_processor()}
 
 
 def _usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
@@ -141,15 +199,11 @@ def _usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
     return side, side
 
 
-def _build(model: nn.Module, contract: Contract, extra_files: Mapping[str, bytes]) -> bytes:
-    """The file of an optimized model, which is changed."""
-    dtype = getattr(torch, contract.dtype)
-    if contract.kind == "aoti":
-        return aoti.to_bytes(model, contract.preprocessing, dtype, extra_files, _usual_size(contract.preprocessing))
-    if contract.target == "cpu":
-        fuse(model, dtype, _usual_size(contract.preprocessing))
-    segmenter = Segmenter(model, contract.preprocessing)
-    return torchscript.to_bytes(torchscript.compile_segmenter(segmenter, contract.output, contract.target), extra_files)
+def _scripted(model: nn.Module, preprocessing: Preprocessing, output: str, dtype: str, target: str) -> Any:
+    """The program of an optimized model, which is changed for target="cpu"."""
+    if target == "cpu":
+        fuse(model, getattr(torch, dtype), _usual_size(preprocessing))
+    return torchscript.compile_segmenter(Segmenter(model, preprocessing), output, target)
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:
@@ -164,7 +218,9 @@ def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: 
     return verification
 
 
-def _report(optimized: Optimized, verification: VerifyReport, seconds: float) -> ExportReport:
+def _report(
+    optimized: Optimized, verification: VerifyReport, quantization: QuantizationReport | None, seconds: float
+) -> ExportReport:
     return ExportReport(
         path=verification.path,
         size_bytes=verification.size_bytes,
@@ -173,6 +229,7 @@ def _report(optimized: Optimized, verification: VerifyReport, seconds: float) ->
         dropped_aux_classifier=optimized.dropped_aux_classifier,
         seconds=seconds,
         verification=verification,
+        quantization=quantization,
     )
 
 

@@ -22,10 +22,12 @@ GOLDEN_FILE = "golden.safetensors"
 IMAGE_PROGRAM = "image.ts"  # in a .pt2: what comes before the network and after it
 # Where these files lie in the archive, for each kind of it.
 FOLDERS = {"torchscript": "extra", "aoti": "segnets"}
+KINDS = (*FOLDERS, "onnx")  # ONNX is no archive: they are entries of its metadata
 OUTPUTS = ("tensor", "dict")
 Bounds = Mapping[str, tuple[int, int]]
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 TARGETS = ("portable", "cpu")
+_DYNAMIC_AXES = {"0": "batch", "2": "height", "3": "width"}
 MAX_CLASSES = 32767  # ids of a mask are int16 at most
 
 
@@ -39,6 +41,8 @@ class Contract:
     dtype: the precision between the image and the logits, which themselves are float32.
     target: "portable" for every LibTorch, or "cpu" for those with oneDNN, as the builds for x86 and most for ARM are.
     bounds: smallest and largest "batch", "height" and "width" of what `forward` takes; empty for any.
+    opset: of ONNX's operators; 0 for other kinds.
+    quantization: how int8 was calibrated and what it costs (`segnets.export.onnx_int8`); empty for other precisions.
     processor: what machine code was compiled for (`segnets.export.processor`); empty for a program.
     tolerance: largest difference from the golden logits, relative to the largest of them.
     sample_step: every how many pixels the golden pair keeps of the preprocessed image.
@@ -62,6 +66,8 @@ class Contract:
     target: str = "portable"
     bounds: Bounds = field(default_factory=dict)
     processor: Mapping[str, JSON] = field(default_factory=dict)
+    opset: int = 0
+    quantization: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_classes <= MAX_CLASSES:
@@ -70,8 +76,8 @@ class Contract:
             )
         if self.output not in OUTPUTS:
             raise ExportError(f"output={self.output!r}: expected one of {', '.join(map(repr, OUTPUTS))}")
-        if self.kind not in FOLDERS:
-            raise ExportError(f"kind={self.kind!r}: expected one of {', '.join(map(repr, FOLDERS))}")
+        if self.kind not in KINDS:
+            raise ExportError(f"kind={self.kind!r}: expected one of {', '.join(map(repr, KINDS))}")
         if self.dtype not in DTYPES:
             raise ExportError(f"dtype={self.dtype!r}: expected one of {', '.join(map(repr, DTYPES))}")
         if self.target not in TARGETS:
@@ -118,6 +124,11 @@ class Contract:
             "golden": {"file": GOLDEN_FILE, "sample_step": self.sample_step, "tolerance": self.tolerance},
             "versions": {"segnets": self.segnets_version, "torch": self.torch_version},
         }
+        if self.kind == "onnx":
+            document["opset"] = self.opset
+            document["dynamic_axes"] = {"input": _DYNAMIC_AXES, "logits": _DYNAMIC_AXES}
+        if self.quantization:
+            document["quantization"] = dict(self.quantization)
         try:
             text = json.dumps(document, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
             text.encode()  # half a character (a lone surrogate) is no text
@@ -173,6 +184,8 @@ class Contract:
             target=_typed("target", document.get("target", "portable"), str),
             bounds=_bounds(_typed("bounds", document.get("bounds", {}), dict)),
             processor=_typed("processor", document.get("processor", {}), dict),
+            opset=_typed("opset", document.get("opset", 0), int),
+            quantization=_typed("quantization", document.get("quantization", {}), dict),
         )
 
 

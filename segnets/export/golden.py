@@ -67,16 +67,20 @@ class Replay:
         )
 
 
-def make_golden(segmenter: Segmenter, preprocessing: Preprocessing, dtype: str) -> Golden:
+def make_golden(
+    segmenter: Segmenter, preprocessing: Preprocessing, dtype: str, tolerance: float | None = None
+) -> Golden:
     """Run the plain float32 model, in eval mode, on the golden image.
 
-    dtype: that of the file, which the tolerance allows for.
+    dtype: that of the file, which the tolerance allows for. tolerance: instead of one that rounding suggests, for an
+    int8 network, whose own answers are kept.
     Raises ExportError if the logits are not finite or the model is numerically unstable.
     """
     image = golden_image()
-    normalised = Preprocess(replace(preprocessing, resize="none", size=None))(image)
+    normalised = golden_input(preprocessing)
     logits = logits_of(segmenter.model, normalised)
-    tolerance = Yardstick(segmenter.model, dtype).tolerance(normalised)
+    if tolerance is None:
+        tolerance = Yardstick(segmenter.model, dtype).tolerance(normalised)
     with torch.inference_mode():
         prepared = segmenter.preprocess(image)
         prepared_logits = logits_of(segmenter.model, prepared)
@@ -94,6 +98,12 @@ def make_golden(segmenter: Segmenter, preprocessing: Preprocessing, dtype: str) 
     # Copies: a network that gives its input back shares memory, and safetensors refuses to store that.
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     return Golden(copies, tolerance, step)
+
+
+def golden_input(preprocessing: Preprocessing) -> Tensor:
+    """The golden image normalised but not resized, (1, 3, 48, 64) float32."""
+    result: Tensor = Preprocess(replace(preprocessing, resize="none", size=None))(golden_image())
+    return result
 
 
 def golden_image() -> Tensor:

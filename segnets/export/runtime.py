@@ -1,6 +1,7 @@
 """Read an exported file in Python: its contract without executing anything, its module by executing what it holds.
 
-A TorchScript archive is a program, a .pt2 is machine code. Load only files that you or somebody you trust exported.
+A TorchScript archive is a program, a .pt2 is machine code, an .onnx is a graph of known operators. Load only files that
+you or somebody you trust exported.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from segnets.errors import ExportError
-from segnets.export import aoti, torchscript
+from segnets.export import aoti, onnx, torchscript
 from segnets.export.contract import CONTRACT_FILE, FOLDERS, GOLDEN_FILE, IMAGE_PROGRAM, Contract
+from segnets.export.onnx_file import file_in, looks_like_onnx, unpack
 from segnets.export.processor import check_onednn, check_processor
 from segnets.export.reason import reason_of
 
@@ -76,7 +78,10 @@ def read_contract(path: str | os.PathLike[str]) -> Contract:
 
     Raises ExportError if it is not a complete file that segnets exported.
     """
-    _, contract, _ = _open_archive(_read(Path(path)), str(path))
+    data, where = _read(Path(path)), str(path)
+    if looks_like_onnx(data):
+        return _contract_in(unpack(data, where), where)
+    _, contract, _ = _open_archive(data, where)
     return contract
 
 
@@ -90,19 +95,43 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
 
 def exported_from_bytes(data: bytes, path: Path) -> Exported:
     """As `load_exported`; path: for the messages."""
+    if looks_like_onnx(data):
+        return _onnx(data, path)
     archive, contract, prefix = _open_archive(data, str(path))
     golden_name = f"{prefix}{FOLDERS[contract.kind]}/{GOLDEN_FILE}"
     if golden_name not in archive.namelist():
         raise ExportError(f"{path}: has no {GOLDEN_FILE}, so it can't be checked; export the model again")
-    try:
-        golden = safetensors.torch.load(archive.read(golden_name))
-    except SafetensorError as error:
-        raise ExportError(f"{path}: its {GOLDEN_FILE} is damaged ({error}); export the model again") from None
+    golden = _golden(archive.read(golden_name), path)
     if contract.kind == "aoti":
         module: Any = _machine_code(data, archive, contract, prefix, str(path))
     else:
         module = _program(data, contract, path)
     return Exported(path, len(data), module, contract, golden)
+
+
+def _onnx(data: bytes, path: Path) -> Exported:
+    where = str(path)
+    entries = unpack(data, where)
+    contract = _contract_in(entries, where)
+    golden = _golden(file_in(entries, GOLDEN_FILE, where), path)
+    program = onnx.from_bytes(data, entries, contract.preprocessing, where)
+    return Exported(path, len(data), program, contract, golden)
+
+
+def _contract_in(entries: Mapping[str, str], where: str) -> Contract:
+    if CONTRACT_FILE not in entries:
+        raise ExportError(f"{where}: is ONNX, but has no {CONTRACT_FILE}: it was not made by segnets.export")
+    contract = Contract.from_json(entries[CONTRACT_FILE], where)
+    if contract.kind != "onnx":
+        raise ExportError(f"{where}: its {CONTRACT_FILE} speaks of {contract.kind!r}, and it is onnx; export it again")
+    return contract
+
+
+def _golden(contents: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(contents)
+    except SafetensorError as error:
+        raise ExportError(f"{path}: its {GOLDEN_FILE} is damaged ({error}); export the model again") from None
 
 
 def _program(data: bytes, contract: Contract, path: Path) -> Any:

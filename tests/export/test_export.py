@@ -132,7 +132,7 @@ def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"format": "onnx"}, "format='onnx' is not supported yet; allowed: 'torchscript'"),
+        ({"format": "tensorrt"}, "format='tensorrt' is not supported yet; allowed: 'torchscript'"),
         ({"dtype": "float16"}, "dtype='float16' is not supported yet; allowed: 'float32'"),
         ({"device": "cuda"}, "device='cuda' is not supported yet"),
         ({"output": "list"}, "output='list' is not supported yet; allowed: 'tensor', 'dict'"),
