@@ -66,7 +66,7 @@ CHANGES = {
     "segnets.json": (lambda n, c: None if n.endswith("segnets.json") else c, "without a contract"),
     "version": (change_contract(format_version=2), "it has version 2, this program reads 1"),
     "device": (change_contract(device="cuda"), "device is 'cuda', and this program runs 'cpu'"),
-    "kind": (change_contract(kind="aoti"), "kind is 'aoti', and this program runs 'torchscript'"),
+    "kind": (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript', 'aoti'"),
     "classes": (change_contract(num_classes=300, classes=[], mask_dtype="int16"), "another type than its contract"),
 }
 

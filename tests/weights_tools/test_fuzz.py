@@ -49,7 +49,7 @@ def works():
 def eats(): kept.append(bytearray(os.urandom(1)) * (80 << 20))
 def runs(): os.system("true")
 def imports(): import this
-def writes(): Path("/tmp/segnets-fuzz-was-here").write_text("x")
+def writes(): (target.path.parents[1] / "elsewhere").write_text("x")
 def leaves(): target.path.with_name("other").write_text("x")
 def opens(): kept.append(open("/dev/null"))
 def threads(): threading.Thread(target=lambda: time.sleep(2), daemon=True).start()
