@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 
+from tests import blocks
+from tests.blocks import run
 from tests.oracle import randomise_, torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(python|bash)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [each for each in blocks.blocks_of(README) if each[0] in ("python", "bash")]
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="no C++ compiler; install one, such as g++ of Debian"
 )
 
 
 def block(kind: str, word: str) -> str:
-    found = [text for language, text in BLOCKS if language == kind and word in text]
-    assert len(found) == 1, f"{len(found)} {kind} blocks with {word}"
-    return str(found[0])
-
-
-def run(command: list[str], folder: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return blocks.the_block(BLOCKS, kind, word)
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +63,8 @@ def test_deploy(desk: Path) -> None:
     """`make cpp` is run where the Makefile is; the rest in the reader's folder."""
     if not (desk / "weights.safetensors").exists():
         test_convert(desk)
-    prefix = Path(sys.executable).parent.parent
-    options = f'VENV="{prefix}" SITE_PACKAGES="{desk}/site-packages" -o "{prefix}/.installed"'
-    preamble = f'make() {{ command make -C "{ROOT}" {options} "$@"; }}\n'
     (desk / "build").symlink_to(ROOT / "build")
-    (ROOT / "build" / "cpp").mkdir(parents=True, exist_ok=True)
-    with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
-        out = run(["bash", "-euc", preamble + block("bash", "segnets export")], desk)
+    out = blocks.bash(block("bash", "segnets export"), desk)
     assert "passed" in out
     if list((desk / "site-packages").glob("segnets_native.*")):  # built where Python has its headers
         code = 'import sys; sys.path.insert(0, "site-packages")\n' + block("python", "segnets_native")

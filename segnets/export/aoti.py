@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +67,8 @@ class _Forward(nn.Module):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        # torch leaves memory formats out of this function's type.
-        self.model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(dtype)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack this form
         self.dtype = dtype
 
     def forward(self, image: Tensor) -> Tensor:
@@ -175,6 +174,8 @@ def _weights_laid_out_for_hints() -> Iterator[None]:
     any layout and changes it where another size wants another one, so that results are right all the same. This reaches
     into torch's own passes; where they have changed, the file is a little slower and nothing else.
     """
+    from unittest import mock  # brings asyncio, which importing segnets need not wait for
+
     from torch._inductor.fx_passes import mkldnn_fusion
     from torch.fx.experimental import symbolic_shapes
 

@@ -147,35 +147,36 @@ def export(
     return _report(optimized, verification, quantization, time.monotonic() - started)
 
 
-def _check_together(format: str, output: str, dtype: str, target: str) -> None:  # noqa: A002  # as in export
-    if format == "torchscript" and dtype != "float32" and target == "portable":
+def _check_together(kind: str, output: str, dtype: str, target: str) -> None:
+    """Raise ExportError for options that exclude each other. kind: the format."""
+    if kind == "torchscript" and dtype != "float32" and target == "portable":
         raise ExportError(f"dtype={dtype!r} needs target='cpu': portable operators are slower in it than in float32")
     if target == "cpu":
         check_onednn(dtype, "export")
-    if format != "torchscript" and output == "dict":
-        raise ExportError(f"output='dict' is TorchScript's; format={format!r} gives tensors: leave output out")
-    if format == "onnx" and dtype == "bfloat16":
+    if kind != "torchscript" and output == "dict":
+        raise ExportError(f"output='dict' is TorchScript's; format={kind!r} gives tensors: leave output out")
+    if kind == "onnx" and dtype == "bfloat16":
         raise ExportError("dtype='bfloat16' is not offered in format='onnx'; allowed: 'float32', 'int8'")
-    if format != "onnx" and dtype == "int8":
-        raise ExportError(f"dtype='int8' needs format='onnx', not format={format!r}")
-    if format == "onnx" and target != "portable":
+    if kind != "onnx" and dtype == "int8":
+        raise ExportError(f"dtype='int8' needs format='onnx', not format={kind!r}")
+    if kind == "onnx" and target != "portable":
         raise ExportError(f"target={target!r} is TorchScript's; an ONNX file runs everywhere: leave it out")
-    if format == "aoti" and target != "portable":
+    if kind == "aoti" and target != "portable":
         raise ExportError(
             f"target={target!r} is TorchScript's; compiled code is always bound to a processor: leave it out"
         )
 
 
 def _check_onnx_options(
-    format: str,  # noqa: A002  # as in export
+    kind: str,
     dtype: str,
     opset: int | None,
     calibration: str | os.PathLike[str] | None,
     minimum_agreement: float | None,
 ) -> None:
     if opset is not None:
-        if format != "onnx":
-            raise ExportError(f"opset={opset!r} needs format='onnx', not format={format!r}")
+        if kind != "onnx":
+            raise ExportError(f"opset={opset!r} needs format='onnx', not format={kind!r}")
         onnx.check_opset(opset)
     if dtype == "int8" and calibration is None:
         raise ExportError("dtype='int8' needs calibration, a folder of images like those that the network will see")
@@ -183,7 +184,7 @@ def _check_onnx_options(
         raise ExportError("calibration and minimum_agreement need dtype='int8'")
     if minimum_agreement is not None and not 0 <= minimum_agreement <= 1:
         raise ExportError(f"minimum_agreement={minimum_agreement!r}: expected a share of the pixels, 0 to 1")
-    if format == "onnx":
+    if kind == "onnx":
         onnx.check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
 
 

@@ -169,9 +169,6 @@ class _Reader:
         image = next(self._images, None)
         return None if image is None else {"input": image.numpy()}
 
-    def __len__(self) -> int:
-        raise NotImplementedError  # asked for by one of its settings only
-
 
 def _quantized(network: bytes, images: Iterator[Tensor]) -> tuple[bytes, str]:
     onnx: Any = import_module("onnx")

@@ -127,8 +127,7 @@ def from_file(file: BinaryIO) -> Any:
     Raises RuntimeError if it can't be loaded.
     """
     with _no_deprecation_warnings():
-        # torch leaves this function without type hints.
-        return torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+        return torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]  # not typed by torch
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -144,10 +145,10 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     return layout
 
 
-def _dtype_name(where: str, dtype: object) -> str:
+def _dtype_name(where: str, dtype: Any) -> str:
     """Of NumPy's and torch's types and their names."""
     try:
-        found = np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)  # type: ignore[call-overload]
+        found = np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)
     except TypeError:
         found = None
     if dtype is None:  # float64 to NumPy

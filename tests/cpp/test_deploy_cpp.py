@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,40 +10,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 
 from segnets.export import load_exported
-from tests import cmake
+from tests import blocks, cmake
 from tests.cpp.common import read_pnm
 from tests.oracle import randomise_, torchvision
 
 TEXT = (cmake.ROOT / "docs" / "deploy_cpp.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = blocks.blocks_of(TEXT)
 
 
 def block(kind: str, word: str) -> str:
-    found = [text for language, text in BLOCKS if language == kind and word in text]
-    assert len(found) == 1, f"{len(found)} {kind} blocks with {word}"
-    return str(found[0])
+    return blocks.the_block(BLOCKS, kind, word)
+
+
+def modules_in(folder: Path) -> dict[str, str]:
+    """What lets Python find the module that the reader installed."""
+    return {"PYTHONPATH": os.pathsep.join([str(folder / "site-packages"), os.environ.get("PYTHONPATH", "")])}
 
 
 def run(command: list[str], folder: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    python_path = os.pathsep.join([str(folder / "site-packages"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return blocks.run(command, folder, modules_in(folder))
 
 
 def bash(code: str, folder: Path) -> str:
-    """`make` is run where the Makefile is, and installs the module into the reader's folder."""
-    prefix = Path(sys.executable).parent.parent
-    options = f'VENV="{prefix}" SITE_PACKAGES="{folder}/site-packages" -o "{prefix}/.installed"'
-    preamble = f'make() {{ command make -C "{cmake.ROOT}" {options} "$@"; }}\n'
-    with FileLock(cmake.ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
-        return run(["bash", "-euc", preamble + code], folder)
+    return blocks.bash(code, folder, modules_in(folder))
 
 
 @pytest.fixture(scope="module")

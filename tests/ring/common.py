@@ -15,9 +15,23 @@ import traceback
 from pathlib import Path
 
 from segnets import FrameRing, PeerGoneError
-from segnets.frame_ring import Frame
+from segnets.frame_ring import Frame, Slot
 
 PASSES = 20
+
+
+def acquired(ring: FrameRing) -> Slot:
+    """A slot to fill, of which there is one."""
+    slot = ring.acquire(0)
+    assert slot is not None
+    return slot
+
+
+def given(ring: FrameRing) -> Frame:
+    """The next frame, of which there is one."""
+    frame = ring.next(0)
+    assert frame is not None
+    return frame
 
 
 def check(frame: Frame) -> None:

@@ -33,3 +33,9 @@ def program() -> Path:
 def nursery() -> Iterator[Nursery]:
     with Nursery() as nursery:
         yield nursery
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test makes its ring."""
+    return tmp_path / "ring"

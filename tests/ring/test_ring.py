@@ -13,27 +13,10 @@ import pytest
 import torch
 
 from segnets import FrameRing, FrameRingError
-from segnets.frame_ring import Frame, Slot
 from segnets.frame_ring.layout import HEADER_SIZE, SLOT_HEADER
+from tests.ring.common import acquired, given
 
 SHAPE = (3, 4)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ring"
-
-
-def acquired(ring: FrameRing) -> Slot:
-    slot = ring.acquire(0)
-    assert slot is not None
-    return slot
-
-
-def given(ring: FrameRing) -> Frame:
-    frame = ring.next(0)
-    assert frame is not None
-    return frame
 
 
 @pytest.mark.parametrize("strides", [None, (40, 8), (8, 32), (64, 16)], ids=["plain", "rows", "columns", "gaps"])

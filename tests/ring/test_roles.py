@@ -14,27 +14,10 @@ import numpy as np
 import pytest
 
 from segnets import FrameRing, FrameRingError, OutputError, PeerGoneError
-from segnets.frame_ring import Frame, Slot
 from segnets.frame_ring.side import Side
+from tests.ring.common import acquired, given
 
 SHAPE = (3, 4)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ring"
-
-
-def acquired(ring: FrameRing) -> Slot:
-    slot = ring.acquire(0)
-    assert slot is not None
-    return slot
-
-
-def given(ring: FrameRing) -> Frame:
-    frame = ring.next(0)
-    assert frame is not None
-    return frame
 
 
 def test_each_role_once(path: Path) -> None:
