@@ -157,11 +157,11 @@ py::array logits(const segnets::Model& model, const py::object& object) {
 
 // ---- the module ----
 
-std::unique_ptr<segnets::Model> load(const py::object& path) {
+std::unique_ptr<segnets::Model> load(const py::object& path, bool keep_memory) {
   const std::string name = py::bytes(py::module_::import("os").attr("fsencode")(path));
   if (name.find('\0') != std::string::npos) throw Error("the path has a null character in it");
   const py::gil_scoped_release others_may_run;
-  return std::make_unique<segnets::Model>(name);
+  return std::make_unique<segnets::Model>(name, segnets::LoadOptions{keep_memory});
 }
 
 std::string represent(const segnets::Model& model) {
@@ -203,7 +203,7 @@ PYBIND11_MODULE(segnets_native, module) {
 
   using segnets::Model;
   py::class_<Model>(module, "Model", py::module_local(), "An exported model, safe to use from many threads at once.")
-      .def(py::init(&load), py::arg("path"),
+      .def(py::init(&load), py::arg("path"), py::kw_only(), py::arg("keep_memory") = true,
            "Load a file that segnets.export wrote; it is a program, so load only what you trust. Raises Error.")
       .def("segment", &segment, py::arg("image"),
            "The class id of every pixel.\n\n"

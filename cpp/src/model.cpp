@@ -9,6 +9,7 @@
 
 #include "archive.h"
 #include "contract.h"
+#include "kept_memory.h"
 #include "pixels.h"
 #include "program.h"
 #include "self_test.h"
@@ -64,13 +65,14 @@ struct Model::State {
   std::unique_ptr<const Program> program;
 };
 
-Model::Model(const std::string& path) {
+Model::Model(const std::string& path, const LoadOptions& options) {
   const Archive archive(path);
   Contract contract = contract_of(archive, path);
   const std::string_view* golden = archive.extra_file("golden.safetensors");
   std::unique_ptr<const Program> program = load_program(archive, contract, path);
   state_ = std::make_unique<const State>(
       State{std::move(contract), golden == nullptr ? std::string() : std::string(*golden), std::move(program)});
+  if (options.keep_memory) keep_freed_memory();
 }
 
 Model::~Model() = default;

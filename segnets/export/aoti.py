@@ -21,7 +21,11 @@ from torch import Tensor, nn
 from segnets.errors import ExportError, ImageError
 from segnets.export import torchscript
 from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
+from segnets.export.deployed import Deployed
+from segnets.export.optimize import convolution_inputs
 from segnets.export.reason import reason_of
+from segnets.export.upsample import UpsampleProducts
+from segnets.model import SegmentationModel
 from segnets.preprocess import Preprocessing, check_input
 from segnets.segment import Segmenter, logits_to_mask
 
@@ -62,18 +66,53 @@ class ImageProgram(nn.Module):
         return logits_to_mask(logits, height, width)
 
 
-class _Forward(nn.Module):
+class _OnePixel(nn.Module):
+    """A 1x1 convolution of pooled maps, (N, in, 1, 1) -> (N, out, 1, 1), as plain sums of float32.
+
+    The compiler makes a loop of them. oneDNN would lay the weight out anew in every call where the process has another
+    number of threads than the one that compiled: a third of LR-ASPP's time.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums: Tensor = (x.flatten(1).unsqueeze(1).float() * self.weight.float()).sum(2)
+        if self.bias is not None:
+            sums = sums + self.bias.float()
+        return sums.to(x.dtype)[:, :, None, None]
+
+
+class _InPrecision(nn.Module):
+    """Any network that gives {"out": scores}, as `Deployed` does it with one whose parts are known."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        scores = self.model(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return {"out": scores["out"].to(torch.float32)}
+
+
+class _Logits(nn.Module):
     """Normalised float32 images to float32 logits, computed in `dtype` with channels last in memory."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.model = model.to(dtype)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack this form
-        self.dtype = dtype
+        self.network: nn.Module = (
+            Deployed(model, dtype, UpsampleProducts)
+            if isinstance(model, SegmentationModel)
+            else _InPrecision(model, dtype)
+        )
+        self.to(dtype)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack this form
 
     def forward(self, image: Tensor) -> Tensor:
-        scores = self.model(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        logits: Tensor = scores["out"].to(torch.float32)
+        logits: Tensor = self.network(image)["out"]
         return logits
 
 
@@ -91,13 +130,14 @@ def to_bytes(
     """
     from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
 
+    _sum_over_pooled(model, image_size)
     sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own making
         try:
             with torch.no_grad(), _weights_laid_out_for_hints():
                 program = torch.export.export(
-                    _Forward(model, dtype).eval(),
+                    _Logits(model, dtype).eval(),
                     (torch.zeros(2, 3, *_within_bounds(image_size)),),
                     dynamic_shapes=(sizes,),
                 )
@@ -159,6 +199,18 @@ def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiPro
             return AotiProgram(network, torchscript.from_file(io.BytesIO(image)), bounds)
         except RuntimeError as error:
             raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
+
+
+def _sum_over_pooled(model: nn.Module, image_size: tuple[int, int]) -> None:
+    """Change convolutions of one pixel in place: those of gates and of the branch that pools the whole image."""
+    shapes = convolution_inputs(model, image_size)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d) and shapes.get(module, [])[2:] == [1, 1] and _is_product(module):
+            model.set_submodule(name, _OnePixel(module))
+
+
+def _is_product(convolution: nn.Conv2d) -> bool:
+    return convolution.kernel_size == (1, 1) and convolution.padding == (0, 0) and convolution.groups == 1
 
 
 def _within_bounds(image_size: tuple[int, int]) -> list[int]:

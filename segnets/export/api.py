@@ -201,9 +201,9 @@ def _usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def _scripted(model: nn.Module, preprocessing: Preprocessing, output: str, dtype: str, target: str) -> Any:
-    """The program of an optimized model, which is changed for target="cpu"."""
+    """The program of an optimized model; target="cpu" takes its parts."""
     if target == "cpu":
-        fuse(model, getattr(torch, dtype), _usual_size(preprocessing))
+        model = fuse(model, getattr(torch, dtype), _usual_size(preprocessing))
     return torchscript.compile_segmenter(Segmenter(model, preprocessing), output, target)
 
 

@@ -7,17 +7,16 @@ It computes the same function in another order, so that last bits differ: done o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
-from segnets.errors import ExportError
-from segnets.export.optimize import followers
+from segnets.export.deployed import Deployed, checked_parts
+from segnets.export.optimize import convolution_inputs, followers
+from segnets.export.upsample import UpsampleLines
 from segnets.layers import InvertedResidual, PooledBranch
-from segnets.model import SegmentationModel
 
 # The names of oneDNN's post-operations.
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -148,59 +147,16 @@ class BroadcastBranch(nn.Module):
         return spread.contiguous(memory_format=torch.channels_last)
 
 
-class Entry(nn.Module):
-    """The backbone, on images of its precision with channels last in memory."""
-
-    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = self.backbone(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        return features
-
-
-class Exit(nn.Module):
-    """A classifier of one feature map whose scores are float32."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(features)
-        return scores.to(torch.float32)
-
-
-class ExitOfAll(nn.Module):
-    """A classifier of all features whose scores are float32."""
-
-    reads_all_features = True
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
-        scores: Tensor = self.classifier(features)
-        return scores.to(torch.float32)
-
-
-def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> int:
-    """Change an optimized model (`segnets.export.optimize`) in place; return how many convolutions were fused.
+def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> Deployed:
+    """A network of the parts of an optimized model (`segnets.export.optimize`), which are changed.
 
     image_size: (height, width) of the images that it should be fastest on.
     dtype: torch.float32, or torch.bfloat16 for everything between the image and the scores.
     Raises ExportError for what is no SegmentationModel.
     """
-    if not isinstance(model, SegmentationModel):
-        raise ExportError(
-            f"target='cpu' takes a segnets.SegmentationModel, whose parts are known, and not a {type(model).__name__}; "
-            "target='portable' takes any network that gives {'out': scores}"
-        )
+    model = checked_parts(model, "target='cpu'")
     pairs = dict(_convolutions_with_activation(model))
-    sizes = _input_sizes(model, image_size)
+    sizes = convolution_inputs(model, image_size)
     for name, module in list(model.named_modules()):
         if (block := _fused_block(module, dtype, sizes)) is not None:
             model.set_submodule(name, block)
@@ -214,11 +170,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> i
         if isinstance(module, nn.Conv2d) and _is_plain(module):
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
             model.set_submodule(name, FusedConv(module, kind, dtype, sizes[module]))
-    fused = sum(isinstance(module, PackedConv) for module in model.modules())
-    model.backbone = Entry(model.backbone, dtype)
-    exit_of = ExitOfAll if model.reads_all_features else Exit
-    model.classifier = exit_of(model.classifier)
-    return fused
+    return Deployed(model, dtype, UpsampleLines)
 
 
 def _fused_block(
@@ -244,23 +196,6 @@ def _fused_block(
             last = FusedConvAdd(convolution, "none", dtype, sizes[convolution])
             return FusedResidual(nn.Sequential(*layers), last, nn.Identity())
     return None
-
-
-def _input_sizes(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
-    """What every convolution reads of an image of this size, found without computing anything."""
-    shapes = copy.deepcopy(model).to("meta")
-    originals = dict(zip(shapes.modules(), model.modules(), strict=True))
-    sizes: dict[nn.Module, list[int]] = {}
-
-    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[originals[module]] = list(inputs[0].shape)
-
-    for module in shapes.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(before)
-    with torch.no_grad():
-        shapes(torch.zeros(1, 3, *image_size, device="meta"))
-    return sizes
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:

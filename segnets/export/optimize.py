@@ -113,6 +113,26 @@ def followers(
     return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
+def convolution_inputs(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
+    """The shape that every convolution reads of one image of this size, found without computing anything.
+
+    image_size: (height, width). Convolutions that don't run are left out.
+    """
+    shapes = copy.deepcopy(model).to("meta")
+    originals = dict(zip(shapes.modules(), model.modules(), strict=True))
+    sizes: dict[nn.Module, list[int]] = {}
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[originals[module]] = list(inputs[0].shape)
+
+    for module in shapes.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(before)
+    with torch.no_grad():
+        shapes(torch.zeros(1, 3, *image_size, device="meta"))
+    return sizes
+
+
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Scale the convolution's kernels and set its bias; computed in float64 and rounded once."""
     assert norm.running_mean is not None

@@ -57,7 +57,7 @@ def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> Ve
 
     Raises ExportError if the file can't be loaded, or `against` is another kind of model (other number of classes).
     """
-    return verify_loaded(load_exported(path), against)
+    return verify_loaded(load_exported(path, keep_memory=False), against)
 
 
 def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport:

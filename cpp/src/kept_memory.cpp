@@ -1,0 +1,19 @@
+#include "kept_memory.h"
+
+#include <climits>
+#include <cstdlib>  // names the C library, where it is glibc
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+namespace segnets {
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  mallopt(M_MMAP_MAX, 0);  // mapped memory goes back to the system whenever it is freed
+#endif
+}
+
+}  // namespace segnets
