@@ -58,9 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "int8"),
+        choices=("float32", "bfloat16", "float16", "int8"),
         default="float32",
-        help="between image and scores; bfloat16 with --target cpu or aoti, int8 with onnx and --calibration",
+        help="between image and scores; bfloat16 with --target cpu, --device cuda or aoti, float16 with --device cuda, "
+        "int8 with onnx and --calibration",
+    )
+    export.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: torchscript whose network runs on a GPU"
     )
     export.add_argument("--opset", type=int, default=None, help="of ONNX's operators, 18 to 23; default: 20")
     export.add_argument("--calibration", metavar="FOLDER", help="for int8: images like those that the network will see")
@@ -172,6 +176,7 @@ def _export(options: argparse.Namespace) -> int:
         format=options.format,
         target=options.hardware,
         dtype=options.dtype,
+        device=options.device,
         opset=options.opset,
         calibration=options.calibration,
         minimum_agreement=options.minimum_agreement,

@@ -50,7 +50,7 @@ _ONNX = """
 import numpy, onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = {threads}
-session = onnxruntime.InferenceSession({onnx!r}, options, providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession({file!r}, options, providers=["CPUExecutionProvider"])
 x = numpy.random.default_rng(0).random(({batch}, 3, {size}, {size}), dtype=numpy.float32)
 name = session.get_inputs()[0].name
 """
@@ -59,17 +59,20 @@ import numpy, openvino
 core = openvino.Core()
 settings = {{"INFERENCE_NUM_THREADS": {threads}, "INFERENCE_PRECISION_HINT": {precision!r}}}
 settings["PERFORMANCE_HINT"] = "LATENCY"
-network = core.compile_model(core.read_model({onnx!r}), "CPU", settings)
+network = core.compile_model(core.read_model({file!r}), "CPU", settings)
 x = numpy.random.default_rng(0).random(({batch}, 3, {size}, {size}), dtype=numpy.float32)
 request = network.create_infer_request()
 """
+_ONNX_CALL = "result = session.run(None, {{name: x}})"
+_OPENVINO_CALL = "result = request.infer([x])"
+_TORCHVISION_ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
 class Candidate:
     """name: as in the table. prepare, call: Python code with the fields that `fields_of` fills in.
 
-    file: the export that it needs, by the name that `files.make` gives it.
+    file: what it loads beside torchvision's weights, by the name that `files.make` gives it.
     """
 
     name: str
@@ -86,7 +89,6 @@ class Candidate:
             "batch": batch,
             "size": size,
             "weights": str(folder / f"{network}.pth"),
-            "onnx": str(folder / f"{network}.onnx"),
             "file": str(folder / f"{network}{self.file}"),
             "precision": self.precision,
         }
@@ -102,12 +104,14 @@ CANDIDATES = (
         + "\nx = x.contiguous(memory_format=torch.channels_last)\n",
         _CALL,
     ),
-    Candidate("ONNX Runtime", _ONNX, "result = session.run(None, {{name: x}})"),
-    Candidate("OpenVINO float32", _OPENVINO, "result = request.infer([x])"),
-    Candidate("OpenVINO bfloat16", _OPENVINO, "result = request.infer([x])", precision="bf16"),
+    Candidate("ONNX Runtime", _ONNX, _ONNX_CALL, _TORCHVISION_ONNX),
+    Candidate("OpenVINO float32", _OPENVINO, _OPENVINO_CALL, _TORCHVISION_ONNX),
+    Candidate("OpenVINO bfloat16", _OPENVINO, _OPENVINO_CALL, _TORCHVISION_ONNX, precision="bf16"),
     Candidate("segnets torchscript portable", _OURS, _CALL, "-portable.ts"),
     Candidate("segnets torchscript cpu float32", _OURS, _CALL, "-cpu.ts"),
     Candidate("segnets torchscript cpu bfloat16", _OURS, _CALL, "-cpu-bf16.ts"),
     Candidate("segnets aoti float32", _OURS, _CALL, "-aoti.pt2"),
     Candidate("segnets aoti bfloat16", _OURS, _CALL, "-aoti-bf16.pt2"),
+    Candidate("segnets int8, ONNX Runtime", _ONNX, _ONNX_CALL, "-int8.onnx"),
+    Candidate("segnets int8, OpenVINO", _OPENVINO, _OPENVINO_CALL, "-int8.onnx", precision="bf16"),
 )

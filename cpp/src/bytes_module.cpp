@@ -29,8 +29,8 @@ class BytesReader : public caffe2::serialize::ReadAdapterInterface {
 
 }  // namespace
 
-torch::jit::Module load_module(std::string_view bytes) {
-  torch::jit::Module module = torch::jit::load(std::make_shared<BytesReader>(bytes), torch::kCPU);
+torch::jit::Module load_module(std::string_view bytes, c10::Device device) {
+  torch::jit::Module module = torch::jit::load(std::make_shared<BytesReader>(bytes), device);
   module.eval();
   return module;
 }

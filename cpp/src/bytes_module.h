@@ -8,8 +8,8 @@
 
 namespace segnets {
 
-// In eval mode, on the CPU. `bytes` are read during the call only. Throws what LibTorch throws.
-torch::jit::Module load_module(std::string_view bytes);
+// In eval mode, on `device`. `bytes` are read during the call only. Throws what LibTorch throws.
+torch::jit::Module load_module(std::string_view bytes, c10::Device device = torch::kCPU);
 
 // Calls it without profiling: see model.h. Throws what LibTorch throws.
 c10::IValue call_method(const torch::jit::Module& module, const char* name, std::vector<c10::IValue> inputs);

@@ -30,7 +30,7 @@ Contract contract_of(const Archive& archive, const std::string& path) {
 }
 
 std::unique_ptr<const Program> load_program(const Archive& archive, const Contract& contract, const std::string& path) {
-  return contract.kind == "aoti" ? load_aoti(archive, contract, path) : load_torchscript(archive, path);
+  return contract.kind == "aoti" ? load_aoti(archive, contract, path) : load_torchscript(archive, contract, path);
 }
 
 // Run `work` without gradients; whatever it throws becomes an Error, whose text begins with `what` when it is not ours.

@@ -28,10 +28,11 @@ class Program {
   virtual at::Tensor segment(const at::Tensor& image) const = 0;
 };
 
-// path: the archive's, for messages. Throws Error if LibTorch can't load it or a method is missing.
-std::unique_ptr<const Program> load_torchscript(const Archive& archive, const std::string& path);
+// contract: its own. path: for messages. Throws Error if LibTorch can't load it, a method or the device is missing.
+std::unique_ptr<const Program> load_torchscript(const Archive& archive, const Contract& contract,
+                                                const std::string& path);
 
-// The same for machine code by AOTInductor; contract: its own.
+// The same for machine code by AOTInductor.
 std::unique_ptr<const Program> load_aoti(const Archive& archive, const Contract& contract, const std::string& path);
 
 // What LibTorch says went wrong, in one line.

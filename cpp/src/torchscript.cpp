@@ -1,4 +1,5 @@
 // The program of a .ts file.
+#include <torch/cuda.h>
 #include <torch/script.h>
 
 #include <string_view>
@@ -29,9 +30,13 @@ class TorchScript : public Program {
 
 }  // namespace
 
-std::unique_ptr<const Program> load_torchscript(const Archive& archive, const std::string& path) {
+std::unique_ptr<const Program> load_torchscript(const Archive& archive, const Contract& contract,
+                                                const std::string& path) {
+  const bool on_gpu = contract.device == "cuda";
+  if (on_gpu && !torch::cuda::is_available())
+    throw Error(path + ": needs a GPU that CUDA finds, and there is none; an export with device='cpu' runs everywhere");
   try {
-    torch::jit::Module module = load_module(archive.bytes());
+    torch::jit::Module module = load_module(archive.bytes(), on_gpu ? torch::kCUDA : torch::kCPU);
     for (const char* method : {"forward", "preprocess", "segment"})
       if (!module.find_method(method)) throw Error(path + ": has no method '" + method + "'; export the model again");
     return std::make_unique<const TorchScript>(std::move(module));

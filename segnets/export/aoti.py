@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from segnets.errors import ExportError, ImageError
 from segnets.export import torchscript
 from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
+from segnets.export.dataflow import convolution_inputs
 from segnets.export.deployed import Deployed
-from segnets.export.optimize import convolution_inputs
 from segnets.export.reason import reason_of
 from segnets.export.upsample import UpsampleProducts
 from segnets.model import SegmentationModel
@@ -239,7 +239,8 @@ def _weights_laid_out_for_hints() -> Iterator[None]:
     pack: Callable[..., Any] = operations.pack_conv_weight
 
     def pack_for_hints(self: Any, graph: Any, transposed: bool, weight: Any, settings: Any, size: Any) -> Any:
-        return pack(self, graph, transposed, weight, settings, [hint(length) for length in size])
+        # One image, where two are traced: of one it would have made a constant.
+        return pack(self, graph, transposed, weight, settings, [1, *(hint(length) for length in size[1:])])
 
     with (
         mock.patch.object(mkldnn_fusion, "has_free_symbols", return_value=False),

@@ -16,22 +16,16 @@ from torch import nn
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import ExportError, WeightsError
-from segnets.export import aoti, onnx, torchscript
-from segnets.export.contract import CONTRACT_FILE, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
-from segnets.export.fused import fuse
-from segnets.export.golden import Golden, make_golden
-from segnets.export.onnx_int8 import MINIMUM_AGREEMENT, QuantizationReport, quantize, quantized_golden
+from segnets.export.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
+from segnets.export.formats import FORMATS, Options
+from segnets.export.golden import Golden
+from segnets.export.onnx_int8 import QuantizationReport
 from segnets.export.optimize import Optimized, evaluation_copy, optimize
-from segnets.export.processor import check_onednn, this_processor
 from segnets.export.runtime import exported_from_bytes
 from segnets.export.verify import VerifyReport, verify_loaded
 from segnets.files import atomic_write, check_writable_target
-from segnets.preprocess import DEFAULT_SHORT_SIDE, Preprocessing
-from segnets.segment import Segmenter
+from segnets.preprocess import Preprocessing
 from segnets.weights.description import check_card, listed
-
-FORMATS = ("torchscript", "aoti", "onnx")
-DEVICES = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,10 @@ def export(
     output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
     target: "portable", for every LibTorch; or "cpu", faster: convolution, bias, activation and residual addition in one
     call of the oneDNN operators that LibTorch has on CPUs.
-    dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", or "aoti"); or "int8"
-    ("onnx"), whose answers are others: the report says how far, on images.
+    dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", device="cuda", or
+    "aoti"), "float16" likewise (device="cuda"); or "int8" ("onnx"), whose answers are others: the report says how far,
+    on images.
+    device: "cpu", or "cuda" for a program whose network runs on a GPU ("torchscript"); one has to be here to prove it.
     opset: of ONNX's operators, 18 to 23; 20 when not given.
     calibration: for int8, a folder of images like those that the network will see.
     minimum_agreement: for int8, the share of pixels that must keep their class on images of that folder; 0.9 when not
@@ -97,29 +93,22 @@ def export(
     Raises ExportError for what can't be exported or disagrees, OutputError if the file can't be written.
     """
     started = time.monotonic()
-    _check_choice("format", format, FORMATS)
+    _check_choice("format", format, tuple(FORMATS))
     _check_choice("output", output, OUTPUTS)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("device", device, DEVICES)
     _check_choice("target", target, TARGETS)
-    _check_together(format, output, dtype, target)
-    _check_onnx_options(format, dtype, opset, calibration, minimum_agreement)
+    chosen = FORMATS[format]
+    options = Options(output, dtype, device, target, opset, calibration, minimum_agreement)
+    chosen.check(options)
     file = check_writable_target(path, overwrite=overwrite)
     card = _card(model, classes, palette)
     preprocessing = preprocessing or card.preprocessing
 
     reference = evaluation_copy(_checked_module(model))
     optimized = optimize(model)
-    # What can't be translated at all is said before anything is measured.
-    network = onnx.network_of(optimized.model, opset or onnx.DEFAULT_OPSET) if format == "onnx" else b""
-    program = _scripted(optimized.model, preprocessing, output, dtype, target) if format == "torchscript" else None
-    quantization = None
-    if calibration is not None:
-        agreement = MINIMUM_AGREEMENT if minimum_agreement is None else minimum_agreement
-        network, quantization = quantize(network, preprocessing, calibration, agreement)
-        golden = quantized_golden(network, reference, preprocessing)
-    else:
-        golden = make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
+    draft = chosen.draft(optimized.model, preprocessing, options)
+    golden = draft.golden(reference)
     contract = _contract(
         model,
         golden,
@@ -129,82 +118,14 @@ def export(
         provenance=card.provenance,
         output=output,
         dtype=dtype,
+        device=device,
         kind=format,
-        target="cpu" if format == "aoti" else target,
-        **(_bound_to_this_machine() if format == "aoti" else {}),
-        opset=(opset or onnx.DEFAULT_OPSET) if format == "onnx" else 0,
-        quantization={} if quantization is None else quantization.to_json(),
+        **draft.contract,
     )
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
-    if format == "onnx":
-        data = onnx.packed(network, contract, extra_files)
-    elif format == "aoti":
-        size = _usual_size(preprocessing)
-        data = aoti.to_bytes(optimized.model, preprocessing, getattr(torch, dtype), extra_files, size)
-    else:
-        data = torchscript.to_bytes(program, extra_files)
+    data = draft.pack(contract, extra_files)
     verification = _write_verified(data, file, reference, overwrite)
-    return _report(optimized, verification, quantization, time.monotonic() - started)
-
-
-def _check_together(kind: str, output: str, dtype: str, target: str) -> None:
-    """Raise ExportError for options that exclude each other. kind: the format."""
-    if kind == "torchscript" and dtype != "float32" and target == "portable":
-        raise ExportError(f"dtype={dtype!r} needs target='cpu': portable operators are slower in it than in float32")
-    if target == "cpu":
-        check_onednn(dtype, "export")
-    if kind != "torchscript" and output == "dict":
-        raise ExportError(f"output='dict' is TorchScript's; format={kind!r} gives tensors: leave output out")
-    if kind == "onnx" and dtype == "bfloat16":
-        raise ExportError("dtype='bfloat16' is not offered in format='onnx'; allowed: 'float32', 'int8'")
-    if kind != "onnx" and dtype == "int8":
-        raise ExportError(f"dtype='int8' needs format='onnx', not format={kind!r}")
-    if kind == "onnx" and target != "portable":
-        raise ExportError(f"target={target!r} is TorchScript's; an ONNX file runs everywhere: leave it out")
-    if kind == "aoti" and target != "portable":
-        raise ExportError(
-            f"target={target!r} is TorchScript's; compiled code is always bound to a processor: leave it out"
-        )
-
-
-def _check_onnx_options(
-    kind: str,
-    dtype: str,
-    opset: int | None,
-    calibration: str | os.PathLike[str] | None,
-    minimum_agreement: float | None,
-) -> None:
-    if opset is not None:
-        if kind != "onnx":
-            raise ExportError(f"opset={opset!r} needs format='onnx', not format={kind!r}")
-        onnx.check_opset(opset)
-    if dtype == "int8" and calibration is None:
-        raise ExportError("dtype='int8' needs calibration, a folder of images like those that the network will see")
-    if dtype != "int8" and (calibration is not None or minimum_agreement is not None):
-        raise ExportError("calibration and minimum_agreement need dtype='int8'")
-    if minimum_agreement is not None and not 0 <= minimum_agreement <= 1:
-        raise ExportError(f"minimum_agreement={minimum_agreement!r}: expected a share of the pixels, 0 to 1")
-    if kind == "onnx":
-        onnx.check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
-
-
-def _bound_to_this_machine() -> dict[str, Any]:
-    return {"bounds": aoti.BOUNDS, "processor": this_processor()}
-
-
-def _usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
-    """The size that images mostly have when they reach the network."""
-    if isinstance(preprocessing.size, tuple):
-        return preprocessing.size
-    side = preprocessing.size or DEFAULT_SHORT_SIDE
-    return side, side
-
-
-def _scripted(model: nn.Module, preprocessing: Preprocessing, output: str, dtype: str, target: str) -> Any:
-    """The program of an optimized model; target="cpu" takes its parts."""
-    if target == "cpu":
-        model = fuse(model, getattr(torch, dtype), _usual_size(preprocessing))
-    return torchscript.compile_segmenter(Segmenter(model, preprocessing), output, target)
+    return _report(optimized, verification, draft.quantization, time.monotonic() - started)
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:

@@ -25,7 +25,8 @@ FOLDERS = {"torchscript": "extra", "aoti": "segnets"}
 KINDS = (*FOLDERS, "onnx")  # ONNX is no archive: they are entries of its metadata
 OUTPUTS = ("tensor", "dict")
 Bounds = Mapping[str, tuple[int, int]]
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+DEVICES = ("cpu", "cuda")
 TARGETS = ("portable", "cpu")
 _DYNAMIC_AXES = {"0": "batch", "2": "height", "3": "width"}
 MAX_CLASSES = 32767  # ids of a mask are int16 at most
@@ -80,6 +81,8 @@ class Contract:
             raise ExportError(f"kind={self.kind!r}: expected one of {', '.join(map(repr, KINDS))}")
         if self.dtype not in DTYPES:
             raise ExportError(f"dtype={self.dtype!r}: expected one of {', '.join(map(repr, DTYPES))}")
+        if self.device not in DEVICES:
+            raise ExportError(f"device={self.device!r}: expected one of {', '.join(map(repr, DEVICES))}")
         if self.target not in TARGETS:
             raise ExportError(f"target={self.target!r}: expected one of {', '.join(map(repr, TARGETS))}")
         if len(self.classes) not in (0, self.num_classes):

@@ -1,4 +1,4 @@
-"""A SegmentationModel as it is deployed on CPUs: its parts, the precision that they compute in, and the resizing."""
+"""A SegmentationModel as it is deployed: its parts, the precision that they compute in, and the resizing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from torch import Tensor, nn
 
 from segnets.errors import ExportError
 from segnets.export.upsample import UpsampleLines, UpsampleProducts
+from segnets.layers import resize_bilinear
 from segnets.model import SegmentationModel
+
+
+class UpsamplePlain(nn.Module):
+    """As `SegmentationModel` does it. (N, C, h, w), (H, W) -> (N, C, H, W)."""
+
+    def __init__(self, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, scores: Tensor, height: int, width: int) -> Tensor:
+        return resize_bilinear(scores, [height, width], self.align_corners)
+
+
+Upsample = UpsamplePlain | UpsampleLines | UpsampleProducts
 
 
 class Deployed(nn.Module):
@@ -18,9 +33,7 @@ class Deployed(nn.Module):
 
     __constants__ = ("reads_all_features",)
 
-    def __init__(
-        self, model: SegmentationModel, dtype: torch.dtype, upsample: type[UpsampleLines] | type[UpsampleProducts]
-    ) -> None:
+    def __init__(self, model: SegmentationModel, dtype: torch.dtype, upsample: type[Upsample]) -> None:
         super().__init__()
         self.backbone = model.backbone
         self.classifier = model.classifier
@@ -43,5 +56,5 @@ def checked_parts(model: nn.Module, what: str) -> SegmentationModel:
         return model
     raise ExportError(
         f"{what} takes a segnets.SegmentationModel, whose parts are known, and not a {type(model).__name__}; "
-        "target='portable' takes any network that gives {'out': scores}"
+        "target='portable' with device='cpu' takes any network that gives {'out': scores}"
     )

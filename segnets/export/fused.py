@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.export.dataflow import convolution_inputs, followers, last_readers
 from segnets.export.deployed import Deployed, checked_parts
-from segnets.export.optimize import convolution_inputs, followers
 from segnets.export.upsample import UpsampleLines
 from segnets.layers import InvertedResidual, PooledBranch
 
@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
 }
 
+_RESIDUAL = (Bottleneck, BasicBlock, InvertedResidual)
 
 _State = tuple[Tensor, Tensor, list[int], list[int], list[int], int, list[int], str, bool]
 
@@ -95,15 +96,15 @@ class FusedConv(PackedConv):
 
 
 class FusedConvAdd(PackedConv):
-    """A convolution to whose result, before the activation, another map of its shape is added."""
+    """A convolution to whose result, before the activation, another map of its shape is added; it is overwritten."""
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         activation: str | None = None
         if self.activation != "none":
             activation = self.activation
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x,
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise_(
             other,
+            x,
             self.weight,
             self.bias,
             self.padding,
@@ -120,17 +121,28 @@ class FusedConvAdd(PackedConv):
 
 
 class FusedResidual(nn.Module):
-    """A residual block whose last convolution adds the shortcut. (N, C, H, W) -> (N, C', H', W')."""
+    """A residual block whose last convolution adds to the shortcut. (N, C, H, W) -> (N, C', H', W').
 
-    def __init__(self, body: nn.Module, last: FusedConvAdd, shortcut: nn.Module) -> None:
+    keeps_input: whether others read it afterwards; else the result may take its place in memory.
+    """
+
+    def __init__(self, body: nn.Module, last: FusedConvAdd, shortcut: nn.Module | None, keeps_input: bool) -> None:
         super().__init__()
         self.body = body
         self.last = last
-        self.shortcut = shortcut
+        self.shortcut = Copy() if shortcut is None and keeps_input else shortcut or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.last(self.body(x), self.shortcut(x))
+        body = self.body(x)
+        result: Tensor = self.last(body, self.shortcut(x))
         return result
+
+
+class Copy(nn.Module):
+    """As nn.Identity, in memory of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
 
 
 class BroadcastBranch(nn.Module):
@@ -157,8 +169,9 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     model = checked_parts(model, "target='cpu'")
     pairs = dict(_convolutions_with_activation(model))
     sizes = convolution_inputs(model, image_size)
+    last = last_readers(model, {module for module in model.modules() if isinstance(module, _RESIDUAL)})
     for name, module in list(model.named_modules()):
-        if (block := _fused_block(module, dtype, sizes)) is not None:
+        if (block := _fused_block(module, dtype, sizes, keeps_input=module not in last)) is not None:
             model.set_submodule(name, block)
     for name, module in list(model.named_modules()):
         if isinstance(module, PooledBranch) and module.bins == 1:
@@ -174,7 +187,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
 
 
 def _fused_block(
-    block: nn.Module, dtype: torch.dtype, sizes: Mapping[nn.Module, Sequence[int]]
+    block: nn.Module, dtype: torch.dtype, sizes: Mapping[nn.Module, Sequence[int]], *, keeps_input: bool
 ) -> FusedResidual | None:
     """The same block with its addition inside of its last convolution, or None for what is no such block."""
     match block:
@@ -185,16 +198,15 @@ def _fused_block(
             if not all(isinstance(norm, nn.Identity) for norm in norms) or not all(map(_is_plain, convolutions)):
                 return None
             body = nn.Sequential(*(FusedConv(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
-            shortcut = nn.Identity() if block.downsample is None else block.downsample
             last = FusedConvAdd(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
-            return FusedResidual(body, last, shortcut)
+            return FusedResidual(body, last, block.downsample, keeps_input)
         case InvertedResidual() if block.has_residual:
             *layers, projection = block.block
             convolution, norm = projection.children()
             if not isinstance(norm, nn.Identity) or not isinstance(convolution, nn.Conv2d):
                 return None
             last = FusedConvAdd(convolution, "none", dtype, sizes[convolution])
-            return FusedResidual(nn.Sequential(*layers), last, nn.Identity())
+            return FusedResidual(nn.Sequential(*layers), last, None, keeps_input)
     return None
 
 

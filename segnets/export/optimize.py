@@ -9,19 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from segnets.errors import ExportError
-from segnets.export.compare import logits_in
-from segnets.export.reason import reason_of
+from segnets.export.dataflow import followers
 from segnets.layers import as_batch_norm
-
-_First = TypeVar("_First", bound=nn.Module)
-_Second = TypeVar("_Second", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -67,70 +61,6 @@ def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.
         for convolution, norm in followers(model, nn.Conv2d, nn.BatchNorm2d)
         if norm.running_mean is not None
     ]
-
-
-def followers(
-    model: nn.Module, first: type[_First], second: type[_Second] | tuple[type[_Second], ...]
-) -> list[tuple[_First, _Second]]:
-    """Run the model once and see which module of kind `second` reads the untouched output of which of kind `first`.
-
-    Watching the data finds the pairs whatever the modules are called and wherever they stand. A module that runs more
-    than once is left alone. That nobody else reads the first one's output can't be seen here; the comparison after the
-    export would find it.
-    Raises ExportError if the model doesn't run on a (1, 3, 64, 64) input, or gives no {"out": logits}.
-    """
-    produced: dict[int, tuple[_First, int]] = {}
-    kept: list[Tensor] = []  # alive, so that no id is used twice
-    calls: dict[nn.Module, int] = {}
-    pairs: list[tuple[_First, _Second]] = []
-
-    def after_first(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, first)
-        calls[module] = calls.get(module, 0) + 1
-        kept.append(output)
-        produced[id(output)] = (module, output._version)
-
-    def before_second(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, second)
-        calls[module] = calls.get(module, 0) + 1
-        source, version = produced.get(id(inputs[0]), (None, -1))
-        # Another version means that something wrote into the output in place, such as an activation.
-        if source is not None and inputs[0]._version == version:
-            pairs.append((source, module))
-
-    modules = list(model.modules())
-    handles = [m.register_forward_hook(after_first) for m in modules if isinstance(m, first)]
-    handles += [m.register_forward_pre_hook(before_second) for m in modules if isinstance(m, second)]
-    try:
-        with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
-            scores = model(torch.zeros(1, 3, 64, 64, dtype=torch.float32))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"the model doesn't run on a float32 (1, 3, 64, 64) input: {reason_of(error)}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    logits_in(scores, model)  # raises for a classifier
-    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
-
-
-def convolution_inputs(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
-    """The shape that every convolution reads of one image of this size, found without computing anything.
-
-    image_size: (height, width). Convolutions that don't run are left out.
-    """
-    shapes = copy.deepcopy(model).to("meta")
-    originals = dict(zip(shapes.modules(), model.modules(), strict=True))
-    sizes: dict[nn.Module, list[int]] = {}
-
-    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[originals[module]] = list(inputs[0].shape)
-
-    for module in shapes.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(before)
-    with torch.no_grad():
-        shapes(torch.zeros(1, 3, *image_size, device="meta"))
-    return sizes
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

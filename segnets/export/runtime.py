@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from segnets.errors import ExportError
-from segnets.export import aoti, onnx, torchscript
+from segnets.export import aoti, cuda, onnx, torchscript
 from segnets.export.contract import CONTRACT_FILE, FOLDERS, GOLDEN_FILE, IMAGE_PROGRAM, Contract
 from segnets.export.memory import keep_freed_memory
 from segnets.export.onnx_file import file_in, looks_like_onnx, unpack
@@ -87,7 +87,7 @@ def read_contract(path: str | os.PathLike[str]) -> Contract:
 
 
 def load_exported(path: str | os.PathLike[str], *, keep_memory: bool = True) -> Exported:
-    """Load an exported file onto the CPU. This executes the program that it holds.
+    """Load an exported file onto the device that it is for. This executes the program that it holds.
 
     keep_memory: on glibc, let the process keep the memory that a call frees for the next call (mallopt, for the whole
     process), instead of giving it back to the system and waiting for new pages: a tenth to a half of a call's time. The
@@ -142,10 +142,12 @@ def _golden(contents: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _program(data: bytes, contract: Contract, path: Path) -> Any:
+    if contract.device == "cuda":
+        cuda.check_available(f"{path}:")
     if contract.target == "cpu":
         check_onednn(contract.dtype, str(path))
     try:
-        return torchscript.from_file(io.BytesIO(data))
+        return torchscript.from_file(io.BytesIO(data), contract.device)
     except RuntimeError as error:
         raise ExportError(f"{path}: LibTorch can't load it: {reason_of(error)}") from None
 

@@ -121,13 +121,13 @@ def _without_debug_entries(archive: io.BytesIO) -> bytes:
     return result.getvalue()
 
 
-def from_file(file: BinaryIO) -> Any:
-    """Load a compiled module onto the CPU. This executes the program that the file holds.
+def from_file(file: BinaryIO, device: str = "cpu") -> Any:
+    """Load a compiled module onto a device. This executes the program that the file holds.
 
     Raises RuntimeError if it can't be loaded.
     """
     with _no_deprecation_warnings():
-        return torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]  # not typed by torch
+        return torch.jit.load(file, map_location=device)  # type: ignore[no-untyped-call]  # not typed by torch
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class UpsampleLines(nn.Module):
 class UpsampleProducts(nn.Module):
     """By a product with the weights of all columns, and sums of two lines each, which a compiler makes good loops of.
 
-    (N, C, h, w), (H, W) -> (N, C, H, W), contiguous. Infinite scores spread over their line.
+    (N, C, h, w), (H, W) -> (N, C, H, W), contiguous; H, W >= 2. Infinite scores spread over their line.
     """
 
     def __init__(self, align_corners: bool) -> None:

@@ -133,8 +133,8 @@ def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"format": "tensorrt"}, "format='tensorrt' is not supported yet; allowed: 'torchscript'"),
-        ({"dtype": "float16"}, "dtype='float16' is not supported yet; allowed: 'float32'"),
-        ({"device": "cuda"}, "device='cuda' is not supported yet"),
+        ({"dtype": "float8"}, "dtype='float8' is not supported yet; allowed: 'float32'"),
+        ({"device": "tpu"}, "device='tpu' is not supported yet"),
         ({"output": "list"}, "output='list' is not supported yet; allowed: 'tensor', 'dict'"),
         ({"classes": ["a", "b"]}, "classes: 2 names for a model with 5 classes"),
         ({"palette": [(0, 0, 0)]}, "palette: 1 colours for a model with 5 classes"),

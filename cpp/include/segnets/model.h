@@ -24,8 +24,8 @@ namespace segnets {
 struct Contract {
   std::string model_name;
   std::string kind;    // of the program: "torchscript" or "aoti"
-  std::string device;  // that it runs on: "cpu"
-  std::string dtype;   // that it computes in: "float32" or "bfloat16"; logits are float32
+  std::string device;  // that the network runs on: "cpu" or "cuda"; images and answers are in the processor's memory
+  std::string dtype;   // that it computes in: "float32", "bfloat16" or "float16"; logits are float32
   // Smallest and largest "batch", "height" and "width" of the network's input; empty for any.
   std::map<std::string, std::array<std::int64_t, 2>> bounds;
   std::int64_t num_classes = 0;
