@@ -42,17 +42,20 @@ def make(network: str, folder: Path, wanted: Iterable[str]) -> None:
 
 def _writer(name: str) -> Callable[[str, Path], None]:
     if name == ".pth":
-        return lambda network, path: torch.save(_torchvision(network).state_dict(), path)
+        return lambda network, path: torch.save(torchvision_network(network).state_dict(), path)
     if name == ".onnx":
         return _write_onnx
     return lambda network, path: _export(network, path, EXPORTS[name])
 
 
-def _torchvision(network: str) -> nn.Module:
+def torchvision_network(network: str) -> nn.Module:
+    """torchvision's, in eval mode, with batch norms drawn at random."""
     torch.manual_seed(0)
     model: nn.Module = getattr(torchvision.models.segmentation, network)(weights=None, weights_backbone=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -65,7 +68,7 @@ def _write_onnx(network: str, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Scores(_torchvision(network)).eval(),
+            _Scores(torchvision_network(network)).eval(),
             (torch.rand(2, 3, 128, 160),),
             dynamo=True,
             dynamic_shapes=({index: torch.export.Dim(name) for index, name in sizes.items()},),
@@ -86,7 +89,7 @@ class _Scores(nn.Module):
 
 def _export(network: str, path: Path, options: dict[str, Any]) -> None:
     model = segnets.create_model(network)
-    segnets.load_weights(model, dict(_torchvision(network).state_dict()))
+    segnets.load_weights(model, dict(torchvision_network(network).state_dict()))
     with tempfile.TemporaryDirectory() as images:
         if options.get("dtype") == "int8":
             _write_images(Path(images))

@@ -1,6 +1,6 @@
-"""segnets_native beside TorchScript in Python, on one export: start, calls, threads, memory. `make bench-native`.
+"""One export in Python and in C++ (segnets_native): start, calls, threads, memory. `make bench-native`.
 
-Prints a table and writes it to benchmarks/results/native.md with the machine beside it.
+Prints tables and writes them to benchmarks/results/native.md with the machine beside them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import machine, median, take_turns
 from segnets.export import export
@@ -16,7 +17,8 @@ from segnets.registry import find_builder
 from tests.oracle import randomise_
 
 RESULTS = Path(__file__).parents[1] / "results" / "native.md"
-NAME, SIDE, HEIGHT, WIDTH, CALLS = "lraspp_mobilenet_v3_large", 256, 480, 640, 40
+NAME, HEIGHT, WIDTH, CALLS = "lraspp_mobilenet_v3_large", 480, 640, 30
+FILES: dict[str, dict[str, Any]] = {"cpu.ts": {"target": "cpu"}, "aoti.pt2": {"format": "aoti"}}
 
 # Both begin with NumPy's pixels and end with NumPy's mask, with one thread per call.
 OURS = """
@@ -28,12 +30,12 @@ segment = model.segment
 """
 THEIRS = """
 import numpy as np, torch
+from segnets.export import load_exported
 torch.set_num_threads(1)
 image = np.random.default_rng(0).integers(0, 256, ({height}, {width}, 3), dtype=np.uint8)
-model = torch.jit.load({path!r})
+model = load_exported({path!r})
 def segment(image):
-    with torch.inference_mode():
-        return model.segment(torch.from_numpy(image)[None])[0].numpy()
+    return model.segment(torch.from_numpy(image)[None])[0].numpy()
 """
 TWO = """
 from concurrent.futures import ThreadPoolExecutor
@@ -85,20 +87,20 @@ def rows(results: dict[str, list[dict[str, float]]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory(prefix="segnets-bench-") as folder:
         model = find_builder(NAME)(num_classes=21)
         randomise_(model)
-        path = Path(folder) / "model.ts"
-        export(model.eval(), path, preprocessing=Preprocessing(size=SIDE))
-        results = take_turns(candidates(path), rounds)
-    table = "\n".join(
-        ["| what | TorchScript in Python | segnets_native | ratio |", "|---|---|---|---|", *rows(results)]
-    )
-    text = f"# segnets_native\n\n{machine()}.\n{NAME}, image {HEIGHT}x{WIDTH}, network's short side {SIDE}, one thread "
-    text += f"per call. Medians of {rounds} rounds, each\ncandidate in a process of its own, taking turns. "
-    text += f"`make bench-native` measures anew.\n\n{table}\n"
+        text = f"# One export in Python and in C++\n\n{machine()}.\n{NAME}, image {HEIGHT}x{WIDTH}, short side 520, one "
+        text += f"thread per call.\nMedians of {rounds} rounds, each candidate in a process of its own, taking turns. "
+        text += "`make bench-native`\nmeasures anew.\n"
+        for name, options in FILES.items():
+            path = Path(folder) / name
+            export(model.eval(), path, preprocessing=Preprocessing(), **options)
+            results = take_turns(candidates(path), rounds)
+            header = "| what | Python | C++ (segnets_native) | ratio |"
+            text += "\n".join(["", f"## {name}", "", header, "|---|---|---|---|", *rows(results), ""])
     RESULTS.write_text(text)
     print(text)
 

@@ -20,13 +20,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from segnets.errors import ExportError
+from segnets.errors import ExportError, ImageError
 from segnets.export import aoti, cuda, onnx, torchscript
 from segnets.export.contract import CONTRACT_FILE, FOLDERS, GOLDEN_FILE, IMAGE_PROGRAM, Contract
 from segnets.export.memory import keep_freed_memory
 from segnets.export.onnx_file import file_in, looks_like_onnx, unpack
 from segnets.export.processor import check_onednn, check_processor
 from segnets.export.reason import reason_of
+from segnets.preprocess import check_input
 
 _MAX_CONTRACT_BYTES = 16 << 20
 
@@ -45,8 +46,15 @@ class Exported:
     golden: dict[str, Tensor]
 
     def logits(self, image: Tensor) -> Tensor:
-        """image: (N, 3, H, W) float32, normalised. Returns (N, C, H, W) logits, whichever output `forward` has."""
+        """image: (N, 3, H, W) float32, normalised. Returns (N, C, H, W) logits, whichever output `forward` has.
+
+        Raises ImageError for what is no such image; on the CPU also for NaN and infinity, whose mask would be all 0.
+        """
+        check_input(image)
         with _running():
+            # One pass, a hundredth of the smallest network's time; a GPU would have to be waited for.
+            if not image.is_cuda and not torch.isfinite(image.sum()):
+                raise ImageError("input: NaN or infinite values; expected finite ones, as segnets.preprocess gives")
             scores = self.module(image)
         result: Tensor = scores["out"] if self.contract.output == "dict" else scores
         return result

@@ -94,7 +94,7 @@ def change_contract(**changes: object) -> Callable[[str, bytes], bytes]:
         (change_contract(format_version=2), "it has version 2, this program reads 1"),
         (change_contract(format="x"), "it is not a contract of segnets"),
         (change_contract(format_version=99), "take the C++ program of the segnets that exported it"),
-        (change_contract(device="cuda:0"), "device is 'cuda:0', and this program runs 'cpu'; export for one of these"),
+        (change_contract(device="cuda:0"), "device is 'cuda:0', and this program runs 'cpu', 'cuda'; export for"),
         (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript'"),
         (change_contract(dtype="int8"), "dtype is 'int8', and this program runs 'float32', 'bfloat16'"),
         (change_contract(mask_dtype="int16"), "mask_dtype is not uint8, the type for 5 classes"),
@@ -130,6 +130,13 @@ def test_tampered_golden_pairs(golden: bytes | None, message: str, build: Path, 
         golden = struct.pack("<Q", len(golden)) + golden + bytes(4)
     model = rewrite(small, tmp_path / "t.ts", lambda n, c: golden if n.endswith("golden.safetensors") else c)
     fails(build, message, "--self-test", model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_export_for_a_gpu(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
+    model = rewrite(small, tmp_path / "t.ts", change_contract(device="cuda"))
+    message = "t.ts: needs a GPU that CUDA finds, and there is none; an export with device='cpu' runs everywhere"
+    fails(build, message, model, small_ppm, tmp_path / "m.pgm")
 
 
 def test_models_that_are_none(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_more_memory_than_there_is(native: Any, tiny: Path) -> None:
 CHANGES = {
     "segnets.json": (lambda n, c: None if n.endswith("segnets.json") else c, "without a contract"),
     "version": (change_contract(format_version=2), "it has version 2, this program reads 1"),
-    "device": (change_contract(device="cuda"), "device is 'cuda', and this program runs 'cpu'"),
+    "device": (change_contract(device="tpu"), "device is 'tpu', and this program runs 'cpu', 'cuda'"),
     "kind": (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript', 'aoti'"),
     "classes": (change_contract(num_classes=300, classes=[], mask_dtype="int16"), "another type than its contract"),
 }

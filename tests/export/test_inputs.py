@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import segnets
 from segnets import backbones
 from segnets.card import ModelCard
-from segnets.errors import ExportError
-from segnets.export import export, read_contract, verify
+from segnets.errors import ExportError, ImageError
+from segnets.export import export, load_exported, read_contract, verify
 from segnets.export.reason import reason_of
 from tests.export.common import SMALL, random_model
 
@@ -141,3 +141,14 @@ def test_networks_for_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), and an export prepares RGB"):
         export(model, tmp_path / "m.ts")
     assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_are_not_finite(small: Path) -> None:
+    exported = load_exported(small)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        image = torch.zeros(1, 3, 40, 50)
+        image[0, 1, 20, 30] = value
+        with pytest.raises(ImageError, match="input: NaN or infinite values; expected finite ones"):
+            exported.logits(image)
+    with pytest.raises(ImageError, match="got the 3-D shape"):
+        exported.logits(torch.zeros(3, 40, 50))
