@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-full test-peers parity layouts check cpp tsan bench bench-native fuzz clean
+.PHONY: help venv demo test test-full test-peers parity layouts check cpp tsan bench bench-native bench-deploy fuzz clean
 
 help:
 	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
@@ -20,7 +20,8 @@ help:
 	@echo "make tsan       many threads on one model under ThreadSanitizer"
 	@echo "make fuzz       a million damaged files through the reader (about an hour); EXECUTIONS=10000 for a few"
 	@echo "make bench      the benchmarks, side by side with torchvision"
-	@echo "make bench-native  segnets_native beside TorchScript in Python, and its scaling over threads"
+	@echo "make bench-native  one export in Python and in C++, and its scaling over threads"
+	@echo "make bench-deploy  exports beside torchvision, ONNX Runtime and OpenVINO; hours"
 
 venv: $(VENV)/.installed
 
@@ -83,6 +84,12 @@ bench: venv
 
 bench-native: cpp
 	$(BIN)/python -m benchmarks.deploy.native
+
+# Hours, on a machine with nothing beside it; stopped, it goes on where it was.
+bench-deploy: venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,bench]'
+	$(BIN)/python -m benchmarks.deploy.speed
+	$(BIN)/python -m benchmarks.deploy.page
 
 # Atheris has wheels for Python 3.11 to 3.13; elsewhere its share of the executions goes to the other engines.
 $(VENV)/.installed-fuzz: $(VENV)/.installed

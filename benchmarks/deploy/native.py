@@ -92,9 +92,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="segnets-bench-") as folder:
         model = find_builder(NAME)(num_classes=21)
         randomise_(model)
-        text = f"# One export in Python and in C++\n\n{machine()}.\n{NAME}, image {HEIGHT}x{WIDTH}, short side 520, one "
-        text += f"thread per call.\nMedians of {rounds} rounds, each candidate in a process of its own, taking turns. "
-        text += "`make bench-native`\nmeasures anew.\n"
+        text = f"# One export in Python and in C++\n\n{machine()}.\n{NAME}, image {HEIGHT}x{WIDTH}, short side 520, "
+        text += (
+            f"one thread per call.\nMedians of {rounds} rounds, each candidate in a process of its own, taking turns."
+        )
+        text += "\n`make bench-native` measures anew.\n"
         for name, options in FILES.items():
             path = Path(folder) / name
             export(model.eval(), path, preprocessing=Preprocessing(), **options)

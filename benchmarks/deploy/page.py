@@ -1,4 +1,4 @@
-"""benchmarks/results/deploy.md from what `benchmarks.deploy.speed` kept: `python -m benchmarks.deploy.page`."""
+"""docs/speed.md and its plot from what `benchmarks.deploy.speed` kept: `python -m benchmarks.deploy.page`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ Kept = dict[str, list[list[float]]]
 
 # Ratios of one run: what it is called, ours, and theirs, of which the fastest counts.
 _BASELINE = "torchvision scripted"
+_BFLOAT16 = ("segnets torchscript cpu bfloat16", "segnets aoti bfloat16")
 _CLAIMS = (
     ("cpu float32 : scripted", "segnets torchscript cpu float32", (_BASELINE,)),
     ("cpu float32 : ONNX Runtime", "segnets torchscript cpu float32", ("ONNX Runtime",)),
     ("aoti float32 : best of ONNX Runtime, OpenVINO", "segnets aoti float32", ("ONNX Runtime", "OpenVINO float32")),
     ("cpu bfloat16 : OpenVINO bfloat16", "segnets torchscript cpu bfloat16", ("OpenVINO bfloat16",)),
     ("aoti bfloat16 : OpenVINO bfloat16", "segnets aoti bfloat16", ("OpenVINO bfloat16",)),
+    ("int8 in ONNX Runtime : our bfloat16", "segnets int8, ONNX Runtime", _BFLOAT16),
+    ("int8 in OpenVINO : our bfloat16", "segnets int8, OpenVINO", _BFLOAT16),
 )
+_DOCS = Path(__file__).parents[2] / "docs"
+_PLOTTED = (2, 1)  # threads, batch
 
 
 def lines(kept: Kept) -> Iterator[str]:
@@ -29,8 +34,9 @@ def lines(kept: Kept) -> Iterator[str]:
     yield "# Exports beside other runtimes\n"
     yield f"{machine()}. 520x520, milliseconds per call."
     yield "Every candidate runs in a process of its own and they take turns; a figure is the median of rounds' medians,"
-    yield "after two calls to warm up. `python -m benchmarks.deploy.speed` measures anew, and"
-    yield "`python -m benchmarks.deploy.page` writes this page."
+    yield "after two calls to warm up. `make bench-deploy` measures anew and writes this page. Both int8 columns are of"
+    yield 'one file, `format="onnx", dtype="int8"`.'
+    yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
     settings = sorted({tuple(map(int, key.split("|")[1:3])) for key in kept}, key=lambda pair: (-pair[0], pair[1]))
     for threads, batch in settings:
         rounds = [len(value) for key, value in kept.items() if key.split("|")[1:3] == [str(threads), str(batch)]]
@@ -69,12 +75,40 @@ def _milliseconds(kept: Kept, network: str, threads: int, batch: int, name: str)
     return 1000 * median(rounds) if rounds else 0.0
 
 
+def plot(kept: Kept, path: Path) -> None:
+    """Bars of every candidate, as times as fast as the baseline, for the networks that were measured."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "segnets"  # the same bytes for the same figures
+    names = [c.name for c in CANDIDATES if c.name != _BASELINE]
+    networks = [each for each in NETWORKS if _milliseconds(kept, each, *_PLOTTED, _BASELINE)]
+    figure = Figure(figsize=(10, 2 + 1.8 * len(networks)), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(names):
+        for row, network in enumerate(networks):
+            if time := _milliseconds(kept, network, *_PLOTTED, name):
+                ratio = _milliseconds(kept, network, *_PLOTTED, _BASELINE) / time
+                place = row + index / (len(names) + 1.5)
+                label = name if row == 0 else None
+                bar = axes.barh(place, ratio, 0.8 / len(names), label=label, color=f"C{index}")
+                axes.bar_label(bar, fmt="%.2f", fontsize=6, padding=2)
+    axes.set_yticks([row + 0.4 for row in range(len(networks))], networks)
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel(f"times as fast as {_BASELINE} ({_PLOTTED[0]} threads, batch {_PLOTTED[1]})")
+    axes.legend(fontsize=7, loc="lower right")
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS / "deploy.json")
-    parser.add_argument("--out", type=Path, default=RESULTS / "deploy.md")
+    parser.add_argument("--out", type=Path, default=_DOCS, help="the folder of speed.md and speed.svg")
     options = parser.parse_args()
-    options.out.write_text("\n".join(lines(json.loads(options.results.read_text()))) + "\n")
+    kept = json.loads(options.results.read_text())
+    (options.out / "speed.md").write_text("\n".join(lines(kept)) + "\n")
+    plot(kept, options.out / "speed.svg")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ their own for that.
 from __future__ import annotations
 
 import ctypes
+import sys
 
 # The parameters of mallopt(3), from glibc's malloc.h.
 _TRIM_THRESHOLD = -1
@@ -20,5 +21,7 @@ def keep_freed_memory() -> bool:
 
     `ctypes.CDLL(None).malloc_trim(0)` gives it back when wanted.
     """
+    if sys.platform != "linux":
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_TRIM_THRESHOLD, _LARGEST) and mallopt(_MMAP_MAX, 0))

@@ -34,6 +34,7 @@ def test_agrees_at_other_sizes_and_batches(compiled: Path) -> None:
     report = verify(compiled, against=model)
     assert report.passed
     assert (report.contract.kind, report.contract.target) == ("aoti", "cpu")
+    assert report.contract.processor["threads"] >= 1  # type: ignore[operator]  # JSON
     exported = load_exported(compiled)
     for shape in ((1, 3, 33, 33), (7, 3, 40, 501), (64, 3, 33, 34)):
         image = torch.randn(shape, generator=torch.Generator().manual_seed(0))

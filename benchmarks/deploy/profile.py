@@ -1,0 +1,114 @@
+"""Where an export's time goes, operator by operator: `python -m benchmarks.deploy.profile FILE [--threads N]`.
+
+oneDNN tells how long each of its operations took; what is left of a call is everything else. Beside each convolution
+stands its speed relative to the fastest of a few large ones, measured in the same run: the convolution peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_CALLS = 8
+# Channels and side of 3x3 and 1x1 convolutions that are large enough to reach the peak.
+_LARGE = ((256, 130, 3), (512, 65, 3), (1024, 65, 1))
+_SHAPE = re.compile(r"(?:g(\d+))?mb(\d+)_(?:g\d+)?ic(\d+)oc(\d+)_ih\d+oh(\d+)kh(\d+).*_iw\d+ow(\d+)kw(\d+)")
+_VERBOSE = """
+import sys, torch
+from segnets.export import load_exported
+torch.set_num_threads(int(sys.argv[2]))
+logits = load_exported(sys.argv[1]).logits
+image = torch.rand(int(sys.argv[3]), 3, 520, 520)
+for _ in range(3):
+    logits(image)
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+    for _ in range(int(sys.argv[4])):
+        logits(image)
+"""
+
+
+def milliseconds(call: Callable[[], object], count: int = _CALLS) -> float:
+    """Of one call, the median after two."""
+    times = []
+    for _ in range(count + 2):
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[2:])
+
+
+def peak(dtype: torch.dtype) -> float:
+    """GFLOP/s of the fastest large convolution."""
+    best = 0.0
+    for channels, side, kernel in _LARGE:
+        layer = torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2).to(dtype).eval()
+        layer = layer.to(memory_format=torch.channels_last)
+        image = torch.randn(1, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        flops = 2 * (channels * side * kernel) ** 2
+        with torch.inference_mode():
+            best = max(best, flops / milliseconds(lambda layer=layer, image=image: layer(image)) / 1e6)
+    return best
+
+
+def operations(file: Path, threads: int, batch: int) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds of every operation of oneDNN in _CALLS calls, by implementation and shape."""
+    command = [sys.executable, "-c", _VERBOSE, str(file), str(threads), str(batch), str(_CALLS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in done.stdout.splitlines():
+        words = line.split(",")
+        if words[0] == "onednn_verbose" and "exec" in words:
+            at = words.index("exec")
+            found[" ".join(words[at + 2 : at + 4]), words[-2]].append(float(words[-1]))
+    return found
+
+
+def gigaflops(shape: str) -> float:
+    """Of a convolution as oneDNN writes it; 0 for what is none."""
+    match = _SHAPE.match(shape)
+    if match is None:
+        return 0.0
+    groups, n, channels_in, channels_out, height, kernel, width, kernel_width = (int(g or 1) for g in match.groups())
+    return 2e-9 * n * channels_in * channels_out // groups * height * width * kernel * kernel_width
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=12)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    from segnets.export import load_exported
+
+    exported = load_exported(options.file)
+    image = torch.rand(options.batch, 3, 520, 520)
+    dtype = torch.bfloat16 if exported.contract.dtype == "bfloat16" else torch.float32
+    highest = peak(dtype)
+    whole = milliseconds(lambda: exported.logits(image))
+    found = operations(options.file, options.threads, options.batch)
+    spent = {key: sum(times) / _CALLS for key, times in found.items()}
+    print(
+        f"{options.file.name}, {options.threads} threads, batch {options.batch}: {whole:.1f} ms a call, of which oneDNN"
+    )
+    print(f"{sum(spent.values()):.1f} ms. Convolution peak {highest:.0f} GFLOP/s.\n")
+    print("| ms | share | of the peak | times | operation | shape |\n|---:|---:|---:|---:|---|---|")
+    for (operation, shape), time_spent in sorted(spent.items(), key=lambda each: -each[1])[: options.rows]:
+        times = len(found[operation, shape]) / _CALLS
+        speed = 1000 * gigaflops(shape) * times / time_spent / highest
+        share = f"{speed:.0%}" if speed else "-"
+        print(f"| {time_spent:.2f} | {time_spent / whole:.1%} | {share} | {times:.0f} | {operation} | {shape} |")
+
+
+if __name__ == "__main__":
+    main()
