@@ -23,6 +23,7 @@ from segnets.export import torchscript
 from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
 from segnets.export.dataflow import convolution_inputs
 from segnets.export.deployed import Deployed
+from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.reason import reason_of
 from segnets.export.upsample import UpsampleProducts
 from segnets.model import SegmentationModel
@@ -131,6 +132,7 @@ def to_bytes(
     from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
 
     _sum_over_pooled(model, image_size)
+    _split(model)
     sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own making
@@ -207,6 +209,12 @@ def _sum_over_pooled(model: nn.Module, image_size: tuple[int, int]) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and shapes.get(module, [])[2:] == [1, 1] and _is_product(module):
             model.set_submodule(name, _OnePixel(module))
+
+
+def _split(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d) and len(parts := pieces_of(module)) > 1:
+            model.set_submodule(name, Pieces(parts))
 
 
 def _is_product(convolution: nn.Conv2d) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
 from segnets.export.dataflow import convolution_inputs, followers, last_readers
 from segnets.export.deployed import Deployed, checked_parts
+from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.upsample import UpsampleLines
 from segnets.layers import InvertedResidual, PooledBranch
 
@@ -182,7 +183,8 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and _is_plain(module):
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
-            model.set_submodule(name, FusedConv(module, kind, dtype, sizes[module]))
+            parts = [FusedConv(piece, kind, dtype, sizes[module]) for piece in pieces_of(module)]
+            model.set_submodule(name, Pieces(parts) if len(parts) > 1 else parts[0])
     return Deployed(model, dtype, UpsampleLines)
 
 
