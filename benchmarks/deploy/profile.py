@@ -78,7 +78,7 @@ def gigaflops(shape: str) -> float:
     if match is None:
         return 0.0
     groups, n, channels_in, channels_out, height, kernel, width, kernel_width = (int(g or 1) for g in match.groups())
-    return 2e-9 * n * channels_in * channels_out // groups * height * width * kernel * kernel_width
+    return n * channels_in // groups * channels_out * height * width * kernel * kernel_width * 2e-9
 
 
 def main() -> None:
