@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from segnets.errors import ExportError
 from segnets.export import torchscript
-from segnets.export.deployed import Deployed, UpsamplePlain, checked_parts
+from segnets.export.deployed import Deployed, checked_parts
+from segnets.export.upsample import UpsamplePlain
 from segnets.preprocess import Preprocessing, check_input
 from segnets.segment import Segmenter, logits_to_mask
 

@@ -6,23 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from segnets.errors import ExportError
-from segnets.export.upsample import UpsampleLines, UpsampleProducts
-from segnets.layers import resize_bilinear
+from segnets.export.upsample import Upsample
 from segnets.model import SegmentationModel
-
-
-class UpsamplePlain(nn.Module):
-    """As `SegmentationModel` does it. (N, C, h, w), (H, W) -> (N, C, H, W)."""
-
-    def __init__(self, align_corners: bool) -> None:
-        super().__init__()
-        self.align_corners = align_corners
-
-    def forward(self, scores: Tensor, height: int, width: int) -> Tensor:
-        return resize_bilinear(scores, [height, width], self.align_corners)
-
-
-Upsample = UpsamplePlain | UpsampleLines | UpsampleProducts
 
 
 class Deployed(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class Draft:
     contract: Mapping[str, Any]
     pack: Callable[[Contract, Mapping[str, bytes]], bytes]
     golden: Callable[[nn.Module], Golden]
-    quantization: QuantizationReport | None = field(default=None)
+    quantization: QuantizationReport | None = None
 
 
 @dataclass(frozen=True)

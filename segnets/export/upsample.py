@@ -1,4 +1,4 @@
-"""Scores brought to the image's size, bilinear as `segnets.layers.resize_bilinear`, by faster ways on CPUs.
+"""Scores brought to the image's size, bilinear as `segnets.layers.resize_bilinear`, which on CPUs has faster ways.
 
 torch goes through the pixels of one image with channels last in one thread, and reads four of them for each that it
 writes. Here width and height are resized one after the other, which is the same sum: every pixel of the first pass,
@@ -10,6 +10,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segnets.layers import resize_bilinear
+
+
+class UpsamplePlain(nn.Module):
+    """As `SegmentationModel` does it. (N, C, h, w), (H, W) -> (N, C, H, W)."""
+
+    def __init__(self, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, scores: Tensor, height: int, width: int) -> Tensor:
+        return resize_bilinear(scores, [height, width], self.align_corners)
 
 
 class UpsampleLines(nn.Module):
@@ -65,3 +78,6 @@ class UpsampleProducts(nn.Module):
         if self.align_corners:
             return index * ((size - 1) / (count - 1))
         return ((index + 0.5) * (size / count) - 0.5).clamp(0, size - 1)
+
+
+Upsample = UpsamplePlain | UpsampleLines | UpsampleProducts
