@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from segnets.errors import ExportError, ImageError
 from segnets.export import torchscript
@@ -109,8 +110,7 @@ class _Logits(nn.Module):
             if isinstance(model, SegmentationModel)
             else _InPrecision(model, dtype)
         )
-        self.to(dtype)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack this form
+        convert_conv2d_weight_memory_format(self.to(dtype), torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.network(image)["out"]
@@ -131,8 +131,7 @@ def to_bytes(
     """
     from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
 
-    _sum_over_pooled(model, image_size)
-    _split(model)
+    _rewrite_convolutions(model, image_size)
     sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own making
@@ -203,17 +202,19 @@ def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiPro
             raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
 
 
-def _sum_over_pooled(model: nn.Module, image_size: tuple[int, int]) -> None:
-    """Change convolutions of one pixel in place: those of gates and of the branch that pools the whole image."""
+def _rewrite_convolutions(model: nn.Module, image_size: tuple[int, int]) -> None:
+    """Change in place those that oneDNN computes faster in another form.
+
+    Not as Winograd does (`segnets.export.winograd`): of its sums with sizes that aren't known the compiler makes slow
+    loops, takes minutes for them, and with some sizes fails.
+    """
     shapes = convolution_inputs(model, image_size)
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and shapes.get(module, [])[2:] == [1, 1] and _is_product(module):
-            model.set_submodule(name, _OnePixel(module))
-
-
-def _split(model: nn.Module) -> None:
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and len(parts := pieces_of(module)) > 1:
+        if not isinstance(module, nn.Conv2d) or module not in shapes:
+            continue
+        if shapes[module][2:] == [1, 1] and _is_product(module):
+            model.set_submodule(name, _OnePixel(module))  # of gates, and of the branch that pools the whole image
+        elif len(parts := pieces_of(module)) > 1:
             model.set_submodule(name, Pieces(parts))
 
 
@@ -258,7 +259,13 @@ def _weights_laid_out_for_hints() -> Iterator[None]:
 
 
 def _settings() -> dict[str, Any]:
-    return {"freezing": True}  # weights are laid out for the processor once
+    return {
+        "freezing": True,  # weights are laid out for the processor once
+        # As many threads as there are when it runs. Loops are divided as for sixteen: for the few of this machine the
+        # compiler would divide the batch alone, and of one image every loop would run in one thread.
+        "cpp.dynamic_threads": True,
+        "cpp.threads": 16,
+    }
 
 
 def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:

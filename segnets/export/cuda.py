@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from segnets.errors import ExportError
 from segnets.export import torchscript
@@ -77,7 +78,7 @@ def compile_segmenter(model: nn.Module, preprocessing: Preprocessing, dtype: tor
     if output == "dict":
         raise ExportError("output='dict' is for processors; device='cuda' gives tensors: leave output out")
     network = Deployed(checked_parts(model, "device='cuda'"), dtype, UpsamplePlain).to(dtype)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack this form
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
     compiled = torchscript.script(DeviceSegmenter(Segmenter(network, preprocessing)))
     torchscript.check_operators(compiled)
     return compiled

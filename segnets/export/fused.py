@@ -17,6 +17,7 @@ from segnets.export.dataflow import convolution_inputs, followers, last_readers
 from segnets.export.deployed import Deployed, checked_parts
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.upsample import UpsampleLines
+from segnets.export.winograd import WinogradConv, suits
 from segnets.layers import InvertedResidual, PooledBranch
 
 # The names of oneDNN's post-operations.
@@ -127,7 +128,7 @@ class FusedResidual(nn.Module):
     keeps_input: whether others read it afterwards; else the result may take its place in memory.
     """
 
-    def __init__(self, body: nn.Module, last: FusedConvAdd, shortcut: nn.Module | None, keeps_input: bool) -> None:
+    def __init__(self, body: nn.Module, last: nn.Module, shortcut: nn.Module | None, keeps_input: bool) -> None:
         super().__init__()
         self.body = body
         self.last = last
@@ -183,8 +184,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and _is_plain(module):
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
-            parts = [FusedConv(piece, kind, dtype, sizes[module]) for piece in pieces_of(module)]
-            model.set_submodule(name, Pieces(parts) if len(parts) > 1 else parts[0])
+            model.set_submodule(name, _fused(module, kind, dtype, sizes[module]))
     return Deployed(model, dtype, UpsampleLines)
 
 
@@ -199,17 +199,38 @@ def _fused_block(
             convolutions = [getattr(block, name) for name in names]
             if not all(isinstance(norm, nn.Identity) for norm in norms) or not all(map(_is_plain, convolutions)):
                 return None
-            body = nn.Sequential(*(FusedConv(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
-            last = FusedConvAdd(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
+            body = nn.Sequential(*(_fused(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
+            last = _fused_with_addition(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
             return FusedResidual(body, last, block.downsample, keeps_input)
         case InvertedResidual() if block.has_residual:
             *layers, projection = block.block
             convolution, norm = projection.children()
             if not isinstance(norm, nn.Identity) or not isinstance(convolution, nn.Conv2d):
                 return None
-            last = FusedConvAdd(convolution, "none", dtype, sizes[convolution])
+            last = _fused_with_addition(convolution, "none", dtype, sizes[convolution])
             return FusedResidual(nn.Sequential(*layers), last, None, keeps_input)
     return None
+
+
+def _fused(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> nn.Module:
+    """The fastest way to compute a convolution and the activation behind it."""
+    if _is_winograds(convolution, activation, dtype, input_size):
+        return WinogradConv(convolution, relu=activation == "relu")
+    parts = [FusedConv(piece, activation, dtype, input_size) for piece in pieces_of(convolution)]
+    return Pieces(parts) if len(parts) > 1 else parts[0]
+
+
+def _fused_with_addition(
+    convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]
+) -> nn.Module:
+    """As `_fused`, of two inputs: `FusedConvAdd`."""
+    if _is_winograds(convolution, activation, dtype, input_size):
+        return WinogradConv(convolution, relu=activation == "relu")
+    return FusedConvAdd(convolution, activation, dtype, input_size)
+
+
+def _is_winograds(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> bool:
+    return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size)
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:

@@ -48,9 +48,9 @@ def _part(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
     part = nn.Conv2d(
         whole.in_channels,
         channels.stop - channels.start,
-        whole.kernel_size,  # type: ignore[arg-type]  # two numbers, which torch's hints take for any count
-        whole.stride,  # type: ignore[arg-type]
-        whole.padding,  # type: ignore[arg-type]
+        _pair(whole.kernel_size),
+        _pair(whole.stride),
+        whole.padding if isinstance(whole.padding, str) else _pair(whole.padding),
         bias=whole.bias is not None,
         padding_mode=whole.padding_mode,
         device="meta",
@@ -59,3 +59,9 @@ def _part(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
     if whole.bias is not None:
         part.bias = nn.Parameter(whole.bias.detach()[channels].clone(), requires_grad=False)
     return part
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    """A two-dimensional layer's numbers, which torch's type hints take for a tuple of any length."""
+    height, width = sizes
+    return height, width

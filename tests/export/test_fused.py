@@ -12,6 +12,7 @@ from segnets.errors import ExportError
 from segnets.export import export, load_exported, read_contract, verify
 from segnets.export.fused import PackedConv, fuse
 from segnets.export.optimize import optimize
+from segnets.export.winograd import WinogradConv
 from segnets.segment import segment
 from tests.export.common import SMALL, calm_model, random_image, random_model
 
@@ -56,7 +57,7 @@ def test_every_convolution_is_fused_and_nothing_is_left() -> None:
         fused = fuse(model, torch.float32, (64, 80))
         kinds = {type(module) for module in fused.modules()}
         assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
-        assert sum(isinstance(module, PackedConv) for module in fused.modules()) == count
+        assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
 
 
 def test_another_network_is_noticed(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Winograd's way to compute 3x3 convolutions, against float64, and where the exports for CPUs take it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segnets.export import torchscript, winograd
+from segnets.export.fused import PackedConv, fuse
+from segnets.export.optimize import optimize
+from segnets.export.winograd import WinogradConv, suits
+from tests.export.common import calm_model
+
+
+def loaded(module: nn.Module) -> Any:
+    """As a user runs it: compiled, saved and loaded."""
+    return torchscript.from_file(io.BytesIO(torchscript.to_bytes(torchscript.script(module), {})))
+
+
+def convolution_of(dilation: int, *, bias: bool = True, outputs: int = 256) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(256, outputs, 3, padding=dilation, dilation=dilation, bias=bias).requires_grad_(False)
+
+
+def exact(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    bias = None if convolution.bias is None else convolution.bias.double()
+    return F.conv2d(
+        x.double(), convolution.weight.double(), bias, padding=convolution.padding, dilation=convolution.dilation
+    )
+
+
+@pytest.mark.parametrize("tiles", [1024, 6])
+@pytest.mark.parametrize(
+    ("dilation", "height", "width"), [(1, 9, 12), (1, 1, 1), (2, 13, 7), (2, 16, 16), (4, 5, 23), (12, 30, 31)]
+)
+def test_exact(dilation: int, height: int, width: int, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_TILES", tiles)  # of few, an image is many strips
+    convolution = convolution_of(dilation, outputs=300)
+    x = torch.randn(2, 256, height, width).contiguous(memory_format=torch.channels_last)
+    expected = exact(convolution, x)
+    result = loaded(WinogradConv(convolution, relu=False))(x)
+    assert result.shape == expected.shape
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    # Sums of 2304 products of about 0.02; the plain convolution in float32 differs by as much.
+    assert (result - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_activation_and_addition(relu: bool, bias: bool) -> None:
+    convolution = convolution_of(1, bias=bias)
+    module = loaded(WinogradConv(convolution, relu=relu))
+    x, other = torch.randn(2, 256, 11, 10), torch.randn(2, 256, 11, 10)
+    plain, added = exact(convolution, x), exact(convolution, x) + other
+    kept = x.clone()
+    torch.testing.assert_close(module(x).double(), plain.relu() if relu else plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module(x, other).double(), added.relu() if relu else added, rtol=0, atol=1e-5)
+    assert torch.equal(x, kept)
+
+
+def test_where_it_is_taken() -> None:
+    """Many channels, and no more padding than it leaves out products."""
+    assert suits(convolution_of(1), [1, 256, 65, 65])
+    assert suits(convolution_of(2), [1, 256, 65, 65])
+    assert suits(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65])
+    assert not suits(convolution_of(1), [1, 256, 3, 3])
+    for dilation in (24, 36):
+        assert not suits(convolution_of(dilation), [1, 256, 65, 65])
+    for other in (
+        nn.Conv2d(255, 256, 3, padding=1),
+        nn.Conv2d(256, 255, 3, padding=1),
+        nn.Conv2d(256, 256, 3),
+        nn.Conv2d(256, 256, 3, padding=1, stride=2),
+        nn.Conv2d(256, 256, 1),
+        nn.Conv2d(256, 256, 5, padding=1),
+        nn.Conv2d(1024, 1024, 3, padding=1, groups=2),
+        nn.Conv2d(256, 256, 3, padding=(1, 2), dilation=(1, 2)),
+        nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect"),
+    ):
+        assert not suits(other, [1, other.in_channels, 65, 65])
+
+
+@pytest.mark.parametrize(("name", "count"), [("fcn_resnet18", 7), ("deeplabv3_resnet50", 11)])
+def test_networks(name: str, count: int) -> None:
+    """Blocks of two convolutions, whose second adds the shortcut, and of three; odd sizes and a batch."""
+    optimized = optimize(calm_model(name, num_classes=5)).model
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in optimized.modules())
+    x = torch.rand(2, 3, 151, 130)
+    with torch.inference_mode():
+        expected = optimized(x)["out"]
+        fused = fuse(optimized, torch.float32, (520, 520))
+        taken = sum(isinstance(module, WinogradConv) for module in fused.modules())
+        assert taken == count
+        assert taken + sum(isinstance(module, PackedConv) for module in fused.modules()) == convolutions
+        difference = (loaded(fused)(x)["out"] - expected).abs().max()
+    assert difference < 1e-4 * expected.abs().max()
+
+
+def test_bfloat16_keeps_its_digits() -> None:
+    fused = fuse(optimize(calm_model("fcn_resnet18")).model, torch.bfloat16, (520, 520))
+    assert not any(isinstance(module, WinogradConv) for module in fused.modules())
