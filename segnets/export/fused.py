@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
 from segnets.export.dataflow import convolution_inputs, followers, last_readers
 from segnets.export.deployed import Deployed, checked_parts
+from segnets.export.gates import GateInPlace
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.upsample import UpsampleLines
 from segnets.export.winograd import WinogradConv, suits
-from segnets.layers import InvertedResidual, PooledBranch
+from segnets.layers import InvertedResidual, PooledBranch, SqueezeExcitation
 
 # The names of oneDNN's post-operations.
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -30,7 +31,8 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
 }
 
-_RESIDUAL = (Bottleneck, BasicBlock, InvertedResidual)
+# What may put its result where its input was.
+_OVERWRITING = (Bottleneck, BasicBlock, InvertedResidual, SqueezeExcitation)
 
 _State = tuple[Tensor, Tensor, list[int], list[int], list[int], int, list[int], str, bool]
 
@@ -171,7 +173,10 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     model = checked_parts(model, "target='cpu'")
     pairs = dict(_convolutions_with_activation(model))
     sizes = convolution_inputs(model, image_size)
-    last = last_readers(model, {module for module in model.modules() if isinstance(module, _RESIDUAL)})
+    last = last_readers(model, {module for module in model.modules() if isinstance(module, _OVERWRITING)})
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SqueezeExcitation) and module in last:
+            model.set_submodule(name, GateInPlace(module))
     for name, module in list(model.named_modules()):
         if (block := _fused_block(module, dtype, sizes, keeps_input=module not in last)) is not None:
             model.set_submodule(name, block)

@@ -1,6 +1,6 @@
-"""Make a network ready to deploy: no auxiliary head, no dropout, batch norms folded into their convolutions.
+"""Make a network ready to deploy: no auxiliary head, no dropout, batch norms folded, LR-ASPP's classes resized last.
 
-Folding computes the same function with other last bits; that's why it happens on a copy, in an export, and never in
+It computes the same function with other last bits; that's why it happens on a copy, in an export, and never in
 the plain model.
 """
 
@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from segnets.export.dataflow import followers
+from segnets.export.gates import ClassifiedFirst
+from segnets.heads.lraspp import LRASPPHead
 from segnets.layers import as_batch_norm
 
 
@@ -42,6 +44,9 @@ def optimize(model: nn.Module) -> Optimized:
     for convolution, norm in pairs:
         _fold(convolution, norm)
     _replace(model, [norm for _, norm in pairs])
+    for name, module in list(model.named_modules()):
+        if type(module) is LRASPPHead:
+            model.set_submodule(name, ClassifiedFirst(module))
     return Optimized(model, len(pairs), dropouts, dropped)
 
 
