@@ -6,6 +6,7 @@ and the best class, stays the small TorchScript program of every export, so that
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 import warnings
@@ -27,6 +28,7 @@ from segnets.export.deployed import Deployed
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.reason import reason_of
 from segnets.export.upsample import UpsampleProducts
+from segnets.export.winograd import FEWEST_COMPILED, WinogradProducts, suits
 from segnets.model import SegmentationModel
 from segnets.preprocess import Preprocessing, check_input
 from segnets.segment import Segmenter, logits_to_mask
@@ -127,28 +129,23 @@ def to_bytes(
     """Compile an optimized model; the .pt2 as bytes, with `extra_files` beside the machine code.
 
     image_size: (height, width) of the images that it should be fastest on.
-    Needs a C++ compiler, and a minute or more. Raises ExportError if the model can't be compiled.
+    Needs a C++ compiler, and a minute or two. Raises ExportError if the model can't be compiled.
     """
-    from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
-
-    _rewrite_convolutions(model, image_size)
-    sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
+    rewritten = _rewritten(model, dtype, image_size)
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own making
+        path = Path(folder) / "network.pt2"
         try:
-            with torch.no_grad(), _weights_laid_out_for_hints():
-                program = torch.export.export(
-                    _Logits(model, dtype).eval(),
-                    (torch.zeros(2, 3, *_within_bounds(image_size)),),
-                    dynamic_shapes=(sizes,),
-                )
-                package = aoti_compile_and_package(
-                    program, package_path=str(Path(folder) / "network.pt2"), inductor_configs=_settings()
-                )
+            try:
+                _compile(rewritten, dtype, image_size, path)
+            except Exception:  # Winograd's sums have indices whose bounds it can't always compute
+                if not any(isinstance(module, WinogradProducts) for module in rewritten.modules()):
+                    raise
+                _compile(_rewritten(model, dtype, image_size, winograd=False), dtype, image_size, path)
         except Exception as error:  # whatever a compiler's many layers raise
             raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
         image = torchscript.script(ImageProgram(preprocessing).eval())
-        return _packed(Path(package), {**extra_files, IMAGE_PROGRAM: torchscript.to_bytes(image, {})})
+        return _packed(path, {**extra_files, IMAGE_PROGRAM: torchscript.to_bytes(image, {})})
 
 
 @dataclass(frozen=True)
@@ -202,20 +199,36 @@ def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiPro
             raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
 
 
-def _rewrite_convolutions(model: nn.Module, image_size: tuple[int, int]) -> None:
-    """Change in place those that oneDNN computes faster in another form.
+def _compile(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
 
-    Not as Winograd does (`segnets.export.winograd`): of its sums with sizes that aren't known the compiler makes slow
-    loops, takes minutes for them, and with some sizes fails.
-    """
+    sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
+    with torch.no_grad(), _weights_laid_out_for_hints():
+        program = torch.export.export(
+            _Logits(model, dtype).eval(),
+            (torch.zeros(2, 3, *_within_bounds(image_size)),),
+            dynamic_shapes=(sizes,),
+        )
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=_settings())
+
+
+def _rewritten(
+    model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], *, winograd: bool = True
+) -> nn.Module:
+    """A copy with other forms of those convolutions that oneDNN computes faster so."""
+    model = copy.deepcopy(model)
     shapes = convolution_inputs(model, image_size)
+    longest = max(BOUNDS["height"][1], BOUNDS["width"][1])
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.Conv2d) or module not in shapes:
             continue
         if shapes[module][2:] == [1, 1] and _is_product(module):
             model.set_submodule(name, _OnePixel(module))  # of gates, and of the branch that pools the whole image
+        elif winograd and dtype == torch.float32 and suits(module, shapes[module], FEWEST_COMPILED):
+            model.set_submodule(name, WinogradProducts(module, longest))
         elif len(parts := pieces_of(module)) > 1:
             model.set_submodule(name, Pieces(parts))
+    return model
 
 
 def _is_product(convolution: nn.Conv2d) -> bool:

@@ -18,7 +18,7 @@ from segnets.export.deployed import Deployed, checked_parts
 from segnets.export.gates import GateInPlace
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.upsample import UpsampleLines
-from segnets.export.winograd import WinogradConv, suits
+from segnets.export.winograd import FEWEST, WinogradConv, suits
 from segnets.layers import InvertedResidual, PooledBranch, SqueezeExcitation
 
 # The names of oneDNN's post-operations.
@@ -235,7 +235,7 @@ def _fused_with_addition(
 
 
 def _is_winograds(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> bool:
-    return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size)
+    return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size, FEWEST)
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:

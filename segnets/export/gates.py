@@ -48,4 +48,3 @@ class ClassifiedFirst(nn.Module):
         scores = resize_bilinear(scores.to(torch.float32), [low.shape[2], low.shape[3]], self.align_corners)
         result: Tensor = scores + self.low_classifier(low)
         return result
-

@@ -7,8 +7,8 @@ A dilated convolution is one on every dilation-th line and column. The sums are 
 many digits as oneDNN's own convolution; larger tiles would save more products and lose digits, and bfloat16 would
 lose them here.
 
-Where oneDNN's matrix products run about as fast as its convolutions, which they do, the head of an FCN on a ResNet-50
-takes half of its time, and layers of 256 channels three quarters.
+oneDNN's matrix products run about as fast as its convolutions, so that the head of an FCN on a ResNet-50 takes half of
+its time, and layers of 256 channels three quarters.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Measured with oneDNN 3 on two threads of an AMD EPYC. Of fewer channels, the sums take what the products save.
-_CHANNELS = 256
+# Measured with oneDNN 3 on two threads of an AMD EPYC. Of fewer channels, the sums take what the products save: those
+# of WinogradConv, and of what a compiler makes of WinogradProducts.
+FEWEST, FEWEST_COMPILED = 256, 512
 # The share of a convolution's products that has to be left, those with its padding not counted: oneDNN leaves them out.
 _WORTH = 0.75
 # Tiles that are summed before they are multiplied: few enough for the caches, and enough for products at full speed.
@@ -28,8 +30,8 @@ _TILES = 1024
 _State = tuple[Tensor, Tensor, int, bool, bool]
 
 
-def suits(convolution: nn.Conv2d, input_size: Sequence[int]) -> bool:
-    """Whether Winograd's way is faster. input_size: (N, in, H, W)."""
+def suits(convolution: nn.Conv2d, input_size: Sequence[int], fewest: int) -> bool:
+    """Whether Winograd's way is faster. input_size: (N, in, H, W); fewest: channels, FEWEST or FEWEST_COMPILED."""
     dilation = convolution.dilation[0]
     if (
         convolution.kernel_size != (3, 3)
@@ -38,7 +40,7 @@ def suits(convolution: nn.Conv2d, input_size: Sequence[int]) -> bool:
         or convolution.dilation != (dilation, dilation)
         or convolution.padding != (dilation, dilation)
         or convolution.padding_mode != "zeros"
-        or min(convolution.in_channels, convolution.out_channels) < _CHANNELS
+        or min(convolution.in_channels, convolution.out_channels) < fewest
     ):
         return False
     share = 1.0
@@ -155,6 +157,69 @@ class WinogradConv(nn.Module):
             made[:, 0, :, :, j] = m[0].add_(m[1]).add_(m[2]).view(shape)
             made[:, 1, :, :, j] = m[1].sub_(m[2]).sub_(m[3]).view(shape)
         return made.view(2 * tiles * d, 2 * columns * d, outputs)
+
+
+class WinogradProducts(nn.Module):
+    """The same in plain operations on the whole batch, which a compiler makes loops of, without an activation.
+
+    longest: the most lines or columns that an input has. The sixteen products are one convolution in sixteen groups.
+    Lines and columns are found in tables: the compiler can't always compile divisions of their numbers, and of views
+    it would have to prove that their sizes can be divided.
+    """
+
+    first: Tensor
+    second: Tensor
+    sign: Tensor
+    tile: Tensor
+    is_upper: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, longest: int) -> None:
+        super().__init__()
+        outputs, d = convolution.out_channels, convolution.dilation[0]
+        kernels = transformed(convolution.weight.detach()).flatten(0, 2)[:, :, None, None]
+        self.weight = nn.Parameter(kernels, requires_grad=False)
+        bias = torch.zeros(16, outputs)
+        if convolution.bias is not None:
+            bias[5] = convolution.bias.detach()  # the product of (1, 1), which all four outputs add
+        self.bias = nn.Parameter(bias.flatten(), requires_grad=False)
+        self.dilation = d
+        line = torch.arange(longest)
+        start = (2 * d * (line // d) + line % d)[:, None]
+        self.register_buffer("first", start + d * torch.tensor([0, 1, 2, 1]))
+        self.register_buffer("second", start + d * torch.tensor([2, 2, 1, 3]))
+        self.register_buffer("sign", torch.tensor([-1.0, 1.0, -1.0, -1.0]))
+        self.register_buffer("tile", line // (2 * d) * d + line % d)
+        self.register_buffer("is_upper", line // d % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width, d = x.shape[2], x.shape[3], self.dilation
+        lines, columns = self._covering(height), self._covering(width)
+        padding = (0, 0, d, 2 * columns + d - width, d, 2 * lines + d - height)
+        padded = F.pad(x.permute(0, 2, 3, 1), padding)
+        y0, y1 = (table[:lines, None, :, None] for table in (self.first, self.second))
+        x0, x1 = (table[None, :columns, None, :] for table in (self.first, self.second))
+        row_sign, column_sign = self.sign[:, None, None], self.sign[:, None]
+        upper = padded[:, y0, x0] + column_sign * padded[:, y0, x1]
+        lower = padded[:, y1, x0] + column_sign * padded[:, y1, x1]
+        sums = upper + row_sign * lower  # (N, lines, columns, 4, 4, in), of all tiles
+        products = F.conv2d(sums.flatten(3).permute(0, 3, 1, 2), self.weight, self.bias, groups=16)
+        m = products.permute(0, 2, 3, 1).view(x.shape[0], lines, columns, 4, 4, -1)
+        left = [m[:, :, :, i, 0] + m[:, :, :, i, 1] + m[:, :, :, i, 2] for i in range(4)]
+        right = [m[:, :, :, i, 1] - m[:, :, :, i, 2] - m[:, :, :, i, 3] for i in range(4)]
+        upper = self._in_turn(left[0] + left[1] + left[2], right[0] + right[1] + right[2], width)
+        lower = self._in_turn(left[1] - left[2] - left[3], right[1] - right[2] - right[3], width)
+        place, is_upper = self.tile[:height], self.is_upper[:height, None, None]
+        return torch.where(is_upper, upper[:, place], lower[:, place]).permute(0, 3, 1, 2)
+
+    def _covering(self, side: int) -> int:
+        """Lines of tiles, of all grids. Even: of other numbers the compiler's own bounds can't be computed."""
+        unit = max(self.dilation, 2)
+        return unit * ((side + 2 * unit - 1) // (2 * unit))
+
+    def _in_turn(self, left: Tensor, right: Tensor, width: int) -> Tensor:
+        """Both columns of the tiles side by side: twice (N, lines, columns, C) -> (N, lines, width, C)."""
+        place, is_left = self.tile[:width], self.is_upper[:width, None]
+        return torch.where(is_left, left[:, :, place], right[:, :, place])
 
 
 def _tiles(side: int, dilation: int) -> int:

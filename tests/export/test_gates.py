@@ -44,8 +44,6 @@ def test_networks_have_them() -> None:
     assert isinstance(optimized.classifier, ClassifiedFirst)
     gates = sum(isinstance(module, SqueezeExcitation) for module in optimized.modules())
     fused = fuse(optimized, torch.float32, (64, 80))
-    assert [sum(isinstance(module, kind) for module in fused.modules()) for kind in (GateInPlace, SqueezeExcitation)] == [
-        gates,
-        0,
-    ]
     assert gates == 8
+    assert sum(isinstance(module, GateInPlace) for module in fused.modules()) == gates
+    assert not any(isinstance(module, SqueezeExcitation) for module in fused.modules())
