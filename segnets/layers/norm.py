@@ -68,7 +68,6 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             return super().forward(x)
-        # momentum is a number here, never the None that torch's hints also allow
         return F.batch_norm(
             x,
             self.running_mean,
@@ -76,7 +75,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
             self.weight,
             self.bias,
             self.training,
-            self.momentum,  # type: ignore[arg-type]
+            self.momentum,  # type: ignore[arg-type]  # a number here; torch's hints allow None as well
             self.eps,
         )
 
