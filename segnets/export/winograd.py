@@ -96,8 +96,9 @@ class WinogradConv(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """other: a map of the result's shape that is added before the ReLU; it is overwritten with the result."""
         n, _, height, width = x.shape
-        result = torch.empty([n, height, width, self.bias.shape[0]], dtype=x.dtype)
-        if other is not None:
+        if other is None:
+            result = torch.empty([n, height, width, self.bias.shape[0]], dtype=x.dtype)
+        else:
             result = other.permute(0, 2, 3, 1)
         d = self.dilation
         columns = _tiles(width, d)

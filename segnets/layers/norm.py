@@ -68,6 +68,8 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             return super().forward(x)
+        # Of momentum below: it is a number here, never the None that torch's hints also allow. TorchScript reads such
+        # comments too, and takes no words behind them.
         return F.batch_norm(
             x,
             self.running_mean,
@@ -75,7 +77,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
             self.weight,
             self.bias,
             self.training,
-            self.momentum,  # type: ignore[arg-type]  # a number here; torch's hints allow None as well
+            self.momentum,  # type: ignore[arg-type]
             self.eps,
         )
 

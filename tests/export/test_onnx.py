@@ -236,6 +236,7 @@ def test_no_paths_of_this_machine_and_the_same_bytes_again(tmp_path: Path) -> No
         assert str(folder).encode() not in data
 
 
+@pytest.mark.full
 def test_means_are_poolings(tmp_path: Path) -> None:
     """Of each of MobileNetV3's gates and of LR-ASPP's: runtimes have fast kernels for them, in 8 bits too."""
     model = calm_model("lraspp_mobilenet_v3_small", num_classes=5)

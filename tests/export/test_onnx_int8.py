@@ -45,6 +45,7 @@ def in_8_bits(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Pa
     return path
 
 
+@pytest.mark.full
 def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
     model = calm_model("lraspp_mobilenet_v3_large", num_classes=5)
     report = export(model, tmp_path / "m.onnx", format="onnx", preprocessing=SMALL)
