@@ -70,7 +70,10 @@ class IntermediateLayerGetter(nn.ModuleDict):
             self.get_submodule(path).register_forward_hook(_Tap(self._tapped, wanted[path]))
 
     def __prepare_scriptable__(self) -> IntermediateLayerGetter:
-        """torch.jit.script asks for this; it would say less clearly that hooks can't be compiled."""
+        """torch.jit.script asks for this; it would say less clearly that hooks can't be compiled.
+
+        NotImplementedError, since no value is wrong: it is TorchScript that lacks what the network does.
+        """
         if self.dotted:
             raise NotImplementedError(
                 f"TorchScript can't look inside a layer: return_layers {', '.join(self.dotted)} are dotted paths; "

@@ -68,8 +68,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             return super().forward(x)
-        # Of momentum below: it is a number here, never the None that torch's hints also allow. TorchScript reads such
-        # comments too, and takes no words behind them.
+        assert self.momentum is not None  # torch's hints allow it; `norm_layer` gives a number
         return F.batch_norm(
             x,
             self.running_mean,
@@ -77,7 +76,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
             self.weight,
             self.bias,
             self.training,
-            self.momentum,  # type: ignore[arg-type]
+            self.momentum,
             self.eps,
         )
 

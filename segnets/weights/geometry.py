@@ -45,12 +45,13 @@ def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) ->
     try:
         builder.settle({**of_file, **given})
         return {**of_file, **given}
+    # NotImplementedError is the builders' for an auxiliary classifier where there is none, as torchvision's.
     except (ValueError, NotImplementedError):  # a mistake in those given comes again when they settle
         chosen = dict(given)
     for name, value in of_file.items():
         try:
             builder.settle({name: value, **chosen})
-        except (ValueError, NotImplementedError):
+        except (ValueError, NotImplementedError):  # as above
             continue
         chosen.setdefault(name, value)
     return chosen
@@ -111,5 +112,5 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
 def _settled(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
         return MODELS[config.name].settle(config.options)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:  # what builders raise for options they can't take
         raise WeightsError(f"{where}: its description of {config.name} can't be built: {error}") from None
