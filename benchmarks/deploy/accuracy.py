@@ -1,14 +1,19 @@
 """What each export costs in accuracy, on real images with real weights:
 
     python -m benchmarks.deploy.accuracy weights.safetensors FOLDER_OF_IMAGES model.ts model.onnx ...
+    python -m benchmarks.deploy.accuracy weights.safetensors FOLDER_OF_IMAGES --calibration FOLDER
 
-Every file's logits and masks beside those of the plain network in float32, as a table in Markdown. "images prepared"
-counts the images whose prepared input is equal in every bit. Images that an int8 file was calibrated on are no test.
+Every file's logits and masks beside those of the plain network in float32, as a table in Markdown. Without files, every
+format is exported for it; int8 is calibrated on other images than those that it is measured on. "images prepared"
+counts the images whose prepared input is equal in every bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +23,8 @@ from PIL import Image
 from torch import nn
 
 import segnets
+from benchmarks.deploy.files import EXPORTS
+from segnets.errors import ExportError
 from segnets.export import Exported, load_exported
 from segnets.export.compare import logits_of, relative_difference
 from segnets.segment import segment
@@ -55,18 +62,46 @@ def measure(model: nn.Module, file: Exported, images: list[torch.Tensor]) -> Cos
     return cost
 
 
+@contextmanager
+def exported(model: nn.Module, calibration: Path | None) -> Iterator[list[Path]]:
+    """Files of every format that can be made here, in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = []
+        for name, settings in EXPORTS.items():
+            path = Path(folder) / f"model{name}"
+            if settings.get("dtype") == "int8":
+                if calibration is None:
+                    continue
+                settings = {**settings, "calibration": calibration}
+            try:
+                segnets.export(model, path, **settings)
+                made.append(path)
+            except ExportError as error:
+                print(f"{name}: {error}", flush=True)
+        yield made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("images", type=Path)
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("files", type=Path, nargs="*")
+    parser.add_argument("--calibration", type=Path, help="images for int8, where no files are given")
     parser.add_argument("--count", type=int, default=24, help="images at most")
     options = parser.parse_args()
     model, images = segnets.load(options.weights).eval(), images_in(options.images, options.count)
-    print(f"{options.weights.name}, {len(images)} images\n")
+    if options.files:
+        _print_table(options.weights.name, model, options.files, images)
+    else:
+        with exported(model, options.calibration) as files:
+            _print_table(options.weights.name, model, files, images)
+
+
+def _print_table(name: str, model: nn.Module, files: list[Path], images: list[torch.Tensor]) -> None:
+    print(f"{name}, {len(images)} images\n")
     print("| format | target | precision | MB | logits differ by | masks agree | worst image | images prepared |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
-    for path in options.files:
+    for path in files:
         file = load_exported(path)
         cost, contract = measure(model, file, images), file.contract
         print(

@@ -26,6 +26,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "-cpu-bf16.ts": {"target": "cpu", "dtype": "bfloat16"},
     "-aoti.pt2": {"format": "aoti"},
     "-aoti-bf16.pt2": {"format": "aoti", "dtype": "bfloat16"},
+    "-segnets.onnx": {"format": "onnx"},
     # Of kernels drawn at random the answers in 8 bits are as random.
     "-int8.onnx": {"format": "onnx", "dtype": "int8", "minimum_agreement": 0},
 }

@@ -1,7 +1,8 @@
 """Latency and throughput on a GPU, beside torchvision: `python -m benchmarks.deploy.gpu`. Needs CUDA.
 
 All candidates take turns in one process: a GPU has no thread pools that could spin. Times are between events on the
-GPU, medians of rounds; images lie on it already.
+GPU, medians of rounds; images lie on it already. The table is written anew after each network, so that a run that is
+stopped leaves what it measured.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,9 +24,15 @@ from segnets.export import load_exported
 from segnets.preprocess import Preprocessing
 
 _CALLS = 20
+_OURS, _EAGER = "segnets torchscript cuda", "torchvision, autocast, channels_last"
+_COMPILED = "torchvision, torch.compile(max-autotune)"
+_RESULTS = Path(__file__).parents[1] / "results" / "gpu.md"
+
+Row = tuple[str, str, int, dict[str, float]]
+"""Network, precision, batch, and milliseconds of a call by candidate."""
 
 
-def candidates(network: str, dtype: str, folder: Path) -> dict[str, Callable[[Tensor], object]]:
+def candidates(network: str, dtype: str, folder: Path, *, compiled: bool) -> dict[str, Callable[[Tensor], object]]:
     """What is measured, by name; each takes a normalised float32 (N, 3, H, W) on the GPU."""
     theirs = torchvision_network(network)
     ours = segnets.create_model(network)
@@ -34,7 +41,6 @@ def candidates(network: str, dtype: str, folder: Path) -> dict[str, Callable[[Te
     segnets.export(ours, path, device="cuda", dtype=dtype, preprocessing=Preprocessing())
     exported = load_exported(path)
     theirs = theirs.cuda().to(memory_format=torch.channels_last)
-    compiled = torch.compile(theirs, mode="max-autotune")
 
     def with_autocast(model: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tensor], Tensor]:
         def call(image: Tensor) -> Tensor:
@@ -43,11 +49,11 @@ def candidates(network: str, dtype: str, folder: Path) -> dict[str, Callable[[Te
 
         return call
 
-    return {
-        "torchvision, autocast, channels_last": with_autocast(theirs),
-        "torchvision, torch.compile(max-autotune)": with_autocast(compiled),
-        "segnets torchscript cuda": exported.logits,
-    }
+    calls = {_EAGER: with_autocast(theirs), _OURS: exported.logits}
+    if compiled:
+        # Of another batch it would else compile for any, which is slower.
+        calls[_COMPILED] = with_autocast(torch.compile(theirs, mode="max-autotune", dynamic=False))
+    return calls
 
 
 def milliseconds(call: Callable[[Tensor], object], image: Tensor) -> float:
@@ -63,28 +69,53 @@ def milliseconds(call: Callable[[Tensor], object], image: Tensor) -> float:
     return statistics.median(times)
 
 
+def page(rows: list[Row], rounds: int) -> Iterator[str]:
+    """The table, a line at a time."""
+    yield "# Exports for CUDA beside torchvision\n"
+    yield f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {SIZE}x{SIZE}, milliseconds per call, medians of"
+    yield f"{rounds} rounds in turns; images per second of ours. `python -m benchmarks.deploy.gpu` measures anew.\n"
+    yield f"| | precision | batch | {_EAGER} | {_COMPILED} | {_OURS} | images/s | autocast : ours | compiled : ours |"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
+    for network, dtype, batch, times in rows:
+        ours, eager, compiled = times[_OURS], times[_EAGER], times.get(_COMPILED)
+        cells = (
+            f"{eager:.2f}",
+            f"{compiled:.2f}" if compiled else "-",
+            f"{ours:.2f}",
+            f"{1000 * batch / ours:.0f}",
+            f"{eager / ours:.2f}",
+            f"{compiled / ours:.2f}" if compiled else "-",
+        )
+        yield f"| {network} | {dtype} | {batch} | {' | '.join(cells)} |"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--dtypes", nargs="+", default=["float16", "bfloat16"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", nargs="*", default=list(NETWORKS), help="networks that torch.compile is tried on")
+    parser.add_argument("--out", type=Path, default=_RESULTS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("needs a GPU that CUDA finds")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {SIZE}x{SIZE}, milliseconds per call")
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for network in options.networks:
             for dtype in options.dtypes:
-                calls = candidates(network, dtype, Path(folder))
+                calls = candidates(network, dtype, Path(folder), compiled=network in options.compile)
                 for batch in options.batches:
                     image = torch.rand(batch, 3, SIZE, SIZE, device="cuda")
                     for call in calls.values():
                         milliseconds(call, image)  # compiles, chooses kernels
                     rounds = [{n: milliseconds(c, image) for n, c in calls.items()} for _ in range(options.rounds)]
-                    shown = (f"{name} {statistics.median(each[name] for each in rounds):.2f}" for name in calls)
-                    print(f"{network}, {dtype}, batch {batch}: {', '.join(shown)}", flush=True)
+                    rows.append(
+                        (network, dtype, batch, {n: statistics.median(each[n] for each in rounds) for n in calls})
+                    )
+                    options.out.write_text("\n".join(page(rows, options.rounds)) + "\n")
+                    print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from segnets.errors import ExportError
-from segnets.export import torchscript
+from segnets.export import cudnn, torchscript
 from segnets.export.deployed import Deployed, checked_parts
 from segnets.export.upsample import UpsamplePlain
 from segnets.preprocess import Preprocessing, check_input
@@ -77,7 +77,9 @@ def compile_segmenter(model: nn.Module, preprocessing: Preprocessing, dtype: tor
     """
     if output == "dict":
         raise ExportError("output='dict' is for processors; device='cuda' gives tensors: leave output out")
-    network = Deployed(checked_parts(model, "device='cuda'"), dtype, UpsamplePlain).to(dtype)
+    parts = checked_parts(model, "device='cuda'")
+    cudnn.fuse(parts)
+    network = Deployed(parts, dtype, UpsamplePlain).to(dtype)
     convert_conv2d_weight_memory_format(network, torch.channels_last)
     compiled = torchscript.script(DeviceSegmenter(Segmenter(network, preprocessing)))
     torchscript.check_operators(compiled)

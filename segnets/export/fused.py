@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.export.aspp import PooledApart
 from segnets.export.dataflow import convolution_inputs, followers, last_readers
 from segnets.export.deployed import Deployed, checked_parts
 from segnets.export.gates import GateInPlace
+from segnets.export.means import use_windows
 from segnets.export.pieces import Pieces, pieces_of
+from segnets.export.residual import Copy, FusedResidual, is_plain, plain_convolutions, two
 from segnets.export.upsample import UpsampleLines
 from segnets.export.winograd import FEWEST, WinogradConv, suits
 from segnets.layers import InvertedResidual, PooledBranch, SqueezeExcitation
@@ -52,9 +55,9 @@ class PackedConv(nn.Module):
         # Attributes and not parameters: what loading sets in their place is no parameter either.
         self.weight = convolution.weight.detach().to(dtype).contiguous()
         self.bias = bias.to(dtype)
-        self.padding = _two(convolution.padding)
-        self.stride = _two(convolution.stride)
-        self.dilation = _two(convolution.dilation)
+        self.padding = two(convolution.padding)
+        self.stride = two(convolution.stride)
+        self.dilation = two(convolution.dilation)
         self.groups = convolution.groups
         self.input_size = list(input_size)
         self.activation = activation
@@ -124,31 +127,6 @@ class FusedConvAdd(PackedConv):
         return result
 
 
-class FusedResidual(nn.Module):
-    """A residual block whose last convolution adds to the shortcut. (N, C, H, W) -> (N, C', H', W').
-
-    keeps_input: whether others read it afterwards; else the result may take its place in memory.
-    """
-
-    def __init__(self, body: nn.Module, last: nn.Module, shortcut: nn.Module | None, keeps_input: bool) -> None:
-        super().__init__()
-        self.body = body
-        self.last = last
-        self.shortcut = Copy() if shortcut is None and keeps_input else shortcut or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        body = self.body(x)
-        result: Tensor = self.last(body, self.shortcut(x))
-        return result
-
-
-class Copy(nn.Module):
-    """As nn.Identity, in memory of its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clone()
-
-
 class BroadcastBranch(nn.Module):
     """A branch that pools the whole image: its one value per channel is repeated, where others would upsample it."""
 
@@ -159,8 +137,22 @@ class BroadcastBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.layers(x)  # (N, C, 1, 1)
         spread: Tensor = pooled.expand(-1, -1, x.shape[2], x.shape[3])
-        # As the branches that it will be concatenated with; of mixed layouts torch.cat makes the slower one.
+        # As the maps that it meets; of mixed layouts torch.cat makes the slower one.
         return spread.contiguous(memory_format=torch.channels_last)
+
+
+class FusedPooledApart(nn.Module):
+    """As PooledApart, whose projection adds to what the pooling branch says. (N, in, H, W) -> (N, out, H, W)."""
+
+    def __init__(self, aspp: PooledApart, projection: nn.Module) -> None:
+        super().__init__()
+        self.maps = aspp.maps
+        self.pooled = BroadcastBranch(aspp.pooled)
+        self.projection = projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.projection(self.maps(x), self.pooled(x))
+        return result
 
 
 def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> Deployed:
@@ -174,6 +166,8 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     pairs = dict(_convolutions_with_activation(model))
     sizes = convolution_inputs(model, image_size)
     last = last_readers(model, {module for module in model.modules() if isinstance(module, _OVERWRITING)})
+    if dtype == torch.bfloat16:
+        use_windows(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, SqueezeExcitation) and module in last:
             model.set_submodule(name, GateInPlace(module))
@@ -183,11 +177,14 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     for name, module in list(model.named_modules()):
         if isinstance(module, PooledBranch) and module.bins == 1:
             model.set_submodule(name, BroadcastBranch(nn.Sequential(*module)))
+        elif isinstance(module, PooledApart) and type(module.activation) is nn.ReLU:
+            projection = _fused_with_addition(module.projection, "relu", dtype, sizes[module.projection])
+            model.set_submodule(name, FusedPooledApart(module, projection))
     for activation in pairs.values():
         for name in _names_of(model, activation):
             model.set_submodule(name, nn.Identity())
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and _is_plain(module):
+        if isinstance(module, nn.Conv2d) and is_plain(module):
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
             model.set_submodule(name, _fused(module, kind, dtype, sizes[module]))
     return Deployed(model, dtype, UpsampleLines)
@@ -196,24 +193,22 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
 def _fused_block(
     block: nn.Module, dtype: torch.dtype, sizes: Mapping[nn.Module, Sequence[int]], *, keeps_input: bool
 ) -> FusedResidual | None:
-    """The same block with its addition inside of its last convolution, or None for what is no such block."""
-    match block:
-        case Bottleneck() | BasicBlock():
-            names = ("conv1", "conv2", "conv3") if isinstance(block, Bottleneck) else ("conv1", "conv2")
-            norms = [getattr(block, name.replace("conv", "bn")) for name in names]
-            convolutions = [getattr(block, name) for name in names]
-            if not all(isinstance(norm, nn.Identity) for norm in norms) or not all(map(_is_plain, convolutions)):
-                return None
-            body = nn.Sequential(*(_fused(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
-            last = _fused_with_addition(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
-            return FusedResidual(body, last, block.downsample, keeps_input)
-        case InvertedResidual() if block.has_residual:
-            *layers, projection = block.block
-            convolution, norm = projection.children()
-            if not isinstance(norm, nn.Identity) or not isinstance(convolution, nn.Conv2d):
-                return None
+    """The same block with its addition inside of its last convolution, or None for what is no such block.
+
+    keeps_input: whether others read it afterwards; else the result may take its place in memory.
+    """
+    unchanged = Copy() if keeps_input else nn.Identity()
+    if convolutions := plain_convolutions(block):
+        assert isinstance(block, Bottleneck | BasicBlock)
+        body = nn.Sequential(*(_fused(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
+        last = _fused_with_addition(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
+        return FusedResidual(body, last, block.downsample or unchanged)
+    if isinstance(block, InvertedResidual) and block.has_residual:
+        *layers, projection = block.block
+        convolution, norm = projection.children()
+        if isinstance(norm, nn.Identity) and isinstance(convolution, nn.Conv2d):
             last = _fused_with_addition(convolution, "none", dtype, sizes[convolution])
-            return FusedResidual(nn.Sequential(*layers), last, None, keeps_input)
+            return FusedResidual(nn.Sequential(*layers), last, unchanged)
     return None
 
 
@@ -238,10 +233,6 @@ def _is_winograds(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, i
     return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size, FEWEST)
 
 
-def _is_plain(convolution: nn.Conv2d) -> bool:
-    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-
-
 def _convolutions_with_activation(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
     """Which activation, called once in a run, reads the untouched output of which convolution."""
     kinds = tuple(_ACTIVATIONS)
@@ -254,8 +245,3 @@ def _convolutions_with_activation(model: nn.Module) -> list[tuple[nn.Conv2d, nn.
 
 def _names_of(model: nn.Module, wanted: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules(remove_duplicate=False) if module is wanted]
-
-
-def _two(value: tuple[int, ...] | str) -> list[int]:
-    assert not isinstance(value, str)
-    return list(value)

@@ -1,4 +1,4 @@
-"""Make a network ready to deploy: no auxiliary head, no dropout, batch norms folded, LR-ASPP's classes resized last.
+"""Make a network ready to deploy: no auxiliary head, no dropout, batch norms folded, heads that compute less.
 
 It computes the same function with other last bits; that's why it happens on a copy, in an export, and never in
 the plain model.
@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from segnets.export import aspp
 from segnets.export.dataflow import followers
 from segnets.export.gates import ClassifiedFirst
 from segnets.heads.lraspp import LRASPPHead
-from segnets.layers import as_batch_norm
+from segnets.layers import ASPP, as_batch_norm
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def optimize(model: nn.Module) -> Optimized:
     for name, module in list(model.named_modules()):
         if type(module) is LRASPPHead:
             model.set_submodule(name, ClassifiedFirst(module))
+        elif type(module) is ASPP and aspp.suits(module):
+            model.set_submodule(name, aspp.PooledApart(module))
     return Optimized(model, len(pairs), dropouts, dropped)
 
 

@@ -1,0 +1,89 @@
+"""Weights that have learned something, for measures of accuracy where no published ones are at hand.
+
+    python -m benchmarks.deploy.trained IMAGES MASKS OUT [--networks ...] [--device cuda]
+
+Trains each network from random weights for a few minutes on a folder of photographs and one of masks of the same names
+(PNG, a class id per pixel; 255 or the highest id is void), all of one size, as CamVid is. What they learn is little
+beside published weights, and real: kernels, norms and activations of a network that tells roads from trees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import segnets
+from benchmarks.deploy.candidates import NETWORKS
+
+_CROP = (256, 352)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def pixels_in(folder: Path) -> Tensor:
+    """All images of a folder, in the order of their names: (N, H, W) or (N, H, W, 3) uint8."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise SystemExit(f"{folder}: has no images ({', '.join(_SUFFIXES)})")
+    return torch.from_numpy(np.stack([np.array(Image.open(path)) for path in paths]))
+
+
+def train(network: str, images: Tensor, masks: Tensor, *, classes: int, steps: int, batch: int) -> torch.nn.Module:
+    """images: (N, H, W, 3) uint8, masks: (N, H, W) uint8, on the device to train on. The highest class is void."""
+    torch.manual_seed(0)
+    device = images.device
+    model = segnets.create_model(network, num_classes=classes).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
+    mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (_MEAN, _STD))
+    model.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (batch,), device=device)
+        top, left = (int(torch.randint(images.shape[axis] - _CROP[axis - 1] + 1, ())) for axis in (1, 2))
+        window = (chosen, slice(top, top + _CROP[0]), slice(left, left + _CROP[1]))
+        x = ((images[window].permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous(
+            memory_format=torch.channels_last
+        )
+        labels = masks[window].long()
+        if torch.rand(()) < 0.5:
+            x, labels = x.flip(3), labels.flip(2)
+        with torch.autocast(device.type, torch.bfloat16):
+            scores = model(x)["out"]
+        loss = F.cross_entropy(scores.float(), labels, ignore_index=classes)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("masks", type=Path)
+    parser.add_argument("out", type=Path, help="a folder")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16)
+    options = parser.parse_args()
+    images, masks = (pixels_in(folder).to(options.device) for folder in (options.images, options.masks))
+    masks[masks == 255] = masks[masks < 255].max()
+    classes = int(masks.max())
+    options.out.mkdir(parents=True, exist_ok=True)
+    for network in options.networks:
+        start = time.monotonic()
+        model = train(network, images, masks, classes=classes, steps=options.steps, batch=options.batch)
+        segnets.save(model.cpu(), options.out / f"{network}.safetensors")
+        print(f"{network}: {options.steps} steps, {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

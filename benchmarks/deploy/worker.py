@@ -1,0 +1,63 @@
+"""A candidate in a process of its own, which is timed when it is its turn and sleeps while it is others'."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from types import TracebackType
+
+# Prepares, then answers each number that it reads with the seconds of so many calls.
+_HARNESS = """
+import json, sys, time
+{prepare}
+print("ready", flush=True)
+for line in sys.stdin:
+    seconds = []
+    for _ in range(int(line)):
+        start = time.perf_counter()
+{call}
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps(seconds), flush=True)
+"""
+
+
+class Worker:
+    """prepare, call: Python code, run once and timed. name: for messages. A context manager; ends its process."""
+
+    def __init__(self, name: str, prepare: str, call: str, *, threads: int) -> None:
+        self.name = name
+        indented = "\n".join(f"        {line}" for line in call.strip().splitlines())
+        script = _HARNESS.format(prepare=prepare, call=indented)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._answer()
+
+    def seconds(self, calls: int) -> list[float]:
+        """Of each of so many calls. Raises RuntimeError if the process ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{calls}\n")
+        self._process.stdin.flush()
+        result: list[float] = json.loads(self._answer())
+        return result
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name}: its process ended with {self._process.wait()}; its errors stand above")
+        return line
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.communicate()
