@@ -63,12 +63,12 @@ def measure(model: nn.Module, file: Exported, images: list[torch.Tensor]) -> Cos
 
 
 @contextmanager
-def exported(model: nn.Module, calibration: Path | None) -> Iterator[list[Path]]:
-    """Files of every format that can be made here, in a folder that is removed afterwards."""
+def exported(model: nn.Module, names: list[str], calibration: Path | None) -> Iterator[list[Path]]:
+    """Files of the formats that can be made here, in a folder that is removed afterwards. names: of EXPORTS."""
     with tempfile.TemporaryDirectory() as folder:
         made = []
-        for name, settings in EXPORTS.items():
-            path = Path(folder) / f"model{name}"
+        for name in names:
+            path, settings = Path(folder) / f"model{name}", EXPORTS[name]
             if settings.get("dtype") == "int8":
                 if calibration is None:
                     continue
@@ -87,13 +87,14 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("files", type=Path, nargs="*")
     parser.add_argument("--calibration", type=Path, help="images for int8, where no files are given")
+    parser.add_argument("--formats", nargs="+", default=list(EXPORTS), choices=EXPORTS, metavar="NAME")
     parser.add_argument("--count", type=int, default=24, help="images at most")
     options = parser.parse_args()
     model, images = segnets.load(options.weights).eval(), images_in(options.images, options.count)
     if options.files:
         _print_table(options.weights.name, model, options.files, images)
     else:
-        with exported(model, options.calibration) as files:
+        with exported(model, options.formats, options.calibration) as files:
             _print_table(options.weights.name, model, files, images)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import segnets
 from benchmarks.deploy.candidates import NETWORKS
+from segnets.preprocess import Preprocessing
 
 _CROP = (256, 352)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -81,7 +82,9 @@ def main() -> None:
     for network in options.networks:
         start = time.monotonic()
         model = train(network, images, masks, classes=classes, steps=options.steps, batch=options.batch)
-        segnets.save(model.cpu(), options.out / f"{network}.safetensors")
+        # Of the size that they were trained at.
+        preprocessing = Preprocessing(resize="none")
+        segnets.save(model.cpu(), options.out / f"{network}.safetensors", preprocessing=preprocessing)
         print(f"{network}: {options.steps} steps, {time.monotonic() - start:.0f} s", flush=True)
 
 

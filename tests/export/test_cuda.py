@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from segnets.errors import ExportError
-from segnets.export import export, load_exported, torchscript
+from segnets.export import cudnn, export, load_exported, torchscript
 from segnets.export.compare import compare
 from segnets.export.cuda import compile_segmenter
 from segnets.export.optimize import evaluation_copy, optimize
 from segnets.preprocess import preprocess
 from segnets.segment import segment
-from tests.export.common import SMALL, calm_model, changed, random_image, rewrite
+from tests.export.common import SMALL, calm_model, changed, random_image, random_model, rewrite
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA finds")
 
@@ -33,6 +33,29 @@ def test_the_program_computes_the_models_answers(name: str, dtype: str) -> None:
         image = random_image(50, 70)
         assert torch.equal(loaded.preprocess(image), preprocess(image, SMALL))
         assert (loaded.segment(image) == segment(model.eval(), image, SMALL)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "with_relu", "with_addition"),
+    [
+        # Of a stem's convolution, eight blocks with one and an addition, and of the head's.
+        ("fcn_resnet18", 1 + 8 + 1, 8),
+        ("deeplabv3_resnet50", 1 + 2 * 16 + 4 + 1 + 1, 16),
+        ("fcn_resnext50_32x4d", 1 + 16 + 1, 16),  # the 3x3 convolutions are in groups
+        # Of five expansions, eight gates and the head; other activations than ReLU are left.
+        ("lraspp_mobilenet_v3_large", 5 + 8 + 1, 0),
+    ],
+)
+def test_convolutions_are_fused_for_cudnn(name: str, with_relu: int, with_addition: int) -> None:
+    model = optimize(random_model(name, num_classes=5)).model
+    image = torch.rand(2, 3, 65, 97)
+    with torch.no_grad():
+        expected = model(image)["out"]
+        cudnn.fuse(model)
+        result = model(image)["out"]
+    assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
+    kinds = [type(module) for module in model.modules()]
+    assert (kinds.count(cudnn.ConvReLU), kinds.count(cudnn.ConvAddReLU)) == (with_relu, with_addition)
 
 
 def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +88,9 @@ def test_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_on_a_gpu(dtype: str, tmp_path: Path) -> None:
-    model = calm_model("deeplabv3_resnet50", num_classes=5)
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fcn_resnet18", "lraspp_mobilenet_v3_large"])
+def test_on_a_gpu(name: str, dtype: str, tmp_path: Path) -> None:
+    model = calm_model(name, num_classes=5)
     report = export(model, tmp_path / "m.ts", device="cuda", dtype=dtype, preprocessing=SMALL)
     assert report.verification.passed
     exported = load_exported(tmp_path / "m.ts")
