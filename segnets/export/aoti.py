@@ -282,15 +282,12 @@ def _settings() -> dict[str, Any]:
 
 
 def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:
-    """Copy the package without the sources of its code, which name this machine's folders, and with `extra_files`.
-
-    Sources stay as empty files: LibTorch before 2.12 finds the metadata beside them by their name.
-    """
+    """Copy the package without the sources of its code, which name this machine's folders, and with `extra_files`."""
     reader, result = torch._C.PyTorchFileReader(str(package)), io.BytesIO()
     writer = torch._C.PyTorchFileWriter(result)
     for name in reader.get_all_records():
-        if name != ".data/serialization_id":
-            record = b"" if name.endswith(_SOURCES) else reader.get_record(name)
+        if not name.endswith(_SOURCES) and name != ".data/serialization_id":
+            record = reader.get_record(name)
             writer.write_record(name, record, len(record))
     for name, contents in extra_files.items():
         # Not below extra/: torch's own loader takes what is there for text.

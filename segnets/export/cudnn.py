@@ -15,8 +15,8 @@ from segnets.export.dataflow import followers
 from segnets.export.residual import FusedResidual, is_plain, plain_convolutions, two
 
 
-class ConvReLU(nn.Module):
-    """A convolution with its bias and ReLU. (N, in, H, W) -> (N, out, H', W'). Scriptable; runs on processors too."""
+class _Conv(nn.Module):
+    """What a fused convolution is made of."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -28,16 +28,20 @@ class ConvReLU(nn.Module):
         self.padding = two(convolution.padding)
         self.dilation = two(convolution.dilation)
 
+
+class ConvReLU(_Conv):
+    """A convolution with its bias and ReLU. (N, in, H, W) -> (N, out, H', W'). Scriptable; runs on processors too."""
+
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, self.stride, self.padding, self.dilation, 1)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation).relu()
 
 
-class ConvAddReLU(ConvReLU):
+class ConvAddReLU(_Conv):
     """The same with another map of the result's shape, which is added before the ReLU."""
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]  # another kind of layer
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
         if x.is_cuda:
             return torch.cudnn_convolution_add_relu(
                 x, self.weight, other, 1.0, self.bias, self.stride, self.padding, self.dilation, 1

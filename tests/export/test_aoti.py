@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from segnets.errors import ExportError, ImageError
 from segnets.export import export, load_exported, read_contract, verify
@@ -136,6 +137,12 @@ def test_refused(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=message):
             export(tiny(), tmp_path / "m.pt2", format="aoti", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cpu"))
+    with pytest.raises(ExportError, match=r"format='aoti' needs torch 2\.13 or newer, and this is 2\.9\.1\+cpu"):
+        export(tiny(), tmp_path / "m.pt2", format="aoti")
 
 
 @pytest.mark.full

@@ -21,7 +21,10 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", pytest.param("fcn_resnet50", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name",
+    ["lraspp_mobilenet_v3_large", "fcn_resnet18", pytest.param("deeplabv3_resnet50", marks=pytest.mark.full)],
+)
 def test_the_program_computes_the_models_answers(name: str, dtype: str) -> None:
     model = calm_model(name, num_classes=5)
     compiled = compile_segmenter(optimize(model).model, SMALL, getattr(torch, dtype), "tensor")

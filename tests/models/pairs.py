@@ -5,18 +5,33 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import nn
 
 import segnets
 from tests.oracle import NAMES, randomise_, torchvision
 
-__all__ = ["NAMES", "Pair", "assert_same_output", "images", "is_deep", "random_pair", "torchvision_model", "with_aux"]
+__all__ = [
+    "DEEP_IN_FULL",
+    "NAMES",
+    "Pair",
+    "assert_same_output",
+    "images",
+    "is_deep",
+    "random_pair",
+    "torchvision_model",
+    "with_aux",
+]
 
 
 def is_deep(name: str) -> bool:
     """Whether it is on a ResNet-101: more of the blocks of ResNet-50, and no code of its own."""
     return name.endswith("resnet101")
+
+
+# All networks, for a parametrization; those on a ResNet-101 with --full.
+DEEP_IN_FULL = [pytest.param(name, marks=pytest.mark.full if is_deep(name) else ()) for name in NAMES]
 
 
 class Pair(NamedTuple):

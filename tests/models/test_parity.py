@@ -68,15 +68,19 @@ def compare(
     assert_same_output(ours, theirs)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+def is_slow(name: str, dtype: torch.dtype, layout: torch.memory_format) -> bool:
+    """Of ResNets-101, which have no code of their own, all but the usual; of ResNets-50 the most unusual alone."""
+    unusual = (dtype == torch.float64) + (layout == torch.channels_last)
+    return "resnet" in name and unusual > (0 if is_deep(name) else 1)
+
+
 @pytest.mark.parametrize(
-    ("name", "dtype"),
+    ("name", "dtype", "layout"),
     [
-        # The deeper ResNets have no code of their own: their float64, and what takes longest elsewhere, is for --full.
-        pytest.param(name, dtype, marks=pytest.mark.full if is_deep(name) and dtype == torch.float64 else ())
-        for name in NAMES
-        for dtype in DTYPES
+        pytest.param(*case, marks=pytest.mark.full if is_slow(*case) else ())
+        for case in itertools.product(NAMES, DTYPES, LAYOUTS)
     ],
+    ids=str,
 )
 def test_eval_output_is_equal_bit_for_bit(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
     for aux_loss, batch, size in itertools.product(aux_options(name), [1, 3], SMALL):
@@ -90,18 +94,12 @@ LARGE_CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    # The ResNets-101 differ from the ResNets-50 in depth alone, and float64 takes twice as long: both are in the
-    # complete product below, and at the small sizes above.
-    [
-        (name, case)
-        for name in NAMES
-        for case in LARGE_CASES
-        if "101" not in name and (case[2] == torch.float32 or "mobilenet" in name)
-    ],
-    ids=str,
-)
+# One of each head on a ResNet-50; more, and ResNets-101, are in the complete product below.
+LARGE_RESNETS = [("deeplabv3_resnet50", LARGE_CASES[0]), ("fcn_resnet50", LARGE_CASES[1])]
+LARGE_MOBILENETS = list(itertools.product([name for name in NAMES if "mobilenet" in name], LARGE_CASES))
+
+
+@pytest.mark.parametrize(("name", "case"), LARGE_RESNETS + LARGE_MOBILENETS, ids=str)
 def test_eval_output_of_a_large_image_is_equal_bit_for_bit(
     name: str, case: tuple[bool, int, torch.dtype, torch.memory_format]
 ) -> None:

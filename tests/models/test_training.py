@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import segnets
-from tests.models.pairs import NAMES, Pair, assert_same_output, images, is_deep, random_pair, with_aux
+from tests.models.pairs import DEEP_IN_FULL, NAMES, Pair, assert_same_output, images, random_pair, with_aux
 
 
 def fresh_copies(name: str) -> Pair:
@@ -57,7 +57,7 @@ def test_one_step_has_the_same_outputs_gradients_and_buffers(name: str) -> None:
     assert_same_buffers(ours, theirs)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full if is_deep(n) else ()) for n in NAMES])
+@pytest.mark.parametrize("name", DEEP_IN_FULL)
 def test_ten_steps_give_the_same_ten_losses(name: str) -> None:
     losses = []
     models = fresh_copies(name)
