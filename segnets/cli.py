@@ -1,4 +1,7 @@
-"""The command `segnets list | info | export | verify`. Results on stdout, everything else on stderr; exit 0, 1 or 2."""
+"""The command `segnets list | info | export | verify | join`.
+
+Results on stdout, everything else on stderr; exit 0, 1 or 2.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from segnets.console import run_command
 
-    commands = {"list": _list, "info": _info, "export": _export, "verify": _verify}
+    commands = {"list": _list, "info": _info, "export": _export, "verify": _verify, "join": _join}
     return run_command(lambda: commands[options.command](options), _PROGRAM)
 
 
@@ -87,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check that an exported file computes what it should")
     verify.add_argument("file", metavar="FILE", help="an exported file; it is a program and gets executed")
     verify.add_argument("--against", metavar="WEIGHTS", help="compare with this .safetensors at several sizes too")
+
+    join = commands.add_parser("join", help="make one ONNX graph of an ONNX export, from an image's bytes to its mask")
+    join.add_argument("file", metavar="FILE", help="what export --format onnx wrote")
+    join.add_argument("target", metavar="OUT", help="the file to write: image_to_mask.onnx say")
+    join.add_argument("--force", action="store_true", help="replace OUT if it exists")
     return parser
 
 
@@ -217,6 +225,14 @@ def _verify(options: argparse.Namespace) -> int:
     report = verify(options.file, against=load(options.against) if options.against else None)
     print(report)
     return 0 if report.passed else 1
+
+
+def _join(options: argparse.Namespace) -> int:
+    from segnets.export import join_onnx
+
+    compared = join_onnx(options.file, options.target, overwrite=options.force)
+    print(f"{options.target}: the masks of {options.file} in all of {sum(compared)} pixels of {len(compared)} sizes")
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from segnets.export.api import ExportReport, export
 from segnets.export.contract import Contract
+from segnets.export.onnx_join import join_onnx
 from segnets.export.runtime import Exported, load_exported, read_contract
 from segnets.export.verify import VerifyReport, verify
 
@@ -11,6 +12,7 @@ __all__ = [
     "Exported",
     "VerifyReport",
     "export",
+    "join_onnx",
     "load_exported",
     "read_contract",
     "verify",

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from segnets.errors import ExportError
 
 CHECKSUM = "segnets.sha256"
+JOINED = "segnets.joined"  # in graphs of `segnets.export.onnx_join`, which are no exports
 MAX_BYTES = (1 << 31) - 1  # protobuf reads no more
 _AGAIN = "copy or export it again"
 # Numbers of fields, from onnx.proto.
@@ -71,6 +72,11 @@ def unpack(data: bytes, where: str) -> dict[str, str]:
     if "segnets.json" not in entries and CHECKSUM not in entries:
         raise ExportError(
             f"{where}: is ONNX, but has no segnets.json: it was not made by segnets.export, or its end is cut off"
+        )
+    if JOINED in entries:
+        raise ExportError(
+            f"{where}: is one graph from an image to its mask (segnets join), which runtimes load themselves; name the "
+            "export that it was made of"
         )
     if CHECKSUM not in entries or list(entries)[-1] != CHECKSUM:
         raise ExportError(f"{where}: is truncated or damaged (it does not end in its checksum); {_AGAIN}")

@@ -1,0 +1,86 @@
+"""One graph from the bytes of an image to its mask, made of an ONNX export's three."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from segnets.cli import main
+from segnets.errors import ExportError
+from segnets.export import Exported, export, join_onnx, load_exported
+from segnets.export.onnx_join import SHAPES
+from segnets.preprocess import Preprocessing
+from segnets.segment import segment
+from tests.export.common import random_image
+from tests.export.test_aoti import tiny
+
+RULES = (
+    Preprocessing(size=64, channel_order="BGR"),
+    Preprocessing(resize="fixed", size=(50, 90), interpolation="bicubic"),
+    Preprocessing(resize="none", mean=(0.5, 0.4, 0.3)),
+)
+
+
+@pytest.mark.parametrize("preprocessing", RULES, ids=lambda rule: rule.resize)
+def test_masks_are_the_exports(preprocessing: Preprocessing, tmp_path: Path) -> None:
+    source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
+    export(tiny(), source, format="onnx", preprocessing=preprocessing)
+    assert join_onnx(source, target) == tuple(batch * height * width for batch, height, width in SHAPES)
+    graph, exported = onnxruntime.InferenceSession(target), load_exported(source)
+    assert [each.name for each in graph.get_inputs()] == ["image"]
+    for height, width in ((1, 1), (47, 33), (100, 64)):
+        image = torch.cat([random_image(height, width), random_image(height, width) // 2])
+        (mask,) = graph.run(None, {"image": image.numpy()})
+        assert mask.dtype == np.uint8
+        assert torch.equal(torch.from_numpy(mask), exported.segment(image))
+        assert (torch.from_numpy(mask) == segment(tiny(), image, preprocessing)).float().mean() > 0.99
+
+
+def test_the_contract_goes_with_it(tmp_path: Path) -> None:
+    source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
+    export(tiny(), source, format="onnx", preprocessing=RULES[0], classes=["a", "b", "c", "d", "e"])
+    join_onnx(source, target)
+    entries = {each.key: each.value for each in onnx.load(target).metadata_props}
+    assert json.loads(entries["segnets.json"])["classes"] == ["a", "b", "c", "d", "e"]
+    with pytest.raises(ExportError, match=r"joined\.onnx: is one graph from an image to its mask .* name the export"):
+        load_exported(target)
+    with pytest.raises(ExportError, match="is one graph from an image to its mask"):
+        join_onnx(target, tmp_path / "again.onnx")
+
+
+def test_a_graph_that_gives_other_masks_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
+    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    target.write_bytes(b"kept")
+
+    def another_class(self: object, image: torch.Tensor) -> torch.Tensor:
+        return torch.full(image.shape[:3], 7, dtype=torch.uint8)
+
+    monkeypatch.setattr(Exported, "segment", another_class)
+    with pytest.raises(ExportError, match=r"joined, it gives another class in \d+ of \d+ pixels .* was not kept"):
+        join_onnx(source, target)
+    assert target.read_bytes() == b"kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.onnx", "m.onnx"]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
+    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    assert main(["join", str(source), str(target)]) == 0
+    assert "in all of 15804 pixels of 3 sizes" in capsys.readouterr().out
+    assert main(["join", str(source), str(target)]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main(["join", str(tmp_path / "absent.onnx"), str(tmp_path / "o.onnx")]) == 1
+    assert "can't be read" in capsys.readouterr().err
+
+
+def test_only_onnx_is_joined(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"is torchscript; expected what export\(format='onnx'\) wrote"):
+        join_onnx(small, tmp_path / "joined.onnx")
+    assert not (tmp_path / "joined.onnx").exists()
