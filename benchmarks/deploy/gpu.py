@@ -49,7 +49,7 @@ def candidates(network: str, dtype: str, folder: Path, *, compiled: bool) -> dic
 
         return call
 
-    calls = {_EAGER: with_autocast(theirs), _OURS: exported.logits}
+    calls: dict[str, Callable[[Tensor], object]] = {_EAGER: with_autocast(theirs), _OURS: exported.logits}
     if compiled:
         # Of another batch it would else compile for any, which is slower.
         calls[_COMPILED] = with_autocast(torch.compile(theirs, mode="max-autotune", dynamic=False))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.deploy.candidates import CANDIDATES, NETWORKS
-from benchmarks.deploy.speed import RESULTS, median
+from benchmarks.deploy.speed import RESULTS, Kept, key_of
 from benchmarks.measure import machine
-
-Kept = dict[str, list[list[float]]]
 
 # Ratios of one run: what it is called, ours, and theirs, of which the fastest counts.
 _BASELINE = "torchvision scripted"
@@ -33,14 +32,16 @@ def lines(kept: Kept) -> Iterator[str]:
     """The page, a line at a time; only what was measured stands in it."""
     yield "# Exports beside other runtimes\n"
     yield f"{machine()}. 520x520, milliseconds per call."
-    yield "Every candidate runs in a process of its own and they take turns; a figure is the median of rounds' medians,"
-    yield "after two calls to warm up. `make bench-deploy` measures anew and writes this page. Both int8 columns are of"
-    yield 'one file, `format="onnx", dtype="int8"`.'
+    yield "Every candidate runs in a process of its own and they take turns: a time is the median of rounds, a ratio"
+    yield "the median of the ratios within each round, since the machine's speed drifts. `make bench-deploy` measures"
+    yield 'anew and writes this page. Both int8 columns are of one file, `format="onnx", dtype="int8"`; files of `aoti`'
+    yield "were compiled for two threads."
     yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
     settings = sorted({tuple(map(int, key.split("|")[1:3])) for key in kept}, key=lambda pair: (-pair[0], pair[1]))
     for threads, batch in settings:
         rounds = [len(value) for key, value in kept.items() if key.split("|")[1:3] == [str(threads), str(batch)]]
-        yield f"\n## {threads} threads, batch {batch}\n\nRounds: {min(rounds)}.\n"
+        name = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
+        yield f"\n## {name}\n\nRounds: {min(rounds)} to {max(rounds)}.\n"
         yield from _times(kept, threads, batch)
         yield "\nTimes as fast (above 1: ours is faster):\n"
         yield from _ratios(kept, threads, batch)
@@ -62,17 +63,24 @@ def _ratios(kept: Kept, threads: int, batch: int) -> Iterator[str]:
     for network in NETWORKS:
         cells = []
         for _, ours, theirs in _CLAIMS:
-            own = _milliseconds(kept, network, threads, batch, ours)
-            others = [_milliseconds(kept, network, threads, batch, name) for name in theirs]
-            cells.append(f"{min(filter(None, others)) / own:.2f}" if own and any(others) else "-")
+            ratio = _ratio(kept, network, threads, batch, ours, theirs)
+            cells.append(f"{ratio:.2f}" if ratio else "-")
         if set(cells) != {"-"}:
             yield f"| {network} | {' | '.join(cells)} |"
 
 
+def _ratio(kept: Kept, network: str, threads: int, batch: int, ours: str, theirs: tuple[str, ...]) -> float:
+    """How many times as fast ours is as the fastest of theirs: median over rounds. 0 for what was not measured."""
+    own = kept.get(key_of(network, threads, batch, ours))
+    others = [kept[key] for name in theirs if (key := key_of(network, threads, batch, name)) in kept]
+    if not own or not others:
+        return 0.0
+    return statistics.median(other / each for other, each in zip(min(others, key=statistics.median), own, strict=True))
+
+
 def _milliseconds(kept: Kept, network: str, threads: int, batch: int, name: str) -> float:
     """0 for what was not measured."""
-    rounds = kept.get(f"{network}|{threads}|{batch}|{name}", [])
-    return 1000 * median(rounds) if rounds else 0.0
+    return statistics.median(kept.get(key_of(network, threads, batch, name), [0.0]))
 
 
 def plot(kept: Kept, path: Path) -> None:
@@ -87,8 +95,7 @@ def plot(kept: Kept, path: Path) -> None:
     axes = figure.subplots()
     for index, name in enumerate(names):
         for row, network in enumerate(networks):
-            if time := _milliseconds(kept, network, *_PLOTTED, name):
-                ratio = _milliseconds(kept, network, *_PLOTTED, _BASELINE) / time
+            if ratio := _ratio(kept, network, *_PLOTTED, name, (_BASELINE,)):
                 place = row + index / (len(names) + 1.5)
                 label = name if row == 0 else None
                 bar = axes.barh(place, ratio, 0.8 / len(names), label=label, color=f"C{index}")

@@ -1,8 +1,9 @@
 """Latency of the exports beside other runtimes: `python -m benchmarks.deploy.speed`.
 
 Every candidate runs in a process of its own, which lives through all rounds and sleeps while others have their turn:
-thread pools that spin would slow the others. A turn is half a second, or one call; the machine's speed drifts by a
-third within seconds, and the shorter the turns, the more alike are the conditions. Faster networks take more rounds.
+thread pools that spin would slow the others. The machine's speed drifts by a third within seconds, so turns are short
+and ratios are taken within a round. In each turn one call warms the caches up again and is not counted, unless calls
+take so long that it makes no difference. Faster networks take more rounds.
 A setting (network, threads, batch) is kept when all of it is measured, so that a long run can be stopped and goes on.
 """
 
@@ -26,6 +27,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 _TURN, _ALL = 0.5, 10.0
 # TorchScript compiles again in the second call.
 _WARM = 2
+# Seconds of a call that is not warmed up in every turn: the first of a turn was seen to take 30 to 60 ms longer.
+_LONG = 3.0
 
 Kept = dict[str, list[float]]
 """Milliseconds of every round, by "network|threads|batch|candidate"."""
@@ -44,7 +47,7 @@ def measure(
         for candidate in candidates:
             code = candidate.code(network, folder, threads=threads, batch=batch)
             worker = stack.enter_context(Worker(f"{candidate.name}, {network}", *code, threads=threads))
-            # One call of a batch is long, and warms up what one image would take two for.
+            # A batch is long, and one call of it warms up what one image takes two for.
             usual[candidate.name] = worker.seconds(_WARM if batch == 1 else 1)[-1]
             workers[candidate.name] = worker
         calls = {name: max(1, round(_TURN / seconds)) for name, seconds in usual.items()}
@@ -52,7 +55,8 @@ def measure(
         results: dict[str, list[float]] = {name: [] for name in workers}
         for _ in range(max(rounds, round(_ALL / max(slowest, _TURN)))):
             for name, worker in workers.items():
-                results[name].append(1000 * statistics.median(worker.seconds(calls[name])))
+                dropped = int(usual[name] < _LONG)
+                results[name].append(1000 * statistics.median(worker.seconds(calls[name] + dropped)[dropped:]))
         return results
 
 

@@ -1,0 +1,79 @@
+"""ASPP with its pooling branch apart, and means by a pooling, against the plain layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from segnets.export.aspp import PooledApart, suits
+from segnets.export.fused import FusedPooledApart, fuse
+from segnets.export.means import MeanOfMap, use_windows
+from segnets.export.optimize import optimize
+from segnets.layers import ASPP
+from tests.export.common import random_model
+from tests.oracle import randomise_
+
+
+def optimized_aspp(**options: object) -> ASPP:
+    """Norms and dropout gone, as `optimize` leaves it, and with a bias in its projection."""
+    aspp = ASPP(24, (2, 3), 16, norm_layer=nn.Identity, **options).eval()  # type: ignore[arg-type]
+    aspp.project[0] = nn.Conv2d(64, 16, 1)
+    aspp.project[3] = nn.Identity()
+    randomise_(aspp, 0)
+    return aspp
+
+
+@pytest.mark.parametrize("pool_first", [False, True])
+def test_pooled_apart(pool_first: bool) -> None:
+    aspp = optimized_aspp(pool_first=pool_first)
+    assert suits(aspp)
+    x = torch.randn(2, 24, 9, 7)
+    with torch.no_grad():
+        expected, result = aspp(x), PooledApart(aspp)(x)
+    assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_not_where_the_border_sees_less_of_it() -> None:
+    aspp = optimized_aspp()
+    aspp.project[0] = nn.Conv2d(64, 16, 3, padding=1)
+    assert not suits(aspp)
+
+
+def test_not_with_a_norm_that_is_left() -> None:
+    aspp = optimized_aspp()
+    aspp.project[1] = nn.GroupNorm(4, 16)
+    assert not suits(aspp)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "apart"),
+    [
+        ("deeplabv3_resnet18", {}, 1),
+        ("deeplabv3plus_mobilenet_v3_small", {}, 1),
+        ("deeplabv3_resnet18", {"head_variant": "mmseg"}, 0),  # fuses with a 3x3 convolution
+    ],
+)
+def test_networks_have_it(name: str, options: dict[str, object], apart: int) -> None:
+    optimized = optimize(random_model(name, **options)).model
+    assert sum(isinstance(module, PooledApart) for module in optimized.modules()) == apart
+    fused = fuse(optimized, torch.bfloat16, (64, 80))
+    kinds = [type(module) for module in fused.modules()]
+    assert kinds.count(FusedPooledApart) == apart
+    assert nn.AdaptiveAvgPool2d not in kinds
+    assert MeanOfMap in kinds
+
+
+@pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
+def test_mean_of_a_map_in_bfloat16_is_as_exact_as_torchs(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = x.double().mean((2, 3), keepdim=True)
+    error, usual = ((mean.double() - exact).abs().max() for mean in (MeanOfMap()(x), x.mean((2, 3), keepdim=True)))
+    assert error <= usual
+
+
+def test_poolings_of_several_cells_are_left() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AdaptiveAvgPool2d(2))
+    use_windows(model)
+    assert [type(module) for module in model] == [MeanOfMap, MeanOfMap, nn.AdaptiveAvgPool2d]
