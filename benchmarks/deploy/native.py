@@ -6,10 +6,14 @@ Prints tables and writes them to benchmarks/results/native.md with the machine b
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deploy.worker import Worker
 from benchmarks.measure import machine, median, take_turns
 from segnets.export import export
 from segnets.preprocess import Preprocessing
@@ -17,7 +21,7 @@ from segnets.registry import find_builder
 from tests.oracle import randomise_
 
 RESULTS = Path(__file__).parents[1] / "results" / "native.md"
-NAME, HEIGHT, WIDTH, CALLS = "lraspp_mobilenet_v3_large", 480, 640, 30
+NAME, HEIGHT, WIDTH, CALLS = "lraspp_mobilenet_v3_large", 480, 640, 8
 FILES: dict[str, dict[str, Any]] = {"cpu.ts": {"target": "cpu"}, "aoti.pt2": {"format": "aoti"}}
 
 # Both begin with NumPy's pixels and end with NumPy's mask, with one thread per call.
@@ -37,52 +41,86 @@ model = load_exported({path!r})
 def segment(image):
     return model.segment(torch.from_numpy(image)[None])[0].numpy()
 """
+PROGRAMS = {"ours": OURS, "theirs": THEIRS}
 TWO = """
 from concurrent.futures import ThreadPoolExecutor
 pool = ThreadPoolExecutor(2)
-list(pool.map(segment, [image] * 6))
 """
+BGR = "image = image[..., ::-1]"
 
 
-def candidates(path: Path) -> dict[str, tuple[str, str]]:
-    """Each with what is prepared and what is measured."""
-    found = {}
-    for who, code in (("ours", OURS), ("theirs", THEIRS)):
-        code = code.format(path=str(path), height=HEIGHT, width=WIDTH)
-        warm = f"{code}\nfor _ in range(3): segment(image)\n"
-        found[f"{who}: start"] = ("", f"{code}\nsegment(image)")
-        found[f"{who}: first"] = (code, "segment(image)")
-        found[f"{who}: second"] = (f"{code}\nsegment(image)", "segment(image)")
-        found[f"{who}: steady"] = (warm, f"for _ in range({CALLS}): segment(image)")
-        found[f"{who}: two threads"] = (warm + TWO, f"list(pool.map(segment, [image] * {CALLS}))")
-    path_to_bgr = OURS.format(path=str(path), height=HEIGHT, width=WIDTH)
-    bgr = f"{path_to_bgr}\nimage = image[..., ::-1]\nfor _ in range(3): segment(image)\n"
-    found["ours: bgr"] = (bgr, f"for _ in range({CALLS}): segment(image)")
-    return found
+def code(who: str, path: Path) -> str:
+    """What prepares one of PROGRAMS."""
+    return PROGRAMS[who].format(path=str(path), height=HEIGHT, width=WIDTH)
 
 
-def rows(results: dict[str, list[dict[str, float]]]) -> list[str]:
-    seconds = {name: median(result) for name, result in results.items()}
-    peak = {name: median(result, "peak_mib") for name, result in results.items()}
-    calls = dict.fromkeys(("steady", "two threads"), CALLS)
-    table = []
-    for what, label in (
-        ("start", "from the start of Python to the first mask"),
-        ("first", "first call"),
-        ("second", "second call"),
-        ("steady", f"a call, of {CALLS} after three"),
-        ("two threads", "the same in two Python threads, per call"),
-    ):
-        theirs, ours = (1000 * seconds[f"{who}: {what}"] / calls.get(what, 1) for who in ("theirs", "ours"))
-        table.append(f"| {label} | {theirs:.1f} ms | {ours:.1f} ms | {ours / theirs:.2f} |")
-    theirs, ours = (seconds[f"{who}: steady"] / seconds[f"{who}: two threads"] for who in ("theirs", "ours"))
-    table.append(f"| two Python threads, calls per second against one | {theirs:.2f} x | {ours:.2f} x | |")
-    a, b = (peak[f"{who}: start"] for who in ("theirs", "ours"))
-    table.append(f"| memory with the imports, above Python's | {a:.0f} MiB | {b:.0f} MiB | {b / a:.2f} |")
-    second = seconds["ours: second"] * CALLS / seconds["ours: steady"]
-    table.append(f"| second call against a steady one | | {second:.2f} | |")
-    table.append(f"| BGR (`image[..., ::-1]`) against RGB | | {seconds['ours: bgr'] / seconds['ours: steady']:.3f} | |")
-    return table
+def first_calls(path: Path, rounds: int) -> dict[str, list[list[float]]]:
+    """Seconds of the first CALLS calls, each time in a process of its own."""
+    results: dict[str, list[list[float]]] = {"theirs": [], "ours": []}
+    for _ in range(rounds):
+        for who, kept in results.items():
+            with Worker(who, code(who, path), "segment(image)", threads=1) as worker:
+                kept.append(worker.seconds(CALLS))
+    return results
+
+
+def steady_calls(path: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a call in each round, in processes that live through all rounds and take turns."""
+    # What is prepared, what is timed, and how many images that is.
+    calls = dict.fromkeys(("theirs", "ours"), ("", "segment(image)", 1))
+    calls |= {f"{who}: two threads": (TWO, "list(pool.map(segment, [image] * 4))", 4) for who in ("theirs", "ours")}
+    calls["ours: bgr"] = (BGR, "segment(image)", 1)
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(name, code(name.split(":")[0], path) + prepare, call, threads=1))
+            for name, (prepare, call, _) in calls.items()
+        }
+        for worker in workers.values():
+            worker.seconds(3)
+        results: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(4 * rounds):
+            for name, worker in workers.items():
+                # The first call of a turn warms the caches up again.
+                images = calls[name][2]
+                results[name].append(statistics.median(worker.seconds(1 + CALLS // images)[1:]) / images)
+        return results
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Median of the ratios within a round."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def rows(path: Path, rounds: int) -> Iterator[str]:
+    """The table of one file, a line at a time."""
+    starts = take_turns({who: ("", f"{code(who, path)}\nsegment(image)") for who in ("theirs", "ours")}, rounds)
+    times = {who: [each["seconds"] for each in results] for who, results in starts.items()}
+    first, steady = first_calls(path, rounds), steady_calls(path, rounds)
+    yield _row("from the start of Python to the first mask", times["theirs"], times["ours"])
+    for index, label in enumerate(("first call", "second call")):
+        yield _row(label, *([seconds[index] for seconds in first[who]] for who in ("theirs", "ours")))
+    yield _row("a later call", steady["theirs"], steady["ours"])
+    two = [steady[f"{who}: two threads"] for who in ("theirs", "ours")]
+    yield _row("the same in two Python threads, per call", *two)
+    scaled = [ratio(steady[who], both) for who, both in zip(("theirs", "ours"), two, strict=True)]
+    yield f"| two Python threads, calls per second against one | {scaled[0]:.2f} x | {scaled[1]:.2f} x | |"
+    memory = [median(starts[who], "peak_mib") for who in ("theirs", "ours")]
+    yield (
+        f"| memory with the imports, above Python's | {memory[0]:.0f} MiB | {memory[1]:.0f} MiB "
+        f"| {memory[1] / memory[0]:.2f} |"
+    )
+    second = [
+        statistics.median(seconds[1] / statistics.median(seconds[3:]) for seconds in first[who])
+        for who in ("theirs", "ours")
+    ]
+    yield f"| second call against later ones of its process | {second[0]:.2f} | {second[1]:.2f} | |"
+    yield f"| BGR (`image[..., ::-1]`) against RGB | | {ratio(steady['ours: bgr'], steady['ours']):.3f} | |"
+
+
+def _row(label: str, theirs: list[float], ours: list[float]) -> str:
+    """Medians, and the median of the ratios within a round."""
+    times = [f"{1000 * statistics.median(seconds):.1f} ms" for seconds in (theirs, ours)]
+    return f"| {label} | {' | '.join(times)} | {ratio(ours, theirs):.2f} |"
 
 
 def main() -> None:
@@ -94,15 +132,15 @@ def main() -> None:
         randomise_(model)
         text = f"# One export in Python and in C++\n\n{machine()}.\n{NAME}, image {HEIGHT}x{WIDTH}, short side 520, "
         text += (
-            f"one thread per call.\nMedians of {rounds} rounds, each candidate in a process of its own, taking turns."
+            f"one thread per call.\nMedians of {rounds} rounds, {4 * rounds} for later calls; each candidate in a "
+            "process of its own, taking turns."
         )
         text += "\n`make bench-native` measures anew.\n"
         for name, options in FILES.items():
             path = Path(folder) / name
             export(model.eval(), path, preprocessing=Preprocessing(), **options)
-            results = take_turns(candidates(path), rounds)
             header = "| what | Python | C++ (segnets_native) | ratio |"
-            text += "\n".join(["", f"## {name}", "", header, "|---|---|---|---|", *rows(results), ""])
+            text += "\n".join(["", f"## {name}", "", header, "|---|---|---|---|", *rows(path, rounds), ""])
     RESULTS.write_text(text)
     print(text)
 
