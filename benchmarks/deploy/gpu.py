@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float16", "bfloat16"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", nargs="*", default=list(NETWORKS), help="networks that torch.compile is tried on")
+    parser.add_argument(
+        "--compile", nargs="*", default=list(NETWORKS), choices=NETWORKS, help="those that torch.compile is tried on"
+    )
     parser.add_argument("--out", type=Path, default=_RESULTS)
     options = parser.parse_args()
     if not torch.cuda.is_available():

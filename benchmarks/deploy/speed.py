@@ -80,6 +80,9 @@ def main() -> None:
                 if all(key_of(network, threads, batch, c.name) in kept for c in chosen):
                     continue
                 measured = measure(network, chosen, options.folder, threads=threads, batch=batch, rounds=options.rounds)
+                # What others measured at another time is no part of these rounds.
+                setting = key_of(network, threads, batch, "")
+                kept = {key: times for key, times in kept.items() if not key.startswith(setting)}
                 kept |= {key_of(network, threads, batch, name): times for name, times in measured.items()}
                 options.out.parent.mkdir(exist_ok=True)
                 options.out.write_text(_text(kept))

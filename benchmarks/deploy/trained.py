@@ -76,7 +76,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
     images, masks = (pixels_in(folder).to(options.device) for folder in (options.images, options.masks))
-    masks[masks == 255] = masks[masks < 255].max()
+    if (masks == 255).any():
+        masks[masks == 255] = masks[masks < 255].max() + 1
     classes = int(masks.max())
     options.out.mkdir(parents=True, exist_ok=True)
     for network in options.networks:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from types import TracebackType
 
 # Prepares, then answers each number that it reads with the seconds of so many calls.
@@ -43,8 +44,9 @@ class Worker:
     def seconds(self, calls: int) -> list[float]:
         """Of each of so many calls. Raises RuntimeError if the process ended."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{calls}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer, which is none, tells
+            self._process.stdin.write(f"{calls}\n")
+            self._process.stdin.flush()
         result: list[float] = json.loads(self._answer())
         return result
 

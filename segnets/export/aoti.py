@@ -36,6 +36,7 @@ from segnets.segment import Segmenter, logits_to_mask
 # What a compiled network takes: (smallest, largest). Below, feature maps would be of one pixel, which it would be
 # specialised on; above, indices could overflow.
 BOUNDS: Bounds = {"batch": (1, 64), "height": (33, 4096), "width": (33, 4096)}
+CAN_COMPILE = torch.__version__ >= "2.13.0a0"
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _MODEL = "model"
 _SOURCES = (".cpp", ".h", ".o")
@@ -117,6 +118,12 @@ class _Logits(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.network(image)["out"]
         return logits
+
+
+def check_torch() -> None:
+    """Raise ExportError for a torch that can't make these files: 2.11 was seen to fail, compiling or loading."""
+    if not CAN_COMPILE:
+        raise ExportError(f"format='aoti' needs torch 2.13 or newer, and this is {torch.__version__}")
 
 
 def to_bytes(

@@ -74,7 +74,7 @@ def export(
 
     model: a SegmentationModel, in training or eval mode; it is not changed.
     format: "torchscript", a program for every LibTorch; "aoti", machine code (.pt2) for processors like this one, which
-    takes a C++ compiler and a minute to make; or "onnx", a graph for ONNX Runtime, OpenVINO and others.
+    takes torch 2.13, a C++ compiler and a minute to make; or "onnx", a graph for ONNX Runtime, OpenVINO and others.
     output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
     target: "portable", for every LibTorch; or "cpu", faster: convolution, bias, activation and residual addition in one
     call of the oneDNN operators that LibTorch has on CPUs.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.export.pieces import Pieces
-from segnets.layers import ASPP
+from segnets.layers import ASPP, PooledBranch
 
 
 class PooledApart(nn.Module):
@@ -37,11 +37,20 @@ class PooledApart(nn.Module):
 
 
 def suits(aspp: ASPP) -> bool:
-    """Whether the projection is pointwise, and nothing but an activation follows: batch norm and dropout are gone."""
+    """Whether the last branch pools the whole image, the projection is pointwise, and only an activation follows it.
+
+    Batch norm and dropout are gone by then.
+    """
+    pooling = aspp.convs[-1]
+    if len(aspp.project) != 4 or not isinstance(pooling, PooledBranch) or pooling.bins != 1:
+        return False
     projection, norm, _, dropout = aspp.project
     return (
         isinstance(projection, nn.Conv2d)
-        and projection.kernel_size == (1, 1)
+        and (projection.kernel_size, projection.stride, projection.padding) == ((1, 1), (1, 1), (0, 0))
+        and projection.groups == 1
+        and isinstance(pooling[1], nn.Conv2d)
+        and projection.in_channels == len(aspp.convs) * pooling[1].out_channels
         and isinstance(norm, nn.Identity)
         and isinstance(dropout, nn.Identity)
     )

@@ -1,7 +1,7 @@
 """Convolution, bias, ReLU and residual addition in one call of cuDNN, by operators that LibTorch has for CUDA.
 
-The maps are as large as the kernels are small: read and written once instead of three times, a 1x1 convolution of a
-ResNet takes a third of the time. Convolutions in groups stay as they are.
+The maps are as large as the kernels are small: read and written once instead of three times, a 1x1 convolution that
+makes many channels of few takes a third of the time. Convolutions in groups stay as they are.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ class _Conv(nn.Module):
         self.stride = two(convolution.stride)
         self.padding = two(convolution.padding)
         self.dilation = two(convolution.dilation)
+        self.widest = max(convolution.in_channels, convolution.out_channels)
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether it lies on a GPU, in maps whose elements 32 bits count: cuDNN has no others."""
+        return x.is_cuda and x.shape[0] * self.widest * x.shape[2] * x.shape[3] < 2147483648
 
 
 class ConvReLU(_Conv):
     """A convolution with its bias and ReLU. (N, in, H, W) -> (N, out, H', W'). Scriptable; runs on processors too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
+        if self._fits(x):
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, self.stride, self.padding, self.dilation, 1)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation).relu()
 
@@ -42,7 +47,7 @@ class ConvAddReLU(_Conv):
     """The same with another map of the result's shape, which is added before the ReLU."""
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        if x.is_cuda:
+        if self._fits(x):
             return torch.cudnn_convolution_add_relu(
                 x, self.weight, other, 1.0, self.bias, self.stride, self.padding, self.dilation, 1
             )
@@ -59,7 +64,7 @@ def fuse(model: nn.Module) -> None:
             shortcut = _without_bias(module.downsample, convolutions[-1])
             model.set_submodule(name, FusedResidual(body, ConvAddReLU(convolutions[-1]), shortcut))
     for convolution, activation in followers(model, nn.Conv2d, nn.ReLU):
-        if is_plain(convolution) and convolution.groups == 1:
+        if type(activation) is nn.ReLU and is_plain(convolution) and convolution.groups == 1:
             for name, module in list(model.named_modules(remove_duplicate=False)):
                 if module is convolution:
                     model.set_submodule(name, ConvReLU(convolution))
@@ -75,8 +80,9 @@ def _without_bias(downsample: nn.Module | None, last: nn.Conv2d) -> nn.Module:
     """The shortcut, whose bias moves into `last`, to whose result it is added: another pass over the map less."""
     if downsample is None:
         return nn.Identity()
-    layers = [module for module in downsample.modules() if isinstance(module, nn.Conv2d)]
-    if len(layers) == 1 and layers[0].bias is not None and last.bias is not None:
-        last.bias = nn.Parameter(last.bias.detach() + layers[0].bias.detach(), requires_grad=False)
-        layers[0].bias = None
+    layers = [each for each in downsample.modules() if not isinstance(each, nn.Identity | nn.Sequential)]
+    convolution = layers[-1] if layers else None
+    if isinstance(convolution, nn.Conv2d) and convolution.bias is not None and last.bias is not None:
+        last.bias = nn.Parameter(last.bias.detach() + convolution.bias.detach(), requires_grad=False)
+        convolution.bias = None
     return downsample

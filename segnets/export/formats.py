@@ -91,12 +91,11 @@ def _draft_torchscript(model: nn.Module, preprocessing: Preprocessing, options: 
 
 
 def _check_aoti(options: Options) -> None:
-    if torch.__version__ < "2.13":  # 2.11 was seen to fail, when compiling or when loading
-        raise ExportError(f"format='aoti' needs torch 2.13 or newer, and this is {torch.__version__}")
     _refuse_torchscript_options("aoti", options, "compiled code is always bound to a processor: leave it out")
     _refuse_onnx_options("aoti", options)
     if options.dtype == "float16":
         raise ExportError("dtype='float16' needs format='torchscript', device='cuda'")
+    aoti.check_torch()
 
 
 def _draft_aoti(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:

@@ -158,27 +158,29 @@ class OnnxProgram:
 
     def __call__(self, image: Tensor) -> Tensor:
         check_input(image)
-        return self._run(self.network, {"input": image.to(torch.float32)})
+        return run(self.network, {"input": image.to(torch.float32)}, self.where)
 
     def preprocess(self, image: Tensor) -> Tensor:
         """As `Segmenter.preprocess`."""
         check_image(image)
         self.checks.output_size(image.shape[1], image.shape[2])  # raises for what would become too large
-        return self._run(self.image, {"image": image})
+        return run(self.image, {"image": image}, self.where)
 
     def segment(self, image: Tensor) -> Tensor:
         """As `Segmenter.segment`."""
         logits = self(self.preprocess(image))
         size = torch.tensor([image.shape[1], image.shape[2]])
-        return self._run(self.mask, {"logits": logits, "size": size})
+        return run(self.mask, {"logits": logits, "size": size}, self.where)
 
-    def _run(self, program: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
-        try:
-            (result,) = program.run(None, arrays)
-        except Exception as error:  # its own, of many kinds, without a common base
-            raise ExportError(f"{self.where}: ONNX Runtime can't run it: {reason_of(error)}") from None
-        return torch.from_numpy(result)
+
+def run(program: Any, inputs: Mapping[str, Tensor], where: str) -> Tensor:
+    """The one result of a session. where: the file's name, for the message. Raises ExportError."""
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
+    try:
+        (result,) = program.run(None, arrays)
+    except Exception as error:  # its own, of many kinds, without a common base
+        raise ExportError(f"{where}: ONNX Runtime can't run it: {reason_of(error)}") from None
+    return torch.from_numpy(result)
 
 
 def from_bytes(data: bytes, entries: Mapping[str, str], preprocessing: Preprocessing, where: str) -> OnnxProgram:

@@ -15,14 +15,14 @@ import torch
 
 from segnets.errors import ExportError
 from segnets.export.contract import CONTRACT_FILE
-from segnets.export.onnx import MASK, PREPROCESS, check_installed, session
+from segnets.export.onnx import MASK, PREPROCESS, check_installed, run, session
 from segnets.export.onnx_file import JOINED, check_size, file_in, unpack
 from segnets.export.reason import reason_of
-from segnets.export.runtime import load_exported
+from segnets.export.runtime import load_exported, read_contract
 from segnets.files import atomic_write, check_writable_target
 
-# The images that the joined graph is compared on: (N, H, W).
-SHAPES = ((1, 64, 80), (2, 61, 47), (1, 33, 150))
+# The images that the joined graph is compared on: (N, H, W). None is long, since a short side may be made large.
+SHAPES = ((1, 64, 80), (2, 61, 47), (1, 33, 50))
 
 
 def join_onnx(
@@ -33,13 +33,17 @@ def join_onnx(
     source: what `export(..., format="onnx")` wrote. Its contract goes with the graph, `segnets.json` in the metadata.
     The file gets its name once its masks are those of `source` in every pixel, at several sizes; returns how many
     pixels were compared at each.
-    Raises ExportError if `source` is no such export or the masks differ, OutputError if the file can't be written.
+    Raises ExportError if `source` is no such export or the masks differ, ImageError if it makes images too large to be
+    compared, OutputError if the file can't be written.
     """
     check_installed("join_onnx", "onnx", "onnxruntime")
     target = check_writable_target(path, overwrite=overwrite)
+    kind = read_contract(source).kind
+    if kind != "onnx":
+        raise ExportError(f"{source}: is {kind}; expected what export(format='onnx') wrote")
+    if target.exists() and target.samefile(source):
+        raise ExportError(f"{target}: is the export itself, which stays beside the joined graph; name another file")
     exported = load_exported(source, keep_memory=False)
-    if exported.contract.kind != "onnx":
-        raise ExportError(f"{source}: is {exported.contract.kind}; expected what export(format='onnx') wrote")
     data = _joined(Path(source).read_bytes(), str(source))
     check_size(len(data))
     with atomic_write(target, overwrite=overwrite) as file:
@@ -51,14 +55,15 @@ def join_onnx(
         for number, (batch, height, width) in enumerate(SHAPES):
             generator = torch.Generator().manual_seed(number)
             image = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
-            (mask,) = graph.run(None, {"image": image.numpy()})
-            differ = int((torch.from_numpy(mask) != exported.segment(image)).sum())
+            expected = exported.segment(image)
+            mask = run(graph, {"image": image}, str(target))
+            differ = int((mask != expected).sum())
             if differ:
                 raise ExportError(
-                    f"{source}: joined, it gives another class in {differ} of {mask.size} pixels of an image of "
+                    f"{source}: joined, it gives another class in {differ} of {mask.numel()} pixels of an image of "
                     f"{height}x{width}, so {target} was not kept"
                 )
-            compared.append(mask.size)
+            compared.append(mask.numel())
     return tuple(compared)
 
 
@@ -66,19 +71,15 @@ def _joined(data: bytes, where: str) -> bytes:
     onnx: Any = import_module("onnx")
     compose: Any = import_module("onnx.compose")
     entries = unpack(data, where)
-    network = onnx.load_from_string(data)
-    network.ClearField("metadata_props")
-    # Their names are numbers, so that each gets a place of its own.
-    before, middle, after = (
-        compose.add_prefix(program, prefix)
-        for prefix, program in (
-            ("before/", onnx.load_from_string(file_in(entries, PREPROCESS, where))),
-            ("network/", network),
-            ("after/", onnx.load_from_string(file_in(entries, MASK, where))),
-        )
-    )
-    size = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [2])
+    programs = [data, file_in(entries, PREPROCESS, where), file_in(entries, MASK, where)]
     try:
+        # Their names are numbers, so that each gets a place of its own.
+        middle, before, after = (
+            compose.add_prefix(onnx.load_from_string(program), prefix)
+            for program, prefix in zip(programs, ("network/", "before/", "after/"), strict=True)
+        )
+        middle.ClearField("metadata_props")
+        size = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [2])
         before.graph.node.append(onnx.helper.make_node("Shape", ["before/image"], ["size"], start=1, end=3))
         before.graph.output.append(size)
         logits = compose.merge_models(before, middle, io_map=[("before/input", "network/input")])
@@ -88,10 +89,10 @@ def _joined(data: bytes, where: str) -> bytes:
         onnx.helper.set_model_props(whole, {CONTRACT_FILE: entries[CONTRACT_FILE], JOINED: "image, mask"})
         whole.producer_name = "segnets"
         onnx.checker.check_model(whole, full_check=True)
-    except (ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        result: bytes = whole.SerializeToString(deterministic=True)
+        return result
+    except Exception as error:  # of protobuf's, the checker's and the composer's many kinds
         raise ExportError(f"{where}: its programs can't be joined: {reason_of(error)}") from error
-    result: bytes = whole.SerializeToString(deterministic=True)
-    return result
 
 
 def _rename(graph: Any, names: dict[str, str]) -> None:

@@ -35,9 +35,10 @@ class Copy(nn.Module):
 def plain_convolutions(block: nn.Module) -> list[nn.Conv2d]:
     """A ResNet block's convolutions in their order, each with ReLU behind it, the last one behind the addition.
 
-    Empty for what is no such block, or has norms that were not folded, or padding that is not of zeros.
+    Empty for what is no such block, or has another activation, norms that were not folded, or padding that is not of
+    zeros.
     """
-    if not isinstance(block, Bottleneck | BasicBlock):
+    if type(block) not in (Bottleneck, BasicBlock) or type(block.relu) is not nn.ReLU:
         return []
     names = ("conv1", "conv2", "conv3") if isinstance(block, Bottleneck) else ("conv1", "conv2")
     norms = [getattr(block, name.replace("conv", "bn")) for name in names]

@@ -28,7 +28,7 @@ def optimized_aspp(**options: object) -> ASPP:
 def test_pooled_apart(pool_first: bool) -> None:
     aspp = optimized_aspp(pool_first=pool_first)
     assert suits(aspp)
-    x = torch.randn(2, 24, 9, 7)
+    x = torch.randn(2, 24, 9, 7, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, result = aspp(x), PooledApart(aspp)(x)
     assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
@@ -43,6 +43,18 @@ def test_not_where_the_border_sees_less_of_it() -> None:
 def test_not_with_a_norm_that_is_left() -> None:
     aspp = optimized_aspp()
     aspp.project[1] = nn.GroupNorm(4, 16)
+    assert not suits(aspp)
+
+
+def test_not_of_other_parts() -> None:
+    aspp = optimized_aspp()
+    aspp.project = aspp.project[:3]
+    assert not suits(aspp)
+    aspp = optimized_aspp()
+    aspp.convs = nn.ModuleList([*aspp.convs[:-1], nn.Conv2d(24, 16, 1)])  # no pooling branch
+    assert not suits(aspp)
+    aspp = optimized_aspp()
+    aspp.project[0] = nn.Conv2d(64, 16, 1, groups=4)
     assert not suits(aspp)
 
 

@@ -10,10 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from segnets.cli import main
 from segnets.errors import ExportError
-from segnets.export import Exported, export, join_onnx, load_exported
+from segnets.export import Exported, export, join_onnx, load_exported, onnx_join
 from segnets.export.onnx_join import SHAPES
 from segnets.preprocess import Preprocessing
 from segnets.segment import segment
@@ -69,11 +70,59 @@ def test_a_graph_that_gives_other_masks_is_not_kept(tmp_path: Path, monkeypatch:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.onnx", "m.onnx"]
 
 
+@pytest.mark.parametrize("options", [{"opset": 18}, {"opset": 23}, {"classes": 300}, {"dtype": "int8"}], ids=str)
+def test_other_exports(options: dict[str, object], tmp_path: Path) -> None:
+    source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
+    options = dict(options)
+    model = tiny(options.pop("classes", 5))  # type: ignore[arg-type]
+    if "dtype" in options:
+        Image.fromarray(random_image(64, 80)[0].numpy()).save(tmp_path / "a.png")
+        Image.fromarray(random_image(64, 80, seed=1)[0].numpy()).save(tmp_path / "b.png")
+        options |= {"calibration": tmp_path, "minimum_agreement": 0}
+    export(model, source, format="onnx", preprocessing=RULES[1], **options)  # type: ignore[arg-type]
+    join_onnx(source, target)
+    assert onnx.load(target).opset_import[0].version == options.get("opset", 20)
+
+
+def test_the_export_stays(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    before = source.read_bytes()
+    with pytest.raises(ExportError, match=r"m\.onnx: is the export itself, which stays"):
+        join_onnx(source, source)
+    assert source.read_bytes() == before
+
+
+def test_what_onnx_runtime_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "m.onnx"
+    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+
+    class Broken:
+        def run(self, *_: object) -> None:
+            raise MemoryError("no room\nfor it")
+
+    monkeypatch.setattr(onnx_join, "session", lambda *_: Broken())
+    with pytest.raises(ExportError, match=r"joined\.onnx: ONNX Runtime can't run it: .*no room"):
+        join_onnx(source, tmp_path / "joined.onnx")
+    assert not (tmp_path / "joined.onnx").exists()
+
+
+def test_damage_and_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "m.onnx"
+    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    (tmp_path / "cut.onnx").write_bytes(source.read_bytes()[:-9])
+    with pytest.raises(ExportError, match=r"cut\.onnx: is truncated or damaged"):
+        join_onnx(tmp_path / "cut.onnx", tmp_path / "joined.onnx")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ExportError, match=r"join_onnx needs onnx and onnxruntime, which is not installed: pip install"):
+        join_onnx(source, tmp_path / "joined.onnx")
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     export(tiny(), source, format="onnx", preprocessing=RULES[0])
     assert main(["join", str(source), str(target)]) == 0
-    assert "in all of 15804 pixels of 3 sizes" in capsys.readouterr().out
+    assert "in all of 12504 pixels of 3 sizes" in capsys.readouterr().out
     assert main(["join", str(source), str(target)]) == 1
     assert "--force" in capsys.readouterr().err
     assert main(["join", str(tmp_path / "absent.onnx"), str(tmp_path / "o.onnx")]) == 1
