@@ -72,7 +72,8 @@ _TORCHVISION_ONNX = ".onnx"
 class Candidate:
     """name: as in the table. prepare, call: Python code with the fields that `fields_of` fills in.
 
-    file: what it loads beside torchvision's weights, by the name that `files.make` gives it.
+    file: what it loads beside torchvision's weights, by the name that `files.make` gives it; "{threads}" in it stands
+    for their number.
     """
 
     name: str
@@ -80,6 +81,10 @@ class Candidate:
     call: str
     file: str = ""
     precision: str = "f32"
+
+    def file_for(self, threads: int) -> str:
+        """The file's name, behind the network's."""
+        return self.file.format(threads=threads)
 
     def code(self, network: str, folder: Path, *, threads: int, batch: int, size: int = SIZE) -> tuple[str, str]:
         """The code to prepare and to time."""
@@ -89,7 +94,7 @@ class Candidate:
             "batch": batch,
             "size": size,
             "weights": str(folder / f"{network}.pth"),
-            "file": str(folder / f"{network}{self.file}"),
+            "file": str(folder / f"{network}{self.file_for(threads)}"),
             "precision": self.precision,
         }
         return self.prepare.format(**fields), self.call.format(**fields)
@@ -109,8 +114,8 @@ CANDIDATES = (
     Candidate("OpenVINO bfloat16", _OPENVINO, _OPENVINO_CALL, _TORCHVISION_ONNX, precision="bf16"),
     Candidate("segnets torchscript cpu float32", _OURS, _CALL, "-cpu.ts"),
     Candidate("segnets torchscript cpu bfloat16", _OURS, _CALL, "-cpu-bf16.ts"),
-    Candidate("segnets aoti float32", _OURS, _CALL, "-aoti.pt2"),
-    Candidate("segnets aoti bfloat16", _OURS, _CALL, "-aoti-bf16.pt2"),
+    Candidate("segnets aoti float32", _OURS, _CALL, "-aoti-{threads}.pt2"),
+    Candidate("segnets aoti bfloat16", _OURS, _CALL, "-aoti-bf16-{threads}.pt2"),
     Candidate("segnets int8, ONNX Runtime", _ONNX, _ONNX_CALL, "-int8.onnx"),
     Candidate("segnets int8, OpenVINO", _OPENVINO, _OPENVINO_CALL, "-int8.onnx", precision="bf16"),
 )

@@ -33,7 +33,10 @@ EXPORTS: dict[str, dict[str, Any]] = {
 
 
 def make(network: str, folder: Path, wanted: Iterable[str]) -> None:
-    """Write what is missing of `wanted`: names of EXPORTS, ".pth" or ".onnx"."""
+    """Write what is missing of `wanted`: ".pth", ".onnx", or names of EXPORTS, "-aoti-1.pt2" for one thread.
+
+    Compiled code lays weights out for as many threads as there are when it is made.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in wanted:
         path = folder / f"{network}{name}"
@@ -46,6 +49,10 @@ def _writer(name: str) -> Callable[[str, Path], None]:
         return lambda network, path: torch.save(torchvision_network(network).state_dict(), path)
     if name == ".onnx":
         return _write_onnx
+    stem, suffix = name.split(".")
+    body, _, threads = stem.rpartition("-")
+    if threads.isdigit():
+        return lambda network, path: _export_for(int(threads), network, path, EXPORTS[f"{body}.{suffix}"])
     return lambda network, path: _export(network, path, EXPORTS[name])
 
 
@@ -86,6 +93,15 @@ class _Scores(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.model(x)["out"]
         return scores
+
+
+def _export_for(threads: int, network: str, path: Path, options: dict[str, Any]) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _export(network, path, options)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _export(network: str, path: Path, options: dict[str, Any]) -> None:

@@ -73,7 +73,8 @@ def main() -> None:
     chosen = [c for c in CANDIDATES if options.only is None or any(part in c.name for part in options.only)]
     kept: Kept = json.loads(options.out.read_text()) if options.out.exists() else {}
     for network in options.networks:
-        files.make(network, options.folder, [".pth", *(c.file for c in chosen if c.file)])
+        wanted = [c.file_for(threads) for threads in options.threads for c in chosen if c.file]
+        files.make(network, options.folder, [".pth", *wanted])
     for threads in options.threads:
         for batch in options.batches:
             for network in options.networks:
