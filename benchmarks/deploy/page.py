@@ -36,7 +36,7 @@ def lines(kept: Kept) -> Iterator[str]:
     yield "the median of the ratios within each round, since the machine's speed drifts. `make bench-deploy` measures"
     yield 'anew and writes this page. Both int8 columns are of one file, `format="onnx", dtype="int8"`; files of `aoti`'
     yield "were compiled with as many threads as they run with. torchvision gives its memory back after each call and"
-    yield "waits for new pages in the next; of batches, and after others had their turn, that is a large part of its time."
+    yield "waits for new pages in the next: a large part of its time where batches are large or others had their turn."
     yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
     settings = sorted({tuple(map(int, key.split("|")[1:3])) for key in kept}, key=lambda pair: (-pair[0], pair[1]))
     for threads, batch in settings:
