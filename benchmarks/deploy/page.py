@@ -55,7 +55,12 @@ def _times(kept: Kept, threads: int, batch: int) -> Iterator[str]:
     for network in NETWORKS:
         times = [_milliseconds(kept, network, threads, batch, name) for name in shown]
         if any(times):
-            yield f"| {network} | {' | '.join(f'{time:.4g}' if time else '-' for time in times)} |"
+            yield f"| {network} | {' | '.join(_shown(time) for time in times)} |"
+
+
+def _shown(milliseconds: float) -> str:
+    """Four digits, and no exponent; "-" for what was not measured."""
+    return "-" if not milliseconds else f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.4g}"
 
 
 def _ratios(kept: Kept, threads: int, batch: int) -> Iterator[str]:
