@@ -70,7 +70,7 @@ _TORCHVISION_ONNX = ".onnx"
 
 @dataclass(frozen=True)
 class Candidate:
-    """name: as in the table. prepare, call: Python code with the fields that `fields_of` fills in.
+    """name: as in the table. prepare, call: Python code with the fields that `code` fills in.
 
     file: what it loads beside torchvision's weights, by the name that `files.make` gives it; "{threads}" in it stands
     for their number.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
-from segnets.export.dataflow import followers
+from segnets.export.dataflow import followers, names_of
 from segnets.export.residual import FusedResidual, is_plain, plain_convolutions, two
 
 
@@ -65,11 +65,10 @@ def fuse(model: nn.Module) -> None:
             model.set_submodule(name, FusedResidual(body, ConvAddReLU(convolutions[-1]), shortcut))
     for convolution, activation in followers(model, nn.Conv2d, nn.ReLU):
         if type(activation) is nn.ReLU and is_plain(convolution) and convolution.groups == 1:
-            for name, module in list(model.named_modules(remove_duplicate=False)):
-                if module is convolution:
-                    model.set_submodule(name, ConvReLU(convolution))
-                elif module is activation:
-                    model.set_submodule(name, nn.Identity())
+            for name in names_of(model, convolution):
+                model.set_submodule(name, ConvReLU(convolution))
+            for name in names_of(model, activation):
+                model.set_submodule(name, nn.Identity())
 
 
 def _with_relu(convolution: nn.Conv2d) -> nn.Module:

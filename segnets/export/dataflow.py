@@ -61,6 +61,11 @@ def followers(
     return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
+def names_of(model: nn.Module, wanted: nn.Module) -> list[str]:
+    """Every name under which `model` has the module."""
+    return [name for name, module in model.named_modules(remove_duplicate=False) if module is wanted]
+
+
 def convolution_inputs(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
     """The shape that every convolution reads of one image of this size, found without computing anything.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
 from segnets.export.aspp import PooledApart
-from segnets.export.dataflow import convolution_inputs, followers, last_readers
+from segnets.export.dataflow import convolution_inputs, followers, last_readers, names_of
 from segnets.export.deployed import Deployed, checked_parts
 from segnets.export.gates import GateInPlace
 from segnets.export.means import use_windows
@@ -181,7 +181,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
             projection = _fused_with_addition(module.projection, "relu", dtype, sizes[module.projection])
             model.set_submodule(name, FusedPooledApart(module, projection))
     for activation in pairs.values():
-        for name in _names_of(model, activation):
+        for name in names_of(model, activation):
             model.set_submodule(name, nn.Identity())
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and is_plain(module):
@@ -241,7 +241,3 @@ def _convolutions_with_activation(model: nn.Module) -> list[tuple[nn.Conv2d, nn.
         for convolution, activation in followers(model, nn.Conv2d, kinds)
         if type(activation) in _ACTIVATIONS
     ]
-
-
-def _names_of(model: nn.Module, wanted: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules(remove_duplicate=False) if module is wanted]

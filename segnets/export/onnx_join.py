@@ -18,7 +18,7 @@ from segnets.export.contract import CONTRACT_FILE
 from segnets.export.onnx import MASK, PREPROCESS, check_installed, run, session
 from segnets.export.onnx_file import JOINED, check_size, file_in, unpack
 from segnets.export.reason import reason_of
-from segnets.export.runtime import load_exported, read_contract
+from segnets.export.runtime import exported_from_bytes, read_contract
 from segnets.files import atomic_write, check_writable_target
 
 # The images that the joined graph is compared on: (N, H, W). None is long, since a short side may be made large.
@@ -43,8 +43,9 @@ def join_onnx(
         raise ExportError(f"{source}: is {kind}; expected what export(format='onnx') wrote")
     if target.exists() and target.samefile(source):
         raise ExportError(f"{target}: is the export itself, which stays beside the joined graph; name another file")
-    exported = load_exported(source, keep_memory=False)
-    data = _joined(Path(source).read_bytes(), str(source))
+    original = Path(source).read_bytes()
+    exported = exported_from_bytes(original, Path(source))
+    data = _joined(original, str(source))
     check_size(len(data))
     with atomic_write(target, overwrite=overwrite) as file:
         file.write(data)
