@@ -58,7 +58,8 @@ class Builder:
         given = {name: value for name, value in chosen.items() if value is not None}
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:
-            # The type that torchvision raises here, for those who catch it.
+            # Nothing is left to be written: the paper's LR-ASPP has no such classifier. torchvision's builder raises
+            # this type for aux_loss=True, and programs that change their import from it to ours may catch it.
             raise NotImplementedError(f"{self.name} has no auxiliary classifier; leave aux_loss out")
         settled: dict[str, JSON] = {"num_classes": NUM_CLASSES, "aux_loss": False}
         settled.update(self.backbone.defaults(given, self.head.output_stride))

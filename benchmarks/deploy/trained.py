@@ -59,7 +59,7 @@ def train(network: str, images: Tensor, masks: Tensor, *, classes: int, steps: i
             scores = model(x)["out"]
         loss = F.cross_entropy(scores.float(), labels, ignore_index=classes)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # not typed by torch
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return model.eval()

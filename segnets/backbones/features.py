@@ -72,7 +72,8 @@ class IntermediateLayerGetter(nn.ModuleDict):
     def __prepare_scriptable__(self) -> IntermediateLayerGetter:
         """torch.jit.script asks for this; it would say less clearly that hooks can't be compiled.
 
-        NotImplementedError, since no value is wrong: it is TorchScript that lacks what the network does.
+        Nothing is left to be written here: TorchScript compiles no forward hooks, by which dotted paths are read. The
+        type is Python's for an operation that an object does not support; every argument is valid, so no ValueError.
         """
         if self.dotted:
             raise NotImplementedError(

@@ -210,7 +210,7 @@ class MobileNetV3Kind:
             options["first_block_dilation"] = "same"
         return options
 
-    def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002  (BackboneKind gives them; all are alike here)
+    def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002  # an override keeps its base's parameters; ResNets need them, a MobileNetV3 is the same under all
         table, stride = self.table(), 2
         blocks: list[Stage] = []
         for i, spec in enumerate(table, start=1):
@@ -221,7 +221,7 @@ class MobileNetV3Kind:
         aux = next(block for block in blocks if block.stride == 8)
         return Stages((*blocks, out), aux, out)
 
-    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002  (BackboneKind gives them; all are alike here)
+    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002  # an override keeps its base's parameters; ResNets need them, a MobileNetV3 is the same under all
         return ("classifier.",)
 
     def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:

@@ -57,7 +57,9 @@ def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    format: str = "torchscript",  # noqa: A002  # a public name; the builtin is not used in here
+    # The name that callers write, as in `export(model, path, format="onnx")`, and that the command has; to rename it
+    # would break them, and nothing in this function calls the builtin that it hides.
+    format: str = "torchscript",  # noqa: A002
     output: str = "tensor",
     dtype: str = "float32",
     device: str = "cpu",

@@ -190,7 +190,8 @@ def _open_archive(data: bytes, where: str) -> tuple[zipfile.ZipFile, Contract, s
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         damaged = archive.testzip()
-    # zipfile raises NotImplementedError for a compression that it does not know, RuntimeError for a password.
+    # Of a damaged or foreign archive zipfile raises, besides its own, NotImplementedError for an unknown compression
+    # and RuntimeError for an entry with a password. Each is a file that can't be read; none may reach the user raw.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError, OSError) as error:
         raise ExportError(f"{where}: is truncated or damaged ({error}); copy or export it again") from None
     if damaged is not None:

@@ -45,7 +45,7 @@ def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) ->
     try:
         builder.settle({**of_file, **given})
         return {**of_file, **given}
-    # NotImplementedError is the builders' for an auxiliary classifier where there is none, as torchvision's.
+    # Builders raise NotImplementedError, as torchvision's do, for aux_loss on a network without auxiliary classifier.
     except (ValueError, NotImplementedError):  # a mistake in those given comes again when they settle
         chosen = dict(given)
     for name, value in of_file.items():
