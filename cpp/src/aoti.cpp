@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::size_t kMostRunners = 8;  // calls at a time; each further one waits
 
+// What is computed at once, as PIXELS_AT_ONCE of segnets/export/deployed.py says.
+constexpr std::int64_t kPixelsAtOnce = 520 * 520;
+
 class Aoti : public Program {
  public:
   Aoti(std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network, torch::jit::Module image, const Contract& contract)
@@ -27,7 +30,19 @@ class Aoti : public Program {
 
   at::Tensor forward(const at::Tensor& input) const override {
     check_bounds(input);
-    return network_->run({input.to(at::kFloat).contiguous()}).at(0);
+    const at::Tensor images = input.to(at::kFloat).contiguous();
+    const std::int64_t count = images.size(0);
+    const std::int64_t group = std::max<std::int64_t>(1, kPixelsAtOnce / std::max<std::int64_t>(1, images.size(2) * images.size(3)));
+    if (count <= group) return logits_of(images);
+    // What a group says is copied to its place while the caches still have it.
+    at::Tensor logits;
+    for (std::int64_t start = 0; start < count; start += group) {
+      const std::int64_t length = std::min(group, count - start);
+      const at::Tensor part = logits_of(images.narrow(0, start, length));
+      if (start == 0) logits = at::empty({count, part.size(1), part.size(2), part.size(3)}, part.options());
+      logits.narrow(0, start, length).copy_(part);
+    }
+    return logits;
   }
 
   at::Tensor segment(const at::Tensor& image) const override {
@@ -36,6 +51,8 @@ class Aoti : public Program {
   }
 
  private:
+  at::Tensor logits_of(const at::Tensor& images) const { return network_->run({images}).at(0); }
+
   void check_bounds(const at::Tensor& input) const {
     constexpr std::pair<std::int64_t, const char*> kAxes[] = {{0, "batch"}, {2, "height"}, {3, "width"}};
     for (const auto& [axis, name] : kAxes) {

@@ -24,7 +24,7 @@ from segnets.errors import ExportError, ImageError
 from segnets.export import torchscript
 from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
 from segnets.export.dataflow import convolution_inputs
-from segnets.export.deployed import Deployed
+from segnets.export.deployed import Deployed, images_at_once
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.reason import reason_of
 from segnets.export.upsample import UpsampleProducts
@@ -175,7 +175,21 @@ class AotiProgram:
                     f"input: a {name} of {image.shape[axis]}, and this file was compiled for {low} to {high}; "
                     "a TorchScript export takes every size"
                 )
-        logits: Tensor = self.network(image.to(torch.float32).contiguous())
+        images = image.to(torch.float32).contiguous()
+        group = images_at_once(images.shape[2], images.shape[3])
+        return self._logits(images) if len(images) <= group else self._logits_in_groups(images, group)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
+
+    def _logits_in_groups(self, images: Tensor, group: int) -> Tensor:
+        """As DeployedInGroups; what a group says is copied to its place while the caches still have it."""
+        first = self._logits(images[:group])
+        logits = first.new_empty(len(images), *first.shape[1:])
+        logits[:group] = first
+        for start in range(group, len(images), group):
+            logits[start : start + group] = self._logits(images[start : start + group])
         return logits
 
     def preprocess(self, image: Tensor) -> Tensor:

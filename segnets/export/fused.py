@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
 from segnets.export.aspp import PooledApart
 from segnets.export.dataflow import convolution_inputs, followers, last_readers, names_of
-from segnets.export.deployed import Deployed, checked_parts
+from segnets.export.deployed import DeployedInGroups, checked_parts
 from segnets.export.gates import GateInPlace
 from segnets.export.means import use_windows
 from segnets.export.pieces import Pieces, pieces_of
@@ -155,7 +155,7 @@ class FusedPooledApart(nn.Module):
         return result
 
 
-def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> Deployed:
+def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> DeployedInGroups:
     """A network of the parts of an optimized model (`segnets.export.optimize`), which are changed.
 
     image_size: (height, width) of the images that it should be fastest on.
@@ -187,7 +187,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
         if isinstance(module, nn.Conv2d) and is_plain(module):
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
             model.set_submodule(name, _fused(module, kind, dtype, sizes[module]))
-    return Deployed(model, dtype, UpsampleLines)
+    return DeployedInGroups(model, dtype, UpsampleLines)
 
 
 def _fused_block(

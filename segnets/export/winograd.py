@@ -161,7 +161,7 @@ class WinogradConv(nn.Module):
 
 
 class WinogradProducts(nn.Module):
-    """The same in plain operations on the whole batch, which a compiler makes loops of, without an activation.
+    """The same in plain operations on all tiles at once, which a compiler makes loops of, without an activation.
 
     longest: the most lines or columns that an input has. The sixteen products are one convolution in sixteen groups.
     Lines and columns are found in tables: the compiler can't always compile divisions of their numbers, and of views

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from segnets.export import load_exported
 from tests.cpp.common import fails, read_pnm, run, write_ppm
@@ -35,6 +36,16 @@ def test_the_mask_is_that_of_python(build: Path, compiled: Path, tmp_path: Path,
     run(build, compiled, write_ppm(tmp_path / "image.ppm", image), tmp_path / "mask.pgm")
     assert np.array_equal(read_pnm(tmp_path / "mask.pgm"), expected)
     assert np.array_equal(native.Model(compiled).segment(image[0].numpy()), expected)
+
+
+def test_a_batch_in_groups(compiled: Path, native: Any) -> None:
+    """Of 52 and 8 images."""
+    images = torch.cat([random_image(64, 80, seed) for seed in range(60)])
+    exported, model = load_exported(compiled), native.Model(compiled)
+    logits = model.logits(images.numpy())
+    assert np.array_equal(logits, exported.logits(exported.preprocess(images)).numpy())
+    assert np.array_equal(logits[52], model.logits(images[52].numpy()))
+    assert np.array_equal(model.segment(images.numpy()), exported.segment(images).numpy())
 
 
 def test_many_threads(build: Path, compiled: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from segnets.errors import ExportError
 from segnets.export import export, load_exported, read_contract, verify
+from segnets.export.deployed import PIXELS_AT_ONCE, images_at_once
 from segnets.export.fused import PackedConv, fuse
 from segnets.export.optimize import optimize
 from segnets.export.winograd import WinogradConv
@@ -58,6 +59,23 @@ def test_every_convolution_is_fused_and_nothing_is_left() -> None:
         kinds = {type(module) for module in fused.modules()}
         assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
         assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
+
+
+def test_a_batch_in_groups_is_each_image_alone(tmp_path: Path) -> None:
+    assert [images_at_once(*size) for size in ((520, 520), (260, 300), (33, 4096), (4096, 4096), (0, 7))] == [
+        *(1, 3, 2, 1),
+        PIXELS_AT_ONCE,
+    ]
+    model = calm_model(num_classes=5)
+    export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
+    exported = load_exported(tmp_path / "m.ts")
+    images = torch.randn(5, 3, 260, 300, generator=torch.Generator().manual_seed(0))  # three and two
+    logits = exported.logits(images)
+    assert logits.is_contiguous()
+    for image, alone in zip(logits, images, strict=True):
+        torch.testing.assert_close(image, exported.logits(alone[None])[0], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(logits, model(images)["out"], rtol=1e-4, atol=1e-4)
 
 
 def test_another_network_is_noticed(tmp_path: Path) -> None:
