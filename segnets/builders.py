@@ -16,6 +16,7 @@ from torch import nn
 from segnets import backbones
 from segnets.backbones import BackboneKind, IntermediateLayerGetter, Stage
 from segnets.card import JSON, ModelConfig
+from segnets.errors import UnsupportedOptionError
 from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadKind, Site
 from segnets.layers import norm_layer
 from segnets.model import SegmentationModel
@@ -58,9 +59,8 @@ class Builder:
         given = {name: value for name, value in chosen.items() if value is not None}
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:
-            # Nothing is left to be written: the paper's LR-ASPP has no such classifier. torchvision's builder raises
-            # this type for aux_loss=True, and programs that change their import from it to ours may catch it.
-            raise NotImplementedError(f"{self.name} has no auxiliary classifier; leave aux_loss out")
+            # The paper's LR-ASPP has no such classifier.
+            raise UnsupportedOptionError(f"{self.name} has no auxiliary classifier; leave aux_loss out")
         settled: dict[str, JSON] = {"num_classes": NUM_CLASSES, "aux_loss": False}
         settled.update(self.backbone.defaults(given, self.head.output_stride))
         settled.update(self._head_defaults(given, {**settled, **given}))

@@ -18,6 +18,14 @@ class WeightsError(SegnetsError, ValueError):
     """Weights that can't be found, read or trusted, or that don't fit the model."""
 
 
+class UnsupportedOptionError(ValueError, NotImplementedError):
+    """A builder's option that this network can't have.
+
+    torchvision's builders raise NotImplementedError for it, and programs that change their import may catch that; other
+    options that can't be had are a ValueError, and so is this one.
+    """
+
+
 class OutputError(SegnetsError, OSError):
     """A file that can't be written where it was asked for. What was there before is untouched."""
 

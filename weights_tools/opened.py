@@ -166,7 +166,7 @@ def _matched(container: Container, state: StateDict, asked: Asked, told: Told | 
             container=container.kind,
             backbone_only=asked.backbone_only,
         )
-    except (ValueError, NotImplementedError) as error:  # options that don't go together
+    except ValueError as error:  # options that don't go together
         raise WeightsError(str(error)) from None
 
 

@@ -69,7 +69,7 @@ def explaining(
                 got = named(model(images))
             own = {name: tensor for name, tensor in got.items() if name in expected}
             measured = measure(own, expected, size=size, whose="the source", tolerance=tolerance)
-        except (SegnetsError, ValueError, RuntimeError, NotImplementedError):  # options that don't go together
+        except (SegnetsError, ValueError, RuntimeError):  # options that don't go together
             continue
         if all(each.holds for each in measured):
             return changed
@@ -96,7 +96,7 @@ def _with(config: ModelConfig, changed: Mapping[str, JSON]) -> ModelConfig:
     chosen = options_beside(config, changed, "the network")
     for name, value in suspects(config).items():
         if name not in chosen:
-            with contextlib.suppress(ValueError, NotImplementedError):
+            with contextlib.suppress(ValueError):
                 MODELS[config.name].settle({**chosen, name: value})
                 chosen[name] = value
     return ModelConfig(config.name, chosen)

@@ -99,7 +99,7 @@ def _their_names(project: str, config: ModelConfig, tensors: Mapping[str, Tensor
     for way in LAYOUTS[project].ways_back(config, list(tensors)):
         try:
             match = recognise(_described(way, tensors), project, way.chosen)
-        except (WeightsError, ValueError, NotImplementedError) as error:
+        except ValueError as error:
             reasons.append(str(error).partition("\n")[0])
             continue
         reason = _difference(way, match, config)

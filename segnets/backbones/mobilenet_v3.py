@@ -210,7 +210,8 @@ class MobileNetV3Kind:
             options["first_block_dilation"] = "same"
         return options
 
-    def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002  # an override keeps its base's parameters; ResNets need them, a MobileNetV3 is the same under all
+    # BackboneKind's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
+    def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002
         table, stride = self.table(), 2
         blocks: list[Stage] = []
         for i, spec in enumerate(table, start=1):
@@ -221,7 +222,8 @@ class MobileNetV3Kind:
         aux = next(block for block in blocks if block.stride == 8)
         return Stages((*blocks, out), aux, out)
 
-    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002  # an override keeps its base's parameters; ResNets need them, a MobileNetV3 is the same under all
+    # BackboneKind's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
+    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
         return ("classifier.",)
 
     def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:

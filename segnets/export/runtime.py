@@ -190,9 +190,9 @@ def _open_archive(data: bytes, where: str) -> tuple[zipfile.ZipFile, Contract, s
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         damaged = archive.testzip()
-    # Of a damaged or foreign archive zipfile raises, besides its own, NotImplementedError for an unknown compression
-    # and RuntimeError for an entry with a password. Each is a file that can't be read; none may reach the user raw.
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError, OSError) as error:
+    # Of a damaged or foreign archive zipfile raises, besides its own, RuntimeError for an entry with a password, and a
+    # kind of it for an unknown compression. Each is a file that can't be read; none may reach the user raw.
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
         raise ExportError(f"{where}: is truncated or damaged ({error}); copy or export it again") from None
     if damaged is not None:
         raise ExportError(f"{where}: is damaged: the checksum of {damaged!r} is wrong; copy or export it again")

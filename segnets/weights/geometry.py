@@ -45,13 +45,12 @@ def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) ->
     try:
         builder.settle({**of_file, **given})
         return {**of_file, **given}
-    # Builders raise NotImplementedError, as torchvision's do, for aux_loss on a network without auxiliary classifier.
-    except (ValueError, NotImplementedError):  # a mistake in those given comes again when they settle
+    except ValueError:  # a mistake in those given comes again when they settle
         chosen = dict(given)
     for name, value in of_file.items():
         try:
             builder.settle({name: value, **chosen})
-        except (ValueError, NotImplementedError):  # as above
+        except ValueError:  # as above
             continue
         chosen.setdefault(name, value)
     return chosen
@@ -112,5 +111,5 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
 def _settled(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
         return MODELS[config.name].settle(config.options)
-    except (ValueError, TypeError, NotImplementedError) as error:  # what builders raise for options they can't take
+    except (ValueError, TypeError) as error:  # what builders raise for options they can't take
         raise WeightsError(f"{where}: its description of {config.name} can't be built: {error}") from None

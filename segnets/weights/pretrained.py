@@ -76,7 +76,7 @@ def with_weights(build: Builder) -> PretrainedBuilder:
     def builder(
         *,
         weights: WeightsSource | None = None,
-        progress: bool = True,  # noqa: ARG001  (torchvision's; see PretrainedBuilder)
+        progress: bool = True,  # noqa: ARG001  # code for torchvision passes it; nothing is downloaded
         weights_backbone: WeightsSource | None = None,
         **options: Unpack[Options],
     ) -> SegmentationModel:

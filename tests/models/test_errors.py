@@ -94,8 +94,9 @@ def test_an_aux_loss_that_is_neither_true_nor_false(aux_loss: object) -> None:
 
 
 def test_lraspp_has_no_auxiliary_classifier() -> None:
-    with pytest.raises(NotImplementedError, match="has no auxiliary classifier"):
+    with pytest.raises(NotImplementedError, match="has no auxiliary classifier") as torchvisions:
         segnets.lraspp_mobilenet_v3_large(aux_loss=True)
+    assert isinstance(torchvisions.value, ValueError)  # as every other option that a network can't have
 
 
 @pytest.mark.parametrize(

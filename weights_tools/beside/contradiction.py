@@ -34,7 +34,7 @@ def _facts(config: ModelConfig) -> Mapping[str, JSON]:
         builder = MODELS[config.name]
         try:
             options: Mapping[str, Any] = builder.settle(config.options)
-        except (TypeError, ValueError, NotImplementedError) as error:
+        except (TypeError, ValueError) as error:
             raise WeightsError(str(error)) from None
         facts = {**_PLAIN, **options, "head": builder.head.name, "backbone": builder.backbone.name}
     elif config.name in BACKBONES:

@@ -127,7 +127,7 @@ class Choices:
         if config.name in MODELS:
             try:
                 self._left: dict[str, Any] = MODELS[config.name].settle(config.options)
-            except (TypeError, ValueError, NotImplementedError) as error:
+            except (TypeError, ValueError) as error:
                 raise WeightsError(f"its description of {config.name} can't be built: {error}") from None
         else:
             self._left = {name: value for name, value in config.options.items() if value is not None}
