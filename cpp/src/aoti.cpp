@@ -19,6 +19,10 @@ constexpr std::size_t kMostRunners = 8;  // calls at a time; each further one wa
 // What is computed at once, as PIXELS_AT_ONCE of segnets/export/deployed.py says.
 constexpr std::int64_t kPixelsAtOnce = 520 * 520;
 
+std::int64_t images_at_once(std::int64_t height, std::int64_t width) {
+  return std::max<std::int64_t>(1, kPixelsAtOnce / std::max<std::int64_t>(1, height * width));
+}
+
 class Aoti : public Program {
  public:
   Aoti(std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network, torch::jit::Module image, const Contract& contract)
@@ -32,7 +36,7 @@ class Aoti : public Program {
     check_bounds(input);
     const at::Tensor images = input.to(at::kFloat).contiguous();
     const std::int64_t count = images.size(0);
-    const std::int64_t group = std::max<std::int64_t>(1, kPixelsAtOnce / std::max<std::int64_t>(1, images.size(2) * images.size(3)));
+    const std::int64_t group = images_at_once(images.size(2), images.size(3));
     if (count <= group) return logits_of(images);
     // What a group says is copied to its place while the caches still have it.
     at::Tensor logits;

@@ -10,6 +10,7 @@ from segnets.export.upsample import Upsample
 from segnets.model import SegmentationModel
 
 # What a processor computes at once: of one image of usual size most maps stay in its caches, and of a batch none do.
+# cpp/src/aoti.cpp has the same number.
 PIXELS_AT_ONCE = 520 * 520
 
 
@@ -53,8 +54,11 @@ class DeployedInGroups(Deployed):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         group = images_at_once(x.shape[2], x.shape[3])
-        scores = [self._scores(x[start : start + group]) for start in range(0, x.shape[0], group)]
-        return {"out": self.upsample(torch.cat(scores), x.shape[2], x.shape[3])}
+        if x.shape[0] <= group:
+            scores = self._scores(x)
+        else:
+            scores = torch.cat([self._scores(x[start : start + group]) for start in range(0, x.shape[0], group)])
+        return {"out": self.upsample(scores, x.shape[2], x.shape[3])}
 
 
 def checked_parts(model: nn.Module, what: str) -> SegmentationModel:

@@ -62,10 +62,8 @@ def test_every_convolution_is_fused_and_nothing_is_left() -> None:
 
 
 def test_a_batch_in_groups_is_each_image_alone(tmp_path: Path) -> None:
-    assert [images_at_once(*size) for size in ((520, 520), (260, 300), (33, 4096), (4096, 4096), (0, 7))] == [
-        *(1, 3, 2, 1),
-        PIXELS_AT_ONCE,
-    ]
+    sizes = (520, 520), (260, 300), (33, 4096), (4096, 4096), (0, 7)
+    assert [images_at_once(*size) for size in sizes] == [1, 3, 2, 1, PIXELS_AT_ONCE]
     model = calm_model(num_classes=5)
     export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
     exported = load_exported(tmp_path / "m.ts")
