@@ -3,8 +3,7 @@
 namespace segnets {
 
 // Ask the C library to keep freed memory for later calls, for the whole process. A network's maps are so large that
-// glibc gives them back to the system one by one; the next call would wait for new pages, filled with zeros. The system
-// is asked to back what the heap gets next by large pages.
+// glibc gives them back to the system one by one; the next call would wait for new pages, filled with zeros.
 // Does nothing where the C library is another one.
 void keep_freed_memory();
 

@@ -98,8 +98,8 @@ def load_exported(path: str | os.PathLike[str], *, keep_memory: bool = True) -> 
     """Load an exported file onto the device that it is for. This executes the program that it holds.
 
     keep_memory: on glibc, let the process keep the memory that a call frees for the next call (mallopt, for the whole
-    process) and in large pages, instead of giving it back to the system and waiting for new pages: a tenth to a half of
-    a call's time. The process then stays as large as its largest call was.
+    process), instead of giving it back to the system and waiting for new pages: a tenth to a half of a call's time. The
+    process then stays as large as its largest call was.
     Raises ExportError if it is not a complete, undamaged file that segnets exported.
     """
     exported = exported_from_bytes(_read(Path(path)), Path(path))

@@ -17,7 +17,6 @@ import pytest
 
 from tests import cmake
 from tests.cpp.common import expected, picture
-from tests.export.common import PRINT_LARGE_PAGES, needs_large_pages
 
 
 def alone(build: Path, code: str) -> str:
@@ -53,14 +52,6 @@ def test_without_segnets_its_error_is_a_value_error(build: Path, native: Any) ->
         "except ValueError as error: print(type(error) is segnets_native.Error, error, 'segnets' in sys.modules)\n"
     )
     assert alone(build, code) == "True none.ts: does not exist False\n"
-
-
-@needs_large_pages
-@pytest.mark.parametrize("keep_memory", [True, False])
-def test_kept_memory_is_in_large_pages(keep_memory: bool, build: Path, native: Any, tiny: Path) -> None:
-    code = f"import segnets_native\nsegnets_native.Model({str(tiny)!r}, keep_memory={keep_memory})\n"
-    large = int(alone(build, code + PRINT_LARGE_PAGES))
-    assert large > 900 << 20 if keep_memory else large == 0
 
 
 def test_other_threads_run_during_a_call(native: Any, tiny: Path) -> None:

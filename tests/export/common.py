@@ -24,21 +24,6 @@ from tests.oracle import randomise_
 
 SMALL = Preprocessing(resize="fixed", size=(64, 80))
 
-needs_large_pages = pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has pages of one size only"
-)
-# For a process of its own: how many bytes of it the system was asked to back by large pages.
-PRINT_LARGE_PAGES = """
-advised = size = 0
-for line in open("/proc/self/smaps"):
-    name, *words = line.split()
-    if name == "Size:":
-        size = int(words[0]) << 10
-    elif name == "VmFlags:" and "hg" in words:
-        advised += size
-print(advised)
-"""
-
 
 def random_model(name: str = "lraspp_mobilenet_v3_large", seed: int = 0, **options: object) -> nn.Module:
     """A model in eval mode in which every parameter and buffer has values of its own."""

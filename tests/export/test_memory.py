@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segnets.export import export
-from tests.export.common import PRINT_LARGE_PAGES, SMALL, needs_large_pages, tiny
+from tests.export.common import SMALL, tiny
 
 _COUNT_PAGES = """
 import resource, sys, torch
@@ -37,29 +37,3 @@ def test_later_calls_get_their_memory_back(tmp_path: Path) -> None:
 
     given_back, kept = pages("give back"), pages("keep")
     assert kept * 4 < given_back, (kept, given_back)
-
-
-_LARGE_PAGES = (
-    """
-import resource, sys
-from segnets.export import load_exported
-if sys.argv[3] != "unlimited":
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (900 << 20), resource.RLIM_INFINITY))
-load_exported(sys.argv[1], keep_memory=sys.argv[2] == "keep")
-"""
-    + PRINT_LARGE_PAGES
-)
-
-
-@needs_large_pages
-@pytest.mark.parametrize(
-    ("how", "addresses", "large"),
-    [("keep", "unlimited", True), ("keep", "limited", False), ("give back", "unlimited", False)],
-)
-def test_kept_memory_is_in_large_pages(tmp_path: Path, how: str, addresses: str, large: bool) -> None:
-    export(tiny(), tmp_path / "m.ts", preprocessing=SMALL)
-    command = [sys.executable, "-c", _LARGE_PAGES, tmp_path / "m.ts", how, addresses]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 900 << 20 if large else int(done.stdout) == 0

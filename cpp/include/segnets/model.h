@@ -87,9 +87,9 @@ struct SelfTest {
 };
 
 struct LoadOptions {
-  // Ask the C library (glibc) to keep the memory that a call frees for the next call, for the whole process and in large
-  // pages, instead of giving it back to the system and waiting for new pages: a tenth to a half of a call's time. The
-  // process stays as large as its largest call was; malloc_trim(0) gives the memory back.
+  // Ask the C library (glibc) to keep the memory that a call frees for the next call, for the whole process, instead of
+  // giving it back to the system and waiting for new pages: a tenth to a half of a call's time. The process stays as
+  // large as its largest call was; malloc_trim(0) gives the memory back.
   bool keep_memory = true;
 };
 
