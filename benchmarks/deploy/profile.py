@@ -1,7 +1,8 @@
 """Where an export's time goes, operator by operator: `python -m benchmarks.deploy.profile FILE [--threads N]`.
 
-oneDNN tells how long each of its operations took; what is left of a call is everything else. Beside each convolution
-stands its speed relative to the fastest of a few large ones, measured in the same run: the convolution peak.
+oneDNN tells how long each of its operations took. Beside each convolution stands its speed relative to the fastest of a
+few large ones, measured in the same run: the convolution peak. torch's profiler tells of all operators; of compiled
+code it sees no loops, unless `--loops` compiles a benchmark's file anew with records of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,22 +20,42 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.deploy import files
+from segnets.export import load_exported
+
 _CALLS = 8
+_WARM = 8  # before: freed memory takes a few calls until it serves the next one as it is
 # Channels and side of 3x3 and 1x1 convolutions that are large enough to reach the peak.
 _LARGE = ((256, 130, 3), (512, 65, 3), (1024, 65, 1))
 _SHAPE = re.compile(r"(?:g(\d+))?mb(\d+)_(?:g\d+)?ic(\d+)oc(\d+)_ih\d+oh(\d+)kh(\d+).*_iw\d+ow(\d+)kw(\d+)")
-_VERBOSE = """
+# What a process of its own prints in _CALLS calls.
+_PREPARE = """
 import sys, torch
 from segnets.export import load_exported
 torch.set_num_threads(int(sys.argv[2]))
 logits = load_exported(sys.argv[1]).logits
 image = torch.rand(int(sys.argv[3]), 3, 520, 520)
-for _ in range(3):
+for _ in range(int(sys.argv[5])):
     logits(image)
+"""
+_VERBOSE = (
+    _PREPARE
+    + """
 with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
     for _ in range(int(sys.argv[4])):
         logits(image)
 """
+)
+_TORCH = (
+    _PREPARE
+    + """
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    for _ in range(int(sys.argv[4])):
+        logits(image)
+for event in profile.key_averages():
+    print(event.self_cpu_time_total / 1000, event.count, event.key, sep=",")
+"""
+)
 
 
 def milliseconds(call: Callable[[], object], count: int = _CALLS) -> float:
@@ -61,15 +83,35 @@ def peak(dtype: torch.dtype) -> float:
 
 def operations(file: Path, threads: int, batch: int) -> dict[tuple[str, str], list[float]]:
     """Milliseconds of every operation of oneDNN in _CALLS calls, by implementation and shape."""
-    command = [sys.executable, "-c", _VERBOSE, str(file), str(threads), str(batch), str(_CALLS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for line in done.stdout.splitlines():
+    for line in _printed(_VERBOSE, file, threads, batch):
         words = line.split(",")
         if words[0] == "onednn_verbose" and "exec" in words:
             at = words.index("exec")
             found[" ".join(words[at + 2 : at + 4]), words[-2]].append(float(words[-1]))
     return found
+
+
+def others(file: Path, threads: int, batch: int) -> dict[str, tuple[float, float]]:
+    """(milliseconds, times) in a call of every operator that torch sees, without the operators that each calls."""
+    rows = (line.split(",", 2) for line in _printed(_TORCH, file, threads, batch))
+    return {name: (float(time_spent) / _CALLS, int(times) / _CALLS) for time_spent, times, name in rows}
+
+
+def _printed(code: str, file: Path, threads: int, batch: int) -> list[str]:
+    command = [sys.executable, "-W", "ignore", "-c", code, str(file), str(threads), str(batch), str(_CALLS), str(_WARM)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def with_loops(file: Path, folder: Path) -> Path:
+    """The same network compiled anew into `folder`, so that torch's profiler sees each loop. file: as `files.make`."""
+    from torch._inductor import config  # the compiler takes a second to import
+
+    network, body = file.stem.split("-", 1)
+    name = f"-{body}.pt2"
+    with config.patch({"cpp.enable_kernel_profile": True}):
+        files.make(network, folder, [name])
+    return folder / f"{network}{name}"
 
 
 def gigaflops(shape: str) -> float:
@@ -86,28 +128,36 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=12, help="of each of the two tables")
+    parser.add_argument("--loops", action="store_true", help="of a benchmark's .pt2: compile it anew, with records")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    from segnets.export import load_exported
+    with tempfile.TemporaryDirectory() as folder:
+        if options.loops:
+            options.file = with_loops(options.file, Path(folder))
+        _print(options.file, options.threads, options.batch, options.rows)
 
-    exported = load_exported(options.file)
-    image = torch.rand(options.batch, 3, 520, 520)
-    dtype = torch.bfloat16 if exported.contract.dtype == "bfloat16" else torch.float32
-    highest = peak(dtype)
+
+def _print(file: Path, threads: int, batch: int, rows: int) -> None:
+    exported = load_exported(file)
+    image = torch.rand(batch, 3, 520, 520)
+    highest = peak(torch.bfloat16 if exported.contract.dtype == "bfloat16" else torch.float32)
     whole = milliseconds(lambda: exported.logits(image))
-    found = operations(options.file, options.threads, options.batch)
+    found = operations(file, threads, batch)
     spent = {key: sum(times) / _CALLS for key, times in found.items()}
-    print(
-        f"{options.file.name}, {options.threads} threads, batch {options.batch}: {whole:.1f} ms a call, of which oneDNN"
-    )
+    print(f"{file.name}, {threads} threads, batch {batch}: {whole:.1f} ms a call, of which oneDNN")
     print(f"{sum(spent.values()):.1f} ms. Convolution peak {highest:.0f} GFLOP/s.\n")
     print("| ms | share | of the peak | times | operation | shape |\n|---:|---:|---:|---:|---|---|")
-    for (operation, shape), time_spent in sorted(spent.items(), key=lambda each: -each[1])[: options.rows]:
+    for (operation, shape), time_spent in sorted(spent.items(), key=lambda each: -each[1])[:rows]:
         times = len(found[operation, shape]) / _CALLS
         speed = 1000 * gigaflops(shape) * times / time_spent / highest
         share = f"{speed:.0%}" if speed else "-"
         print(f"| {time_spent:.2f} | {time_spent / whole:.1%} | {share} | {times:.0f} | {operation} | {shape} |")
+    seen = others(file, threads, batch)
+    print("\nOperators that torch saw in other calls, those of mkldnn with what oneDNN took:\n")
+    print("| ms | share | times | operator |\n|---:|---:|---:|---|")
+    for name, (time_spent, times) in sorted(seen.items(), key=lambda each: -each[1][0])[:rows]:
+        print(f"| {time_spent:.2f} | {time_spent / whole:.1%} | {times:.0f} | {name} |")
 
 
 if __name__ == "__main__":
