@@ -19,6 +19,7 @@ def tool(name: str) -> str:
     beside = Path(sys.executable).parent / name  # from PyPI, in the virtual environment
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
+        # `make test` installs both. Whoever runs pytest in an environment of their own may work on Python alone.
         pytest.skip(f"no {name}: pip install {name}")
     return found
 
@@ -28,6 +29,8 @@ def build(source: Path, name: str, *definitions: str) -> tuple[Path, str]:
 
     Skips the test without a compiler.
     """
+    # A compiler comes from the system and not from PyPI, and using segnets from Python takes none: without it the other
+    # tests still count, and pytest names each one that did not run.
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler: install g++ (Debian and Ubuntu: apt install g++)")
     folder = ROOT / "build" / name

@@ -28,7 +28,7 @@ _WARM = 8  # before: freed memory takes a few calls until it serves the next one
 # Channels and side of 3x3 and 1x1 convolutions that are large enough to reach the peak.
 _LARGE = ((256, 130, 3), (512, 65, 3), (1024, 65, 1))
 _SHAPE = re.compile(r"(?:g(\d+))?mb(\d+)_(?:g\d+)?ic(\d+)oc(\d+)_ih\d+oh(\d+)kh(\d+).*_iw\d+ow(\d+)kw(\d+)")
-# What a process of its own prints in _CALLS calls.
+# The beginning of what a process of its own runs; then comes what it measures, and prints.
 _PREPARE = """
 import sys, torch
 from segnets.export import load_exported
@@ -38,24 +38,18 @@ image = torch.rand(int(sys.argv[3]), 3, 520, 520)
 for _ in range(int(sys.argv[5])):
     logits(image)
 """
-_VERBOSE = (
-    _PREPARE
-    + """
+_VERBOSE = """
 with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
     for _ in range(int(sys.argv[4])):
         logits(image)
 """
-)
-_TORCH = (
-    _PREPARE
-    + """
+_TORCH = """
 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
     for _ in range(int(sys.argv[4])):
         logits(image)
 for event in profile.key_averages():
     print(event.self_cpu_time_total / 1000, event.count, event.key, sep=",")
 """
-)
 
 
 def milliseconds(call: Callable[[], object], count: int = _CALLS) -> float:
@@ -92,14 +86,15 @@ def operations(file: Path, threads: int, batch: int) -> dict[tuple[str, str], li
     return found
 
 
-def others(file: Path, threads: int, batch: int) -> dict[str, tuple[float, float]]:
+def seen_by_torch(file: Path, threads: int, batch: int) -> dict[str, tuple[float, float]]:
     """(milliseconds, times) in a call of every operator that torch sees, without the operators that each calls."""
     rows = (line.split(",", 2) for line in _printed(_TORCH, file, threads, batch))
     return {name: (float(time_spent) / _CALLS, int(times) / _CALLS) for time_spent, times, name in rows}
 
 
 def _printed(code: str, file: Path, threads: int, batch: int) -> list[str]:
-    command = [sys.executable, "-W", "ignore", "-c", code, str(file), str(threads), str(batch), str(_CALLS), str(_WARM)]
+    arguments = map(str, (file, threads, batch, _CALLS, _WARM))
+    command = [sys.executable, "-W", "ignore", "-c", _PREPARE + code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
@@ -107,11 +102,10 @@ def with_loops(file: Path, folder: Path) -> Path:
     """The same network compiled anew into `folder`, so that torch's profiler sees each loop. file: as `files.make`."""
     from torch._inductor import config  # the compiler takes a second to import
 
-    network, body = file.stem.split("-", 1)
-    name = f"-{body}.pt2"
+    network = file.name.split("-")[0]
     with config.patch({"cpp.enable_kernel_profile": True}):
-        files.make(network, folder, [name])
-    return folder / f"{network}{name}"
+        files.make(network, folder, [file.name.removeprefix(network)])
+    return folder / file.name
 
 
 def gigaflops(shape: str) -> float:
@@ -131,6 +125,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=12, help="of each of the two tables")
     parser.add_argument("--loops", action="store_true", help="of a benchmark's .pt2: compile it anew, with records")
     options = parser.parse_args()
+    if options.loops and not re.search(r"-aoti(-bf16)?-\d+\.pt2$", options.file.name):
+        parser.error(f"--loops: {options.file} is no compiled file of the benchmarks, NETWORK-aoti-THREADS.pt2")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         if options.loops:
@@ -153,7 +149,7 @@ def _print(file: Path, threads: int, batch: int, rows: int) -> None:
         speed = 1000 * gigaflops(shape) * times / time_spent / highest
         share = f"{speed:.0%}" if speed else "-"
         print(f"| {time_spent:.2f} | {time_spent / whole:.1%} | {share} | {times:.0f} | {operation} | {shape} |")
-    seen = others(file, threads, batch)
+    seen = seen_by_torch(file, threads, batch)
     print("\nOperators that torch saw in other calls, those of mkldnn with what oneDNN took:\n")
     print("| ms | share | times | operator |\n|---:|---:|---:|---|")
     for name, (time_spent, times) in sorted(seen.items(), key=lambda each: -each[1][0])[:rows]:

@@ -76,7 +76,8 @@ def with_weights(build: Builder) -> PretrainedBuilder:
     def builder(
         *,
         weights: WeightsSource | None = None,
-        progress: bool = True,  # noqa: ARG001  # code for torchvision passes it; nothing is downloaded
+        # Unused: torchvision's builders take it and programs pass it, but here nothing is downloaded.
+        progress: bool = True,  # noqa: ARG001
         weights_backbone: WeightsSource | None = None,
         **options: Unpack[Options],
     ) -> SegmentationModel:
@@ -132,7 +133,9 @@ def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: insp
             )
         return builder(**options)
 
-    checked.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
+    # What inspect.signature and editors show (PEP 362). Python lets any function have it, but the type of functions, by
+    # which mypy judges, does not list it.
+    checked.__signature__ = signature  # type: ignore[attr-defined]
     return checked
 
 

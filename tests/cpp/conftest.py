@@ -39,6 +39,7 @@ def native(build: Path) -> ModuleType:
     try:
         import segnets_native
     except ModuleNotFoundError:
+        # CMake builds the rest without them, as for users who want C++ alone; a build that fails, fails in `build`.
         pytest.skip("built without segnets_native: no headers of this Python (Debian and Ubuntu: install python3-dev)")
     finally:
         sys.path.remove(str(build))
