@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 # Measured with oneDNN 3 on two threads of an AMD EPYC. Of fewer channels, the sums take what the products save: those
 # of WinogradConv, and of what a compiler makes of WinogradProducts.
-FEWEST, FEWEST_COMPILED = 256, 512
+FEWEST, FEWEST_COMPILED = 256, 256
 # The share of a convolution's products that has to be left, those with its padding not counted: oneDNN leaves them out.
 _WORTH = 0.75
 # Tiles that are summed before they are multiplied: few enough for the caches, and enough for products at full speed.
@@ -165,14 +165,16 @@ class WinogradProducts(nn.Module):
 
     longest: the most lines or columns that an input has. The sixteen products are one convolution in sixteen groups.
     Lines and columns are found in tables: the compiler can't always compile divisions of their numbers, and of views
-    it would have to prove that their sizes can be divided.
+    it would have to prove that their sizes can be divided. A map's channels are its second dimension wherever the
+    compiler may write it to memory: it has that dimension innermost in whatever has four.
     """
 
     first: Tensor
     second: Tensor
     sign: Tensor
     tile: Tensor
-    is_upper: Tensor
+    added: Tensor
+    added_sign: Tensor
 
     def __init__(self, convolution: nn.Conv2d, longest: int) -> None:
         super().__init__()
@@ -185,42 +187,69 @@ class WinogradProducts(nn.Module):
         self.bias = nn.Parameter(bias.flatten(), requires_grad=False)
         self.dilation = d
         line = torch.arange(longest)
-        start = (2 * d * (line // d) + line % d)[:, None]
+        # Of each tile, the inputs of its four sums: first + sign * second.
+        start = (2 * d * (line // d) + line % d - d)[:, None]
         self.register_buffer("first", start + d * torch.tensor([0, 1, 2, 1]))
         self.register_buffer("second", start + d * torch.tensor([2, 2, 1, 3]))
         self.register_buffer("sign", torch.tensor([-1.0, 1.0, -1.0, -1.0]))
+        # Of each output, its tile, and the three of the tile's four products that it adds.
+        is_first = (line // d % 2 == 0)[:, None]
         self.register_buffer("tile", line // (2 * d) * d + line % d)
-        self.register_buffer("is_upper", line // d % 2 == 0)
+        self.register_buffer("added", torch.where(is_first, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3])))
+        self.register_buffer("added_sign", torch.where(is_first, 1.0, torch.tensor([1.0, -1.0, -1.0])))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width, d = x.shape[2], x.shape[3], self.dilation
+        height, width = x.shape[2:]
+        m = self._products(x)
+        tile_line, tile_column = self.tile[:height, None], self.tile[:width]
+        lines = []
+        for i in range(3):
+            line = self.added[:height, None, i]
+            parts = [
+                m[:, tile_line, tile_column, line, self.added[:width, j]].permute(0, 3, 1, 2)  # (N, out, H, W)
+                for j in range(3)
+            ]
+            lines.append(_signed_sum(parts, self.added_sign[:width]))
+        return _signed_sum(lines, self.added_sign[:height, None])
+
+    def _products(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, lines, columns, 4, 4, out), of all tiles."""
+        height, width = x.shape[2:]
         lines, columns = self._covering(height), self._covering(width)
-        padding = (0, 0, d, 2 * columns + d - width, d, 2 * lines + d - height)
-        padded = F.pad(x.permute(0, 2, 3, 1), padding)
-        y0, y1 = (table[:lines, None, :, None] for table in (self.first, self.second))
-        x0, x1 = (table[None, :columns, None, :] for table in (self.first, self.second))
-        row_sign, column_sign = self.sign[:, None, None], self.sign[:, None]
-        upper = padded[:, y0, x0] + column_sign * padded[:, y0, x1]
-        lower = padded[:, y1, x0] + column_sign * padded[:, y1, x1]
-        sums = upper + row_sign * lower  # (N, lines, columns, 4, 4, in), of all tiles
+        image = x.permute(0, 2, 3, 1)
+        (y0, above), (y1, below) = self._inputs(lines, height)
+        (x0, left), (x1, right) = self._inputs(columns, width)
+        y0, y1, above, below = (table[:, None, :, None] for table in (y0, y1, above, below))
+        x0, x1, left, right = (table[:, None, :] for table in (x0, x1, left, right))
+        above, below, left, right = (share[..., None] for share in (above, below, left, right))
+        upper = left * image[:, y0, x0] + right * image[:, y0, x1]
+        lower = left * image[:, y1, x0] + right * image[:, y1, x1]
+        sums = above * upper + below * lower  # (N, lines, columns, 4, 4, in)
         products = F.conv2d(sums.flatten(3).permute(0, 3, 1, 2), self.weight, self.bias, groups=16)
-        m = products.permute(0, 2, 3, 1).view(x.shape[0], lines, columns, 4, 4, -1)
-        left = [m[:, :, :, i, 0] + m[:, :, :, i, 1] + m[:, :, :, i, 2] for i in range(4)]
-        right = [m[:, :, :, i, 1] - m[:, :, :, i, 2] - m[:, :, :, i, 3] for i in range(4)]
-        upper = self._in_turn(left[0] + left[1] + left[2], right[0] + right[1] + right[2], width)
-        lower = self._in_turn(left[1] - left[2] - left[3], right[1] - right[2] - right[3], width)
-        place, is_upper = self.tile[:height], self.is_upper[:height, None, None]
-        return torch.where(is_upper, upper[:, place], lower[:, place]).permute(0, 3, 1, 2)
+        return products.permute(0, 2, 3, 1).view(x.shape[0], lines, columns, 4, 4, -1)
+
+    def _inputs(self, count: int, side: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Both inputs of each sum of `count` tiles: their places and their signs, 0 in the padding, (count, 4) each."""
+        first, second = self.first[:count], self.second[:count]
+        return (
+            (first.clamp(0, side - 1), _is_inside(first, side)),
+            (second.clamp(0, side - 1), _is_inside(second, side) * self.sign),
+        )
 
     def _covering(self, side: int) -> int:
         """Lines of tiles, of all grids. Even: of other numbers the compiler's own bounds can't be computed."""
         unit = max(self.dilation, 2)
         return unit * ((side + 2 * unit - 1) // (2 * unit))
 
-    def _in_turn(self, left: Tensor, right: Tensor, width: int) -> Tensor:
-        """Both columns of the tiles side by side: twice (N, lines, columns, C) -> (N, lines, width, C)."""
-        place, is_left = self.tile[:width], self.is_upper[:width, None]
-        return torch.where(is_left, left[:, :, place], right[:, :, place])
+
+def _signed_sum(parts: list[Tensor], signs: Tensor) -> Tensor:
+    """signs: (..., 3); that of the first is 1."""
+    return parts[0] + signs[..., 1] * parts[1] + signs[..., 2] * parts[2]
+
+
+def _is_inside(places: Tensor, side: int) -> Tensor:
+    """float32, 1 for 0..side - 1."""
+    return ((places >= 0) & (places < side)).to(torch.float32)
 
 
 def _tiles(side: int, dilation: int) -> int:
