@@ -25,10 +25,11 @@ from segnets.export import torchscript
 from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
 from segnets.export.dataflow import convolution_inputs
 from segnets.export.deployed import Deployed, images_at_once
+from segnets.export.means import MeanByLines, use_means
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.reason import reason_of
 from segnets.export.upsample import UpsampleProducts
-from segnets.export.winograd import FEWEST_COMPILED, WinogradProducts, suits
+from segnets.export.winograd import WinogradProducts, suits
 from segnets.model import SegmentationModel
 from segnets.preprocess import Preprocessing, check_input
 from segnets.segment import Segmenter, logits_to_mask
@@ -236,7 +237,7 @@ def _compile(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], 
 def _rewritten(
     model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], *, winograd: bool = True
 ) -> nn.Module:
-    """A copy with other forms of those convolutions that oneDNN computes faster so."""
+    """A copy with other forms of those convolutions and means that are computed faster so."""
     model = copy.deepcopy(model)
     shapes = convolution_inputs(model, image_size)
     longest = max(BOUNDS["height"][1], BOUNDS["width"][1])
@@ -245,10 +246,11 @@ def _rewritten(
             continue
         if shapes[module][2:] == [1, 1] and _is_product(module):
             model.set_submodule(name, _OnePixel(module))  # of gates, and of the branch that pools the whole image
-        elif winograd and dtype == torch.float32 and suits(module, shapes[module], FEWEST_COMPILED):
+        elif winograd and dtype == torch.float32 and suits(module, shapes[module]):
             model.set_submodule(name, WinogradProducts(module, longest))
         elif len(parts := pieces_of(module)) > 1:
             model.set_submodule(name, Pieces(parts))
+    use_means(model, MeanByLines)
     return model
 
 

@@ -17,11 +17,11 @@ from segnets.export.aspp import PooledApart
 from segnets.export.dataflow import convolution_inputs, followers, last_readers, names_of
 from segnets.export.deployed import DeployedInGroups, checked_parts
 from segnets.export.gates import GateInPlace
-from segnets.export.means import use_windows
+from segnets.export.means import MeanByWindow, use_means
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.residual import Copy, FusedResidual, is_plain, plain_convolutions, two
 from segnets.export.upsample import UpsampleLines
-from segnets.export.winograd import FEWEST, WinogradConv, suits
+from segnets.export.winograd import WinogradConv, suits
 from segnets.layers import InvertedResidual, PooledBranch, SqueezeExcitation
 
 # The names of oneDNN's post-operations.
@@ -167,7 +167,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     sizes = convolution_inputs(model, image_size)
     last = last_readers(model, {module for module in model.modules() if isinstance(module, _OVERWRITING)})
     if dtype == torch.bfloat16:
-        use_windows(model)
+        use_means(model, MeanByWindow)
     for name, module in list(model.named_modules()):
         if isinstance(module, SqueezeExcitation) and module in last:
             model.set_submodule(name, GateInPlace(module))
@@ -230,7 +230,7 @@ def _fused_with_addition(
 
 
 def _is_winograds(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> bool:
-    return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size, FEWEST)
+    return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size)
 
 
 def _convolutions_with_activation(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:

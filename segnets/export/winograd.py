@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Measured with oneDNN 3 on two threads of an AMD EPYC. Of fewer channels, the sums take what the products save: those
-# of WinogradConv, and of what a compiler makes of WinogradProducts.
-FEWEST, FEWEST_COMPILED = 256, 256
+# Channels. Of fewer, sums take nearly all that products save: measured with oneDNN 3 on two threads of an AMD EPYC.
+_FEWEST = 256
 # The share of a convolution's products that has to be left, those with its padding not counted: oneDNN leaves them out.
 _WORTH = 0.75
 # Tiles that are summed before they are multiplied: few enough for the caches, and enough for products at full speed.
@@ -30,8 +29,8 @@ _TILES = 1024
 _State = tuple[Tensor, Tensor, int, bool, bool]
 
 
-def suits(convolution: nn.Conv2d, input_size: Sequence[int], fewest: int) -> bool:
-    """Whether Winograd's way is faster. input_size: (N, in, H, W); fewest: channels, FEWEST or FEWEST_COMPILED."""
+def suits(convolution: nn.Conv2d, input_size: Sequence[int]) -> bool:
+    """Whether Winograd's way is faster. input_size: (N, in, H, W)."""
     dilation = convolution.dilation[0]
     if (
         convolution.kernel_size != (3, 3)
@@ -40,7 +39,7 @@ def suits(convolution: nn.Conv2d, input_size: Sequence[int], fewest: int) -> boo
         or convolution.dilation != (dilation, dilation)
         or convolution.padding != (dilation, dilation)
         or convolution.padding_mode != "zeros"
-        or min(convolution.in_channels, convolution.out_channels) < fewest
+        or min(convolution.in_channels, convolution.out_channels) < _FEWEST
     ):
         return False
     share = 1.0

@@ -8,7 +8,7 @@ from torch import nn
 
 from segnets.export.aspp import PooledApart, suits
 from segnets.export.fused import FusedPooledApart, fuse
-from segnets.export.means import MeanOfMap, use_windows
+from segnets.export.means import MeanByWindow
 from segnets.export.optimize import optimize
 from segnets.layers import ASPP
 from tests.export.common import random_model
@@ -73,19 +73,4 @@ def test_networks_have_it(name: str, options: dict[str, object], apart: int) -> 
     kinds = [type(module) for module in fused.modules()]
     assert kinds.count(FusedPooledApart) == apart
     assert nn.AdaptiveAvgPool2d not in kinds
-    assert MeanOfMap in kinds
-
-
-@pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
-def test_mean_of_a_map_in_bfloat16_is_as_exact_as_torchs(size: tuple[int, int]) -> None:
-    x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).bfloat16()
-    x = x.contiguous(memory_format=torch.channels_last)
-    exact = x.double().mean((2, 3), keepdim=True)
-    error, usual = ((mean.double() - exact).abs().max() for mean in (MeanOfMap()(x), x.mean((2, 3), keepdim=True)))
-    assert error <= usual
-
-
-def test_poolings_of_several_cells_are_left() -> None:
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AdaptiveAvgPool2d(2))
-    use_windows(model)
-    assert [type(module) for module in model] == [MeanOfMap, MeanOfMap, nn.AdaptiveAvgPool2d]
+    assert MeanByWindow in kinds

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segnets.export import export, load_exported, torchscript, winograd
 from segnets.export.fused import PackedConv, fuse
 from segnets.export.optimize import optimize
-from segnets.export.winograd import FEWEST, WinogradConv, WinogradProducts, suits
+from segnets.export.winograd import WinogradConv, WinogradProducts, suits
 from segnets.preprocess import Preprocessing
 from tests.export.common import calm_model, needs_compiler
 
@@ -133,12 +133,12 @@ def wide() -> nn.Module:
 
 def test_where_it_is_taken() -> None:
     """Many channels, and no more padding than it leaves out products."""
-    assert suits(convolution_of(1), [1, 256, 65, 65], FEWEST)
-    assert suits(convolution_of(2), [1, 256, 65, 65], FEWEST)
-    assert suits(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65], FEWEST)
-    assert not suits(convolution_of(1), [1, 256, 3, 3], FEWEST)
+    assert suits(convolution_of(1), [1, 256, 65, 65])
+    assert suits(convolution_of(2), [1, 256, 65, 65])
+    assert suits(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65])
+    assert not suits(convolution_of(1), [1, 256, 3, 3])
     for dilation in (24, 36):
-        assert not suits(convolution_of(dilation), [1, 256, 65, 65], FEWEST)
+        assert not suits(convolution_of(dilation), [1, 256, 65, 65])
     for other in (
         nn.Conv2d(255, 256, 3, padding=1),
         nn.Conv2d(256, 255, 3, padding=1),
@@ -150,7 +150,7 @@ def test_where_it_is_taken() -> None:
         nn.Conv2d(256, 256, 3, padding=(1, 2), dilation=(1, 2)),
         nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect"),
     ):
-        assert not suits(other, [1, other.in_channels, 65, 65], FEWEST)
+        assert not suits(other, [1, other.in_channels, 65, 65])
 
 
 @pytest.mark.parametrize(("name", "count"), [("fcn_resnet18", 7), ("deeplabv3_resnet50", 11)])

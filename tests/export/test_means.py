@@ -1,0 +1,30 @@
+"""The mean of a whole map in other forms, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from segnets.export.means import MeanByLines, MeanByWindow, use_means
+
+
+@pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
+def test_as_exact_as_torchs(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
+    x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = x.double().mean((2, 3), keepdim=True)
+    mean = kind()(x)
+    assert mean.dtype == dtype
+    assert mean.shape == exact.shape
+    # Sums in float32 of means below 1; bfloat16 then rounds the result to a 256th.
+    assert (mean.double() - exact).abs().max() <= torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
+def test_poolings_of_several_cells_are_left(kind: type[MeanByWindow | MeanByLines]) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AdaptiveAvgPool2d(2))
+    use_means(model, kind)
+    assert [type(module) for module in model] == [kind, kind, nn.AdaptiveAvgPool2d]
