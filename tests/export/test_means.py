@@ -12,15 +12,16 @@ from segnets.export.means import MeanByLines, MeanByWindow, use_means
 @pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
-def test_as_exact_as_torchs(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
+def test_exact(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
     x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     exact = x.double().mean((2, 3), keepdim=True)
     mean = kind()(x)
     assert mean.dtype == dtype
     assert mean.shape == exact.shape
-    # Sums in float32 of means below 1; bfloat16 then rounds the result to a 256th.
-    assert (mean.double() - exact).abs().max() <= torch.finfo(dtype).eps
+    # Sums of up to 4225 values in float32; of a result from 0.5 to 1, bfloat16 then rounds half of a 256th away.
+    rounded = 0 if dtype == torch.float32 else 2**-9
+    assert (mean.double() - exact).abs().max() <= rounded + 1e-5
 
 
 @pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
