@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.deploy.candidates import CANDIDATES, NETWORKS
@@ -24,11 +24,14 @@ _CLAIMS = (
     ("int8 in ONNX Runtime : our bfloat16", "segnets int8, ONNX Runtime", _BFLOAT16),
     ("int8 in OpenVINO : our bfloat16", "segnets int8, OpenVINO", _BFLOAT16),
 )
+Runs = Sequence[Kept]
+"""Each of candidates that took turns. A ratio is of one run, and a time of the first run that has it."""
+
 _DOCS = Path(__file__).parents[2] / "docs"
 _PLOTTED = (2, 1)  # threads, batch
 
 
-def lines(kept: Kept) -> Iterator[str]:
+def lines(runs: Runs) -> Iterator[str]:
     """The page, a line at a time; only what was measured stands in it."""
     yield "# Exports beside other runtimes\n"
     yield f"{machine()}. 520x520, milliseconds per call."
@@ -37,23 +40,26 @@ def lines(kept: Kept) -> Iterator[str]:
     yield 'anew and writes this page. Both int8 columns are of one file, `format="onnx", dtype="int8"`; files of `aoti`'
     yield "were compiled with as many threads as they run with. torchvision gives its memory back after each call and"
     yield "waits for new pages in the next: a large part of its time where batches are large or others had their turn."
+    yield "Where an export was made faster later on, it took turns again with what it is compared with"
+    yield "(`deploy_*.json` beside `benchmarks/results/deploy.json`): its time and its ratio are of that run."
     yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
-    settings = sorted({tuple(map(int, key.split("|")[1:3])) for key in kept}, key=lambda pair: (-pair[0], pair[1]))
-    for threads, batch in settings:
-        rounds = [len(value) for key, value in kept.items() if key.split("|")[1:3] == [str(threads), str(batch)]]
+    rounds_of = [(tuple(map(int, key.split("|")[1:3])), len(times)) for kept in runs for key, times in kept.items()]
+    for threads, batch in sorted({setting for setting, _ in rounds_of}, key=lambda pair: (-pair[0], pair[1])):
+        rounds = [count for setting, count in rounds_of if setting == (threads, batch)]
         name = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
         yield f"\n## {name}\n\nRounds: {min(rounds)} to {max(rounds)}.\n"
-        yield from _times(kept, threads, batch)
+        yield from _times(runs, threads, batch)
         yield "\nTimes as fast (above 1: ours is faster):\n"
-        yield from _ratios(kept, threads, batch)
+        yield from _ratios(runs, threads, batch)
 
 
-def _times(kept: Kept, threads: int, batch: int) -> Iterator[str]:
-    shown = [c.name for c in CANDIDATES if any(f"|{threads}|{batch}|{c.name}" in key for key in kept)]
+def _times(runs: Runs, threads: int, batch: int) -> Iterator[str]:
+    names = [c.name for c in CANDIDATES]
+    shown = [name for name in names if any(_milliseconds(runs, each, threads, batch, name) for each in NETWORKS)]
     yield f"| | {' | '.join(shown)} |"
     yield "|---|" + "---|" * len(shown)
     for network in NETWORKS:
-        times = [_milliseconds(kept, network, threads, batch, name) for name in shown]
+        times = [_milliseconds(runs, network, threads, batch, name) for name in shown]
         if any(times):
             yield f"| {network} | {' | '.join(_shown(time) for time in times)} |"
 
@@ -63,45 +69,48 @@ def _shown(milliseconds: float) -> str:
     return "-" if not milliseconds else f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.4g}"
 
 
-def _ratios(kept: Kept, threads: int, batch: int) -> Iterator[str]:
+def _ratios(runs: Runs, threads: int, batch: int) -> Iterator[str]:
     yield f"| | {' | '.join(name for name, _, _ in _CLAIMS)} |"
     yield "|---|" + "---|" * len(_CLAIMS)
     for network in NETWORKS:
         cells = []
         for _, ours, theirs in _CLAIMS:
-            ratio = _ratio(kept, network, threads, batch, ours, theirs)
+            ratio = _ratio(runs, network, threads, batch, ours, theirs)
             cells.append(f"{ratio:.2f}" if ratio else "-")
         if set(cells) != {"-"}:
             yield f"| {network} | {' | '.join(cells)} |"
 
 
-def _ratio(kept: Kept, network: str, threads: int, batch: int, ours: str, theirs: tuple[str, ...]) -> float:
+def _ratio(runs: Runs, network: str, threads: int, batch: int, ours: str, theirs: tuple[str, ...]) -> float:
     """How many times as fast ours is as the fastest of theirs: median over rounds. 0 for what was not measured."""
-    own = kept.get(key_of(network, threads, batch, ours))
-    others = [kept[key] for name in theirs if (key := key_of(network, threads, batch, name)) in kept]
-    if not own or not others:
-        return 0.0
-    return statistics.median(other / each for other, each in zip(min(others, key=statistics.median), own, strict=True))
+    for kept in runs:
+        own = kept.get(key_of(network, threads, batch, ours))
+        others = [kept[key] for name in theirs if (key := key_of(network, threads, batch, name)) in kept]
+        if own and others:
+            fastest = min(others, key=statistics.median)
+            return statistics.median(other / each for other, each in zip(fastest, own, strict=True))
+    return 0.0
 
 
-def _milliseconds(kept: Kept, network: str, threads: int, batch: int, name: str) -> float:
+def _milliseconds(runs: Runs, network: str, threads: int, batch: int, name: str) -> float:
     """0 for what was not measured."""
-    return statistics.median(kept.get(key_of(network, threads, batch, name), [0.0]))
+    key = key_of(network, threads, batch, name)
+    return next((statistics.median(kept[key]) for kept in runs if key in kept), 0.0)
 
 
-def plot(kept: Kept, path: Path) -> None:
+def plot(runs: Runs, path: Path) -> None:
     """Bars of every candidate, as times as fast as the baseline, for the networks that were measured."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "segnets"  # the same bytes for the same figures
     names = [c.name for c in CANDIDATES if c.name != _BASELINE]
-    networks = [each for each in NETWORKS if _milliseconds(kept, each, *_PLOTTED, _BASELINE)]
+    networks = [each for each in NETWORKS if _milliseconds(runs, each, *_PLOTTED, _BASELINE)]
     figure = Figure(figsize=(10, 2 + 1.8 * len(networks)), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(names):
         for row, network in enumerate(networks):
-            if ratio := _ratio(kept, network, *_PLOTTED, name, (_BASELINE,)):
+            if ratio := _ratio(runs, network, *_PLOTTED, name, (_BASELINE,)):
                 place = row + index / (len(names) + 1.5)
                 label = name if row == 0 else None
                 bar = axes.barh(place, ratio, 0.8 / len(names), label=label, color=f"C{index}")
@@ -116,12 +125,12 @@ def plot(kept: Kept, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS / "deploy.json")
+    parser.add_argument("--results", type=Path, nargs="+", default=sorted(RESULTS.glob("deploy*.json")))
     parser.add_argument("--out", type=Path, default=_DOCS, help="the folder of speed.md and speed.svg")
     options = parser.parse_args()
-    kept = json.loads(options.results.read_text())
-    (options.out / "speed.md").write_text("\n".join(lines(kept)) + "\n")
-    plot(kept, options.out / "speed.svg")
+    runs = [json.loads(path.read_text()) for path in options.results]
+    (options.out / "speed.md").write_text("\n".join(lines(runs)) + "\n")
+    plot(runs, options.out / "speed.svg")
 
 
 if __name__ == "__main__":

@@ -66,11 +66,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5, help="at least")
-    parser.add_argument("--only", nargs="+", default=None, help="parts of candidates' names")
+    names = [candidate.name for candidate in CANDIDATES]
+    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="CANDIDATE", help="by its full name")
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="where the files are made")
     parser.add_argument("--out", type=Path, default=RESULTS / "deploy.json")
     options = parser.parse_args()
-    chosen = [c for c in CANDIDATES if options.only is None or any(part in c.name for part in options.only)]
+    chosen = [candidate for candidate in CANDIDATES if candidate.name in options.only]
     kept: Kept = json.loads(options.out.read_text()) if options.out.exists() else {}
     for network in options.networks:
         wanted = [c.file_for(threads) for threads in options.threads for c in chosen if c.file]
