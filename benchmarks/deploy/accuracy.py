@@ -64,11 +64,14 @@ def measure(model: nn.Module, file: Exported, images: list[torch.Tensor]) -> Cos
 
 @contextmanager
 def exported(model: nn.Module, names: list[str], calibration: Path | None) -> Iterator[list[Path]]:
-    """Files of the formats that can be made here, in a folder that is removed afterwards. names: of EXPORTS."""
+    """Files of the formats that can be made here, in a folder that is removed afterwards.
+
+    names: of EXPORTS, without the dash.
+    """
     with tempfile.TemporaryDirectory() as folder:
         made = []
         for name in names:
-            path, settings = Path(folder) / f"model{name}", EXPORTS[name]
+            path, settings = Path(folder) / f"model-{name}", EXPORTS[f"-{name}"]
             if settings.get("dtype") == "int8":
                 if calibration is None:
                     continue
@@ -87,7 +90,8 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("files", type=Path, nargs="*")
     parser.add_argument("--calibration", type=Path, help="images for int8, where no files are given")
-    parser.add_argument("--formats", nargs="+", default=list(EXPORTS), choices=EXPORTS, metavar="NAME")
+    names = [name.removeprefix("-") for name in EXPORTS]  # which would look like options
+    parser.add_argument("--formats", nargs="+", default=names, choices=names, metavar="NAME")
     parser.add_argument("--count", type=int, default=24, help="images at most")
     options = parser.parse_args()
     model, images = segnets.load(options.weights).eval(), images_in(options.images, options.count)
