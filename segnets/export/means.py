@@ -24,7 +24,7 @@ class MeanByWindow(nn.Module):
 class MeanByLines(nn.Module):
     """Of each line, and then of the lines, which a compiler makes loops of.
 
-    Its loops read a few channels of all pixels, then the next few: of a line, which the nearest cache holds, and of a
+    Its loops read a few channels of all pixels, then the next few: of a line, which a near cache holds, and of a
     whole map, which it doesn't, a page of memory for each pixel.
     """
 
