@@ -172,8 +172,7 @@ class WinogradProducts(nn.Module):
     second: Tensor
     sign: Tensor
     tile: Tensor
-    added: Tensor
-    added_sign: Tensor
+    second_output: Tensor
 
     def __init__(self, convolution: nn.Conv2d, longest: int) -> None:
         super().__init__()
@@ -191,25 +190,20 @@ class WinogradProducts(nn.Module):
         self.register_buffer("first", start + d * torch.tensor([0, 1, 2, 1]))
         self.register_buffer("second", start + d * torch.tensor([2, 2, 1, 3]))
         self.register_buffer("sign", torch.tensor([-1.0, 1.0, -1.0, -1.0]))
-        # Of each output, its tile, and the three of the tile's four products that it adds.
-        is_first = (line // d % 2 == 0)[:, None]
+        # Of each output, its tile, and which of the tile's two it is: 0 + 1 + 2 of the four products, or 1 - 2 - 3.
         self.register_buffer("tile", line // (2 * d) * d + line % d)
-        self.register_buffer("added", torch.where(is_first, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3])))
-        self.register_buffer("added_sign", torch.where(is_first, 1.0, torch.tensor([1.0, -1.0, -1.0])))
+        self.register_buffer("second_output", line // d % 2)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         m = self._products(x)
         tile_line, tile_column = self.tile[:height, None], self.tile[:width]
-        lines = []
-        for i in range(3):
-            line = self.added[:height, None, i]
-            parts = [
-                m[:, tile_line, tile_column, line, self.added[:width, j]].permute(0, 3, 1, 2)  # (N, out, H, W)
-                for j in range(3)
-            ]
-            lines.append(_signed_sum(parts, self.added_sign[:width]))
-        return _signed_sum(lines, self.added_sign[:height, None])
+        line, column = self.second_output[:height, None], self.second_output[:width]
+        lines = [
+            _output([m[:, tile_line, tile_column, line + i, column + j].permute(0, 3, 1, 2) for j in range(3)], column)
+            for i in range(3)
+        ]
+        return _output(lines, line)  # (N, out, H, W)
 
     def _products(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, lines, columns, 4, 4, out), of all tiles."""
@@ -241,9 +235,9 @@ class WinogradProducts(nn.Module):
         return unit * ((side + 2 * unit - 1) // (2 * unit))
 
 
-def _signed_sum(parts: list[Tensor], signs: Tensor) -> Tensor:
-    """signs: (..., 3); that of the first is 1."""
-    return parts[0] + signs[..., 1] * parts[1] + signs[..., 2] * parts[2]
+def _output(products: list[Tensor], second: Tensor) -> Tensor:
+    """Of three products in a row the sum, or where `second` is 1 the first less the others."""
+    return products[0] + (1 - 2 * second) * (products[1] + products[2])
 
 
 def _is_inside(places: Tensor, side: int) -> Tensor:

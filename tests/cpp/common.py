@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from segnets.export import export, load_exported
 from segnets.preprocess import Preprocessing
 
 
-def run(build: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def run(
+    build: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """segnets-run. preexec_fn: as subprocess.run has it, for limits of the new process."""
     command = [str(build / "segnets-run"), *map(str, arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
-    # The type checker can't choose among the signatures of `run` when some of its options are passed through.
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, preexec_fn=preexec_fn)
 
 
 def fails(build: Path, message: str, *arguments: object, code: int = 1) -> None:
