@@ -25,7 +25,7 @@ from segnets.export import torchscript
 from segnets.export.contract import FOLDERS, IMAGE_PROGRAM, Bounds
 from segnets.export.dataflow import convolution_inputs
 from segnets.export.deployed import Deployed, images_at_once
-from segnets.export.means import MeanByLines, use_means
+from segnets.export.means import GridAverage, MeanByLines, use_means
 from segnets.export.pieces import Pieces, pieces_of
 from segnets.export.reason import reason_of
 from segnets.export.upsample import UpsampleProducts
@@ -250,7 +250,7 @@ def _rewritten(
             model.set_submodule(name, WinogradProducts(module, longest))
         elif len(parts := pieces_of(module)) > 1:
             model.set_submodule(name, Pieces(parts))
-    use_means(model, MeanByLines)
+    use_means(model, MeanByLines, GridAverage)
     return model
 
 

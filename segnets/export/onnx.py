@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segnets.errors import ExportError
 from segnets.export.contract import Contract
+from segnets.export.means import GridAverage, use_means
 from segnets.export.onnx_file import check_size, file_in, pack
 from segnets.export.onnx_image import mask_text, preprocess_text
 from segnets.export.reason import reason_of
@@ -42,21 +43,6 @@ class _Forward(nn.Module):
         return logits
 
 
-class GridAverage(nn.Module):
-    """Computes what nn.AdaptiveAvgPool2d does, by matrices made of the size: ONNX has no such pooling.
-
-    (N, C, H, W) -> (N, C, rows, columns).
-    """
-
-    def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        self.rows, self.columns = rows, columns
-
-    def forward(self, x: Tensor) -> Tensor:
-        down, across = _averages(self.rows, x.shape[2]), _averages(self.columns, x.shape[3])
-        return torch.matmul(torch.matmul(down, x), across.transpose(0, 1))
-
-
 class WholeAverage(nn.Module):
     """The mean of every channel, as ONNX's own pooling: runtimes have no fast mean, in 8 bits least of all.
 
@@ -67,15 +53,6 @@ class WholeAverage(nn.Module):
         shape = (x.shape[0], x.shape[1], 1, 1)
         result: Tensor = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=shape)
         return result
-
-
-def _averages(cells: int, length: int) -> Tensor:
-    """(cells, length) float32: what each pixel counts in each cell."""
-    cell, pixel = torch.arange(cells).view(-1, 1), torch.arange(length).view(1, -1)
-    start = torch.div(cell * length, cells, rounding_mode="floor")
-    end = torch.div((cell + 1) * length + cells - 1, cells, rounding_mode="floor")
-    inside = (pixel >= start) & (pixel < end)
-    return inside.to(torch.float32) / (end - start).to(torch.float32)
 
 
 def check_installed(needed: str, *names: str) -> None:
@@ -102,7 +79,7 @@ def network_of(model: nn.Module, opset: int) -> bytes:
     """
     weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
     check_size(sum(weights.values()) + _MARGIN)
-    _replace_pooling(model)
+    use_means(model, WholeAverage, GridAverage)
     sizes = {axis: torch.export.Dim(name) for axis, name in DYNAMIC_AXES.items()}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own making
@@ -123,17 +100,6 @@ def network_of(model: nn.Module, opset: int) -> bytes:
             raise
         except Exception as error:  # whatever an exporter's many layers raise
             raise ExportError(f"the model can't be written as ONNX: {reason_of(error)}") from error
-
-
-def _replace_pooling(model: nn.Module) -> None:
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            size = module.output_size
-            rows, columns = size if isinstance(size, tuple) else (size, size)
-            if rows == columns == 1:
-                model.set_submodule(name, WholeAverage())
-            elif isinstance(rows, int) and isinstance(columns, int):
-                model.set_submodule(name, GridAverage(rows, columns))
 
 
 def packed(network: bytes, contract: Contract, files: Mapping[str, bytes]) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segnets.export.means import MeanByLines, MeanByWindow, use_means
+from segnets.export.means import GridAverage, MeanByLines, MeanByWindow, use_means
 
 
 @pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
@@ -31,3 +31,24 @@ def test_poolings_of_several_cells_are_left(kind: type[MeanByWindow | MeanByLine
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AdaptiveAvgPool2d(2))
     use_means(model, kind)
     assert [type(module) for module in model] == [kind, kind, nn.AdaptiveAvgPool2d]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(65, 65), (7, 33), (3, 2)])
+def test_grids(size: tuple[int, int], dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d((3, 2)), nn.AdaptiveAvgPool2d(1))
+    x = torch.rand(2, 5, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = model(x.double())
+    use_means(model, MeanByLines, GridAverage)
+    assert [type(module) for module in model] == [GridAverage, GridAverage, MeanByLines]
+    result = model(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 2**-8)
+
+
+@pytest.mark.parametrize("cells", [(2, 2), (3, 6), (6, 1)])
+def test_pooling_into_a_grid(cells: tuple[int, int]) -> None:
+    for size in ((1, 1), (6, 6), (13, 7), (64, 65)):
+        x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.functional.adaptive_avg_pool2d(x, cells)
+        torch.testing.assert_close(GridAverage(*cells)(x), expected, rtol=1e-5, atol=1e-6)
