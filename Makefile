@@ -85,10 +85,12 @@ bench: venv
 bench-native: cpp
 	$(BIN)/python -m benchmarks.deploy.native
 
-# Hours, on a machine with nothing beside it; stopped, it goes on where it was.
+# Hours, on a machine with nothing beside it; stopped, it goes on where it was. At its end it replaces what was kept.
 bench-deploy: venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,bench]'
-	$(BIN)/python -m benchmarks.deploy.speed
+	$(BIN)/python -m benchmarks.deploy.speed --out build/deploy.json
+	rm -f benchmarks/results/deploy_*.json
+	mv build/deploy.json benchmarks/results/deploy.json
 	$(BIN)/python -m benchmarks.deploy.page
 
 # Atheris has wheels for Python 3.11 to 3.13; elsewhere its share of the executions goes to the other engines.

@@ -10,7 +10,7 @@ import copy
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,13 +240,18 @@ def _rewritten(
     """A copy with other forms of those convolutions and means that are computed faster so."""
     model = copy.deepcopy(model)
     shapes = convolution_inputs(model, image_size)
-    longest = max(BOUNDS["height"][1], BOUNDS["width"][1])
+    longest = max(BOUNDS["height"][1], BOUNDS["width"][1])  # of an image, and of maps that are not larger than theirs
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.Conv2d) or module not in shapes:
             continue
         if shapes[module][2:] == [1, 1] and _is_product(module):
             model.set_submodule(name, _OnePixel(module))  # of gates, and of the branch that pools the whole image
-        elif winograd and dtype == torch.float32 and suits(module, shapes[module]):
+        elif (
+            winograd
+            and dtype == torch.float32
+            and _no_larger(shapes[module], image_size)
+            and suits(module, shapes[module])
+        ):
             model.set_submodule(name, WinogradProducts(module, longest))
         elif len(parts := pieces_of(module)) > 1:
             model.set_submodule(name, Pieces(parts))
@@ -256,6 +261,11 @@ def _rewritten(
 
 def _is_product(convolution: nn.Conv2d) -> bool:
     return convolution.kernel_size == (1, 1) and convolution.padding == (0, 0) and convolution.groups == 1
+
+
+def _no_larger(map_size: Sequence[int], image_size: tuple[int, int]) -> bool:
+    """map_size: (N, C, H, W)."""
+    return map_size[2] <= image_size[0] and map_size[3] <= image_size[1]
 
 
 def _within_bounds(image_size: tuple[int, int]) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segnets.errors import ExportError
 from segnets.export.compare import logits_in
@@ -69,20 +70,27 @@ def names_of(model: nn.Module, wanted: nn.Module) -> list[str]:
 def convolution_inputs(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
     """The shape that every convolution reads of one image of this size, found without computing anything.
 
-    image_size: (height, width). Convolutions that don't run are left out.
+    image_size: (height, width). Of several maps that one reads it is the largest. Convolutions that don't run are left
+    out.
+    Raises ExportError if the model doesn't run on such an image, or only where values are known.
     """
-    shapes = copy.deepcopy(model).to("meta")
-    originals = dict(zip(shapes.modules(), model.modules(), strict=True))
     sizes: dict[nn.Module, list[int]] = {}
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[originals[module]] = list(inputs[0].shape)
+        sizes[module] = max(sizes.get(module, [0]), list(inputs[0].shape), key=math.prod)
 
-    for module in shapes.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(before)
-    with torch.no_grad():
-        shapes(torch.zeros(1, 3, *image_size, device="meta"))
+    handles = [m.register_forward_pre_hook(before) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            model(torch.zeros(1, 3, *image_size))
+    except Exception as error:  # what tensors without values raise are kinds of their own
+        raise ExportError(
+            f"the model doesn't run on a float32 {(1, 3, *image_size)} input whose values aren't known: "
+            f"{reason_of(error)}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
     return sizes
 
 

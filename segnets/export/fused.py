@@ -164,7 +164,7 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     """
     model = checked_parts(model, "target='cpu'")
     pairs = dict(_convolutions_with_activation(model))
-    sizes = convolution_inputs(model, image_size)
+    sizes = convolution_inputs(model, image_size)  # of layers that run; others stay as they are
     last = last_readers(model, {module for module in model.modules() if isinstance(module, _OVERWRITING)})
     if dtype == torch.bfloat16:
         use_means(model, MeanByWindow)
@@ -177,14 +177,14 @@ def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> D
     for name, module in list(model.named_modules()):
         if isinstance(module, PooledBranch) and module.bins == 1:
             model.set_submodule(name, BroadcastBranch(nn.Sequential(*module)))
-        elif isinstance(module, PooledApart) and type(module.activation) is nn.ReLU:
+        elif isinstance(module, PooledApart) and type(module.activation) is nn.ReLU and module.projection in sizes:
             projection = _fused_with_addition(module.projection, "relu", dtype, sizes[module.projection])
             model.set_submodule(name, FusedPooledApart(module, projection))
     for activation in pairs.values():
         for name in names_of(model, activation):
             model.set_submodule(name, nn.Identity())
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and is_plain(module):
+        if isinstance(module, nn.Conv2d) and is_plain(module) and module in sizes:
             kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
             model.set_submodule(name, _fused(module, kind, dtype, sizes[module]))
     return DeployedInGroups(model, dtype, UpsampleLines)
@@ -198,7 +198,7 @@ def _fused_block(
     keeps_input: whether others read it afterwards; else the result may take its place in memory.
     """
     unchanged = Copy() if keeps_input else nn.Identity()
-    if convolutions := plain_convolutions(block):
+    if (convolutions := plain_convolutions(block)) and convolutions[0] in sizes:
         assert isinstance(block, Bottleneck | BasicBlock)
         body = nn.Sequential(*(_fused(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
         last = _fused_with_addition(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
@@ -206,7 +206,7 @@ def _fused_block(
     if isinstance(block, InvertedResidual) and block.has_residual:
         *layers, projection = block.block
         convolution, norm = projection.children()
-        if isinstance(norm, nn.Identity) and isinstance(convolution, nn.Conv2d):
+        if isinstance(norm, nn.Identity) and isinstance(convolution, nn.Conv2d) and convolution in sizes:
             last = _fused_with_addition(convolution, "none", dtype, sizes[convolution])
             return FusedResidual(nn.Sequential(*layers), last, unchanged)
     return None

@@ -38,30 +38,39 @@ class MeanByLines(nn.Module):
 class GridAverage(nn.Module):
     """As nn.AdaptiveAvgPool2d, by matrices made of the size: (N, C, H, W) -> (N, C, rows, columns).
 
+    rows, columns: None for as many as come.
     ONNX has no such pooling, and torch's compiler gives wrong results with another size than the one it traced.
     """
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int | None, columns: int | None) -> None:
         super().__init__()
         self.rows, self.columns = rows, columns
 
     def forward(self, x: Tensor) -> Tensor:
-        down, across = _averages(self.rows, x.shape[2]), _averages(self.columns, x.shape[3])
-        return torch.matmul(torch.matmul(down, x.to(torch.float32)), across.transpose(0, 1)).to(x.dtype)
+        result = x.to(torch.float32)
+        if self.rows is not None:
+            result = torch.matmul(_averages(self.rows, x.shape[2]), result)
+        if self.columns is not None:
+            result = torch.matmul(result, _averages(self.columns, x.shape[3]).transpose(0, 1))
+        return result.to(x.dtype)
 
 
-def use_means(model: nn.Module, whole: type[nn.Module], grid: Callable[[int, int], nn.Module] | None = None) -> None:
+def use_means(
+    model: nn.Module,
+    whole: type[nn.Module],
+    grid: Callable[[int | None, int | None], nn.Module] | None = None,
+) -> None:
     """Exchange every nn.AdaptiveAvgPool2d in `model`: those of one cell by `whole`, others by `grid` or not at all.
 
     grid: called with rows and columns.
     """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.AdaptiveAvgPool2d):
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if type(module) is nn.AdaptiveAvgPool2d:  # a subclass may compute something else
             size = module.output_size
-            rows, columns = size if isinstance(size, tuple) else (size, size)
+            rows, columns = (size, size) if size is None or isinstance(size, int) else size
             if rows == columns == 1:
                 model.set_submodule(name, whole())
-            elif grid is not None and isinstance(rows, int) and isinstance(columns, int):
+            elif grid is not None:
                 model.set_submodule(name, grid(rows, columns))
 
 

@@ -99,7 +99,7 @@ def network_of(model: nn.Module, opset: int) -> bytes:
         except ExportError:
             raise
         except Exception as error:  # whatever an exporter's many layers raise
-            raise ExportError(f"the model can't be written as ONNX: {reason_of(error)}") from error
+            raise ExportError(f"the model can't be written as ONNX: {reason_of(error.__cause__ or error)}") from error
 
 
 def packed(network: bytes, contract: Contract, files: Mapping[str, bytes]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 _MAX_LENGTH = 300
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The first line of the error's text, at most 300 characters.
 
     What follows it is source code, with the paths of the machine that compiled it.

@@ -13,6 +13,7 @@ its time, and layers of 256 channels three quarters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -231,7 +232,7 @@ class WinogradProducts(nn.Module):
 
     def _covering(self, side: int) -> int:
         """Lines of tiles, of all grids. Even: of other numbers the compiler's own bounds can't be computed."""
-        unit = max(self.dilation, 2)
+        unit = math.lcm(self.dilation, 2)
         return unit * ((side + 2 * unit - 1) // (2 * unit))
 
 

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.torch_version import TorchVersion
 
 from segnets.errors import ExportError, ImageError
 from segnets.export import aoti, export, load_exported, read_contract, verify
+from segnets.export.means import GridAverage, MeanByLines
+from segnets.export.optimize import optimize
 from segnets.export.processor import check_processor, this_processor
+from segnets.export.winograd import WinogradProducts
 from segnets.preprocess import preprocess
 from segnets.segment import segment
 from tests.export.common import (
@@ -27,6 +31,27 @@ from tests.export.common import (
 )
 
 __all__ = ["compiled"]  # a fixture
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "pspnet_resnet18"])
+def test_what_is_compiled_computes_the_same(name: str) -> None:
+    model = optimize(calm_model(name, num_classes=5)).model
+    rewritten = aoti._rewritten(model, torch.float32, (64, 80))
+    kinds = {type(module) for module in rewritten.modules()}
+    assert nn.AdaptiveAvgPool2d not in kinds
+    assert kinds >= ({MeanByLines, aoti._OnePixel} if name.startswith("lraspp") else {MeanByLines, GridAverage})
+    for size in ((33, 33), (65, 97), (130, 200)):
+        image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            torch.testing.assert_close(rewritten(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-5)
+
+
+def test_maps_larger_than_the_image_have_no_table() -> None:
+    """Their lines and columns could be more than those of the largest image that is allowed."""
+    for padding, kind in ((0, WinogradProducts), (3, nn.Conv2d)):
+        model = nn.Sequential(nn.Conv2d(3, 256, 1, padding=padding), nn.Conv2d(256, 256, 3, padding=1))
+        rewritten = aoti._rewritten(model, torch.float32, (64, 80))
+        assert type(rewritten.get_submodule("1")) is kind
 
 
 @needs_compiler

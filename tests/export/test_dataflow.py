@@ -1,12 +1,14 @@
-"""What may be overwritten in a network, found by running it."""
+"""What may be overwritten in a network, and how large maps are, found by running it."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import segnets
-from segnets.export.dataflow import last_readers
+from segnets.errors import ExportError
+from segnets.export.dataflow import convolution_inputs, last_readers
 from segnets.export.optimize import optimize
 from segnets.layers import InvertedResidual
 
@@ -49,3 +51,31 @@ def test_a_later_reader_keeps_it() -> None:
 
     assert last_readers(Both(), {first, second}) == {second}
     assert torch.is_grad_enabled()
+
+
+class _ByPosition(nn.Module):
+    """Makes a tensor of its own, and reads two maps with one convolution."""
+
+    def __init__(self, *, by_value: bool = False) -> None:
+        super().__init__()
+        self.stem, self.twice, self.unused = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.by_value = by_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x * torch.linspace(0, 1, x.shape[3])
+        if self.by_value and x.mean().item() > 0:
+            x = -x
+        result: Tensor = self.twice(x) * self.twice(x.mean((2, 3), keepdim=True))
+        return result
+
+
+def test_how_large_maps_are() -> None:
+    model = _ByPosition()
+    assert convolution_inputs(model, (33, 65)) == {model.stem: [1, 3, 33, 65], model.twice: [1, 4, 16, 32]}
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_sizes_that_values_decide() -> None:
+    with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 33, 65\) input whose values aren't known"):
+        convolution_inputs(_ByPosition(by_value=True), (33, 65))

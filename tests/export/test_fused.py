@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from segnets.backbones.resnet import Bottleneck
 from segnets.errors import ExportError
 from segnets.export import export, load_exported, read_contract, verify
 from segnets.export.deployed import PIXELS_AT_ONCE, images_at_once
@@ -59,6 +60,15 @@ def test_every_convolution_is_fused_and_nothing_is_left() -> None:
         kinds = {type(module) for module in fused.modules()}
         assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
         assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
+
+
+def test_layers_that_do_not_run_stay_as_they_are() -> None:
+    model = calm_model(num_classes=5)
+    model.unused = nn.Sequential(nn.Conv2d(3, 3, 3), Bottleneck(16, 4))
+    fused = fuse(optimize(model).model, torch.float32, (64, 80))
+    image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_in_groups_is_each_image_alone(tmp_path: Path) -> None:

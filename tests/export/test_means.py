@@ -1,10 +1,11 @@
-"""The mean of a whole map in other forms, against float64."""
+"""Means of maps in other forms, against float64 and torch's own, and which poolings are exchanged for them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from segnets.export.means import GridAverage, MeanByLines, MeanByWindow, use_means
 
@@ -12,7 +13,7 @@ from segnets.export.means import GridAverage, MeanByLines, MeanByWindow, use_mea
 @pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
-def test_exact(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
+def test_a_whole_map(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
     x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     exact = x.double().mean((2, 3), keepdim=True)
@@ -26,29 +27,31 @@ def test_exact(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindo
         assert error <= (x.mean((2, 3), keepdim=True).double() - exact).abs().max()  # torch's own
 
 
-@pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
-def test_poolings_of_several_cells_are_left(kind: type[MeanByWindow | MeanByLines]) -> None:
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AdaptiveAvgPool2d(2))
-    use_means(model, kind)
-    assert [type(module) for module in model] == [kind, kind, nn.AdaptiveAvgPool2d]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [(65, 65), (7, 33), (3, 2)])
-def test_grids(size: tuple[int, int], dtype: torch.dtype) -> None:
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d((3, 2)), nn.AdaptiveAvgPool2d(1))
+@pytest.mark.parametrize("size", [(65, 65), (13, 7), (3, 2), (1, 1)])
+@pytest.mark.parametrize("cells", [(6, 6), (3, 6), (3, 2), (6, 1), (2, None), (None, None)])
+def test_a_grid(cells: tuple[int | None, int | None], size: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.rand(2, 5, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
-    expected = model(x.double())
-    use_means(model, MeanByLines, GridAverage)
-    assert [type(module) for module in model] == [GridAverage, GridAverage, MeanByLines]
-    result = model(x)
+    expected = F.adaptive_avg_pool2d(x.double(), cells)  # type: ignore[arg-type]  # its hints know no None
+    result = GridAverage(*cells)(x)
     assert result.dtype == dtype
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 2**-8)
 
 
-@pytest.mark.parametrize("cells", [(2, 2), (3, 6), (6, 1)])
-def test_pooling_into_a_grid(cells: tuple[int, int]) -> None:
-    for size in ((1, 1), (6, 6), (13, 7), (64, 65)):
-        x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-        expected = torch.nn.functional.adaptive_avg_pool2d(x, cells)
-        torch.testing.assert_close(GridAverage(*cells)(x), expected, rtol=1e-5, atol=1e-6)
+class _PowerMean(nn.AdaptiveAvgPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x**3) ** (1 / 3)
+
+
+def test_which_are_exchanged() -> None:
+    """However their sizes are written and wherever they stand; but not what computes something else."""
+    shared = nn.AdaptiveAvgPool2d([3, 2])
+    sizes: list[object] = [1, (1, 1), [1, 1], 6, (6, 1), (2, None), None]
+    model = nn.Sequential(*map(nn.AdaptiveAvgPool2d, sizes), shared, nn.Sequential(shared), _PowerMean(1))
+    use_means(model, MeanByLines)
+    assert [type(module) for module in model[:4]] == [*[MeanByLines] * 3, nn.AdaptiveAvgPool2d]
+    use_means(model, MeanByLines, GridAverage)
+    assert [type(module) for module in model[3:8]] == [GridAverage] * 5
+    assert [(module.rows, module.columns) for module in model[3:8]] == [(6, 6), (6, 1), (2, None), (None, None), (3, 2)]
+    assert type(model[8][0]) is GridAverage
+    assert type(model[9]) is _PowerMean
