@@ -33,6 +33,9 @@ std::string what_it_is(std::string_view bytes) {
   if (bytes.starts_with("<!") || bytes.starts_with("<html")) return " but a web page (the download failed)";
   if (bytes.starts_with("\x80\x02") || bytes.starts_with("\x80\x04")) return " but a pickle (an old Python checkpoint)";
   if (bytes.size() > 8 && bytes[8] == '{') return " but a safetensors file (weights without a program)";
+  // Its version, a small number, and then the producer's name or the graph.
+  if (bytes.size() > 2 && bytes[0] == '\x08' && (bytes[2] == '\x12' || bytes[2] == '\x3a'))
+    return " but an ONNX network (for ONNX Runtime; this program takes the formats torchscript and aoti)";
   return "";
 }
 

@@ -153,7 +153,9 @@ def test_models_that_are_none(build: Path, small: Path, small_ppm: Path, tmp_pat
     model.write_bytes(b"")
     fails(build, "t.ts: is empty", model, small_ppm, out)
     fails(build, "none.ts: does not exist", tmp_path / "none.ts", small_ppm, out)
-    fails(build, "is not a TorchScript archive", small_ppm, small_ppm, out)
+    fails(build, "is not a TorchScript archive;", small_ppm, small_ppm, out)
+    model.write_bytes(b"\x08\x0a\x12\x07pytorch")
+    fails(build, "is not a TorchScript archive but an ONNX network", model, small_ppm, out)
 
 
 def test_outputs_that_are_no_files(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
