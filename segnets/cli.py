@@ -171,11 +171,14 @@ def _conditions(entry: object) -> str:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from segnets.errors import ExportError
     from segnets.export import export
     from segnets.files import check_writable_target
     from segnets.weights import load
 
-    check_writable_target(options.target, overwrite=options.force)  # before the work, not after it
+    target = check_writable_target(options.target, overwrite=options.force)  # before the work, not after it
+    if target.exists() and Path(options.weights).exists() and target.samefile(options.weights):
+        raise ExportError(f"{target}: is the weights file itself, which stays beside its export; name another file")
     model = load(options.weights)
     report = export(
         model,

@@ -1,6 +1,7 @@
 #include "frame_file.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -24,6 +25,10 @@ struct flock byte_of(FrameRing::Role role, short type) {
 // The memory is taken now: a full /dev/shm must refuse the ring, and not kill a process at some later frame (SIGBUS).
 void write_empty(int file, const FrameLayout& layout, const std::string& path) {
   const Header header = encode(layout);
+  // Beyond a limit of sizes (ulimit -f), taking it would end the process with SIGXFSZ.
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && file_size(layout) > limit.rlim_cur)
+    throw Error(path + ": can't get its " + std::to_string(file_size(layout)) + " bytes: " + std::strerror(EFBIG));
   const int number = ::posix_fallocate(file, 0, static_cast<off_t>(file_size(layout)));
   if (number != 0)
     throw Error(path + ": can't get its " + std::to_string(file_size(layout)) + " bytes: " + std::strerror(number));

@@ -1,9 +1,11 @@
 // segnets-run: segment one image with an exported model, or test the model against what it should compute.
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <optional>
@@ -215,7 +217,10 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (arguments.threads > 0) segnets::set_threads(arguments.threads);
-    return arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
+    const int code = arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      throw segnets::Error(std::string("standard output: can't be written: ") + std::strerror(errno));
+    return code;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "segnets-run: %s\n%s", one_line(error.message).c_str(), kUsage);
     return 2;

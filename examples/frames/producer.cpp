@@ -10,14 +10,17 @@
 #include <torch/script.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "segnets/error.h"
 #include "segnets/frame_ring.h"
 #include "segnets/image.h"
+#include "segnets/model.h"
 
 namespace {
 
@@ -35,17 +38,33 @@ struct OwnRing {
   ~OwnRing() { ::unlink(ring.path().c_str()); }
 };
 
-// The ring's slot or frame, or an Error that says why there is none.
-template <typename Waited>
-Waited expect(Waited waited, const FrameRing& ring) {
-  if (!waited) throw segnets::Error(ring.path() + ": the Python side is gone; see its last lines");
-  return waited;
+// The slot or frame that `wait` gives, or an Error that says why there is none: the Python side may have gone having
+// opened one ring of the two, so both are looked at.
+template <typename Wait>
+auto expect(Wait wait, const FrameRing& frames, const FrameRing& masks) {
+  for (;;) {
+    if (const auto result = wait(std::chrono::milliseconds(200))) return result;
+    for (const FrameRing* ring : {&masks, &frames}) {
+      const FrameRing::Peer peer = ring->peer();
+      if (peer != FrameRing::Peer::closed && peer != FrameRing::Peer::died) continue;
+      if (const auto result = wait(std::chrono::milliseconds(0))) return result;  // the last thing it did
+      throw segnets::Error(ring->path() + ": the Python side is gone; see its last lines");
+    }
+  }
+}
+
+torch::jit::Module load(const std::string& path) {
+  const segnets::Model whole(path);  // refuses what is damaged or no export
+  if (whole.contract().kind != "torchscript")
+    throw segnets::Error(path + ": is " + whole.contract().kind + "; export with the format torchscript for this program");
+  return torch::jit::load(path, torch::kCPU);
 }
 
 void run(const std::string& model_path, const std::string& frames_path, const std::string& masks_path,
          const std::string& folder, const std::vector<std::string>& images) {
   const c10::InferenceMode no_gradients;
-  torch::jit::Module model = torch::jit::load(model_path, torch::kCPU);
+  if (!std::filesystem::is_directory(folder)) throw segnets::Error(folder + ": is no folder; create it first");
+  torch::jit::Module model = load(model_path);
   segnets::Image image = segnets::read_image(images.front());
   const std::vector<std::int64_t> input = preprocess(model, image).sizes().vec();  // (1, 3, h, w)
   const std::vector<std::int64_t> size = {image.height, image.width};
@@ -60,11 +79,11 @@ void run(const std::string& model_path, const std::string& frames_path, const st
     if (i > 0) image = segnets::read_image(images[i]);
     if (image.height != size[0] || image.width != size[1])
       throw segnets::Error(images[i] + ": has another size than the first image, and a ring has one size");
-    const auto slot = expect(frames.acquire(FrameRing::forever), frames);
+    const auto slot = expect([&](auto timeout) { return frames.acquire(timeout); }, frames, masks);
     torch::from_blob(slot.data, input, torch::kFloat32).copy_(preprocess(model, image));
     frames.publish();
 
-    const auto answer = expect(masks.next(FrameRing::forever), masks);
+    const auto answer = expect([&](auto timeout) { return masks.next(timeout); }, frames, masks);
     const auto* ids = reinterpret_cast<const std::uint16_t*>(answer.data);
     const auto classes = static_cast<std::int64_t>(answer.tag);
     const segnets::Mask mask{size[0], size[1], classes, {ids, ids + size[0] * size[1]}};

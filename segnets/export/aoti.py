@@ -211,14 +211,20 @@ def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiPro
     """
     from torch._inductor import aoti_load_package
 
-    with tempfile.NamedTemporaryFile(suffix=".pt2") as file:  # the loader takes paths only, and is done when it returns
-        file.write(data)
-        file.flush()
-        try:
+    try:
+        # The loader takes paths only, and is done when it returns.
+        with tempfile.NamedTemporaryFile(suffix=".pt2") as file:
+            file.write(data)
+            file.flush()
             network = aoti_load_package(file.name)
-            return AotiProgram(network, torchscript.from_file(io.BytesIO(image)), bounds)
-        except RuntimeError as error:
-            raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
+        return AotiProgram(network, torchscript.from_file(io.BytesIO(image)), bounds)
+    except RuntimeError as error:
+        raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
+    except OSError as error:
+        raise ExportError(
+            f"{where}: can't be unpacked in {tempfile.gettempdir()}: {error.strerror or error}; name another folder in "
+            "TMPDIR, where programs may run, or make room"
+        ) from None
 
 
 def _compile(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], path: Path) -> None:

@@ -21,6 +21,7 @@ from segnets.export.formats import FORMATS, Options
 from segnets.export.golden import Golden
 from segnets.export.onnx_int8 import QuantizationReport
 from segnets.export.optimize import Optimized, evaluation_copy, optimize
+from segnets.export.reason import reason_of
 from segnets.export.runtime import exported_from_bytes
 from segnets.export.verify import VerifyReport, verify_loaded
 from segnets.files import atomic_write, check_writable_target
@@ -100,6 +101,10 @@ def export(
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("device", device, DEVICES)
     _check_choice("target", target, TARGETS)
+    if not isinstance(preprocessing, Preprocessing | None):
+        raise ExportError(f"preprocessing={preprocessing!r}: expected a segnets.Preprocessing")
+    if not isinstance(minimum_agreement, int | float | None):
+        raise ExportError(f"minimum_agreement={minimum_agreement!r}: expected a share, 0..1")
     chosen = FORMATS[format]
     options = Options(output, dtype, device, target, opset, calibration, minimum_agreement)
     chosen.check(options)
@@ -107,7 +112,7 @@ def export(
     card = _card(model, classes, palette)
     preprocessing = preprocessing or card.preprocessing
 
-    reference = evaluation_copy(_checked_module(model))
+    reference = _copied(_checked_module(model))
     optimized = optimize(model)
     draft = chosen.draft(optimized.model, preprocessing, options)
     golden = draft.golden(reference)
@@ -136,7 +141,14 @@ def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: 
         file.write(data)
         file.flush()
         file.seek(0)
-        verification = verify_loaded(exported_from_bytes(file.read(), target), reference)
+        try:
+            verification = verify_loaded(exported_from_bytes(file.read(), target), reference)
+        except ExportError:
+            raise
+        except (RuntimeError, torch.jit.Error) as error:
+            # TorchScript says last what its first lines only announce.
+            last = str(error).strip().rpartition("\n")[2]
+            raise ExportError(f"the exported file can't be run, so it was not kept: {last}") from error
         if not verification.passed:
             raise ExportError(f"the exported file disagrees with the model, so it was not kept:\n{verification}")
     return verification
@@ -173,6 +185,15 @@ def _checked_module(model: object) -> nn.Module:
             "torch.jit.script(model.eval()) makes a file of the bare network"
         )
     return model
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return evaluation_copy(model)
+    except Exception as error:  # of meta tensors, lazy and scripted modules, hooks that hold what can't be copied
+        raise ExportError(
+            f"model: this {type(model).__name__} can't be copied to the CPU in float32: {reason_of(error)}"
+        ) from error
 
 
 def _contract(model: nn.Module, golden: Golden, **fields: Any) -> Contract:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnets.errors import ExportError
+from segnets.export.reason import reason_of
 
 # Measured over six seeds of randomised networks: folded and plain differ by at most 1.8 times the plain model's error.
 ROUNDING_FACTORS = {"float32": 8.0, "bfloat16": 4.0, "float16": 4.0}
@@ -135,9 +136,15 @@ def compare_quantized(
 
 
 def logits_of(model: nn.Module, image: Tensor) -> Tensor:
-    """The logits of a plain model. Raises ExportError if there are none, or they are not finite."""
-    with torch.inference_mode():
-        logits = logits_in(model(image), model)
+    """The logits of a plain model. Raises ExportError if it doesn't run, or they are not finite."""
+    try:
+        with torch.inference_mode():
+            scores = model(image)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(
+            f"the model doesn't run on a float32 {tuple(image.shape)} input: {reason_of(error)}"
+        ) from error
+    logits = logits_in(scores, model)
     if not bool(torch.isfinite(logits).all()):
         raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
     return logits

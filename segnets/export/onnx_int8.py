@@ -103,8 +103,8 @@ def quantize(
     )
     if not report.agreement >= minimum_agreement:
         raise ExportError(
-            f"int8 loses too much: {report}; at least {minimum_agreement:.0%} is asked for: give images like those "
-            "that the network will see, more of them, or allow it with minimum_agreement (--minimum-agreement)"
+            f"int8 loses too much: {report}; at least {100 * minimum_agreement:.6g}% is asked for: give images like "
+            "those that the network will see, more of them, or allow it with minimum_agreement (--minimum-agreement)"
         )
     return quantized, report
 
@@ -134,6 +134,8 @@ def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Prepro
 
 def _images(folder: str | PathLike[str]) -> list[Path]:
     """At most MAX_IMAGES, evenly from the sorted folder."""
+    if not str(folder):
+        raise ExportError("calibration='': expected a folder of images")
     try:
         paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _ENDINGS and path.is_file())
     except OSError as error:
@@ -149,6 +151,9 @@ def _prepared(prepare: Preprocess, path: Path) -> Tensor:
 
     try:
         with Image.open(path) as picture:
+            # Of 16-bit grey and of floating point pillow cuts off whatever is above 255.
+            if picture.mode.startswith(("I", "F")):
+                raise ExportError(f"{path}: has more than 8 bits per channel ({picture.mode}); save it with 8")
             pixels = np.array(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ExportError(f"{path}: can't be read as an image: {reason_of(error)}") from None

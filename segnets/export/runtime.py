@@ -27,7 +27,7 @@ from segnets.export.memory import keep_freed_memory
 from segnets.export.onnx_file import file_in, looks_like_onnx, unpack
 from segnets.export.processor import check_onednn, check_processor
 from segnets.export.reason import reason_of
-from segnets.preprocess import check_input
+from segnets.preprocess import check_image, check_input
 
 _MAX_CONTRACT_BYTES = 16 << 20
 
@@ -50,6 +50,7 @@ class Exported:
 
         Raises ImageError for what is no such image; on the CPU also for NaN and infinity, whose mask would be all 0.
         """
+        self._check_place("input", image)
         check_input(image)
         with _running():
             # One pass, a hundredth of the smallest network's time; a GPU would have to be waited for.
@@ -60,16 +61,33 @@ class Exported:
         return result
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """image: (N, H, W, 3) uint8 RGB. Returns (N, 3, h, w) float32."""
+        """image: (N, H, W, 3) uint8 RGB. Returns (N, 3, h, w) float32. Raises ImageError for what is no such image."""
+        self._check_place("image", image)
+        check_image(image)
         with _running():
             result: Tensor = self.module.preprocess(image)
         return result
 
     def segment(self, image: Tensor) -> Tensor:
-        """image: (N, H, W, 3) uint8 RGB. Returns the mask (N, H, W), uint8 or int16."""
+        """image: (N, H, W, 3) uint8 RGB. Returns the mask (N, H, W), uint8 or int16.
+
+        Raises ImageError for what is no such image.
+        """
+        self._check_place("image", image)
+        check_image(image)
         with _running():
             mask: Tensor = self.module.segment(image)
         return mask
+
+    def _check_place(self, name: str, image: object) -> None:
+        """Raise ImageError for what is no tensor, or lies where the file doesn't run: machine code would crash."""
+        if not isinstance(image, Tensor):
+            raise ImageError(
+                f"{name}: expected a torch.Tensor, got {type(image).__name__}; torch.from_numpy makes one of an array"
+            )
+        device = self.contract.device
+        if image.device.type not in ("cpu", device):
+            raise ImageError(f"{name}: is on {image.device}, and this file runs on {device}; image.{device}() moves it")
 
 
 @contextmanager

@@ -76,9 +76,14 @@ def make_layout(
     try:  # NumPy's numbers, too
         counts = tuple(map(operator.index, shape))
         steps = None if strides is None else tuple(map(operator.index, strides))
+        room = operator.index(slots)
     except TypeError:
-        raise FrameRingError(f"{where}: shape={shape!r}, strides={strides!r}, expected whole numbers") from None
-    return _checked(where, "", counts, name, slots, steps, checksum)
+        raise FrameRingError(
+            f"{where}: shape={shape!r}, slots={slots!r}, strides={strides!r}, expected whole numbers"
+        ) from None
+    if checksum not in (True, False):
+        raise FrameRingError(f"{where}: checksum={checksum!r}, expected True or False")
+    return _checked(where, "", counts, name, room, steps, bool(checksum))
 
 
 def encode(layout: FrameLayout) -> bytes:
@@ -177,7 +182,7 @@ def _checked(
         raise refuse(f"ndim={len(shape)}, expected 1..{_MAX_NDIM}")
     if not all(count >= 1 for count in shape):
         raise refuse(f"shape={_show(shape)}, expected numbers of at least 1")
-    if not (isinstance(slots, int) and 1 <= slots <= _MAX_SLOTS):
+    if not 1 <= slots <= _MAX_SLOTS:
         raise refuse(f"slots={slots}, expected 1..{_MAX_SLOTS}")
     if strides is None:
         strides = [item * math.prod(shape[i + 1 :]) for i in range(len(shape))]

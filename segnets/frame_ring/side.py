@@ -109,6 +109,7 @@ class Side:
         if self.available():
             return True
         start, pause = time.monotonic(), _FIRST_PAUSE
+        timeout = None if timeout is None else float(timeout)  # NumPy's, too
         while True:
             peer = self.peer()
             # Asked again after the peer, which does its last work before its lock ends.

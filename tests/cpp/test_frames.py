@@ -78,3 +78,29 @@ def test_each_side_is_told_of_the_other(build: Path, desk: Desk, tmp_path: Path)
         assert frames.next(60) is not None
     _, complaints = producer.communicate(timeout=120)
     assert complaints == f"{rings[1]}: the Python side is gone; see its last lines\n"
+
+
+def test_a_side_that_opened_one_ring_alone_is_missed(build: Path, desk: Desk, tmp_path: Path) -> None:
+    weights, exported, _ = desk
+    rings = [tmp_path / "frames", tmp_path / "masks"]
+    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, weights.parent / "1.ppm")
+    segnets.FrameRing.open(rings[0], timeout=60).close()
+    _, complaints = producer.communicate(timeout=120)
+    assert complaints == f"{rings[0]}: the Python side is gone; see its last lines\n"
+
+
+def test_what_the_producer_refuses(build: Path, desk: Desk, tmp_path: Path) -> None:
+    weights, exported, _ = desk
+    image = weights.parent / "1.ppm"
+    (tmp_path / "cut.ts").write_bytes(exported.read_bytes()[:5000])
+    for model, folder, message in (
+        (tmp_path / "cut.ts", tmp_path, "cut.ts: is truncated or damaged"),
+        (weights, tmp_path, "but a safetensors file"),
+        (exported, tmp_path / "none", "none: is no folder; create it first"),
+    ):
+        producer = start(build / "segnets-frame-producer", model, tmp_path / "f", tmp_path / "m", folder, image)
+        _, complaints = producer.communicate(timeout=120)
+        assert producer.returncode == 1
+        assert message in complaints
+        assert complaints.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.ts"]

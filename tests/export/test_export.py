@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from segnets.card import ModelCard
 from segnets.errors import ExportError, OutputError
@@ -139,12 +140,14 @@ def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
         ({"classes": ["a", "b"]}, "classes: 2 names for a model with 5 classes"),
         ({"palette": [(0, 0, 0)]}, "palette: 1 colours for a model with 5 classes"),
         ({"palette": [(0, 0, 256)] * 5}, "expected three whole numbers 0..255"),
+        ({"preprocessing": "none"}, "preprocessing='none': expected a segnets"),
+        ({"minimum_agreement": "0.5"}, "minimum_agreement='0.5': expected a share"),
         ({"classes": [1, 2, 3, 4, 5]}, r"classes\[0\]=1: expected a printable text"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(random_model(num_classes=5), tmp_path / "m.ts", preprocessing=SMALL, **arguments)  # type: ignore[arg-type]
+        export(random_model(num_classes=5), tmp_path / "m.ts", **{"preprocessing": SMALL, **arguments})  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,6 +208,13 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
         broken.convolution.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(ExportError, match="not finite"):
         export(broken, tmp_path / "m.ts")
+    for unfinished in (Wrapper(nn.Identity()).to("meta"), Wrapper(nn.LazyConv2d(4, 1))):
+        with pytest.raises(ExportError, match="this Wrapper can't be copied to the CPU in float32"):
+            export(unfinished, tmp_path / "m.ts")
+    with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 64, 64\) input"):
+        export(Wrapper(nn.Linear(5, 5)), tmp_path / "m.ts")
+    with pytest.raises(ExportError, match=r"can't be run, so it was not kept: .*Parametrization is not working"):
+        export(Wrapper(weight_norm(nn.Conv2d(4, 4, 1))), tmp_path / "m.ts")
     with pytest.raises(ExportError, match=r"expected a torch\.nn\.Module, got str"):
         export("model", tmp_path / "m.ts")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import segnets
 from segnets import backbones
 from segnets.card import ModelCard
+from segnets.cli import main
 from segnets.errors import ExportError, ImageError
 from segnets.export import export, load_exported, read_contract, verify
 from segnets.export.reason import reason_of
@@ -152,3 +153,31 @@ def test_inputs_that_are_not_finite(small: Path) -> None:
             exported.logits(image)
     with pytest.raises(ImageError, match="got the 3-D shape"):
         exported.logits(torch.zeros(3, 40, 50))
+
+
+def test_what_is_no_image(small: Path) -> None:
+    exported = load_exported(small)
+    image = torch.zeros(1, 40, 50, 3, dtype=torch.uint8)
+    for given, message in (
+        (image.numpy(), "image: expected a torch.Tensor, got ndarray; torch.from_numpy makes one"),
+        (image.to("meta"), "image: is on meta, and this file runs on cpu"),
+        (image.float(), "got torch.float32; convert with"),
+        (image.permute(0, 3, 1, 2), "looks like \\(N, 3, H, W\\)"),
+        (image[..., :2], "with 2 channels"),
+    ):
+        for call in (exported.segment, exported.preprocess):
+            with pytest.raises(ImageError, match=message):
+                call(given)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="input: is on meta"):
+        exported.logits(torch.zeros(1, 3, 40, 50, device="meta"))
+
+
+def test_an_export_does_not_replace_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, link = tmp_path / "w.safetensors", tmp_path / "same"
+    segnets.save(random_model(num_classes=5), weights)
+    link.symlink_to(tmp_path)
+    before = weights.read_bytes()
+    for target in (weights, link / weights.name):
+        assert main(["export", str(weights), str(target), "--force"]) == 1
+        assert "is the weights file itself" in capsys.readouterr().err
+    assert weights.read_bytes() == before

@@ -113,3 +113,12 @@ def test_folders_without_images(name: str, contents: bytes, message: str, tmp_pa
     with pytest.raises(ExportError, match="can't be read: No such file"):
         export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path / "none")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_images_of_more_than_8_bits(tmp_path: Path) -> None:
+    """Pillow would make all of their greys white."""
+    Image.fromarray(np.full((64, 64), 20000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ExportError, match=r"deep\.png: has more than 8 bits per channel"):
+        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)
+    with pytest.raises(ExportError, match="calibration='': expected a folder"):
+        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration="", preprocessing=SMALL)

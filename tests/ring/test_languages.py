@@ -93,6 +93,15 @@ def test_cpp_tells_a_torn_frame(program: Path, tmp_path: Path) -> None:
     assert run(program, "read", path, 0).stderr == "frame 1 is torn\n"
 
 
+def test_a_limit_of_sizes_refuses_a_ring_of_cpp(program: Path, tmp_path: Path) -> None:
+    """And doesn't end the process (SIGXFSZ), which would leave its temporary file."""
+    command = f'ulimit -f 10; exec "{program}" create "{tmp_path / "r"}" producer 1 4 0 300x400'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "bytes: File too large" in done.stderr
+    assert done.returncode == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_cpp_makes_no_ring_where_something_is(program: Path, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"mine")
     done = run(program, "create", tmp_path / "r", "producer", 1, 4, 0, "3x4")

@@ -196,7 +196,7 @@ def test_files_that_are_none(program: Path, tmp_path: Path) -> None:
         ((), "uint8", 4, None, "ndim=0, expected 1..8"),
         ((1,) * 9, "uint8", 4, None, "ndim=9, expected 1..8"),
         ((2, 0), "uint8", 4, None, "shape=(2, 0), expected numbers of at least 1"),
-        ((2.5,), "uint8", 4, None, "shape=(2.5,), strides=None, expected whole numbers"),
+        ((2.5,), "uint8", 4, None, "shape=(2.5,), slots=4, strides=None, expected whole numbers"),
         ((HUGE, 2), "uint8", 4, None, f"shape=({HUGE}, 2), expected a frame of at most 1 TiB"),
         (
             (2, 2),

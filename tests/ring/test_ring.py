@@ -185,3 +185,14 @@ def test_calls_that_do_not_fit(path: Path) -> None:
             call()
     with pytest.raises(FrameRingError, match="slot 1 is no longer ours"):
         slot.publish()
+
+
+def test_numbers_of_numpy_will_do(path: Path) -> None:
+    ring = FrameRing.create(path, np.array([2, 3]), slots=np.int64(2), checksum=np.bool_(True))  # type: ignore[arg-type]
+    assert (ring.layout.slots, ring.layout.checksum) == (2, True)
+    with FrameRing.open(path) as consumer:
+        assert consumer.next(np.float32(0.001)) is None  # type: ignore[arg-type]
+    ring.close()
+    path.unlink()
+    with pytest.raises(FrameRingError, match="checksum='no', expected True or False"):
+        FrameRing.create(path, (2, 3), checksum="no")  # type: ignore[arg-type]
