@@ -177,9 +177,9 @@ def _export(options: argparse.Namespace) -> int:
     from segnets.weights import load
 
     target = check_writable_target(options.target, overwrite=options.force)  # before the work, not after it
-    if target.exists() and Path(options.weights).exists() and target.samefile(options.weights):
-        raise ExportError(f"{target}: is the weights file itself, which stays beside its export; name another file")
     model = load(options.weights)
+    if target.exists() and target.samefile(options.weights):
+        raise ExportError(f"{target}: is the weights file itself, which stays beside its export; name another file")
     report = export(
         model,
         Path(options.target),

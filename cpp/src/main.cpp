@@ -196,6 +196,18 @@ int segment(const Arguments& arguments) {
   return 0;
 }
 
+int help() {
+  std::fputs(kUsage, stdout);
+  std::printf("This build %s OpenCV.\n", segnets::has_opencv() ? "has" : "is without");
+  return 0;
+}
+
+int run(const Arguments& arguments) {
+  if (arguments.help) return help();
+  if (arguments.threads > 0) segnets::set_threads(arguments.threads);
+  return arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
+}
+
 // File names and file contents may hold control characters; the terminal must not see them, and one line stays one.
 std::string one_line(std::string text) {
   for (char& c : text)
@@ -211,13 +223,7 @@ int main(int argc, char** argv) {
 #endif
   try {
     const Arguments arguments = parse({argv + 1, argv + argc});
-    if (arguments.help) {
-      std::fputs(kUsage, stdout);
-      std::printf("This build %s OpenCV.\n", segnets::has_opencv() ? "has" : "is without");
-      return 0;
-    }
-    if (arguments.threads > 0) segnets::set_threads(arguments.threads);
-    const int code = arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
+    const int code = run(arguments);
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
       throw segnets::Error(std::string("standard output: can't be written: ") + std::strerror(errno));
     return code;

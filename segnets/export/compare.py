@@ -136,18 +136,23 @@ def compare_quantized(
 
 
 def logits_of(model: nn.Module, image: Tensor) -> Tensor:
-    """The logits of a plain model. Raises ExportError if it doesn't run, or they are not finite."""
+    """The logits of a plain model. Raises ExportError if it doesn't run, or there are none, or not finite ones."""
+    with torch.inference_mode():
+        logits = logits_in(returned_by(model, image), model)
+    if not bool(torch.isfinite(logits).all()):
+        raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
+    return logits
+
+
+def returned_by(model: nn.Module, image: Tensor) -> object:
+    """What `model` gives for a float32 image. Raises ExportError if it doesn't run."""
     try:
-        with torch.inference_mode():
-            scores = model(image)
+        scores: object = model(image)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportError(
             f"the model doesn't run on a float32 {tuple(image.shape)} input: {reason_of(error)}"
         ) from error
-    logits = logits_in(scores, model)
-    if not bool(torch.isfinite(logits).all()):
-        raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
-    return logits
+    return scores
 
 
 def logits_in(scores: object, model: nn.Module) -> Tensor:

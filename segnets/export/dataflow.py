@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segnets.errors import ExportError
-from segnets.export.compare import logits_in
+from segnets.export.compare import logits_in, returned_by
 from segnets.export.reason import reason_of
 
 _First = TypeVar("_First", bound=nn.Module)
@@ -52,9 +52,7 @@ def followers(
     handles += [m.register_forward_pre_hook(before_second) for m in modules if isinstance(m, second)]
     try:
         with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
-            scores = model(torch.zeros(1, 3, 64, 64, dtype=torch.float32))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"the model doesn't run on a float32 (1, 3, 64, 64) input: {reason_of(error)}") from error
+            scores = returned_by(model, torch.zeros(1, 3, 64, 64, dtype=torch.float32))
     finally:
         for handle in handles:
             handle.remove()

@@ -233,7 +233,7 @@ class WinogradProducts(nn.Module):
     def _covering(self, side: int) -> int:
         """Lines of tiles, of all grids. Even: of other numbers the compiler's own bounds can't be computed."""
         unit = math.lcm(self.dilation, 2)
-        return unit * ((side + 2 * unit - 1) // (2 * unit))
+        return unit * _tiles(side, unit)
 
 
 def _output(products: list[Tensor], second: Tensor) -> Tensor:

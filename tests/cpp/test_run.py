@@ -140,8 +140,9 @@ def test_every_way_to_hand_over_pixels(build: Path, small: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_results_that_could_not_be_printed(build: Path, small: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        command = [build / "segnets-run", "--self-test", small]
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr == "segnets-run: standard output: can't be written: No space left on device\n"
+    for arguments in (["--self-test", small], ["--help"]):
+        with Path("/dev/full").open("w") as full:
+            command = [build / "segnets-run", *arguments]
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert result.returncode == 1
+        assert result.stderr == "segnets-run: standard output: can't be written: No space left on device\n"
