@@ -32,7 +32,7 @@ def make_files(folder: Path) -> tuple[Path, Path]:
 
 def loading(pth: Path, safetensors: Path, rounds: int) -> list[str]:
     theirs = (
-        "import torch; from segnets.training.torchvision_door import torchvision",
+        "import torch; from segnets.torchvision_compat import torchvision",
         f"m = torchvision.models.segmentation.{NAME}(weights=None, weights_backbone=None, aux_loss=True)\n"
         f"m.load_state_dict(torch.load({str(pth)!r}, weights_only=True)); m.eval()",
     )

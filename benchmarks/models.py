@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from segnets._cost import cost
 from segnets.builders import Builder
-from segnets.cost import cost
 from segnets.registry import HEADS, MODELS, build_described
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "models.md"

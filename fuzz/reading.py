@@ -17,10 +17,10 @@ from fuzz.seeds import INDEX
 from segnets.errors import OutputError, WeightsError
 from segnets.weights.weights_file import read_weights_file
 from weights_tools import convert, inspect
-from weights_tools.opened import opened
+from weights_tools.check.values import examine
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.reader.values import TensorRef
-from weights_tools.soundness import examine
+from weights_tools.recognise.network import opened
 
 # How far a file came. From "pickle" on, the checks of the container (directory, checksums, lengths) were passed.
 STAGES = ("head", "container", "pickle", "opened", "weights", "network")

@@ -6,8 +6,10 @@ self-describing file; exports that a C++ program runs with the very same result.
 
 from typing import TYPE_CHECKING, Any
 
-from segnets.backbones import IntermediateLayerGetter, MobileNetV3, ResNet
+from segnets._cost import Cost, cost
+from segnets.backbones import IntermediateLayerGetter
 from segnets.card import ModelCard, ModelConfig
+from segnets.deploy import ExportReport, VerifyReport, export, join_onnx, load_exported, verify
 from segnets.errors import (
     ExportError,
     FrameRingError,
@@ -17,12 +19,10 @@ from segnets.errors import (
     SegnetsError,
     WeightsError,
 )
-from segnets.export import ExportReport, VerifyReport, export, verify
-from segnets.heads import DeepLabHead, DeepLabV3PlusHead, FCNHead, LRASPPHead, PSPHead
-from segnets.layers import ASPP
 from segnets.model import SegmentationModel
-from segnets.preprocess import Preprocessing, preprocess
+from segnets.preprocessing import Preprocessing, preprocess
 from segnets.registry import list_models
+from segnets.segmenter import segment
 from segnets.weights import LoadReport, load, load_weights, save
 from segnets.weights.pretrained import (
     create_model,
@@ -40,30 +40,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ASPP",
-    "DeepLabHead",
-    "DeepLabV3PlusHead",
+    "Cost",
     "ExportError",
     "ExportReport",
-    "FCNHead",
     "FrameRing",
     "FrameRingError",
     "ImageError",
     "IntermediateLayerGetter",
-    "LRASPPHead",
     "LoadReport",
-    "MobileNetV3",
     "ModelCard",
     "ModelConfig",
     "OutputError",
-    "PSPHead",
     "PeerGoneError",
     "Preprocessing",
-    "ResNet",
     "SegmentationModel",
     "SegnetsError",
     "VerifyReport",
     "WeightsError",
+    "cost",
     "create_model",
     "deeplabv3_mobilenet_v3_large",
     "deeplabv3_resnet50",
@@ -71,12 +65,15 @@ __all__ = [
     "export",
     "fcn_resnet50",
     "fcn_resnet101",
+    "join_onnx",
     "list_models",
     "load",
+    "load_exported",
     "load_weights",
     "lraspp_mobilenet_v3_large",
     "preprocess",
     "save",
+    "segment",
     "verify",
 ]
 

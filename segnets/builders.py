@@ -17,7 +17,7 @@ from segnets import backbones
 from segnets.backbones import BackboneKind, IntermediateLayerGetter, Stage
 from segnets.card import JSON, ModelConfig
 from segnets.errors import UnsupportedOptionError
-from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadKind, Site
+from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadInput, HeadKind
 from segnets.layers import norm_layer
 from segnets.model import SegmentationModel
 from segnets.options import Options, as_json, check_applicable, check_values
@@ -88,7 +88,7 @@ class Builder:
         norm = settled["norm_layer"]
         return {
             "head_variant": variant,
-            **self.head.defaults(variant, Site(settled["output_stride"], stages.out.channels)),
+            **self.head.defaults(variant, HeadInput(settled["output_stride"], stages.out.channels)),
             **(copy.deepcopy(dict(self.published)) if as_published else {}),
             "head_norm_layer": "batch" if norm == "frozen" else norm,
             "head_norm_eps": 1e-5,
@@ -122,7 +122,7 @@ class Builder:
         if options["aux_loss"]:
             aux = FCNHead(maps["aux"].channels, options["num_classes"], norm_layer=head_norm)
         low_channels = maps["low"].channels if "low" in maps else 0
-        site = Site(options["output_stride"], maps[self.head.last_name].channels, low_channels)
+        site = HeadInput(options["output_stride"], maps[self.head.last_name].channels, low_channels)
         return SegmentationModel(
             backbone,
             self.head.build(options["num_classes"], site, options, head_norm),

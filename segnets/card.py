@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from segnets.preprocess import Preprocessing
+from segnets.preprocessing import Preprocessing
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Colour: TypeAlias = tuple[int, int, int]

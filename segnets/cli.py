@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch takes a second to import; `--help` need not wait for it
     from torch import nn
 
-    from segnets.preprocess import Preprocessing
+    from segnets.preprocessing import Preprocessing
 
 _PROGRAM = "segnets"
 
@@ -171,8 +171,8 @@ def _conditions(entry: object) -> str:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from segnets.deploy import export
     from segnets.errors import ExportError
-    from segnets.export import export
     from segnets.files import check_writable_target
     from segnets.weights import load
 
@@ -222,7 +222,7 @@ def _preprocessing(options: argparse.Namespace, model: nn.Module) -> Preprocessi
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from segnets.export import verify
+    from segnets.deploy import verify
     from segnets.weights import load
 
     report = verify(options.file, against=load(options.against) if options.against else None)
@@ -231,7 +231,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
-    from segnets.export import join_onnx
+    from segnets.deploy import join_onnx
 
     compared = join_onnx(options.file, options.target, overwrite=options.force)
     print(f"{options.target}: the masks of {options.file} in all of {sum(compared)} pixels of {len(compared)} sizes")

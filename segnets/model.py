@@ -89,7 +89,7 @@ class SegmentationModel(nn.Module):
         self.train(self.training)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x: (N, in_channels, H, W) float, RGB, normalised as in `segnets.preprocess`; any H, W >= 1.
+        """x: (N, in_channels, H, W) float, RGB, normalised as by `segnets.preprocess`; any H, W >= 1.
 
         Returns "out": (N, num_classes, H, W) logits, not probabilities; and "aux", of the same shape, when the model
         has an auxiliary classifier. Eager mode returns an OrderedDict, TorchScript a Dict[str, Tensor].

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from segnets.builders import PUBLISHED
-from segnets.training.torchvision_door import torchvision
+from segnets.torchvision_compat import torchvision
 
 __all__ = ["NAMES", "randomise_", "torchvision"]
 

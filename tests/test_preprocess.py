@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from segnets.errors import ImageError
-from segnets.preprocess import Preprocess, Preprocessing, check_input, preprocess
-from segnets.segment import Segmenter, logits_at, logits_to_mask, segment
+from segnets.preprocessing import Preprocess, Preprocessing, check_input, preprocess
+from segnets.segmenter import Segmenter, logits_at, logits_to_mask, segment
 from tests.oracle import torchvision
 
 assert torchvision is not None  # its import comes first: it makes the next one possible

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weights_tools.comparison import CompareReport, compare
-    from weights_tools.conversion import convert
+    from weights_tools._compare import CompareReport, compare
+    from weights_tools._convert import convert
+    from weights_tools._export import ExportReport, export
+    from weights_tools._inspect import inspect
+    from weights_tools._reports import ConversionReport, InspectReport
     from weights_tools.fetching.fetch import FetchReport, fetch
-    from weights_tools.inspection import inspect
-    from weights_tools.report import ConversionReport, InspectReport
-    from weights_tools.way_back import ExportReport, export
 
 __all__ = [
     "CompareReport",
@@ -26,16 +26,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CompareReport": "weights_tools.comparison",
-    "ConversionReport": "weights_tools.report",
-    "ExportReport": "weights_tools.way_back",
+    "CompareReport": "weights_tools._compare",
+    "ConversionReport": "weights_tools._reports",
+    "ExportReport": "weights_tools._export",
     "FetchReport": "weights_tools.fetching.fetch",
-    "InspectReport": "weights_tools.report",
-    "compare": "weights_tools.comparison",
-    "convert": "weights_tools.conversion",
-    "export": "weights_tools.way_back",
+    "InspectReport": "weights_tools._reports",
+    "compare": "weights_tools._compare",
+    "convert": "weights_tools._convert",
+    "export": "weights_tools._export",
     "fetch": "weights_tools.fetching.fetch",
-    "inspect": "weights_tools.inspection",
+    "inspect": "weights_tools._inspect",
 }
 
 

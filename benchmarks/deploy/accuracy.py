@@ -24,10 +24,10 @@ from torch import nn
 
 import segnets
 from benchmarks.deploy.files import EXPORTS
+from segnets.deploy import Exported, load_exported
+from segnets.deploy.check.tolerance import logits_of, relative_difference
 from segnets.errors import ExportError
-from segnets.export import Exported, load_exported
-from segnets.export.compare import logits_of, relative_difference
-from segnets.segment import segment
+from segnets.segmenter import segment
 
 
 @dataclass

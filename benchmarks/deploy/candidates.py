@@ -29,7 +29,7 @@ x = torch.rand({batch}, 3, {size}, {size}, generator=torch.Generator().manual_se
 _TORCHVISION = (
     _TORCH
     + """
-from segnets.training.torchvision_door import torchvision
+from segnets.torchvision_compat import torchvision
 network = getattr(torchvision.models.segmentation, {network!r})(weights=None, weights_backbone=None)
 network.load_state_dict(torch.load({weights!r}))
 network.eval()
@@ -42,7 +42,7 @@ with torch.inference_mode():
 _OURS = (
     _TORCH
     + """
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 network = load_exported({file!r}).logits
 """
 )

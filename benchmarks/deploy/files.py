@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 
 import segnets
-from segnets.preprocess import Preprocessing
-from segnets.training.torchvision_door import torchvision
+from segnets.preprocessing import Preprocessing
+from segnets.torchvision_compat import torchvision
 
 EXPORTS: dict[str, dict[str, Any]] = {
     "-portable.ts": {},

@@ -20,8 +20,8 @@ from torch import Tensor
 import segnets
 from benchmarks.deploy.candidates import NETWORKS, SIZE
 from benchmarks.deploy.files import torchvision_network
-from segnets.export import load_exported
-from segnets.preprocess import Preprocessing
+from segnets.deploy import load_exported
+from segnets.preprocessing import Preprocessing
 
 _CALLS = 20
 _OURS, _EAGER = "segnets torchscript cuda", "torchvision, autocast, channels_last"

@@ -1,6 +1,7 @@
 """Layers of a ResNet on a GPU, by cuDNN's fused operators and one by one: `python -m benchmarks.deploy.gpu_layers`.
 
-What `segnets.export.cudnn` is worth, layer by layer: convolution, bias and ReLU, and the same with an addition.
+What `segnets.deploy.passes.fuse_cudnn` is worth, layer by layer: convolution, bias and ReLU, and the
+same with an addition.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.deploy.gpu import milliseconds
-from segnets.export.cudnn import ConvAddReLU, ConvReLU
+from segnets.deploy.passes.fuse_cudnn import ConvAddReLU, ConvReLU
 
 # Input and output channels, kernel, stride, dilation, side of the input.
 _LAYERS = (

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.deploy.worker import Worker
 from benchmarks.measure import machine, median, take_turns
-from segnets.export import export
-from segnets.preprocess import Preprocessing
+from segnets.deploy import export
+from segnets.preprocessing import Preprocessing
 from segnets.registry import find_builder
 from tests.oracle import randomise_
 
@@ -34,7 +34,7 @@ segment = model.segment
 """
 THEIRS = """
 import numpy as np, torch
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 torch.set_num_threads(1)
 image = np.random.default_rng(0).integers(0, 256, ({height}, {width}, 3), dtype=np.uint8)
 model = load_exported({path!r})

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.deploy import files
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 
 _CALLS = 8
 _WARM = 8  # before: freed memory takes a few calls until it serves the next one as it is
@@ -31,7 +31,7 @@ _SHAPE = re.compile(r"(?:g(\d+))?mb(\d+)_(?:g\d+)?ic(\d+)oc(\d+)_ih\d+oh(\d+)kh(
 # The beginning of what a process of its own runs; then comes what it measures, and prints.
 _PREPARE = """
 import sys, torch
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 torch.set_num_threads(int(sys.argv[2]))
 logits = load_exported(sys.argv[1]).logits
 image = torch.rand(int(sys.argv[3]), 3, 520, 520)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import segnets
 from benchmarks.deploy.candidates import NETWORKS
-from segnets.preprocess import Preprocessing
+from segnets.preprocessing import Preprocessing
 
 _CROP = (256, 352)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kMostRunners = 8;  // calls at a time; each further one waits
 
-// What is computed at once, as PIXELS_AT_ONCE of segnets/export/deployed.py says.
+// What is computed at once, as PIXELS_AT_ONCE of segnets/deploy/passes/wrap.py says.
 constexpr std::int64_t kPixelsAtOnce = 520 * 520;
 
 std::int64_t images_at_once(std::int64_t height, std::int64_t width) {

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import segnets
-from segnets.segment import logits_to_mask
+from segnets.segmenter import logits_to_mask
 
 
 def main(weights: str, frames_path: str, masks_path: str) -> None:

@@ -1,7 +1,6 @@
 """An image in, named feature maps out. Each backbone is also a classifier of its own, as it was pretrained."""
 
 from segnets.backbones.features import IntermediateLayerGetter, forward_checkpointed
-from segnets.backbones.kind import BackboneKind, Stage, Stages
 from segnets.backbones.mobilenet_v3 import MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
 from segnets.backbones.resnet import (
     ResNet,
@@ -17,6 +16,7 @@ from segnets.backbones.resnet import (
     wide_resnet101_2,
 )
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.backbones.spec import BackboneKind, Stage, Stages
 
 __all__ = [
     "BackboneKind",

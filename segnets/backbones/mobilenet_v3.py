@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.kind import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
+from segnets.backbones.spec import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.card import JSON, ModelConfig
 from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer
 from segnets.layers.inverted_residual import round_channels
@@ -165,7 +165,7 @@ def dilate(
 
 @dataclass(frozen=True)
 class MobileNetV3Kind:
-    """One of the two networks: called, it is the classifier; below a head, see `segnets.backbones.kind.BackboneKind`.
+    """One of the two networks: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneKind`.
 
     The classifier takes the options of `MobileNetV3`, and dilated=True (output stride 16), reduced_tail, width_mult.
     """

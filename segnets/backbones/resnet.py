@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.kind import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck, first_convolution, shortcut
+from segnets.backbones.spec import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer
 from segnets.options import check_values
@@ -157,7 +157,7 @@ class ResNet(nn.Module):
 
 @dataclass(frozen=True)
 class ResNetKind:
-    """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.kind.BackboneKind`.
+    """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneKind`.
 
     The classifier takes the options of `ResNet`, and norm_layer also as "batch", "sync", "frozen" or "group", with
     norm_eps. One whose norm_layer is a function has no config, and so can't be saved.

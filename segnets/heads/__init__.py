@@ -3,9 +3,9 @@
 from segnets.heads.deeplabv3 import DEEPLABV3, DeepLabHead
 from segnets.heads.deeplabv3plus import DEEPLABV3PLUS, DeepLabV3PlusHead
 from segnets.heads.fcn import FCN, FCNConcatHead, FCNHead
-from segnets.heads.kind import HeadKind, Site
 from segnets.heads.lraspp import LRASPP, LRASPPHead
 from segnets.heads.pspnet import PSPNET, PSPHead
+from segnets.heads.spec import HeadInput, HeadKind
 
 __all__ = [
     "DEEPLABV3",
@@ -17,8 +17,8 @@ __all__ = [
     "DeepLabV3PlusHead",
     "FCNConcatHead",
     "FCNHead",
+    "HeadInput",
     "HeadKind",
     "LRASPPHead",
     "PSPHead",
-    "Site",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from segnets.card import JSON
-from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, aspp_norm, check_variant
+from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadKind, aspp_norm, check_variant
 from segnets.layers import ASPP, NormLayer
 
 _VARIANTS = ("torchvision", "mmseg")
@@ -67,7 +67,7 @@ class DeepLabHead(nn.Sequential):
         self.last_layers = (str(len(self) - 1),)
 
 
-def _defaults(variant: str, site: Site) -> dict[str, JSON]:
+def _defaults(variant: str, site: HeadInput) -> dict[str, JSON]:
     mmseg = variant == "mmseg"
     return {
         "head_channels": site.channels // 4 if mmseg else 256,  # 512 on ResNet-50, 128 on ResNet-18
@@ -79,7 +79,7 @@ def _defaults(variant: str, site: Site) -> dict[str, JSON]:
     }
 
 
-def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return DeepLabHead(
         site.channels,
         num_classes,

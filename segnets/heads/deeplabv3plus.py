@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import ATROUS_RATES, HeadKind, Site, aspp_norm, check_variant
+from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadKind, aspp_norm, check_variant
 from segnets.layers import ASPP, NormLayer, SeparableConv, resize_bilinear
 
 _LOW_CHANNELS = 48  # section 4.1 of the paper
@@ -83,7 +83,7 @@ class DeepLabV3PlusHead(nn.Module):
         return scores
 
 
-def _defaults(variant: str, site: Site) -> dict[str, JSON]:
+def _defaults(variant: str, site: HeadInput) -> dict[str, JSON]:
     return {
         "head_channels": 256,
         "head_dropout": 0.5 if variant == "smp" else 0.1,
@@ -94,7 +94,7 @@ def _defaults(variant: str, site: Site) -> dict[str, JSON]:
     }
 
 
-def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return DeepLabV3PlusHead(
         site.low_channels,
         site.channels,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import HeadKind, Site
+from segnets.heads.spec import HeadInput, HeadKind
 from segnets.layers import ConvNormAct, NormLayer
 
 
@@ -78,11 +78,11 @@ class FCNConcatHead(nn.Module):
         return scores
 
 
-def _defaults(_variant: str, site: Site) -> dict[str, JSON]:
+def _defaults(_variant: str, site: HeadInput) -> dict[str, JSON]:
     return {"head_channels": site.channels // 4, "head_dropout": 0.1}
 
 
-def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     head = FCNConcatHead if options["head_variant"] == "mmseg" else FCNHead
     return head(
         site.channels,

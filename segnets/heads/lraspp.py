@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import HeadKind, Site
+from segnets.heads.spec import HeadInput, HeadKind
 from segnets.layers import NormLayer, resize_bilinear
 
 
@@ -56,11 +56,11 @@ class LRASPPHead(nn.Module):
         return scores
 
 
-def _defaults(_variant: str, _site: Site) -> dict[str, JSON]:
+def _defaults(_variant: str, _site: HeadInput) -> dict[str, JSON]:
     return {"head_channels": 128}
 
 
-def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return LRASPPHead(
         site.low_channels,
         site.channels,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.kind import HeadKind, Site, check_variant
+from segnets.heads.spec import HeadInput, HeadKind, check_variant
 from segnets.layers import ConvNormAct, NormLayer, PyramidPooling
 
 _BINS = (1, 2, 3, 6)
@@ -71,7 +71,7 @@ class PSPHead(nn.Module):
         return scores
 
 
-def _defaults(variant: str, site: Site) -> dict[str, JSON]:
+def _defaults(variant: str, site: HeadInput) -> dict[str, JSON]:
     smp = variant == "smp"
     # 512 on ResNet-50, and on ResNet-18 of mmsegmentation 128
     return {
@@ -81,7 +81,7 @@ def _defaults(variant: str, site: Site) -> dict[str, JSON]:
     }
 
 
-def _build(num_classes: int, site: Site, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return PSPHead(
         site.channels,
         num_classes,

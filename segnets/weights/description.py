@@ -12,7 +12,7 @@ from typing import Any
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
-from segnets.preprocess import Preprocessing
+from segnets.preprocessing import Preprocessing
 
 METADATA_KEY = "segnets"
 FORMAT_VERSION = 1

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON, Colour, ModelCard, ModelConfig
-from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError, warn_caller
-from segnets.preprocess import Preprocessing
+from segnets.garbage_collection import without_garbage_collection
+from segnets.preprocessing import Preprocessing
 from segnets.registry import build_described
 from segnets.weights.description import check_card, listed
 from segnets.weights.fitting import LoadReport, fit

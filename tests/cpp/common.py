@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segnets.export import export, load_exported
-from segnets.preprocess import Preprocessing
+from segnets.deploy import export, load_exported
+from segnets.preprocessing import Preprocessing
 
 
 def run(

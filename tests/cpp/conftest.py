@@ -10,7 +10,7 @@ import pytest
 
 from tests import cmake
 from tests.cpp.common import export_tiny
-from tests.export.common import one_thread, small
+from tests.deploy.common import one_thread, small
 
 __all__ = ["build", "native", "one_thread", "small", "small_ppm", "tiny"]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 from tests.cpp.common import fails, read_pnm, run, write_ppm
-from tests.export.common import changed, compiled, needs_compiler, random_image, rewrite, without
+from tests.deploy.common import changed, compiled, needs_compiler, random_image, rewrite, without
 
 __all__ = ["compiled"]  # a fixture
 pytestmark = needs_compiler

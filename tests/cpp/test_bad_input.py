@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from segnets.export import export
-from segnets.preprocess import Preprocessing
+from segnets.deploy import export
+from segnets.preprocessing import Preprocessing
 from tests.cpp.common import fails, run, write_ppm
-from tests.export.common import random_image, random_model, rewrite
+from tests.deploy.common import random_image, random_model, rewrite
 
 
 def test_wrong_calls(build: Path) -> None:

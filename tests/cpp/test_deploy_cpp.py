@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 from tests import blocks, cmake
 from tests.cpp.common import read_pnm
 from tests.oracle import randomise_, torchvision

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import segnets
-from segnets.segment import segment
+from segnets.segmenter import segment
 from tests.cmake import ROOT
 from tests.cpp.common import read_pnm, write_ppm
-from tests.export.common import SMALL, random_image, random_model
+from tests.deploy.common import SMALL, random_image, random_model
 
 SIZE = (65, 97)
 FRAMES = 6  # more than the ring has slots

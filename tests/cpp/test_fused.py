@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segnets.export import export
-from tests.export.common import SMALL, calm_model
+from segnets.deploy import export
+from tests.deploy.common import SMALL, calm_model
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

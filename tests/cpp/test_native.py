@@ -13,9 +13,9 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import as_strided
 
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 from tests.cpp.common import expected, export_tiny, picture
-from tests.export.common import random_image
+from tests.deploy.common import random_image
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (65, 97), (1, 1), (1, 300), (300, 1)])

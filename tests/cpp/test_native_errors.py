@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import segnets
-from segnets.export import export
-from segnets.preprocess import Preprocessing
+from segnets.deploy import export
+from segnets.preprocessing import Preprocessing
 from tests.cpp.common import expected, picture
 from tests.cpp.test_bad_input import change_contract
-from tests.export.common import random_model, rewrite
+from tests.deploy.common import random_model, rewrite
 
 BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a list": (lambda: [[[1, 2, 3]]], "expected a NumPy array, got list"),

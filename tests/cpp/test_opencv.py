@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from segnets.export import load_exported
+from segnets.deploy import load_exported
 from tests.cpp.common import fails, run
 
 

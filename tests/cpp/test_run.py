@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from segnets.export import export, load_exported
-from segnets.preprocess import Preprocessing
+from segnets.deploy import export, load_exported
+from segnets.preprocessing import Preprocessing
 from tests.cpp.common import read_pnm, run, write_ppm
-from tests.export.common import SMALL, random_image, random_model, rewrite
+from tests.deploy.common import SMALL, random_image, random_model, rewrite
 
 SIZES = [(64, 80), (65, 97), (33, 130), (1, 1), (1, 300), (300, 1), (200, 301)]
 

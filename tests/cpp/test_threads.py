@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segnets.preprocess import Preprocessing
+from segnets.preprocessing import Preprocessing
 from tests import cmake
 from tests.cpp.common import export_tiny
 

@@ -10,8 +10,8 @@ from torch import nn
 
 import segnets
 from benchmarks.models import DOCUMENT, split_document, table
+from segnets._cost import Cost, cost
 from segnets.backbones import IntermediateLayerGetter
-from segnets.cost import Cost, cost
 from segnets.options import NAMES, TRAINING
 from segnets.registry import HEADS, MODELS
 from tests.oracle import torchvision

@@ -35,7 +35,7 @@ ASPP_HEADS = [
 def test_norms_inside_aspp_can_have_an_eps_of_their_own(head: str, variant: str, norm: str, kind: type) -> None:
     options: dict[str, Any] = {"head_variant": variant, "norm_eps": 1e-4, "head_norm_layer": norm, "aux_loss": True}
     model = on_meta(f"{head}_resnet18", head_norm_eps=1e-3, aspp_norm_eps=1e-5, **options)
-    aspp = next(module for module in model.modules() if isinstance(module, segnets.ASPP))
+    aspp = next(module for module in model.modules() if isinstance(module, segnets.layers.ASPP))
     inside = [module for module in aspp.modules() if isinstance(module, kind)]
     assert len(inside) == 6, "1x1, three rates, pooling, fusing"
     assert {module.eps for module in inside} == {1e-5}
@@ -49,7 +49,7 @@ def test_norms_inside_aspp_can_have_an_eps_of_their_own(head: str, variant: str,
 def test_an_eps_of_aspp_that_is_the_heads_is_no_other() -> None:
     plain = on_meta("deeplabv3_resnet18", head_norm_eps=1e-3)
     assert "aspp_norm_eps" not in plain.config.options
-    aspp = next(module for module in plain.modules() if isinstance(module, segnets.ASPP))
+    aspp = next(module for module in plain.modules() if isinstance(module, segnets.layers.ASPP))
     assert {m.eps for m in aspp.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
     assert on_meta("deeplabv3_resnet18", head_norm_eps=1e-3, aspp_norm_eps=1e-3).config == plain.config
     default = on_meta("deeplabv3_resnet18", aspp_norm_eps=1e-5)

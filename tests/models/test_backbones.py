@@ -107,7 +107,7 @@ def test_dilation_for_three_stages(make: Any) -> None:
 
 def test_mobilenet_needs_blocks_with_known_strides() -> None:
     with pytest.raises(ValueError, match="blocks is empty"):
-        segnets.MobileNetV3([], 128)
+        segnets.backbones.MobileNetV3([], 128)
     with pytest.raises(ValueError, match="stride=3: an inverted residual has stride 1 or 2"):
         segnets.layers.InvertedResidualSpec(8, 3, 8, 8, False, "relu", 3)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import segnets
 from segnets.layers import FrozenBatchNorm2d, SyncBatchNorm2d, as_batch_norm, norm_layer
-from tests.export.common import SMALL
+from tests.deploy.common import SMALL
 from tests.models.pairs import images
 from tests.oracle import randomise_
 

@@ -103,7 +103,7 @@ def test_strides_and_dilations_of_mobilenet(options: dict[str, Any], expected: l
 def test_atrous_rates_follow_the_output_stride_unless_given() -> None:
     def rates(name: str, **options: Any) -> list[int]:
         config = on_meta(name, **options).config
-        aspp = next(m for m in on_meta(name, **options).modules() if isinstance(m, segnets.ASPP))
+        aspp = next(m for m in on_meta(name, **options).modules() if isinstance(m, segnets.layers.ASPP))
         assert [branch[0].dilation[0] for branch in aspp.convs[1:-1]] == config.options["atrous_rates"]
         return config.options["atrous_rates"]
 

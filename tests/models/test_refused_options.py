@@ -105,9 +105,9 @@ def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: st
         ),
         (lambda: backbones.mobilenet_v3_small(norm_eps=-1), "norm_eps=-1: expected a number above 0"),
         (lambda: backbones.resnet18(stride_in_1x1=True), "a BasicBlock has no 1x1 convolution"),
-        (lambda: segnets.DeepLabHead(8, 2, variant="x"), "variant='x': expected 'torchvision' or 'mmseg'"),
-        (lambda: segnets.PSPHead(8, 2, variant="x"), "variant='x': expected 'mmseg' or 'smp'"),
-        (lambda: segnets.DeepLabV3PlusHead(8, 8, 2, (1,), variant="x"), "variant='x': expected 'smp' or 'vainf'"),
+        (lambda: segnets.heads.DeepLabHead(8, 2, variant="x"), "variant='x': expected 'torchvision' or 'mmseg'"),
+        (lambda: segnets.heads.PSPHead(8, 2, variant="x"), "variant='x': expected 'mmseg' or 'smp'"),
+        (lambda: segnets.heads.DeepLabV3PlusHead(8, 8, 2, (1,), variant="x"), "variant='x': expected 'smp' or 'vainf'"),
         (lambda: segnets.SegmentationModel(nn.Identity(), nn.Identity(), norm_eval="x"), "norm_eval='x': expected"),
     ],
 )

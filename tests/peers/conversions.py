@@ -20,9 +20,9 @@ import weights_tools
 from segnets.card import ModelConfig
 from segnets.registry import BACKBONES, MODELS
 from tests.peers.compare import LIMITS, OTHERS, Case, Parity, State, Theirs, absent, largest, sizes_for
-from weights_tools.layouts.renaming import Origin
-from weights_tools.proof import network_of
-from weights_tools.report import ConversionReport
+from weights_tools._reports import ConversionReport
+from weights_tools.check.peer import network_of
+from weights_tools.recognise.layouts.key_map import Origin
 
 LIMIT = LIMITS[torch.float32]
 # Writes a network into a folder, as its project does, and returns the file.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.oracle import torchvision
-from weights_tools.projects.mmseg_door import mmseg_models, without_advice
+from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
 
 NORM = {"type": "BN"}
 

@@ -28,9 +28,9 @@ from tests.peers import (
 from tests.peers.compare import LIMITS, version
 from tests.peers.conversions import Conversion, converted, measure
 from tests.peers.kin import KIN
-from weights_tools.layouts import LAYOUTS
-from weights_tools.layouts.origin_layout import OriginLayout
-from weights_tools.layouts.renaming import Origin
+from weights_tools.recognise.layouts import LAYOUTS
+from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.table_layout import OriginLayout
 
 PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
 FILES = (

@@ -17,15 +17,15 @@ from torch import nn
 
 import segnets
 import weights_tools
-from segnets.preprocess import Preprocess
+from segnets.preprocessing import Preprocess
 from segnets.weights import read_weights_file
 from tests.peers import test_mmseg
 from tests.peers.compare import LIMITS, needs, randomised
 from tests.peers.layers import layers
-from weights_tools.beside import Told, contradiction, read_beside
-from weights_tools.layouts.origins import MMSEG
-from weights_tools.projects.mmseg_door import mmseg_models, without_advice
+from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
 from weights_tools.reader import Source, read_container
+from weights_tools.recognise.config import Told, contradiction, read_beside
+from weights_tools.recognise.layouts.tables import MMSEG
 
 pytestmark = needs("mmsegmentation")
 

@@ -17,11 +17,11 @@ from segnets.registry import build_described
 from tests.peers import test_smp as peer
 from tests.peers.compare import Rules, needs
 from tests.peers.layers import layers
-from weights_tools.beside import contradiction, read_beside
-from weights_tools.layouts import Match
-from weights_tools.layouts.base import Evidence
-from weights_tools.layouts.torchvision import TorchvisionLayout
 from weights_tools.reader.values import StorageRef, TensorRef
+from weights_tools.recognise.config import contradiction, read_beside
+from weights_tools.recognise.layouts import Match
+from weights_tools.recognise.layouts.base import Evidence
+from weights_tools.recognise.layouts.torchvision import TorchvisionLayout
 
 
 @needs("segmentation_models_pytorch")

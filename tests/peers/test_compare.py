@@ -21,10 +21,10 @@ from segnets.weights import read_weights_file, write_weights_file
 from tests.peers import test_mmseg, test_smp
 from tests.peers.compare import MODULES, Case, absent, randomised
 from tests.peers.conversions import open_options
-from weights_tools.comparison import CompareReport
-from weights_tools.layouts.origins import MMSEG, SMP
-from weights_tools.projects import PROJECTS, Project
-from weights_tools.proof import Proof, default_sizes, network_of, prove
+from weights_tools._compare import CompareReport
+from weights_tools.check.peer import Proof, default_sizes, network_of, prove
+from weights_tools.check.peers import PROJECTS, Project
+from weights_tools.recognise.layouts.tables import MMSEG, SMP
 
 # Small images for most; the sizes that reach every dilation for a few.
 SIZES = {"smp": [(64, 96), (96, 64)], "mmseg": [(64, 96), (65, 33)]}

@@ -18,7 +18,7 @@ from tests.peers import test_timm, test_transformers
 from tests.peers.compare import randomised
 from tests.peers.test_compare import check, needs
 from weights_tools import convert
-from weights_tools.proof import network_of, prove
+from weights_tools.check.peer import network_of, prove
 
 
 def timm_resnet(name: str, **arguments: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

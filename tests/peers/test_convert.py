@@ -13,8 +13,8 @@ import pytest
 from segnets.builders import PUBLISHED
 from tests.peers.conversions import LIMIT, Conversion, converted, under_other_options
 from tests.peers.layouts import CONVERSIONS, smallest
-from weights_tools.layouts import LAYOUTS
-from weights_tools.layouts.origin_layout import OriginLayout
+from weights_tools.recognise.layouts import LAYOUTS
+from weights_tools.recognise.layouts.table_layout import OriginLayout
 
 
 def test_every_network_of_every_layout_is_converted() -> None:

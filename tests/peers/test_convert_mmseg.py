@@ -9,8 +9,8 @@ import pytest
 from tests.peers import saving, test_mmseg
 from tests.peers.compare import Case, needs
 from tests.peers.conversions import Conversion, check, of_case, state_dict
-from weights_tools.layouts.origins import MMSEG
-from weights_tools.layouts.renaming import Origin
+from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.tables import MMSEG
 
 pytestmark = needs("mmsegmentation")
 FCN, DEEPLABV3, PSPNET, FCN_ONE = MMSEG

@@ -12,8 +12,8 @@ from torch import Tensor
 import segnets
 from tests.peers.compare import NUM_CLASSES, State, Theirs, randomised
 from tests.peers.conversions import Conversion, check
-from weights_tools.layouts.origins import OWN
-from weights_tools.layouts.renaming import Origin
+from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.tables import OWN
 
 PSPNET, PLUS, PLUS_VAINF, FCN_MMSEG, DEEPLABV3, DEEPLABV3_MMSEG, LRASPP, FCN = OWN
 

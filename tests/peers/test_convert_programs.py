@@ -26,7 +26,7 @@ from tests.peers.compare import NUM_CLASSES, State, Theirs, randomised, with_nor
 from tests.peers.conversions import Conversion, check, converted
 from tests.peers.test_convert_smp import whole
 from tests.peers.test_torchvision import ASPP, deeplab, fcn, model_of, resnet
-from weights_tools.layouts.origins import ALLENTDAN, NAVIFRA, VAINF
+from weights_tools.recognise.layouts.tables import ALLENTDAN, NAVIFRA, VAINF
 
 OUT = {"layer4": "out"}
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}

@@ -21,9 +21,9 @@ from tests.peers import saving, test_smp
 from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomised
 from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
 from tests.peers.test_timm import RESNET_LAYERS
-from weights_tools.layouts.origins import SMP
-from weights_tools.layouts.renaming import Origin
-from weights_tools.projects import PROJECTS
+from weights_tools.check.peers import PROJECTS
+from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.tables import SMP
 
 pytestmark = needs("segmentation_models_pytorch")
 PEER = "segmentation_models_pytorch"

@@ -14,7 +14,7 @@ from tests.peers.compare import State, Theirs, needs, randomised
 from tests.peers.conversions import Conversion, check, logits
 from tests.peers.saving import pretrained
 from tests.peers.test_transformers import LAYERS, SIZES
-from weights_tools.layouts.origins import TRANSFORMERS
+from weights_tools.recognise.layouts.tables import TRANSFORMERS
 
 pytestmark = needs("transformers")
 (RESNET,) = TRANSFORMERS

@@ -19,7 +19,7 @@ from tests.peers.compare import MODULES, NUM_CLASSES, absent, randomised, with_n
 from tests.peers.conversions import converted
 from tests.peers.kin import KIN, Kin, quiet
 from tests.peers.test_convert_mmseg import CONVERSIONS as MMSEG
-from weights_tools.layouts.origins import TIMM
+from weights_tools.recognise.layouts.tables import TIMM
 
 
 def needs(peer: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from tests.peers.compare import LIMITS
 from tests.peers.layouts import HEAD, KIN_HEAD, LIMITS_OF_THIS, PAGE, Row, kin_rows, rows
-from weights_tools.layouts import LAYOUTS
+from weights_tools.recognise.layouts import LAYOUTS
 
 PAGE_LINES = PAGE.read_text().splitlines() if PAGE.exists() else []
 STALE = "docs/layouts.md is stale: make layouts"

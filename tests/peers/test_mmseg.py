@@ -26,7 +26,7 @@ from tests.peers.compare import (
     renamed,
     with_one_option_changed,
 )
-from weights_tools.projects.mmseg_door import mmseg_models, without_advice
+from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
 
 pytestmark = needs("mmsegmentation")
 

@@ -13,7 +13,7 @@ from segnets.card import ModelConfig
 from tests.peers.compare import absent
 from tests.peers.test_compare import NAMES
 from tests.weights_tools.test_way_back import WAYS, saved, state_of
-from weights_tools.proof import prove
+from weights_tools.check.peer import prove
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from segnets.options import check_values
-from weights_tools.beside import Told, read_beside
 from weights_tools.reader.values import Value
+from weights_tools.recognise.config import Told, read_beside
 
 # As mmengine writes it: sorted keys, tuples and lists over many lines.
 TEXT = """

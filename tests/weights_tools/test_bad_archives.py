@@ -19,10 +19,10 @@ import segnets
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same, network, rezip, saved, tensor_pickle, unzip
 from weights_tools import convert, inspect
-from weights_tools.checkpoint import find_state_dict
 from weights_tools.cli import main
-from weights_tools.opened import opened
+from weights_tools.extract.state_dict import find_state_dict
 from weights_tools.reader.tensors import TensorReader
+from weights_tools.recognise.network import opened
 
 State = dict[str, Tensor]
 Entries = dict[str, bytes]

@@ -11,8 +11,8 @@ import pytest
 import segnets
 from segnets import Preprocessing
 from tests.weights_tools.mmseg_text import OPTIONS, TEXT, changed, of_mmseg
-from weights_tools.beside import read_beside
 from weights_tools.reader.values import Foreign, Global, Value
+from weights_tools.recognise.config import read_beside
 
 IMAGENET = Preprocessing(resize="none")
 

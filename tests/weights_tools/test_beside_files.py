@@ -12,9 +12,9 @@ import pytest
 from segnets import Preprocessing
 from segnets.card import ModelConfig
 from segnets.options import check_values
-from weights_tools.beside import Told, contradiction, read_beside
-from weights_tools.beside.json_file import MAX_BYTES
 from weights_tools.reader.values import Value
+from weights_tools.recognise.config import Told, contradiction, read_beside
+from weights_tools.recognise.config.json_file import MAX_BYTES
 
 
 def beside(folder: Path, config: Any, name: str = "model.safetensors") -> Told | None:

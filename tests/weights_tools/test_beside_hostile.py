@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.weights_tools.mmseg_text import TEXT, changed, of_mmseg
-from weights_tools.beside import read_beside
-from weights_tools.beside.python_text import MAX_TEXT, read_text
 from weights_tools.reader.values import Foreign, Value
+from weights_tools.recognise.config import read_beside
+from weights_tools.recognise.config.python_literals import MAX_TEXT, read_text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from segnets.catalog import Published
 from segnets.cli import main as info
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same, network, same_bytes
-from weights_tools import convert, provenance
+from weights_tools import _provenance as provenance
+from weights_tools import convert
 from weights_tools.cli import main
 
 CLASSES = ("sky", "road", "car", "tree")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segnets.errors import WeightsError
 from tests.weights_tools.files import described
-from weights_tools.checkpoint import StateDict, find_state_dict, looks_trained
+from weights_tools.extract.state_dict import StateDict, find_state_dict, looks_trained
 from weights_tools.reader.container import Container
 from weights_tools.reader.limits import MAX_ATTRIBUTES, MAX_DEPTH, MAX_MODULES, MAX_TENSORS
 from weights_tools.reader.values import Foreign, Global, UnreadableTensor, Value

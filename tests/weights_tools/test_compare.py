@@ -20,10 +20,10 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file, write_weights_file
 from tests.weights_tools.files import assert_same, network
+from weights_tools.check.peer import network_of, prove
+from weights_tools.check.peers import PROJECTS, find_project
 from weights_tools.cli import main
 from weights_tools.commands.answer import PROJECTS as OFFERED
-from weights_tools.projects import PROJECTS, find_project
-from weights_tools.proof import network_of, prove
 
 SMALL = ["--size", "32x48", "--size", "33x47"]
 SIZES = [(32, 48), (33, 47)]

@@ -18,7 +18,8 @@ from segnets.catalog import VOC_CLASSES, Published
 from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file
 from tests.weights_tools.files import Bomb, assert_same, network, saved
-from weights_tools import ConversionReport, convert, inspect, provenance
+from weights_tools import ConversionReport, convert, inspect
+from weights_tools import _provenance as provenance
 
 State = Mapping[str, Tensor]
 

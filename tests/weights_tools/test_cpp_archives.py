@@ -14,7 +14,7 @@ import segnets
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same, network
 from weights_tools import convert, inspect
-from weights_tools.opened import opened
+from weights_tools.recognise.network import opened
 
 Save = Callable[..., Path]
 State = dict[str, Tensor]

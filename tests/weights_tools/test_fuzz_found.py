@@ -12,7 +12,7 @@ import torch
 from fuzz.document import Document, Entry
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
-from segnets.preprocess import Preprocessing
+from segnets.preprocessing import Preprocessing
 from segnets.weights.description import METADATA_KEY, encode
 from tests.weights_tools.files import rezip, saved
 from weights_tools import inspect

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import segnets
-import weights_tools.golden
-import weights_tools.suspects
+import weights_tools.check.golden
+import weights_tools.check.hidden_options
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import MODELS
 from tests.oracle import randomise_
-from weights_tools.golden import check_golden
-from weights_tools.proof import network_of
+from weights_tools.check.golden import check_golden
+from weights_tools.check.peer import network_of
 
 OPTIONS = {"num_classes": 5, "output_stride": 16, "aux_loss": True}
 
@@ -81,7 +81,7 @@ def test_the_same_network_agrees(
 def test_both_results_are_compared(
     tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter(()))
+    monkeypatch.setattr(weights_tools.check.hidden_options, "_changes", lambda _: iter(()))
     path = kept(tmp_path, input=images, output=scores["out"], aux=scores["aux"])
     assert [each.output for each in check_golden(path, model).measured] == ["out", "aux"]
     path = kept(tmp_path, input=images, output=scores["out"], aux=scores["aux"] + 0.1)
@@ -155,7 +155,7 @@ def test_what_no_option_explains(
     tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = kept(tmp_path, input=images.flip(1), output=scores["out"])
-    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter([{"norm_eps": 1e-3}]))
+    monkeypatch.setattr(weights_tools.check.hidden_options, "_changes", lambda _: iter([{"norm_eps": 1e-3}]))
     hints = r"output_stride \(now 16\), align_corners \(now False\), .*another order of the colours"
     with pytest.raises(WeightsError, match=hints):
         check_golden(path, model)
@@ -164,7 +164,7 @@ def test_what_no_option_explains(
 def test_tolerance(
     tmp_path: Path, model: nn.Module, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter(()))
+    monkeypatch.setattr(weights_tools.check.hidden_options, "_changes", lambda _: iter(()))
     noisy = scores["out"] * (1 + 3e-4)
     path = kept(tmp_path, input=images, output=noisy)
     with pytest.raises(WeightsError, match="differs by"):
@@ -178,7 +178,7 @@ def test_tolerance(
 def test_the_network_is_left_as_it_was(
     tmp_path: Path, images: Tensor, scores: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_tools.suspects, "_changes", lambda _: iter(()))
+    monkeypatch.setattr(weights_tools.check.hidden_options, "_changes", lambda _: iter(()))
     path = kept(tmp_path, input=images, output=scores["out"])
     model = fcn().train()
     model.get_submodule("backbone").eval()
@@ -241,6 +241,6 @@ def test_other_kinds_of_file(
     cut.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(WeightsError, match="it is cut off"):
         check_golden(cut, model)
-    monkeypatch.setattr(weights_tools.golden, "MOST_BYTES", 1 << 10)
+    monkeypatch.setattr(weights_tools.check.golden, "MOST_BYTES", 1 << 10)
     with pytest.raises(WeightsError, match="MB large and 0 MiB are the most"):
         check_golden(path, model)

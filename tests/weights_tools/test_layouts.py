@@ -17,10 +17,10 @@ from segnets.registry import BACKBONES
 from tests.oracle import NAMES, torchvision
 from tests.weights_tools.files import described
 from weights_tools.commands import convert
-from weights_tools.layouts import LAYOUTS, recognise
-from weights_tools.layouts.base import Match
-from weights_tools.layouts.kin import STRANGERS, describe_stranger
-from weights_tools.network import fit
+from weights_tools.recognise.fit import fit
+from weights_tools.recognise.layouts import LAYOUTS, recognise
+from weights_tools.recognise.layouts.base import Match
+from weights_tools.recognise.layouts.look_alikes import STRANGERS, describe_stranger
 
 State = dict[str, Tensor]
 

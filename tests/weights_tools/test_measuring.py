@@ -8,9 +8,9 @@ import torch
 import segnets
 from segnets.card import ModelConfig
 from segnets.errors import WeightsError
-from weights_tools.measuring import Measured, measure, random_images
-from weights_tools.projects import PROJECTS
-from weights_tools.proof import Proof, default_sizes, explain
+from weights_tools.check.outputs import Measured, measure, random_images
+from weights_tools.check.peer import Proof, default_sizes, explain
+from weights_tools.check.peers import PROJECTS
 
 
 def test_sizes_that_show_every_dilation() -> None:

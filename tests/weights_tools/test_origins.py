@@ -21,10 +21,10 @@ from segnets.registry import MODELS, build_described
 from tests.oracle import randomise_
 from tests.weights_tools.files import assert_same, described
 from weights_tools.cli import main
-from weights_tools.layouts import LAYOUTS, Evidence, Match
-from weights_tools.layouts.origin_layout import OriginLayout
-from weights_tools.layouts.origins import SMP
-from weights_tools.layouts.renaming import Body, Origin, rename, rename_back
+from weights_tools.recognise.layouts import LAYOUTS, Evidence, Match
+from weights_tools.recognise.layouts.key_map import Body, Origin, rename, rename_back
+from weights_tools.recognise.layouts.table_layout import OriginLayout
+from weights_tools.recognise.layouts.tables import SMP
 
 State = dict[str, Tensor]
 ALL = [

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from segnets.errors import WeightsError
-from segnets.preprocess import Preprocessing
+from segnets.preprocessing import Preprocessing
 from weights_tools import convert, inspect
 
 LRASPP, MOBILENET = "lraspp_mobilenet_v3_large", "mobilenet_v3_small"

@@ -13,8 +13,8 @@ from safetensors.torch import save
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same
 from weights_tools import convert, inspect
-from weights_tools.opened import opened
 from weights_tools.reader.tensors import TensorReader
+from weights_tools.recognise.network import opened
 
 
 def _file(header: Any, data: bytes = bytes(8), *, length: int | None = None) -> bytes:

@@ -21,9 +21,9 @@ from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file
 from tests.weights_tools.files import Bomb, assert_same, saved, sharded
 from weights_tools import convert, inspect
-from weights_tools.opened import opened
 from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
 from weights_tools.reader.tensors import TensorReader
+from weights_tools.recognise.network import opened
 
 State = dict[str, Tensor]
 SMALL = {f"conv{i}.weight": torch.full((2, 3), float(i)) for i in range(6)}

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.weights_tools.files import assert_same, saved
-from weights_tools.checkpoint import find_state_dict
-from weights_tools.opened import opened
+from weights_tools.extract.state_dict import find_state_dict
 from weights_tools.reader.tensors import TensorReader
+from weights_tools.recognise.network import opened
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -177,8 +177,8 @@ def test_storages_of_another_size(tmp_path: Path, case: str) -> None:
 
 def _refused(path: Path) -> str:
     """Ask the reader itself for the tensor, whatever network it may belong to."""
-    from weights_tools.opened import opened
     from weights_tools.reader.tensors import TensorReader
+    from weights_tools.recognise.network import opened
 
     def attempt() -> None:
         with opened(path) as (source, container):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from weights_tools.soundness import examine
+from weights_tools.check.values import examine
 
 KERNEL = torch.ones(4, 3, 3, 3)
 

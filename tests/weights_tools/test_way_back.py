@@ -20,10 +20,10 @@ from segnets.errors import OutputError, WeightsError
 from segnets.registry import build
 from tests.oracle import NAMES, randomise_, torchvision
 from tests.weights_tools.files import assert_same, network
+from weights_tools.check.peers import PROJECTS
 from weights_tools.cli import main
 from weights_tools.commands import export as command
-from weights_tools.layouts import LAYOUTS
-from weights_tools.projects import PROJECTS
+from weights_tools.recognise.layouts import LAYOUTS
 
 SMP: dict[str, Any] = {"align_corners": True, "first_block_dilation": "same"}
 

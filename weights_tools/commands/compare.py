@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print the report; 0 if the results are the same, else 1."""
-    from weights_tools.comparison import compare
+    from weights_tools._compare import compare
 
     report = compare(
         options.source,

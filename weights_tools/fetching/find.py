@@ -10,8 +10,8 @@ from segnets import catalog
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import cannot_write
+from weights_tools._text import shown
 from weights_tools.fetching.web import check_url
-from weights_tools.names import shown
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _ELSEWHERE = "set TORCH_HOME, or name a folder with --to"

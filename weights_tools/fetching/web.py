@@ -20,7 +20,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
 from segnets.errors import WeightsError
-from weights_tools.names import shown
+from weights_tools._text import shown
 
 REDIRECTS = 10
 BLOCK = 1 << 18  # bytes asked for at a time; a read returns what has come

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
+from segnets.garbage_collection import without_garbage_collection
 from weights_tools.reader.limits import MAX_GLOBALS, MAX_MEMO, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK
 from weights_tools.reader.values import Foreign, Global, OpaqueKey, Value
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from segnets.collector import without_garbage_collection
 from segnets.errors import WeightsError
+from segnets.garbage_collection import without_garbage_collection
 
 
 def parse_object(text: bytes, what: str) -> dict[str, object]:

@@ -1,0 +1,19 @@
+"""Deploy: one file with network, preprocessing, contract and golden pair; and the proof that it agrees."""
+
+from segnets.deploy._export import ExportReport, export
+from segnets.deploy._join_onnx import join_onnx
+from segnets.deploy._load import Exported, load_exported, read_contract
+from segnets.deploy._verify import VerifyReport, verify
+from segnets.deploy.contract import Contract
+
+__all__ = [
+    "Contract",
+    "ExportReport",
+    "Exported",
+    "VerifyReport",
+    "export",
+    "join_onnx",
+    "load_exported",
+    "read_contract",
+    "verify",
+]

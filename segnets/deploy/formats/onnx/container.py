@@ -1,0 +1,161 @@
+"""What an ONNX file of segnets holds beside its graph, read without ONNX: entries of its metadata, and a checksum.
+
+An ONNX file is a protobuf message: fields one after the other, each with a number. Ours ends in entries of the field
+`metadata_props`, texts with a name each: `segnets.json`, the contract; in base64 `golden.safetensors`,
+`preprocess.onnx` and `mask.onnx`; and last `segnets.sha256`, of every byte before that entry.
+Every ONNX library gives them to whoever asks for the metadata of the model.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Mapping
+
+from segnets.errors import ExportError
+
+CHECKSUM = "segnets.sha256"
+JOINED = "segnets.joined"  # in graphs of `segnets.deploy._join_onnx`, which are no exports
+MAX_BYTES = (1 << 31) - 1  # protobuf reads no more
+_AGAIN = "copy or export it again"
+# Numbers of fields, from onnx.proto.
+_GRAPH, _METADATA, _INITIALIZER, _EXTERNAL_DATA, _DATA_LOCATION = 7, 14, 5, 13, 14
+_WIDTHS = {1: 8, 5: 4}
+_VARINT, _BYTES = 0, 2
+
+
+def pack(graph: bytes, texts: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
+    """A serialized model without metadata, with our entries behind it. Raises ExportError beyond 2 GB."""
+    entries = {**texts, **{name: base64.b64encode(contents).decode() for name, contents in files.items()}}
+    data = graph + b"".join(_entry(name, text) for name, text in entries.items())
+    data += _entry(CHECKSUM, hashlib.sha256(data).hexdigest())
+    check_size(len(data))
+    return data
+
+
+def check_size(size: int) -> None:
+    """Raise ExportError for more bytes than one ONNX file can have."""
+    if size > MAX_BYTES:
+        raise ExportError(
+            f"the network takes {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most; more would need a second "
+            "file of external data, which segnets does not write: export with format='torchscript'"
+        )
+
+
+def looks_like_onnx(data: bytes) -> bool:
+    """Whether a file begins as ONNX does (ir_version, a small number) and not as safetensors may."""
+    return data[:1] == b"\x08" and data[1:2] < b"\x80" and data[2:9] != bytes(6) + b"{"
+
+
+def unpack(data: bytes, where: str) -> dict[str, str]:
+    """The entries that `pack` wrote, once the checksum is right. where: the file's name, for the messages.
+
+    Raises ExportError if the file is damaged, not ours, or has weights in other files.
+    """
+    if len(data) > MAX_BYTES:
+        raise ExportError(f"{where}: has {len(data) / 1e9:.1f} GB, and an ONNX file holds 2 GB at most")
+    entries: dict[str, str] = {}
+    checked = None
+    try:
+        for number, start, value in _fields(data):
+            if number == _GRAPH:
+                _check_everything_is_inside(value, where)
+            elif number == _METADATA:
+                name, text = _read_entry(value)
+                if name in entries:
+                    raise ExportError(f"{where}: has two entries {name!r}, so it is ambiguous; export the model again")
+                entries[name] = text
+                checked = start
+    except ValueError as error:
+        raise ExportError(f"{where}: is truncated or damaged ({error}); {_AGAIN}") from None
+    if "segnets.json" not in entries and CHECKSUM not in entries:
+        raise ExportError(
+            f"{where}: is ONNX, but has no segnets.json: it was not made by segnets.export, or its end is cut off"
+        )
+    if JOINED in entries:
+        raise ExportError(
+            f"{where}: is one graph from an image to its mask (segnets join), which runtimes load themselves; name the "
+            "export that it was made of"
+        )
+    if CHECKSUM not in entries or list(entries)[-1] != CHECKSUM:
+        raise ExportError(f"{where}: is truncated or damaged (it does not end in its checksum); {_AGAIN}")
+    if hashlib.sha256(memoryview(data)[:checked]).hexdigest() != entries.pop(CHECKSUM):
+        raise ExportError(f"{where}: is damaged: its checksum is wrong; {_AGAIN}")
+    return entries
+
+
+def file_in(entries: Mapping[str, str], name: str, where: str) -> bytes:
+    """A file that `pack` was given. Raises ExportError if it is not there."""
+    if name not in entries:
+        raise ExportError(f"{where}: has no {name}; export the model again")
+    try:
+        return base64.b64decode(entries[name], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ExportError(f"{where}: its {name} is damaged ({error}); export the model again") from None
+
+
+def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """(number, where it begins, contents) of each field of a message. Raises ValueError if that is none."""
+    view, at = memoryview(data), 0
+    while at < len(view):
+        start = at
+        key, at = _varint(view, at)
+        kind, length = key & 7, 0
+        if kind == _VARINT:
+            end = _varint(view, at)[1]
+        elif kind == _BYTES:
+            length, at = _varint(view, at)
+            end = at + length
+        elif kind in _WIDTHS:
+            end = at + _WIDTHS[kind]
+        else:
+            raise ValueError(f"a field of unknown kind {kind} at byte {start}")
+        if end > len(view):
+            raise ValueError(f"the field at byte {start} goes beyond the end")
+        yield key >> 3, start, view[at:end]
+        at = end
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        if at >= len(view):
+            raise ValueError("it ends within a number")
+        byte = view[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError(f"a number without end at byte {at}")
+
+
+def _read_entry(entry: memoryview) -> tuple[str, str]:
+    parts = {number: bytes(value).decode() for number, _, value in _fields(entry)}
+    return parts.get(1, ""), parts.get(2, "")
+
+
+def _entry(name: str, text: str) -> bytes:
+    inner = _text_field(1, name.encode()) + _text_field(2, text.encode())
+    return _text_field(_METADATA, inner)
+
+
+def _text_field(number: int, contents: bytes) -> bytes:
+    return _number(number << 3 | _BYTES) + _number(len(contents)) + contents
+
+
+def _number(value: int) -> bytes:
+    result = bytearray()
+    while value > 127:
+        result.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*result, value])
+
+
+def _check_everything_is_inside(graph: memoryview, where: str) -> None:
+    """Weights in other files would be read from wherever the file says."""
+    for number, _, tensor in _fields(graph):
+        if number == _INITIALIZER and any(
+            field in (_EXTERNAL_DATA, _DATA_LOCATION) and bytes(value) != b"\0" for field, _, value in _fields(tensor)
+        ):
+            raise ExportError(f"{where}: has weights in another file (external data), which segnets never writes")

@@ -1,0 +1,191 @@
+"""What happens to an image before the network and to its scores after it, as two small ONNX programs.
+
+ONNX's own Resize rounds otherwise than LibTorch, so the resize is written out: where each pixel of the result looks,
+with which weights, and in which order they are added up, as ATen/native/cpu/UpSampleKernel.cpp does. That code is
+compiled for processors with FMA (x86 since 2013), which multiply and add with one rounding; except where the compiler
+takes four products at a time, which are rounded before they are added. Found by comparing, and held by a test.
+"""
+
+from __future__ import annotations
+
+from segnets.deploy.formats.onnx._text import Program, Value
+from segnets.preprocessing import Preprocessing
+
+_IMAGE = "uint8[N, H, W, 3] image"
+
+
+def preprocess_text(preprocessing: Preprocessing, opset: int) -> str:
+    """The program image uint8 (N, H, W, 3) RGB -> input float32 (N, 3, h, w), normalised; in ONNX's text syntax."""
+    program = Program()
+    image = Value(program, "image", "uint8")
+    if preprocessing.channel_order == "BGR":
+        image = image.at(program.constant("int64", [2, 1, 0], "[3]"), axis=3)
+    pixels = image.of("Transpose", "perm = [0, 3, 1, 2]").to("float")
+    if preprocessing.resize != "none":
+        pixels = _resized(preprocessing, pixels)
+    mean = program.constant("float", preprocessing.mean, "[3, 1, 1]")
+    std = program.constant("float", preprocessing.std, "[3, 1, 1]")
+    result = (pixels / 255.0 - mean) / std
+    return program.text("preprocess", _IMAGE, {"input": result}, "float[N, 3, h, w] input", opset)
+
+
+def mask_text(num_classes: int, opset: int) -> str:
+    """The program logits float32 (N, C, h, w), size int64 (2,) -> mask (N, *size), uint8 or int16 class ids.
+
+    One class at a time, so that it holds the scores of one class only at the size of the image.
+    """
+    program = Program()
+    logits, size = Value(program, "logits", "float"), Value(program, "size", "int64")
+    # ONNX Runtime's Where knows no int16.
+    kind, counted = ("uint8", "uint8") if num_classes <= 256 else ("int16", "int64")
+    batch = program.value("Shape", [logits], "int64", "start = 0, end = 1")
+    one = program.constant("int64", [1], "[1]")
+    full = program.value("Concat", [batch, one, size], "int64", "axis = 0")
+
+    def score(body: Program, number: Value) -> Value:
+        scores = body.value("Gather", [logits, number], "float", "axis = 1")
+        how = 'mode = "linear", coordinate_transformation_mode = "half_pixel"'
+        return body.value("Resize", [scores, None, None, full], "float", how)
+
+    def step(body: Program, turn: Value, values: list[Value]) -> list[Value]:
+        best, ids = values
+        number = turn + 1
+        here = score(body, number.column(0))
+        better = here > best
+        return [body.where(better, here, best), body.where(better, number.to(counted), ids)]
+
+    ids = program.value("ConstantOfShape", [full], counted, f"value = {counted}[1] {{0}}")
+    starts = [score(program, program.constant("int64", [0], "[1]")), ids]
+    _, ids = program.loop(program.constant("int64", num_classes - 1), starts, ["N, 1, H, W"] * 2, step)
+    mask = program.value("Squeeze", [ids, one], counted).to(kind)
+    inputs = f"float[N, {num_classes}, h, w] logits, int64[2] size"
+    return program.text("mask", inputs, {"mask": mask}, f"{kind}[N, H, W] mask", opset)
+
+
+def _resized(preprocessing: Preprocessing, pixels: Value) -> Value:
+    """As `Preprocess.resized`: the width first, as ATen does."""
+    height, width = pixels.length(2), pixels.length(3)
+    new_height, new_width = _output_size(preprocessing, height, width)
+    for old, new, axis in ((width, new_width, 3), (height, new_height, 2)):
+        pixels = _along(preprocessing, pixels, old, new, axis)
+    program = pixels.program
+    low, high = program.constant("float", 0.0), program.constant("float", 255.0)
+    return program.value("Clip", [pixels, low, high], "float").of("Round")
+
+
+def _output_size(preprocessing: Preprocessing, height: Value, width: Value) -> tuple[Value, Value]:
+    program, size = height.program, preprocessing.size
+    if isinstance(size, tuple):
+        return program.constant("int64", size[0]), program.constant("int64", size[1])
+    assert size is not None
+    short_side = program.constant("int64", size)
+    product = (short_side * height.most(width)).to("double")
+    long_side = (product / height.least(width).to("double")).to("int64")
+    upright = height > width
+    return program.where(upright, long_side, short_side), program.where(upright, short_side, long_side)
+
+
+def _along(preprocessing: Preprocessing, pixels: Value, old: Value, new: Value, axis: int) -> Value:
+    """Resize one axis of float32 (N, 3, ., .) from `old` to `new` pixels."""
+    program = pixels.program
+    numbers, scale = program.range(new), old.to("float") / new.to("float")
+    if preprocessing.interpolation == "nearest":
+        at = (numbers.to("float") * scale).of("Floor").to("int64")
+        return pixels.at(at.least(old - 1), axis)
+    cubic = preprocessing.interpolation == "bicubic"
+    taps = _antialias_taps if preprocessing.antialias else _plain_taps
+    return _weighted_sum(pixels, axis, *taps(numbers, scale, old, cubic))
+
+
+def _weighted_sum(pixels: Value, axis: int, index: Value, weight: Value, fused: Value) -> Value:
+    """index, weight (K, new): which pixels are added up in which order; fused (K, new): where with one rounding."""
+    exact, wide = pixels.to("double"), weight.to("double")
+
+    def row(body: Program, values: Value, turn: Value) -> Value:
+        picked = body.value("Gather", [values, turn], values.kind, "axis = 0")
+        return picked if axis == 3 else picked.column()  # beside (N, 3, H, new) or (N, 3, new, W)
+
+    def step(body: Program, turn: Value, values: list[Value]) -> list[Value]:
+        tap = exact.at(index.at(turn), axis)
+        product = tap * row(body, wide, turn)  # of two float32: exact in float64
+        added = body.where(row(body, fused, turn), product, product.to("float").to("double"))
+        return [(values[0].to("double") + added).to("float")]
+
+    start = pixels.at(index.at(0), axis) * 0.0
+    (result,) = pixels.program.loop(index.length(0), [start], ["N, C, H, W"], step)
+    return result
+
+
+def _antialias_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tuple[Value, Value, Value]:
+    """All pixels under a triangle, or a cubic, that is as wide as a pixel of the result."""
+    program = numbers.program
+    stretch = scale.most(1.0)
+    support, inverse = stretch * (2.0 if cubic else 1.0), program.constant("float", 1.0) / stretch
+    center = (scale.to("double") * (numbers.to("double") + 0.5)).to("float")
+    first = ((center - support).to("double") + 0.5).to("int64").most(0)
+    end = ((center + support).to("double") + 0.5).to("int64").least(old)
+    count = (end - first).most(0)
+    turn = program.range(count.of("ReduceMax", "keepdims = 0")).column()
+    place = turn + first
+    x = (((place.to("float") - center).to("double") + 0.5) * inverse.to("double")).to("float").of("Abs")
+    shape = _cubic_shape(x) if cubic else _triangle(x)
+    zero = program.constant("float", 0.0)
+    weight = program.where(turn < count, shape, zero)
+    # Adds up in order; ReduceSum need not.
+    sums = program.value("CumSum", [weight, program.constant("int64", 0)], "float")
+    total = sums.at(-1)
+    weight = weight / program.where(total.equals(0.0), program.constant("float", 1.0), total)
+    others = count - 1
+    return place.least(old - 1), weight, turn > others / 4 * 4
+
+
+def _plain_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tuple[Value, Value, Value]:
+    """The two or four pixels around the place that a pixel of the result comes from."""
+    program = numbers.program
+    half = program.constant("float", -0.5)
+    at = _fused(scale, numbers.to("float") + 0.5, half)
+    if not cubic:
+        at = at.most(0.0)
+    low = at.of("Floor").to("int64").least(old - 1)
+    t = (at - low.to("float")).most(0.0).least(1.0)
+    one = program.constant("float", 1.0)
+    # The compiler begins with the second one.
+    if cubic:
+        weights = [_near(t, -0.75), _far(t + 1.0, -0.75), _near(one - t, -0.75), _far(one - t + 1.0, -0.75)]
+        places = [low, low - 1, low + 1, low + 2]
+    else:
+        weights, places = [t, one - t], [low + 1, low]
+    index = program.value("Concat", [each.column(0) for each in places], "int64", "axis = 0").most(0).least(old - 1)
+    weight = program.value("Concat", [each.column(0) for each in weights], "float", "axis = 0")
+    return index, weight, weight.equals(weight)
+
+
+def _triangle(x: Value) -> Value:
+    program = x.program
+    falling = (program.constant("double", 1.0) - x.to("double")).to("float")
+    return program.where(x < 1.0, falling, program.constant("float", 0.0))
+
+
+def _cubic_shape(x: Value) -> Value:
+    program = x.program
+    outer = program.where(x < 2.0, _far(x, -0.5, True), program.constant("float", 0.0))
+    return program.where(x < 1.0, _near(x, -0.5, True), outer)
+
+
+def _near(x: Value, a: float, fused_end: bool = False) -> Value:
+    """Cubic convolution for x in 0..1: ((a + 2) x - (a + 3)) x x + 1."""
+    number = x.program.constant
+    y = _fused(number("float", a + 2), x, number("float", -(a + 3))) * x
+    return _fused(y, x, number("float", 1.0)) if fused_end else y * x + 1.0
+
+
+def _far(x: Value, a: float, fused_end: bool = False) -> Value:
+    """Cubic convolution for x in 1..2: ((a x - 5 a) x + 8 a) x - 4 a."""
+    number = x.program.constant
+    y = _fused(_fused(number("float", a), x, number("float", -5 * a)), x, number("float", 8 * a))
+    return _fused(y, x, number("float", -4 * a)) if fused_end else y * x + (-4 * a)
+
+
+def _fused(a: Value, b: Value, c: Value) -> Value:
+    """a * b + c in float32 with one rounding; by way of float64, where a * b is exact."""
+    return (a.to("double") * b.to("double") + c.to("double")).to("float")

@@ -1,0 +1,87 @@
+"""Convolution, bias, ReLU and residual addition in one call of cuDNN, by operators that LibTorch has for CUDA.
+
+The maps are as large as the kernels are small: read and written once instead of three times, a 1x1 convolution that
+makes many channels of few takes a third of the time. Convolutions in groups stay as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.deploy.passes._graph import followers, names_of
+from segnets.deploy.passes.residual import FusedResidual, is_plain, plain_convolutions, two
+
+
+class _Conv(nn.Module):
+    """What a fused convolution is made of."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last)
+        bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.stride = two(convolution.stride)
+        self.padding = two(convolution.padding)
+        self.dilation = two(convolution.dilation)
+        self.widest = max(convolution.in_channels, convolution.out_channels)
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether it lies on a GPU, in maps whose elements 32 bits count: cuDNN has no others."""
+        return x.is_cuda and x.shape[0] * self.widest * x.shape[2] * x.shape[3] < 2147483648
+
+
+class ConvReLU(_Conv):
+    """A convolution with its bias and ReLU. (N, in, H, W) -> (N, out, H', W'). Scriptable; runs on processors too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._fits(x):
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, self.stride, self.padding, self.dilation, 1)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation).relu()
+
+
+class ConvAddReLU(_Conv):
+    """The same with another map of the result's shape, which is added before the ReLU."""
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        if self._fits(x):
+            return torch.cudnn_convolution_add_relu(
+                x, self.weight, other, 1.0, self.bias, self.stride, self.padding, self.dilation, 1
+            )
+        return (F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation) + other).relu()
+
+
+def fuse(model: nn.Module) -> None:
+    """Exchange what can be fused in an optimized model."""
+    for name, module in list(model.named_modules()):
+        convolutions = plain_convolutions(module)
+        if convolutions and convolutions[-1].groups == 1:
+            assert isinstance(module, Bottleneck | BasicBlock)
+            body = nn.Sequential(*(_with_relu(each) for each in convolutions[:-1]))
+            shortcut = _without_bias(module.downsample, convolutions[-1])
+            model.set_submodule(name, FusedResidual(body, ConvAddReLU(convolutions[-1]), shortcut))
+    for convolution, activation in followers(model, nn.Conv2d, nn.ReLU):
+        if type(activation) is nn.ReLU and is_plain(convolution) and convolution.groups == 1:
+            for name in names_of(model, convolution):
+                model.set_submodule(name, ConvReLU(convolution))
+            for name in names_of(model, activation):
+                model.set_submodule(name, nn.Identity())
+
+
+def _with_relu(convolution: nn.Conv2d) -> nn.Module:
+    return ConvReLU(convolution) if convolution.groups == 1 else nn.Sequential(convolution, nn.ReLU())
+
+
+def _without_bias(downsample: nn.Module | None, last: nn.Conv2d) -> nn.Module:
+    """The shortcut, whose bias moves into `last`, to whose result it is added: another pass over the map less."""
+    if downsample is None:
+        return nn.Identity()
+    layers = [each for each in downsample.modules() if not isinstance(each, nn.Identity | nn.Sequential)]
+    convolution = layers[-1] if layers else None
+    if isinstance(convolution, nn.Conv2d) and convolution.bias is not None and last.bias is not None:
+        last.bias = nn.Parameter(last.bias.detach() + convolution.bias.detach(), requires_grad=False)
+        convolution.bias = None
+    return downsample

@@ -1,0 +1,142 @@
+"""Small exported models, made once per session, for the tests of Python and of C++."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from segnets.card import ModelCard
+from segnets.deploy import export
+from segnets.deploy.formats.aoti import CAN_COMPILE
+from segnets.model import SegmentationModel
+from segnets.preprocessing import Preprocessing
+from segnets.registry import find_builder
+from tests.oracle import randomise_
+
+SMALL = Preprocessing(resize="fixed", size=(64, 80))
+
+
+def random_model(name: str = "lraspp_mobilenet_v3_large", seed: int = 0, **options: object) -> nn.Module:
+    """A model in eval mode in which every parameter and buffer has values of its own."""
+    model = find_builder(name)(**options)  # type: ignore[arg-type]
+    randomise_(model, seed)
+    return model.eval()
+
+
+def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: object) -> nn.Module:
+    """As `random_model`, with kernels as training begins with: bfloat16 leaves its scores recognisable."""
+    torch.manual_seed(0)
+    model = find_builder(name)(**options)  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.1, 0.1),
+                (module.running_mean, -0.1, 0.1),
+                (module.running_var, 0.5, 1.5),
+            ):
+                nn.init.uniform_(tensor, low, high)
+    return model.eval()
+
+
+def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """(1, height, width, 3) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def small_export(folder: Path) -> Path:
+    """An LR-ASPP of five classes, with names and colours."""
+    model = random_model(num_classes=5)
+    model.card = ModelCard(  # type: ignore[assignment]
+        classes=("background", "cat", "dög", "tree", "sky"),
+        palette=((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)),
+        preprocessing=SMALL,
+        provenance={"licence": "BSD-3-Clause"},
+    )
+    path = folder / "small.ts"
+    export(model, path)
+    return path
+
+
+def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """Copy an archive entry by entry; `change` gives the new contents, or None to leave the entry out."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            contents = change(info.filename, old.read(info))
+            if contents is not None:
+                new.writestr(zipfile.ZipInfo(info.filename), contents, compress_type=info.compress_type)
+    return target
+
+
+def changed(**fields: object) -> Callable[[str, bytes], bytes | None]:
+    def change(name: str, contents: bytes) -> bytes | None:
+        if not name.endswith("segnets.json"):
+            return contents
+        return json.dumps({**json.loads(contents), **fields}).encode()
+
+    return change
+
+
+def without(ending: str) -> Callable[[str, bytes], bytes | None]:
+    return lambda name, contents: None if name.endswith(ending) else contents
+
+
+needs_compiler = pytest.mark.skipif(
+    not CAN_COMPILE or not any(shutil.which(compiler) for compiler in ("g++", "clang++")),
+    reason="needs torch 2.13 and a C++ compiler: install g++",
+)
+
+
+class _Backbone(nn.Module):
+    """One convolution: compiling takes seconds where a ResNet's takes minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": torch.relu(self.norm(self.convolution(x)))}
+
+
+def tiny(classes: int = 5) -> SegmentationModel:
+    torch.manual_seed(0)
+    model = SegmentationModel(_Backbone(), nn.Conv2d(8, classes, 1)).eval()
+    nn.init.uniform_(model.backbone.get_parameter("norm.bias"), -1, 1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` as machine code: compiled once, however many test processes want it."""
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "tiny.pt2"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small work, often on a machine that others use too: threads would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the programs that a test starts
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_export(tmp_path_factory.mktemp("export"))

@@ -1,0 +1,185 @@
+"""Exports to machine code (.pt2): agreement, bounds, and files that this machine can't or mustn't run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.torch_version import TorchVersion
+
+from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy.formats import aoti
+from segnets.deploy.formats._cpu import check_processor, this_processor
+from segnets.deploy.passes.pooling import GridAverage, MeanByLines
+from segnets.deploy.passes.simplify import optimize
+from segnets.deploy.passes.winograd import WinogradProducts
+from segnets.errors import ExportError, ImageError
+from segnets.preprocessing import preprocess
+from segnets.segmenter import segment
+from tests.deploy.common import (
+    SMALL,
+    calm_model,
+    changed,
+    compiled,
+    needs_compiler,
+    random_image,
+    rewrite,
+    tiny,
+    without,
+)
+
+__all__ = ["compiled"]  # a fixture
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "pspnet_resnet18"])
+def test_what_is_compiled_computes_the_same(name: str) -> None:
+    model = optimize(calm_model(name, num_classes=5)).model
+    rewritten = aoti._rewritten(model, torch.float32, (64, 80))
+    kinds = {type(module) for module in rewritten.modules()}
+    assert nn.AdaptiveAvgPool2d not in kinds
+    assert kinds >= ({MeanByLines, aoti._OnePixel} if name.startswith("lraspp") else {MeanByLines, GridAverage})
+    for size in ((33, 33), (65, 97), (130, 200)):
+        image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            torch.testing.assert_close(rewritten(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-5)
+
+
+def test_maps_larger_than_the_image_have_no_table() -> None:
+    """Their lines and columns could be more than those of the largest image that is allowed."""
+    for padding, kind in ((0, WinogradProducts), (3, nn.Conv2d)):
+        model = nn.Sequential(nn.Conv2d(3, 256, 1, padding=padding), nn.Conv2d(256, 256, 3, padding=1))
+        rewritten = aoti._rewritten(model, torch.float32, (64, 80))
+        assert type(rewritten.get_submodule("1")) is kind
+
+
+@needs_compiler
+def test_agrees_at_other_sizes_and_batches(compiled: Path) -> None:
+    model = tiny()
+    report = verify(compiled, against=model)
+    assert report.passed
+    assert (report.contract.kind, report.contract.target) == ("aoti", "cpu")
+    assert report.contract.processor["threads"] >= 1  # type: ignore[operator]  # JSON
+    exported = load_exported(compiled)
+    # The last three are computed in groups of three, one and fifty images.
+    for shape in (
+        *((1, 3, 33, 33), (7, 3, 40, 501), (64, 3, 33, 34)),
+        *((5, 3, 260, 300), (2, 3, 600, 520), (60, 3, 64, 84)),
+    ):
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            torch.testing.assert_close(exported.logits(image), model(image)["out"], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        model.backbone.get_parameter("convolution.weight").mul_(1.01)
+    assert not verify(compiled, against=model).passed
+
+
+@needs_compiler
+def test_images_are_prepared_bit_for_bit(compiled: Path) -> None:
+    exported = load_exported(compiled)
+    for height, width in ((1, 1), (47, 33), (100, 64), (64, 80)):
+        image = random_image(height, width)
+        assert torch.equal(exported.preprocess(image), preprocess(image, SMALL))
+        mask = exported.segment(image)
+        assert (mask.shape, mask.dtype) == ((1, height, width), torch.uint8)
+        assert (mask == segment(tiny(), image, SMALL)).float().mean() > 0.99
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 32, 64), "a height of 32, and this file was compiled for 33 to 4096"),
+        ((1, 3, 64, 5000), "a width of 5000"),
+        ((65, 3, 40, 40), "a batch of 65, and this file was compiled for 1 to 64"),
+        ((1, 4, 64, 64), "with 4 channels"),
+        ((3, 64, 64), "3-D shape"),
+    ],
+)
+def test_sizes_that_it_was_not_compiled_for(compiled: Path, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        load_exported(compiled).logits(torch.zeros(shape))
+
+
+@needs_compiler
+def test_torchs_own_loader_takes_it(compiled: Path) -> None:
+    network = torch._inductor.aoti_load_package(compiled)
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed(processor={"platform": "win32", "machine": "AMD64"}), "was compiled for platform win32"),
+        (changed(format_version=2), "has contract version 2, this segnets reads 1; upgrade segnets"),
+        (changed(kind="torchscript"), "speaks of 'torchscript', and it is aoti"),
+        (changed(kind="tensorrt"), "kind='tensorrt': expected one of"),
+        (changed(bounds={"depth": [1, 2]}), "bounds.depth"),
+        (changed(dtype="int4"), "dtype='int4': expected one of"),
+        (without("segnets.json"), "an archive of torch.export, but has no segnets.json"),
+        (without("golden.safetensors"), "has no golden.safetensors"),
+        (without("image.ts"), "has no image.ts"),
+        (without(".so"), "LibTorch can't load it"),
+    ],
+)
+def test_files_that_were_changed(
+    compiled: Path, tmp_path: Path, change: Callable[[str, bytes], bytes | None], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        load_exported(rewrite(compiled, tmp_path / "changed.pt2", change))
+
+
+@needs_compiler
+def test_damaged_files(compiled: Path, tmp_path: Path) -> None:
+    data = bytearray(compiled.read_bytes())
+    for name, damaged in (
+        ("cut", data[: len(data) // 2]),
+        ("flipped", data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]),
+    ):
+        path = tmp_path / f"{name}.pt2"
+        path.write_bytes(damaged)
+        with pytest.raises(ExportError, match="damaged"):
+            load_exported(path)
+        with pytest.raises(ExportError, match="damaged"):
+            read_contract(path)
+
+
+def test_another_processor_is_refused() -> None:
+    here = this_processor()
+    check_processor(here, "m.pt2")
+    instructions = here["instructions"]
+    assert isinstance(instructions, list)
+    if instructions:
+        with pytest.raises(ExportError, match=r"m\.pt2: uses instructions that this processor lacks: avx1024; export"):
+            check_processor({**here, "instructions": [*instructions, "avx1024"]}, "m.pt2")
+    with pytest.raises(ExportError, match=r"m\.pt2: was compiled for machine z80"):
+        check_processor({**here, "machine": "z80"}, "m.pt2")
+
+
+def test_refused(tmp_path: Path) -> None:
+    for options, message in (
+        ({"output": "dict"}, "output='dict' is TorchScript's"),
+        ({"target": "cpu"}, "target='cpu' is TorchScript's"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            export(tiny(), tmp_path / "m.pt2", format="aoti", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aoti, "CAN_COMPILE", False)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cpu"))
+    with pytest.raises(ExportError, match=r"format='aoti' needs torch 2\.13 or newer, and this is 2\.9\.1\+cpu"):
+        export(tiny(), tmp_path / "m.pt2", format="aoti")
+
+
+@pytest.mark.full
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_resnet50", "pspnet_resnet18"])
+def test_networks(name: str, dtype: str, tmp_path: Path) -> None:
+    model = calm_model(name, num_classes=5)
+    assert export(model, tmp_path / "m.pt2", format="aoti", dtype=dtype, preprocessing=SMALL).verification.passed

@@ -1,0 +1,76 @@
+"""ASPP with its pooling branch apart, and means by a pooling, against the plain layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from segnets.deploy.passes.aspp import PooledApart, suits
+from segnets.deploy.passes.fuse_onednn import FusedPooledApart, fuse
+from segnets.deploy.passes.pooling import MeanByWindow
+from segnets.deploy.passes.simplify import optimize
+from segnets.layers import ASPP
+from tests.deploy.common import random_model
+from tests.oracle import randomise_
+
+
+def optimized_aspp(**options: object) -> ASPP:
+    """Norms and dropout gone, as `optimize` leaves it, and with a bias in its projection."""
+    aspp = ASPP(24, (2, 3), 16, norm_layer=nn.Identity, **options).eval()  # type: ignore[arg-type]
+    aspp.project[0] = nn.Conv2d(64, 16, 1)
+    aspp.project[3] = nn.Identity()
+    randomise_(aspp, 0)
+    return aspp
+
+
+@pytest.mark.parametrize("pool_first", [False, True])
+def test_pooled_apart(pool_first: bool) -> None:
+    aspp = optimized_aspp(pool_first=pool_first)
+    assert suits(aspp)
+    x = torch.randn(2, 24, 9, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, result = aspp(x), PooledApart(aspp)(x)
+    assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_not_where_the_border_sees_less_of_it() -> None:
+    aspp = optimized_aspp()
+    aspp.project[0] = nn.Conv2d(64, 16, 3, padding=1)
+    assert not suits(aspp)
+
+
+def test_not_with_a_norm_that_is_left() -> None:
+    aspp = optimized_aspp()
+    aspp.project[1] = nn.GroupNorm(4, 16)
+    assert not suits(aspp)
+
+
+def test_not_of_other_parts() -> None:
+    aspp = optimized_aspp()
+    aspp.project = aspp.project[:3]
+    assert not suits(aspp)
+    aspp = optimized_aspp()
+    aspp.convs = nn.ModuleList([*aspp.convs[:-1], nn.Conv2d(24, 16, 1)])  # no pooling branch
+    assert not suits(aspp)
+    aspp = optimized_aspp()
+    aspp.project[0] = nn.Conv2d(64, 16, 1, groups=4)
+    assert not suits(aspp)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "apart"),
+    [
+        ("deeplabv3_resnet18", {}, 1),
+        ("deeplabv3plus_mobilenet_v3_small", {}, 1),
+        ("deeplabv3_resnet18", {"head_variant": "mmseg"}, 0),  # fuses with a 3x3 convolution
+    ],
+)
+def test_networks_have_it(name: str, options: dict[str, object], apart: int) -> None:
+    optimized = optimize(random_model(name, **options)).model
+    assert sum(isinstance(module, PooledApart) for module in optimized.modules()) == apart
+    fused = fuse(optimized, torch.bfloat16, (64, 80))
+    kinds = [type(module) for module in fused.modules()]
+    assert kinds.count(FusedPooledApart) == apart
+    assert nn.AdaptiveAvgPool2d not in kinds
+    assert MeanByWindow in kinds

@@ -1,0 +1,105 @@
+"""Exports for CUDA. What needs a GPU runs where there is one; the same program is run on the processor everywhere."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+from segnets.deploy import export, load_exported
+from segnets.deploy.check.tolerance import compare
+from segnets.deploy.formats import _script as torchscript
+from segnets.deploy.formats.torchscript_cuda import compile_segmenter
+from segnets.deploy.passes import fuse_cudnn as cudnn
+from segnets.deploy.passes.simplify import evaluation_copy, optimize
+from segnets.errors import ExportError
+from segnets.preprocessing import preprocess
+from segnets.segmenter import segment
+from tests.deploy.common import SMALL, calm_model, changed, random_image, random_model, rewrite
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA finds")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "name",
+    ["lraspp_mobilenet_v3_large", "fcn_resnet18", pytest.param("deeplabv3_resnet50", marks=pytest.mark.full)],
+)
+def test_the_program_computes_the_models_answers(name: str, dtype: str) -> None:
+    model = calm_model(name, num_classes=5)
+    compiled = compile_segmenter(optimize(model).model, SMALL, getattr(torch, dtype), "tensor")
+    loaded = torchscript.from_file(io.BytesIO(torchscript.to_bytes(compiled, {})))
+    with torch.inference_mode():
+        results = compare(loaded, evaluation_copy(model), dtype)
+        assert all(each.passed for each in results)
+        assert max(each.difference for each in results) > 1e-4, "it computes in half precision"
+        image = random_image(50, 70)
+        assert torch.equal(loaded.preprocess(image), preprocess(image, SMALL))
+        assert (loaded.segment(image) == segment(model.eval(), image, SMALL)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "with_relu", "with_addition"),
+    [
+        # Of a stem's convolution, eight blocks with one and an addition, and of the head's.
+        ("fcn_resnet18", 1 + 8 + 1, 8),
+        ("deeplabv3_resnet50", 1 + 2 * 16 + 4 + 1 + 1, 16),
+        ("fcn_resnext50_32x4d", 1 + 16 + 1, 16),  # the 3x3 convolutions are in groups
+        # Of five expansions, eight gates and the head; other activations than ReLU are left.
+        ("lraspp_mobilenet_v3_large", 5 + 8 + 1, 0),
+    ],
+)
+def test_convolutions_are_fused_for_cudnn(name: str, with_relu: int, with_addition: int) -> None:
+    model = optimize(random_model(name, num_classes=5)).model
+    image = torch.rand(2, 3, 65, 97)
+    with torch.no_grad():
+        expected = model(image)["out"]
+        cudnn.fuse(model)
+        result = model(image)["out"]
+    assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
+    kinds = [type(module) for module in model.modules()]
+    assert (kinds.count(cudnn.ConvReLU), kinds.count(cudnn.ConvAddReLU)) == (with_relu, with_addition)
+
+
+def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ExportError, match=r"export: device='cuda' needs a GPU .* device='cpu' runs everywhere"):
+        export(calm_model(), tmp_path / "m.ts", device="cuda", dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+    elsewhere = rewrite(small, tmp_path / "m.ts", changed(device="cuda"))
+    with pytest.raises(ExportError, match=r"m\.ts: needs a GPU that CUDA finds"):
+        load_exported(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "dtype='float32': device='cuda' takes 'float16' or 'bfloat16'"),
+        ({"device": "cuda", "dtype": "float16", "target": "cpu"}, "target='cpu' is for processors"),
+        ({"device": "cuda", "format": "aoti"}, "device='cuda' needs format='torchscript'"),
+        ({"dtype": "float16"}, "needs target='cpu'"),
+        ({"dtype": "float16", "target": "cpu"}, "dtype='float16' needs device='cuda'"),
+        ({"dtype": "float16", "format": "aoti"}, "dtype='float16' needs format='torchscript', device='cuda'"),
+        ({"dtype": "float16", "format": "onnx"}, "dtype='float16' is not offered in format='onnx'"),
+    ],
+)
+def test_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(calm_model(), tmp_path / "m.ts", **options)  # type: ignore[arg-type]  # wrong values are the point
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fcn_resnet18", "lraspp_mobilenet_v3_large"])
+def test_on_a_gpu(name: str, dtype: str, tmp_path: Path) -> None:
+    model = calm_model(name, num_classes=5)
+    report = export(model, tmp_path / "m.ts", device="cuda", dtype=dtype, preprocessing=SMALL)
+    assert report.verification.passed
+    exported = load_exported(tmp_path / "m.ts")
+    image = random_image(50, 70)
+    on_the_gpu = exported.segment(image.cuda())
+    assert on_the_gpu.is_cuda
+    assert (on_the_gpu.cpu() == exported.segment(image)).float().mean() > 0.99

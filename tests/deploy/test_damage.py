@@ -1,0 +1,178 @@
+"""Files that are not ours or not whole, full disks and kills: a clear message, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from segnets.deploy import load_exported, read_contract, verify
+from segnets.errors import ExportError
+from tests.deploy.common import random_model, rewrite
+
+EXPORT = (
+    "import sys; from segnets.registry import find_builder; from segnets.deploy import export\n"
+    "from segnets.preprocessing import Preprocessing\n"
+    "model = find_builder('lraspp_mobilenet_v3_large')(num_classes=3)\n"
+    "small = Preprocessing(resize='fixed', size=(32, 32))\n"
+)
+
+
+def drop(suffix: str):  # type: ignore[no-untyped-def]
+    return lambda name, contents: None if name.endswith(suffix) else contents
+
+
+def edit_contract(**changes: object):  # type: ignore[no-untyped-def]
+    def change(name: str, contents: bytes) -> bytes:
+        if not name.endswith("extra/segnets.json"):
+            return contents
+        return json.dumps({**json.loads(contents), **changes}).encode()
+
+    return change
+
+
+def test_truncated(small: Path, tmp_path: Path) -> None:
+    whole = small.read_bytes()
+    for size in (4, 1000, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+        (tmp_path / "t.ts").write_bytes(whole[:size])
+        with pytest.raises(ExportError, match=r"t\.ts: is truncated or damaged"):
+            load_exported(tmp_path / "t.ts")
+
+
+def test_one_flipped_bit(small: Path, tmp_path: Path) -> None:
+    data = bytearray(small.read_bytes())
+    data[len(data) // 2] ^= 1  # in the weights
+    (tmp_path / "t.ts").write_bytes(data)
+    with pytest.raises(ExportError, match="is damaged: the checksum of"):
+        load_exported(tmp_path / "t.ts")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("segnets.json"), r"has no segnets\.json: it was not made by segnets\.export"),
+        (drop("golden.safetensors"), r"has no golden\.safetensors"),
+        (drop("constants.pkl"), "is a Python checkpoint"),
+        (edit_contract(format="other"), "is not a contract of segnets"),
+        (edit_contract(format_version=2), "has contract version 2, this segnets reads 1; upgrade segnets"),
+        (edit_contract(classes=["a"]), "is damaged: classes: 1 names"),
+        (edit_contract(num_classes=0), r"is damaged: num_classes=0: expected 1\.\.32767"),
+        (edit_contract(golden={}), "is damaged: the field 'tolerance' is missing"),
+        (edit_contract(preprocessing={}), "is damaged: preprocessing: missing fields"),
+        (lambda n, c: b"{" if n.endswith("segnets.json") else c, r"segnets\.json is not JSON"),
+        (lambda n, c: b"junk" if n.endswith("golden.safetensors") else c, r"golden\.safetensors is damaged"),
+        (lambda n, c: b"junk" if n.endswith("constants.pkl") else c, "LibTorch can't load it"),
+    ],
+)
+def test_tampered(change, message: str, small: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ExportError, match=message):
+        load_exported(rewrite(small, tmp_path / "t.ts", change))
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"\x10\0\0\0\0\0\0\0{}              ", "a safetensors file"),
+        (b"\x80\x02}q\0.", "a pickle"),
+        (b"nonsense", "is not a TorchScript archive; export a model"),
+    ],
+)
+def test_other_files(contents: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.ts").write_bytes(contents)
+    with pytest.raises(ExportError, match=message):
+        read_contract(tmp_path / "t.ts")
+
+
+def test_a_checkpoint_and_no_file(tmp_path: Path) -> None:
+    torch.save(random_model(num_classes=3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ExportError, match=r"is a Python checkpoint \(torch\.save\)"):
+        load_exported(tmp_path / "w.pth")
+    with pytest.raises(ExportError, match="No such file"):
+        load_exported(tmp_path / "none.ts")
+    with pytest.raises(ExportError, match="is not a regular file"):
+        load_exported(tmp_path)
+
+
+def test_a_file_size_limit_is_an_error_and_not_an_abort(tmp_path: Path) -> None:
+    target = tmp_path / "m.ts"
+    target.write_bytes(b"the old file")
+    program = EXPORT + f"export(model, {str(target)!r}, preprocessing=small)\n"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, preexec_fn=limit
+    )
+    assert result.returncode == 1
+    assert "OutputError" in result.stderr
+    assert "can't be written: the file would exceed the size limit" in result.stderr
+    assert target.read_bytes() == b"the old file"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
+
+
+def test_a_full_disk_is_an_error_and_not_an_abort(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mounting a small disk needs root and unshare (package util-linux); the size limit is tested above")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    program = EXPORT + (
+        "import pathlib\n"
+        f"disk = pathlib.Path({str(disk)!r}); target = disk / 'm.ts'; target.write_bytes(b'old')\n"
+        "try:\n    export(model, target, preprocessing=small)\n"
+        "except OSError as error:\n    print(error)\n"
+        "print(target.read_bytes(), sorted(p.name for p in disk.iterdir()))\n"
+    )
+    script = f'mount -t tmpfs -o size=4m tmpfs "{disk}" && exec "{sys.executable}" -c "$PROGRAM"'
+    result = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PROGRAM": program},
+    )
+    if "mount:" in result.stderr:
+        pytest.skip(f"this machine doesn't let root mount: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stderr
+    assert "the disk is full" in result.stdout
+    assert "b'old' ['m.ts']" in result.stdout
+
+
+def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "m.ts"
+    target.write_bytes(b"the old file")
+    # Stop after the bytes are on the disk and before they get their name, say so, and wait to be killed.
+    program = EXPORT + (
+        "import time; from segnets.deploy import _export as api\n"
+        "def stop(*arguments):\n    print('written', flush=True); time.sleep(600)\n"
+        "api.verify_loaded = stop\n"
+        f"export(model, {str(target)!r}, preprocessing=small)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert target.read_bytes() == b"the old file"
+    left = [p for p in tmp_path.iterdir() if p != target]
+    assert len(left) == 1
+    assert left[0].name.startswith(".segnets-")
+    load_exported(left[0])  # complete, it only lacks its name
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ExportError, match="is not a regular file"):
+            verify(path)

@@ -1,0 +1,81 @@
+"""What may be overwritten in a network, and how large maps are, found by running it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import segnets
+from segnets.deploy.passes._graph import convolution_inputs, last_readers
+from segnets.deploy.passes.simplify import optimize
+from segnets.errors import ExportError
+from segnets.layers import InvertedResidual
+
+
+def test_a_feature_that_the_head_reads_is_kept() -> None:
+    model = optimize(segnets.create_model("lraspp_mobilenet_v3_large")).model
+    blocks = {module for module in model.modules() if isinstance(module, InvertedResidual)}
+    names = [name for name, module in model.named_modules() if module in blocks - last_readers(model, blocks)]
+    assert names == ["backbone.5"]  # reads what block 4 gives, the head's "low"
+
+
+class _Around(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.block(x) + x
+        return result
+
+
+def test_a_module_around_may_read_its_input_again() -> None:
+    inner, outer, twice = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(outer), _Around(inner), twice, twice)
+    assert last_readers(model, {inner, outer, twice}) == {outer}
+
+
+def test_a_later_reader_keeps_it() -> None:
+    first, second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lead, self.first, self.second = nn.ReLU(), first, second
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.lead(x)
+            result: Tensor = self.first(x) + self.second({"of": [x]}["of"][0])
+            return result
+
+    assert last_readers(Both(), {first, second}) == {second}
+    assert torch.is_grad_enabled()
+
+
+class _ByPosition(nn.Module):
+    """Makes a tensor of its own, and reads two maps with one convolution."""
+
+    def __init__(self, *, by_value: bool = False) -> None:
+        super().__init__()
+        self.stem, self.twice, self.unused = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.by_value = by_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x * torch.linspace(0, 1, x.shape[3])
+        if self.by_value and x.mean().item() > 0:
+            x = -x
+        result: Tensor = self.twice(x) * self.twice(x.mean((2, 3), keepdim=True))
+        return result
+
+
+def test_how_large_maps_are() -> None:
+    model = _ByPosition()
+    assert convolution_inputs(model, (33, 65)) == {model.stem: [1, 3, 33, 65], model.twice: [1, 4, 16, 32]}
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_sizes_that_values_decide() -> None:
+    with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 33, 65\) input whose values aren't known"):
+        convolution_inputs(_ByPosition(by_value=True), (33, 65))

@@ -1,0 +1,284 @@
+"""Every model exports, and the file computes what the plain model computes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from segnets.card import ModelCard
+from segnets.deploy import _export as api
+from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy._load import Exported
+from segnets.deploy.check.tolerance import TOLERANCE_CEILINGS, Yardstick, relative_difference
+from segnets.deploy.passes.simplify import optimize
+from segnets.errors import ExportError, OutputError
+from segnets.preprocessing import Preprocessing
+from segnets.segmenter import segment
+from tests.deploy.common import SMALL, random_image, random_model
+from tests.oracle import NAMES
+
+# A ResNet-101 differs from a ResNet-50 in the number of its blocks only.
+EVERY = [pytest.param(n, marks=pytest.mark.full) if n.endswith("resnet101") else n for n in NAMES]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
+    options = {} if name.startswith("lraspp") else {"aux_loss": True}
+    model = random_model(name, num_classes=7, **options)
+    report = export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert report.folded_batch_norms == norms - bool(options)  # the auxiliary head has one, and is dropped
+    assert report.dropped_aux_classifier == bool(options)
+    assert report.verification.passed
+    assert len(report.verification.comparisons) == 3
+    assert all(c.difference <= c.tolerance < TOLERANCE_CEILINGS["float32"] for c in report.verification.comparisons)
+    assert "passed" in str(report)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
+
+
+def test_the_file_gives_the_mask_of_the_plain_model(small: Path) -> None:
+    model = random_model(num_classes=5)
+    exported = load_exported(small)
+    for height, width in [(64, 80), (33, 130), (1, 1), (1, 300), (97, 65)]:
+        image = random_image(height, width)
+        assert torch.equal(exported.segment(image), segment(model, image, SMALL))
+    batch = torch.cat([random_image(40, 50, seed) for seed in (1, 2)])
+    assert torch.equal(exported.segment(batch), segment(model, batch, SMALL))
+
+
+def test_running_twice_gives_the_same_bits(small: Path) -> None:
+    exported = load_exported(small)
+    image = torch.randn(1, 3, 65, 97)
+    first = exported.logits(image)
+    assert all(torch.equal(exported.logits(image), first) for _ in range(3))
+
+
+def test_the_contract_says_what_the_file_is(small: Path) -> None:
+    contract = read_contract(small)
+    assert contract.classes == ("background", "cat", "dög", "tree", "sky")
+    assert contract.palette[4] == (255, 255, 0)
+    assert contract.preprocessing == SMALL
+    assert contract.model_name == "lraspp_mobilenet_v3_large"
+    assert contract.model_options["num_classes"] == 5
+    assert contract.provenance == {"licence": "BSD-3-Clause"}
+    assert contract.torch_version == torch.__version__
+    with zipfile.ZipFile(small) as archive:
+        names = {Path(name).name for name in archive.namelist() if "/extra/" in name}
+        text = next(archive.read(name) for name in archive.namelist() if name.endswith("extra/segnets.json"))
+    assert names == {"segnets.json", "golden.safetensors"}
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    model = random_model(num_classes=3)
+    for name in ("a.ts", "b.ts"):
+        export(model, tmp_path / name, preprocessing=SMALL)
+    assert (tmp_path / "a.ts").read_bytes() == (tmp_path / "b.ts").read_bytes()
+
+
+def test_a_model_in_training_mode_is_exported_in_eval_mode_and_not_changed(tmp_path: Path) -> None:
+    model = random_model("deeplabv3_mobilenet_v3_large", num_classes=3, aux_loss=True).train()
+    before = copy.deepcopy(model.state_dict())
+    export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    exported = load_exported(tmp_path / "m.ts")
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(exported.logits(image), exported.logits(image))  # no dropout
+    assert torch.equal(exported.segment(random_image(30, 40)), segment(model.eval(), random_image(30, 40), SMALL))
+
+
+def test_folding_costs_no_more_than_float32_itself() -> None:
+    plain_error, folded_error = 0.0, 0.0
+    for seed in range(4):
+        model = random_model("deeplabv3_mobilenet_v3_large", seed, num_classes=7)
+        image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+        exact = Yardstick(model, "float32").exact(image)
+        with torch.inference_mode():
+            plain, folded = model(image)["out"], optimize(model).model(image)["out"]
+        assert not torch.equal(folded, plain)
+        plain_error += relative_difference(plain, exact)
+        folded_error += relative_difference(folded, exact)
+    assert folded_error < 2 * plain_error
+
+
+def test_output_dict(tmp_path: Path) -> None:
+    model = random_model("deeplabv3_mobilenet_v3_large", num_classes=3, aux_loss=True)
+    export(model, tmp_path / "m.ts", output="dict", preprocessing=SMALL)
+    exported = load_exported(tmp_path / "m.ts")
+    image = torch.randn(1, 3, 40, 50)
+    assert list(exported.module(image)) == ["out"]
+    assert exported.logits(image).shape == (1, 3, 40, 50)
+    assert verify(tmp_path / "m.ts", against=model).passed
+
+
+def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
+    export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=SMALL)
+    mask = load_exported(tmp_path / "m.ts").segment(random_image(20, 30))
+    assert mask.dtype == torch.int16
+    assert mask.shape == (1, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "tensorrt"}, "format='tensorrt' is not supported yet; allowed: 'torchscript'"),
+        ({"dtype": "float8"}, "dtype='float8' is not supported yet; allowed: 'float32'"),
+        ({"device": "tpu"}, "device='tpu' is not supported yet"),
+        ({"output": "list"}, "output='list' is not supported yet; allowed: 'tensor', 'dict'"),
+        ({"classes": ["a", "b"]}, "classes: 2 names for a model with 5 classes"),
+        ({"palette": [(0, 0, 0)]}, "palette: 1 colours for a model with 5 classes"),
+        ({"palette": [(0, 0, 256)] * 5}, "expected three whole numbers 0..255"),
+        ({"preprocessing": "none"}, "preprocessing='none': expected a segnets"),
+        ({"minimum_agreement": "0.5"}, "minimum_agreement='0.5': expected a share"),
+        ({"classes": [1, 2, 3, 4, 5]}, r"classes\[0\]=1: expected a printable text"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(random_model(num_classes=5), tmp_path / "m.ts", **{"preprocessing": SMALL, **arguments})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Wrapper(nn.Module):
+    """A hand-made model around one convolution."""
+
+    def __init__(self, tail: nn.Module) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.tail = tail
+        self.config = None
+        self.card = ModelCard(preprocessing=Preprocessing(resize="none"))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.tail(self.convolution(x))}
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class Untypable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + len({str(i) for i in range(3)} & set(map(str, [1])))
+
+
+class Shared(nn.Module):
+    """Its convolution's output is read by a batch norm and by somebody else: folding would be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convolution(x)
+        return y + 3 * self.norm(y)
+
+
+def test_a_model_made_by_hand_exports(tmp_path: Path) -> None:
+    report = export(Wrapper(nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.5))), tmp_path / "m.ts")
+    assert (report.folded_batch_norms, report.removed_dropouts) == (1, 1)
+    assert report.verification.contract.model_name == "Wrapper"
+
+
+def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ExportError, match="random when it should be fixed: aten::dropout"):
+        export(Wrapper(AlwaysDropout()), tmp_path / "m.ts")
+    with pytest.raises(ExportError, match="can't be compiled by TorchScript"):
+        export(Wrapper(Untypable()), tmp_path / "m.ts")
+    shared = Wrapper(Shared())
+    shared.tail.norm.running_mean.fill_(2.0)  # type: ignore[union-attr]
+    with pytest.raises(ExportError, match="disagrees with the model, so it was not kept"):
+        export(shared, tmp_path / "m.ts")
+    broken = Wrapper(nn.Identity())
+    with torch.no_grad():
+        broken.convolution.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ExportError, match="not finite"):
+        export(broken, tmp_path / "m.ts")
+    for unfinished in (Wrapper(nn.Identity()).to("meta"), Wrapper(nn.LazyConv2d(4, 1))):
+        with pytest.raises(ExportError, match="this Wrapper can't be copied to the CPU in float32"):
+            export(unfinished, tmp_path / "m.ts")
+    with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 64, 64\) input"):
+        export(Wrapper(nn.Linear(5, 5)), tmp_path / "m.ts")
+    with pytest.raises(ExportError, match=r"can't be run, so it was not kept: .*Parametrization is not working"):
+        export(Wrapper(weight_norm(nn.Conv2d(4, 4, 1))), tmp_path / "m.ts")
+    with pytest.raises(ExportError, match=r"expected a torch\.nn\.Module, got str"):
+        export("model", tmp_path / "m.ts")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_disagrees_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "m.ts"
+    target.write_bytes(b"the old file")
+    logits = Exported.logits
+    monkeypatch.setattr(Exported, "logits", lambda self, image: logits(self, image) * 1.01)
+    with pytest.raises(ExportError, match="disagrees with the model"):
+        export(random_model(num_classes=3), target, preprocessing=SMALL)
+    assert target.read_bytes() == b"the old file"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
+
+
+def test_outputs_that_are_no_files_are_refused(tmp_path: Path, small: Path) -> None:
+    model = random_model(num_classes=3)
+    (tmp_path / "link").symlink_to(small)
+    with pytest.raises(OutputError, match="symbolic link"):
+        export(model, tmp_path / "link", preprocessing=SMALL)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="device, pipe or socket"):
+        export(model, tmp_path / "pipe", preprocessing=SMALL)
+    with pytest.raises(OutputError, match="is a folder"):
+        export(model, tmp_path, preprocessing=SMALL)
+    with pytest.raises(OutputError, match="does not exist"):
+        export(model, tmp_path / "no" / "m.ts", preprocessing=SMALL)
+    (tmp_path / "old.ts").write_bytes(b"old")
+    with pytest.raises(OutputError, match="exists already"):
+        export(model, tmp_path / "old.ts", preprocessing=SMALL, overwrite=False)
+    assert (tmp_path / "old.ts").read_bytes() == b"old"
+
+
+def test_verify_finds_another_model(small: Path) -> None:
+    assert verify(small).passed
+    assert verify(small, against=random_model(num_classes=5)).passed
+    report = verify(small, against=random_model(num_classes=5, seed=1))
+    assert not report.passed
+    assert report.golden.passed
+    assert "FAILED" in str(report)
+    with pytest.raises(ExportError, match=r"the file gives logits \(1, 5, 64, 64\), the model \(1, 6, 64, 64\)"):
+        verify(small, against=random_model(num_classes=6))
+
+
+def test_users_who_run_with_warnings_as_errors_see_none(tmp_path: Path) -> None:
+    program = (
+        "import sys, torch; from segnets.registry import find_builder; from segnets.deploy import export, verify\n"
+        "from segnets.preprocessing import Preprocessing\n"
+        "m = find_builder('lraspp_mobilenet_v3_large')(num_classes=3)\n"
+        f"export(m, {str(tmp_path / 'm.ts')!r}, preprocessing=Preprocessing(resize='fixed', size=(32, 32)))\n"
+        f"assert verify({str(tmp_path / 'm.ts')!r}, against=m).passed\n"
+        "assert 'torchvision' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_export_works_inside_inference_mode(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        report = export(random_model(num_classes=3), tmp_path / "m.ts", preprocessing=SMALL)
+    assert report.folded_batch_norms == 47
+
+
+def test_the_written_version_is_a_text() -> None:
+    assert isinstance(api._version(), str)

@@ -1,0 +1,137 @@
+"""Exports for CPUs: fused convolutions, in float32 and bfloat16, compared with the plain model and replayed in C++."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from segnets.backbones.resnet import Bottleneck
+from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy.passes.fuse_onednn import PackedConv, fuse
+from segnets.deploy.passes.simplify import optimize
+from segnets.deploy.passes.winograd import WinogradConv
+from segnets.deploy.passes.wrap import PIXELS_AT_ONCE, images_at_once
+from segnets.errors import ExportError
+from segnets.segmenter import segment
+from tests.deploy.common import SMALL, calm_model, random_image, random_model
+
+NETWORKS = (
+    "lraspp_mobilenet_v3_large",
+    "deeplabv3_resnet18",
+    "pspnet_mobilenet_v3_small",
+    "deeplabv3plus_resnet18",
+    "fcn_resnet50",
+    "fcn_resnext50_32x4d",
+    "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+)
+EVERYDAY = [(NETWORKS[0], "float32"), (NETWORKS[0], "bfloat16"), (NETWORKS[1], "float32")]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if (name, dtype) in EVERYDAY else pytest.mark.full)
+        for name in NETWORKS
+        for dtype in ("float32", "bfloat16")
+    ],
+)
+def test_agrees_with_the_model(name: str, dtype: str, tmp_path: Path) -> None:
+    model = calm_model(name, num_classes=5)
+    report = export(model, tmp_path / "m.ts", target="cpu", dtype=dtype, preprocessing=SMALL)
+    assert report.verification.passed
+    again = verify(tmp_path / "m.ts", against=model)
+    assert again.passed
+    assert [again.contract.target, again.contract.dtype] == ["cpu", dtype]
+    # What bfloat16 costs is seen, and what float32 costs is not confused with it.
+    differences = [comparison.difference for comparison in again.comparisons]
+    assert (max(differences) > 1e-3) == (dtype == "bfloat16")
+    assert all(comparison.tolerance < 0.2 for comparison in again.comparisons)
+
+
+def test_every_convolution_is_fused_and_nothing_is_left() -> None:
+    for name in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50"):
+        model = optimize(random_model(name)).model
+        count = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+        fused = fuse(model, torch.float32, (64, 80))
+        kinds = {type(module) for module in fused.modules()}
+        assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
+        assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
+
+
+def test_layers_that_do_not_run_stay_as_they_are() -> None:
+    model = calm_model(num_classes=5)
+    model.unused = nn.Sequential(nn.Conv2d(3, 3, 3), Bottleneck(16, 4))
+    fused = fuse(optimize(model).model, torch.float32, (64, 80))
+    image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_in_groups_is_each_image_alone(tmp_path: Path) -> None:
+    sizes = (520, 520), (260, 300), (33, 4096), (4096, 4096), (0, 7)
+    assert [images_at_once(*size) for size in sizes] == [1, 3, 2, 1, PIXELS_AT_ONCE]
+    model = calm_model(num_classes=5)
+    export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
+    exported = load_exported(tmp_path / "m.ts")
+    images = torch.randn(5, 3, 260, 300, generator=torch.Generator().manual_seed(0))  # three and two
+    logits = exported.logits(images)
+    assert logits.is_contiguous()
+    for image, alone in zip(logits, images, strict=True):
+        torch.testing.assert_close(image, exported.logits(alone[None])[0], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(logits, model(images)["out"], rtol=1e-4, atol=1e-4)
+
+
+def test_another_network_is_noticed(tmp_path: Path) -> None:
+    model = calm_model(num_classes=5)
+    export(model, tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
+    with torch.no_grad():
+        model.backbone.get_submodule("4.block.1.0").weight.mul_(1.5)  # type: ignore[union-attr,operator]
+    assert not verify(tmp_path / "m.ts", against=model).passed
+
+
+def test_the_mask_is_the_models(tmp_path: Path) -> None:
+    model = random_model(num_classes=5)
+    export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL, output="dict")
+    image = random_image(50, 70)
+    same = load_exported(tmp_path / "m.ts").segment(image) == segment(model, image, SMALL)
+    assert same.float().mean() > 0.999
+
+
+def test_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="dtype='bfloat16' needs target='cpu'"):
+        export(random_model(), tmp_path / "m.ts", dtype="bfloat16")
+    with pytest.raises(ExportError, match="target='gpu'"):
+        export(random_model(), tmp_path / "m.ts", target="gpu")
+
+    class Scores(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"out": x}
+
+    with pytest.raises(ExportError, match=r"takes a segnets\.SegmentationModel"):
+        export(Scores(), tmp_path / "m.ts", target="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_bfloat16_destroys_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"bfloat16 logits are .* of the largest away from float64"):
+        export(random_model(num_classes=5), tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_libtorch_without_onednn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(calm_model(num_classes=5), tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ExportError, match=r"m\.ts: target='cpu' needs oneDNN, which this LibTorch lacks"):
+        load_exported(tmp_path / "m.ts")
+    with pytest.raises(ExportError, match="export: target='cpu' needs oneDNN"):
+        export(random_model(), tmp_path / "n.ts", target="cpu")
+    assert not (tmp_path / "n.ts").exists()
+
+
+def test_files_from_before_are_portable(tmp_path: Path, small: Path) -> None:
+    assert read_contract(small).target == "portable"

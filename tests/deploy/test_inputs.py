@@ -1,0 +1,183 @@
+"""What can't be exported says so in one line; and where an export is made leaves no trace in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import segnets
+from segnets import backbones
+from segnets.card import ModelCard
+from segnets.cli import main
+from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy._reason import reason_of
+from segnets.errors import ExportError, ImageError
+from tests.deploy.common import SMALL, random_model
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"classes": 5}, "classes=5: expected a list"),
+        ({"classes": ["a"] * 4 + ["\ud800"]}, r"classes\[4\]='\\ud800': expected a printable text"),
+        ({"palette": [(1, 2)] * 5}, r"palette\[0\]=\(1, 2\): expected three whole numbers"),
+        ({"palette": "red"}, "palette='red': expected a list"),
+    ],
+)
+def test_cards_that_can_not_be(card: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(random_model(num_classes=5), tmp_path / "m.ts", **card)  # type: ignore[arg-type]  # mistakes
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: Path) -> None:
+    model = random_model(num_classes=5)
+    model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})  # type: ignore[assignment]
+    export(model, tmp_path / "m.ts")
+    assert read_contract(tmp_path / "m.ts").provenance == {"derived_from": {"source_sha256": "12ab"}}
+
+
+def test_a_classifier_has_no_mask(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"this ResNet gives a Tensor .*: export takes a segmentation model"):
+        export(backbones.resnet18(num_classes=3), tmp_path / "m.ts")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_can_not_be_compared_with_a_file(small: Path) -> None:
+    with pytest.raises(ExportError, match=r"this ResNet gives a Tensor .* which have no mask"):
+        verify(small, against=backbones.resnet18(num_classes=5))
+
+
+class NotScriptable(nn.Module):
+    """Runs in Python; what the compiler says about it ends in many lines of source code."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": next(iter(self.backbone(x).values())) + len({str(i) for i in range(3)} & {"1"})}
+
+
+@pytest.mark.parametrize("path", ["layer1", "layer1.0"])
+def test_what_torchscript_refuses_ends_in_one_line(path: str, tmp_path: Path) -> None:
+    getter = backbones.IntermediateLayerGetter(backbones.resnet18(), {path: "out"})
+    with pytest.raises(ExportError) as caught:
+        export(NotScriptable(getter), tmp_path / "m.ts")
+    text = str(caught.value)
+    assert text.startswith("the model can't be compiled by TorchScript: ")
+    assert "\n" not in text
+    assert len(text) < 400
+    assert str(Path(__file__).parent) not in text
+    assert ("return_layers layer1.0 are dotted paths" in text) == (path == "layer1.0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reason_is_one_short_line() -> None:
+    assert reason_of(RuntimeError("\n  first \n/home/me/second")) == "first"
+    assert reason_of(RuntimeError("")) == "RuntimeError"
+    assert len(reason_of(RuntimeError("x" * 1000))) == 300
+
+
+def test_a_provenance_that_is_no_text(tmp_path: Path) -> None:
+    model = random_model(num_classes=2)
+    model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})  # type: ignore[assignment]
+    with pytest.raises(ExportError, match=r"options or provenance can't be written as JSON: .*surrogates not allowed"):
+        export(model, tmp_path / "m.ts")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_default_dtype_changes_nothing(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = random_model(num_classes=2).float()
+        export(model, tmp_path / "m.ts")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert verify(tmp_path / "m.ts", against=model).passed
+
+
+_EXPORT = """
+import sys, torch, segnets
+torch.set_num_threads(1)
+torch.manual_seed(0)
+segnets.export(segnets.lraspp_mobilenet_v3_large(num_classes=2), sys.argv[1])
+"""
+
+
+def test_no_paths_of_this_machine_and_the_same_bytes_from_elsewhere(tmp_path: Path) -> None:
+    """The second export runs from a copy of the package in another folder.
+
+    With one PYTHONHASHSEED: TorchScript writes the constants of a module in the order of a Python set.
+    """
+    package = Path(segnets.__file__).parent
+    shutil.copytree(package, tmp_path / "elsewhere" / "segnets")
+    for name, folder in (("1.ts", package.parent), ("2.ts", tmp_path / "elsewhere")):
+        environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        subprocess.run([sys.executable, "-c", _EXPORT, tmp_path / name], env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "1.ts").read_bytes() == (tmp_path / "2.ts").read_bytes()
+    with zipfile.ZipFile(tmp_path / "1.ts") as archive:
+        for entry in archive.infolist():
+            contents = archive.read(entry)
+            for folder in (package.parent, Path(torch.__file__).parent.parent, tmp_path):
+                assert str(folder).encode() not in contents, entry.filename
+            if "/data/" in entry.filename:
+                # The padding stands in the entry's own header only, not in the directory.
+                local = (tmp_path / "1.ts").read_bytes()[entry.header_offset : entry.header_offset + 30]
+                start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
+                assert start % 64 == 0, entry.filename
+
+
+def test_networks_for_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
+    model = segnets.create_model("lraspp_mobilenet_v3_small", in_channels=4)
+    with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), and an export prepares RGB"):
+        export(model, tmp_path / "m.ts")
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_are_not_finite(small: Path) -> None:
+    exported = load_exported(small)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        image = torch.zeros(1, 3, 40, 50)
+        image[0, 1, 20, 30] = value
+        with pytest.raises(ImageError, match="input: NaN or infinite values; expected finite ones"):
+            exported.logits(image)
+    with pytest.raises(ImageError, match="got the 3-D shape"):
+        exported.logits(torch.zeros(3, 40, 50))
+
+
+def test_what_is_no_image(small: Path) -> None:
+    exported = load_exported(small)
+    image = torch.zeros(1, 40, 50, 3, dtype=torch.uint8)
+    for given, message in (
+        (image.numpy(), "image: expected a torch.Tensor, got ndarray; torch.from_numpy makes one"),
+        (image.to("meta"), "image: is on meta, and this file runs on cpu"),
+        (image.float(), "got torch.float32; convert with"),
+        (image.permute(0, 3, 1, 2), "looks like \\(N, 3, H, W\\)"),
+        (image[..., :2], "with 2 channels"),
+    ):
+        for call in (exported.segment, exported.preprocess):
+            with pytest.raises(ImageError, match=message):
+                call(given)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="input: is on meta"):
+        exported.logits(torch.zeros(1, 3, 40, 50, device="meta"))
+
+
+def test_an_export_does_not_replace_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, link = tmp_path / "w.safetensors", tmp_path / "same"
+    segnets.save(random_model(num_classes=5), weights)
+    link.symlink_to(tmp_path)
+    before = weights.read_bytes()
+    for target in (weights, link / weights.name):
+        assert main(["export", str(weights), str(target), "--force"]) == 1
+        assert "is the weights file itself" in capsys.readouterr().err
+    assert weights.read_bytes() == before

@@ -1,0 +1,57 @@
+"""Means of maps in other forms, against float64 and torch's own, and which poolings are exchanged for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segnets.deploy.passes.pooling import GridAverage, MeanByLines, MeanByWindow, use_means
+
+
+@pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
+def test_a_whole_map(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
+    x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = x.double().mean((2, 3), keepdim=True)
+    mean = kind()(x)
+    assert mean.dtype == dtype
+    assert mean.shape == exact.shape
+    error = (mean.double() - exact).abs().max()
+    # Sums of up to 4225 values in float32; of a result from 0.5 to 1, bfloat16 then rounds half of a 256th away.
+    assert error <= (0 if dtype == torch.float32 else 2**-9) + 1e-5
+    if dtype == torch.bfloat16:
+        assert error <= (x.mean((2, 3), keepdim=True).double() - exact).abs().max()  # torch's own
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(65, 65), (13, 7), (3, 2), (1, 1)])
+@pytest.mark.parametrize("cells", [(6, 6), (3, 6), (3, 2), (6, 1), (2, None), (None, None)])
+def test_a_grid(cells: tuple[int | None, int | None], size: tuple[int, int], dtype: torch.dtype) -> None:
+    x = torch.rand(2, 5, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = F.adaptive_avg_pool2d(x.double(), cells)  # type: ignore[arg-type]  # its hints know no None
+    result = GridAverage(*cells)(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 2**-8)
+
+
+class _PowerMean(nn.AdaptiveAvgPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x**3) ** (1 / 3)
+
+
+def test_which_are_exchanged() -> None:
+    """However their sizes are written and wherever they stand; but not what computes something else."""
+    shared = nn.AdaptiveAvgPool2d([3, 2])
+    sizes: list[object] = [1, (1, 1), [1, 1], 6, (6, 1), (2, None), None]
+    model = nn.Sequential(*map(nn.AdaptiveAvgPool2d, sizes), shared, nn.Sequential(shared), _PowerMean(1))
+    use_means(model, MeanByLines)
+    assert [type(module) for module in model[:4]] == [*[MeanByLines] * 3, nn.AdaptiveAvgPool2d]
+    use_means(model, MeanByLines, GridAverage)
+    assert [type(module) for module in model[3:8]] == [GridAverage] * 5
+    assert [(module.rows, module.columns) for module in model[3:8]] == [(6, 6), (6, 1), (2, None), (None, None), (3, 2)]
+    assert type(model[8][0]) is GridAverage
+    assert type(model[9]) is _PowerMean

@@ -1,0 +1,124 @@
+"""int8 in ONNX: calibrated on a folder, measured, refused when it loses too much, checked later."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from PIL import Image
+
+from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy.formats.onnx.quantize import quantize
+from segnets.errors import ExportError
+from segnets.segmenter import segment
+from tests.deploy.common import SMALL, calm_model, random_image
+from tests.deploy.test_aoti import tiny
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine noisy slopes, of several sizes and kinds of files."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(9):
+        noise = random_image(40 + number, 60, seed=number)[0].numpy() // 2
+        slope = np.linspace(0, 127, 60, dtype=np.uint8)[None, :, None]
+        Image.fromarray(noise + slope).save(folder / f"{number}.{'png' if number % 2 else 'jpg'}")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def in_8_bits(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "int8.onnx"
+    report = export(tiny(), path, format="onnx", dtype="int8", calibration=photographs, preprocessing=SMALL)
+    assert report.verification.passed
+    assert report.quantization is not None
+    assert (report.quantization.calibrated, report.quantization.measured, report.quantization.held_out) == (7, 2, True)
+    assert 0.9 < report.quantization.agreement <= 1
+    assert 0 < report.quantization.logits_difference < 0.1
+    assert "masks agree with float32 on " in str(report)
+    return path
+
+
+@pytest.mark.full
+def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
+    model = calm_model("lraspp_mobilenet_v3_large", num_classes=5)
+    report = export(model, tmp_path / "m.onnx", format="onnx", preprocessing=SMALL)
+    assert report.verification.passed
+    assert report.folded_batch_norms == 47
+    image = random_image(50, 70)
+    same = load_exported(tmp_path / "m.onnx").segment(image) == segment(model, image, SMALL)
+    assert same.float().mean() > 0.999
+    network = onnx.load(tmp_path / "m.onnx")
+    network.ClearField("metadata_props")
+    _, measured = quantize(network.SerializeToString(), SMALL, photographs, 0.0)
+    assert measured.size_ratio < 0.35
+    assert 0.5 < measured.worst_agreement <= measured.agreement <= 1
+    assert 0 < measured.logits_difference < 0.2
+
+
+def test_int8_is_checked_later_too(in_8_bits: Path) -> None:
+    contract = read_contract(in_8_bits)
+    assert contract.dtype == "int8"
+    assert contract.quantization["images_measured"] == 2
+    assert str(contract.quantization["method"]).startswith("onnxruntime ")
+    model = tiny()
+    assert verify(in_8_bits, against=model).passed
+    image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        difference = (load_exported(in_8_bits).logits(image) - model(image)["out"]).abs().max()
+    assert difference > 1e-3
+    kinds = {node.op_type for node in onnx.load(in_8_bits).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    with torch.no_grad():
+        model.backbone.get_parameter("convolution.weight").mul_(1.2)
+    assert not verify(in_8_bits, against=model).passed
+
+
+def test_int8_that_loses_too_much_is_refused(photographs: Path, tmp_path: Path) -> None:
+    model = tiny()
+    with torch.no_grad():  # all classes nearly equal
+        model.classifier.weight[1:] = model.classifier.weight[:1] * (1 + 1e-4 * torch.arange(1, 5).view(-1, 1, 1, 1))
+        model.classifier.bias.zero_()
+    options = {"format": "onnx", "dtype": "int8", "calibration": photographs, "preprocessing": SMALL}
+    with pytest.raises(ExportError, match=r"int8 loses too much: .* at least 90% is asked for"):
+        export(model, tmp_path / "m.onnx", **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    assert export(model, tmp_path / "m.onnx", minimum_agreement=0.0, **options).verification.passed  # type: ignore[arg-type]
+
+
+def test_too_few_images_to_hold_any_out(photographs: Path, tmp_path: Path) -> None:
+    shutil.copy(photographs / "0.jpg", tmp_path)
+    shutil.copy(photographs / "1.png", tmp_path)
+    options = {"dtype": "int8", "calibration": tmp_path, "minimum_agreement": 0.0}
+    report = export(tiny(), tmp_path / "m.onnx", format="onnx", preprocessing=SMALL, **options)  # type: ignore[arg-type]
+    assert report.quantization is not None
+    assert (report.quantization.calibrated, report.quantization.measured, report.quantization.held_out) == (2, 2, False)
+    assert "too few to hold any out" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [("notes.txt", b"", "has no images"), ("broken.png", b"PNG", r"broken\.png: can't be read as an image")],
+)
+def test_folders_without_images(name: str, contents: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(contents)
+    with pytest.raises(ExportError, match=message):
+        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)
+    with pytest.raises(ExportError, match="can't be read: No such file"):
+        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_images_of_more_than_8_bits(tmp_path: Path) -> None:
+    """Pillow would make all of their greys white."""
+    Image.fromarray(np.full((64, 64), 20000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ExportError, match=r"deep\.png: has more than 8 bits per channel"):
+        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)
+    with pytest.raises(ExportError, match="calibration='': expected a folder"):
+        export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration="", preprocessing=SMALL)

@@ -1,0 +1,31 @@
+"""Convolutions in pieces of their output channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from segnets.deploy.passes.convolutions import Pieces, pieces_of
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("outputs", "count"), [(300, 3), (256, 2), (128, 1)])
+def test_pieces_compute_the_same(outputs: int, count: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    whole = nn.Conv2d(1024, outputs, 3, stride=2, padding=1, bias=bias)
+    parts = pieces_of(whole)
+    assert len(parts) == count
+    x = torch.randn(2, 1024, 7, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(Pieces(parts)(x), whole(x), rtol=1e-4, atol=1e-4)
+
+
+def test_others_stay_whole() -> None:
+    for convolution in (
+        nn.Conv2d(512, 512, 3),
+        nn.Conv2d(2048, 512, 1),
+        nn.Conv2d(1024, 1024, 3, groups=32),
+        nn.Conv2d(2048, 256, 3, dilation=12, padding=12),
+    ):
+        assert pieces_of(convolution) == [convolution]

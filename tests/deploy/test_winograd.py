@@ -1,0 +1,177 @@
+"""Winograd's way to compute 3x3 convolutions, against float64, and where the exports for CPUs take it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segnets.deploy import export, load_exported
+from segnets.deploy.formats import _script as torchscript
+from segnets.deploy.formats import aoti
+from segnets.deploy.passes import winograd
+from segnets.deploy.passes.fuse_onednn import PackedConv, fuse
+from segnets.deploy.passes.simplify import optimize
+from segnets.deploy.passes.winograd import WinogradConv, WinogradProducts, suits
+from segnets.preprocessing import Preprocessing
+from tests.deploy.common import calm_model, needs_compiler
+
+LARGER = Preprocessing(resize="fixed", size=(128, 160))
+
+
+def loaded(module: nn.Module) -> Any:
+    """As a user runs it: compiled, saved and loaded."""
+    return torchscript.from_file(io.BytesIO(torchscript.to_bytes(torchscript.script(module), {})))
+
+
+def convolution_of(dilation: int, *, bias: bool = True, outputs: int = 256) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(256, outputs, 3, padding=dilation, dilation=dilation, bias=bias).requires_grad_(False)
+
+
+def exact(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    bias = None if convolution.bias is None else convolution.bias.double()
+    return F.conv2d(
+        x.double(), convolution.weight.double(), bias, padding=convolution.padding, dilation=convolution.dilation
+    )
+
+
+@pytest.mark.parametrize("tiles", [1024, 6])
+@pytest.mark.parametrize(
+    ("dilation", "height", "width"), [(1, 9, 12), (1, 1, 1), (2, 13, 7), (2, 16, 16), (4, 5, 23), (12, 30, 31)]
+)
+def test_exact(dilation: int, height: int, width: int, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_TILES", tiles)  # of few, an image is many strips
+    convolution = convolution_of(dilation, outputs=300)
+    x = torch.randn(2, 256, height, width).contiguous(memory_format=torch.channels_last)
+    expected = exact(convolution, x)
+    result = loaded(WinogradConv(convolution, relu=False))(x)
+    assert result.shape == expected.shape
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    # Sums of 2304 products of about 0.02; the plain convolution in float32 differs by as much.
+    assert (result - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_activation_and_addition(relu: bool, bias: bool) -> None:
+    convolution = convolution_of(1, bias=bias)
+    module = loaded(WinogradConv(convolution, relu=relu))
+    x, other = torch.randn(2, 256, 11, 10), torch.randn(2, 256, 11, 10)
+    plain, added = exact(convolution, x), exact(convolution, x) + other
+    kept = x.clone()
+    torch.testing.assert_close(module(x).double(), plain.relu() if relu else plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module(x, other).double(), added.relu() if relu else added, rtol=0, atol=1e-5)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize(
+    ("dilation", "height", "width"), [(1, 9, 12), (1, 1, 1), (2, 13, 7), (3, 10, 8), (4, 5, 23), (12, 30, 31)]
+)
+def test_products_are_exact(dilation: int, height: int, width: int) -> None:
+    convolution = convolution_of(dilation, outputs=300)
+    x = torch.randn(2, 256, height, width).contiguous(memory_format=torch.channels_last)
+    assert (WinogradProducts(convolution, 40)(x) - exact(convolution, x)).abs().max() < 1e-5
+
+
+@pytest.mark.full
+@needs_compiler
+def test_compiled_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiler can't do with Winograd's sums, it does without them."""
+    tried = []
+
+    def compile_plain_only(model: nn.Module, *rest: Any) -> None:
+        tried.append(sum(isinstance(module, WinogradProducts) for module in model.modules()))
+        if tried[-1]:
+            raise RuntimeError("invalid ranges")
+        compile_(model, *rest)
+
+    compile_ = aoti._compile
+    monkeypatch.setattr(aoti, "_compile", compile_plain_only)
+    model = wide()
+    assert export(model, tmp_path / "m.pt2", format="aoti", preprocessing=LARGER).verification.passed
+    assert tried == [2, 0]
+
+
+@pytest.mark.full
+@needs_compiler
+def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    compile_ = aoti._compile
+    monkeypatch.setattr(aoti, "_compile", lambda model, *rest: compiled.append(model) or compile_(model, *rest))
+    model = wide()
+    assert export(model, tmp_path / "m.pt2", format="aoti", preprocessing=LARGER).verification.passed
+    assert [sum(isinstance(module, WinogradProducts) for module in each.modules()) for each in compiled] == [2]
+    again = load_exported(tmp_path / "m.pt2")
+    for shape in ((1, 3, 33, 33), (3, 3, 64, 97), (2, 3, 200, 40)):
+        x = torch.rand(shape)
+        with torch.inference_mode():
+            torch.testing.assert_close(again.logits(x), model(x)["out"], rtol=1e-4, atol=1e-4)
+
+
+def wide() -> nn.Module:
+    """Two layers of 512 channels, the second dilated, at an eighth of the image's size."""
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 512, 8, stride=8, padding=4)
+            self.layer = nn.Conv2d(512, 512, 3, padding=1)
+            self.dilated = nn.Conv2d(512, 512, 3, padding=2, dilation=2)
+            self.classify = nn.Conv2d(512, 4, 1)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            maps = torch.relu(self.layer(torch.relu(self.stem(x))))
+            scores = self.classify(torch.relu(self.dilated(maps)))
+            return {"out": F.interpolate(scores, size=x.shape[2:], mode="bilinear", align_corners=False)}
+
+    torch.manual_seed(0)
+    return Wide().eval()
+
+
+def test_where_it_is_taken() -> None:
+    """Many channels, and no more padding than it leaves out products."""
+    assert suits(convolution_of(1), [1, 256, 65, 65])
+    assert suits(convolution_of(2), [1, 256, 65, 65])
+    assert suits(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65])
+    assert not suits(convolution_of(1), [1, 256, 3, 3])
+    for dilation in (24, 36):
+        assert not suits(convolution_of(dilation), [1, 256, 65, 65])
+    for other in (
+        nn.Conv2d(255, 256, 3, padding=1),
+        nn.Conv2d(256, 255, 3, padding=1),
+        nn.Conv2d(256, 256, 3),
+        nn.Conv2d(256, 256, 3, padding=1, stride=2),
+        nn.Conv2d(256, 256, 1),
+        nn.Conv2d(256, 256, 5, padding=1),
+        nn.Conv2d(1024, 1024, 3, padding=1, groups=2),
+        nn.Conv2d(256, 256, 3, padding=(1, 2), dilation=(1, 2)),
+        nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect"),
+    ):
+        assert not suits(other, [1, other.in_channels, 65, 65])
+
+
+@pytest.mark.parametrize(("name", "count"), [("fcn_resnet18", 7), ("deeplabv3_resnet50", 11)])
+def test_networks(name: str, count: int) -> None:
+    """Blocks of two convolutions, whose second adds the shortcut, and of three; odd sizes and a batch."""
+    optimized = optimize(calm_model(name, num_classes=5)).model
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in optimized.modules())
+    x = torch.rand(2, 3, 151, 130)
+    with torch.inference_mode():
+        expected = optimized(x)["out"]
+        fused = fuse(optimized, torch.float32, (520, 520))
+        taken = sum(isinstance(module, WinogradConv) for module in fused.modules())
+        assert taken == count
+        assert taken + sum(isinstance(module, PackedConv) for module in fused.modules()) == convolutions
+        difference = (loaded(fused)(x)["out"] - expected).abs().max()
+    assert difference < 1e-4 * expected.abs().max()
+
+
+def test_bfloat16_keeps_its_digits() -> None:
+    fused = fuse(optimize(calm_model("fcn_resnet18")).model, torch.bfloat16, (520, 520))
+    assert not any(isinstance(module, WinogradConv) for module in fused.modules())

@@ -1,0 +1,139 @@
+"""`inspect`: what a file holds, and whether it could be converted. Nothing of it is executed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+
+from segnets.errors import WeightsError
+from weights_tools._reports import Candidate, InspectReport
+from weights_tools._text import shown
+from weights_tools.check.values import Soundness, examine
+from weights_tools.extract.state_dict import StateDict, find_candidates, find_state_dict
+from weights_tools.reader import Container, Content
+from weights_tools.reader.tensors import TensorReader
+from weights_tools.reader.values import ITEM_SIZES
+from weights_tools.recognise.architecture import architecture
+from weights_tools.recognise.network import Recognised, count_dtypes, hash_in_name, opened, recognise_network
+
+_MOST_READ = 4  # times the size of the file
+_MOST_CANDIDATES = 10  # each takes a tenth of a second; the reason names as many
+
+
+def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool = True) -> InspectReport:
+    """Say what a file is: container, wrappers, network, classes, number formats, doubts.
+
+    key: which dictionary of the file to look at, where it has several. data: also read the tensors, check the file's
+    checksums and look for NaN; without it a large file takes a fraction of a second.
+
+    A checkpoint that can be read and not converted gives a report whose `refused` says why.
+    Raises WeightsError if the file is no checkpoint at all, or damaged.
+    """
+    with opened(src, data=data) as (source, container):
+        base = InspectReport(
+            file=str(src),
+            size=source.size,
+            sha256=source.sha256() if data else None,
+            container=container.kind,
+            notes=tuple(container.notes),
+            doubts=_doubts_of_file(source, container, data=data),
+        )
+        try:
+            found = recognise_network(container, key, file=source.path)
+        except WeightsError as error:
+            return _refused(base, source, container, key, str(error), data=data)
+        report = _with_tensors(base, found.state)
+        return _recognised(report, source, container, found, data=data)
+
+
+def _doubts_of_file(source: Content, container: Container, *, data: bool) -> tuple[str, ...]:
+    doubts = [f"it names {name}, which no checkpoint needs and an attack does" for name in container.hostile()[:3]]
+    stated = hash_in_name(source.path)
+    if data and stated is not None and not source.sha256().startswith(stated):
+        doubts.append(f"its name states the checksum {stated}, but its sha256 begins with {source.sha256()[:8]}")
+    return tuple(doubts)
+
+
+def _refused(
+    base: InspectReport, source: Content, container: Container, key: str | None, reason: str, *, data: bool
+) -> InspectReport:
+    report = replace(base, refused=reason)
+    candidates = find_candidates(container) if key is None else []
+    if candidates:
+        several = tuple(_candidate(source, container, each, data=data) for each in candidates[:_MOST_CANDIDATES])
+        return replace(report, candidates=several)
+    try:
+        state = find_state_dict(container, key)
+    except WeightsError:
+        return report
+    report = _with_tensors(report, state)
+    # Thousands of views of one storage would take hours to look at.
+    few = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MOST_READ * source.size
+    with contextlib.suppress(WeightsError):  # the reason above comes first
+        soundness = _examine(source, container, state, list(state.tensors), data=data and few)
+        report = replace(report, doubts=(*report.doubts, *soundness.problems, *soundness.doubts))
+    return report
+
+
+def _candidate(source: Content, container: Container, key: str, *, data: bool) -> Candidate:
+    name = shown(key, quote=False)
+    try:
+        found = recognise_network(container, key, file=source.path)
+        soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
+    except WeightsError as error:
+        return Candidate(name, refused=str(error))
+    return Candidate(
+        name,
+        layout=found.match.layout,
+        model=found.match.config.name,
+        options=found.match.config.options,
+        tensors=len(found.state.tensors),
+        refused="; ".join(soundness.problems) or None,
+    )
+
+
+def _examine(source: Content, container: Container, state: StateDict, names: list[str], *, data: bool) -> Soundness:
+    """Look at the numbers of these tensors, if they were read."""
+    if not data:
+        return Soundness()
+    reader = TensorReader(source, container)
+    return examine({name: reader.read(name, state.tensors[name]) for name in names})
+
+
+def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
+    return replace(
+        base,
+        tensors=len(state.tensors),
+        parameters=sum(ref.numel for ref in state.tensors.values()),
+        dtypes=count_dtypes(state.tensors),
+        path=state.path,
+        stripped=state.stripped,
+        dropped=state.dropped,
+        ignored=state.ignored,
+        notes=(*base.notes, *state.notes),
+    )
+
+
+def _recognised(
+    report: InspectReport, source: Content, container: Container, found: Recognised, *, data: bool
+) -> InspectReport:
+    notes, doubts = [*report.notes, *found.match.notes], list(report.doubts)
+    if found.fit.zeroed:
+        notes.append(f"{len(found.fit.zeroed)} batch norm counters are absent; a conversion sets them to 0")
+    soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
+    doubts += [*soundness.problems, *soundness.doubts]
+    refused = "; ".join(soundness.problems) or None
+    if container.hostile():
+        refused = "it is probably an attack; nothing of it was run"
+    return replace(
+        report,
+        layout=found.match.layout,
+        model=found.match.config.name,
+        options=found.match.config.options,
+        architecture=architecture(found.match.config),
+        geometry=found.match.geometry,
+        notes=tuple(notes),
+        doubts=tuple(doubts),
+        refused=refused,
+    )

@@ -1,0 +1,74 @@
+"""From the modules of an archive to one flat state dict: TorchScript's, and those that torch::save of C++ writes.
+
+Both hold a tree of modules whose attributes are parameters, buffers, modules and much else. Source: torch/csrc/jit/
+serialization and torch/csrc/api/src/serialize of torch 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segnets.errors import WeightsError
+from weights_tools._text import MAX_NAME, check_name
+from weights_tools.reader.limits import MAX_ATTRIBUTES, MAX_DEPTH, MAX_MODULES, MAX_TENSORS
+from weights_tools.reader.values import Foreign, TensorRef, UnreadableTensor, Value
+
+
+def walk_modules(top: Value) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
+    """Return the tensors of a module by the dotted names of their attributes, and what is to be noted of them.
+
+    Raises WeightsError if there are none, or if they are the state of an optimizer or a list without names.
+    """
+    attributes = top.state if isinstance(top, Foreign) and isinstance(top.state, dict) else {}
+    if "param_groups" in attributes or any(isinstance(n, str) and n.endswith("/size") for n in attributes):
+        raise WeightsError("it holds the state of an optimizer only, no weights of a network; save the module itself")
+    if attributes and all(_is_numbered(name, value) for name, value in attributes.items()):
+        raise WeightsError(
+            f"it holds a list of {len(attributes)} tensors without names (std::vector<torch::Tensor> perhaps), so that "
+            "nobody can tell which is which; save the module itself"
+        )
+    tensors: dict[str, TensorRef] = {}
+    unreadable = 0
+    for prefix, name, value in _attributes(top):
+        if isinstance(value, UnreadableTensor):
+            unreadable += 1
+        elif len(tensors) == MAX_TENSORS:
+            raise WeightsError(f"it holds more than {MAX_TENSORS:,} tensors, as no network does; get it elsewhere")
+        else:
+            tensors[check_name(f"{prefix}{name}")] = value
+    if not tensors:
+        raise WeightsError(
+            "it is an archive without named parameters: torch.jit.freeze turned them into constants; "
+            "save the model before it is frozen"
+        )
+    notes = (f"{unreadable} attributes that are no plain tensors were left out",) if unreadable else ()
+    return tensors, notes
+
+
+def _is_numbered(name: Value, value: Value) -> bool:
+    return isinstance(name, str) and name.isdecimal() and isinstance(value, TensorRef | UnreadableTensor)
+
+
+def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | UnreadableTensor]]:
+    """Yield prefix, name and tensor for a module and those within it, which may recall each other without end."""
+    waiting: list[tuple[str, Value, int]] = [("", top, 0)]
+    modules = attributes = 0
+    while waiting:
+        prefix, node, depth = waiting.pop()
+        if not isinstance(node, Foreign) or not isinstance(node.state, dict):
+            continue
+        children = [(k, v) for k, v in node.state.items() if isinstance(v, Foreign) and isinstance(k, str)]
+        modules += len(children)  # counted before they wait, so that the list can't grow beyond the limit
+        attributes += len(node.state)
+        if modules > MAX_MODULES or attributes > MAX_ATTRIBUTES or depth > MAX_DEPTH:
+            raise WeightsError(
+                f"its modules are too many or nested too deep (at most {MAX_MODULES:,} with {MAX_ATTRIBUTES:,} "
+                f"attributes, {MAX_DEPTH} deep), as in no network; it is damaged or an attack, so get it elsewhere"
+            )
+        for name, value in node.state.items():
+            if isinstance(value, TensorRef | UnreadableTensor):
+                yield prefix, name, value
+        # Longer names are refused where they belong to a tensor; none is copied at full length for each module.
+        waiting += [
+            (f"{prefix}{name[:MAX_NAME]}."[: MAX_NAME + 1], child, depth + 1) for name, child in reversed(children)
+        ]

@@ -1,0 +1,275 @@
+"""From what a file holds to one flat state dict: which of its dictionaries, which tensors, under which names.
+
+Training scripts wrap a state dict in dictionaries, with optimizers and arguments beside it, and their wrappers
+(DataParallel, torch.compile, AveragedModel, Lightning) put prefixes before every name. All of it is taken off here, and
+everything that was taken off or left out is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from segnets.errors import WeightsError
+from weights_tools._text import check_name, listed, shown
+from weights_tools.extract.module_tree import walk_modules
+from weights_tools.reader.container import MODULE_KINDS, Container
+from weights_tools.reader.limits import MAX_TENSORS
+from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
+
+# Where training scripts keep the weights: torchvision's references, mmengine, VainF, Lightning, timm, common habit.
+CANDIDATES = (
+    "state_dict",
+    "model",
+    "model_state",
+    "model_state_dict",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "ema",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "params_ema",
+)
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel, beside the prefix `module.`
+_DEPTH = 4
+TOP = "."  # what --key calls the outermost dictionary
+_COMPARABLE = 2  # a set of half as many tensors as the largest could be a network, too
+_MAX_PREFIXES = 8
+_LARGE = 4  # a quarter of all tensors may be a network beside others
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The tensors of one network by name, and how they were found.
+
+    path: the keys that lead to them, outermost first.
+    stripped: prefixes taken off every name, outermost first.
+    dropped: tensors beside the network's, left out.
+    ignored: objects beside the weights, each with its kind.
+    """
+
+    tensors: Mapping[str, TensorRef]
+    path: tuple[str, ...] = ()
+    stripped: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def find_state_dict(container: Container, key: str | None = None) -> StateDict:
+    """Find the weights in a file; `key` names the dictionary that holds them where there are several ("ema" or "a.b").
+
+    It may also name what the names of one network in a dictionary of several begin with ("ema" for "ema.conv1.weight").
+
+    Raises WeightsError if there are none, several, or names or tensors that no network has.
+    """
+    top = container.top
+    if container.kind in MODULE_KINDS:
+        if key is not None:
+            raise WeightsError(f"it is a {container.kind}, which has no keys to choose from; leave out --key")
+        tensors, notes = walk_modules(top)
+        return strip_prefixes(StateDict(tensors, notes=notes))
+    if key is None:
+        return strip_prefixes(_collect(top, _find_path(top)))
+    path, prefix = _path_of(top, key)
+    found = _collect(top, path)
+    return strip_prefixes(_under(found, prefix) if prefix else found)
+
+
+def find_candidates(container: Container) -> list[str]:
+    """Return what `key` may name in a file that holds several sets of weights; nothing where there is no choice."""
+    if container.kind in MODULE_KINDS:
+        return []
+    found = _search(container.top, _DEPTH, set())
+    return [".".join(path) or TOP for path in found] if len(found) > 1 else []
+
+
+def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
+    """Split a --key into the keys that it names, which may contain dots, and a prefix of names behind them."""
+    if key == TOP and TOP not in (top if isinstance(top, dict) else ()):
+        return (), ""
+    node, path, rest = top, [], key
+    while rest:
+        if not isinstance(node, dict):
+            break
+        parts = rest.split(".")
+        for count in range(len(parts), 0, -1):
+            name = ".".join(parts[:count])
+            if name in node:
+                node, rest = node[name], ".".join(parts[count:])
+                path.append(name)
+                break
+        else:
+            break
+    if rest:
+        if not path and not _has_tensors(node):
+            whole = _search(top, _DEPTH, set())
+            path = list(whole[0]) if len(whole) == 1 else []
+            node = _at(top, tuple(path))
+        if isinstance(node, dict) and any(isinstance(name, str) and name.startswith(f"{rest}.") for name in node):
+            return tuple(path), f"{rest}."
+        raise WeightsError(f"it has no key {shown(key)}; it has {_contents(top)}")
+    if not _has_tensors(node):
+        raise WeightsError(f"under the key {shown(key)} it holds no tensors by name but {kind_of(node)[:80]}")
+    return tuple(path), ""
+
+
+def _at(top: Value, path: tuple[str, ...]) -> Value:
+    node = top
+    for name in path:
+        node = node[name] if isinstance(node, dict) else None
+    return node
+
+
+def _under(found: StateDict, prefix: str) -> StateDict:
+    """The tensors whose names begin with `prefix`; the others are dropped."""
+    kept = {name.removeprefix(prefix): ref for name, ref in found.tensors.items() if name.startswith(prefix)}
+    others = tuple(name for name in found.tensors if not name.startswith(prefix))
+    return replace(found, tensors=kept, stripped=(*found.stripped, prefix), dropped=(*found.dropped, *others))
+
+
+def _find_path(top: Value) -> tuple[str, ...]:
+    found = _search(top, _DEPTH, set())
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise WeightsError(_explain_none(top))
+    names = listed(".".join(shown(part, quote=False) for part in path) or TOP for path in found)
+    raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
+
+
+def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
+    """Return the paths to the dictionaries that may hold the weights; one that has two names counts once."""
+    if not isinstance(node, dict) or depth == 0 or id(node) in seen:
+        return []
+    seen.add(id(node))
+    children = {
+        name: [(name, *path) for path in _search(node[name], depth - 1, seen)]
+        for name in dict.fromkeys([*CANDIDATES, *[k for k in node if isinstance(k, str)][:100]])
+        if isinstance(node.get(name), dict)
+    }
+    known = [path for name in CANDIDATES for path in children.get(name, ())]
+    every = [path for paths in children.values() for path in paths]
+    own: list[tuple[str, ...]] = [()] if _has_tensors(node) else []
+    # Under a name of their own, and among other things, only what could be a network too counts.
+    found = known or own or every
+    largest = max((_count(node, path) for path in found), default=0)
+    return [path for path in (*own, *every) if path in found or _count(node, path) * _COMPARABLE >= largest]
+
+
+def _count(node: Value, path: tuple[str, ...]) -> int:
+    """How many tensors stand in the dictionary at the end of a path."""
+    end = _at(node, path)
+    return sum(isinstance(value, TensorRef) for value in end.values()) if isinstance(end, dict) else 0
+
+
+def _has_tensors(node: Value) -> bool:
+    return isinstance(node, dict) and any(isinstance(v, TensorRef | UnreadableTensor) for v in node.values())
+
+
+def _explain_none(top: Value) -> str:
+    if isinstance(top, Foreign) or (isinstance(top, dict) and any(_is_module(v) for v in top.values())):
+        module = top if isinstance(top, Foreign) else next(v for v in top.values() if _is_module(v))
+        if _is_module(module):
+            return (
+                f"it holds a whole pickled model ({kind_of(module)}), which only its own code could load; "
+                "where you have that code, save model.state_dict() instead"
+            )
+        return f"it holds no weights but an object of {kind_of(top)}; save model.state_dict() instead"
+    if _is_optimizer(top):
+        return "it holds the state of an optimizer only, no weights of a network; give the file of the model itself"
+    optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
+    if optimizers:
+        return (
+            f"it holds the state of an optimizer (under {shown(optimizers[0])}) and no weights of a network; "
+            "give the file of the model itself"
+        )
+    if isinstance(top, dict) and top:
+        return f"it holds no tensors named like the parameters of a network; it has {_contents(top)}"
+    what = (
+        "an empty dictionary"
+        if isinstance(top, dict)
+        else "nothing (None)"
+        if top is None
+        else f"a bare {kind_of(top)[:80]}"
+    )
+    return f"it holds no tensors named like the parameters of a network; it holds {what}. Save model.state_dict()"
+
+
+def _is_optimizer(value: Value) -> bool:
+    """Whether this is what torch.optim saves, or one process of DeepSpeed's ZeRO."""
+    return isinstance(value, dict) and ({"param_groups", "state"} <= value.keys() or "zero_stage" in value)
+
+
+def _is_module(value: Value) -> bool:
+    return isinstance(value, Foreign) and isinstance(value.state, dict) and "_parameters" in value.state
+
+
+def _contents(node: Value) -> str:
+    if not isinstance(node, dict):
+        return f"no keys but {kind_of(node)[:80]}"
+    return "the keys " + listed(f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
+
+
+def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
+    """Take the tensors at the end of `path`, and note what stands beside the way and beside them."""
+    node, ignored = top, []
+    for name in path:
+        if not isinstance(node, dict):
+            raise WeightsError(f"it has no key {shown(name)}")
+        ignored += [f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items() if k != name]
+        node = node[name]
+    if isinstance(node, dict) and len(node) > MAX_TENSORS:
+        raise WeightsError(f"it holds {len(node):,} entries in one dictionary; no network has as many tensors")
+    tensors: dict[str, TensorRef] = {}
+    items: Iterable[tuple[Value, Value]] = node.items() if isinstance(node, dict) else ()
+    for key, value in items:
+        if isinstance(value, UnreadableTensor):
+            raise WeightsError(
+                f"its tensor {shown(key)} is a {value.kind} tensor, which holds no plain weights; save plain ones"
+            )
+        if isinstance(value, TensorRef):
+            tensors[check_name(key)] = value
+        else:
+            ignored.append(f"{shown(key, quote=False)} ({kind_of(value)[:80]})")
+    if not tensors:
+        raise WeightsError(_explain_none(node))
+    return StateDict(tensors, path, ignored=tuple(ignored))
+
+
+def strip_prefixes(found: StateDict) -> StateDict:
+    """Take off prefixes that every name shares, as often as there is one; AveragedModel's counter does not count."""
+    tensors, stripped, dropped = dict(found.tensors), list(found.stripped), list(found.dropped)
+    for _ in range(_MAX_PREFIXES):
+        counter = tensors.get(_AVERAGED)
+        names = [name for name in tensors if name != _AVERAGED or counter is None or counter.numel != 1]
+        prefix = next((p for p in PREFIXES if names and all(n.startswith(p) for n in names)), None)
+        if prefix is None:
+            break
+        if len(names) < len(tensors):
+            dropped.append("".join(stripped) + _AVERAGED)
+        tensors = {name.removeprefix(prefix): tensors[name] for name in names}
+        stripped.append(prefix)
+    return StateDict(tensors, found.path, tuple(stripped), tuple(dropped), found.ignored, found.notes)
+
+
+def inner_networks(found: StateDict) -> list[StateDict]:
+    """Return what could be a network within the tensors, if all else beside it (losses, metrics) is left out.
+
+    Lightning modules hold the network as an attribute of any name, and states of metrics beside it.
+    """
+    sizes = Counter(name.partition(".")[0] for name in found.tensors if "." in name)
+    large = [first for first, size in sizes.items() if size * _LARGE >= len(found.tensors)]
+    return [strip_prefixes(_under(found, f"{first}.")) for first in large]
+
+
+def looks_trained(name: str, ref: TensorRef) -> bool:
+    """Tell weights of a network from what stands beside one: counters, confusion matrices, weights of classes."""
+    matrix = len(ref.shape) >= 2 and (ref.dtype not in INTEGER_DTYPES or name.endswith("weight"))
+    return matrix or name.endswith("running_mean")

@@ -1,0 +1,70 @@
+"""What timm writes beside the weights: config.json with the architecture, its arguments and the preprocessing.
+
+Source: timm 1.0 models/_hub.py save_config_for_hf, models/resnet.py, models/mobilenetv3.py.
+"""
+
+from __future__ import annotations
+
+import re
+
+from weights_tools.reader.values import Value
+from weights_tools.recognise.config.facts import Findings, Told
+from weights_tools.recognise.config.section import Section, class_names, input_of, named
+
+# Networks whose tensors have the names and shapes of others, and what they do besides.
+_LOOK_ALIKES = (
+    (r"tf_", "pads images on one side more than on the other, as TensorFlow does"),
+    (r"(se|eca|sk)?resne(s?t|xt)(aa|blur)\d", "blurs features before it shrinks them"),
+)
+# Arguments that change no number once the network is trained; or whose value, given here, is every network's own.
+_HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
+_DEFAULTS: dict[str, Value] = {"global_pool": "avg", "output_stride": 32}
+# ResNet-D after "d"; of the others, only those that are called here as there.
+_RESNET = re.compile(
+    r"(resnet(?:18|34|50|101|152))(d?)|(resnext50_32x4d|resnext101_(?:32x8d|64x4d)|wide_resnet(?:50|101)_2)"
+)
+_MOBILENET = re.compile(r"mobilenetv3_(large|small)_100")
+
+
+def read_config(values: dict[str, Value], source: str) -> Told:
+    """values: of config.json."""
+    found = Findings()
+    config = Section("config.json", values, found)
+    architecture = (config.word("architecture", "") or "").partition(".")[0]  # without the tag of the weights
+    for pattern, what in _LOOK_ALIKES:
+        if re.match(pattern, architecture):
+            found.refuse(f"{named(architecture)} {what}")
+    for key, value in config.part("model_args").values.items():
+        if key not in _HARMLESS and not (key in _DEFAULTS and value == _DEFAULTS[key]) and value is not None:
+            found.refuse(f"it was built with {named(key)}")
+    _expect_shapes(config, architecture)
+    if _MOBILENET.fullmatch(architecture):
+        found.state("norm_eps", 1e-5)  # torchvision's has 1e-3
+    # Older files have the one inside the other, or all in one.
+    weights = config.part("pretrained_cfg") if config.gives("pretrained_cfg") else config
+    input_of(weights.triple("mean"), weights.triple("std"), found)
+    _read_labels(config if config.gives("label_names") else weights, config.count("num_classes"))
+    return found.told(source, "timm")
+
+
+def _expect_shapes(config: Section, architecture: str) -> None:
+    """State what the tensors show, too, of an architecture that is known here by this name."""
+    found = config.findings
+    mobile = _MOBILENET.fullmatch(architecture)
+    if mobile:
+        found.expect("backbone", f"mobilenet_v3_{mobile[1]}")
+    elif own := _RESNET.fullmatch(architecture):
+        found.expect("backbone", own[1] or own[3])
+        found.expect("stem", "deep" if own[2] else "plain")
+    if mobile or own:
+        found.expect("num_classes", config.count("num_classes") or None)
+
+
+def _read_labels(section: Section, classes: int | None) -> None:
+    """A list, or a dictionary from ids; only with a name for each class."""
+    labels = section.get("label_names")
+    if isinstance(labels, dict):
+        labels = [labels.get(str(number)) for number in range(len(labels))]
+    names = class_names(labels, section.findings)
+    if names and len(names) == classes:
+        section.findings.classes = names

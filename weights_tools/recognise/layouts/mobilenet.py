@@ -1,0 +1,36 @@
+"""Telling MobileNetV3s apart by names and shapes. Source: torchvision 0.28, models/mobilenetv3.py."""
+
+from __future__ import annotations
+
+from weights_tools.recognise.layouts.base import Tensors
+
+# The two by the number of their last part.
+_MOBILENETS = {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}
+# Their first gate and its width.
+_FIRST_GATES = {"mobilenet_v3_large": ("4.block.2", 24), "mobilenet_v3_small": ("1.block.1", 8)}
+
+
+def describe_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | None:
+    """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no MobileNetV3.
+
+    features: what stands before the numbers of its parts.
+    """
+    if f"{features}1.block.0.0.weight" not in tensors:
+        return None
+    parts = {name.removeprefix(features).split(".")[0] for name in tensors if name.startswith(features)}
+    indices = {int(part) for part in parts if part.isdecimal() and len(part) < 5}
+    network = _MOBILENETS.get(max(indices), "")
+    stem = tensors.get(f"{features}0.0.weight")
+    if not network or stem is None or len(stem.shape) != 4 or (stem.shape[0], *stem.shape[2:]) != (16, 3, 3):
+        channels = stem.shape[1] if stem is not None and len(stem.shape) == 4 else "?"
+        return "", f"a MobileNetV3 of {len(indices)} parts, {channels} input channels"
+    if network == "mobilenet_v3_large":
+        last = tensors.get(f"{features}16.0.weight")
+        if last is not None and last.shape[:2] != (960, 160):
+            return "", f"a reduced or widened MobileNetV3 (last layer {last.shape})"
+    gate = tensors.get(f"{features}{_FIRST_GATES[network][0]}.fc1.weight")
+    if gate is None:
+        return "", f"a {network} without squeeze-and-excitation (minimal)"
+    if gate.shape[0] != _FIRST_GATES[network][1]:
+        return "", f"a {network} with gates {gate.shape[0]} channels wide (timm's mobilenetv3_rw)"
+    return network, ""

@@ -1,0 +1,96 @@
+"""Programs that train with LibTorch in C++ and save with torch::save.
+
+Navifra-Kerry/SemanticSegmentation-Libtorch (kerry-Cho's): models/segmentation/. torchvision's names, other eps.
+AllentDan/LibtorchSegmentation: src/architectures/DeepLab*.cpp, src/backbones/ResNet.cpp, a SMP in C++.
+"""
+
+from __future__ import annotations
+
+from segnets.card import JSON
+from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+from weights_tools.recognise.layouts.tables.timm import resnet_table
+
+_NAVIFRA_BODIES = (Body("backbone.conv1.weight", resnet_table("backbone.")),)
+_SAME: Table = {"classifier": "classifier", "aux_classifier": "aux_classifier"}
+
+NAVIFRA = (
+    Origin(
+        "DeepLabV3",
+        "classifier.0.convs.0.0.weight",
+        "deeplabv3",
+        _NAVIFRA_BODIES,
+        _SAME,
+        "classifier.4",
+        {"head_norm_eps": 1e-3, "aspp_norm_eps": 1e-5},
+        unique=False,
+    ),
+    Origin(
+        "FCN",
+        "classifier.0.weight",
+        "fcn",
+        _NAVIFRA_BODIES,
+        _SAME,
+        "classifier.4",
+        {"head_norm_eps": 1e-3},
+        unique=False,
+    ),
+)
+
+_BODIES = (Body("encoder.conv1.weight", resnet_table("encoder.")),)
+_RULES: dict[str, JSON] = {"first_block_dilation": "same", "basic_block_dilation": "both", "align_corners": True}
+
+
+def _aspp(theirs: str, ours: str) -> Table:
+    return {
+        f"{theirs}.aspppooling.seq.1": f"{ours}.convs.4.1",
+        f"{theirs}.aspppooling.seq.2": f"{ours}.convs.4.2",
+        f"{theirs}.project": f"{ours}.project",
+    }
+
+
+ALLENTDAN = (
+    Origin(
+        "DeepLabV3",
+        "decoder.seq.0.modules.0.0.weight",
+        "deeplabv3",
+        _BODIES,
+        {
+            **{f"decoder.seq.0.modules.{i}": f"classifier.0.convs.{i}" for i in range(4)},
+            **_aspp("decoder.seq.0", "classifier.0"),
+            "decoder.seq.1": "classifier.1",
+            "decoder.seq.2": "classifier.2",
+            "segmentation_head.conv2d": "classifier.4",
+        },
+        "classifier.4",
+        {**_RULES, "output_stride": 8, "atrous_rates": [12, 24, 36]},  # both written into the program
+        unused=("encoder.fc",),
+    ),
+    Origin(
+        "DeepLabV3+",
+        "decoder.aspp.modules.0.0.weight",
+        "deeplabv3plus",
+        _BODIES,
+        {
+            "decoder.aspp.modules.0": "classifier.aspp.convs.0",
+            # A separable convolution is two modules of the branch there, and one here.
+            **{
+                f"decoder.aspp.modules.{branch}.{layer}": f"classifier.aspp.convs.{branch}.{ours}"
+                for branch in (1, 2, 3)
+                for layer, ours in ((0, "0.0"), (1, "0.1"), (2, "1"))
+            },
+            **_aspp("decoder.aspp", "classifier.aspp"),
+            "decoder.aspp_seq.0": "classifier.refine.0.0",
+            "decoder.aspp_seq.1": "classifier.refine.0.1",
+            "decoder.aspp_seq.2": "classifier.refine.1",
+            "decoder.block1": "classifier.project_low",
+            "decoder.block2.0": "classifier.fuse.0.0",
+            "decoder.block2.1": "classifier.fuse.0.1",
+            "decoder.block2.2": "classifier.fuse.1",
+            "segmentation_head.conv2d": "classifier.classify",
+        },
+        "classifier.classify",
+        {**_RULES, "head_variant": "smp"},
+        {"output_stride": 16, "atrous_rates": [12, 24, 36]},
+        unused=("encoder.fc",),
+    ),
+)

@@ -1,0 +1,92 @@
+"""timm 1.0: ResNets with their variants C and D, and MobileNetV3. Source: models/resnet.py, models/mobilenetv3.py.
+
+Its plain ResNets have torchvision's names and compute torchvision's bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segnets.backbones.mobilenet_v3 import large_blocks, small_blocks
+from segnets.layers import InvertedResidualSpec
+from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+
+
+def resnet_table(prefix: str = "") -> Table:
+    """A ResNet without its classifier, under a prefix such as "encoder."."""
+    return {
+        **{f"{prefix}{module}": f"backbone.{module}" for module in ("conv1", "bn1")},
+        **{f"{prefix}layer{stage}": f"backbone.layer{stage}" for stage in (1, 2, 3, 4)},
+    }
+
+
+def mobilenet_table(specs: Sequence[InvertedResidualSpec], depths: Sequence[int], prefix: str = "") -> Table:
+    """A MobileNetV3 without its classifier. depths: blocks in each of timm's stages; ours are numbered throughout."""
+    table = {f"{prefix}conv_stem": "backbone.0.0", f"{prefix}bn1": "backbone.0.1"}
+    places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    for number, ((stage, block), spec) in enumerate(zip(places, specs, strict=True), start=1):
+        expands = spec.expanded_channels != spec.in_channels
+        convolutions = ["conv_pw", "conv_dw", "conv_pwl"] if expands else ["conv_dw", "conv_pw"]
+        for place, convolution in enumerate(convolutions):
+            # The gate stands between the last two, and counts.
+            ours = place + (spec.squeeze_excitation and place == len(convolutions) - 1)
+            theirs = f"{prefix}blocks.{stage}.{block}"
+            table[f"{theirs}.{convolution}"] = f"backbone.{number}.block.{ours}.0"
+            table[f"{theirs}.bn{place + 1}"] = f"backbone.{number}.block.{ours}.1"
+        if spec.squeeze_excitation:
+            gate = f"backbone.{number}.block.{len(convolutions) - 1}"
+            table[f"{prefix}blocks.{stage}.{block}.se.conv_reduce"] = f"{gate}.fc1"
+            table[f"{prefix}blocks.{stage}.{block}.se.conv_expand"] = f"{gate}.fc2"
+    last, stage = len(places) + 1, len(depths)
+    table[f"{prefix}blocks.{stage}.0.conv"] = f"backbone.{last}.0"
+    table[f"{prefix}blocks.{stage}.0.bn1"] = f"backbone.{last}.1"
+    return table
+
+
+def mobilenet_bodies(prefix: str = "") -> tuple[Body, ...]:
+    """Both MobileNetV3s. timm's have another eps than torchvision's, and its first dilated blocks dilate less."""
+    return tuple(
+        Body(
+            f"{prefix}blocks.{len(depths)}.0.conv.weight",
+            mobilenet_table(blocks(), depths, prefix),
+            {"norm_eps": 1e-5, "first_block_dilation": "previous"},
+            flattened=("classifier.0.weight",),
+        )
+        for blocks, depths in ((large_blocks, (1, 2, 3, 4, 2, 3)), (small_blocks, (1, 2, 3, 2, 3)))
+    )
+
+
+_STEMS = (
+    Body("conv1.weight", resnet_table()),
+    Body("conv1.0.weight", resnet_table()),
+)
+
+TIMM = (
+    Origin(
+        "ResNet",
+        "layer1.0.conv1.weight",
+        "",
+        _STEMS,
+        {"fc": "fc"},
+        "fc",
+        open={"norm_layer": None},
+        kin={
+            "resnet18": "timm's resnetblur18 (smooths before it shrinks)",
+            "resnet34": "timm's resnetaa34d (smooths before it shrinks)",
+            "resnet50": "timm's resnetaa50, resnetaa50d, resnetblur50 or resnetblur50d (smooths before it shrinks)",
+            "resnet101": "timm's resnetaa101d or resnetblur101d (smooths before it shrinks)",
+        },
+    ),
+    Origin(
+        "MobileNetV3",
+        "conv_stem.weight",
+        "",
+        mobilenet_bodies(),
+        {"conv_head": "classifier.0", "classifier": "classifier.3"},
+        "classifier.3",
+        kin={
+            f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (another eps, padding as TensorFlow's)"
+            for size in ("large", "small")
+        },
+    ),
+)
