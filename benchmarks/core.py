@@ -68,7 +68,7 @@ def converting(pth: Path, folder: Path, rounds: int) -> list[str]:
     # The functions are looked up beforehand: the package imports its parts when they are first used.
     convert = (
         "import weights_tools; convert = weights_tools.convert",
-        f"convert({str(pth)!r}, {str(converted)!r}, force=True)",
+        f"convert({str(pth)!r}, {str(converted)!r}, overwrite=True)",
     )
     inspect = (
         "import weights_tools; inspect = weights_tools.inspect",

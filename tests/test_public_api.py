@@ -58,9 +58,9 @@ def test_public_names() -> None:
     assert sorted(weights_tools.__all__) == [
         "CompareReport",
         "ConversionReport",
-        "ExportReport",
         "FetchReport",
         "InspectReport",
+        "StateDictExportReport",
         "compare",
         "convert",
         "export",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weights_tools._compare import CompareReport, compare
     from weights_tools._convert import convert
-    from weights_tools._export import ExportReport, export
+    from weights_tools._export import StateDictExportReport, export
     from weights_tools._inspect import inspect
     from weights_tools._reports import ConversionReport, InspectReport
     from weights_tools.fetching.fetch import FetchReport, fetch
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CompareReport",
     "ConversionReport",
-    "ExportReport",
     "FetchReport",
     "InspectReport",
+    "StateDictExportReport",
     "compare",
     "convert",
     "export",
@@ -28,9 +28,9 @@ __all__ = [
 _HOMES = {
     "CompareReport": "weights_tools._compare",
     "ConversionReport": "weights_tools._reports",
-    "ExportReport": "weights_tools._export",
     "FetchReport": "weights_tools.fetching.fetch",
     "InspectReport": "weights_tools._reports",
+    "StateDictExportReport": "weights_tools._export",
     "compare": "weights_tools._compare",
     "convert": "weights_tools._convert",
     "export": "weights_tools._export",

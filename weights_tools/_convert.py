@@ -83,7 +83,7 @@ def convert(
     golden_tolerance: float | None = None,
     compare_with: str | None = None,
     allow_nonfinite: bool = False,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> ConversionReport:
     """Write the weights in `src` to the new file `dst`, together with what builds their network.
 
@@ -98,7 +98,7 @@ def convert(
     golden: a `.safetensors` file with an input and the output that the source gave for it, see
     `check.golden.check_golden`. compare_with: a project whose own network is run beside the converted one, see
     `weights_tools.compare`. If the results differ nothing is written; if not, the proof stands in the file.
-    allow_nonfinite: accept values that no trained network has. force: replace `dst`.
+    allow_nonfinite: accept values that no trained network has. overwrite: replace `dst`.
 
     Raises WeightsError for a source that can't be converted, and OutputError for a target that can't be written. In
     both cases nothing was executed, and what stood at `dst` is untouched.
@@ -107,7 +107,7 @@ def convert(
     wanted_proof = WantedProof(golden, golden_tolerance, compare_with)
     wanted_proof.check()
     wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
-    target = _check_target(Path(src), Path(dst), force=force)
+    target = _check_target(Path(src), Path(dst), overwrite=overwrite)
     with without_garbage_collection():
         with opened(src) as (source, container):
             _check_not_source(source.paths, target)
@@ -124,7 +124,7 @@ def convert(
             plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
         with naming(src):
             weights = plan.weights
-            write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=force)
+            write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=overwrite)
     return _report(Path(src), target, source, container, plan)
 
 
@@ -156,9 +156,9 @@ def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
             raise OutputError(f"{dst}: is the file to be converted; choose another name for the output")
 
 
-def _check_target(src: Path, dst: Path, *, force: bool) -> Path:
+def _check_target(src: Path, dst: Path, *, overwrite: bool) -> Path:
     _check_not_source([src], dst)
-    target = check_writable_target(dst, overwrite=force)
+    target = check_writable_target(dst, overwrite=overwrite)
     if target.suffix != ".safetensors":
         raise OutputError(f"{dst}: the output is a safetensors file; give it a name that ends in .safetensors")
     return target

@@ -34,7 +34,7 @@ _EQUAL_IN_USE = {"head_dropout", "dropout", "norm_layer", "head_norm_layer"}
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class StateDictExportReport:
     """What was written. call: what makes the network in the project that takes these tensors, strictly."""
 
     source: str
@@ -60,19 +60,19 @@ class ExportReport:
 
 
 def export(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], *, project: str, force: bool = False
-) -> ExportReport:
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], *, project: str, overwrite: bool = False
+) -> StateDictExportReport:
     """Write the weights of `src`, a file of segnets, as a state dict of another project.
 
     project: "torchvision", "timm", "smp", "mmseg" or "transformers". dst: `.pth` or `.pt`, as torch.save writes, or
-    `.safetensors`. force: replace `dst`.
+    `.safetensors`. overwrite: replace `dst`.
 
     Raises WeightsError if the project has no network that computes the same with these tensors, and OutputError if
     `dst` can't be written.
     """
     if project not in PROJECTS:
         raise WeightsError(f"unknown project {project!r}; known are {', '.join(PROJECTS)}")
-    target = check_writable_target(Path(dst), overwrite=force)
+    target = check_writable_target(Path(dst), overwrite=overwrite)
     if target.suffix not in SUFFIXES:
         raise OutputError(f"{dst}: give it a name that ends in one of {', '.join(SUFFIXES)}")
     with opened(src) as (source, container):
@@ -88,9 +88,9 @@ def export(
             tensor = reader.read(ours, found.tensors[ours])
             tensors[theirs] = tensor[..., None, None] if ours in names.flattened else tensor
         data = _serialised(tensors, target.suffix)
-    with naming(src), atomic_write(target, overwrite=force) as file:
+    with naming(src), atomic_write(target, overwrite=overwrite) as file:
         file.write(data)
-    return ExportReport(str(src), str(target), describe(config), project, str(call), len(tensors))
+    return StateDictExportReport(str(src), str(target), describe(config), project, str(call), len(tensors))
 
 
 def _their_names(project: str, config: ModelConfig, tensors: Mapping[str, TensorRef]) -> WayBack:

@@ -36,7 +36,7 @@ def shown(name: Value, *, quote: bool = True) -> str:
     return f"'{safe}'" if quote else safe
 
 
-def listed(names: Iterable[str], most: int = _LISTED) -> str:
+def join_names(names: Iterable[str], most: int = _LISTED) -> str:
     """Join at most `most` names and say how many more there are."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""

@@ -209,7 +209,7 @@ def test_values_that_double_again_and_again(tmp_path: Path, state: State, case: 
     assert [entry.partition(" ")[0] for entry in report.ignored] == ["joke"]
     torch.save({"joke": laughs}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="no tensors named") as error:
-        convert(tmp_path / "w.pth", tmp_path / "out.safetensors", force=True)
+        convert(tmp_path / "w.pth", tmp_path / "out.safetensors", overwrite=True)
     assert len(str(error.value)) < 500
 
 

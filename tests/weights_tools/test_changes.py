@@ -40,7 +40,7 @@ def source(folder: Path, name: str = "lraspp_mobilenet_v3_large", **options: Any
 
 
 def converted(folder: Path, **options: Any) -> torch.nn.Module:
-    convert(folder / "w.pth", folder / "w.safetensors", force=True, **options)
+    convert(folder / "w.pth", folder / "w.safetensors", overwrite=True, **options)
     return segnets.load(folder / "w.safetensors")
 
 
@@ -192,7 +192,7 @@ def test_a_published_file_is_one_in_parts_too(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "w.pth").rename(tmp_path / row.file)
 
     def known(**options: Any) -> Any:
-        convert(tmp_path / row.file, tmp_path / "w.safetensors", force=True, **options)
+        convert(tmp_path / row.file, tmp_path / "w.safetensors", overwrite=True, **options)
         return segnets.load(tmp_path / "w.safetensors").card
 
     assert known().provenance["published_as"] == f"{name} V1"

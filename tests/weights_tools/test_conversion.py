@@ -145,7 +145,7 @@ def test_dtype_asked_for(tmp_path: Path, state: State) -> None:
     assert_same(_loaded(tmp_path), {n: t.half() if t.is_floating_point() else t for n, t in state.items()})
     assert report.cast_to == "float16"
     with pytest.raises(WeightsError, match="dtype='int8': expected one of float32, float16"):
-        convert(tmp_path / "source.pth", tmp_path / "out.safetensors", dtype="int8", force=True)
+        convert(tmp_path / "source.pth", tmp_path / "out.safetensors", dtype="int8", overwrite=True)
 
 
 def test_layouts_in_memory(tmp_path: Path, state: State) -> None:

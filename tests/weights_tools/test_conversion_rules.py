@@ -72,12 +72,12 @@ def test_proof_says_exactly_what_was_done(tmp_path: Path, state: State) -> None:
     provenance = _provenance(tmp_path / "half.safetensors")
     assert "proof" not in provenance
     assert provenance["cast_to"] == "float16"
-    convert(tmp_path / "source.pth", tmp_path / "half.safetensors", dtype="float16", force=True)
+    convert(tmp_path / "source.pth", tmp_path / "half.safetensors", dtype="float16", overwrite=True)
     cast = _provenance(tmp_path / "half.safetensors")
     assert cast["proof"]["tensors"] == "cast to float16"
     old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "source.pth")
-    convert(tmp_path / "source.pth", tmp_path / "out.safetensors", force=True)
+    convert(tmp_path / "source.pth", tmp_path / "out.safetensors", overwrite=True)
     assert (
         _model(tmp_path).card.provenance["proof"]["tensors"]
         == f"{renamed}, but for 47 absent batch norm counters set to 0"
@@ -145,7 +145,7 @@ def test_published_file_is_known_by_its_hash(tmp_path: Path, state: State, monke
     known = "it is torchvision's lraspp_mobilenet_v3_large V1, by "
     assert f"{known}the first 8 digits of its sha256" in report.notes
     monkeypatch.setattr(provenance, "CATALOG", (replace(row, sha256=report.source_sha256),))
-    whole = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", force=True)
+    whole = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", overwrite=True)
     assert f"{known}its sha256" in whole.notes
     other = Published("lraspp_mobilenet_v3_large", "V1", "source.pth", 1, "", {}, sha256="0" * 64)
     monkeypatch.setattr(provenance, "CATALOG", (other,))
@@ -217,5 +217,5 @@ def test_source_is_target(tmp_path: Path, state: State) -> None:
     link.symlink_to(path)
     for target in (path, link, tmp_path / "." / "source.safetensors"):
         with pytest.raises(OutputError, match="is the file to be converted; choose another name for the output"):
-            convert(path, target, force=True)
+            convert(path, target, overwrite=True)
     assert path.read_bytes() == before

@@ -203,6 +203,6 @@ def test_a_configuration_of_another_network_is_not_believed(tmp_path: Path) -> N
         ({"_model_class": "DeepLabV3", "encoder_name": "resnet34", "encoder_output_stride": 8, "classes": 7}, 16),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        report = weights_tools.convert(path, tmp_path / "w.safetensors", force=True)
+        report = weights_tools.convert(path, tmp_path / "w.safetensors", overwrite=True)
         assert report.options["output_stride"] == stride
         assert any("is not believed" in note for note in report.notes) == (stride == 16)

@@ -45,7 +45,7 @@ def test_existing_output_needs_force(tmp_path: Path, source: Path) -> None:
     with pytest.raises(OutputError, match=r"out\.safetensors: exists already; .* \(--force\)"):
         convert(source, target)
     assert target.read_bytes() == b"precious"
-    convert(source, target, force=True)
+    convert(source, target, overwrite=True)
     assert target.stat().st_size > 10_000_000
 
 
@@ -99,7 +99,7 @@ def test_what_is_never_replaced(tmp_path: Path, source: Path, case: str) -> None
     make(target)
     before, kind = _names(tmp_path), target.lstat().st_mode
     with pytest.raises(OutputError, match=message):
-        convert(source, target, force=True)
+        convert(source, target, overwrite=True)
     assert (_names(tmp_path), target.lstat().st_mode) == (before, kind)
     if (real := tmp_path / "real").exists():
         assert real.read_bytes() == b"precious"
@@ -173,7 +173,7 @@ def test_read_only_folder(public_folder: Path) -> None:
             with pytest.raises(
                 OutputError, match=f"{name}.*: permission denied; choose a folder that you may write to"
             ):
-                convert(public_folder / "source.pth", public_folder / name, force=True)
+                convert(public_folder / "source.pth", public_folder / name, overwrite=True)
         if IS_ROOT:
             with pytest.raises(WeightsError, match=r"permission denied; you may not read this file|can't be opened"):
                 convert("/etc/shadow", public_folder / "x.safetensors")
@@ -193,7 +193,7 @@ def test_limit_of_the_file_size(tmp_path: Path, source: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.raises(OutputError, match="the file would exceed the size limit in force here"):
-            convert(source, target, force=True)
+            convert(source, target, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert target.read_bytes() == b"precious"
@@ -261,7 +261,7 @@ def test_killed_while_writing(tmp_path: Path, source: Path, sent: signal.Signals
     others = [name for name in _names(tmp_path) if name not in ("out.safetensors", "source.pth")]
     assert len(others) == left
     assert all(name.startswith(".segnets-") and name.endswith(".tmp") for name in others)
-    convert(source, tmp_path / "out.safetensors", force=True)
+    convert(source, tmp_path / "out.safetensors", overwrite=True)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -273,7 +273,7 @@ def test_two_writers(tmp_path: Path, source: Path, state: dict[str, Tensor], for
 
     def work(path: Path) -> None:
         try:
-            outcomes.append(convert(path, target, force=force).output)
+            outcomes.append(convert(path, target, overwrite=force).output)
         except OutputError as error:
             outcomes.append(f"refused: {error}")
 

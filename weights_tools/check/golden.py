@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError, WeightsError
-from weights_tools._text import listed, shown
+from weights_tools._text import join_names, shown
 from weights_tools.check.hidden_options import explaining, suspects
 from weights_tools.check.outputs import NO_SCORES, TOLERANCES, Measured, measure, named, worst
 from weights_tools.reader import Container, Source, read_container
@@ -102,7 +102,7 @@ def _read(source: Source, container: Container) -> dict[str, Tensor]:
     refs = {name: ref for name, ref in top.items() if isinstance(ref, TensorRef)} if isinstance(top, dict) else {}
     texts = [name for name in refs if isinstance(name, str)]
     if INPUT not in texts:
-        there = listed((shown(name) for name in texts), 4) or "nothing"
+        there = join_names((shown(name) for name in texts), 4) or "nothing"
         raise WeightsError(f"it has no tensor 'input' but {there}; a golden file holds 'input' and 'output'")
     wanted = [INPUT, _output_name(texts), *([AUX] if AUX in texts else [])]
     reader = TensorReader(source, container)
@@ -120,8 +120,8 @@ def _output_name(names: list[str]) -> str:
     if not others:
         raise WeightsError("it has no tensor 'output', the scores of the source's network for 'input'")
     raise WeightsError(
-        f"it has several tensors that could be the output: {listed((shown(name) for name in others), 4)}; keep one of "
-        "them, as 'output'"
+        f"it has several tensors that could be the output: {join_names((shown(name) for name in others), 4)}; keep one "
+        "of them, as 'output'"
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weights_tools._text import listed
+from weights_tools._text import join_names
 
 # Squares of larger numbers overflow float32; a flipped bit in the exponent of an ordinary weight lands near 1e38.
 HUGE = 1e15
@@ -50,7 +50,7 @@ def examine(tensors: Mapping[str, Tensor]) -> Soundness:
         elif is_kernel and low == high == 0:
             empty.append(name)
     problems = [
-        f"{len(found)} {what}: {listed(found)}"
+        f"{len(found)} {what}: {join_names(found)}"
         for found, what in (
             (not_finite, "tensors hold NaN or infinite values"),
             (negative, "tensors hold negative variances"),
@@ -60,6 +60,6 @@ def examine(tensors: Mapping[str, Tensor]) -> Soundness:
     ]
     doubts: list[str] = []
     if empty:
-        text = f"{len(empty)} of {kernels} convolution kernels hold only zeros: {listed(empty)}"
+        text = f"{len(empty)} of {kernels} convolution kernels hold only zeros: {join_names(empty)}"
         (problems if len(empty) > EMPTY_SHARE * kernels else doubts).append(text)
     return Soundness(tuple(problems), tuple(doubts))

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         golden_tolerance=options.golden_tolerance,
         compare_with=options.project,
         allow_nonfinite=options.allow_nonfinite,
-        force=options.force,
+        overwrite=options.force,
     )
     print_answer(done.to_json() if options.json else str(done))
     return 0

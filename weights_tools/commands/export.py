@@ -30,6 +30,6 @@ def run(options: argparse.Namespace) -> int:
     """Return 0; what the project has no network for raises."""
     from weights_tools import export
 
-    done = export(options.source, options.target, project=options.project, force=options.force)
+    done = export(options.source, options.target, project=options.project, overwrite=options.force)
     print_answer(done.to_json() if options.json else str(done))
     return 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import MODELS, build_described
-from weights_tools._text import listed
+from weights_tools._text import join_names
 
 MOST_CLASSES = 1 << 20
 _AUXILIARY = "aux_classifier."
@@ -53,7 +53,7 @@ def cast(weights: Weights, name: str) -> Weights:
             largest = max(largest, float(tensor[lost].abs().max()))
     if beyond:
         fits = "bfloat16 has the range" if largest < torch.finfo(torch.bfloat16).max else "keep its dtype"
-        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {listed(beyond)}; {fits}")
+        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {join_names(beyond)}; {fits}")
     return replace(weights, tensors=tensors)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from segnets.errors import WeightsError
-from weights_tools._text import check_name, listed, shown
+from weights_tools._text import check_name, join_names, shown
 from weights_tools.extract.module_tree import walk_modules
 from weights_tools.reader.container import MODULE_KINDS, Container
 from weights_tools.reader.limits import MAX_TENSORS
@@ -140,7 +140,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
         return found[0]
     if not found:
         raise WeightsError(_explain_none(top))
-    names = listed(".".join(shown(part, quote=False) for part in path) or TOP for path in found)
+    names = join_names(".".join(shown(part, quote=False) for part in path) or TOP for path in found)
     raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
 
 
@@ -214,7 +214,7 @@ def _is_module(value: Value) -> bool:
 def _contents(node: Value) -> str:
     if not isinstance(node, dict):
         return f"no keys but {kind_of(node)[:80]}"
-    return "the keys " + listed(f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
+    return "the keys " + join_names(f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
 
 
 def _collect(top: Value, path: tuple[str, ...]) -> StateDict:

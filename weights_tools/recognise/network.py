@@ -13,7 +13,7 @@ from pathlib import Path
 from segnets.card import JSON, ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
-from weights_tools._text import listed, shown
+from weights_tools._text import join_names, shown
 from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_networks, looks_trained
 from weights_tools.reader import Container, Content, open_content, read_container
 from weights_tools.reader.shards import part_of_several
@@ -124,8 +124,8 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
     if lost:
         raise WeightsError(
             f"it holds a {inner.match.config.name} under {shown(''.join(inner.state.stripped))} and other weights "
-            f"beside it, which would be lost: {listed(map(shown, lost), 3)}; to convert that network only, save its "
-            "state dict alone"
+            f"beside it, which would be lost: {join_names(map(shown, lost), 3)}; to convert that network only, save "
+            "its state dict alone"
         )
 
 

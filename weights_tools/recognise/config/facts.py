@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from segnets.card import JSON, Colour
 from segnets.preprocessing import Preprocessing
-from weights_tools._text import listed
+from weights_tools._text import join_names
 
 _MOST = 8  # notes, and reasons: a file could have as many as it likes
 
@@ -70,6 +70,6 @@ class Findings:
             self.palette,
             self.preprocessing,
             tuple(dict.fromkeys(self.notes))[:_MOST],
-            listed(dict.fromkeys(self.reasons), _MOST) if self.reasons else None,
+            join_names(dict.fromkeys(self.reasons), _MOST) if self.reasons else None,
             self.expects,
         )
