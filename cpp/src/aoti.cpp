@@ -25,7 +25,8 @@ std::int64_t images_at_once(std::int64_t height, std::int64_t width) {
 
 class Aoti : public Program {
  public:
-  Aoti(std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network, torch::jit::Module image, const Contract& contract)
+  Aoti(std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network, torch::jit::Module image,
+       const Contract& contract)
       : network_(std::move(network)), image_(std::move(image)), bounds_(contract.bounds) {}
 
   at::Tensor preprocess(const at::Tensor& image) const override {
@@ -112,8 +113,8 @@ std::unique_ptr<const Program> load_aoti(const Archive& archive, const Contract&
   try {
     const TemporaryFile file(archive.bytes());
     const std::size_t runners = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMostRunners);
-    auto network =
-        std::make_unique<torch::inductor::AOTIModelPackageLoader>(file.path(), "model", /*run_single_threaded=*/false, runners);
+    auto network = std::make_unique<torch::inductor::AOTIModelPackageLoader>(file.path(), "model",
+                                                                             /*run_single_threaded=*/false, runners);
     return std::make_unique<const Aoti>(std::move(network), load_module(*image), contract);
   } catch (const Error&) {
     throw;

@@ -27,7 +27,7 @@ class Archive {
   void check_kind(const std::string& path) const;
 
   std::string bytes_;
-  std::string folder_;                              // every entry's name begins with it: "model/"
+  std::string folder_;                               // every entry's name begins with it: "model/"
   std::map<std::string, std::string_view> entries_;  // those that are stored as they are, by their name in the folder
 };
 

@@ -65,7 +65,8 @@ void check_processor(const Json& json) {
 
 Contract read_fields(const Json& json) {
   Contract contract;
-  contract.kind = read_choice(json, "kind", {"torchscript", "aoti"}, "take the C++ program of the segnets that exported it");
+  contract.kind =
+      read_choice(json, "kind", {"torchscript", "aoti"}, "take the C++ program of the segnets that exported it");
   contract.device = read_choice(json, "device", {"cpu", "cuda"}, "export for one of these");
   contract.dtype = read_choice(json, "dtype", {"float32", "bfloat16", "float16"}, "export in one of these");
   contract.model_name = json.at("model").at("name").string();

@@ -14,7 +14,7 @@ namespace segnets::ring {
 namespace {
 
 struct flock byte_of(FrameRing::Role role, short type) {
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
   lock.l_start = role == FrameRing::Role::producer ? 0 : 1;
@@ -26,7 +26,7 @@ struct flock byte_of(FrameRing::Role role, short type) {
 void write_empty(int file, const FrameLayout& layout, const std::string& path) {
   const Header header = encode(layout);
   // Beyond a limit of sizes (ulimit -f), taking it would end the process with SIGXFSZ.
-  struct rlimit limit {};
+  struct rlimit limit{};
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && file_size(layout) > limit.rlim_cur)
     throw Error(path + ": can't get its " + std::to_string(file_size(layout)) + " bytes: " + std::strerror(EFBIG));
   const int number = ::posix_fallocate(file, 0, static_cast<off_t>(file_size(layout)));
@@ -45,7 +45,7 @@ Error failed(const std::string& path, const char* what) {
 }
 
 bool exists(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   return ::lstat(path.c_str(), &status) == 0;
 }
 
@@ -67,7 +67,7 @@ Descriptor create_file(const std::string& path, const FrameLayout& layout, Frame
 }
 
 Descriptor open_file(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) == 0) {  // before opening: a device could do something then
     if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name the file that the other side created");
     if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a ring of frames");
@@ -80,7 +80,7 @@ Descriptor open_file(const std::string& path) {
 }
 
 FrameLayout read_layout(int file, const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file, &status) != 0) throw failed(path, "read");
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size < kHeaderSize)
@@ -95,7 +95,8 @@ void take(int file, FrameRing::Role role, const std::string& path) {
   struct flock lock = byte_of(role, F_WRLCK);
   if (::fcntl(file, F_OFD_SETLK, &lock) == 0) return;
   if (errno != EAGAIN && errno != EACCES) throw failed(path, "locked");
-  throw Error(path + ": has a " + name_of(role) + " already, and a ring has only one; close that one or name another ring");
+  throw Error(path + ": has a " + name_of(role) +
+              " already, and a ring has only one; close that one or name another ring");
 }
 
 void give_up(int file, FrameRing::Role role) noexcept {

@@ -154,10 +154,9 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
   if (get<std::uint32_t>(header, 12) != kHeaderSize)
     refuse("header_size=" + std::to_string(get<std::uint32_t>(header, 12)) + ", expected 4096");
   const auto dimensions = get<std::uint32_t>(header, kDimensionsAt);
-  if (dimensions < 1 || dimensions > kMaxDimensions)
-    refuse("ndim=" + std::to_string(dimensions) + ", expected 1..8");
-  FrameLayout layout{static_cast<FrameType>(get<std::uint32_t>(header, kTypeAt)), {},
-                     get<std::int64_t>(header, kSlotsAt), false, {}};
+  if (dimensions < 1 || dimensions > kMaxDimensions) refuse("ndim=" + std::to_string(dimensions) + ", expected 1..8");
+  FrameLayout layout{
+      static_cast<FrameType>(get<std::uint32_t>(header, kTypeAt)), {}, get<std::int64_t>(header, kSlotsAt), false, {}};
   for (std::size_t i = 0; i < kMaxDimensions; ++i) {
     const auto count = get<std::int64_t>(header, kShapeAt + 8 * i);
     const auto stride = get<std::int64_t>(header, kStridesAt + 8 * i);

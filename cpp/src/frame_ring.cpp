@@ -201,8 +201,7 @@ FrameRing::Frame FrameRing::next(std::chrono::nanoseconds timeout) {
   std::array<std::uint64_t, 4> numbers;
   std::memcpy(numbers.data(), slot, sizeof numbers);
   std::string damage;
-  if (numbers[0] != expected)
-    damage = "its slot says " + std::to_string(numbers[0]);
+  if (numbers[0] != expected) damage = "its slot says " + std::to_string(numbers[0]);
   else if (state_->layout.checksum && (numbers[3] & 0xFFFFFFFF) != state_->checksum(slot))
     damage = "its checksum is wrong";
   if (!damage.empty()) {

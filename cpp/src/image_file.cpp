@@ -31,7 +31,8 @@ void check_extension(const std::string& path, const std::string& plain) {
   const std::string extension = extension_of(path);
   if (extension == ".png" && !has_opencv())
     throw Error(path + ": this build has no OpenCV and can't write PNG; name it *" + plain);
-  if (extension != ".png" && extension != plain) throw Error(path + ": expected a name that ends in " + plain + " or .png");
+  if (extension != ".png" && extension != plain)
+    throw Error(path + ": expected a name that ends in " + plain + " or .png");
 }
 
 #ifdef SEGNETS_WITH_OPENCV
@@ -43,7 +44,9 @@ bool is_truncated_jpeg(std::string_view bytes) {
   if (!bytes.starts_with("\xFF\xD8")) return false;
   std::size_t at = 2;
   while (at + 4 <= bytes.size() && static_cast<unsigned char>(bytes[at]) == 0xFF) {
-    const auto byte = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[at + i])); };
+    const auto byte = [&](std::size_t i) {
+      return static_cast<std::size_t>(static_cast<unsigned char>(bytes[at + i]));
+    };
     if (byte(1) == 0xFF) {  // padding
       ++at;
     } else if (byte(1) == 0xDA) {

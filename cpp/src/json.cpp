@@ -61,9 +61,18 @@ class JsonReader {
       case '{': result.value_ = object(path, depth); break;
       case '[': result.value_ = array(path, depth); break;
       case '"': result.value_ = string(); break;
-      case 't': word("true"); result.value_ = true; break;
-      case 'f': word("false"); result.value_ = false; break;
-      case 'n': word("null"); result.value_ = nullptr; break;
+      case 't':
+        word("true");
+        result.value_ = true;
+        break;
+      case 'f':
+        word("false");
+        result.value_ = false;
+        break;
+      case 'n':
+        word("null");
+        result.value_ = nullptr;
+        break;
       default: result.value_ = number();
     }
     return result;
@@ -138,7 +147,8 @@ class JsonReader {
     } else if (code < 0x10000) {
       put(0xE0 | code >> 12), put(0x80 | (code >> 6 & 0x3F)), put(0x80 | (code & 0x3F));
     } else {
-      put(0xF0 | code >> 18), put(0x80 | (code >> 12 & 0x3F)), put(0x80 | (code >> 6 & 0x3F)), put(0x80 | (code & 0x3F));
+      put(0xF0 | code >> 18), put(0x80 | (code >> 12 & 0x3F)), put(0x80 | (code >> 6 & 0x3F)),
+          put(0x80 | (code & 0x3F));
     }
   }
 

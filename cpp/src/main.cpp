@@ -108,12 +108,14 @@ bool same_file(const std::string& a, const std::string& b) {
 void check_outputs(const Arguments& arguments) {
   const std::string &model = arguments.positional[0], &image = arguments.positional[1], &out = arguments.positional[2];
   segnets::check_mask_path(out);
-  if (same_file(out, image) || same_file(out, model)) throw segnets::Error(out + ": is also the input; name another file");
+  if (same_file(out, image) || same_file(out, model))
+    throw segnets::Error(out + ": is also the input; name another file");
   std::vector<std::string> taken = {model, image, out};
   for (const std::optional<std::string>& extra : {arguments.overlay, arguments.logits}) {
     if (!extra) continue;
     for (const std::string& other : taken)
-      if (same_file(*extra, other)) throw segnets::Error(*extra + ": is named twice; each output needs a file of its own");
+      if (same_file(*extra, other))
+        throw segnets::Error(*extra + ": is named twice; each output needs a file of its own");
     taken.push_back(*extra);
   }
   if (arguments.overlay) segnets::check_image_path(*arguments.overlay);

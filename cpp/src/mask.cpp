@@ -25,8 +25,8 @@ std::vector<Colour> voc_palette(std::int64_t num_classes) {
     Colour colour{};
     for (int bit = 0; bit < 8; ++bit)
       for (int channel = 0; channel < 3; ++channel)
-        colour[static_cast<std::size_t>(channel)] |= static_cast<std::uint8_t>((id >> (3 * bit + channel) & 1)
-                                                                               << (7 - bit));
+        colour[static_cast<std::size_t>(channel)] |=
+            static_cast<std::uint8_t>((id >> (3 * bit + channel) & 1) << (7 - bit));
     palette.push_back(colour);
   }
   return palette;

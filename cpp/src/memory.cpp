@@ -18,7 +18,7 @@ Memory memory() {
     if (field == "VmRSS:" && status >> kib) result.resident = kib * 1024;
   }
 #else
-  struct rusage usage {};
+  struct rusage usage{};
   if (::getrusage(RUSAGE_SELF, &usage) == 0) result.peak = usage.ru_maxrss;  // bytes on macOS
 #endif
   return result;

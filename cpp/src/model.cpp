@@ -112,8 +112,8 @@ LogitsBatch Model::logits_batch(const std::vector<ImageView>& images) const {
 Logits Model::logits(const ImageView& image) const {
   const LogitsBatch batch = logits_batch({image});
   const float* values = batch.values.get();
-  return {batch.num_classes, batch.height, batch.width,
-          {values, values + batch.num_classes * batch.height * batch.width}};
+  return {
+      batch.num_classes, batch.height, batch.width, {values, values + batch.num_classes * batch.height * batch.width}};
 }
 
 void Model::warm_up(std::int64_t height, std::int64_t width, int calls) const {
@@ -128,8 +128,7 @@ void Model::warm_up(std::int64_t height, std::int64_t width, int calls) const {
 
 SelfTest Model::self_test() const {
   if (state_->golden.empty()) throw Error("the model carries no golden pair; export it again");
-  return run("the self-test can't run: ",
-             [&] { return replay(*state_->program, state_->contract, state_->golden); });
+  return run("the self-test can't run: ", [&] { return replay(*state_->program, state_->contract, state_->golden); });
 }
 
 void set_threads(int count) {

@@ -41,7 +41,7 @@ std::string temporary_beside(const std::string& path) {
 
 void check_writable_target(const std::string& path) {
   if (path.empty()) throw Error("the output has no name");
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) == 0) {
     if (S_ISLNK(status.st_mode)) throw Error(path + ": is a symbolic link, which would be replaced; name its target");
     if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name a file in it");

@@ -39,8 +39,7 @@ class Header {
     while (position_ < bytes_.size() && (is_space(bytes_[position_]) || bytes_[position_] == '#')) {
       if (bytes_[position_] == '#')
         while (position_ < bytes_.size() && bytes_[position_] != '\n' && bytes_[position_] != '\r') ++position_;
-      else
-        ++position_;
+      else ++position_;
     }
     if (position_ == begin) throw Error(path_ + ": its PPM header has no white space between the numbers");
   }
@@ -54,7 +53,8 @@ class Header {
 
 Image decode_ppm(std::string_view bytes, const std::string& path) {
   Header header(bytes, path);
-  const std::int64_t width = header.number("width"), height = header.number("height"), maximum = header.number("maximum");
+  const std::int64_t width = header.number("width"), height = header.number("height"),
+                     maximum = header.number("maximum");
   if (width < 1 || height < 1)
     throw Error(path + ": is a PPM of " + std::to_string(width) + "x" + std::to_string(height) + ", without pixels");
   if (maximum != 255)
@@ -76,8 +76,8 @@ std::string encode_ppm(const Image& image) {
 
 std::string encode_pgm(const Mask& mask) {
   const bool wide = mask.num_classes > 256;
-  std::string bytes = "P5\n" + std::to_string(mask.width) + " " + std::to_string(mask.height) +
-                      (wide ? "\n65535\n" : "\n255\n");
+  std::string bytes =
+      "P5\n" + std::to_string(mask.width) + " " + std::to_string(mask.height) + (wide ? "\n65535\n" : "\n255\n");
   bytes.reserve(bytes.size() + mask.ids.size() * (wide ? 2 : 1));
   for (const std::uint16_t id : mask.ids) {
     if (wide) bytes.push_back(static_cast<char>(id >> 8));

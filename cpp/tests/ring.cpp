@@ -38,9 +38,10 @@ FrameRing::Role role(const std::string& name) {
 
 int describe(const FrameRing& ring) {
   const segnets::FrameLayout& layout = ring.layout();
-  std::printf("type %u, %lld bytes, %lld slots, checksum %d, peer %d, waiting %llu; shape", static_cast<unsigned>(layout.type),
-              static_cast<long long>(layout.frame_size()), static_cast<long long>(layout.slots), layout.checksum,
-              static_cast<int>(ring.peer()), static_cast<unsigned long long>(ring.waiting()));
+  std::printf("type %u, %lld bytes, %lld slots, checksum %d, peer %d, waiting %llu; shape",
+              static_cast<unsigned>(layout.type), static_cast<long long>(layout.frame_size()),
+              static_cast<long long>(layout.slots), layout.checksum, static_cast<int>(ring.peer()),
+              static_cast<unsigned long long>(ring.waiting()));
   for (const std::int64_t n : layout.shape) std::printf(" %lld", static_cast<long long>(n));
   std::printf("; strides");
   for (const std::int64_t n : layout.strides) std::printf(" %lld", static_cast<long long>(n));

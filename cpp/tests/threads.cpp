@@ -66,7 +66,8 @@ int main(int argc, char** argv) {
         }
       });
     for (std::thread& thread : running) thread.join();
-    std::printf("%d threads, %d calls each: %d wrong masks, %d failures\n", threads, calls, wrong.load(), failed.load());
+    std::printf("%d threads, %d calls each: %d wrong masks, %d failures\n", threads, calls, wrong.load(),
+                failed.load());
     return wrong == 0 && failed == 0 ? 0 : 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -163,12 +163,10 @@ void bad_views(const Model& model) {
   fails("a pixel or channel stride of -1 bytes", {data, kHeight, kWidth, 183, 3, -1});
   fails("not enough memory", {data, std::int64_t{1} << 22, std::int64_t{1} << 22, 0});
   refused("no images", "batch: holds no images", [&] { model.segment_batch({}); });
-  refused("two sizes", "image 1 of the batch: is 44x61, and image 0 is 45x61 (height x width)", [&] {
-    model.segment_batch({image.view(), {data, kHeight - 1, kWidth, 0}});
-  });
-  refused("no image in a batch", "image 1 of the batch: 0x61 holds no pixels", [&] {
-    model.segment_batch({image.view(), {data, 0, kWidth, 0}});
-  });
+  refused("two sizes", "image 1 of the batch: is 44x61, and image 0 is 45x61 (height x width)",
+          [&] { model.segment_batch({image.view(), {data, kHeight - 1, kWidth, 0}}); });
+  refused("no image in a batch", "image 1 of the batch: 0x61 holds no pixels",
+          [&] { model.segment_batch({image.view(), {data, 0, kWidth, 0}}); });
   refused("warm-up", "warm-up: 2 calls at 0x5; expected at least one", [&] { model.warm_up(0, 5); });
   refused("threads", "threads: expected 1..1024, got 0", [] { segnets::set_threads(0); });
 }
@@ -187,15 +185,15 @@ void matrices(const Model& model) {
   check(segnets::view(part).data == part.data && !part.isContinuous(), "a region is not copied");
   check(model.segment(segnets::view(part)).ids == expected.ids, "a region");
   const cv::Mat both = segnets::to_mat(model.segment_batch({segnets::view(part), segnets::view(part)}), 1);
-  check(both.type() == CV_8U && std::vector<std::uint16_t>(both.begin<std::uint8_t>(), both.end<std::uint8_t>()) ==
-                                    expected.ids, "a mask as a matrix");
+  check(both.type() == CV_8U &&
+            std::vector<std::uint16_t>(both.begin<std::uint8_t>(), both.end<std::uint8_t>()) == expected.ids,
+        "a mask as a matrix");
   four.create(kHeight, kWidth, CV_8UC4);
   const int channels[] = {0, 2, 1, 1, 2, 0};  // BGR to RGBx
   cv::mixChannels(&part, 1, &four, 1, channels, 3);
   check(model.segment(segnets::view(four, ChannelOrder::rgb)).ids == expected.ids, "RGBA");
-  refused("floats", "expected two dimensions of CV_8UC3 or CV_8UC4, got 2 of CV_32FC3", [] {
-    segnets::view(cv::Mat(2, 2, CV_32FC3));
-  });
+  refused("floats", "expected two dimensions of CV_8UC3 or CV_8UC4, got 2 of CV_32FC3",
+          [] { segnets::view(cv::Mat(2, 2, CV_32FC3)); });
   refused("gray", "got 2 of CV_8UC1", [] { segnets::view(cv::Mat(2, 2, CV_8UC1)); });
   refused("nothing", "holds no pixels; was the file found", [] { segnets::view(cv::Mat(0, 3, CV_8UC3)); });
   std::printf("cv::Mat too\n");

@@ -27,8 +27,8 @@ namespace {
 using segnets::FrameRing;
 
 torch::Tensor preprocess(torch::jit::Module& model, const segnets::Image& image) {
-  const torch::Tensor pixels = torch::from_blob(const_cast<std::uint8_t*>(image.data.data()),
-                                                {1, image.height, image.width, 3}, torch::kUInt8);
+  const torch::Tensor pixels =
+      torch::from_blob(const_cast<std::uint8_t*>(image.data.data()), {1, image.height, image.width, 3}, torch::kUInt8);
   return model.get_method("preprocess")({pixels}).toTensor();
 }
 
@@ -56,7 +56,8 @@ auto expect(Wait wait, const FrameRing& frames, const FrameRing& masks) {
 torch::jit::Module load(const std::string& path) {
   const segnets::Model whole(path);  // refuses what is damaged or no export
   if (whole.contract().kind != "torchscript")
-    throw segnets::Error(path + ": is " + whole.contract().kind + "; export with the format torchscript for this program");
+    throw segnets::Error(path + ": is " + whole.contract().kind +
+                         "; export with the format torchscript for this program");
   return torch::jit::load(path, torch::kCPU);
 }
 
@@ -70,10 +71,8 @@ void run(const std::string& model_path, const std::string& frames_path, const st
   const std::vector<std::int64_t> size = {image.height, image.width};
 
   // The ring of frames last: the other side waits for that one.
-  OwnRing own_masks{
-      FrameRing::create(masks_path, {segnets::FrameType::uint16, size}, FrameRing::Role::consumer)};
-  OwnRing own_frames{
-      FrameRing::create(frames_path, {segnets::FrameType::float32, input}, FrameRing::Role::producer)};
+  OwnRing own_masks{FrameRing::create(masks_path, {segnets::FrameType::uint16, size}, FrameRing::Role::consumer)};
+  OwnRing own_frames{FrameRing::create(frames_path, {segnets::FrameType::float32, input}, FrameRing::Role::producer)};
   FrameRing &masks = own_masks.ring, &frames = own_frames.ring;
   for (std::size_t i = 0; i < images.size(); ++i) {
     if (i > 0) image = segnets::read_image(images[i]);

@@ -61,7 +61,7 @@ struct FrameLayout {
   FrameType type = FrameType::uint8;
   std::vector<std::int64_t> shape;
   std::int64_t slots = 4;
-  bool checksum = false;              // costs a pass over the frame on both sides; protocol alone prevents torn frames
+  bool checksum = false;  // costs a pass over the frame on both sides; protocol alone prevents torn frames
   std::vector<std::int64_t> strides = {};  // bytes from one index to the next, per dimension; empty means without gaps
 
   std::int64_t item_size() const;
@@ -113,8 +113,8 @@ class FrameRing {
   void publish(std::uint64_t tag = 0);  // stamped with now()
   void publish(std::uint64_t tag, std::uint64_t timestamp);
 
-  // Consumer: wait up to `timeout` (0: don't wait) for a frame. Frames that were published before the producer closed or
-  // died come first. Throws Error for a frame whose sequence or checksum is wrong, which is passed over then; for
+  // Consumer: wait up to `timeout` (0: don't wait) for a frame. Frames that were published before the producer closed
+  // or died come first. Throws Error for a frame whose sequence or checksum is wrong, which is passed over then; for
   // counters that can't be; and when the frame before was not released.
   Frame next(std::chrono::nanoseconds timeout);
   // The frame that next() gave is done with; the producer may overwrite it. Throws Error.

@@ -4,8 +4,8 @@
 //   segnets::Mask mask = model.segment({pixels, height, width, row_stride});
 //
 // Calls run without gradients (InferenceMode) and without TorchScript's profiling, which would make the first two calls
-// slow; both are settings of the calling thread for the time of the call, and change nothing for other users of LibTorch
-// in the process.
+// slow; both are settings of the calling thread for the time of the call, and change nothing for other users of
+// LibTorch in the process.
 #pragma once
 
 #include <array>

@@ -18,8 +18,8 @@ namespace segnets {
 // the view. Throws Error for every other kind of matrix.
 inline ImageView view(const cv::Mat& matrix, ChannelOrder order = ChannelOrder::bgr) {
   if (matrix.dims > 2 || matrix.depth() != CV_8U || (matrix.channels() != 3 && matrix.channels() != 4))
-    throw Error("cv::Mat: expected two dimensions of CV_8UC3 or CV_8UC4, got " + std::to_string(matrix.dims) +
-                " of " + cv::typeToString(matrix.type()) + "; convert it with cv::cvtColor or convertTo");
+    throw Error("cv::Mat: expected two dimensions of CV_8UC3 or CV_8UC4, got " + std::to_string(matrix.dims) + " of " +
+                cv::typeToString(matrix.type()) + "; convert it with cv::cvtColor or convertTo");
   if (matrix.empty()) throw Error("cv::Mat: holds no pixels; was the file found, is the region inside the image?");
   ImageView image{matrix.data, matrix.rows, matrix.cols, static_cast<std::int64_t>(matrix.step[0])};
   image.pixel_stride = matrix.channels();

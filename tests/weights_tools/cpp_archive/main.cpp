@@ -5,9 +5,8 @@
 // IN is a dict of str to Tensor, written by Python's torch.save. "module" makes a tree of torch::nn::Module of the
 // dotted names, "tensors" a std::vector<torch::Tensor>, "tensor" the first one alone, and "optimizer" the state of an
 // SGD with momentum after one step.
-#include <torch/torch.h>
-
 #include <torch/csrc/jit/serialization/pickle.h>
+#include <torch/torch.h>
 
 #include <cstdlib>
 #include <exception>
