@@ -1,27 +1,36 @@
-# Everything that a newcomer needs: `make demo`, `make test`. Each target installs what it uses into .venv first.
+# `make help` lists the targets. Each target first installs what it needs into .venv.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# In force for every pip call below, also in pip's own build environments: an unpinned torch may pull gigabytes.
+# Applies to every pip call below and to pip's build environments: an unpinned torch may pull gigabytes.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-full test-peers parity layouts check cpp tsan bench bench-native bench-deploy fuzz clean
+CXX_SOURCES = $(shell find cpp examples tests -name '*.cpp' -o -name '*.h')
+
+.PHONY: help venv demo format check test test-full test-peers tidy tsan fuzz cpp bench bench-native bench-deploy \
+  docs models parity layouts hooks clean
 
 help:
-	@echo "make demo       convert, export and run a real network on a real photograph, in Python and C++"
-	@echo "make test       the tests"
-	@echo "make test-full  the tests with the complete products of networks and cases (more than an hour)"
-	@echo "make test-peers the same weights in other projects' networks and in ours; installs these projects"
-	@echo "make parity     docs/parity.md, the table of these comparisons, computed anew"
-	@echo "make layouts    docs/layouts.md, what is converted from these projects, measured anew"
-	@echo "make check      format, lint and types"
-	@echo "make cpp        build/cpp/segnets-run and the Python module segnets_native, against torch's LibTorch"
-	@echo "make tsan       many threads on one model under ThreadSanitizer"
-	@echo "make fuzz       a million damaged files through the reader (about an hour); EXECUTIONS=10000 for a few"
-	@echo "make bench      the benchmarks, side by side with torchvision"
-	@echo "make bench-native  one export in Python and in C++, and its scaling over threads"
-	@echo "make bench-deploy  exports beside torchvision, ONNX Runtime and OpenVINO; hours"
+	@echo "Start here"
+	@echo "  make demo          convert, export and run a real network on a photograph, in Python and C++"
+	@echo "  make test          run the tests (about 5 minutes on two cores)"
+	@echo "  make check         check format, lint and types (half a minute)"
+	@echo "  make cpp           build build/cpp/segnets-run and the Python module segnets_native"
+	@echo "While working"
+	@echo "  make format        format Python and C++"
+	@echo "  make hooks         run the checks before each commit (pre-commit)"
+	@echo "  make tidy          lint the C++ with clang-tidy (minutes)"
+	@echo "  make docs          regenerate docs/models.md, parity.md and layouts.md (installs the other projects)"
+	@echo "Longer tests"
+	@echo "  make test-full     run the complete products of networks and cases (more than an hour)"
+	@echo "  make test-peers    compare with timm, SMP, mmsegmentation and transformers (installs them)"
+	@echo "  make tsan          run many threads on one model under ThreadSanitizer"
+	@echo "  make fuzz          read a million damaged files (about an hour); EXECUTIONS=10000 for a short run"
+	@echo "Benchmarks"
+	@echo "  make bench         compare speed with torchvision"
+	@echo "  make bench-native  compare C++ with Python on one export, and scale it over threads"
+	@echo "  make bench-deploy  compare exports with torchvision, ONNX Runtime and OpenVINO (hours)"
 
 venv: $(VENV)/.installed
 
@@ -33,18 +42,29 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python examples/demo.py
 
-# Two processes, one thread each: together faster than one process with two threads.
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet --select I .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/mypy cpp/python/segnets_native.pyi
+
+hooks: venv
+	$(BIN)/pre-commit install
+
+# Two processes with one thread each are faster than one process with two threads.
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(WITHOUT_PEERS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-full: venv
-	$(BIN)/python -m pytest --full $(WITHOUT_PEERS)
+	$(BIN)/python -m pytest --full
 
-# What needs these projects is left to a target of its own, so that the tests need not install them; what needs
-# torchvision alone runs with the other tests too.
-WITH_TORCHVISION := $(patsubst %,tests/peers/test_%.py,torchvision coverage layouts_page)
-WITHOUT_PEERS := $(patsubst %,--ignore=%,$(filter-out $(WITH_TORCHVISION),$(wildcard tests/peers/test_*.py)))
-
+# The other projects are installed for these targets only.
 $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,peers]'
 	@touch $@
@@ -52,21 +72,20 @@ $(VENV)/.installed-peers: $(VENV)/.installed
 test-peers: $(VENV)/.installed-peers
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/peers
 
+docs: models parity layouts
+
+models: venv
+	$(BIN)/python -m benchmarks.models --write
+
 parity: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.peers.table --write
 
 layouts: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.peers.layouts --write
 
-check: venv
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/mypy cpp/python/segnets_native.pyi
-
 CONFIGURE = $(BIN)/cmake -S cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
   -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
-# Where `import segnets_native` finds it.
+# Where `import segnets_native` looks.
 SITE_PACKAGES ?= $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 cpp: venv
@@ -75,9 +94,18 @@ cpp: venv
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/cmake --install build/cpp --component python --prefix "$(SITE_PACKAGES)"
 
-# A test like the others, but left out of `make test` for the minutes that the build takes.
 tsan: venv
 	$(BIN)/python -m pytest --full tests/cpp/test_threads.py
+
+# Clang reads the commands of a build folder of its own; the Python module is left out where Python has no headers.
+$(VENV)/.installed-tidy: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,tidy]'
+	@touch $@
+
+tidy: $(VENV)/.installed-tidy
+	$(CONFIGURE) -B build/tidy -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DSEGNETS_BUILD_TESTS=ON -DSEGNETS_BUILD_EXAMPLES=ON \
+	  -DSEGNETS_BUILD_PYTHON=AUTO -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/run-clang-tidy.py -quiet -j 2 -p build/tidy
 
 bench: venv
 	$(BIN)/python -m benchmarks.core
@@ -85,7 +113,7 @@ bench: venv
 bench-native: cpp
 	$(BIN)/python -m benchmarks.deploy.native
 
-# Hours, on a machine with nothing beside it; stopped, it goes on where it was. At its end it replaces what was kept.
+# Takes hours on an otherwise idle machine, resumes where it stopped, and replaces the recorded results at its end.
 bench-deploy: venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,bench]'
 	$(BIN)/python -m benchmarks.deploy.speed --out build/deploy.json
@@ -93,7 +121,7 @@ bench-deploy: venv
 	mv build/deploy.json benchmarks/results/deploy.json
 	$(BIN)/python -m benchmarks.deploy.page
 
-# Atheris has wheels for Python 3.11 to 3.13; elsewhere its share of the executions goes to the other engines.
+# Atheris has wheels for Python 3.11 to 3.13. Elsewhere the other engines take its share of the executions.
 $(VENV)/.installed-fuzz: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,fuzz]'
 	@touch $@
