@@ -80,7 +80,7 @@ def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **
 def _described(model: SegmentationModel | str, options: Options) -> nn.Module:
     """The network on the meta device, as one of its own."""
     if isinstance(model, str):
-        return build_described(model, find_builder(model).settle(options))
+        return build_described(model, find_builder(model).resolve(options))
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"model: expected a SegmentationModel or the name of one, got {type(model).__name__}")
     if options:

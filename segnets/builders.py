@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from segnets import backbones
-from segnets.backbones import BackboneKind, IntermediateLayerGetter, Stage
+from segnets.backbones import BackboneSpec, IntermediateLayerGetter, Stage
 from segnets.card import JSON, ModelConfig
 from segnets.errors import UnsupportedOptionError
-from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadInput, HeadKind
+from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadInput, HeadSpec
 from segnets.layers import norm_layer
 from segnets.model import SegmentationModel
 from segnets.options import Options, as_json, check_applicable, check_values
@@ -37,8 +37,8 @@ class Builder:
     Raises ValueError for an option that can't have its value, would change nothing, or contradicts another.
     """
 
-    head: HeadKind
-    backbone: BackboneKind
+    head: HeadSpec
+    backbone: BackboneSpec
     published: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
@@ -48,14 +48,14 @@ class Builder:
     @property
     def title(self) -> str:
         title, _, paper = self.head.title.partition(", ")
-        return f"{title} on a {self.backbone.title}, output stride {self.settle({})['output_stride']}. {paper}"
+        return f"{title} on a {self.backbone.title}, output stride {self.resolve({})['output_stride']}. {paper}"
 
-    def settle(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
+    def resolve(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
         """Every option that applies, with its value: what builds the same network again. Nothing is built."""
         return {name: value for name, value in self.applicable(chosen).items() if value is not None}
 
     def applicable(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-        """As `settle`, with None for an option that applies and is not in use."""
+        """As `resolve`, with None for an option that applies and is not in use."""
         given = {name: value for name, value in chosen.items() if value is not None}
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:
@@ -110,22 +110,22 @@ class Builder:
         return maps
 
     def __call__(self, **chosen: Unpack[Options]) -> SegmentationModel:
-        options: dict[str, Any] = self.settle(chosen)
+        options: dict[str, Any] = self.resolve(chosen)
         momentum = self.backbone.norm_momentum
         backbone_norm = norm_layer(options["norm_layer"], eps=options["norm_eps"], momentum=momentum)
         head_norm = norm_layer(options["head_norm_layer"], eps=options["head_norm_eps"])
         maps = self._feature_maps(options)
-        layers = self.backbone.layers(options, backbone_norm)
+        layers = self.backbone.build(options, backbone_norm)
         backbone = IntermediateLayerGetter(layers, {stage.path: name for name, stage in maps.items()})
         # The auxiliary head comes first: the order in which torchvision draws the initial weights.
         aux: nn.Module | None = None
         if options["aux_loss"]:
             aux = FCNHead(maps["aux"].channels, options["num_classes"], norm_layer=head_norm)
         low_channels = maps["low"].channels if "low" in maps else 0
-        site = HeadInput(options["output_stride"], maps[self.head.last_name].channels, low_channels)
+        head_input = HeadInput(options["output_stride"], maps[self.head.last_name].channels, low_channels)
         return SegmentationModel(
             backbone,
-            self.head.build(options["num_classes"], site, options, head_norm),
+            self.head.build(options["num_classes"], head_input, options, head_norm),
             aux,
             align_corners=options["align_corners"],
             config=ModelConfig(self.name, options),

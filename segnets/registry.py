@@ -12,11 +12,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from segnets import backbones, heads
-from segnets.backbones import BackboneKind
+from segnets.backbones import BackboneSpec
 from segnets.builders import PUBLISHED, Builder
 from segnets.errors import WeightsError
 
-HEADS: tuple[heads.HeadKind, ...] = (
+HEADS: tuple[heads.HeadSpec, ...] = (
     heads.DEEPLABV3,
     heads.DEEPLABV3PLUS,
     heads.FCN,
@@ -24,7 +24,7 @@ HEADS: tuple[heads.HeadKind, ...] = (
     heads.PSPNET,
 )
 
-BACKBONES: dict[str, BackboneKind] = {
+BACKBONES: dict[str, BackboneSpec] = {
     kind.name: kind
     for kind in (
         backbones.mobilenet_v3_large,

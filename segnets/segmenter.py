@@ -16,7 +16,7 @@ from segnets.preprocessing import Preprocess, Preprocessing, check_input
 
 # Scores at the image's size are made for at most this many values at once (256 MiB of float32):
 # 21 classes of a 12000x12000 photograph would be 12 GB.
-MAX_SCORES = 1 << 26
+MAX_LOGITS = 1 << 26
 
 
 class Segmenter(nn.Module):
@@ -57,14 +57,14 @@ class Segmenter(nn.Module):
         return logits_to_mask(logits, image.shape[1], image.shape[2])
 
 
-def logits_to_mask(logits: Tensor, height: int, width: int, max_scores: int = MAX_SCORES) -> Tensor:
+def logits_to_mask(logits: Tensor, height: int, width: int, max_logits: int = MAX_LOGITS) -> Tensor:
     """Resize scores to the image's size and take the best class; of equal scores the lowest class wins.
 
-    logits: (N, C, h, w). max_scores: values at the image's size to hold at once.
+    logits: (N, C, h, w). max_logits: values at the image's size to hold at once.
     Returns (N, height, width), uint8, or int16 when C > 256. Scriptable.
     """
     classes = logits.shape[1]
-    group = max(1, max_scores // (logits.shape[0] * height * width))
+    group = max(1, max_logits // (logits.shape[0] * height * width))
     # A few classes at a time bounds the memory; the best of the groups is the best of all.
     best, mask = logits_at(logits[:, :group], height, width).max(dim=1)
     for start in range(group, classes, group):

@@ -141,7 +141,7 @@ def _difference(way: WayBack, match: Match, config: ModelConfig) -> str:
 
 def _settled(config: ModelConfig) -> Mapping[str, JSON]:
     builder = MODELS.get(config.name)
-    return config.options if builder is None else builder.settle(config.options)
+    return config.options if builder is None else builder.resolve(config.options)
 
 
 def _serialised(tensors: Mapping[str, Tensor], suffix: str) -> bytes:

@@ -1,9 +1,11 @@
 """An image in, named feature maps out. Each backbone is also a classifier of its own, as it was pretrained."""
 
-from segnets.backbones.features import IntermediateLayerGetter, forward_checkpointed
-from segnets.backbones.mobilenet_v3 import MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
+from segnets.backbones._resnet_blocks import BasicBlock, Bottleneck
+from segnets.backbones.intermediate_layer_getter import IntermediateLayerGetter, forward_checkpointed
+from segnets.backbones.mobilenet_v3 import MobileNetV3, MobileNetV3Spec, mobilenet_v3_large, mobilenet_v3_small
 from segnets.backbones.resnet import (
     ResNet,
+    ResNetSpec,
     resnet18,
     resnet34,
     resnet50,
@@ -15,16 +17,17 @@ from segnets.backbones.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
-from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
-from segnets.backbones.spec import BackboneKind, Stage, Stages
+from segnets.backbones.spec import BackboneSpec, Stage, Stages
 
 __all__ = [
-    "BackboneKind",
+    "BackboneSpec",
     "BasicBlock",
     "Bottleneck",
     "IntermediateLayerGetter",
     "MobileNetV3",
+    "MobileNetV3Spec",
     "ResNet",
+    "ResNetSpec",
     "Stage",
     "Stages",
     "forward_checkpointed",

@@ -164,8 +164,8 @@ def dilate(
 
 
 @dataclass(frozen=True)
-class MobileNetV3Kind:
-    """One of the two networks: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneKind`.
+class MobileNetV3Spec:
+    """One of the two networks: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneSpec`.
 
     The classifier takes the options of `MobileNetV3`, and dilated=True (output stride 16), reduced_tail, width_mult.
     """
@@ -177,7 +177,7 @@ class MobileNetV3Kind:
 
     output_stride = 16
     norm_momentum = _MOMENTUM
-    features = "features."
+    features_prefix = "features."
 
     @property
     def geometry(self) -> Mapping[str, JSON]:
@@ -210,7 +210,7 @@ class MobileNetV3Kind:
             options["first_block_dilation"] = "same"
         return options
 
-    # BackboneKind's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
+    # BackboneSpec's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
     def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002
         table, stride = self.table(), 2
         blocks: list[Stage] = []
@@ -222,15 +222,15 @@ class MobileNetV3Kind:
         aux = next(block for block in blocks if block.stride == 8)
         return Stages((*blocks, out), aux, out)
 
-    # BackboneKind's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
-    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
+    # BackboneSpec's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
+    def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
         return ("classifier.",)
 
-    def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+    def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         blocks = dilate(self.table(), options["output_stride"], options.get("first_block_dilation", "same"))
         model = MobileNetV3(blocks, self.hidden, norm_layer=norm_layer, in_channels=options["in_channels"])
         return model.features
 
 
-mobilenet_v3_large = MobileNetV3Kind("mobilenet_v3_large", "MobileNetV3-Large", large_blocks, 1280)
-mobilenet_v3_small = MobileNetV3Kind("mobilenet_v3_small", "MobileNetV3-Small", small_blocks, 1024)
+mobilenet_v3_large = MobileNetV3Spec("mobilenet_v3_large", "MobileNetV3-Large", large_blocks, 1280)
+mobilenet_v3_small = MobileNetV3Spec("mobilenet_v3_small", "MobileNetV3-Small", small_blocks, 1024)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck, first_convolution, shortcut
+from segnets.backbones._resnet_blocks import BasicBlock, Bottleneck, first_convolution, shortcut
 from segnets.backbones.spec import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer
@@ -156,8 +156,8 @@ class ResNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class ResNetKind:
-    """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneKind`.
+class ResNetSpec:
+    """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneSpec`.
 
     The classifier takes the options of `ResNet`, and norm_layer also as "batch", "sync", "frozen" or "group", with
     norm_eps. One whose norm_layer is a function has no config, and so can't be saved.
@@ -172,7 +172,7 @@ class ResNetKind:
 
     output_stride = 8
     norm_momentum = 0.1
-    features = ""
+    features_prefix = ""
 
     @property
     def geometry(self) -> Mapping[str, JSON]:
@@ -221,10 +221,10 @@ class ResNetKind:
         )
         return Stages(stages, aux=stages[-2], out=stages[-1])
 
-    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         return ("fc.", *(f"layer{i}." for i in range(options["backbone_stages"] + 1, 5)))
 
-    def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+    def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         taken = ("in_channels", "first_block_dilation", "basic_block_dilation", "multi_grid", "stem", "downsample")
         return ResNet(
             self.block,
@@ -238,14 +238,14 @@ class ResNetKind:
         )
 
 
-resnet18 = ResNetKind("resnet18", "ResNet-18", BasicBlock, (2, 2, 2, 2))
-resnet34 = ResNetKind("resnet34", "ResNet-34", BasicBlock, (3, 4, 6, 3))
-resnet50 = ResNetKind("resnet50", "ResNet-50", Bottleneck, (3, 4, 6, 3))
-resnet101 = ResNetKind("resnet101", "ResNet-101", Bottleneck, (3, 4, 23, 3))
-resnet152 = ResNetKind("resnet152", "ResNet-152", Bottleneck, (3, 8, 36, 3))
-resnext50_32x4d = ResNetKind("resnext50_32x4d", "ResNeXt-50 32x4d", Bottleneck, (3, 4, 6, 3), 32, 4)
-resnext101_32x8d = ResNetKind("resnext101_32x8d", "ResNeXt-101 32x8d", Bottleneck, (3, 4, 23, 3), 32, 8)
-resnext101_64x4d = ResNetKind("resnext101_64x4d", "ResNeXt-101 64x4d", Bottleneck, (3, 4, 23, 3), 64, 4)
+resnet18 = ResNetSpec("resnet18", "ResNet-18", BasicBlock, (2, 2, 2, 2))
+resnet34 = ResNetSpec("resnet34", "ResNet-34", BasicBlock, (3, 4, 6, 3))
+resnet50 = ResNetSpec("resnet50", "ResNet-50", Bottleneck, (3, 4, 6, 3))
+resnet101 = ResNetSpec("resnet101", "ResNet-101", Bottleneck, (3, 4, 23, 3))
+resnet152 = ResNetSpec("resnet152", "ResNet-152", Bottleneck, (3, 8, 36, 3))
+resnext50_32x4d = ResNetSpec("resnext50_32x4d", "ResNeXt-50 32x4d", Bottleneck, (3, 4, 6, 3), 32, 4)
+resnext101_32x8d = ResNetSpec("resnext101_32x8d", "ResNeXt-101 32x8d", Bottleneck, (3, 4, 23, 3), 32, 8)
+resnext101_64x4d = ResNetSpec("resnext101_64x4d", "ResNeXt-101 64x4d", Bottleneck, (3, 4, 23, 3), 64, 4)
 # The 3x3 convolutions of a Wide ResNet are twice as wide.
-wide_resnet50_2 = ResNetKind("wide_resnet50_2", "Wide ResNet-50-2", Bottleneck, (3, 4, 6, 3), 1, 128)
-wide_resnet101_2 = ResNetKind("wide_resnet101_2", "Wide ResNet-101-2", Bottleneck, (3, 4, 23, 3), 1, 128)
+wide_resnet50_2 = ResNetSpec("wide_resnet50_2", "Wide ResNet-50-2", Bottleneck, (3, 4, 6, 3), 1, 128)
+wide_resnet101_2 = ResNetSpec("wide_resnet101_2", "Wide ResNet-101-2", Bottleneck, (3, 4, 23, 3), 1, 128)

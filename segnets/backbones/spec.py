@@ -42,7 +42,7 @@ class Stages:
         return next(stage for stage in reversed(self.all) if stage.stride == stride)
 
 
-class BackboneKind(Protocol):
+class BackboneSpec(Protocol):
     """One backbone network. Called, it is a classifier: (N, in_channels, H, W) -> (N, num_classes) logits.
 
     With num_classes=0, as timm says it, it has no last layers: it gives the pooled features, (N, channels of the last
@@ -50,7 +50,7 @@ class BackboneKind(Protocol):
 
     name: "resnet50"; title: "ResNet-50"; output_stride: the default below a segmentation head;
     norm_momentum: of its batch norms.
-    features: what a classifier's state dict has before the names of the features.
+    features_prefix: what a classifier's state dict has before the names of the features.
     geometry: what no tensor of a classifier shows of its features, where it is not recorded.
     """
 
@@ -67,7 +67,7 @@ class BackboneKind(Protocol):
     def norm_momentum(self) -> float: ...
 
     @property
-    def features(self) -> str: ...
+    def features_prefix(self) -> str: ...
 
     @property
     def geometry(self) -> Mapping[str, JSON]: ...
@@ -85,11 +85,11 @@ class BackboneKind(Protocol):
         """The feature maps with these options."""
         ...
 
-    def dropped(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """What the names of a classifier's tensors begin with that are not part of the features."""
         ...
 
-    def layers(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+    def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
         """The network whose children, run one after the other, give the feature maps."""
         ...
 

@@ -5,7 +5,7 @@ from segnets.heads.deeplabv3plus import DEEPLABV3PLUS, DeepLabV3PlusHead
 from segnets.heads.fcn import FCN, FCNConcatHead, FCNHead
 from segnets.heads.lraspp import LRASPP, LRASPPHead
 from segnets.heads.pspnet import PSPNET, PSPHead
-from segnets.heads.spec import HeadInput, HeadKind
+from segnets.heads.spec import HeadInput, HeadSpec
 
 __all__ = [
     "DEEPLABV3",
@@ -18,7 +18,7 @@ __all__ = [
     "FCNConcatHead",
     "FCNHead",
     "HeadInput",
-    "HeadKind",
+    "HeadSpec",
     "LRASPPHead",
     "PSPHead",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from segnets.card import JSON
-from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadKind, aspp_norm, check_variant
+from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadSpec, aspp_norm, check_variant
 from segnets.layers import ASPP, NormLayer
 
 _VARIANTS = ("torchvision", "mmseg")
@@ -67,21 +67,21 @@ class DeepLabHead(nn.Sequential):
         self.last_layers = (str(len(self) - 1),)
 
 
-def _defaults(variant: str, site: HeadInput) -> dict[str, JSON]:
+def _defaults(variant: str, head_input: HeadInput) -> dict[str, JSON]:
     mmseg = variant == "mmseg"
     return {
-        "head_channels": site.channels // 4 if mmseg else 256,  # 512 on ResNet-50, 128 on ResNet-18
+        "head_channels": head_input.channels // 4 if mmseg else 256,  # 512 on ResNet-50, 128 on ResNet-18
         "head_dropout": 0.1 if mmseg else 0.5,
-        "atrous_rates": list(ATROUS_RATES[site.output_stride]),
+        "atrous_rates": list(ATROUS_RATES[head_input.output_stride]),
         "aspp_separable": False,
         "pool_norm": True,
         "aspp_norm_eps": None,
     }
 
 
-def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return DeepLabHead(
-        site.channels,
+        head_input.channels,
         num_classes,
         options["atrous_rates"],
         channels=options["head_channels"],
@@ -94,4 +94,4 @@ def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_l
     )
 
 
-DEEPLABV3 = HeadKind("deeplabv3", "DeepLabV3, https://arxiv.org/abs/1706.05587", _VARIANTS, _defaults, _build)
+DEEPLABV3 = HeadSpec("deeplabv3", "DeepLabV3, https://arxiv.org/abs/1706.05587", _VARIANTS, _defaults, _build)

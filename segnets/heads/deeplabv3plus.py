@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadKind, aspp_norm, check_variant
+from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadSpec, aspp_norm, check_variant
 from segnets.layers import ASPP, NormLayer, SeparableConv, resize_bilinear
 
 _LOW_CHANNELS = 48  # section 4.1 of the paper
@@ -83,21 +83,21 @@ class DeepLabV3PlusHead(nn.Module):
         return scores
 
 
-def _defaults(variant: str, site: HeadInput) -> dict[str, JSON]:
+def _defaults(variant: str, head_input: HeadInput) -> dict[str, JSON]:
     return {
         "head_channels": 256,
         "head_dropout": 0.5 if variant == "smp" else 0.1,
-        "atrous_rates": list(ATROUS_RATES[site.output_stride]),
+        "atrous_rates": list(ATROUS_RATES[head_input.output_stride]),
         "aspp_separable": variant == "smp",
         "pool_norm": True,
         "aspp_norm_eps": None,
     }
 
 
-def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return DeepLabV3PlusHead(
-        site.low_channels,
-        site.channels,
+        head_input.low_channels,
+        head_input.channels,
         num_classes,
         options["atrous_rates"],
         channels=options["head_channels"],
@@ -111,7 +111,7 @@ def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_l
     )
 
 
-DEEPLABV3PLUS = HeadKind(
+DEEPLABV3PLUS = HeadSpec(
     "deeplabv3plus",
     "DeepLabV3+, https://arxiv.org/abs/1802.02611",
     _VARIANTS,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.spec import HeadInput, HeadKind
+from segnets.heads.spec import HeadInput, HeadSpec
 from segnets.layers import ConvNormAct, NormLayer
 
 
@@ -78,14 +78,14 @@ class FCNConcatHead(nn.Module):
         return scores
 
 
-def _defaults(_variant: str, site: HeadInput) -> dict[str, JSON]:
-    return {"head_channels": site.channels // 4, "head_dropout": 0.1}
+def _defaults(_variant: str, head_input: HeadInput) -> dict[str, JSON]:
+    return {"head_channels": head_input.channels // 4, "head_dropout": 0.1}
 
 
-def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     head = FCNConcatHead if options["head_variant"] == "mmseg" else FCNHead
     return head(
-        site.channels,
+        head_input.channels,
         num_classes,
         hidden=options["head_channels"],
         dropout=options["head_dropout"],
@@ -93,4 +93,4 @@ def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_l
     )
 
 
-FCN = HeadKind("fcn", "FCN, https://arxiv.org/abs/1411.4038", ("torchvision", "mmseg"), _defaults, _build)
+FCN = HeadSpec("fcn", "FCN, https://arxiv.org/abs/1411.4038", ("torchvision", "mmseg"), _defaults, _build)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.spec import HeadInput, HeadKind
+from segnets.heads.spec import HeadInput, HeadSpec
 from segnets.layers import NormLayer, resize_bilinear
 
 
@@ -60,10 +60,10 @@ def _defaults(_variant: str, _site: HeadInput) -> dict[str, JSON]:
     return {"head_channels": 128}
 
 
-def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return LRASPPHead(
-        site.low_channels,
-        site.channels,
+        head_input.low_channels,
+        head_input.channels,
         num_classes,
         options["head_channels"],
         norm_layer=norm_layer,
@@ -71,7 +71,7 @@ def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_l
     )
 
 
-LRASPP = HeadKind(
+LRASPP = HeadSpec(
     "lraspp",
     "Lite R-ASPP, https://arxiv.org/abs/1905.02244",
     ("torchvision",),

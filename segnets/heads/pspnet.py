@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.spec import HeadInput, HeadKind, check_variant
+from segnets.heads.spec import HeadInput, HeadSpec, check_variant
 from segnets.layers import ConvNormAct, NormLayer, PyramidPooling
 
 _BINS = (1, 2, 3, 6)
@@ -71,19 +71,19 @@ class PSPHead(nn.Module):
         return scores
 
 
-def _defaults(variant: str, site: HeadInput) -> dict[str, JSON]:
+def _defaults(variant: str, head_input: HeadInput) -> dict[str, JSON]:
     smp = variant == "smp"
     # 512 on ResNet-50, and on ResNet-18 of mmsegmentation 128
     return {
-        "head_channels": 512 if smp else site.channels // 4,
+        "head_channels": 512 if smp else head_input.channels // 4,
         "head_dropout": 0.2 if smp else 0.1,
         "pool_norm": not smp,
     }
 
 
-def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
     return PSPHead(
-        site.channels,
+        head_input.channels,
         num_classes,
         channels=options["head_channels"],
         dropout=options["head_dropout"],
@@ -94,4 +94,4 @@ def _build(num_classes: int, site: HeadInput, options: Mapping[str, Any], norm_l
     )
 
 
-PSPNET = HeadKind("pspnet", "PSPNet, https://arxiv.org/abs/1612.01105", _VARIANTS, _defaults, _build)
+PSPNET = HeadSpec("pspnet", "PSPNet, https://arxiv.org/abs/1612.01105", _VARIANTS, _defaults, _build)

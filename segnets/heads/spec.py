@@ -41,13 +41,13 @@ def aspp_norm(options: Mapping[str, Any], head_norm: NormLayer) -> NormLayer:
 
 
 @dataclass(frozen=True)
-class HeadKind:
+class HeadSpec:
     """One kind of head.
 
     name: "pspnet", the first part of a model's name; title: what it is, with the paper.
     variants: whose heads there are, the default first.
-    defaults: (variant, site) -> the options that apply beside those that all heads have, with their defaults.
-    build: (num_classes, site, options, norm_layer) -> the head.
+    defaults: (variant, head_input) -> the options that apply beside those that all heads have, with their defaults.
+    build: (num_classes, head_input, options, norm_layer) -> the head.
     output_stride: the default. low: the finer feature map that it reads too, as "low", or None.
     last_name: what it calls the last feature map.
     auxiliary: whether a network with this head can have an auxiliary classifier.

@@ -28,7 +28,7 @@ def essential_options(config: ModelConfig, where: str = "the model") -> dict[str
     for name, value in list(kept.items()):
         others = {other: kept[other] for other in kept if other != name}
         try:
-            if builder.settle(others).get(name) == value:
+            if builder.resolve(others).get(name) == value:
                 kept = others
         except ValueError:  # another option needs this one
             continue
@@ -43,13 +43,13 @@ def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) ->
     builder = MODELS[config.name]
     of_file = essential_options(config, where)
     try:
-        builder.settle({**of_file, **given})
+        builder.resolve({**of_file, **given})
         return {**of_file, **given}
     except ValueError:  # a mistake in those given comes again when they settle
         chosen = dict(given)
     for name, value in of_file.items():
         try:
-            builder.settle({name: value, **chosen})
+            builder.resolve({name: value, **chosen})
         except ValueError:  # as above
             continue
         chosen.setdefault(name, value)
@@ -110,6 +110,6 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
 
 def _settled(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
-        return MODELS[config.name].settle(config.options)
+        return MODELS[config.name].resolve(config.options)
     except (ValueError, TypeError) as error:  # what builders raise for options they can't take
         raise WeightsError(f"{where}: its description of {config.name} can't be built: {error}") from None

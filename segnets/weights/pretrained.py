@@ -154,7 +154,7 @@ def _options_for(found: FoundWeights, build: Builder, given: Mapping[str, Any]) 
         _check_describes(found.config, found)
         return options_beside(found.config, given, found.where)
     # Where the last convolution is, the head knows; build one to ask.
-    head = build_described(build.name, build.settle(given)).classifier
+    head = build_described(build.name, build.resolve(given)).classifier
     names = [f"classifier.{layer}.bias" for layer in getattr(head, "last_layers", ())]
     last = [found.tensors[name] for name in names if name in found.tensors]
     if not last or not last[0].ndim:
@@ -181,9 +181,11 @@ def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSour
     kind = build.backbone
     found = _read(source, kind.name)
     assert model.config is not None
-    dropped = kind.dropped(model.config.options)
+    dropped = kind.unused_prefixes(model.config.options)
     tensors = {
-        key.removeprefix(kind.features): tensor for key, tensor in found.tensors.items() if not key.startswith(dropped)
+        key.removeprefix(kind.features_prefix): tensor
+        for key, tensor in found.tensors.items()
+        if not key.startswith(dropped)
     }
     where = f"{found.where} (for the backbone, {kind.name})"
     warning = other_geometry(model.config, found.config, where)

@@ -29,7 +29,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 def features_of(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The part of a classifier's tensors that `num_classes=0` leaves."""
-    last = BACKBONES[name].dropped({"backbone_stages": 4})
+    last = BACKBONES[name].unused_prefixes({"backbone_stages": 4})
     kept = {key: tensor for key, tensor in state.items() if not key.startswith(last)}
     assert len(state) - len(kept) in (2, 4)
     return kept

@@ -176,7 +176,7 @@ def test_none_is_the_networks_own_default(option: str) -> None:
 def test_builders_show_the_options_that_they_have() -> None:
     for name, builder in MODELS.items():
         shown = set(inspect.signature(with_weights(builder)).parameters)
-        assert builder.settle({}).keys() | set(TRAINING) <= shown - {"weights", "weights_backbone", "progress"}, name
+        assert builder.resolve({}).keys() | set(TRAINING) <= shown - {"weights", "weights_backbone", "progress"}, name
         assert ("multi_grid" in shown) == ("resne" in name), "it applies where it is not in use, too"
         assert ("aspp_norm_eps" in shown) == name.startswith("deeplab")
 

@@ -88,7 +88,7 @@ class Case:
 
         In a feature map that is smaller than an atrous rate, that rate might as well be any other.
         """
-        options = {} if self.layers else MODELS[self.model].settle(self.options)
+        options = {} if self.layers else MODELS[self.model].resolve(self.options)
         return sizes_for(options, divisible=self.divisible)
 
     def ours(self, state: State) -> nn.Module:

@@ -201,7 +201,7 @@ def _changes_nothing(option: str, options: Mapping[str, Any], model: str) -> boo
 def open_options(case: Case, origins: tuple[Origin, ...]) -> dict[str, Any]:
     """What somebody who knows this network has to say of it: the options that no tensor shows."""
     known = {name for origin in origins if origin.head == case.model.partition("_")[0] for name in origin.open}
-    return {name: value for name, value in MODELS[case.model].settle(case.options).items() if name in known}
+    return {name: value for name, value in MODELS[case.model].resolve(case.options).items() if name in known}
 
 
 def of_case(case: Case, layout: str, origins: tuple[Origin, ...], origin: Origin, save: Save, saved: str) -> Conversion:

@@ -42,7 +42,7 @@ def test_every_option_has_its_values_here() -> None:
 def test_every_value_is_compared() -> None:
     seen: dict[str, set[Any]] = {name: set() for name in VALUES}
     for case in CASES:
-        for name, value in MODELS[case.model].settle(case.options).items():
+        for name, value in MODELS[case.model].resolve(case.options).items():
             if name in seen:
                 seen[name].add(tuple(value) if isinstance(value, list) else value)
     assert {name: values - seen[name] for name, values in VALUES.items() if values - seen[name]} == {}

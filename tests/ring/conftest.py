@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segnets.errors import FrameRingError
-from segnets.frame_ring.file import check_platform
+from segnets.frame_ring._file import check_platform
 from tests import cmake
 from tests.ring.common import Nursery
 

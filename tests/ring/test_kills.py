@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from segnets import FrameRing, PeerGoneError
-from segnets.frame_ring.layout import HEADER_SIZE, PRODUCER_STATE, READ, SLOT_HEADER, WRITTEN
+from segnets.frame_ring._layout import HEADER_SIZE, PRODUCER_STATE, READ, SLOT_HEADER, WRITTEN
 from tests.ring.common import Nursery, check, kill
 
 ITEMS = 32768  # 256 KiB

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segnets import FrameRing
-from segnets.frame_ring.layout import PRODUCER_STATE
+from segnets.frame_ring._layout import PRODUCER_STATE
 from tests.ring.common import Nursery, check
 
 FRAMES = 3000  # many times around the ring, so each side meets an empty and a full one

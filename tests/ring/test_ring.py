@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from segnets import FrameRing, FrameRingError
-from segnets.frame_ring.layout import HEADER_SIZE, SLOT_HEADER
+from segnets.frame_ring._layout import HEADER_SIZE, SLOT_HEADER
 from tests.ring.common import acquired, given
 
 SHAPE = (3, 4)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from segnets import FrameRing, FrameRingError, OutputError, PeerGoneError
-from segnets.frame_ring.side import Side
+from segnets.frame_ring._side import Side
 from tests.ring.common import acquired, given
 
 SHAPE = (3, 4)

@@ -95,12 +95,12 @@ def test_essential_options_settle_to_the_same_network(name: str) -> None:
     choices.append({"norm_layer": "frozen", "head_norm_layer": "frozen", "output_stride": 8})
     for chosen in choices:
         builder = MODELS[name]
-        settled = builder.settle(chosen)
+        settled = builder.resolve(chosen)
         essential = essential_options(segnets.ModelConfig(name, settled))
-        assert builder.settle(essential) == settled
-        own = {key for key in chosen if chosen[key] != builder.settle({})[key]}
+        assert builder.resolve(essential) == settled
+        own = {key for key in chosen if chosen[key] != builder.resolve({})[key]}
         assert own == essential.keys(), "nothing but what was chosen"
-    config = segnets.ModelConfig(name, builder.settle({"output_stride": 32, "aux_loss": None}))
+    config = segnets.ModelConfig(name, builder.resolve({"output_stride": 32, "aux_loss": None}))
     assert describe(config) == f"{name}(num_classes=21, aux_loss=False, output_stride=32)"
 
 
@@ -175,7 +175,7 @@ def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
 def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, variant: str) -> None:
     name = f"{head}_resnet18"
     # A pooling branch without norm has a bias too, and is no classifier.
-    options = {"pool_norm": False} if "pool_norm" in MODELS[name].settle({}) else {}
+    options = {"pool_norm": False} if "pool_norm" in MODELS[name].resolve({}) else {}
     model = network(name, head_variant=variant, **options)
     state = dict(sorted(model.state_dict().items(), reverse=True))
     same = segnets.create_model(name, weights=state, head_variant=variant, **options)
@@ -241,9 +241,9 @@ def test_a_warning_that_is_an_error_leaves_a_whole_model(tmp_path: Path) -> None
 def test_options_of_the_file_give_way_to_those_that_are_given(
     of_file: dict[str, Any], given: dict[str, Any], settled: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = segnets.ModelConfig("fcn_resnet18", MODELS["fcn_resnet18"].settle(of_file))
+    config = segnets.ModelConfig("fcn_resnet18", MODELS["fcn_resnet18"].resolve(of_file))
     chosen = options_beside(config, given, "the file")
-    assert settled.items() <= MODELS["fcn_resnet18"].settle(chosen).items()
+    assert settled.items() <= MODELS["fcn_resnet18"].resolve(chosen).items()
 
 
 def test_mistakes_of_the_caller_are_not_blamed_on_the_weights() -> None:

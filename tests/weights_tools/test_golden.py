@@ -124,7 +124,7 @@ def test_same_keys_other_function(
     if option == "multi_grid":  # which has too many values to try
         assert "multi_grid (now [2, 4])" in str(caught.value)
     else:
-        was = MODELS["fcn_resnet18"].settle(OPTIONS)[option]
+        was = MODELS["fcn_resnet18"].resolve(OPTIONS)[option]
         assert f"; with {option}={was} it does: " in str(caught.value)
 
 

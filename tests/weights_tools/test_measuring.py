@@ -15,7 +15,7 @@ from weights_tools.check.peers import PROJECTS
 
 def test_sizes_that_show_every_dilation() -> None:
     torchvision = PROJECTS["torchvision"]
-    config = ModelConfig("deeplabv3_resnet50", segnets.registry.MODELS["deeplabv3_resnet50"].settle({}))
+    config = ModelConfig("deeplabv3_resnet50", segnets.registry.MODELS["deeplabv3_resnet50"].resolve({}))
     assert default_sizes(torchvision, config) == [(64, 96), (65, 97), (32, 304), (305, 33)]
     config = ModelConfig("deeplabv3plus_resnet50", {"output_stride": 16, "atrous_rates": [12, 24, 36]})
     assert default_sizes(PROJECTS["smp"], config) == [(64, 96), (96, 160), (32, 608), (608, 32)]

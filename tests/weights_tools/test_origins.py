@@ -55,7 +55,7 @@ def random_model(origin: Origin, body: Body | None = None, **options: Any) -> nn
     name = f"{origin.head}_{backbone}" if origin.head else backbone
     options = {"num_classes": 4, **shown, **options}
     if origin.head:
-        options = MODELS[name].settle({"head_channels": 16, **options})
+        options = MODELS[name].resolve({"head_channels": 16, **options})
     model = build_described(name, options).to_empty(device="cpu")
     randomise_(model)
     return model

@@ -40,7 +40,7 @@ def suspects(config: object) -> dict[str, JSON]:
     if not isinstance(config, ModelConfig):
         return {}
     if config.name in MODELS:
-        options: Mapping[str, JSON] = MODELS[config.name].settle(config.options)
+        options: Mapping[str, JSON] = MODELS[config.name].resolve(config.options)
     else:
         options = {**BACKBONES[config.name].geometry, **config.options}
     return {name: options[name] for name in _VALUES if options.get(name) is not None}
@@ -97,6 +97,6 @@ def _with(config: ModelConfig, changed: Mapping[str, JSON]) -> ModelConfig:
     for name, value in suspects(config).items():
         if name not in chosen:
             with contextlib.suppress(ValueError):
-                MODELS[config.name].settle({**chosen, name: value})
+                MODELS[config.name].resolve({**chosen, name: value})
                 chosen[name] = value
     return ModelConfig(config.name, chosen)

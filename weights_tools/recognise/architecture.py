@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from segnets.backbones.mobilenet_v3 import MobileNetV3Kind
-from segnets.backbones.resnet import ResNetKind
-from segnets.backbones.resnet_blocks import Bottleneck
+from segnets.backbones import Bottleneck, MobileNetV3Spec, ResNetSpec
 from segnets.card import JSON, ModelConfig
 from segnets.registry import BACKBONES, MODELS
 
@@ -26,12 +24,12 @@ def architecture(config: ModelConfig) -> dict[str, JSON]:
         "auxiliary_head": options.get("aux_loss", False),
         "in_channels": options.get("in_channels", 3),
     }
-    if isinstance(kind, ResNetKind):
+    if isinstance(kind, ResNetSpec):
         made["block"] = "bottleneck" if kind.block is Bottleneck else "basic"
         made["blocks"] = list(kind.depths[: _stages(options.get("backbone_stages"))])
         made["width"] = kind.width_per_group * kind.groups
         made["groups"] = kind.groups
-    elif isinstance(kind, MobileNetV3Kind):
+    elif isinstance(kind, MobileNetV3Spec):
         made["block"] = "inverted residual"
         made["blocks"] = [len(kind.table())]
         made["width"] = 6 * kind.table()[-1].out_channels

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.backbones import BasicBlock, Bottleneck
 from segnets.deploy.passes._graph import followers, names_of
 from segnets.deploy.passes.residual import FusedResidual, is_plain, plain_convolutions, two
 

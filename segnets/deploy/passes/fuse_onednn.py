@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.backbones import BasicBlock, Bottleneck
 from segnets.deploy.passes._graph import convolution_inputs, followers, last_readers, names_of
 from segnets.deploy.passes.aspp import PooledApart
 from segnets.deploy.passes.convolutions import Pieces, pieces_of

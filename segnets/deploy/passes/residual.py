@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segnets.backbones.resnet_blocks import BasicBlock, Bottleneck
+from segnets.backbones import BasicBlock, Bottleneck
 
 
 class FusedResidual(nn.Module):

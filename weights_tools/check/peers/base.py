@@ -126,7 +126,7 @@ class Choices:
         self._title = title
         if config.name in MODELS:
             try:
-                self._left: dict[str, Any] = MODELS[config.name].settle(config.options)
+                self._left: dict[str, Any] = MODELS[config.name].resolve(config.options)
             except (TypeError, ValueError) as error:
                 raise WeightsError(f"its description of {config.name} can't be built: {error}") from None
         else:

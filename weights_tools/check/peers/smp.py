@@ -113,7 +113,7 @@ class Smp:
         return {"out": module(x)}
 
     def step(self, config: ModelConfig) -> int:
-        stride = MODELS[config.name].settle(config.options)["output_stride"]
+        stride = MODELS[config.name].resolve(config.options)["output_stride"]
         assert isinstance(stride, int)
         return max(stride, 8)  # DeepLabV3+ reads a feature map of a quarter of the size, too
 

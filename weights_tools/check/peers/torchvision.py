@@ -36,7 +36,7 @@ class Torchvision:
             aux = options.take("aux_loss", False)
             if head != "lraspp":
                 arguments["aux_loss"] = aux
-            for name, own in _SIX[config.name].settle({}).items():
+            for name, own in _SIX[config.name].resolve({}).items():
                 if not name.endswith("norm_layer"):
                     options.need(name, own)
             options.need_plain_norms()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segnets.backbones.resnet_blocks import Bottleneck
+from segnets.backbones import Bottleneck
 from segnets.card import ModelConfig
 from segnets.registry import BACKBONES
 from weights_tools.check.peers.base import Call, Choices, package, parts_of, without

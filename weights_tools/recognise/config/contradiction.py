@@ -33,7 +33,7 @@ def _facts(config: ModelConfig) -> Mapping[str, JSON]:
     if config.name in MODELS:
         builder = MODELS[config.name]
         try:
-            options: Mapping[str, Any] = builder.settle(config.options)
+            options: Mapping[str, Any] = builder.resolve(config.options)
         except (TypeError, ValueError) as error:
             raise WeightsError(str(error)) from None
         facts = {**_PLAIN, **options, "head": builder.head.name, "backbone": builder.backbone.name}

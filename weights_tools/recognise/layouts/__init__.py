@@ -97,5 +97,5 @@ def _only_one(matches: list[Match]) -> Match:
 def _meaning(match: Match) -> object:
     options = match.config.options
     builder = MODELS.get(match.config.name)
-    settled = options if builder is None else builder.settle(options)
+    settled = options if builder is None else builder.resolve(options)
     return ModelConfig(match.config.name, settled), match.names

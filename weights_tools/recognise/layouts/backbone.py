@@ -15,7 +15,7 @@ _DEFAULTS: dict[str, JSON] = {"in_channels": 3, "stem": "plain", "norm_layer": "
 
 def with_backbone(name: str, network: str) -> str:
     """The name of a tensor of ours as layouts have it: with "backbone." before the features, in a classifier too."""
-    features = "" if network in MODELS else BACKBONES[network].features
+    features = "" if network in MODELS else BACKBONES[network].features_prefix
     if network in MODELS or name.startswith(("fc.", "classifier.")) or not name.startswith(features):
         return name
     return BACKBONE + name.removeprefix(features)
@@ -23,7 +23,7 @@ def with_backbone(name: str, network: str) -> str:
 
 def without_backbone(name: str, network: str) -> str:
     """The way back: what the classifier `network` calls it."""
-    return BACKBONES[network].features + name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else name
+    return BACKBONES[network].features_prefix + name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else name
 
 
 def recognise_own_backbone(config: ModelConfig, tensors: Tensors) -> Match:

@@ -141,7 +141,7 @@ class OriginLayout:
         for name, value in wanted.items():
             if value is not None and name not in options and name in builder.applicable(options):
                 options[name] = value
-        settled = builder.settle(options)
+        settled = builder.resolve(options)
         taken = {
             name: settled[name]
             for name in origin.open

@@ -77,7 +77,9 @@ class TorchvisionLayout:
         if evidence.chosen:
             return f"a network of torchvision has one geometry; the option {next(iter(evidence.chosen))} is not open"
         kind = BACKBONES[network]
-        names = {_feature(kind.features, name, inside): name for name in tensors if _is_feature(name, network, inside)}
+        names = {
+            _feature(kind.features_prefix, name, inside): name for name in tensors if _is_feature(name, network, inside)
+        }
         geometry = _MOBILENET_GEOMETRY if network.startswith("mobilenet") else _RESNET_GEOMETRY
         unused = tuple(name for name in tensors if name not in names.values())
         return Match(self.name, self.version, ModelConfig(network, {"num_classes": 0}), names, geometry, unused=unused)

@@ -2,7 +2,7 @@
 
 The producer fills a slot and then stores the count of published frames; the consumer looks at frames up to that count
 alone, and the producer writes to none of these until the consumer's own count says that it was released. So a process
-can be killed anywhere: a frame was published whole or not at all. For 64-bit x86 and Linux; `side.py` says why.
+can be killed anywhere: a frame was published whole or not at all. For 64-bit x86 and Linux; `_side.py` says why.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.errors import FrameRingError, PeerGoneError
-from segnets.frame_ring import file as ring_file
-from segnets.frame_ring.file import Role
-from segnets.frame_ring.layout import FrameLayout, make_layout
-from segnets.frame_ring.side import Peer, Side
-from segnets.frame_ring.views import Frame, Slot
+from segnets.frame_ring import _file as ring_file
+from segnets.frame_ring._file import Role
+from segnets.frame_ring._layout import FrameLayout, make_layout
+from segnets.frame_ring._side import Peer, Side
+from segnets.frame_ring._views import Frame, Slot
 
 
 class FrameRing:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from segnets.errors import FrameRingError
 from segnets.files import atomic_write
-from segnets.frame_ring.layout import FIXED_SIZE, HEADER_SIZE, FrameLayout, decode, encode
+from segnets.frame_ring._layout import FIXED_SIZE, HEADER_SIZE, FrameLayout, decode, encode
 
 Role = Literal["producer", "consumer"]
 

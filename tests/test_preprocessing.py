@@ -165,14 +165,14 @@ def test_the_mask_is_the_best_class_whatever_the_group(classes: int) -> None:
     logits = torch.randn(2, classes, 20, 31, generator=torch.Generator().manual_seed(1))
     expected = logits_at(logits, 33, 27).argmax(dim=1)
     for group in (1, 5, 1000):
-        mask = logits_to_mask(logits, 33, 27, max_scores=group * 2 * 33 * 27)
+        mask = logits_to_mask(logits, 33, 27, max_logits=group * 2 * 33 * 27)
         assert mask.dtype == (torch.uint8 if classes <= 256 else torch.int16)
         assert torch.equal(mask.long(), expected)
 
 
 def test_of_equal_scores_the_lowest_class_wins() -> None:
-    for max_scores in (1, 1 << 20):
-        assert logits_to_mask(torch.zeros(1, 5, 4, 4), 4, 4, max_scores).sum() == 0
+    for max_logits in (1, 1 << 20):
+        assert logits_to_mask(torch.zeros(1, 5, 4, 4), 4, 4, max_logits).sum() == 0
 
 
 class Threshold(torch.nn.Module):

@@ -12,7 +12,7 @@ from segnets.errors import FrameRingError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from segnets.frame_ring.ring import FrameRing
+    from segnets.frame_ring._ring import FrameRing
 
 
 class Slot:

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.errors import FrameRingError, PeerGoneError
-from segnets.frame_ring import file as ring_file
-from segnets.frame_ring.file import Role
-from segnets.frame_ring.layout import (
+from segnets.frame_ring import _file as ring_file
+from segnets.frame_ring._file import Role
+from segnets.frame_ring._layout import (
     CONSUMER_STATE,
     HEADER_SIZE,
     PRODUCER_STATE,
