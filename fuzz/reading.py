@@ -18,9 +18,9 @@ from segnets.errors import OutputError, WeightsError
 from segnets.weights.weights_file import read_weights_file
 from weights_tools import convert, inspect
 from weights_tools.check.values import examine
+from weights_tools.reader import open_checkpoint
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.reader.values import TensorRef
-from weights_tools.recognise.network import opened
 
 # How far a file came. From "pickle" on, the checks of the container (directory, checksums, lengths) were passed.
 STAGES = ("head", "container", "pickle", "opened", "weights", "network")
@@ -89,7 +89,7 @@ def _stage(error: WeightsError) -> str:
 
 def _read_tensors(path: Path) -> Iterator[str]:
     """Every tensor in the file, also of files in which no network was found."""
-    with opened(path) as (source, container):
+    with open_checkpoint(path) as (source, container):
         reader = TensorReader(source, container)
         tensors: dict[str, Tensor] = {}
         for index, ref in enumerate(_tensors(container.top)):

@@ -23,10 +23,9 @@ from weights_tools._provenance import with_comparison
 from weights_tools.check.outputs import Measured
 from weights_tools.check.peer import Proof, Size, explain, prove
 from weights_tools.check.peers import UNSEEN, find_project
+from weights_tools.extract.safety import refuse_attacks
 from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_networks
-from weights_tools.reader import Container
-from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise.network import naming, opened, refuse_attacks
+from weights_tools.reader import Container, TensorReader, open_checkpoint, prefix_errors
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,11 @@ def compare(
         ours = segnets.load(dst)
         config, card = _described(ours, dst)
         _check_unchanged(config, card, dst)
-        with opened(src) as (source, container):
+        with open_checkpoint(src) as (source, container):
             refuse_attacks(container)
             _check_origin(card, source.sha256(), dst)
             theirs = _tensors(container, TensorReader(source, container), card)
-        with naming(dst):
+        with prefix_errors(dst):
             proof = prove(project, theirs, config, ours, sizes=sizes, arguments=arguments)
         done = record and proof.holds
         if done:

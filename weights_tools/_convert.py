@@ -27,16 +27,13 @@ from weights_tools.check.values import Soundness, examine
 from weights_tools.edit import weights as changes
 from weights_tools.edit.classes import ClassMap, read_class_map, read_class_names, rows_of
 from weights_tools.edit.weights import Weights
-from weights_tools.reader import Container, Content
-from weights_tools.reader.tensors import TensorReader
+from weights_tools.extract.safety import refuse_attacks
+from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
 from weights_tools.recognise.network import (
     Asked,
     Recognised,
     hash_in_name,
-    naming,
-    opened,
     recognise_network,
-    refuse_attacks,
 )
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -109,7 +106,7 @@ def convert(
     wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
     target = _check_target(Path(src), Path(dst), overwrite=overwrite)
     with without_garbage_collection():
-        with opened(src) as (source, container):
+        with open_checkpoint(src) as (source, container):
             _check_not_source(source.paths, target)
             refuse_attacks(container)
             found = recognise_network(container, key, asked, file=source.path)
@@ -122,7 +119,7 @@ def convert(
             made = _made(plan, wishes)
             proven = wanted_proof.prove(plan.read, found, TensorReader(source, container), made)
             plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
-        with naming(src):
+        with prefix_errors(src):
             weights = plan.weights
             write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=overwrite)
     return _report(Path(src), target, source, container, plan)

@@ -23,10 +23,10 @@ from segnets.files import atomic_write, check_writable_target
 from segnets.registry import MODELS
 from segnets.weights.geometry import describe
 from weights_tools.check.peers import PROJECTS
-from weights_tools.reader.tensors import TensorReader
+from weights_tools.reader import TensorReader, open_checkpoint, prefix_errors
 from weights_tools.reader.values import StorageRef, TensorRef
 from weights_tools.recognise.layouts import LAYOUTS, Match, WayBack, recognise
-from weights_tools.recognise.network import naming, opened, recognise_network
+from weights_tools.recognise.network import recognise_network
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 # The same names and the same results in eval mode, whatever their values.
@@ -75,7 +75,7 @@ def export(
     target = check_writable_target(Path(dst), overwrite=overwrite)
     if target.suffix not in SUFFIXES:
         raise OutputError(f"{dst}: give it a name that ends in one of {', '.join(SUFFIXES)}")
-    with opened(src) as (source, container):
+    with open_checkpoint(src) as (source, container):
         found = recognise_network(container)
         if found.card is None:
             raise WeightsError("it is no file of segnets; `weights-tools convert` makes one of it first")
@@ -88,7 +88,7 @@ def export(
             tensor = reader.read(ours, found.tensors[ours])
             tensors[theirs] = tensor[..., None, None] if ours in names.flattened else tensor
         data = _serialised(tensors, target.suffix)
-    with naming(src), atomic_write(target, overwrite=overwrite) as file:
+    with prefix_errors(src), atomic_write(target, overwrite=overwrite) as file:
         file.write(data)
     return StateDictExportReport(str(src), str(target), describe(config), project, str(call), len(tensors))
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 from segnets.errors import WeightsError
 from weights_tools._reports import Candidate, InspectReport
-from weights_tools._text import shown
+from weights_tools._text import printable
 from weights_tools.check.values import Soundness, examine
 from weights_tools.extract.state_dict import StateDict, find_candidates, find_state_dict
-from weights_tools.reader import Container, Content
-from weights_tools.reader.tensors import TensorReader
+from weights_tools.reader import Container, Content, TensorReader, open_checkpoint
 from weights_tools.reader.values import ITEM_SIZES
 from weights_tools.recognise.architecture import architecture
-from weights_tools.recognise.network import Recognised, count_dtypes, hash_in_name, opened, recognise_network
+from weights_tools.recognise.network import Recognised, count_dtypes, hash_in_name, recognise_network
 
 _MOST_READ = 4  # times the size of the file
 _MOST_CANDIDATES = 10  # each takes a tenth of a second; the reason names as many
@@ -30,7 +29,7 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
     A checkpoint that can be read and not converted gives a report whose `refused` says why.
     Raises WeightsError if the file is no checkpoint at all, or damaged.
     """
-    with opened(src, data=data) as (source, container):
+    with open_checkpoint(src, data=data) as (source, container):
         base = InspectReport(
             file=str(src),
             size=source.size,
@@ -77,7 +76,7 @@ def _refused(
 
 
 def _candidate(source: Content, container: Container, key: str, *, data: bool) -> Candidate:
-    name = shown(key, quote=False)
+    name = printable(key, quote=False)
     try:
         found = recognise_network(container, key, file=source.path)
         soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)

@@ -10,7 +10,7 @@ from segnets.card import JSON, ModelCard, ModelConfig
 from segnets.catalog import CATALOG, Published
 from segnets.errors import WeightsError
 from segnets.weights.geometry import other_geometry
-from weights_tools._text import shown
+from weights_tools._text import printable
 from weights_tools.extract.state_dict import StateDict
 from weights_tools.reader import Container
 from weights_tools.recognise.network import Recognised
@@ -46,7 +46,7 @@ def new_card(
         "layout_version": match.version,
         "geometry": dict(match.geometry),
         "container": container.kind,
-        "source_file": shown(path.name, quote=False),
+        "source_file": printable(path.name, quote=False),
         "source_sha256": sha256,
         "tool": f"weights_tools of segnets {segnets.__version__}",
         "proof": {TENSORS: numbers.proof()},

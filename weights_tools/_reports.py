@@ -8,7 +8,7 @@ from typing import cast
 
 from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
-from weights_tools._text import join_names, shown
+from weights_tools._text import join_names, printable
 from weights_tools.recognise.architecture import architecture, in_words
 
 _NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
@@ -127,7 +127,7 @@ class ConversionReport:
         rows = [("converted", self.source), ("to", self.output), ("container", self.container)]
         rows += _network_rows(self.model, self.options, self.layout, self.geometry)
         if self.options.get("num_classes") != 0:
-            named = join_names(shown(name, quote=False) for name in self.classes)
+            named = join_names(printable(name, quote=False) for name in self.classes)
             rows.append(("classes", named or "not named; give --classes FILE"))
         rows.append(
             ("tensors", f"{self.tensors}, {self.parameters:,} numbers, {_dtypes(self.dtypes)}, read back equal")
@@ -164,7 +164,7 @@ def _wrapper_rows(
 ) -> list[tuple[str, str]]:
     rows = []
     if path:
-        rows.append(("under key", shown(".".join(path), quote=False)))
+        rows.append(("under key", printable(".".join(path), quote=False)))
     if stripped:
         rows.append(("prefixes", f"{''.join(stripped)} taken off"))
     if dropped:

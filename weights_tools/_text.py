@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from segnets.errors import WeightsError
-from weights_tools.reader.values import Value
 
 MAX_NAME = 400
 _LISTED = 10
 
 
-def check_name(name: Value) -> str:
+def check_name(name: object) -> str:
     """Return a tensor's name if any file format and any tool can hold it; raise WeightsError otherwise."""
     if not isinstance(name, str):
         raise WeightsError("one of its tensors has a name that is no text; the names of a state dict are texts")
@@ -19,11 +18,11 @@ def check_name(name: Value) -> str:
         raise WeightsError(f"one of its tensors has a name of {len(name):,} characters; {MAX_NAME} are the most")
     bad = not name or not name.isprintable() or "/" in name or "\\" in name or ".." in name or name == "__metadata__"
     if bad or name.startswith(".") or name.endswith("."):
-        raise WeightsError(f"the tensor name {shown(name)} is not accepted; names are like 'backbone.conv1.weight'")
+        raise WeightsError(f"the tensor name {printable(name)} is not accepted; names are like 'backbone.conv1.weight'")
     return name
 
 
-def shown(name: Value, *, quote: bool = True) -> str:
+def printable(name: object, *, quote: bool = True) -> str:
     """Return a short, printable form of a name from a file."""
     if not isinstance(name, str):
         return str(name) if type(name) is int else "a key that is no text"

@@ -21,8 +21,8 @@ from tests.weights_tools.files import assert_same, network, rezip, saved, tensor
 from weights_tools import convert, inspect
 from weights_tools.cli import main
 from weights_tools.extract.state_dict import find_state_dict
+from weights_tools.reader import open_checkpoint
 from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise.network import opened
 
 State = dict[str, Tensor]
 Entries = dict[str, bytes]
@@ -135,7 +135,7 @@ def test_no_flipped_bit_changes_a_number(tmp_path: Path) -> None:
         bit = 1 << position % 8
         path.write_bytes(content[:position] + bytes([content[position] ^ bit]) + content[position + 1 :])
         try:
-            with opened(path) as (source, container):
+            with open_checkpoint(path) as (source, container):
                 reader = TensorReader(source, container)
                 found = find_state_dict(container).tensors
                 read = {name: reader.read(name, ref) for name, ref in found.items()}
@@ -219,7 +219,7 @@ def test_big_endian_legacy_file(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(saved(tensors, _use_new_zipfile_serialization=False))
     content = bytearray(path.read_bytes().replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89"))
-    with opened(path) as (_, container):
+    with open_checkpoint(path) as (_, container):
         for ref in find_state_dict(container).tensors.values():
             start, size = container.spans[ref.storage.key]
             width = size // ref.storage.numel
@@ -227,7 +227,7 @@ def test_big_endian_legacy_file(tmp_path: Path) -> None:
                 content[at : at + width] = content[at : at + width][::-1]
             content[start - 8 : start] = content[start - 8 : start][::-1]  # the number of elements
     path.write_bytes(content)
-    with opened(path) as (source, container):
+    with open_checkpoint(path) as (source, container):
         assert container.big_endian
         reader = TensorReader(source, container)
         found = find_state_dict(container).tensors

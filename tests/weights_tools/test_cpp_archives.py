@@ -14,7 +14,7 @@ import segnets
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same, network
 from weights_tools import convert, inspect
-from weights_tools.recognise.network import opened
+from weights_tools.reader import open_checkpoint
 
 Save = Callable[..., Path]
 State = dict[str, Tensor]
@@ -69,6 +69,6 @@ def test_python_module_of_the_same_name(tmp_path: Path, monkeypatch: pytest.Monk
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         made = torch.jit.trace(Module(), torch.ones(2, 3))  # type: ignore[no-untyped-call]
         torch.jit.save(made, tmp_path / "w.pt")
-    with opened(tmp_path / "w.pt") as (_, container):
+    with open_checkpoint(tmp_path / "w.pt") as (_, container):
         assert "__torch__.Module" in container.globals
         assert container.kind == "TorchScript archive"

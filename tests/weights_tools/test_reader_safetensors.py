@@ -13,8 +13,8 @@ from safetensors.torch import save
 from segnets.errors import WeightsError
 from tests.weights_tools.files import assert_same
 from weights_tools import convert, inspect
+from weights_tools.reader import open_checkpoint
 from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise.network import opened
 
 
 def _file(header: Any, data: bytes = bytes(8), *, length: int | None = None) -> bytes:
@@ -88,7 +88,7 @@ def test_honest_corners(tmp_path: Path) -> None:
     }
     path = tmp_path / "w.safetensors"
     path.write_bytes(save(tensors))
-    with opened(path) as (source, container):
+    with open_checkpoint(path) as (source, container):
         assert isinstance(container.top, dict)
         reader = TensorReader(source, container)
         assert_same({name: reader.read(name, ref) for name, ref in container.top.items()}, tensors)
@@ -98,7 +98,7 @@ def test_file_without_alignment(tmp_path: Path) -> None:
     header = json.dumps({"a": _entry(0, 3, (3,), "U8"), "b": _entry(3, 11, (1,), "F64")}).encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(_file(header + b" " * ((3 - len(header)) % 8), b"abc" + bytes(6) + b"\xf0\x3f"))
-    with opened(path) as (source, container):
+    with open_checkpoint(path) as (source, container):
         assert isinstance(container.top, dict)
         assert TensorReader(source, container).read("b", container.top["b"]).tolist() == [1.0]
 

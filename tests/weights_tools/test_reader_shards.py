@@ -21,9 +21,9 @@ from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file
 from tests.weights_tools.files import Bomb, assert_same, saved, sharded
 from weights_tools import convert, inspect
+from weights_tools.reader import open_checkpoint
 from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
 from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise.network import opened
 
 State = dict[str, Tensor]
 SMALL = {f"conv{i}.weight": torch.full((2, 3), float(i)) for i in range(6)}
@@ -75,7 +75,7 @@ def test_memory_is_that_of_the_files(tmp_path: Path, state: State) -> None:
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
     tracemalloc.start()
     try:
-        with opened(index) as (content, container):
+        with open_checkpoint(index) as (content, container):
             reader = TensorReader(content, container)
             assert isinstance(container.top, dict)
             read = {name: reader.read(name, ref) for name, ref in container.top.items()}

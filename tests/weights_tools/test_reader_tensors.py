@@ -9,8 +9,8 @@ import torch
 
 from tests.weights_tools.files import assert_same, saved
 from weights_tools.extract.state_dict import find_state_dict
+from weights_tools.reader import open_checkpoint
 from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise.network import opened
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -21,7 +21,7 @@ def test_storage_of_several_dtypes(tmp_path: Path, shift: int, legacy: bool) -> 
     content = {f"w{i}{'x' * shift}": view for i, view in enumerate(views)}
     path = tmp_path / "w.pth"
     path.write_bytes(saved(content, _use_new_zipfile_serialization=not legacy))
-    with opened(path) as (source, container):
+    with open_checkpoint(path) as (source, container):
         assert container.kind == ("torch legacy" if legacy else "torch zip")
         tensors = find_state_dict(container).tensors
         reader = TensorReader(source, container)

@@ -177,11 +177,11 @@ def test_storages_of_another_size(tmp_path: Path, case: str) -> None:
 
 def _refused(path: Path) -> str:
     """Ask the reader itself for the tensor, whatever network it may belong to."""
+    from weights_tools.reader import open_checkpoint
     from weights_tools.reader.tensors import TensorReader
-    from weights_tools.recognise.network import opened
 
     def attempt() -> None:
-        with opened(path) as (source, container):
+        with open_checkpoint(path) as (source, container):
             assert isinstance(container.top, dict)
             TensorReader(source, container).read("w", container.top["w"])
 

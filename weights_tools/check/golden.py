@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError, WeightsError
-from weights_tools._text import join_names, shown
+from weights_tools._text import join_names, printable
 from weights_tools.check.hidden_options import explaining, suspects
 from weights_tools.check.outputs import NO_SCORES, TOLERANCES, Measured, measure, named, worst
-from weights_tools.reader import Container, Source, read_container
+from weights_tools.reader import Container, Source, prefix_errors, read_container
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.reader.values import TensorRef
-from weights_tools.recognise.network import naming
 
 INPUT, AUX = "input", "aux"
 OUTPUTS = ("output", "out")
@@ -45,7 +44,7 @@ class GoldenProof:
     def to_json(self) -> dict[str, JSON]:
         """As it stands in a converted file."""
         return {
-            "file": shown(os.path.basename(self.file), quote=False),  # noqa: PTH119  (it may be no path of this system)
+            "file": printable(os.path.basename(self.file), quote=False),  # noqa: PTH119  (it may be no path of this system)
             "sha256": self.sha256,
             "input_shape": list(self.input_shape),
             "tolerance": self.tolerance,
@@ -72,7 +71,7 @@ def check_golden(
     """
     if not 0 < tolerance < 1:
         raise WeightsError(f"a tolerance of {tolerance} makes no sense: expected a number above 0 and below 1, as 1e-4")
-    with naming(path), Source(path) as source:
+    with prefix_errors(path), Source(path) as source:
         if source.size > MOST_BYTES:  # before anything of it is read
             raise WeightsError(
                 f"it is {source.size / 1e6:,.0f} MB large and {MOST_BYTES >> 20} MiB are the most; one image of a few "
@@ -102,7 +101,7 @@ def _read(source: Source, container: Container) -> dict[str, Tensor]:
     refs = {name: ref for name, ref in top.items() if isinstance(ref, TensorRef)} if isinstance(top, dict) else {}
     texts = [name for name in refs if isinstance(name, str)]
     if INPUT not in texts:
-        there = join_names((shown(name) for name in texts), 4) or "nothing"
+        there = join_names((printable(name) for name in texts), 4) or "nothing"
         raise WeightsError(f"it has no tensor 'input' but {there}; a golden file holds 'input' and 'output'")
     wanted = [INPUT, _output_name(texts), *([AUX] if AUX in texts else [])]
     reader = TensorReader(source, container)
@@ -120,8 +119,8 @@ def _output_name(names: list[str]) -> str:
     if not others:
         raise WeightsError("it has no tensor 'output', the scores of the source's network for 'input'")
     raise WeightsError(
-        f"it has several tensors that could be the output: {join_names((shown(name) for name in others), 4)}; keep one "
-        "of them, as 'output'"
+        f"it has several tensors that could be the output: {join_names((printable(name) for name in others), 4)}; keep "
+        "one of them, as 'output'"
     )
 
 
@@ -129,11 +128,11 @@ def _check_numbers(name: str, tensor: Tensor) -> None:
     if tensor.dtype != torch.float32:
         kind = str(tensor.dtype).removeprefix("torch.")
         advice = "save the scores, not the classes" if not tensor.is_floating_point() else "save float32 numbers"
-        raise WeightsError(f"its {shown(name)} is {kind}, and float32 is needed: {advice}")
+        raise WeightsError(f"its {printable(name)} is {kind}, and float32 is needed: {advice}")
     if tensor.numel() == 0:
-        raise WeightsError(f"its {shown(name)} is empty, {tuple(tensor.shape)}")
+        raise WeightsError(f"its {printable(name)} is empty, {tuple(tensor.shape)}")
     if not tensor.isfinite().all():
-        raise WeightsError(f"its {shown(name)} holds NaN or infinite numbers")
+        raise WeightsError(f"its {printable(name)} holds NaN or infinite numbers")
 
 
 def _check_images(images: Tensor, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import build_described
 from segnets.weights.fitting import fit
-from weights_tools._text import join_names, shown
+from weights_tools._text import join_names, printable
 from weights_tools.check.outputs import TOLERANCES, Measured, measure, named, random_images, worst
 from weights_tools.check.peers import Call, Project, find_project, foreign, version_of
 from weights_tools.recognise.fit import COUNTER
@@ -144,7 +144,7 @@ def _difference(project: Project, call: Call, module: nn.Module, theirs: Mapping
     unexpected = [name for name in theirs if name not in own]
     wrong = [name for name in own if name in theirs and own[name].shape != theirs[name].shape]
     counts = [(missing, "missing"), (unexpected, "unexpected"), (wrong, "of another shape")]
-    said = "; ".join(f"{len(names)} {what} ({join_names(map(shown, names), 3)})" for names, what in counts if names)
+    said = "; ".join(f"{len(names)} {what} ({join_names(map(printable, names), 3)})" for names, what in counts if names)
     return f"the tensors of the source are not those of {project.title}'s {call}: {said or 'they do not load'}"
 
 

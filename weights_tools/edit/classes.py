@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from segnets.errors import WeightsError
-from weights_tools._text import shown
-from weights_tools.reader import Source
+from weights_tools._text import printable
+from weights_tools.reader import Source, prefix_errors
 from weights_tools.reader.strict_json import parse_object
-from weights_tools.recognise.network import naming
 
 _MAX_FILE = 1 << 20
 _MAX_NAME = 200
@@ -50,16 +49,16 @@ def read_class_map(source: ClassMap | str | os.PathLike[str]) -> ClassMap:
     else:
         where = str(source)
         text = _read_small(Path(source), "a map of classes", 'it holds {"new class": "class of before", ...}')
-        with naming(source):
+        with prefix_errors(source):
             mapping = parse_object(text.encode(), "map of classes")
     if not mapping:
         raise WeightsError(f'{where}: it is empty; {{"new class": "class of before, or null"}} was expected')
     checked: dict[str, str | int | None] = {}
     for new, old in mapping.items():
         if not _is_class_name(new):
-            raise WeightsError(f"{where}: the class name {shown(new)} is empty, too long or not printable")
+            raise WeightsError(f"{where}: the class name {printable(new)} is empty, too long or not printable")
         if old is not None and (isinstance(old, bool) or not isinstance(old, str | int)):
-            raise WeightsError(f"{where}: {shown(new)} must be a class of before, by name or number, or null")
+            raise WeightsError(f"{where}: {printable(new)} must be a class of before, by name or number, or null")
         checked[new] = old
     return checked
 
@@ -86,10 +85,10 @@ def _row(old: str | int | None, classes: Sequence[str], count: int) -> int | Non
         )
     if old not in classes:
         near = get_close_matches(old, classes, n=1)
-        hint = f"; did you mean {shown(near[0])}?" if near else ""
-        raise WeightsError(f"the map of classes: it has no class {shown(old)}{hint}")
+        hint = f"; did you mean {printable(near[0])}?" if near else ""
+        raise WeightsError(f"the map of classes: it has no class {printable(old)}{hint}")
     if list(classes).count(old) > 1:
-        raise WeightsError(f"the map of classes: several classes are called {shown(old)}; use their numbers")
+        raise WeightsError(f"the map of classes: several classes are called {printable(old)}; use their numbers")
     return list(classes).index(old)
 
 
@@ -98,7 +97,7 @@ def _is_class_name(name: object) -> bool:
 
 
 def _read_small(path: Path, what: str, form: str) -> str:
-    with naming(path), Source(path) as source:
+    with prefix_errors(path), Source(path) as source:
         if source.size > _MAX_FILE:
             raise WeightsError(f"it is too large for {what}")
         try:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from segnets.errors import WeightsError
-from weights_tools._text import check_name, join_names, shown
+from weights_tools._text import check_name, join_names, printable
 from weights_tools.extract.module_tree import walk_modules
 from weights_tools.reader.container import MODULE_KINDS, Container
 from weights_tools.reader.limits import MAX_TENSORS
@@ -114,9 +114,9 @@ def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
             node = _at(top, tuple(path))
         if isinstance(node, dict) and any(isinstance(name, str) and name.startswith(f"{rest}.") for name in node):
             return tuple(path), f"{rest}."
-        raise WeightsError(f"it has no key {shown(key)}; it has {_contents(top)}")
+        raise WeightsError(f"it has no key {printable(key)}; it has {_contents(top)}")
     if not _has_tensors(node):
-        raise WeightsError(f"under the key {shown(key)} it holds no tensors by name but {kind_of(node)[:80]}")
+        raise WeightsError(f"under the key {printable(key)} it holds no tensors by name but {kind_of(node)[:80]}")
     return tuple(path), ""
 
 
@@ -140,7 +140,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
         return found[0]
     if not found:
         raise WeightsError(_explain_none(top))
-    names = join_names(".".join(shown(part, quote=False) for part in path) or TOP for path in found)
+    names = join_names(".".join(printable(part, quote=False) for part in path) or TOP for path in found)
     raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
 
 
@@ -187,7 +187,7 @@ def _explain_none(top: Value) -> str:
     optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
     if optimizers:
         return (
-            f"it holds the state of an optimizer (under {shown(optimizers[0])}) and no weights of a network; "
+            f"it holds the state of an optimizer (under {printable(optimizers[0])}) and no weights of a network; "
             "give the file of the model itself"
         )
     if isinstance(top, dict) and top:
@@ -214,7 +214,7 @@ def _is_module(value: Value) -> bool:
 def _contents(node: Value) -> str:
     if not isinstance(node, dict):
         return f"no keys but {kind_of(node)[:80]}"
-    return "the keys " + join_names(f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
+    return "the keys " + join_names(f"{printable(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
 
 
 def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
@@ -222,8 +222,8 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     node, ignored = top, []
     for name in path:
         if not isinstance(node, dict):
-            raise WeightsError(f"it has no key {shown(name)}")
-        ignored += [f"{shown(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items() if k != name]
+            raise WeightsError(f"it has no key {printable(name)}")
+        ignored += [f"{printable(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items() if k != name]
         node = node[name]
     if isinstance(node, dict) and len(node) > MAX_TENSORS:
         raise WeightsError(f"it holds {len(node):,} entries in one dictionary; no network has as many tensors")
@@ -232,12 +232,12 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     for key, value in items:
         if isinstance(value, UnreadableTensor):
             raise WeightsError(
-                f"its tensor {shown(key)} is a {value.kind} tensor, which holds no plain weights; save plain ones"
+                f"its tensor {printable(key)} is a {value.kind} tensor, which holds no plain weights; save plain ones"
             )
         if isinstance(value, TensorRef):
             tensors[check_name(key)] = value
         else:
-            ignored.append(f"{shown(key, quote=False)} ({kind_of(value)[:80]})")
+            ignored.append(f"{printable(key, quote=False)} ({kind_of(value)[:80]})")
     if not tensors:
         raise WeightsError(_explain_none(node))
     return StateDict(tensors, path, ignored=tuple(ignored))

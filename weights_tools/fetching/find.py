@@ -10,7 +10,7 @@ from segnets import catalog
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import cannot_write
-from weights_tools._text import shown
+from weights_tools._text import printable
 from weights_tools.fetching.web import check_url
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -34,11 +34,11 @@ def find_row(name: str) -> Published:
         return row_
     if rows:
         names = ", ".join(full_name(row) for row in rows)
-        raise WeightsError(f"no published file {shown(name)}; for {model} there is {names}")
+        raise WeightsError(f"no published file {printable(name)}; for {model} there is {names}")
     known = [*(row.model for row in catalog.CATALOG), *(row.file for row in catalog.CATALOG)]
     near = get_close_matches(name if name.endswith(".pth") else model, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise WeightsError(f"no published file {shown(name)}; {hint}`weights-tools fetch --list` names them all")
+    raise WeightsError(f"no published file {printable(name)}; {hint}`weights-tools fetch --list` names them all")
 
 
 def full_name(row: Published) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
 from segnets.errors import WeightsError
-from weights_tools._text import shown
+from weights_tools._text import printable
 
 REDIRECTS = 10
 BLOCK = 1 << 18  # bytes asked for at a time; a read returns what has come
@@ -176,5 +176,7 @@ def _explained(where: str, error: Exception, timeout: float) -> WeightsError:
     if isinstance(reason, ConnectionError):
         return kind(f"{where}: the connection broke ({reason.strerror or type(reason).__name__})")
     if isinstance(reason, HTTPException):
-        return BrokenError(f"{where}: the answer is not HTTP ({type(reason).__name__}: {shown(str(reason).strip())})")
-    return kind(f"{where}: can't be reached ({shown(str(reason), quote=False)})")
+        return BrokenError(
+            f"{where}: the answer is not HTTP ({type(reason).__name__}: {printable(str(reason).strip())})"
+        )
+    return kind(f"{where}: can't be reached ({printable(str(reason), quote=False)})")

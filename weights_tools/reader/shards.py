@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segnets.errors import WeightsError
+from weights_tools._text import join_names
 from weights_tools.reader.container import Container
 from weights_tools.reader.identify import EXPLAIN_DISTRIBUTED
 from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
@@ -26,7 +27,6 @@ from weights_tools.reader.values import TensorRef, UnreadableTensor, Value, kind
 
 _KINDS = {"safetensors": "sharded safetensors", "torch zip": "sharded torch", "torch legacy": "sharded torch"}
 _ALIGNMENT = 64
-_LISTED = 10
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|bin|pth|pt)$")
 
 _DISTRIBUTED = re.compile(r"__\d+_\d+\.distcp|\.metadata")
@@ -81,7 +81,7 @@ def open_shards(index: Source) -> Iterator[Shards]:
     missing = [name for name in names if not os.path.lexists(folder / name)]
     if missing:
         what = f"{len(missing)} of the {len(names)} files that its index lists are missing beside it"
-        raise WeightsError(f"{what}: {_listed(missing)}; put them into the same folder")
+        raise WeightsError(f"{what}: {join_names(missing)}; put them into the same folder")
     with contextlib.ExitStack() as stack:
         files = {}
         for name in names:
@@ -152,7 +152,7 @@ def read_shards(shards: Shards, *, data: bool) -> Container:
         assert isinstance(part.top, dict)
         top |= {name: _moved(value, number) for name, value in part.top.items()}
         spans |= {_key(number, key): (start + begin, size) for key, (begin, size) in part.spans.items()}
-    notes = [f"its tensors are in {len(parts)} files beside it: {_listed(list(parts))}"]
+    notes = [f"its tensors are in {len(parts)} files beside it: {join_names(list(parts))}"]
     notes += dict.fromkeys(note for part in parts.values() for note in part.notes)
     if data:
         notes.append("its sha256 is that of the lines that `sha256sum` prints for the index and these files by name")
@@ -207,11 +207,6 @@ def _key(number: int, key: str) -> str:
 def _common(every: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """What all files say of the whole."""
     return {key: text for key, text in every[0].items() if all(other.get(key) == text for other in every)}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def part_of_several(path: Path) -> str | None:

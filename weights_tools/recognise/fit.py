@@ -11,7 +11,7 @@ from segnets.card import ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import build_described
 from segnets.weights.geometry import describe
-from weights_tools._text import shown
+from weights_tools._text import printable
 from weights_tools.reader.values import FLOAT_DTYPES, INTEGER_DTYPES, TensorRef
 
 COUNTER = ".num_batches_tracked"
@@ -74,7 +74,7 @@ def _difference(config: ModelConfig, missing: list[str], unexpected: list[str], 
     summary = ", ".join(f"{len(names)} {what}" for names, what in counts if names)
     lines = [f"it looks like {describe(config)}, but its tensors do not fit: {summary}"]
     for sign, names in (("-", missing), ("+", unexpected), ("~", wrong)):
-        lines += [f"  {sign} {shown(name, quote=False)}" for name in names[:_LISTED]]
+        lines += [f"  {sign} {printable(name, quote=False)}" for name in names[:_LISTED]]
         if len(names) > _LISTED:
             lines.append(f"  {sign} and {len(names) - _LISTED} more")
     return "\n".join(lines)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segnets.card import JSON, ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
-from weights_tools._text import join_names, shown
+from weights_tools._text import join_names, printable
 from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_networks, looks_trained
-from weights_tools.reader import Container, Content, open_content, read_container
-from weights_tools.reader.shards import part_of_several
+from weights_tools.reader import Container
 from weights_tools.reader.tensors import check_bounds
 from weights_tools.reader.values import TensorRef
 from weights_tools.recognise.config import Told, contradiction, read_beside
@@ -41,36 +39,6 @@ class Recognised:
     tensors: Mapping[str, TensorRef]
     card: ModelCard | None = None
     told: Told | None = None
-
-
-@contextlib.contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the name of the file before every reason that is given inside."""
-    try:
-        yield
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    except MemoryError:
-        raise WeightsError(f"{path}: there is not enough memory for it") from None
-
-
-@contextlib.contextmanager
-def opened(path: str | os.PathLike[str], *, data: bool = True) -> Iterator[tuple[Content, Container]]:
-    """Open a checkpoint and read its structure; errors inside the `with` name the file."""
-    with naming(path), _hinting(part_of_several(Path(path))) as hint, open_content(path) as content:
-        container = read_container(content, data=data)
-        container.notes += hint
-        yield content, container
-
-
-@contextlib.contextmanager
-def _hinting(part: str | None) -> Iterator[list[str]]:
-    """Add to every reason that is given inside that the file is named as a part of something."""
-    try:
-        yield [part] if part is not None else []
-    except WeightsError as error:
-        first, by, rest = str(error).partition("\n")
-        raise (error if part is None else WeightsError(f"{first}; {part}{by}{rest}")) from None
 
 
 @dataclass(frozen=True)
@@ -106,7 +74,7 @@ def recognise_network(
             with contextlib.suppress(WeightsError):
                 inner.append(_recognised(container, candidate, asked, told))
         if len(inner) > 1:
-            names = " and ".join(shown("".join(each.state.stripped)) for each in inner)
+            names = " and ".join(printable("".join(each.state.stripped)) for each in inner)
             raise WeightsError(
                 f"it holds several networks, whose names begin with {names}; choose one with --key, "
                 f"{''.join(inner[0].state.stripped).rstrip('.')} say"
@@ -123,9 +91,9 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
     lost = [name for name in inner.state.dropped if name in outer.tensors and looks_trained(name, outer.tensors[name])]
     if lost:
         raise WeightsError(
-            f"it holds a {inner.match.config.name} under {shown(''.join(inner.state.stripped))} and other weights "
-            f"beside it, which would be lost: {join_names(map(shown, lost), 3)}; to convert that network only, save "
-            "its state dict alone"
+            f"it holds a {inner.match.config.name} under {printable(''.join(inner.state.stripped))} and other weights "
+            f"beside it, which would be lost: {join_names(map(printable, lost), 3)}; to convert that network only, "
+            "save its state dict alone"
         )
 
 
@@ -218,17 +186,6 @@ def _flattened(name: str, ref: TensorRef) -> TensorRef:
 def _check_tensors(container: Container, tensors: Mapping[str, TensorRef]) -> None:
     for name, ref in tensors.items():
         check_bounds(name, ref, container)
-
-
-def refuse_attacks(container: Container) -> None:
-    """Raise WeightsError if the file names functions that only an attack needs; none of them was run."""
-    hostile = container.hostile()
-    if hostile:
-        raise WeightsError(
-            f"it names {', '.join(hostile[:3])}, which could run commands when the file is loaded the usual way: "
-            "it is probably an attack; nothing of it was run, and nothing is converted. "
-            "If it is yours, save its state dict alone"
-        )
 
 
 def count_dtypes(tensors: Mapping[str, TensorRef]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import BACKBONES, MODELS
-from weights_tools._text import shown
+from weights_tools._text import printable
 from weights_tools.recognise.config.facts import Told
 
 _PLAIN: dict[str, JSON] = {"in_channels": 3, "stem": "plain", "backbone_stages": 4}
@@ -50,4 +50,4 @@ def _facts(config: ModelConfig) -> Mapping[str, JSON]:
 
 
 def _in_words(value: JSON) -> str:
-    return shown(value, quote=False) if isinstance(value, str) else str(value)
+    return printable(value, quote=False) if isinstance(value, str) else str(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeGuard
 
 from segnets.preprocessing import Preprocessing
-from weights_tools._text import shown
+from weights_tools._text import printable
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config.facts import Findings
 
@@ -150,4 +150,4 @@ def _scaled(values: tuple[float, float, float], scale: float) -> tuple[float, fl
 
 def named(value: Value) -> str:
     """A short form of a text for messages; of anything else, only that it is something else."""
-    return shown(value) if isinstance(value, str) else "something that is no name"
+    return printable(value) if isinstance(value, str) else "something that is no name"

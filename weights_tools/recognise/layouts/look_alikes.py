@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from weights_tools._text import join_names, shown
+from weights_tools._text import join_names, printable
 from weights_tools.recognise.layouts.base import Tensors
 
 # A pattern that one of the names matches, and what such a checkpoint is. The first that fits counts.
@@ -56,5 +56,5 @@ def describe_stranger(tensors: Tensors) -> str:
         return f"it looks like {what}, which can't be converted so far"
     return (
         f"its {len(names)} tensors fit no network that is known here; their names begin with "
-        f"{join_names((shown(name) for name in names), 4)}"
+        f"{join_names((printable(name) for name in names), 4)}"
     )

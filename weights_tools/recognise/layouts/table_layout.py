@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from segnets.card import JSON, ModelConfig
 from segnets.registry import BACKBONES, MODELS
-from weights_tools._text import join_names, shown
+from weights_tools._text import join_names, printable
 from weights_tools.recognise.layouts.backbone import with_backbone, without_backbone
 from weights_tools.recognise.layouts.base import Evidence, Match, Tensors, WayBack
 from weights_tools.recognise.layouts.infer_options import (
@@ -50,7 +50,9 @@ class OriginLayout:
         names, unknown = rename((name for name in tensors if name not in unused), {**body.table, **origin.table})
         if unknown:
             what = name_stranger(unknown) or what
-            return f"it looks like {what}, with tensors that have no place here: {join_names(map(shown, unknown), 3)}"
+            return (
+                f"it looks like {what}, with tensors that have no place here: {join_names(map(printable, unknown), 3)}"
+            )
         ours = {new: tensors[old] for new, old in names.items()}
         network, strange = describe_body(ours, body, {**evidence.told, **evidence.chosen})
         if strange:

@@ -1,0 +1,17 @@
+"""Refuse checkpoints that name functions only an attack needs."""
+
+from __future__ import annotations
+
+from segnets.errors import WeightsError
+from weights_tools.reader import Container
+
+
+def refuse_attacks(container: Container) -> None:
+    """Raise WeightsError if the file names functions that only an attack needs; none of them was run."""
+    hostile = container.hostile()
+    if hostile:
+        raise WeightsError(
+            f"it names {', '.join(hostile[:3])}, which could run commands when the file is loaded the usual way: "
+            "it is probably an attack; nothing of it was run, and nothing is converted. "
+            "If it is yours, save its state dict alone"
+        )
