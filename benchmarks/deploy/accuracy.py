@@ -25,7 +25,8 @@ from torch import nn
 import segnets
 from benchmarks.deploy.files import EXPORTS
 from segnets.deploy import Exported, load_exported
-from segnets.deploy.check.tolerance import logits_of, relative_difference
+from segnets.deploy.check.reference import logits_of
+from segnets.deploy.check.tolerance import relative_difference
 from segnets.errors import ExportError
 from segnets.segmenter import segment
 

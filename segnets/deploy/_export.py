@@ -19,10 +19,11 @@ from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
 from segnets.deploy._verify import VerifyReport, verify_loaded
 from segnets.deploy.check.golden import Golden
+from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.deploy.formats._base import FORMATS, Options
 from segnets.deploy.formats.onnx.quantize import QuantizationReport
-from segnets.deploy.passes.simplify import Optimized, evaluation_copy, optimize
+from segnets.deploy.passes.simplify import Optimized, optimize
 from segnets.errors import ExportError, WeightsError
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocessing import Preprocessing

@@ -1,4 +1,4 @@
-"""Check an exported file again: replay its golden pair, and compare it with a model."""
+"""Verify an exported file: replay its golden pair, and compare it with a model."""
 
 from __future__ import annotations
 
@@ -6,24 +6,69 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from segnets.deploy._load import Exported, load_exported
-from segnets.deploy.check.golden import Replay, golden_input, replay
-from segnets.deploy.check.tolerance import Comparison, compare, compare_quantized
+from segnets.deploy.check.golden import HEIGHT, WIDTH, golden_input
+from segnets.deploy.check.reference import evaluation_copy
+from segnets.deploy.check.tolerance import Comparison, compare, compare_quantized, relative_difference
 from segnets.deploy.contract import Contract
-from segnets.deploy.passes.simplify import evaluation_copy
+from segnets.errors import ExportError
 
-# An int8 network may lie this much further from the float32 network than it did when it was made: processors with and
-# without instructions for 8 bits add up in other orders.
+# CPUs with and without 8-bit instructions add up in different orders. An int8 network may therefore differ from the
+# float32 network by this much more than when it was exported.
 QUANTIZED_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
-class VerifyReport:
-    """What a check of an exported file measured; `str()` of it is for people.
+class Replay:
+    """Result of replaying a golden pair.
 
-    comparisons: with the model that was given, one per size; empty when none was.
+    Attributes:
+        sample_difference: Largest difference of the preprocessed image, in grey levels of 0..255. One level passes:
+            another CPU may round a resized value the other way.
+        logits_difference: Largest difference of the logits, relative to the largest logit.
+        tolerance: Largest `logits_difference` that passes.
+        disagreements: Number of pixels whose class differs.
+        near_ties: Number of those pixels whose two best logits are within the tolerance of each other.
+    """
+
+    sample_difference: float
+    logits_difference: float
+    tolerance: float
+    disagreements: int
+    near_ties: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file computes what the plain model computed."""
+        return (
+            self.sample_difference <= 1.01
+            and self.logits_difference <= self.tolerance
+            and self.disagreements == self.near_ties
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"golden pair: preprocessing differs by {self.sample_difference:.1g} of 255 levels, logits by "
+            f"{self.logits_difference:.1e} of the largest (allowed {self.tolerance:.1e}), classes of "
+            f"{self.disagreements} of {HEIGHT * WIDTH} pixels differ"
+            + (f", {self.near_ties} of them near-ties" if self.disagreements else "")
+            + ("" if self.passed else ": FAILED")
+        )
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of verifying an exported file; `str()` formats it for people.
+
+    Attributes:
+        path: The file.
+        size_bytes: Size of the file.
+        contract: Contract of the file.
+        golden: Result of replaying the golden pair.
+        comparisons: Comparisons with the given model, one per size; empty if no model was given.
     """
 
     path: Path
@@ -34,7 +79,7 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was compared agreed."""
+        """Whether the golden pair and all comparisons agree."""
         return self.golden.passed and all(comparison.passed for comparison in self.comparisons)
 
     def __str__(self) -> str:
@@ -50,18 +95,27 @@ class VerifyReport:
 
 
 def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> VerifyReport:
-    """Load an exported file, replay its golden pair, and compare it with `against` at several sizes if that is given.
+    """Load an exported file, replay its golden pair, and compare it with a model.
 
-    against: the model that was exported, or one that should be equal; it is not changed.
-    A disagreement is in the report (`passed` is False). Loading executes the program that the file holds.
+    Loading executes the program in the file.
 
-    Raises ExportError if the file can't be loaded, or `against` is another kind of model (other number of classes).
+    Args:
+        path: A file that `export` wrote.
+        against: The model that was exported, or one that should be equal to it. It is not changed. None replays the
+            golden pair only.
+
+    Returns:
+        The measured differences. If the file disagrees, `passed` is False.
+
+    Raises:
+        ExportError: If the file can't be loaded, or `against` can't be compared with it, for example because it has
+            another number of classes.
     """
     return verify_loaded(load_exported(path, keep_memory=False), against)
 
 
 def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport:
-    """As `verify`, for a file that is loaded already."""
+    """Verify a loaded file as `verify` does."""
     comparisons: tuple[Comparison, ...] = ()
     if against is not None:
         reference, contract = evaluation_copy(against), exported.contract
@@ -71,3 +125,55 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
         else:
             comparisons = compare(exported.logits, reference, contract.dtype)
     return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)
+
+
+def replay(exported: Exported) -> Replay:
+    """Run a loaded file on its golden image.
+
+    Raises:
+        ExportError: If the golden pair does not match the contract, or the file returns other shapes or dtypes.
+    """
+    golden, contract = exported.golden, exported.contract
+    _check_golden(exported)
+    sample = exported.preprocess(golden["image"])[:, :, :: contract.sample_step, :: contract.sample_step]
+    logits = exported.logits(golden["input"])
+    mask = exported.segment(golden["image"])
+    for name, tensor in (("sample", sample), ("logits", logits), ("mask", mask)):
+        if tensor.shape != golden[name].shape or tensor.dtype != golden[name].dtype:
+            raise ExportError(
+                f"{exported.path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, but {golden[name].dtype} "
+                f"{tuple(golden[name].shape)} in the golden pair. Export the model again"
+            )
+    std = torch.tensor(contract.preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
+    differs = mask != golden["mask"]
+    near_ties = differs & (golden["margin"] <= 2 * contract.tolerance)
+    return Replay(
+        sample_difference=float(((sample - golden["sample"]) * std).abs().max()) * 255,
+        logits_difference=relative_difference(logits, golden["logits"]),
+        tolerance=contract.tolerance,
+        disagreements=int(differs.sum()),
+        near_ties=int(near_ties.sum()),
+    )
+
+
+def _check_golden(exported: Exported) -> None:
+    """Check the shapes and dtypes of all tensors of the golden pair."""
+    classes = exported.contract.num_classes
+    masks = torch.uint8 if exported.contract.mask_dtype == "uint8" else torch.int16
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "image": (torch.uint8, (1, HEIGHT, WIDTH, 3)),
+        "input": (torch.float32, (1, 3, HEIGHT, WIDTH)),
+        "logits": (torch.float32, (1, classes, HEIGHT, WIDTH)),
+        "mask": (masks, (1, HEIGHT, WIDTH)),
+        "margin": (torch.float32, (1, HEIGHT, WIDTH)),
+    }
+    for name in (*expected, "sample"):
+        if name not in exported.golden:
+            raise ExportError(f"{exported.path}: the golden pair has no {name!r}. Export the model again")
+    for name, (dtype, shape) in expected.items():
+        tensor = exported.golden[name]
+        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            raise ExportError(
+                f"{exported.path}: {name!r} in the golden pair is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"expected {dtype} {shape}. Export the model again"
+            )

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from segnets.deploy import export, load_exported
+from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.check.tolerance import compare
 from segnets.deploy.formats import _script as torchscript
 from segnets.deploy.formats.torchscript_cuda import compile_segmenter
 from segnets.deploy.passes import fuse_cudnn as cudnn
-from segnets.deploy.passes.simplify import evaluation_copy, optimize
+from segnets.deploy.passes.simplify import optimize
 from segnets.errors import ExportError
 from segnets.preprocessing import preprocess
 from segnets.segmenter import segment

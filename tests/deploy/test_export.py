@@ -19,7 +19,7 @@ from segnets.card import ModelCard
 from segnets.deploy import _export as api
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy._load import Exported
-from segnets.deploy.check.tolerance import TOLERANCE_CEILINGS, Yardstick, relative_difference
+from segnets.deploy.check.tolerance import TOLERANCE_CEILINGS, ToleranceEstimator, relative_difference
 from segnets.deploy.passes.simplify import optimize
 from segnets.errors import ExportError, OutputError
 from segnets.preprocessing import Preprocessing
@@ -105,7 +105,7 @@ def test_folding_costs_no_more_than_float32_itself() -> None:
     for seed in range(4):
         model = random_model("deeplabv3_mobilenet_v3_large", seed, num_classes=7)
         image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-        exact = Yardstick(model, "float32").exact(image)
+        exact = ToleranceEstimator(model, "float32").exact(image)
         with torch.inference_mode():
             plain, folded = model(image)["out"], optimize(model).model(image)["out"]
         assert not torch.equal(folded, plain)
@@ -257,7 +257,7 @@ def test_verify_finds_another_model(small: Path) -> None:
     assert not report.passed
     assert report.golden.passed
     assert "FAILED" in str(report)
-    with pytest.raises(ExportError, match=r"the file gives logits \(1, 5, 64, 64\), the model \(1, 6, 64, 64\)"):
+    with pytest.raises(ExportError, match=r"the file returns logits \(1, 5, 64, 64\), and the model \(1, 6, 64, 64\)"):
         verify(small, against=random_model(num_classes=6))
 
 

@@ -47,13 +47,13 @@ def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: P
 
 
 def test_a_classifier_has_no_mask(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"this ResNet gives a Tensor .*: export takes a segmentation model"):
+    with pytest.raises(ExportError, match=r"this ResNet returns a Tensor, .*Export a segmentation model"):
         export(backbones.resnet18(num_classes=3), tmp_path / "m.ts")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_classifier_can_not_be_compared_with_a_file(small: Path) -> None:
-    with pytest.raises(ExportError, match=r"this ResNet gives a Tensor .* which have no mask"):
+    with pytest.raises(ExportError, match=r"this ResNet returns a Tensor, .* has no mask"):
         verify(small, against=backbones.resnet18(num_classes=5))
 
 

@@ -1,40 +1,44 @@
-"""How far two networks' answers may lie apart, and how far they do.
+"""Compare two networks' logits against a tolerance.
 
-Folding and other CPUs change the last bits of float32. How much that is depends on the network: from 1e-6 of the
-largest logit in a ResNet to 4e-4 in a MobileNet with random weights. So the yardstick is the network itself: a copy in
-float64 tells how much rounding costs the plain model, in float32 or in the half precision of the file, and a file may
-differ by a few times that.
+Folding batch norms, and another CPU, change the last bits of float32. By how much depends on the network: from 1e-6 of
+the largest logit in a ResNet to 4e-4 in a MobileNet with random weights. The tolerance is therefore estimated from the
+network itself: a float64 copy shows the plain model's rounding error, in float32 or in the half precision of the file.
+A file may differ from the plain model by a few times that error.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segnets.deploy._reason import reason_of
+from segnets.deploy.check.reference import logits_of
 from segnets.errors import ExportError
 
 # Measured over six seeds of randomised networks: folded and plain differ by at most 1.8 times the plain model's error.
 ROUNDING_FACTORS = {"float32": 8.0, "bfloat16": 4.0, "float16": 4.0}
 TOLERANCE_FLOOR = 1e-5
-# A network whose answers are off by more than this by its own rounding alone can't be checked by numbers.
+# A network whose own rounding error exceeds this can't be checked numerically.
 TOLERANCE_CEILINGS = {"float32": 1e-2, "bfloat16": 0.2, "float16": 0.1}
 SHAPES = ((1, 64, 64), (1, 65, 97), (2, 33, 130))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One input through two networks.
+    """Comparison of two networks' logits for one input.
 
-    shape: (N, H, W). difference: largest of all logits' differences, relative to the largest logit.
-    disagreements: pixels of another class; near_ties: those of them whose two best classes are within the tolerance.
-    quantized: whether one is in int8; then `difference` is the root mean square, not the largest, and classes that
-    differ are counted but allowed.
+    Attributes:
+        shape: Shape of the input and of the class mask, (N, H, W).
+        difference: Largest absolute difference of the logits, relative to the largest logit. The root mean square
+            instead if `quantized` is set.
+        tolerance: Largest `difference` that passes.
+        disagreements: Number of pixels whose class differs.
+        near_ties: Number of those pixels whose two best logits are within the tolerance of each other.
+        quantized: Whether one of the networks is int8. Pixels whose class differs are then counted, but allowed.
     """
 
     shape: tuple[int, int, int]
@@ -46,7 +50,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the logits agree, and every pixel's class except for near-ties."""
+        """Whether the logits agree, and the class of every pixel except near-ties."""
         return self.difference <= self.tolerance and (self.quantized or self.disagreements == self.near_ties)
 
     def __str__(self) -> str:
@@ -60,10 +64,12 @@ class Comparison:
         )
 
 
-class Yardstick:
-    """Says how far another computation of a model's logits in `dtype` may lie from its float32 logits.
+class ToleranceEstimator:
+    """Estimate of how far logits computed in `dtype` may differ from a model's float32 logits.
 
-    model: in eval mode, float32, CPU. A copy of it in float64 tells what rounding costs the plain model.
+    Args:
+        model: Model in eval mode, in float32 on the CPU.
+        dtype: Name of the precision that the other network computes in.
     """
 
     def __init__(self, model: nn.Module, dtype: str) -> None:
@@ -72,21 +78,29 @@ class Yardstick:
         self._rounded = model if dtype == "float32" else copy.deepcopy(model).to(getattr(torch, dtype))
 
     def tolerance(self, image: Tensor) -> float:
-        """Relative to the largest logit. Raises ExportError if the logits are not finite or the model is unstable."""
+        """Return the tolerance for one image, relative to the largest logit.
+
+        Raises:
+            ExportError: If the logits are not finite, or the model is numerically unstable.
+        """
         rounded = logits_of(self._rounded, image.to(getattr(torch, self.dtype)))
         error = relative_difference(rounded, self.exact(image))
         ceiling = TOLERANCE_CEILINGS[self.dtype]
         if error > ceiling:
             raise ExportError(
-                f"the model's {self.dtype} logits are {error:.1e} of the largest away from float64: it is numerically "
-                "unstable, and no export of it can be checked"
+                f"the model's {self.dtype} logits differ from float64 by {error:.1e} of the largest: the model is "
+                "numerically unstable, and no export of it can be checked"
             )
         return min(max(TOLERANCE_FLOOR, ROUNDING_FACTORS[self.dtype] * error), ceiling)
 
     def exact(self, image: Tensor) -> Tensor:
-        """The logits, in float64. Raises ExportError if they are not finite."""
-        # LibTorch computes a float64 depthwise convolution as one tiny parallel loop per channel. With several
-        # threads on a busy machine these loops wait for each other, a hundred times longer than one thread takes.
+        """Return the logits computed in float64.
+
+        Raises:
+            ExportError: If they are not finite.
+        """
+        # LibTorch computes a float64 depthwise convolution as one tiny parallel loop per channel. On a busy machine,
+        # several threads spend a hundred times longer waiting for each other than one thread spends computing.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -98,29 +112,47 @@ class Yardstick:
 def compare(
     candidate: Callable[[Tensor], Tensor], reference: nn.Module, dtype: str = "float32"
 ) -> tuple[Comparison, ...]:
-    """Compare at several sizes and batch sizes.
+    """Compare two networks on noise, at several image and batch sizes.
 
-    candidate: normalised float32 image -> logits, computed in `dtype`. reference: a model in eval mode, float32, CPU;
-    gives {"out": logits}.
-    Raises ExportError if the reference gives something other than finite numbers, or other shapes.
+    Args:
+        candidate: Function from a normalised float32 image (N, 3, H, W) to logits (N, C, H, W).
+        reference: Model in eval mode, in float32 on the CPU, that returns `{"out": logits}`.
+        dtype: Name of the precision that `candidate` computes in.
+
+    Returns:
+        One comparison for each of `SHAPES`.
+
+    Raises:
+        ExportError: If the reference returns NaN, infinity or no logits, or the shapes of the logits differ.
     """
-    yardstick = Yardstick(reference, dtype)
+    estimator = ToleranceEstimator(reference, dtype)
     generator = torch.Generator().manual_seed(0)
     results = []
     for count, height, width in SHAPES:
         image = torch.randn(count, 3, height, width, generator=generator, dtype=torch.float32)
         expected = logits_of(reference, image)
-        results.append(_compare_logits(candidate(image), expected, yardstick.tolerance(image)))
+        results.append(_compare_logits(candidate(image), expected, estimator.tolerance(image)))
     return tuple(results)
 
 
 def compare_quantized(
     candidate: Callable[[Tensor], Tensor], reference: nn.Module, image: Tensor, tolerance: float
 ) -> tuple[Comparison, ...]:
-    """As `compare`, for a network in int8: on an image, smoothed and repeated to the same sizes and batches.
+    """Compare an int8 network with a float32 model on an image, at the sizes and batches of `compare`.
 
-    image: (1, 3, h, w), normalised. tolerance: what int8 cost when the file was made, times what processors differ by.
-    Noise won't do, and the largest difference neither: int8 cuts off what calibration on photographs never saw.
+    Neither noise nor the largest difference would do: int8 clips values that calibration on photographs never saw.
+
+    Args:
+        candidate: As for `compare`.
+        reference: As for `compare`.
+        image: Normalised image, (1, 3, h, w) float32. It is smoothed, and repeated to each size.
+        tolerance: Largest root mean square difference that passes, relative to the largest logit.
+
+    Returns:
+        One comparison for each of `SHAPES`.
+
+    Raises:
+        ExportError: As for `compare`.
     """
     results = []
     image = F.avg_pool2d(image, 9, stride=1, padding=4, count_include_pad=False)
@@ -135,47 +167,22 @@ def compare_quantized(
     return tuple(results)
 
 
-def logits_of(model: nn.Module, image: Tensor) -> Tensor:
-    """The logits of a plain model. Raises ExportError if it doesn't run, or there are none, or not finite ones."""
-    with torch.inference_mode():
-        logits = logits_in(returned_by(model, image), model)
-    if not bool(torch.isfinite(logits).all()):
-        raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
-    return logits
-
-
-def returned_by(model: nn.Module, image: Tensor) -> object:
-    """What `model` gives for a float32 image. Raises ExportError if it doesn't run."""
-    try:
-        scores: object = model(image)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(
-            f"the model doesn't run on a float32 {tuple(image.shape)} input: {reason_of(error)}"
-        ) from error
-    return scores
-
-
-def logits_in(scores: object, model: nn.Module) -> Tensor:
-    """The logits in what `model` returned. Raises ExportError if it is not a dictionary {"out": (N, C, H, W)}."""
-    logits = scores.get("out") if isinstance(scores, Mapping) else None
-    if isinstance(logits, Tensor) and logits.dim() == 4:
-        return logits
-    raise ExportError(
-        f"this {type(model).__name__} gives a {type(scores).__name__} and not {{'out': (N, C, H, W) scores}}: "
-        "export takes a segmentation model (backbone and classifier), and not a classifier of whole images or a "
-        "backbone, which have no mask"
-    )
-
-
 def relative_difference(logits: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, relative to the largest expected value; infinity for NaN."""
+    """Return the largest absolute difference, relative to the largest expected value; infinity for NaN."""
     largest = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
     difference = float((logits.double() - expected.double()).abs().max()) / largest
     return difference if difference == difference else float("inf")
 
 
 def relative_margin(logits: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, W): by how much the best class leads, relative to the largest logit."""
+    """Return the lead of the best class over the second, relative to the largest logit.
+
+    Args:
+        logits: Logits, (N, C, H, W).
+
+    Returns:
+        Margin of each pixel, (N, H, W); 1 where there is only one class.
+    """
     if logits.shape[1] == 1:
         return torch.ones_like(logits[:, 0])
     best = logits.topk(2, dim=1).values
@@ -184,9 +191,9 @@ def relative_margin(logits: Tensor) -> Tensor:
 
 def _compare_logits(logits: Tensor, expected: Tensor, tolerance: float) -> Comparison:
     if logits.shape != expected.shape:
-        raise ExportError(f"the file gives logits {tuple(logits.shape)}, the model {tuple(expected.shape)}")
+        raise ExportError(f"the file returns logits {tuple(logits.shape)}, and the model {tuple(expected.shape)}")
     differs = logits.argmax(dim=1) != expected.argmax(dim=1)
-    # Each of the two best may move by the tolerance.
+    # Each of the two best logits may move by the tolerance.
     near_ties = differs & (relative_margin(expected) <= 2 * tolerance)
     return Comparison(
         shape=(expected.shape[0], expected.shape[2], expected.shape[3]),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segnets.deploy._reason import reason_of
-from segnets.deploy.check.tolerance import logits_in, returned_by
+from segnets.deploy.check.reference import logits_in, returned_by
 from segnets.errors import ExportError
 
 _First = TypeVar("_First", bound=nn.Module)

@@ -6,19 +6,18 @@ the plain model.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.passes import aspp
 from segnets.deploy.passes._graph import followers
 from segnets.deploy.passes.lraspp import ClassifiedFirst
 from segnets.heads.lraspp import LRASPPHead
-from segnets.layers import ASPP, as_batch_norm
+from segnets.layers import ASPP
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,6 @@ def optimize(model: nn.Module) -> Optimized:
         elif type(module) is ASPP and aspp.suits(module):
             model.set_submodule(name, aspp.PooledApart(module))
     return Optimized(model, len(pairs), dropouts, dropped)
-
-
-def evaluation_copy(model: nn.Module) -> nn.Module:
-    """Copy `model` into eval mode, on the CPU, in float32, without gradients; frozen and synced norms made plain."""
-    with torch.inference_mode(False):
-        model = copy.deepcopy(model).eval().to(device="cpu", dtype=torch.float32)
-        for name, module in list(model.named_modules()):
-            if (plain := as_batch_norm(module)) is not module:
-                model.set_submodule(name, plain)
-        return model.requires_grad_(False)
 
 
 def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from segnets.card import JSON
 from segnets.deploy._reason import reason_of
 from segnets.deploy.check.golden import Golden, golden_input, make_golden
-from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, logits_of, relative_difference
+from segnets.deploy.check.reference import logits_of
+from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, relative_difference
 from segnets.deploy.formats.onnx.network import check_installed, session
 from segnets.errors import ExportError, SegnetsError
 from segnets.preprocessing import Preprocess, Preprocessing
