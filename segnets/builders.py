@@ -20,12 +20,10 @@ from segnets.errors import UnsupportedOptionError
 from segnets.heads import DEEPLABV3, FCN, LRASPP, FCNHead, HeadInput, HeadSpec
 from segnets.layers import norm_layer
 from segnets.model import SegmentationModel
-from segnets.options import Options, as_json, check_applicable, check_values
+from segnets.options import DEFAULTS, Options, as_json, check_applicable, check_values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-NUM_CLASSES = 21  # PASCAL VOC's, as in torchvision
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Builder:
         if given.get("aux_loss") and not self.head.auxiliary:
             # The paper's LR-ASPP has no such classifier.
             raise UnsupportedOptionError(f"{self.name} has no auxiliary classifier; leave aux_loss out")
-        settled: dict[str, JSON] = {"num_classes": NUM_CLASSES, "aux_loss": False}
+        settled: dict[str, JSON] = {name: DEFAULTS[name] for name in ("num_classes", "aux_loss")}
         settled.update(self.backbone.defaults(given, self.head.output_stride))
         settled.update(self._head_defaults(given, {**settled, **given}))
         check_applicable(self.name, given, settled)
@@ -91,8 +89,8 @@ class Builder:
             **self.head.defaults(variant, HeadInput(settled["output_stride"], stages.out.channels)),
             **(copy.deepcopy(dict(self.published)) if as_published else {}),
             "head_norm_layer": "batch" if norm == "frozen" else norm,
-            "head_norm_eps": 1e-5,
-            "align_corners": False,
+            "head_norm_eps": DEFAULTS["head_norm_eps"],
+            "align_corners": DEFAULTS["align_corners"],
         }
 
     def _is_dilated(self, options: Mapping[str, Any]) -> bool:

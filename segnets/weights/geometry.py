@@ -10,10 +10,8 @@ from typing import Any
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
+from segnets.options import HIDDEN
 from segnets.registry import BACKBONES, MODELS
-
-# These show in the tensors, are reported when they differ, or change nothing in eval mode.
-_HARMLESS = {"num_classes", "aux_loss", "in_channels", "head_dropout", "norm_layer", "head_norm_layer", "dropout"}
 
 
 def essential_options(config: ModelConfig, where: str = "the model") -> dict[str, JSON]:
@@ -78,7 +76,7 @@ def other_geometry(model: object, weights: ModelConfig | None, where: str) -> st
     other = []
     for name in {**made, **asked}:
         # What one of them does not have at all follows from the others; only multi_grid is nothing by default.
-        if name in _HARMLESS or ((name not in made or name not in asked) and name != "multi_grid"):
+        if name not in HIDDEN or ((name not in made or name not in asked) and name != "multi_grid"):
             continue
         if made.get(name) != asked.get(name):
             other.append(f"{name}={made.get(name)} (here {asked.get(name)})")

@@ -1,10 +1,12 @@
-"""What can be chosen about a network: which options apply, what is refused and why, and what is recorded."""
+"""The table of options, and what the options of a network do."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
+import typing
 import warnings
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -12,15 +14,20 @@ import torch
 from torch import nn
 
 import segnets
+from benchmarks.options import read_table, table
 from segnets import backbones
-from segnets.options import NAMES, TRAINING
-from segnets.registry import MODELS, build
+from segnets.options import ALL_OPTIONS, DEFAULTS, NAMES, OPTIONS, TRAINING, Options
+from segnets.registry import HEADS, MODELS, build
 from segnets.weights.pretrained import with_weights
 
 
 def on_meta(name: str, **options: Any) -> nn.Module:
     with torch.device("meta"):
         return segnets.create_model(name, **options)
+
+
+def shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def convolutions(stage: nn.Module) -> list[list[tuple[int, int]]]:
@@ -171,6 +178,66 @@ def test_an_option_is_recorded_and_builds_the_same_network_again(option: str) ->
 def test_none_is_the_networks_own_default(option: str) -> None:
     name, _ = CHANGES[option]
     assert on_meta(name, **{option: None}).config == on_meta(name).config
+
+
+def test_the_types_in_the_table_are_those_of_the_builders_arguments() -> None:
+    arguments = typing.get_type_hints(Options)
+    assert tuple(arguments) == NAMES
+    for option in OPTIONS:
+        assert arguments[option.name] == Optional[option.type], option.name  # noqa: UP045
+    assert len({option.name for option in ALL_OPTIONS}) == len(ALL_OPTIONS)
+
+
+def test_the_rows_of_the_table_are_complete() -> None:
+    for option in ALL_OPTIONS:
+        assert option.description[0].isupper(), option.name
+        assert not option.description.endswith("."), option.name
+        assert (option.default is None) == bool(option.default_note), option.name
+        assert option.default is None or option.check(option.default), option.name
+        assert all(map(option.check, option.candidates)), option.name
+        assert option.is_hidden or not option.candidates, option.name
+    hidden = [option for option in ALL_OPTIONS if option.is_hidden]
+    assert len({option.search_rank for option in hidden}) == len(hidden)
+
+
+def test_the_defaults_in_the_table_are_those_of_every_network() -> None:
+    for name, builder in MODELS.items():
+        for option, value in builder.applicable({}).items():
+            assert DEFAULTS.get(option, value) == value, (name, option)
+
+
+def test_the_page_has_the_table_of_options() -> None:
+    assert read_table() == table(), "python -m benchmarks.options --write"
+
+
+def test_visible_options_change_the_tensors_and_hidden_options_do_not() -> None:
+    """What "visible" says in the table. Options that are visible in part are tested below."""
+    for option in OPTIONS:
+        if option.name not in CHANGES or option.visible == "partly":
+            continue
+        name, options = CHANGES[option.name]
+        if option.name == "atrous_rates":  # their number shows
+            options = {"atrous_rates": [6, 12, 18]}
+        same = shapes(on_meta(name, **options)) == shapes(on_meta(name))
+        assert same == (option.visible == "no"), option.name
+
+
+def test_head_variants_are_visible() -> None:
+    for head in HEADS:
+        name = f"{head.name}_resnet50"
+        alike = {"head_channels": 64, "pool_norm": True, "aspp_separable": True}
+        alike = {option: value for option, value in alike.items() if option in MODELS[name].settle({})}
+        variants = [shapes(on_meta(name, head_variant=variant, **alike)) for variant in head.variants]
+        assert all(one != other for one, other in itertools.combinations(variants, 2)), head.name
+
+
+def test_options_that_are_visible_in_part() -> None:
+    def state(**options: Any) -> object:
+        return shapes(on_meta("fcn_resnet18", **options))
+
+    assert state(downsample="average") == state(downsample="average_dilated") != state(downsample="conv")
+    for option in ("norm_layer", "head_norm_layer"):
+        assert state(**{option: "batch"}) == state(**{option: "sync"}) != state(**{option: "group"})
 
 
 def test_builders_show_the_options_that_they_have() -> None:
