@@ -1,7 +1,7 @@
-"""What a network costs: its parameters, its multiply-adds at an image size, and how much it shrinks the image.
+"""Count a network's parameters and multiply-adds, and measure its output stride.
 
-Counted on the meta device, where tensors have shapes and no values: in a fraction of a second, without memory, for a
-network that would not fit into this machine.
+Everything runs on the meta device, where tensors have shapes but no values. It takes a fraction of a second and almost
+no memory, even for networks larger than the machine's memory.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
     from segnets.options import Options
 
-# A power of two, so that the feature map of every output stride has a whole number of pixels: of 520 pixels and output
-# stride 16 there are 33, which looks like 15.76.
+# A power of two is divisible by every output stride. 520 pixels at output stride 16 give 33, which looks like 15.76.
 _MEASURED_SIDE = 256
 _LARGEST_SIDE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one network costs.
+    """Computational cost of a network.
 
-    parameters: numbers that can be learnt, those of an auxiliary classifier included; no buffers.
-    multiply_adds: of all convolutions and matrix products for one image in eval mode, an auxiliary classifier
-    included; 1e9 of them are one GMAC, which torchvision publishes as GFLOPS. Norms, activations, pooling and resizing
-    are not counted.
-    output_stride: by how much the last feature map of the backbone is smaller than the image, measured on one of
-    256x256 pixels.
+    Attributes:
+        parameters: Number of learnable values, including those of an auxiliary classifier, excluding buffers.
+        multiply_adds: Multiply-adds of all convolutions and matrix products for one image in eval mode, including an
+            auxiliary classifier. 1e9 of them are one GMAC, which torchvision publishes as GFLOPS. Norms, activations,
+            pooling and resizing are not counted.
+        output_stride: Ratio of the image size to the size of the backbone's last feature map, measured at 256x256
+            pixels.
     """
 
     parameters: int
@@ -47,20 +47,29 @@ class Cost:
 
 
 def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **options: Unpack[Options]) -> Cost:
-    """Count what a network costs for one image of height x width pixels. Nothing is computed, a model is not changed.
-    Forward hooks of a model are called, with tensors that have no values.
+    """Count the parameters and multiply-adds of a network for one image.
 
-    model: a network, or the name of one (`segnets.list_models`), which is then built with `options`.
+    The model is copied to the meta device, and is not changed. Its forward hooks are called with meta tensors.
 
-    Raises ValueError for a size that no image has and for an unknown name; TypeError for something that is neither a
-    network nor a name, and for options beside a network, which has its own already; otherwise what the builder raises.
+    Args:
+        model: A network, or the name of one (`segnets.list_models`), which is then built with `options`.
+        height: Height of the image in pixels, 1 to 2**20.
+        width: Width of the image in pixels, 1 to 2**20.
+        **options: Options of the builder (`segnets.options.Options`), only with a name.
+
+    Returns:
+        The cost of one forward pass in eval mode.
+
+    Raises:
+        ValueError: If the size is out of range, the name is unknown, or the builder refuses an option.
+        TypeError: If `model` is neither a network nor a name, or `options` are given with a network.
     """
     for name, side in (("height", height), ("width", width)):
         if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _LARGEST_SIDE:
             raise ValueError(f"{name}={side!r}: expected a whole number of pixels, 1 to {_LARGEST_SIDE:,}")
     network = _described(model, options).eval()
     parameters = sum(each.numel() for each in network.parameters())
-    _leave_out_norms(network)
+    _remove_norms(network)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
 
     def image(rows: int, columns: int) -> Tensor:
@@ -78,23 +87,23 @@ def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **
 
 
 def _described(model: SegmentationModel | str, options: Options) -> nn.Module:
-    """The network on the meta device, as one of its own."""
+    """Return a copy of the network on the meta device."""
     if isinstance(model, str):
         return build_described(model, find_builder(model).resolve(options))
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"model: expected a SegmentationModel or the name of one, got {type(model).__name__}")
     if options:
         raise TypeError(f"{', '.join(options)}: a network that is built has its options already; give its name")
-    # A copy in which tensors without values stand for the real ones: deepcopy asks this table first.
-    stand_ins: dict[int, object] = {
+    # deepcopy looks up every tensor in this memo first, and takes the meta tensor in place of a copy.
+    memo: dict[int, object] = {
         id(each): nn.Parameter(each.detach().to("meta"), requires_grad=False) for each in model.parameters()
     }
-    stand_ins.update({id(each): each.to("meta") for each in model.buffers()})
-    return copy.deepcopy(model, stand_ins)
+    memo.update({id(each): each.to("meta") for each in model.buffers()})
+    return copy.deepcopy(model, memo)
 
 
-def _leave_out_norms(network: nn.Module) -> None:
-    """Norms count nothing and keep every shape, and on the meta device they take three quarters of the time."""
+def _remove_norms(network: nn.Module) -> None:
+    """Replace norms by identities: they are not counted, but take three quarters of the time on the meta device."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, FrozenBatchNorm2d | nn.GroupNorm) or is_batch_norm(child):

@@ -1,7 +1,7 @@
-"""What a model knows about itself beside its tensors.
+"""Description of a model besides its tensors.
 
-`ModelConfig` is what builds the network again. `ModelCard` is what its trained weights mean: the classes,
-their colours, the preprocessing that the network was trained with, and where the weights came from.
+`ModelConfig` holds what is needed to build the network again. `ModelCard` describes its trained weights: the classes,
+their colours, the preprocessing used in training, and the origin of the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ Colour: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The name of a builder and the options that build the same network again; JSON-able."""
+    """Name and options of a builder, which build the same network again.
+
+    Attributes:
+        name: Name of the builder, one of `segnets.list_models()`, or of a backbone.
+        options: Options of the builder, as JSON values.
+    """
 
     name: str
     options: Mapping[str, JSON] = field(default_factory=dict)
@@ -26,12 +31,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the weights of a model mean.
+    """Description of a model's trained weights.
 
-    classes: one name per class id, in the order of the ids, or empty when nobody said.
-    palette: one RGB colour (0..255) per class id, or empty.
-    preprocessing: from an image to the network's input.
-    provenance: where the weights came from: source layout, file hash, licence, tool version.
+    Attributes:
+        classes: One name per class id, in the order of the ids, or empty if unknown.
+        palette: One RGB colour (0..255) per class id, or empty.
+        preprocessing: Preprocessing from an image to the network's input.
+        provenance: Origin of the weights as JSON values: source layout, file hash, licence, tool version.
     """
 
     classes: tuple[str, ...] = ()
@@ -40,16 +46,16 @@ class ModelCard:
     provenance: Mapping[str, JSON] = field(default_factory=dict)
 
     def without_classes(self) -> ModelCard:
-        """The card once the last layers are fresh: the images are still prepared in the same way."""
+        """Return the card for a model whose last layers were newly initialised: only the preprocessing still holds."""
         return replace(self.derived(), classes=(), palette=())
 
     def derived(self) -> ModelCard:
-        """The card for weights that may have changed since: what was proven of the original is not true of them."""
+        """Return the card for weights that may have changed since, without the claims proven for the original."""
         if not _CLAIMS & self.provenance.keys():
             return self
         original: dict[str, JSON] = {key: value for key, value in self.provenance.items() if key != "proof"}
         return replace(self, provenance={"derived_from": original})
 
 
-# Words of a provenance that hold for these very tensors only.
+# Provenance keys that hold only for unchanged tensors.
 _CLAIMS = {"proof", "source_sha256"}

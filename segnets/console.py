@@ -1,6 +1,7 @@
-"""What every command of this project does the same way: results on stdout, the rest on stderr, exit 0, 1 or 2.
+"""Run a command with the conventions that all commands of this project share.
 
-0 is fine, 1 is bad input (one line on stderr, no traceback), 2 is a wrong call.
+Results go to stdout, everything else to stderr. The exit status is 0 for success, 1 for bad input (one line on stderr
+and no traceback) and 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -16,46 +17,53 @@ from segnets.errors import SegnetsError
 
 
 def run_command(main: Callable[[], int | None], program: str) -> int:
-    """Run `main` and turn what goes wrong into an exit code and one line on stderr.
+    """Run `main`, and turn its errors into an exit status and one line on stderr.
 
-    SIGTERM unwinds like Ctrl-C, so that temporary files are removed. A closed pipe (`| head`) ends quietly.
+    SIGTERM unwinds the stack like Ctrl-C, so that temporary files are removed. A closed pipe (`| head`) is no error.
+
+    Args:
+        main: The command. Returns its exit status, or None for 0.
+        program: Name of the program, the prefix of error messages.
+
+    Returns:
+        The exit status: 0, 1 or 130 (interrupted), or what `main` returned.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
-        # A file name that the terminal's encoding can't show must not end the command.
+        # A file name that the terminal's encoding can't represent must not fail the command.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
-        if sys.stdout is not None:  # None in a process that was started with it closed
+        if sys.stdout is not None:  # None if the process was started with stdout closed
             sys.stdout.flush()
     except SegnetsError as error:
-        _say(f"{program}: {one_line(str(error))}")
+        _print_error(f"{program}: {escape_controls(str(error))}")
         return 1
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it somewhere to go.
+        # Python flushes stdout again at exit, which would fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        _say(f"{program}: interrupted")
+        _print_error(f"{program}: interrupted")
         return 130
     except MemoryError:
-        _say(f"{program}: not enough memory for this input")
+        _print_error(f"{program}: not enough memory for this input")
         return 1
     except OSError as error:
-        _say(f"{program}: {one_line(str(error))}")
+        _print_error(f"{program}: {escape_controls(str(error))}")
         return 1
     return code
 
 
-def one_line(text: str) -> str:
-    """Keep a message with a list of details readable, but free of control characters that a file could smuggle in."""
+def escape_controls(text: str) -> str:
+    """Escape control characters in a message, which may quote a hostile file. Newlines are kept."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def _say(line: str) -> None:
+def _print_error(line: str) -> None:
     print(line, file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
-"""The errors and warnings that a user of segnets meets.
+"""Exceptions and warnings raised by segnets.
 
-Each message is meant to be read by a person: what is wrong, where, what is allowed, what to do.
+Every message names the file or argument, what is wrong, what is allowed, and what to do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import FrameType
 
 
 class SegnetsError(Exception):
-    """Bad input of any kind; a command prints its message as one line and exits with 1."""
+    """Base class for errors caused by bad input. Commands print the message and exit with status 1."""
 
 
 class WeightsError(SegnetsError, ValueError):
@@ -19,33 +19,34 @@ class WeightsError(SegnetsError, ValueError):
 
 
 class UnsupportedOptionError(ValueError, NotImplementedError):
-    """A builder's option that this network can't have.
+    """A builder option that this network does not support.
 
-    torchvision's builders raise NotImplementedError for it, and programs that change their import may catch that; other
-    options that can't be had are a ValueError, and so is this one.
+    Also a NotImplementedError, because torchvision's builders raise that, and a ValueError like all other rejected
+    options.
     """
 
 
 class OutputError(SegnetsError, OSError):
-    """A file that can't be written where it was asked for. What was there before is untouched."""
+    """A file that can't be written to the requested path. An existing file there is left untouched."""
 
 
 class ExportError(SegnetsError, RuntimeError):
-    """An export that can't be made, or whose reloaded file disagrees with the model."""
+    """An export that fails, or whose reloaded file disagrees with the model."""
 
 
 class ImageError(SegnetsError, ValueError):
-    """An image that can't be read, or a tensor that is not the image it should be."""
+    """An image that can't be read, or a tensor with the wrong shape or dtype for an image."""
 
 
 class FrameRingError(SegnetsError, RuntimeError):
-    """A ring of frames that can't be made, opened or trusted, or a call that doesn't fit its state."""
+    """A frame ring that can't be created, opened or trusted, or a call that is invalid in its state."""
 
 
 class PeerGoneError(FrameRingError):
-    """Nothing is left to wait for: the other side of the ring has gone.
+    """The other side of a frame ring has ended, so waiting for it would never return.
 
-    state: "closed" when it said that it was done, "died" when its process ended without saying so.
+    Attributes:
+        state: "closed" if the peer closed the ring, "died" if its process ended without closing it.
     """
 
     def __init__(self, message: str, state: str) -> None:
@@ -54,7 +55,7 @@ class PeerGoneError(FrameRingError):
 
 
 def warn_caller(message: str) -> None:
-    """Warn (UserWarning) at the line outside this package that called into it."""
+    """Issue a UserWarning that points to the caller's line outside of segnets and weights_tools."""
     depth = 1
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("segnets.", "weights_tools.")):

@@ -1,7 +1,7 @@
-"""Writing files so that nothing is ever lost or half there.
+"""Write files atomically.
 
-`atomic_write` hands out a temporary file beside the target, flushes it to the disk and renames it.
-Whoever looks at the target sees the old file or the complete new one, also after a kill or on a full disk.
+`atomic_write` writes to a temporary file in the target's folder, flushes it to disk and renames it. A reader sees
+either the old file or the complete new one, even if the process is killed or the disk fills up.
 """
 
 from __future__ import annotations
@@ -35,11 +35,19 @@ _ADVICE = {
 
 
 def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
-    """Return `path` if a regular file may be created or replaced there.
+    """Check that a regular file can be created or replaced at `path`.
 
-    Links, devices, pipes and folders are refused: a rename would put a regular file in their place.
+    Links, devices, pipes and folders are refused, because a rename would replace them by a regular file.
 
-    Raises OutputError.
+    Args:
+        path: Path of the file to write.
+        overwrite: Whether an existing regular file may be replaced.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        OutputError: If `path` is not a place for a regular file, or exists and `overwrite` is False.
     """
     target = Path(path)
     try:
@@ -64,17 +72,26 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BufferedRandom]:
-    """Open a temporary file for the body of the `with`; on success it becomes `path`, on failure it is removed.
+    """Open a temporary file for a `with` block, and rename it to `path` when the block succeeds.
 
-    The mode of the new file follows the umask. A kill leaves at most a file `.segnets-*.tmp` beside the target.
+    If the block raises, the temporary file is removed and the exception propagates. The mode of the new file follows
+    the umask. A killed process leaves at most one file `.segnets-*.tmp` in the target's folder.
 
-    Raises OutputError if the target can't be written; what the body raises passes through.
+    Args:
+        path: Path of the file to write.
+        overwrite: Whether an existing regular file may be replaced.
+
+    Yields:
+        The temporary file, opened for binary reading and writing.
+
+    Raises:
+        OutputError: If the target can't be written.
     """
     target = check_writable_target(path, overwrite=overwrite)
     temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(temporary, flags, 0o666)  # the kernel takes the umask off
+        descriptor = os.open(temporary, flags, 0o666)  # the kernel applies the umask
     except OSError as error:
         raise cannot_write(target, error) from None
     try:
@@ -93,25 +110,33 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
 
 
 def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    """Give a finished file its name; both lie in one folder. The temporary name may remain as a second link.
+    """Rename a finished file to its final name in the same folder.
 
-    Raises OutputError.
+    Without `overwrite` the temporary name may remain as a second hard link, which the caller removes.
+
+    Args:
+        temporary: The finished file, already flushed to disk.
+        target: The final name.
+        overwrite: Whether an existing regular file may be replaced.
+
+    Raises:
+        OutputError: If the target can't be written, or exists and `overwrite` is False.
     """
-    check_writable_target(target, overwrite=overwrite)  # once more: it may have changed while we wrote
+    check_writable_target(target, overwrite=overwrite)  # again: it may have changed during the write
     if overwrite:
         temporary.replace(target)
     else:
         try:
-            os.link(temporary, target)  # unlike a rename, this fails if somebody was faster
+            os.link(temporary, target)  # unlike a rename, this fails if the target exists by now
         except FileExistsError:
-            raise OutputError(f"{target}: was created by somebody else meanwhile; nothing was overwritten") from None
+            raise OutputError(f"{target}: was created by another process meanwhile; nothing was overwritten") from None
         except OSError:  # a file system without hard links
             temporary.replace(target)
     _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system can."""
+    """Flush the folder, so that the rename survives a power failure where the system supports this."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -126,7 +151,7 @@ def _check_folder(target: Path) -> None:
 
 
 def cannot_write(target: Path, error: OSError | ValueError) -> OutputError:
-    """The error in words that say what to do."""
+    """Convert a system error to an OutputError that says what to do."""
     number = error.errno if isinstance(error, OSError) else None
     reason = _ADVICE.get(number) if number is not None else None
     return OutputError(f"{str(target)!r}: can't be written: {reason or error}")

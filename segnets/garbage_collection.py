@@ -1,4 +1,4 @@
-"""A pause for Python's garbage collector."""
+"""Pause Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """For work that makes thousands of objects, none of them garbage, in a short time.
+    """Disable the cyclic garbage collector inside a `with` block.
 
-    They would make Python search all of torch's objects for garbage, again and again: more than half of the time that
-    loading a network takes. What is freed by reference counting is freed as ever.
+    Building thousands of objects makes Python scan all of torch's objects for cycles again and again, which takes more
+    than half of the time of loading a network. Reference counting still frees objects as usual.
     """
     was_enabled = gc.isenabled()
     gc.disable()

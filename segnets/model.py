@@ -1,6 +1,6 @@
-"""SegmentationModel: a backbone, a classifier and perhaps an auxiliary one, resized to the image.
+"""The one class of segmentation networks: a backbone, a classifier and optionally an auxiliary classifier.
 
-Behaves as torchvision's FCN, DeepLabV3 and LRASPP, which are this one class with different parts.
+Behaves as torchvision's FCN, DeepLabV3 and LRASPP, which differ only in their parts.
 """
 
 from __future__ import annotations
@@ -18,16 +18,28 @@ from segnets.options import check_values
 
 
 class SegmentationModel(nn.Module):
-    """Scores every pixel of an image for every class.
+    """Segmentation network, which computes class logits for every pixel of an image.
 
-    backbone: image -> {"out": features[, "aux": features]}, or the names that the classifier reads.
-    classifier: features["out"] -> scores; one that sets `reads_all_features = True` gets the whole dictionary.
-    aux_classifier: features["aux"] -> scores, or None.
-    align_corners: of the resizing to the image (see `segnets.layers.resize_bilinear`).
-    config: what builds this network again; None for one that was put together by hand.
-    gradient_checkpointing: in training, trade time for memory in the backbone (see `forward_checkpointed`);
-    torch.compile decides by itself what to keep.
-    norm_eval: in training, batch norms keep to their running statistics: True for all, "backbone" for its own.
+    Args:
+        backbone: Module that maps an image to a dictionary of feature maps: "out", and "aux" if there is an auxiliary
+            classifier, or the names that `classifier` reads.
+        classifier: Module that maps the feature map "out" to logits. If it has `reads_all_features = True`, it gets
+            the whole dictionary.
+        aux_classifier: Module that maps the feature map "aux" to logits, or None.
+        align_corners: Whether resizing to the image aligns the centres of the corner pixels (see
+            `segnets.layers.resize_bilinear`).
+        config: Name and options that build this network again, or None for a network assembled by hand.
+        gradient_checkpointing: Whether training recomputes the backbone's activations instead of keeping them (see
+            `segnets.backbones.forward_checkpointed`). Ignored under torch.compile, which makes its own choice.
+        norm_eval: Whether batch norms use their running statistics in training: True for all of them, "backbone" for
+            those of the backbone.
+
+    Attributes:
+        card: Classes, colours, preprocessing and origin of the weights, or None.
+        backbone_frozen: Whether `freeze_backbone` is in effect.
+
+    Raises:
+        ValueError: If `norm_eval` is none of its allowed values.
     """
 
     __constants__ = ("reads_all_features",)
@@ -55,13 +67,20 @@ class SegmentationModel(nn.Module):
         self.backbone_frozen = False
         self.config = config
         self.card: ModelCard | None = None
-        if norm_eval:  # a new module is in training mode; parts that were put into another stay in it
+        if norm_eval:  # a new module is in training mode, so its norms have to be switched now
             self.train()
 
     def train(self, mode: bool = True) -> SegmentationModel:
-        """As every module's; a frozen backbone stays in eval mode, and so do the batch norms that norm_eval names.
+        """Set training or eval mode.
 
-        A network that was scripted has TorchScript's own `train`, which knows nothing of that.
+        A frozen backbone and the batch norms selected by `norm_eval` stay in eval mode. A scripted network has
+        TorchScript's own `train`, which ignores both.
+
+        Args:
+            mode: True for training mode, False for eval mode.
+
+        Returns:
+            The network itself.
         """
         super().train(mode)
         if mode and self.backbone_frozen:
@@ -74,28 +93,34 @@ class SegmentationModel(nn.Module):
         return self
 
     def freeze_backbone(self) -> None:
-        """Train the classifiers alone: the backbone gets no gradients and stays in eval mode, after `.train()` too.
+        """Exclude the backbone from training: it gets no gradients and stays in eval mode, even after `train()`.
 
-        Call it before the optimizer is made, or give the optimizer the parameters that still require gradients.
+        Call this before creating the optimizer, or pass only parameters that require gradients to the optimizer.
         """
         self.backbone_frozen = True
         self.backbone.requires_grad_(False)
         self.backbone.eval()
 
     def unfreeze_backbone(self) -> None:
-        """Train everything again."""
+        """Undo `freeze_backbone`: every parameter requires gradients, and the backbone follows `train()` again."""
         self.backbone_frozen = False
         self.backbone.requires_grad_(True)
         self.train(self.training)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x: (N, in_channels, H, W) float, RGB, normalised as by `segnets.preprocess`; any H, W >= 1.
+        """Compute class logits for every pixel.
 
-        Returns "out": (N, num_classes, H, W) logits, not probabilities; and "aux", of the same shape, when the model
-        has an auxiliary classifier. Eager mode returns an OrderedDict, TorchScript a Dict[str, Tensor].
+        Args:
+            x: Batch of shape (N, in_channels, H, W), floating point, RGB, normalised as by `segnets.preprocess`; any
+                H, W >= 1.
 
-        Raises ValueError if x is not 4-D (or a batch of one meets batch norm in training where that can't work),
-        RuntimeError if x is not floating point.
+        Returns:
+            "out": logits (not probabilities) of shape (N, num_classes, H, W), and "aux" of the same shape if the model
+            has an auxiliary classifier. An OrderedDict in eager mode, a Dict[str, Tensor] in TorchScript.
+
+        Raises:
+            ValueError: If `x` is not 4-D, or is a batch of one image in training and a batch norm needs more.
+            RuntimeError: If `x` is not floating point.
         """
         if x.dim() != 4:
             raise ValueError(
@@ -112,18 +137,18 @@ class SegmentationModel(nn.Module):
 
         result = OrderedDict()
         if self.reads_all_features:
-            scores = self.classifier(features)  # (N, num_classes, h, w)
+            logits = self.classifier(features)  # (N, num_classes, h, w)
         else:
-            scores = self.classifier(features["out"])
-        result["out"] = resize_bilinear(scores, size, self.align_corners)
+            logits = self.classifier(features["out"])
+        result["out"] = resize_bilinear(logits, size, self.align_corners)
         if self.aux_classifier is not None:
             result["aux"] = resize_bilinear(self.aux_classifier(features["aux"]), size, self.align_corners)
         return result
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
-        frugal = self.gradient_checkpointing and self.training and not self.backbone_frozen
-        # A compiler plans for itself what to keep and what to compute again.
-        if not torch.jit.is_scripting() and frugal and not torch.compiler.is_compiling():
+        checkpointed = self.gradient_checkpointing and self.training and not self.backbone_frozen
+        # A compiler decides by itself which activations to keep.
+        if not torch.jit.is_scripting() and checkpointed and not torch.compiler.is_compiling():
             return forward_checkpointed(self.backbone, x)
         result: dict[str, Tensor] = self.backbone(x)
         return result

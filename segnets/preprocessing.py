@@ -1,9 +1,8 @@
-"""From an image to the network's input: the input contract as data (`Preprocessing`) and as code (`Preprocess`).
+"""Preprocessing from a uint8 image to the network's input, as data (`Preprocessing`) and as code (`Preprocess`).
 
-The code is in the subset of Python that TorchScript compiles, so that Python, an exported file and C++ run the same
-lines.
-Behaves as torchvision.transforms._presets.SemanticSegmentation on uint8 tensors, bit for bit:
-resize (in float, rounded back to uint8), scale to 0..1, subtract the mean, divide by the standard deviation.
+The code stays in the subset of Python that TorchScript compiles, so that Python, exported files and C++ run the same
+code. It behaves as torchvision.transforms._presets.SemanticSegmentation on uint8 tensors, bit for bit: resize (in
+float, rounded back to uint8), scale to 0..1, subtract the mean, divide by the standard deviation.
 
 Shapes: N batch, H W the image, h w the network's input.
 """
@@ -26,23 +25,26 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
 DEFAULT_SHORT_SIDE = 520
 
-# A 1x300 strip whose short side becomes 520 would have 81 million pixels and end in an out-of-memory kill.
+# Resizing the short side of a 1x300 image to 520 would give 81 million pixels, and exhaust the memory.
 MAX_ENLARGED_PIXELS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input. The default is that of torchvision's published segmentation weights.
+    """Parameters of the preprocessing. The defaults are those of torchvision's published segmentation weights.
 
-    resize: "short_side" makes the shorter side `size` and keeps the aspect ratio (the longer side is rounded down);
-        "fixed" makes every image `size`; "none" leaves the size alone.
-    size: pixels for "short_side" (520 when not given), (height, width) for "fixed", None for "none".
-    interpolation: "bilinear", "bicubic" or "nearest".
-    antialias: low-pass filter when shrinking; must be False for "nearest".
-    mean, std: of the channels scaled to 0..1, *in the order that the network wants*.
-    channel_order: the order that the network wants. Images always come as RGB; "BGR" swaps them first.
+    Attributes:
+        resize: "short_side" resizes the shorter side to `size` and keeps the aspect ratio (the longer side is rounded
+            down); "fixed" resizes every image to `size`; "none" keeps the size.
+        size: Pixels for "short_side" (None means 520), (height, width) for "fixed", None for "none".
+        interpolation: "bilinear", "bicubic" or "nearest".
+        antialias: Whether to apply a low-pass filter when shrinking. Must be False for "nearest".
+        mean: Mean of each channel scaled to 0..1, in the network's channel order.
+        std: Standard deviation of each channel scaled to 0..1, in the network's channel order, above 0.
+        channel_order: The network's channel order, "RGB" or "BGR". Images are always given as RGB.
 
-    Raises ValueError if a value is not one of these.
+    Raises:
+        ValueError: If a value is none of these, or does not go with another.
     """
 
     resize: str = "short_side"
@@ -68,14 +70,21 @@ class Preprocessing:
             raise ValueError(f"std={self.std}: expected three numbers above 0")
 
     def to_json(self) -> dict[str, object]:
-        """Plain lists, numbers and strings; `from_json` reads them back."""
+        """Return the fields as JSON values, which `from_json` reads back."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, obj: object) -> Preprocessing:
-        """Read what `to_json` wrote; every field must be there and nothing else.
+        """Build a Preprocessing from the result of `to_json`.
 
-        Raises ValueError.
+        Args:
+            obj: A mapping with exactly the fields of Preprocessing.
+
+        Returns:
+            The preprocessing.
+
+        Raises:
+            ValueError: If a field is missing or unknown, or has a value that is not allowed.
         """
         if not isinstance(obj, Mapping):
             raise ValueError(f"preprocessing: expected an object with the fields of Preprocessing, got {obj!r}")
@@ -89,13 +98,17 @@ class Preprocessing:
 
 
 class Preprocess(nn.Module):
-    """Turn images into the network's input, as a `Preprocessing` says. Has no parameters and no buffers; scriptable."""
+    """Module that applies a `Preprocessing` to images. Scriptable, without parameters and buffers.
+
+    Args:
+        preprocessing: The parameters.
+    """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.resize: str = preprocessing.resize
         size = preprocessing.size
-        # TorchScript wants one type per attribute; 0 is never used.
+        # TorchScript needs one type per attribute. The zeros are never used.
         self.short_side: int = size if isinstance(size, int) else 0
         self.fixed_height, self.fixed_width = size if isinstance(size, tuple) else (0, 0)
         self.interpolation: str = preprocessing.interpolation
@@ -106,11 +119,17 @@ class Preprocess(nn.Module):
         self.max_enlarged_pixels: int = MAX_ENLARGED_PIXELS
 
     def forward(self, image: Tensor) -> Tensor:
-        """Resize and normalise.
+        """Resize and normalise a batch of images.
 
-        image: (N, H, W, 3) uint8, RGB, 0..255; any N, H, W >= 1.
-        Returns (N, 3, h, w) float32, contiguous, on the image's device.
-        Raises ImageError (in TorchScript: torch.jit.Error with the same words).
+        Args:
+            image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255; any N, H, W >= 1.
+
+        Returns:
+            The network's input of shape (N, 3, h, w), float32, contiguous, on the image's device.
+
+        Raises:
+            ImageError: If `image` has another shape or dtype, or would become too large. TorchScript raises
+                torch.jit.Error with the same message.
         """
         check_image(image)
         if self.swap_channels:
@@ -125,13 +144,17 @@ class Preprocess(nn.Module):
         return (scaled - mean) / std
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width that an image of `height` x `width` is resized to. Raises as `forward`."""
+        """Return the height and width that an image of `height` x `width` pixels is resized to.
+
+        Raises:
+            ImageError: If the resized image would be too large.
+        """
         if self.resize == "fixed":
             return self.fixed_height, self.fixed_width
         if self.resize == "none":
             return height, width
         short_side = self.short_side
-        # The order of the operations matters: it is torchvision's, and decides how the long side is rounded.
+        # The order of these operations is torchvision's. It decides how the long side is rounded.
         long_side = int(short_side * max(height, width) / min(height, width))
         if short_side * long_side > max(self.max_enlarged_pixels, height * width):
             reject_image(
@@ -141,7 +164,7 @@ class Preprocess(nn.Module):
         return (short_side, long_side) if height <= width else (long_side, short_side)
 
     def resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Resize (N, 3, H, W) uint8 to (N, 3, height, width) uint8, in float and rounded to the nearest even."""
+        """Resize (N, 3, H, W) uint8 to (N, 3, height, width) uint8, in float and rounded half to even."""
         values = pixels.to(torch.float32)
         if self.interpolation == "nearest":
             values = F.interpolate(values, size=[height, width], mode="nearest")
@@ -149,16 +172,22 @@ class Preprocess(nn.Module):
             values = F.interpolate(
                 values, size=[height, width], mode=self.interpolation, align_corners=False, antialias=self.antialias
             )
-        # Only bicubic leaves 0..255; the clamp changes nothing for the others.
+        # Only bicubic can exceed 0..255.
         return values.clamp(0.0, 255.0).round().to(torch.uint8)
 
 
 def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:
-    """Turn a batch of images into the network's input.
+    """Convert a batch of images to the network's input.
 
-    image: (N, H, W, 3) uint8, RGB, 0..255.
-    preprocessing: torchvision's segmentation preset when not given.
-    Returns (N, 3, h, w) float32. Raises ImageError.
+    Args:
+        image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255.
+        preprocessing: The parameters; None means those of torchvision's segmentation weights.
+
+    Returns:
+        The network's input of shape (N, 3, h, w), float32, on the image's device.
+
+    Raises:
+        ImageError: If `image` is not such a tensor, or would become too large.
     """
     if not isinstance(image, Tensor):
         raise ImageError(
@@ -170,10 +199,17 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
 
 
 def check_image(image: Tensor) -> None:
-    """Raise ImageError unless `image` is uint8 (N, H, W, 3) with N, H, W >= 1. Scriptable."""
+    """Check that `image` is an image batch. Scriptable.
+
+    Args:
+        image: Expected to be uint8 of shape (N, H, W, 3) with N, H, W >= 1.
+
+    Raises:
+        ImageError: If it is not.
+    """
     expected = "image: expected uint8 (N, H, W, 3) RGB with values 0..255"
     if image.dtype != torch.uint8:
-        # In TorchScript a dtype is a bare number.
+        # TorchScript represents a dtype as a number.
         if torch.jit.is_scripting():
             reject_image(f"{expected}, got another dtype")
         else:
@@ -192,9 +228,13 @@ def check_image(image: Tensor) -> None:
 
 
 def check_input(image: Tensor) -> None:
-    """Raise ImageError unless `image` is what `forward` of an exported model takes. Scriptable.
+    """Check that `image` is an input for `forward` of an exported model. Scriptable.
 
-    image: floating point (N, 3, H, W) with N, H, W >= 1, already normalised.
+    Args:
+        image: Expected to be floating point of shape (N, 3, H, W) with N, H, W >= 1, already normalised.
+
+    Raises:
+        ImageError: If it is not.
     """
     expected = "input: expected normalised floating point (N, 3, H, W)"
     if not image.is_floating_point():
@@ -209,7 +249,11 @@ def check_input(image: Tensor) -> None:
 
 
 def reject_image(message: str) -> None:
-    """Always raises. TorchScript knows only the built-in exceptions, and compiles nothing behind the first one."""
+    """Raise ImageError, or ValueError in TorchScript, which only supports built-in exceptions.
+
+    Raises:
+        ImageError: Always.
+    """
     if torch.jit.is_scripting():
         raise ValueError(message)
     raise ImageError(message)

@@ -1,8 +1,16 @@
-"""The one door to torchvision: `from segnets.torchvision_compat import torchvision`.
+"""Import torchvision next to a CPU-only torch.
 
-The torchvision of PyPI is built for CUDA. Beside a CPU-only torch its compiled operators can't be loaded, and its
-import fails with "operator torchvision::nms does not exist". Its Python parts (data sets, transforms, models) need
-none of them: with the schemas of the missing operators defined first, the import passes.
+PyPI's torchvision is built for CUDA. With a CPU-only torch its compiled operators fail to load, and `import
+torchvision` raises "operator torchvision::nms does not exist". The pure Python parts (datasets, transforms, models)
+use none of these operators. This module defines the schemas of the missing operators, after which the import succeeds.
+
+Import this module first, and torchvision as usual afterwards:
+
+    import segnets.torchvision_compat
+    import torchvision
+
+`from segnets.torchvision_compat import torchvision` is equivalent. Where torchvision imports without help, nothing is
+changed. `import segnets` never imports this module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Feature maps in, class scores out, at the size of a feature map. A new head is one file here."""
+"""Heads of segmentation networks, which map feature maps to logits. Each head is one file."""
 
 from segnets.heads.deeplabv3 import DEEPLABV3, DeepLabHead
 from segnets.heads.deeplabv3plus import DEEPLABV3PLUS, DeepLabV3PlusHead

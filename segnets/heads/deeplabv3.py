@@ -1,4 +1,4 @@
-"""The head of DeepLabV3: atrous spatial pyramid pooling, one 3x3 convolution, the classes.
+"""Head of DeepLabV3: atrous spatial pyramid pooling, a 3x3 convolution and a 1x1 classifier.
 
 Chen et al. 2017, https://arxiv.org/abs/1706.05587. Behaves as torchvision.models.segmentation.deeplabv3.DeepLabHead,
 or, with `variant="mmseg"`, as mmsegmentation's ASPPHead.
@@ -12,19 +12,32 @@ from typing import Any
 from torch import nn
 
 from segnets.card import JSON
-from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadSpec, aspp_norm, check_variant
+from segnets.heads._aspp import aspp_arguments, aspp_defaults
+from segnets.heads.spec import HeadInput, HeadSpec, check_variant
 from segnets.layers import ASPP, NormLayer
 
 _VARIANTS = ("torchvision", "mmseg")
 
 
 class DeepLabHead(nn.Sequential):
-    """(N, in_channels, H, W) -> (N, num_classes, H, W) logits.
+    """Head of DeepLabV3: (N, in_channels, H, W) -> logits (N, num_classes, H, W).
 
-    The rates 12, 24, 36 are the paper's for output stride 8; torchvision keeps them at stride 16 for MobileNetV3 too.
-    variant: "torchvision"; or "mmseg", where ASPP reads its pooling branch first and fuses with a 3x3 convolution, no
-    other follows, and dropout takes whole channels.
-    separable, pool_norm, dropout: of the `ASPP`. aspp_norm_layer: its norms, where they are not norm_layer's.
+    Args:
+        in_channels: Channels of the feature map.
+        num_classes: Number of classes.
+        atrous_rates: Dilations of ASPP. The default is the paper's for output stride 8; torchvision also uses it for
+            MobileNetV3 at output stride 16.
+        channels: Channels of ASPP and of the 3x3 convolution.
+        separable: Whether ASPP uses depthwise separable convolutions.
+        pool_norm: Whether ASPP's pooling branch has a norm.
+        dropout: Dropout probability in ASPP.
+        norm_layer: Factory that makes a norm for a number of channels.
+        aspp_norm_layer: Factory of ASPP's norms; None means `norm_layer`.
+        variant: "torchvision"; or "mmseg", where ASPP concatenates its pooling branch first and fuses with a 3x3
+            convolution, the classifier follows directly, and dropout drops whole channels.
+
+    Raises:
+        ValueError: If `variant` is neither of these.
     """
 
     def __init__(
@@ -72,10 +85,7 @@ def _defaults(variant: str, head_input: HeadInput) -> dict[str, JSON]:
     return {
         "head_channels": head_input.channels // 4 if mmseg else 256,  # 512 on ResNet-50, 128 on ResNet-18
         "head_dropout": 0.1 if mmseg else 0.5,
-        "atrous_rates": list(ATROUS_RATES[head_input.output_stride]),
-        "aspp_separable": False,
-        "pool_norm": True,
-        "aspp_norm_eps": None,
+        **aspp_defaults(head_input.output_stride, separable=False),
     }
 
 
@@ -84,13 +94,9 @@ def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], 
         head_input.channels,
         num_classes,
         options["atrous_rates"],
-        channels=options["head_channels"],
-        separable=options["aspp_separable"],
-        pool_norm=options["pool_norm"],
-        dropout=options["head_dropout"],
         norm_layer=norm_layer,
-        aspp_norm_layer=aspp_norm(options, norm_layer),
         variant=options["head_variant"],
+        **aspp_arguments(options, norm_layer),
     )
 
 

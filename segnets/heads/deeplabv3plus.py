@@ -1,4 +1,4 @@
-"""The head of DeepLabV3+: ASPP at the end of the backbone, joined with features of a quarter of the image's size.
+"""Head of DeepLabV3+: ASPP on the last feature map, fused with a feature map at a quarter of the image's size.
 
 Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", https://arxiv.org/abs/1802.02611
 Behaves as segmentation_models_pytorch's DeepLabV3Plus, or, with `variant="vainf"`, as VainF/DeepLabV3Plus-Pytorch's.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
-from segnets.heads.spec import ATROUS_RATES, HeadInput, HeadSpec, aspp_norm, check_variant
+from segnets.heads._aspp import aspp_arguments, aspp_defaults
+from segnets.heads.spec import HeadInput, HeadSpec, check_variant
 from segnets.layers import ASPP, NormLayer, SeparableConv, resize_bilinear
 
 _LOW_CHANNELS = 48  # section 4.1 of the paper
@@ -22,11 +23,27 @@ _VARIANTS = ("smp", "vainf")
 
 
 class DeepLabV3PlusHead(nn.Module):
-    """{"low": (N, low_channels, H, W), "out": (N, in_channels, h, w)} -> (N, num_classes, H, W) logits.
+    """Head of DeepLabV3+.
 
-    variant: "smp", separable 3x3 convolutions, one after ASPP and one after the joining; or "vainf", a plain 3x3 after
-    the joining alone, which reads the finer features first.
-    separable, pool_norm, dropout: of the `ASPP`. aspp_norm_layer: its norms, where they are not norm_layer's.
+    {"low": (N, low_channels, H, W), "out": (N, in_channels, h, w)} -> logits (N, num_classes, H, W).
+
+    Args:
+        low_channels: Channels of the feature map "low".
+        in_channels: Channels of the feature map "out".
+        num_classes: Number of classes.
+        atrous_rates: Dilations of ASPP.
+        channels: Channels of ASPP and of the fused feature map.
+        separable: Whether ASPP uses depthwise separable convolutions.
+        pool_norm: Whether ASPP's pooling branch has a norm.
+        dropout: Dropout probability in ASPP.
+        norm_layer: Factory that makes a norm for a number of channels.
+        aspp_norm_layer: Factory of ASPP's norms; None means `norm_layer`.
+        variant: "smp", with depthwise separable 3x3 convolutions after ASPP and after the concatenation; or "vainf",
+            with a single plain 3x3 convolution after the concatenation, where "low" comes first.
+        align_corners: See `segnets.layers.resize_bilinear`.
+
+    Raises:
+        ValueError: If `variant` is neither of these.
     """
 
     reads_all_features = True
@@ -79,18 +96,16 @@ class DeepLabV3PlusHead(nn.Module):
         high = self.refine(self.aspp(features["out"]))  # (N, channels, h, w)
         high = resize_bilinear(high, [low.shape[2], low.shape[3]], self.align_corners)
         joined = [low, high] if self.low_first else [high, low]
-        scores: Tensor = self.classify(self.fuse(torch.cat(joined, dim=1)))  # of (N, 48 + channels, H, W)
-        return scores
+        fused = self.fuse(torch.cat(joined, dim=1))  # (N, channels, H, W) from (N, 48 + channels, H, W)
+        logits: Tensor = self.classify(fused)
+        return logits
 
 
 def _defaults(variant: str, head_input: HeadInput) -> dict[str, JSON]:
     return {
         "head_channels": 256,
         "head_dropout": 0.5 if variant == "smp" else 0.1,
-        "atrous_rates": list(ATROUS_RATES[head_input.output_stride]),
-        "aspp_separable": variant == "smp",
-        "pool_norm": True,
-        "aspp_norm_eps": None,
+        **aspp_defaults(head_input.output_stride, separable=variant == "smp"),
     }
 
 
@@ -100,14 +115,10 @@ def _build(num_classes: int, head_input: HeadInput, options: Mapping[str, Any], 
         head_input.channels,
         num_classes,
         options["atrous_rates"],
-        channels=options["head_channels"],
-        separable=options["aspp_separable"],
-        pool_norm=options["pool_norm"],
-        dropout=options["head_dropout"],
         norm_layer=norm_layer,
-        aspp_norm_layer=aspp_norm(options, norm_layer),
         variant=options["head_variant"],
         align_corners=options["align_corners"],
+        **aspp_arguments(options, norm_layer),
     )
 
 

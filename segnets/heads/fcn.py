@@ -1,8 +1,8 @@
-"""The head of a fully convolutional network; it also serves as the auxiliary head of every model here.
+"""Head of a fully convolutional network, also used as the auxiliary classifier of all networks.
 
 Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", https://arxiv.org/abs/1411.4038
 `FCNHead` behaves as torchvision.models.segmentation.fcn.FCNHead, `FCNConcatHead` as mmsegmentation's FCNHead with its
-defaults.
+default arguments.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from segnets.layers import ConvNormAct, NormLayer
 
 
 class FCNHead(nn.Sequential):
-    """3x3 convolution, batch norm, ReLU, dropout, 1x1 convolution to the classes.
+    """3x3 convolution, norm, ReLU, dropout and a 1x1 classifier.
 
-    hidden: channels between, by default a quarter of in_channels.
-    (N, in_channels, H, W) -> (N, channels, H, W) logits.
+    (N, in_channels, H, W) -> logits (N, channels, H, W).
+
+    Args:
+        in_channels: Channels of the feature map.
+        channels: Number of classes.
+        hidden: Channels of the 3x3 convolution; None means a quarter of `in_channels`.
+        dropout: Dropout probability.
+        norm_layer: Factory that makes a norm for a number of channels.
     """
 
     last_layers = ("4",)
@@ -47,9 +53,16 @@ class FCNHead(nn.Sequential):
 
 
 class FCNConcatHead(nn.Module):
-    """Two 3x3 convolutions; a third reads their result beside the head's own input; dropout of whole channels.
+    """Two 3x3 convolutions, a third one over their output concatenated with the input, and a 1x1 classifier.
 
-    (N, in_channels, H, W) -> (N, num_classes, H, W) logits.
+    (N, in_channels, H, W) -> logits (N, num_classes, H, W).
+
+    Args:
+        in_channels: Channels of the feature map.
+        num_classes: Number of classes.
+        hidden: Channels of the 3x3 convolutions.
+        dropout: Dropout probability. Whole channels are dropped.
+        norm_layer: Factory that makes a norm for a number of channels.
     """
 
     last_layers = ("classify",)
@@ -73,9 +86,9 @@ class FCNConcatHead(nn.Module):
         self.classify = nn.Conv2d(hidden, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = torch.cat([x, self.convs(x)], dim=1)  # (N, in_channels + hidden, H, W)
-        scores: Tensor = self.classify(self.dropout(self.fuse(seen)))
-        return scores
+        joined = torch.cat([x, self.convs(x)], dim=1)  # (N, in_channels + hidden, H, W)
+        logits: Tensor = self.classify(self.dropout(self.fuse(joined)))
+        return logits
 
 
 def _defaults(_variant: str, head_input: HeadInput) -> dict[str, JSON]:

@@ -1,4 +1,4 @@
-"""The head of Lite R-ASPP: gated features from the end of the network, joined with finer ones from the middle.
+"""Head of Lite R-ASPP: gated features of the last feature map, added to those of a finer one.
 
 Howard et al. 2019, "Searching for MobileNetV3", section 6.4, https://arxiv.org/abs/1905.02244
 Behaves as torchvision.models.segmentation.lraspp.LRASPPHead.
@@ -17,7 +17,18 @@ from segnets.layers import NormLayer, resize_bilinear
 
 
 class LRASPPHead(nn.Module):
-    """{"low": (N, low_channels, H, W), "high": (N, high_channels, h, w)} -> (N, num_classes, H, W) logits."""
+    """Head of Lite R-ASPP.
+
+    {"low": (N, low_channels, H, W), "high": (N, high_channels, h, w)} -> logits (N, num_classes, H, W).
+
+    Args:
+        low_channels: Channels of the feature map "low".
+        high_channels: Channels of the feature map "high".
+        num_classes: Number of classes.
+        inter_channels: Channels of the gated features.
+        norm_layer: Factory that makes a norm for a number of channels.
+        align_corners: See `segnets.layers.resize_bilinear`.
+    """
 
     reads_all_features = True
     last_layers = ("low_classifier", "high_classifier")
@@ -52,8 +63,8 @@ class LRASPPHead(nn.Module):
         high = features["high"]
         x = self.cbr(high) * self.scale(high)  # (N, inter_channels, h, w)
         x = resize_bilinear(x, [low.shape[2], low.shape[3]], self.align_corners)  # (N, inter_channels, H, W)
-        scores: Tensor = self.low_classifier(low) + self.high_classifier(x)
-        return scores
+        logits: Tensor = self.low_classifier(low) + self.high_classifier(x)
+        return logits
 
 
 def _defaults(_variant: str, _site: HeadInput) -> dict[str, JSON]:

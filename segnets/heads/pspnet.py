@@ -1,7 +1,7 @@
-"""The head of PSPNet: averages of the whole image, its halves, thirds and sixths beside the features themselves.
+"""Head of PSPNet: the feature map concatenated with its averages over grids of 1, 2, 3 and 6 cells per side.
 
 Zhao et al. 2017, "Pyramid Scene Parsing Network", https://arxiv.org/abs/1612.01105
-Behaves as mmsegmentation's PSPHead, which is the paper's, or, with `variant="smp"`, as segmentation_models_pytorch's.
+Behaves as mmsegmentation's PSPHead (the paper's), or, with `variant="smp"`, as segmentation_models_pytorch's PSPNet.
 """
 
 from __future__ import annotations
@@ -22,11 +22,22 @@ _VARIANTS = ("mmseg", "smp")
 
 
 class PSPHead(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes, H, W) logits. Dropout takes whole channels.
+    """Head of PSPNet: (N, in_channels, H, W) -> logits (N, num_classes, H, W).
 
-    variant: "mmseg": levels of `channels`, read after the features, fused by a 3x3 convolution, classified by a 1x1;
-    or "smp": levels of a quarter of in_channels, read before the features, fused by a 1x1, classified by a 3x3.
-    pool_norm: whether the coarsest level has a norm; SMP's has none.
+    Args:
+        in_channels: Channels of the feature map.
+        num_classes: Number of classes.
+        channels: Channels of the fused feature map, and of each level of "mmseg".
+        dropout: Dropout probability. Whole channels are dropped.
+        pool_norm: Whether the level with a single cell has a norm.
+        norm_layer: Factory that makes a norm for a number of channels.
+        variant: "mmseg", with levels of `channels` concatenated after the features, a 3x3 convolution and a 1x1
+            classifier; or "smp", with levels of a quarter of `in_channels` concatenated before the features, a 1x1
+            convolution and a 3x3 classifier.
+        align_corners: See `segnets.layers.resize_bilinear`.
+
+    Raises:
+        ValueError: If `variant` is neither of these.
     """
 
     last_layers = ("classify",)
@@ -57,25 +68,24 @@ class PSPHead(nn.Module):
             norm_layer=norm_layer,
         )
         self.dropout = nn.Dropout2d(dropout)
-        size = 3 if self.levels_first else 1
-        self.classify = nn.Conv2d(channels, num_classes, size, padding=size // 2)
+        kernel_size = 3 if self.levels_first else 1
+        self.classify = nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self.pyramid(x)
+        joined = self.pyramid(x)
         if self.levels_first:
-            seen.append(x)
+            joined.append(x)
         else:
-            seen.insert(0, x)
-        fused = self.fuse(torch.cat(seen, dim=1))  # (N, channels, H, W)
-        scores: Tensor = self.classify(self.dropout(fused))
-        return scores
+            joined.insert(0, x)
+        fused = self.fuse(torch.cat(joined, dim=1))  # (N, channels, H, W)
+        logits: Tensor = self.classify(self.dropout(fused))
+        return logits
 
 
 def _defaults(variant: str, head_input: HeadInput) -> dict[str, JSON]:
     smp = variant == "smp"
-    # 512 on ResNet-50, and on ResNet-18 of mmsegmentation 128
     return {
-        "head_channels": 512 if smp else head_input.channels // 4,
+        "head_channels": 512 if smp else head_input.channels // 4,  # mmsegmentation: 512 on ResNet-50, 128 on ResNet-18
         "head_dropout": 0.2 if smp else 0.1,
         "pool_norm": not smp,
     }

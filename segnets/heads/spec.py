@@ -1,4 +1,4 @@
-"""What a head tells of itself before it is built, so that it can be put on any backbone."""
+"""Description of a head, from which a builder puts the head on any backbone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 
 from segnets.backbones import Stage, Stages
 from segnets.card import JSON
-from segnets.layers import NormLayer, norm_layer
-
-# Where dilation keeps more of the image, the same view needs wider rates: section 4 of the DeepLabV3 paper.
-ATROUS_RATES = {8: [12, 24, 36], 16: [6, 12, 18], 32: [3, 6, 9]}
+from segnets.layers import NormLayer
 
 
 @dataclass(frozen=True)
 class HeadInput:
-    """Where a head is put: the backbone's output stride, and the channels of the feature maps that it reads.
+    """Feature maps that a backbone offers to a head.
 
-    low_channels: of the finer feature map, for a head that reads one, else 0.
+    Attributes:
+        output_stride: Output stride of the backbone: 8, 16 or 32.
+        channels: Channels of the last feature map.
+        low_channels: Channels of the finer feature map if the head reads one, else 0.
     """
 
     output_stride: int
@@ -28,29 +28,31 @@ class HeadInput:
     low_channels: int = 0
 
 
-def check_variant(variant: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError for a variant that a head does not have."""
-    if variant not in allowed:
-        raise ValueError(f"variant={variant!r}: expected {' or '.join(map(repr, allowed))}")
-
-
-def aspp_norm(options: Mapping[str, Any], head_norm: NormLayer) -> NormLayer:
-    """What makes the norms inside ASPP: the head's own, or with these options the same kind with another eps."""
-    eps = options.get("aspp_norm_eps")
-    return head_norm if eps is None else norm_layer(options["head_norm_layer"], eps=eps)
-
-
 @dataclass(frozen=True)
 class HeadSpec:
-    """One kind of head.
+    """Description of one head. A builder calls `defaults` first, and `build` once all options are resolved.
 
-    name: "pspnet", the first part of a model's name; title: what it is, with the paper.
-    variants: whose heads there are, the default first.
-    defaults: (variant, head_input) -> the options that apply beside those that all heads have, with their defaults.
-    build: (num_classes, head_input, options, norm_layer) -> the head.
-    output_stride: the default. low: the finer feature map that it reads too, as "low", or None.
-    last_name: what it calls the last feature map.
-    auxiliary: whether a network with this head can have an auxiliary classifier.
+    The module returned by `build` is either a map from the last feature map (N, channels, H, W) to logits
+    (N, num_classes, H, W), or has `reads_all_features = True` and takes a dictionary of feature maps. Its attribute
+    `last_layers` is a tuple with the names of the convolutions that compute the logits; these are newly initialised
+    when weights for another number of classes are loaded.
+
+    Attributes:
+        name: First part of the model's name, for example "pspnet".
+        title: Human-readable name and, after a comma, the link to the paper.
+        variants: Projects whose version of the head can be built, values of the option `head_variant`. The first one
+            is the default.
+        defaults: Function (variant, head_input) -> the options that apply to this head with their default values. None
+            marks an option that is not in use by default. The options shared by all heads (`head_variant`,
+            `head_norm_layer`, `head_norm_eps`, `align_corners`) are left out.
+        build: Function (num_classes, head_input, options, norm_layer) -> the head. `options` are all resolved options
+            of the builder, `norm_layer` is the factory of the head's norms. Weights are drawn in the order in which
+            modules are created, so a published order must be kept.
+        output_stride: Default output stride of the backbone.
+        low: Function that selects the finer feature map among the backbone's stages, which the head reads as "low", or
+            None if the head reads the last feature map only.
+        last_name: Key of the last feature map in the dictionary.
+        auxiliary: Whether a network with this head can have an auxiliary classifier.
     """
 
     name: str
@@ -62,3 +64,9 @@ class HeadSpec:
     low: Callable[[Stages], Stage] | None = None
     last_name: str = "out"
     auxiliary: bool = True
+
+
+def check_variant(variant: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless `variant` is one of `allowed`."""
+    if variant not in allowed:
+        raise ValueError(f"variant={variant!r}: expected {' or '.join(map(repr, allowed))}")

@@ -1,8 +1,13 @@
-"""Blocks with parameters. They know no model; backbones and heads are made of them."""
+"""Building blocks of backbones and heads, independent of any model."""
 
 from segnets.layers.aspp import ASPP, ASPPConv, ASPPPooling
 from segnets.layers.conv_norm_act import ConvNormAct, SeparableConv
-from segnets.layers.inverted_residual import InvertedResidual, InvertedResidualSpec, SqueezeExcitation
+from segnets.layers.inverted_residual import (
+    InvertedResidual,
+    InvertedResidualSpec,
+    SqueezeExcitation,
+    round_channels,
+)
 from segnets.layers.norm import (
     NORM_LAYERS,
     FrozenBatchNorm2d,
@@ -34,4 +39,5 @@ __all__ = [
     "is_batch_norm",
     "norm_layer",
     "resize_bilinear",
+    "round_channels",
 ]

@@ -3,7 +3,7 @@
 Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation", section 3.3,
 https://arxiv.org/abs/1706.05587. Behaves as torchvision.models.segmentation.deeplabv3.ASPP.
 
-Shapes: N batch, C channels, H W the feature map (an eighth or a sixteenth of the image).
+Shapes: N batch, C channels, H W the feature map (input / 8 or input / 16).
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from segnets.layers.pooling import PooledBranch
 
 
 class ASPPConv(nn.Sequential):
-    """One dilated 3x3 branch: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    """Dilated 3x3 branch of ASPP: (N, in_channels, H, W) -> (N, out_channels, H, W).
 
-    separable: each channel by itself, then across channels.
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        dilation: Dilation of the convolution, which keeps the size.
+        separable: Whether to use a depthwise separable convolution.
+        norm_layer: Factory that makes a norm for a number of channels.
     """
 
     def __init__(
@@ -42,10 +47,15 @@ class ASPPConv(nn.Sequential):
 
 
 class ASPPPooling(PooledBranch):
-    """The image-level branch: the mean of each channel, one 1x1 convolution, spread over the map again.
+    """Image-level branch of ASPP: global average pooling, a 1x1 convolution, and resizing to the input's size.
 
-    (N, in_channels, H, W) -> (N, out_channels, H, W). In training a batch norm here needs two images or more.
-    norm_layer: None leaves the norm out; the convolution then has a bias.
+    (N, in_channels, H, W) -> (N, out_channels, H, W). In training, a batch norm here needs at least two images.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        norm_layer: Factory that makes a norm for a number of channels, or None for no norm; the convolution then has a
+            bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_layer: NormLayer | None = nn.BatchNorm2d) -> None:
@@ -53,18 +63,21 @@ class ASPPPooling(PooledBranch):
 
 
 class ASPP(nn.Module):
-    """Look at the same features through several dilations and through the whole image, and fuse the views.
+    """Parallel convolutions with different dilations and an image-level branch, fused by one convolution.
 
-    in_channels: channels of the feature map.
-    atrous_rates: one dilated 3x3 branch for each.
-    out_channels: width of every branch and of the result.
-    separable: the dilated branches work on each channel by itself, then across channels.
-    pool_norm: whether the pooling branch has a norm.
-    fuse_kernel, pool_first, dropout: the fusing convolution (1x1, torchvision; 3x3, mmsegmentation), the place of the
-    pooling branch among what it reads (last; first), and the dropout that follows it.
+    (N, in_channels, H, W) -> (N, out_channels, H, W). The branches are concatenated in the order 1x1, dilated, pooling,
+    or with the pooling branch first.
 
-    (N, in_channels, H, W) -> (N, out_channels, H, W). The branches are concatenated in the order
-    1x1, the rates, pooling.
+    Args:
+        in_channels: Channels of the feature map.
+        atrous_rates: Dilations, one 3x3 branch for each.
+        out_channels: Channels of every branch and of the output.
+        separable: Whether the dilated branches use depthwise separable convolutions.
+        pool_norm: Whether the pooling branch has a norm.
+        norm_layer: Factory that makes a norm for a number of channels.
+        fuse_kernel: Kernel size of the fusing convolution: 1 (torchvision) or 3 (mmsegmentation).
+        pool_first: Whether the pooling branch is concatenated first (mmsegmentation) instead of last (torchvision).
+        dropout: Dropout after the fusing convolution; None means `nn.Dropout(0.5)`.
     """
 
     def __init__(
@@ -104,5 +117,5 @@ class ASPP(nn.Module):
             branches.append(conv(x))
         if self.pool_first:
             branches = branches[-1:] + branches[:-1]
-        fused: Tensor = self.project(torch.cat(branches, dim=1))  # (N, branches * out_channels, H, W) before
+        fused: Tensor = self.project(torch.cat(branches, dim=1))  # from (N, branches * out_channels, H, W)
         return fused

@@ -1,6 +1,7 @@
-"""Convolution, normalisation, activation: the brick that most of these networks are built of.
+"""Convolution, norm and activation in one module, and a depthwise separable convolution.
 
-Behaves as torchvision.ops.Conv2dNormActivation; the parameters are named `0.weight` (convolution) and `1.*` (norm).
+`ConvNormAct` behaves as torchvision.ops.Conv2dNormActivation; its parameters are named `0.weight` (convolution) and
+`1.*` (norm). `SeparableConv` behaves as segmentation_models_pytorch's SeparableConv2d.
 """
 
 from __future__ import annotations
@@ -11,10 +12,20 @@ from segnets.layers.norm import NormLayer
 
 
 class ConvNormAct(nn.Sequential):
-    """2-d convolution without bias, then `norm_layer`, then `activation` (in place), which may be None.
+    """2-D convolution without bias, followed by a norm and an activation.
 
-    The padding keeps the size at stride 1 for odd kernels: (kernel_size - 1) // 2 * dilation.
-    Input (N, in_channels, H, W); output (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels: the padding is
+    (kernel_size - 1) // 2 * dilation.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Side of the kernel.
+        stride: Stride of the convolution.
+        dilation: Dilation of the convolution.
+        groups: Groups of the convolution.
+        norm_layer: Factory that makes a norm for a number of channels.
+        activation: Class of the activation, which works in place, or None for no activation.
     """
 
     def __init__(
@@ -49,9 +60,14 @@ class ConvNormAct(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """A 3x3 convolution in two: each channel by itself, then a 1x1 across channels; no bias, nothing between.
+    """Depthwise 3x3 convolution followed by a 1x1 convolution, without bias and with nothing in between.
 
-    Behaves as segmentation_models_pytorch's SeparableConv2d. (N, in_channels, H, W) -> (N, out_channels, H, W).
+    (N, in_channels, H, W) -> (N, out_channels, H, W).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        dilation: Dilation of the 3x3 convolution, which keeps the size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The inverted residual block of MobileNetV3, with its squeeze-and-excitation.
+"""Inverted residual block of MobileNetV3, with squeeze-and-excitation.
 
 Howard et al. 2019, "Searching for MobileNetV3", section 5, https://arxiv.org/abs/1905.02244
 Hu et al. 2018, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507
@@ -17,17 +17,28 @@ from segnets.layers.norm import NormLayer
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """Round to the nearest multiple of `divisor`, never more than 10 % down (the rule of the MobileNet papers)."""
+    """Round to the nearest multiple of `divisor`, but never down by more than 10 %, as the MobileNet papers do."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 @dataclass(frozen=True)
 class InvertedResidualSpec:
-    """One row of tables 1 and 2 of the MobileNetV3 paper, widths final.
+    """Parameters of one inverted residual block, a row of table 1 or 2 of the MobileNetV3 paper.
 
-    stride is the published one; with stride_removed, or a dilation above 1 of the depthwise convolution, the block
-    keeps the size all the same.
+    Attributes:
+        in_channels: Channels of the input.
+        kernel_size: Side of the depthwise kernel.
+        expanded_channels: Channels after the expansion.
+        out_channels: Channels of the output.
+        squeeze_excitation: Whether the block has squeeze-and-excitation.
+        activation: Activation after the expansion and the depthwise convolution.
+        stride: The published stride, 1 or 2. Not applied if `stride_removed` or `dilation` > 1.
+        dilation: Dilation of the depthwise convolution.
+        stride_removed: Whether the block keeps the size despite its published stride.
+
+    Raises:
+        ValueError: If `stride` is neither 1 nor 2.
     """
 
     in_channels: int
@@ -46,7 +57,12 @@ class InvertedResidualSpec:
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale every channel by a gate computed from the means of all channels. (N, C, H, W) -> (N, C, H, W)."""
+    """Gate that scales every channel, computed from the means of all channels: (N, C, H, W) -> (N, C, H, W).
+
+    Args:
+        channels: Channels of the input.
+        squeeze_channels: Channels of the hidden 1x1 convolution.
+    """
 
     def __init__(self, channels: int, squeeze_channels: int) -> None:
         super().__init__()
@@ -64,9 +80,14 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand with 1x1, filter each channel, squeeze and excite, project with 1x1; add the input if it fits.
+    """1x1 expansion, depthwise convolution, optional squeeze-and-excitation and 1x1 projection.
 
-    (N, in_channels, H, W) -> (N, out_channels, ceil(H / s), ceil(W / s)), where s is 1 if the stride is removed.
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / s), ceil(W / s)), where s is the stride, or 1 if it is removed.
+    The input is added if the published stride is 1 and the channels match.
+
+    Args:
+        spec: Parameters of the block.
+        norm_layer: Factory that makes a norm for a number of channels.
     """
 
     def __init__(self, spec: InvertedResidualSpec, norm_layer: NormLayer) -> None:

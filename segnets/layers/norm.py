@@ -1,4 +1,4 @@
-"""The normalisation layers that a network can be built with, and what they ask of a batch.
+"""Norm layers of the networks, and their requirements on the batch size.
 
 Ioffe and Szegedy 2015, batch normalisation, https://arxiv.org/abs/1502.03167
 Wu and He 2018, group normalisation, https://arxiv.org/abs/1803.08494
@@ -20,16 +20,21 @@ from torch import Tensor, nn
 NormLayer = Callable[[int], nn.Module]
 
 NORM_LAYERS = ("batch", "sync", "frozen", "group")
-_MOST_GROUPS = 32
+_MAX_GROUPS = 32
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm as fixed numbers: all four tensors are buffers, nothing is learnt and no statistics move.
+    """Batch norm with fixed affine parameters and statistics, all of them buffers.
 
-    (N, num_features, H, W) -> the same shape. Reads the state dict of a BatchNorm2d, whose counter it drops.
+    (N, num_features, H, W) -> the same shape. Loads the state dict of a BatchNorm2d and ignores its
+    `num_batches_tracked`.
+
+    Args:
+        num_features: Channels of the input.
+        eps: Value added to the variance.
     """
 
-    # What mypy reads in place of annotations, which TorchScript would try to resolve.
+    # For mypy only: TorchScript would try to resolve annotations in the class body.
     if TYPE_CHECKING:
         weight: Tensor
         bias: Tensor
@@ -45,11 +50,11 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(f"{prefix}num_batches_tracked", None)  # from torch's own copy, made for changes like this
+        state_dict.pop(f"{prefix}num_batches_tracked", None)  # from torch's own copy, which hooks may edit
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The order of these operations is torchvision's; another gives other last bits.
+        # The order of these operations is torchvision's. Another order changes the last bits.
         weight = self.weight.reshape(1, -1, 1, 1)
         bias = self.bias.reshape(1, -1, 1, 1)
         running_var = self.running_var.reshape(1, -1, 1, 1)
@@ -60,15 +65,15 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm: statistics over all processes in training. In one process it is plain batch norm.
+    """SyncBatchNorm that TorchScript can compile, as plain batch norm.
 
-    TorchScript, which can't compile the original, gets plain batch norm.
+    (N, num_features, H, W) -> the same shape. In training, eager mode uses the statistics of all processes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             return super().forward(x)
-        assert self.momentum is not None  # torch's hints allow it; `norm_layer` gives a number
+        assert self.momentum is not None  # `norm_layer` always sets it
         return F.batch_norm(
             x,
             self.running_mean,
@@ -81,39 +86,53 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         )
 
 
-def norm_layer(kind: str, *, eps: float = 1e-5, momentum: float = 0.1) -> NormLayer:
-    """What makes a layer of this kind for a number of channels.
+def norm_layer(name: str, *, eps: float = 1e-5, momentum: float = 0.1) -> NormLayer:
+    """Return a factory that makes a norm layer for a number of channels.
 
-    kind: "batch"; "sync" (SyncBatchNorm); "frozen" (fixed numbers); "group" (32 groups, or as many as leave two
-    channels or more in each, so that a feature map of one pixel can be normalised).
-    eps: added to the variance; momentum: weight of a new batch in the running statistics.
-    Raises ValueError for another kind.
+    Args:
+        name: "batch"; "sync" (SyncBatchNorm); "frozen" (fixed parameters and statistics); or "group" (32 groups, or
+            fewer so that each has at least two channels and a feature map of one pixel can be normalised).
+        eps: Value added to the variance.
+        momentum: Weight of a new batch in the running statistics.
+
+    Returns:
+        The factory. A "group" factory raises ValueError for a single channel.
+
+    Raises:
+        ValueError: If `name` is none of these.
     """
-    makers: dict[str, NormLayer] = {
+    factories: dict[str, NormLayer] = {
         "batch": partial(nn.BatchNorm2d, eps=eps, momentum=momentum),
         "sync": partial(SyncBatchNorm2d, eps=eps, momentum=momentum),
         "frozen": partial(FrozenBatchNorm2d, eps=eps),
         "group": partial(_group_norm, eps=eps),
     }
-    if kind not in makers:
-        raise ValueError(f"norm_layer={kind!r}: expected one of {', '.join(map(repr, NORM_LAYERS))}")
-    return makers[kind]
+    if name not in factories:
+        raise ValueError(f"norm_layer={name!r}: expected one of {', '.join(map(repr, NORM_LAYERS))}")
+    return factories[name]
 
 
 def _group_norm(channels: int, eps: float) -> nn.GroupNorm:
     if channels < 2:
-        raise ValueError("norm_layer='group': a layer of one channel has no group of two or more; widen it")
-    groups = math.gcd(_MOST_GROUPS, channels // 2) if channels % 2 == 0 else 1
+        raise ValueError("norm_layer='group': a layer of one channel has no group of two or more; use more channels")
+    groups = math.gcd(_MAX_GROUPS, channels // 2) if channels % 2 == 0 else 1
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether the layer normalises by the batch in training and by running statistics in eval mode."""
+    """Return whether the layer uses batch statistics in training and running statistics in eval mode."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def as_batch_norm(module: nn.Module) -> nn.Module:
-    """A plain BatchNorm2d that computes in eval mode what a synchronised or frozen one does; others as they are."""
+    """Convert a synchronised or frozen batch norm to a BatchNorm2d with the same output in eval mode.
+
+    Args:
+        module: Any layer.
+
+    Returns:
+        The new BatchNorm2d, or `module` itself if it is another layer.
+    """
     if not isinstance(module, nn.SyncBatchNorm | FrozenBatchNorm2d):
         return module
     weight = module.weight
@@ -123,15 +142,26 @@ def as_batch_norm(module: nn.Module) -> nn.Module:
     return plain.train(module.training)
 
 
-def needs_a_batch(module: nn.Module) -> bool:
-    """Whether the layer can't be trained on one value per channel. A synchronised one sees other processes' too."""
+def needs_several_values(module: nn.Module) -> bool:
+    """Return whether the layer can't be trained on one value per channel.
+
+    A SyncBatchNorm can if there are other processes, whose values count as well.
+    """
     if isinstance(module, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         return dist.get_world_size() == 1
     return is_batch_norm(module)
 
 
-def check_batch_of_pooled(x: Tensor, branch: str) -> None:
-    """Raise ValueError if x, whose pixels will be averaged to one, is a single image: batch norm can't train on it."""
+def check_pooled_batch(x: Tensor, branch: str) -> None:
+    """Check that batch norm can be trained on a batch that is pooled to one value per channel and image.
+
+    Args:
+        x: Batch of shape (N, C, H, W) before pooling.
+        branch: Name of the pooled branch for the message.
+
+    Raises:
+        ValueError: If `x` is a single image.
+    """
     if x.shape[0] == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got a batch of one image: {branch} has one value "

@@ -1,8 +1,8 @@
-"""Branches that see the whole image: averages over it, or over a grid of its parts, spread over the map again.
+"""Branches that average the feature map over a grid of cells and resize the result to the feature map.
 
 Zhao et al. 2017, "Pyramid Scene Parsing Network", section 3.2, https://arxiv.org/abs/1612.01105
-`PyramidPooling` behaves as mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in widths;
-a `PooledBranch` of a single cell is the pooling branch of ASPP (`segnets.layers.aspp`).
+`PyramidPooling` behaves as mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in width.
+A `PooledBranch` with a single cell is the pooling branch of ASPP (`segnets.layers.aspp`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segnets.layers.norm import NormLayer, check_batch_of_pooled, needs_a_batch
+from segnets.layers.norm import NormLayer, check_pooled_batch, needs_several_values
 from segnets.layers.resize import resize_bilinear
 
 
 class PooledBranch(nn.Sequential):
-    """Average the map into bins x bins cells, one 1x1 convolution, spread over the map again.
+    """Average pooling to bins x bins cells, a 1x1 convolution, and resizing to the input's size.
 
-    (N, in_channels, H, W) -> (N, out_channels, H, W). In training a batch norm needs two images or more for one cell.
-    norm_layer: None leaves the norm out; the convolution then has a bias.
-    name: what a message calls this branch.
+    (N, in_channels, H, W) -> (N, out_channels, H, W). In training, a batch norm over a single cell needs at least two
+    images.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        bins: Cells per side.
+        norm_layer: Factory that makes a norm for a number of channels, or None for no norm; the convolution then has a
+            bias.
+        align_corners: See `segnets.layers.resize_bilinear`.
+        name: Name of this branch in error messages.
     """
 
     def __init__(
@@ -42,26 +50,35 @@ class PooledBranch(nn.Sequential):
             nn.ReLU(),
         )
         self.bins = bins
-        self.needs_a_batch = needs_a_batch(norm)
+        self.needs_several_values = needs_several_values(norm)
         self.align_corners = align_corners
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
         size = [x.shape[2], x.shape[3]]
-        needs = self.needs_a_batch
-        if not torch.jit.is_scripting():  # the norm may have been exchanged, and processes joined
-            needs = needs_a_batch(self[2])
-        if needs and self.bins == 1 and self.training and self[2].training:
-            check_batch_of_pooled(x, self.name)
+        several = self.needs_several_values
+        if not torch.jit.is_scripting():  # the norm may have been replaced, or other processes may have joined
+            several = needs_several_values(self[2])
+        if several and self.bins == 1 and self.training and self[2].training:
+            check_pooled_batch(x, self.name)
         for layer in self:
             x = layer(x)  # (N, C, bins, bins) from the first layer on
         return resize_bilinear(x, size, self.align_corners)
 
 
 class PyramidPooling(nn.ModuleList):
-    """The levels of the pyramid: (N, in_channels, H, W) -> for each of `bins` a map (N, out_channels, H, W).
+    """Pooled branches with different numbers of cells, the levels of the pyramid.
 
-    pool_norm: whether the level of a single cell has a norm, which in training needs two images or more.
+    (N, in_channels, H, W) -> a list of feature maps (N, out_channels, H, W), one per level.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of every level.
+        bins: Cells per side, one level for each.
+        pool_norm: Whether the level with a single cell has a norm. In training, a batch norm there needs at least two
+            images.
+        norm_layer: Factory that makes a norm for a number of channels.
+        align_corners: See `segnets.layers.resize_bilinear`.
     """
 
     def __init__(

@@ -12,9 +12,11 @@ PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 def print_answer(answer: object) -> None:
     """Print a text, made safe for any terminal, or JSON with sorted keys."""
-    from segnets.console import one_line  # imports torch; `--help` need not wait for it
+    from segnets.console import escape_controls  # imports torch; `--help` need not wait for it
 
-    print(one_line(answer) if isinstance(answer, str) else json.dumps(answer, indent=2, sort_keys=True), flush=True)
+    print(
+        escape_controls(answer) if isinstance(answer, str) else json.dumps(answer, indent=2, sort_keys=True), flush=True
+    )
 
 
 def named_value(argument: str) -> tuple[str, Any]:

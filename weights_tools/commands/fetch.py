@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Fetch or list. Returns 0, or 130 after Ctrl-C; raises SegnetsError."""
-    from segnets.console import one_line
+    from segnets.console import escape_controls
     from weights_tools import fetch
 
     if options.list:
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
             options.name, url=options.url, folder=options.folder, force=options.force, timeout=options.timeout
         )
     except KeyboardInterrupt as error:
-        print(f"weights-tools: {one_line(str(error)) or 'interrupted'}", file=sys.stderr)
+        print(f"weights-tools: {escape_controls(str(error)) or 'interrupted'}", file=sys.stderr)
         return 130
-    print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else one_line(str(report)))
+    print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else escape_controls(str(report)))
     return 0
 
 
