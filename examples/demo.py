@@ -168,7 +168,8 @@ def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cp
     print("The original and segnets agree bit for bit.")
     if with_cpp and not np.array_equal(masks["TorchScript, C++"], masks["TorchScript, Python"]):
         sys.exit("FAILED: C++ and Python give different masks")
-    return masks["segnets, eager"]
+    mask: np.ndarray = masks["segnets, eager"]
+    return mask
 
 
 if __name__ == "__main__":

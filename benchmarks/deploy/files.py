@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import nn
 import segnets
 from segnets.preprocessing import Preprocessing
 from segnets.torchvision_compat import torchvision
+
+M = TypeVar("M", bound=nn.Module)
 
 EXPORTS: dict[str, dict[str, Any]] = {
     "-portable.ts": {},
@@ -54,6 +56,11 @@ def _writer(name: str) -> Callable[[str, Path], None]:
     if threads.isdigit():
         return lambda network, path: _export_for(int(threads), network, path, EXPORTS[f"{body}.{suffix}"])
     return lambda network, path: _export(network, path, EXPORTS[name])
+
+
+def channels_last(module: M) -> M:
+    """Convert a module's 4-D tensors in place; torch's type hints omit this overload of `Module.to`."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def torchvision_network(network: str) -> nn.Module:

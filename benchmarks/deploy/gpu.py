@@ -19,7 +19,7 @@ from torch import Tensor
 
 import segnets
 from benchmarks.deploy.candidates import NETWORKS, SIZE
-from benchmarks.deploy.files import torchvision_network
+from benchmarks.deploy.files import channels_last, torchvision_network
 from segnets.deploy import load_exported
 from segnets.preprocessing import Preprocessing
 
@@ -40,7 +40,7 @@ def candidates(network: str, dtype: str, folder: Path, *, compiled: bool) -> dic
     path = folder / f"{network}-{dtype}.ts"
     segnets.export(ours, path, device="cuda", dtype=dtype, preprocessing=Preprocessing())
     exported = load_exported(path)
-    theirs = theirs.cuda().to(memory_format=torch.channels_last)
+    theirs = channels_last(theirs.cuda())
 
     def with_autocast(model: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tensor], Tensor]:
         def call(image: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def candidates(network: str, dtype: str, folder: Path, *, compiled: bool) -> dic
 
 def milliseconds(call: Callable[[Tensor], object], image: Tensor) -> float:
     """Of one call, the median of _CALLS."""
-    times = []
+    times: list[float] = []
     for _ in range(_CALLS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()

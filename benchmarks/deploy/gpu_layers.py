@@ -12,6 +12,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from benchmarks.deploy.files import channels_last
 from benchmarks.deploy.gpu import milliseconds
 from segnets.deploy.passes.fuse_cudnn import ConvAddReLU, ConvReLU
 
@@ -51,8 +52,7 @@ def main() -> None:
         for batch in options.batches:
             for inputs, outputs, kernel, stride, dilation, side in _LAYERS:
                 padding = dilation * (kernel // 2)
-                layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation)
-                layer = layer.to(memory_format=torch.channels_last)
+                layer = channels_last(nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation))
                 modules = [_Plain(copy.deepcopy(layer)), ConvReLU(layer), ConvAddReLU(layer)]
                 plain, fused, adding = (each.to("cuda", getattr(torch, dtype)) for each in modules)
                 x = torch.randn(batch, inputs, side, side, device="cuda", dtype=getattr(torch, dtype))

@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.deploy import files
+from benchmarks.deploy.files import channels_last
 from segnets.deploy import load_exported
 
 _CALLS = 8
@@ -67,11 +69,11 @@ def peak(dtype: torch.dtype) -> float:
     best = 0.0
     for channels, side, kernel in _LARGE:
         layer = torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2).to(dtype).eval()
-        layer = layer.to(memory_format=torch.channels_last)
+        layer = channels_last(layer)
         image = torch.randn(1, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
         flops = 2 * (channels * side * kernel) ** 2
         with torch.inference_mode():
-            best = max(best, flops / milliseconds(lambda layer=layer, image=image: layer(image)) / 1e6)
+            best = max(best, flops / milliseconds(partial(layer, image)) / 1e6)
     return best
 
 

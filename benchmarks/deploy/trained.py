@@ -21,6 +21,7 @@ from torch import Tensor
 
 import segnets
 from benchmarks.deploy.candidates import NETWORKS
+from benchmarks.deploy.files import channels_last
 from segnets.preprocessing import Preprocessing
 
 _CROP = (256, 352)
@@ -40,7 +41,7 @@ def train(network: str, images: Tensor, masks: Tensor, *, classes: int, steps: i
     """images: (N, H, W, 3) uint8, masks: (N, H, W) uint8, on the device to train on. The highest class is void."""
     torch.manual_seed(0)
     device = images.device
-    model = segnets.create_model(network, num_classes=classes).to(device, memory_format=torch.channels_last)
+    model = channels_last(segnets.create_model(network, num_classes=classes).to(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
     mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (_MEAN, _STD))

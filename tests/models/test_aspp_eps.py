@@ -12,6 +12,7 @@ from torch import nn
 
 import segnets
 from tests.models.test_options import on_meta
+from tests.typed import options_of
 from tests.weights.test_geometry import network, same_output
 
 ASPP_HEADS = [
@@ -32,14 +33,17 @@ ASPP_HEADS = [
     ],
 )
 @pytest.mark.parametrize(("head", "variant"), ASPP_HEADS)
-def test_norms_inside_aspp_can_have_an_eps_of_their_own(head: str, variant: str, norm: str, kind: type) -> None:
+def test_norms_inside_aspp_can_have_an_eps_of_their_own(
+    head: str, variant: str, norm: str, kind: type[nn.BatchNorm2d]
+) -> None:
     options: dict[str, Any] = {"head_variant": variant, "norm_eps": 1e-4, "head_norm_layer": norm, "aux_loss": True}
     model = on_meta(f"{head}_resnet18", head_norm_eps=1e-3, aspp_norm_eps=1e-5, **options)
     aspp = next(module for module in model.modules() if isinstance(module, segnets.layers.ASPP))
     inside = [module for module in aspp.modules() if isinstance(module, kind)]
     assert len(inside) == 6, "1x1, three rates, pooling, fusing"
     assert {module.eps for module in inside} == {1e-5}
-    others = [m for part in (model.classifier, model.aux_classifier) for m in part.modules() if isinstance(m, kind)]
+    assert model.aux_classifier is not None
+    others = [m for each in (model.classifier, model.aux_classifier) for m in each.modules() if isinstance(m, kind)]
     others = [module for module in others if module not in inside]
     assert len(others) == {"torchvision": 2, "mmseg": 1, "smp": 4, "vainf": 3}[variant]
     assert {module.eps for module in others} == {1e-3}
@@ -48,7 +52,7 @@ def test_norms_inside_aspp_can_have_an_eps_of_their_own(head: str, variant: str,
 
 def test_an_eps_of_aspp_that_is_the_heads_is_no_other() -> None:
     plain = on_meta("deeplabv3_resnet18", head_norm_eps=1e-3)
-    assert "aspp_norm_eps" not in plain.config.options
+    assert "aspp_norm_eps" not in options_of(plain)
     aspp = next(module for module in plain.modules() if isinstance(module, segnets.layers.ASPP))
     assert {m.eps for m in aspp.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
     assert on_meta("deeplabv3_resnet18", head_norm_eps=1e-3, aspp_norm_eps=1e-3).config == plain.config
@@ -98,4 +102,4 @@ def test_another_eps_of_aspp_is_warned_of_where_the_numbers_differ(tmp_path: Pat
     with pytest.warns(UserWarning, match=r"made for aspp_norm_eps=0\.001 \(here 1e-05\): the same"):
         other = segnets.create_model(name, weights=path, aspp_norm_eps=1e-5)
     assert other.config == model.config
-    assert "aspp_norm_eps" not in segnets.create_model(name, weights=path, aspp_norm_eps=1e-3).config.options
+    assert "aspp_norm_eps" not in options_of(segnets.create_model(name, weights=path, aspp_norm_eps=1e-3))

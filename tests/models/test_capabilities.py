@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,9 +111,9 @@ def test_meta_device(name: str) -> None:
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 @pytest.mark.parametrize("name", NAMES)
-def test_deepcopy_and_pickle(name: str, copier: object) -> None:
+def test_deepcopy_and_pickle(name: str, copier: Callable[[nn.Module], nn.Module]) -> None:
     model = random_model(name)
-    other = copier(model)  # type: ignore[operator]
+    other = copier(model)
     assert other.config == model.config
     x = images(1, 40, 56)
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from segnets import backbones, cli
 from segnets.registry import BACKBONES, HEADS
 from tests.models.pairs import images
 from tests.oracle import randomise_, torchvision
+from tests.typed import options_of, part
 
 FAMILIES = ["resnet18", "resnet50", "mobilenet_v3_large", "mobilenet_v3_small"]
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -92,7 +93,7 @@ def test_a_file_describes_it(name: str, options: dict[str, Any], tmp_path: Path)
     randomise_(model)
     recorded = {key: value for key, value in options.items() if key != "zero_init_residual"}
     assert model.config == segnets.ModelConfig(name, {"num_classes": 0, **recorded})
-    assert type(model.config.options["num_classes"]) is int
+    assert type(options_of(model)["num_classes"]) is int
     segnets.save(model, tmp_path / "b.safetensors")
     loaded = segnets.load(tmp_path / "b.safetensors")
     assert loaded.config == model.config
@@ -113,7 +114,7 @@ def test_it_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
         segnets.load_weights(model, full.state_dict())
     report = segnets.load_weights(model, features_of("resnet18", full.state_dict()))
     assert report.loaded == len(model.state_dict())
-    assert torch.equal(model.layer4[1].conv2.weight, full.layer4[1].conv2.weight)
+    assert torch.equal(part(model, "layer4.1.conv2.weight"), part(full, "layer4.1.conv2.weight"))
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
@@ -142,8 +143,8 @@ def test_with_other_options_than_the_networks(tmp_path: Path) -> None:
     fewer = segnets.create_model(
         "pspnet_resnet50", weights_backbone=path, stride_in_1x1=True, backbone_stages=2, in_channels=1
     )
-    assert torch.equal(fewer.backbone.layer2[3].conv3.weight, model.layer2[3].conv3.weight)
-    torch.testing.assert_close(fewer.backbone.conv1.weight, model.conv1.weight.sum(1, keepdim=True))
+    assert torch.equal(part(fewer.backbone, "layer2.3.conv3.weight"), part(model, "layer2.3.conv3.weight"))
+    torch.testing.assert_close(part(fewer.backbone, "conv1.weight"), part(model, "conv1.weight").sum(1, keepdim=True))
 
 
 def test_it_is_no_network_for_segmentation(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from segnets import backbones
 from segnets.backbones import mobilenet_v3_large, resnet18, resnet50
 from tests.models.pairs import images
 from tests.oracle import randomise_, torchvision
+from tests.typed import part
 
 TheirGetter = torchvision.models._utils.IntermediateLayerGetter
 
@@ -64,8 +66,8 @@ def test_a_layer_that_is_not_there(backbone: nn.Module) -> None:
 
 
 def test_a_module_that_is_registered_twice() -> None:
-    module = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 3, 1)))
-    module.add_module("second", module.first)
+    convolution = nn.Conv2d(3, 3, 1)
+    module = nn.Sequential(OrderedDict(first=convolution, second=convolution))
     for getter in (segnets.IntermediateLayerGetter, TheirGetter):
         with pytest.raises(ValueError, match="return_layers are not present in model"):
             getter(module, {"second": "out"})
@@ -95,25 +97,25 @@ def test_dotted_paths(dotted: tuple[nn.Module, segnets.IntermediateLayerGetter])
     x = images(2, 64, 48)
     with torch.inference_mode():
         maps = getter(x)
-        for part in (model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2):
-            x = part(x)
-        for block in model.layer3[:2]:
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2"):
+            x = part(model, name)(x)
+        for block in part(model, "layer3")[:2]:
             x = block(x)
         assert torch.equal(maps["block"], x)
-        for block in model.layer3[2:]:
+        for block in part(model, "layer3")[2:]:
             x = block(x)
         assert torch.equal(maps["stage"], x)
-        assert torch.equal(maps["out"], model.layer4(x))
+        assert torch.equal(maps["out"], part(model, "layer4")(x))
     assert maps["conv"].shape == (2, 256, 4, 3)
     assert list(maps) == ["block", "conv", "stage", "out"], "in the order in which the layers run"
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda getter: pickle.loads(pickle.dumps(getter))])
 def test_a_copy_with_dotted_paths_has_taps_of_its_own(
-    dotted: tuple[nn.Module, segnets.IntermediateLayerGetter], copier: object
+    dotted: tuple[nn.Module, segnets.IntermediateLayerGetter], copier: Callable[[nn.Module], nn.Module]
 ) -> None:
     getter = dotted[1]
-    other = copier(getter)  # type: ignore[operator]
+    other = copier(getter)
     x = images(1, 64, 64)
     with torch.inference_mode():
         expected, got = getter(x), other(x)

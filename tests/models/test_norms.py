@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from segnets.layers import FrozenBatchNorm2d, SyncBatchNorm2d, as_batch_norm, no
 from tests.deploy.common import SMALL
 from tests.models.pairs import images
 from tests.oracle import randomise_
+from tests.typed import gradient_of
 
 NORMS = ["batch", "sync", "frozen", "group"]
 
 
-def network(norm: str) -> nn.Module:
+def network(norm: Any) -> nn.Module:
     model = segnets.create_model(
         "deeplabv3_mobilenet_v3_small", num_classes=5, norm_layer=norm, head_norm_layer=norm, aux_loss=True
     )
@@ -73,7 +75,7 @@ def test_sync_in_one_process_is_batch_norm() -> None:
     assert torch.equal(*outputs)
     for (name, one), other in zip(sync.named_parameters(), plain.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None), name
-        assert one.grad is None or torch.equal(one.grad, other.grad), name
+        assert one.grad is None or torch.equal(one.grad, gradient_of(other)), name
 
 
 @pytest.mark.parametrize("kind", ["sync", "frozen"])

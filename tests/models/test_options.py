@@ -19,9 +19,10 @@ from segnets import backbones
 from segnets.options import ALL_OPTIONS, DEFAULTS, NAMES, OPTIONS, TRAINING, Options
 from segnets.registry import HEADS, MODELS, build
 from segnets.weights.pretrained import with_weights
+from tests.typed import config_of, options_of, part
 
 
-def on_meta(name: str, **options: Any) -> nn.Module:
+def on_meta(name: str, **options: Any) -> segnets.SegmentationModel:
     with torch.device("meta"):
         return segnets.create_model(name, **options)
 
@@ -30,10 +31,14 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def convolutions(stage: nn.Module) -> list[list[tuple[int, int]]]:
+def convolutions(stage: nn.Sequential) -> list[list[tuple[int, int]]]:
     """(stride, dilation) of the convolutions that see more than one pixel or have a stride, block by block."""
     return [
-        [(m.stride[0], m.dilation[0]) for m in (block.conv1, block.conv2) if m.kernel_size[0] > 1 or m.stride[0] > 1]
+        [
+            (m.stride[0], m.dilation[0])
+            for m in (part(block, "conv1"), part(block, "conv2"))
+            if m.kernel_size[0] > 1 or m.stride[0] > 1
+        ]
         for block in stage
     ]
 
@@ -85,8 +90,8 @@ def test_strides_and_dilations_of_resnets(
     backbone: str, options: dict[str, Any], third: list[Any], fourth: list[Any]
 ) -> None:
     model = on_meta(f"fcn_{backbone}", **options)
-    assert convolutions(model.backbone.layer3) == third
-    assert convolutions(model.backbone.layer4) == fourth
+    assert convolutions(part(model.backbone, "layer3")) == third
+    assert convolutions(part(model.backbone, "layer4")) == fourth
 
 
 @pytest.mark.parametrize(
@@ -103,16 +108,19 @@ def test_strides_and_dilations_of_resnets(
 def test_strides_and_dilations_of_mobilenet(options: dict[str, Any], expected: list[tuple[int, int]]) -> None:
     """The first two blocks of the third and of the fourth stage."""
     backbone = on_meta("fcn_mobilenet_v3_large", **options).backbone
-    depthwise = [next(m for m in backbone[i].modules() if getattr(m, "groups", 1) > 1) for i in ("7", "8", "13", "14")]
+    depthwise = [
+        next(m for m in part(backbone, i).modules() if getattr(m, "groups", 1) > 1) for i in ("7", "8", "13", "14")
+    ]
     assert [(conv.stride[0], conv.dilation[0]) for conv in depthwise] == expected
 
 
 def test_atrous_rates_follow_the_output_stride_unless_given() -> None:
     def rates(name: str, **options: Any) -> list[int]:
-        config = on_meta(name, **options).config
-        aspp = next(m for m in on_meta(name, **options).modules() if isinstance(m, segnets.layers.ASPP))
-        assert [branch[0].dilation[0] for branch in aspp.convs[1:-1]] == config.options["atrous_rates"]
-        return config.options["atrous_rates"]
+        model = on_meta(name, **options)
+        aspp = next(m for m in model.modules() if isinstance(m, segnets.layers.ASPP))
+        built = [part(branch, "0").dilation[0] for branch in list(aspp.convs)[1:-1]]
+        assert built == options_of(model)["atrous_rates"]
+        return built
 
     assert rates("deeplabv3_resnet50") == [12, 24, 36]
     assert rates("deeplabv3_resnet50", output_stride=16) == [6, 12, 18]
@@ -164,9 +172,9 @@ def test_an_option_is_recorded_and_builds_the_same_network_again(option: str) ->
     name, options = CHANGES[option]
     model = on_meta(name, **options)
     plain = on_meta(name)
-    assert model.config.options[option] == options[option] != plain.config.options.get(option)
+    assert options_of(model)[option] == options[option] != options_of(plain).get(option)
     with torch.device("meta"):
-        again = build(name, dict(model.config.options))
+        again = build(name, dict(config_of(model).options))
     assert again.config == model.config
     assert str(again) == str(model)
     assert [(k, t.shape) for k, t in again.state_dict().items()] == [
@@ -251,10 +259,17 @@ def test_builders_show_the_options_that_they_have() -> None:
 def test_same_geometry_in_fewer_stages() -> None:
     """SMP's PSPNet reads the second stage; what follows it is not in the network."""
     model = on_meta("pspnet_resnet50", backbone_stages=2, aux_loss=True)
-    assert list(model.backbone) == ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
-    assert model.config.options["output_stride"] == 8
+    assert [name for name, _ in model.backbone.named_children()] == [
+        "conv1",
+        "bn1",
+        "relu",
+        "maxpool",
+        "layer1",
+        "layer2",
+    ]
+    assert options_of(model)["output_stride"] == 8
     assert model(torch.empty(2, 3, 64, 97, device="meta"))["aux"].shape == (2, 21, 64, 97)
-    assert on_meta("pspnet_resnet50", backbone_stages=3, output_stride=8).config.options["first_block_dilation"]
+    assert options_of(on_meta("pspnet_resnet50", backbone_stages=3, output_stride=8))["first_block_dilation"]
 
 
 @pytest.mark.parametrize(
@@ -277,13 +292,13 @@ def test_norms_of_backbone_and_head(options: dict[str, str], backbone_kind: type
     for name in ("pspnet_mobilenet_v3_small", "deeplabv3_resnet18", "lraspp_resnet18", "deeplabv3plus_resnet18"):
         model = on_meta(name, norm_eps=1e-4, head_norm_eps=2e-3, **options)
         kinds = (nn.BatchNorm2d, nn.GroupNorm, nn.SyncBatchNorm, segnets.layers.FrozenBatchNorm2d)
-        for part, kind, eps in ((model.backbone, backbone_kind, 1e-4), (model.classifier, head_kind, 2e-3)):
-            norms = [module for module in part.modules() if isinstance(module, kinds)]
+        for half, kind, eps in ((model.backbone, backbone_kind, 1e-4), (model.classifier, head_kind, 2e-3)):
+            norms = [module for module in half.modules() if isinstance(module, kinds)]
             assert norms
             assert all(isinstance(norm, kind) and norm.eps == eps for norm in norms)
     mobile = on_meta("fcn_mobilenet_v3_small", norm_layer="sync")
     assert {m.momentum for m in mobile.backbone.modules() if isinstance(m, nn.SyncBatchNorm)} == {0.01}
-    assert mobile.classifier[1].momentum == 0.1
+    assert part(mobile, "classifier.1.momentum") == 0.1
 
 
 def test_groups_hold_two_channels_or_more() -> None:
@@ -295,7 +310,7 @@ def test_groups_hold_two_channels_or_more() -> None:
 def test_values_are_recorded_as_plain_numbers() -> None:
     """A dropout of 0 that is no float can't be scripted, and numpy's numbers are not JSON."""
     model = on_meta("fcn_resnet18", num_classes=np.int64(3), head_dropout=0, norm_eps=np.float32(0.5), output_stride=16)
-    options = model.config.options
+    options = options_of(model)
     assert [type(options[name]) for name in ("num_classes", "head_dropout", "norm_eps")] == [int, float, float]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
@@ -303,22 +318,22 @@ def test_values_are_recorded_as_plain_numbers() -> None:
 
 
 def test_every_call_has_a_list_of_its_own() -> None:
-    on_meta("deeplabv3_mobilenet_v3_large").config.options["atrous_rates"].append(5)
-    assert on_meta("deeplabv3_mobilenet_v3_large").config.options["atrous_rates"] == [12, 24, 36]
+    options_of(on_meta("deeplabv3_mobilenet_v3_large"))["atrous_rates"].append(5)
+    assert options_of(on_meta("deeplabv3_mobilenet_v3_large"))["atrous_rates"] == [12, 24, 36]
 
 
 def test_average_pooling_without_dilation_is_one_thing() -> None:
     options = {"downsample": "average_dilated", "output_stride": 32}
-    assert on_meta("fcn_resnet18", **options).config.options["downsample"] == "average"
+    assert options_of(on_meta("fcn_resnet18", **options))["downsample"] == "average"
     options = {"downsample": "average_dilated", "output_stride": 16, "multi_grid": (1, 2)}
-    assert on_meta("fcn_resnet18", **options).config.options["downsample"] == "average_dilated"
+    assert options_of(on_meta("fcn_resnet18", **options))["downsample"] == "average_dilated"
 
 
 def test_classifiers_with_other_norms() -> None:
     frozen = backbones.resnet18(num_classes=2, norm_layer="frozen", norm_eps=1e-3, zero_init_residual=True)
-    assert frozen.config.options == {"num_classes": 2, "norm_layer": "frozen", "norm_eps": 1e-3}
-    assert not frozen.layer1[0].bn2.weight.any()
+    assert options_of(frozen) == {"num_classes": 2, "norm_layer": "frozen", "norm_eps": 1e-3}
+    assert not part(frozen, "layer1.0.bn2.weight").any()
     mobile = backbones.mobilenet_v3_small(norm_eps=1e-5, dilated=True, in_channels=1)
-    assert mobile.config.options == {"num_classes": 1000, "norm_eps": 1e-5, "dilated": True, "in_channels": 1}
+    assert options_of(mobile) == {"num_classes": 1000, "norm_eps": 1e-5, "dilated": True, "in_channels": 1}
     assert {(m.eps, m.momentum) for m in mobile.modules() if isinstance(m, nn.BatchNorm2d)} == {(1e-5, 0.01)}
     assert backbones.resnet18(norm_layer=nn.BatchNorm2d).config is None, "a function can't be recorded"

@@ -10,6 +10,7 @@ import torch
 
 import segnets
 from tests.models.pairs import NAMES, assert_same_output, images, is_deep, random_pair, torchvision_model, with_aux
+from tests.typed import in_memory_format
 
 SMALL = [(64, 64), (65, 97), (1, 1)]
 LARGE = (520, 693)
@@ -60,7 +61,7 @@ def compare(
 ) -> None:
     pair = random_pair(name, aux_loss=aux_loss)
     if dtype != torch.float32 or layout != torch.contiguous_format:
-        pair = type(pair)(*(copy.deepcopy(model).to(dtype=dtype, memory_format=layout) for model in pair))
+        pair = type(pair)(*(in_memory_format(copy.deepcopy(model).to(dtype), layout) for model in pair))
     x = images(batch, *size, dtype=dtype).contiguous(memory_format=layout)
     with torch.inference_mode():
         ours, theirs = pair.ours(x), pair.theirs(x)

@@ -12,6 +12,8 @@ from torch import nn
 import segnets
 from segnets import backbones
 
+WRONG: Any = "x"  # a value that the type hints rule out
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("fcn_resnet50", {"output_stride": 4}, "output_stride=4: expected one of 8, 16, 32"),
     ("fcn_resnet50", {"output_stride": "8"}, "output_stride='8': expected one of 8, 16, 32"),
@@ -128,7 +130,7 @@ def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: st
         (lambda: segnets.heads.DeepLabHead(8, 2, variant="x"), "variant='x': expected 'torchvision' or 'mmseg'"),
         (lambda: segnets.heads.PSPHead(8, 2, variant="x"), "variant='x': expected 'mmseg' or 'smp'"),
         (lambda: segnets.heads.DeepLabV3PlusHead(8, 8, 2, (1,), variant="x"), "variant='x': expected 'smp' or 'vainf'"),
-        (lambda: segnets.SegmentationModel(nn.Identity(), nn.Identity(), norm_eval="x"), "norm_eval='x': expected"),
+        (lambda: segnets.SegmentationModel(nn.Identity(), nn.Identity(), norm_eval=WRONG), "norm_eval='x': expected"),
     ],
 )
 def test_the_parts_check_their_options_too(make: Callable[[], nn.Module], message: str) -> None:
@@ -138,6 +140,6 @@ def test_the_parts_check_their_options_too(make: Callable[[], nn.Module], messag
 
 def test_names_and_patterns_that_are_no_text() -> None:
     with pytest.raises(ValueError, match=r"no model \['a'\]"):
-        segnets.create_model(["a"])  # type: ignore[arg-type]  # the mistake is the point
+        segnets.create_model(["a"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="pattern=None: expected a text"):
         segnets.list_models(None)  # type: ignore[arg-type]

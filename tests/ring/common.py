@@ -90,7 +90,7 @@ class Nursery:
         return int(self.process.stdout.readline())
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        _, said = self.process.communicate(timeout=60)
+        said = self.process.communicate(timeout=60)[1]
         assert kind is not None or not said, said
 
 
