@@ -163,8 +163,7 @@ def _scripts() -> list[Seed]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         scripted = torch.jit.script(_Net().eval())
-        # torch ships jit.trace without type hints, and mypy's strict mode refuses every call of such a function.
-        traced = torch.jit.trace(_Net().eval(), torch.ones(1, 1, 2, 2))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(_Net().eval(), torch.ones(1, 1, 2, 2))
         for module in (scripted, traced, torch.jit.freeze(scripted)):
             file = io.BytesIO()
             torch.jit.save(module, file)

@@ -234,7 +234,7 @@ def test_head_variants_are_visible() -> None:
     for head in HEADS:
         name = f"{head.name}_resnet50"
         alike = {"head_channels": 64, "pool_norm": True, "aspp_separable": True}
-        alike = {option: value for option, value in alike.items() if option in MODELS[name].settle({})}
+        alike = {option: value for option, value in alike.items() if option in MODELS[name].resolve({})}
         variants = [shapes(on_meta(name, head_variant=variant, **alike)) for variant in head.variants]
         assert all(one != other for one, other in itertools.combinations(variants, 2)), head.name
 

@@ -52,8 +52,7 @@ def check_processor(wanted: Mapping[str, JSON], where: str) -> None:
 
 def check_onednn(dtype: str, where: str) -> None:
     """Raise ExportError if this LibTorch has no oneDNN, or none that computes in `dtype` on this processor."""
-    # torch ships is_available without type hints, and mypy's strict mode refuses every call of such a function.
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():
         raise ExportError(
             f"{where}: target='cpu' needs oneDNN, which this LibTorch lacks; export with target='portable'"
         )

@@ -127,8 +127,7 @@ def from_file(file: BinaryIO, device: str = "cpu") -> Any:
     Raises RuntimeError if it can't be loaded.
     """
     with _no_deprecation_warnings():
-        # torch ships jit.load without type hints, and mypy's strict mode refuses every call of such a function.
-        return torch.jit.load(file, map_location=device)  # type: ignore[no-untyped-call]
+        return torch.jit.load(file, map_location=device)
 
 
 @contextmanager
