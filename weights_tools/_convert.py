@@ -29,11 +29,11 @@ from weights_tools.edit.classes import ClassMap, read_class_map, read_class_name
 from weights_tools.edit.weights import Weights
 from weights_tools.extract.safety import refuse_attacks
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
-from weights_tools.recognise.network import (
+from weights_tools.recognise._recognise import (
     Asked,
     Recognised,
     hash_in_name,
-    recognise_network,
+    recognise,
 )
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -109,7 +109,7 @@ def convert(
         with open_checkpoint(src) as (source, container):
             _check_not_source(source.paths, target)
             refuse_attacks(container)
-            found = recognise_network(container, key, asked, file=source.path)
+            found = recognise(container, key, asked, file=source.path)
             plan = _plan(source, container, found, wishes)
             if plan.soundness.problems and not allow_nonfinite:
                 problems = "; ".join(plan.soundness.problems)

@@ -25,8 +25,8 @@ from segnets.weights.geometry import describe
 from weights_tools.check.peers import PROJECTS
 from weights_tools.reader import TensorReader, open_checkpoint, prefix_errors
 from weights_tools.reader.values import StorageRef, TensorRef
-from weights_tools.recognise.layouts import LAYOUTS, Match, WayBack, recognise
-from weights_tools.recognise.network import recognise_network
+from weights_tools.recognise._recognise import recognise
+from weights_tools.recognise.layouts import LAYOUTS, ExportNames, Match, match_layout
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 # The same names and the same results in eval mode, whatever their values.
@@ -76,7 +76,7 @@ def export(
     if target.suffix not in SUFFIXES:
         raise OutputError(f"{dst}: give it a name that ends in one of {', '.join(SUFFIXES)}")
     with open_checkpoint(src) as (source, container):
-        found = recognise_network(container)
+        found = recognise(container)
         if found.card is None:
             raise WeightsError("it is no file of segnets; `weights-tools convert` makes one of it first")
         config = found.match.config
@@ -93,12 +93,12 @@ def export(
     return StateDictExportReport(str(src), str(target), describe(config), project, str(call), len(tensors))
 
 
-def _their_names(project: str, config: ModelConfig, tensors: Mapping[str, TensorRef]) -> WayBack:
+def _their_names(project: str, config: ModelConfig, tensors: Mapping[str, TensorRef]) -> ExportNames:
     """The names under which the project's layout finds this very network again."""
     reasons = []
-    for way in LAYOUTS[project].ways_back(config, list(tensors)):
+    for way in LAYOUTS[project].export_names(config, list(tensors)):
         try:
-            match = recognise(_described(way, tensors), project, way.chosen)
+            match = match_layout(_described(way, tensors), project, way.chosen)
         except ValueError as error:
             reasons.append(str(error).partition("\n")[0])
             continue
@@ -115,7 +115,7 @@ def _their_names(project: str, config: ModelConfig, tensors: Mapping[str, Tensor
     )
 
 
-def _described(way: WayBack, tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+def _described(way: ExportNames, tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     """The tensors as a file of the project would have them."""
     described = {}
     for ours, theirs in way.names.items():
@@ -126,7 +126,7 @@ def _described(way: WayBack, tensors: Mapping[str, TensorRef]) -> dict[str, Tens
     return described
 
 
-def _difference(way: WayBack, match: Match, config: ModelConfig) -> str:
+def _difference(way: ExportNames, match: Match, config: ModelConfig) -> str:
     """Say how the network that was recognised differs from the one that is exported; "" if it is the same."""
     if match.config.name != config.name or dict(match.names) != dict(way.names):
         return f"under its names it would be a {match.config.name}"

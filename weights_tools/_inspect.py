@@ -13,8 +13,8 @@ from weights_tools.check.values import Soundness, examine
 from weights_tools.extract.state_dict import StateDict, find_candidates, find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint
 from weights_tools.reader.values import ITEM_SIZES
-from weights_tools.recognise.architecture import architecture
-from weights_tools.recognise.network import Recognised, count_dtypes, hash_in_name, recognise_network
+from weights_tools.recognise._architecture import architecture
+from weights_tools.recognise._recognise import Recognised, count_dtypes, hash_in_name, recognise
 
 _MOST_READ = 4  # times the size of the file
 _MOST_CANDIDATES = 10  # each takes a tenth of a second; the reason names as many
@@ -39,7 +39,7 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
             doubts=_doubts_of_file(source, container, data=data),
         )
         try:
-            found = recognise_network(container, key, file=source.path)
+            found = recognise(container, key, file=source.path)
         except WeightsError as error:
             return _refused(base, source, container, key, str(error), data=data)
         report = _with_tensors(base, found.state)
@@ -78,7 +78,7 @@ def _refused(
 def _candidate(source: Content, container: Container, key: str, *, data: bool) -> Candidate:
     name = printable(key, quote=False)
     try:
-        found = recognise_network(container, key, file=source.path)
+        found = recognise(container, key, file=source.path)
         soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
     except WeightsError as error:
         return Candidate(name, refused=str(error))

@@ -13,7 +13,7 @@ from segnets.weights.geometry import other_geometry
 from weights_tools._text import printable
 from weights_tools.extract.state_dict import StateDict
 from weights_tools.reader import Container
-from weights_tools.recognise.network import Recognised
+from weights_tools.recognise._recognise import Recognised
 
 # The kinds of proof in a file: that the tensors are the source's; by results that the source gave; beside its network.
 TENSORS, GOLDEN, COMPARED = "tensors", "golden", "compared"

@@ -9,7 +9,7 @@ from typing import cast
 from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
 from weights_tools._text import join_names, printable
-from weights_tools.recognise.architecture import architecture, in_words
+from weights_tools.recognise._architecture import architecture, in_words
 
 _NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
 
@@ -40,7 +40,7 @@ class InspectReport:
     container: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive"
     (of Python) or "C++ archive" (of torch::save). Size and sha256 cover all files of a checkpoint in several.
     model, options: what segnets builds for it, or None if it can't be converted; `refused` then says why.
-    architecture: what that is made of, see `weights_tools.recognise.architecture`.
+    architecture: what that is made of, see `weights_tools.recognise._architecture`.
     geometry: what the tensors can't show, and how the layout settles it.
     ignored: objects beside the weights. doubts: what the owner should look at.
     candidates: where the file holds several sets of weights, what each of them is.

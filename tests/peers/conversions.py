@@ -22,7 +22,7 @@ from segnets.registry import BACKBONES, MODELS
 from tests.peers.compare import LIMITS, OTHERS, Case, Parity, State, Theirs, absent, largest, sizes_for
 from weights_tools._reports import ConversionReport
 from weights_tools.check.peer import network_of
-from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.key_map import NetworkTable
 
 LIMIT = LIMITS[torch.float32]
 # Writes a network into a folder, as its project does, and returns the file.
@@ -50,7 +50,7 @@ class Conversion:
 
     peer: str
     layout: str
-    origin: Origin | None
+    origin: NetworkTable | None
     network: str
     model: str
     theirs: Callable[[], Theirs]
@@ -151,7 +151,7 @@ def _check_origin(done: Converted) -> None:
     if origin is None or done.conversion.layers or not origin.head:
         return
     notes = " ".join(done.report.notes)
-    for name, value in origin.open.items():
+    for name, value in origin.choices.items():
         if name in done.report.options and name not in done.conversion.options:
             assert f"{name}={done.report.options[name]}" in notes
             assert value is None or done.report.options[name] == value
@@ -198,13 +198,15 @@ def _changes_nothing(option: str, options: Mapping[str, Any], model: str) -> boo
     return fixed or basic or plain or (dilating and undilated)
 
 
-def open_options(case: Case, origins: tuple[Origin, ...]) -> dict[str, Any]:
+def open_options(case: Case, origins: tuple[NetworkTable, ...]) -> dict[str, Any]:
     """What somebody who knows this network has to say of it: the options that no tensor shows."""
-    known = {name for origin in origins if origin.head == case.model.partition("_")[0] for name in origin.open}
+    known = {name for origin in origins if origin.head == case.model.partition("_")[0] for name in origin.choices}
     return {name: value for name, value in MODELS[case.model].resolve(case.options).items() if name in known}
 
 
-def of_case(case: Case, layout: str, origins: tuple[Origin, ...], origin: Origin, save: Save, saved: str) -> Conversion:
+def of_case(
+    case: Case, layout: str, origins: tuple[NetworkTable, ...], origin: NetworkTable, save: Save, saved: str
+) -> Conversion:
     """The conversion of a network that is compared directly, too."""
     return Conversion(
         case.peer,

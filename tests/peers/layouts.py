@@ -27,10 +27,10 @@ from tests.peers import (
 )
 from tests.peers.compare import LIMITS, version
 from tests.peers.conversions import Conversion, converted, measure
-from tests.peers.kin import KIN
+from tests.peers.look_alikes import KIN
 from weights_tools.recognise.layouts import LAYOUTS
-from weights_tools.recognise.layouts.key_map import Origin
-from weights_tools.recognise.layouts.table_layout import OriginLayout
+from weights_tools.recognise.layouts.key_map import NetworkTable
+from weights_tools.recognise.layouts.table_layout import TableLayout
 
 PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
 FILES = (
@@ -101,7 +101,7 @@ class Row:
 
     layout: str
     name: str
-    origin: Origin | None
+    origin: NetworkTable | None
     conversions: Sequence[Conversion]
 
     @property
@@ -110,7 +110,7 @@ class Row:
         origin = self.origin
         if origin is None:
             return f"| {self.name} | names and shapes of torchvision | torchvision's | nothing |"
-        bodies = {key: value for body in origin.bodies for key, value in body.required.items()}
+        bodies = {key: value for body in origin.backbones for key, value in body.required.items()}
         geometry = _options({**origin.required}) or "our defaults"
         if bodies:
             geometry += f"; on some encoders {_options(bodies)}"
@@ -122,16 +122,16 @@ def _options(options: Mapping[str, JSON]) -> str:
     return ", ".join(f"`{name}={value}`" for name, value in options.items())
 
 
-def _open(origin: Origin) -> str:
-    known = [f"`{name}={'ours' if value is None else value}`" for name, value in origin.open.items()]
+def _open(origin: NetworkTable) -> str:
+    known = [f"`{name}={'ours' if value is None else value}`" for name, value in origin.choices.items()]
     return ", ".join(known) or "nothing"
 
 
 def rows() -> Iterator[Row]:
     for name, layout in LAYOUTS.items():
         mine = [each for each in CONVERSIONS if each.layout == name]
-        if isinstance(layout, OriginLayout):
-            for origin in layout.origins:
+        if isinstance(layout, TableLayout):
+            for origin in layout.networks:
                 yield Row(name, origin.name, origin, [each for each in mine if each.origin is origin])
         else:
             for model in dict.fromkeys(each.model for each in mine):

@@ -14,15 +14,15 @@ from segnets.builders import PUBLISHED
 from tests.peers.conversions import LIMIT, Conversion, converted, under_other_options
 from tests.peers.layouts import CONVERSIONS, smallest
 from weights_tools.recognise.layouts import LAYOUTS
-from weights_tools.recognise.layouts.table_layout import OriginLayout
+from weights_tools.recognise.layouts.table_layout import TableLayout
 
 
 def test_every_network_of_every_layout_is_converted() -> None:
     known = {
         (name, origin.signature)
         for name, each in LAYOUTS.items()
-        if isinstance(each, OriginLayout)
-        for origin in each.origins
+        if isinstance(each, TableLayout)
+        for origin in each.networks
     }
     done = {(each.layout, each.origin.signature) for each in CONVERSIONS if each.origin is not None}
     assert known == done

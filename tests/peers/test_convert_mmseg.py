@@ -9,7 +9,7 @@ import pytest
 from tests.peers import saving, test_mmseg
 from tests.peers.compare import Case, needs
 from tests.peers.conversions import Conversion, check, of_case, state_dict
-from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.key_map import NetworkTable
 from weights_tools.recognise.layouts.tables import MMSEG
 
 pytestmark = needs("mmsegmentation")
@@ -17,7 +17,7 @@ FCN, DEEPLABV3, PSPNET, FCN_ONE = MMSEG
 SAVED = ((saving.mmengine, "mmengine's save_checkpoint"), (saving.mmcv, "0.x"), (state_dict, "state dict"))
 
 
-def origin(case: Case) -> Origin:
+def origin(case: Case) -> NetworkTable:
     if "num_convs=1" in case.network:
         return FCN_ONE
     return next(

@@ -12,7 +12,7 @@ from torch import Tensor
 import segnets
 from tests.peers.compare import NUM_CLASSES, State, Theirs, randomised
 from tests.peers.conversions import Conversion, check
-from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.key_map import NetworkTable
 from weights_tools.recognise.layouts.tables import OWN
 
 PSPNET, PLUS, PLUS_VAINF, FCN_MMSEG, DEEPLABV3, DEEPLABV3_MMSEG, LRASPP, FCN = OWN
@@ -29,7 +29,7 @@ def network(model: str, options: dict[str, Any]) -> Theirs:
 
 
 def case(
-    origin: Origin, model: str, shown: dict[str, Any] | None = None, /, layout: str = "segnets", **said: Any
+    origin: NetworkTable, model: str, shown: dict[str, Any] | None = None, /, layout: str = "segnets", **said: Any
 ) -> Conversion:
     """shown: options that the tensors show. said: those that they don't."""
     text = ", ".join(f"{name}={value!r}" for name, value in {**(shown or {}), **said}.items())

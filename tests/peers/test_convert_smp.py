@@ -22,7 +22,7 @@ from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomi
 from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
 from tests.peers.test_timm import RESNET_LAYERS
 from weights_tools.check.peers import PROJECTS
-from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.key_map import NetworkTable
 from weights_tools.recognise.layouts.tables import SMP
 
 pytestmark = needs("segmentation_models_pytorch")
@@ -47,7 +47,9 @@ def as_before(module: nn.Module, folder: Path) -> Path:
     return folder / "w.pth"
 
 
-def conversion(case: Case, origin: Origin | None = None, save: Save = state_dict, saved: str = "state dict") -> Any:
+def conversion(
+    case: Case, origin: NetworkTable | None = None, save: Save = state_dict, saved: str = "state dict"
+) -> Any:
     return of_case(case, "smp", SMP, origin or ORIGINS[case.network.partition("(")[0]], save, saved)
 
 

@@ -13,7 +13,7 @@ from tests.peers.compare import Theirs, needs, randomised
 from tests.peers.conversions import Conversion, Save, check, logits, state_dict
 from tests.peers.saving import timm_hub, timm_saver
 from tests.peers.test_timm import MOBILENETS, RESNET_LAYERS, mobilenet, resnet
-from weights_tools.recognise.layouts.key_map import Origin
+from weights_tools.recognise.layouts.key_map import NetworkTable
 from weights_tools.recognise.layouts.tables import TIMM
 
 pytestmark = needs("timm")
@@ -37,7 +37,7 @@ def case(
     save: Save = state_dict,
     saved: str = "state dict",
     arguments: dict[str, Any] | None = None,
-    origin: Origin = RESNET,
+    origin: NetworkTable = RESNET,
     layout: str = "timm",
     **options: Any,
 ) -> Conversion:

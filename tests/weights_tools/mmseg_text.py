@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segnets.options import check_values
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config import Told, read_beside
+from weights_tools.recognise.config import SourceConfig, read_source_config
 
 # As mmengine writes it: sorted keys, tuples and lists over many lines.
 TEXT = """
@@ -97,10 +97,10 @@ OPTIONS = {
 }
 
 
-def of_mmseg(text: Value = TEXT, **meta: Value) -> Told:
+def of_mmseg(text: Value = TEXT, **meta: Value) -> SourceConfig:
     """What is told by a checkpoint of mmengine with this configuration and an auxiliary head among its tensors."""
     top = {"meta": {"cfg": text, **meta}, "state_dict": {"auxiliary_head.conv_seg.weight": 0}}
-    told = read_beside(top, ("state_dict",), Path("w.pth"))
+    told = read_source_config(top, ("state_dict",), Path("w.pth"))
     assert told is not None
     assert all(isinstance(note, str) for note in told.notes)
     check_values({name: value for name, value in told.options.items() if value is not None})

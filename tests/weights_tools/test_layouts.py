@@ -17,10 +17,10 @@ from segnets.registry import BACKBONES
 from tests.oracle import NAMES, torchvision
 from tests.weights_tools.files import described
 from weights_tools.commands import convert
-from weights_tools.recognise.fit import fit
-from weights_tools.recognise.layouts import LAYOUTS, recognise
+from weights_tools.recognise._fit import fit
+from weights_tools.recognise.layouts import LAYOUTS, match_layout
+from weights_tools.recognise.layouts._unsupported import UNSUPPORTED, describe_unsupported
 from weights_tools.recognise.layouts.base import Match
-from weights_tools.recognise.layouts.look_alikes import STRANGERS, describe_stranger
 
 State = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ def _state(name: str, **options: Any) -> State:
 
 def _refusal(state: State) -> str:
     def attempt() -> None:
-        match = recognise(described(state))
+        match = match_layout(described(state))
         fit(match.config, match.names, described(state))
 
     with pytest.raises(WeightsError) as error:
@@ -51,7 +51,7 @@ def test_segmentation_networks(name: str, aux: bool) -> None:
     else:
         state = _state(name, num_classes=19, aux_loss=aux)
         options = {"num_classes": 19, "aux_loss": aux}
-    match = recognise(described(state))
+    match = match_layout(described(state))
     assert (match.config.name, match.config.options) == (name, options)
     assert set(fit(match.config, match.names, described(state)).names) == set(state)
     assert match.geometry["align_corners"] is False
@@ -60,7 +60,7 @@ def test_segmentation_networks(name: str, aux: bool) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_classification_networks(name: str) -> None:
     state = _state(name, num_classes=7)
-    match = recognise(described(state))
+    match = match_layout(described(state))
     assert (match.config.name, match.config.options) == (name, {"num_classes": 7})
     assert set(fit(match.config, match.names, described(state)).names) == set(state)
 
@@ -130,8 +130,8 @@ def test_look_alikes_are_named(case: str) -> None:
 
 
 def test_depth_and_head_are_found_whatever_the_owner_believes() -> None:
-    assert recognise(described(_state("fcn_resnet101"))).config.name == "fcn_resnet101"
-    assert recognise(described(_state("deeplabv3_resnet50"))).config.name == "deeplabv3_resnet50"
+    assert match_layout(described(_state("fcn_resnet101"))).config.name == "fcn_resnet101"
+    assert match_layout(described(_state("deeplabv3_resnet50"))).config.name == "deeplabv3_resnet50"
 
 
 def test_every_difference_is_listed_at_once() -> None:
@@ -167,7 +167,7 @@ def test_half_an_auxiliary_classifier_is_refused() -> None:
 def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> None:
     state = _state("fcn_resnet50")
     old = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
-    match = recognise(described(old))
+    match = match_layout(described(old))
     assert len(fit(match.config, match.names, described(old)).zeroed) == 54
     broken = {n: t for n, t in old.items() if n != "backbone.layer4.0.bn1.running_mean"}
     assert "2 missing" in _refusal(broken)
@@ -186,13 +186,13 @@ def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> 
     ],
 )
 def test_strangers_are_named(name: str, what: str) -> None:
-    message = describe_stranger(described({name: _meta(1)}))
+    message = describe_unsupported(described({name: _meta(1)}))
     assert what in message
     assert "which can't be converted so far" in message
 
 
 def test_strangers_patterns_compile() -> None:
-    assert all(re.compile(pattern) and what for pattern, what in STRANGERS)
+    assert all(re.compile(pattern) and what for pattern, what in UNSUPPORTED)
 
 
 def test_tensors_of_nothing_known() -> None:
@@ -203,29 +203,29 @@ def test_tensors_of_nothing_known() -> None:
 
 def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = described(_state("resnet18"))
-    assert recognise(tensors, "torchvision").config.name == "resnet18"
+    assert match_layout(tensors, "torchvision").config.name == "resnet18"
     with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision, timm, smp, mmseg"):
-        recognise(tensors, "keras")
+        match_layout(tensors, "keras")
     assert set(convert.LAYOUTS) == set(LAYOUTS), "what the command offers is what there is"
 
     class Other:
         name, version = "other", 1
 
-        def recognise(self, evidence: Any) -> Match:
-            match = LAYOUTS["torchvision"].recognise(evidence)
+        def match(self, evidence: Any) -> Match:
+            match = LAYOUTS["torchvision"].match(evidence)
             assert isinstance(match, Match)
             return Match("other", 1, ModelConfig("resnet18", {"num_classes": 1000, "norm_eps": 1e-3}), match.names, {})
 
     monkeypatch.setitem(LAYOUTS, "other", Other())
     with pytest.raises(WeightsError, match="it fits several layouts: torchvision, other; choose one with --layout"):
-        recognise(tensors)
+        match_layout(tensors)
 
 
 def test_the_same_network_of_two_projects_is_one_answer() -> None:
-    match = recognise(described(_state("resnet50")))
+    match = match_layout(described(_state("resnet50")))
     assert match.layout == "torchvision"
     assert "timm has the same names and computes the same" in match.notes
-    assert recognise(described(_state("resnet50")), "timm").config == match.config
+    assert match_layout(described(_state("resnet50")), "timm").config == match.config
 
 
 VARIANTS: dict[str, tuple[Callable[[], State], dict[str, Any]]] = {
@@ -240,14 +240,14 @@ VARIANTS: dict[str, tuple[Callable[[], State], dict[str, Any]]] = {
 @pytest.mark.parametrize("case", VARIANTS)
 def test_variants_that_timm_has(case: str) -> None:
     make, options = VARIANTS[case]
-    match = recognise(described(make()))
+    match = match_layout(described(make()))
     assert (match.layout, match.config.options) == ("timm", {"num_classes": 1000, **options})
     assert set(fit(match.config, match.names, described(make())).names) == set(make())
 
 
 def test_group_norm_has_to_be_said() -> None:
     bare = {n: t for n, t in _state("resnet50").items() if not n.endswith(("running_mean", "running_var", "tracked"))}
-    match = recognise(described(bare), "timm", {"norm_layer": "group"})
+    match = match_layout(described(bare), "timm", {"norm_layer": "group"})
     assert match.config.options == {"num_classes": 1000, "norm_layer": "group"}
     assert set(fit(match.config, match.names, described(bare)).names) == set(bare)
 

@@ -111,7 +111,7 @@ def test_there_and_back(project: str, name: str, options: dict[str, Any], first:
     assert first in state
     assert len(state) == len(model.state_dict())
     config: Any = model.config
-    known = LAYOUTS[project].ways_back(config, list(model.state_dict()))
+    known = LAYOUTS[project].export_names(config, list(model.state_dict()))
     chosen = next(iter(known)).chosen
     weights_tools.convert(there, tmp_path / "back.safetensors", layout=project, options=chosen)
     back = segnets.load(tmp_path / "back.safetensors")

@@ -20,7 +20,7 @@ from segnets.weights.fitting import fit
 from weights_tools._text import join_names, printable
 from weights_tools.check.outputs import TOLERANCES, Measured, measure, named, random_images, worst
 from weights_tools.check.peers import Call, Project, find_project, foreign, version_of
-from weights_tools.recognise.fit import COUNTER
+from weights_tools.recognise._fit import COUNTER
 
 Size = tuple[int, int]
 _DOUBLE_PIXELS = 40_000  # of the largest image that is computed in float64, too, which takes three times as long

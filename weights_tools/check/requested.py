@@ -15,7 +15,7 @@ from weights_tools._provenance import with_comparison, with_golden
 from weights_tools.check.outputs import NO_SCORES
 from weights_tools.edit.weights import Weights
 from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise.network import Recognised
+from weights_tools.recognise._recognise import Recognised
 
 if TYPE_CHECKING:
     from weights_tools.check.peer import Proof

@@ -11,20 +11,20 @@ from pathlib import Path
 
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config import smp, timm, transformers
-from weights_tools.recognise.config.contradiction import contradiction
-from weights_tools.recognise.config.facts import Told
-from weights_tools.recognise.config.json_file import UnreadableFileError, read_object
+from weights_tools.recognise.config._contradiction import contradiction
+from weights_tools.recognise.config._facts import SourceConfig
+from weights_tools.recognise.config._json_file import UnreadableFileError, read_object
+from weights_tools.recognise.config._section import named
 from weights_tools.recognise.config.mmseg import read_meta
-from weights_tools.recognise.config.section import named
 
-__all__ = ["Told", "contradiction", "read_beside"]
+__all__ = ["SourceConfig", "contradiction", "read_source_config"]
 
 # Files that hold tensors alone, for which projects write config.json. In a folder of training runs it is another's.
 _WITH_CONFIG = (".safetensors", ".bin", ".index.json")
 _SOURCE = "config.json beside it"
 
 
-def read_beside(top: Value, path_of_weights: tuple[str, ...], file: Path) -> Told | None:
+def read_source_config(top: Value, path_of_weights: tuple[str, ...], file: Path) -> SourceConfig | None:
     """Return what the checkpoint's own configuration says, or None where it has none.
 
     top: what the file holds; path_of_weights: the keys that lead to the tensors; file: where it lies.
@@ -53,11 +53,11 @@ def _dictionaries(top: Value, path: tuple[str, ...]) -> Iterator[dict[Value, Val
         node = node.get(key)
 
 
-def _read_config(file: Path) -> Told | None:
+def _read_config(file: Path) -> SourceConfig | None:
     try:
         config = read_object(file.with_name("config.json"))
     except UnreadableFileError as error:
-        return Told(_SOURCE, notes=(f"config.json beside it is ignored: {error}",))
+        return SourceConfig(_SOURCE, notes=(f"config.json beside it is ignored: {error}",))
     if config is None:
         return None
     if config.get("model_type") == "resnet":
@@ -68,10 +68,10 @@ def _read_config(file: Path) -> Told | None:
         return timm.read_config(config, _SOURCE)
     kind = config.get("model_type")
     what = f"of the model {named(kind)}" if isinstance(kind, str) else "of no network that is known here"
-    return Told(_SOURCE, notes=(f"config.json beside it is ignored: it is {what}",))
+    return SourceConfig(_SOURCE, notes=(f"config.json beside it is ignored: it is {what}",))
 
 
-def _read_transformers(config: dict[str, Value], file: Path) -> Told:
+def _read_transformers(config: dict[str, Value], file: Path) -> SourceConfig:
     try:
         images = read_object(file.with_name("preprocessor_config.json"))
     except UnreadableFileError:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config.facts import Findings, Told
-from weights_tools.recognise.config.section import Section, is_count, named
+from weights_tools.recognise.config._facts import Findings, SourceConfig
+from weights_tools.recognise.config._section import Section, is_count, named
 
 _STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 had no other
 _RATES = (12, 24, 36)
@@ -21,7 +21,7 @@ _ENCODER = re.compile(r"(resnet(?:18|34|50|101|152)|resnext50_32x4d|resnext101_3
 _FROM_TIMM = re.compile(r"tu-(?:(resnet(?:18|34|50|101|152))(d?)|(resnext\d+_\d+x\d+d))(?:\..*)?")
 
 
-def read_config(values: dict[str, Value], source: str) -> Told:
+def read_config(values: dict[str, Value], source: str) -> SourceConfig:
     """values: of config.json."""
     found = Findings()
     config = Section("config.json", values, found)
@@ -126,7 +126,7 @@ def _read_norm(config: Section, key: str) -> None:
         config.findings.state("head_norm_eps", eps)
 
 
-def read_hyper_parameters(values: Value, source: str) -> Told | None:
+def read_hyper_parameters(values: Value, source: str) -> SourceConfig | None:
     """values: what a Lightning module was called with; None if that is not obviously SMP's."""
     arguments = Section("hyper_parameters", values, Findings())
     stated = arguments.gives("encoder_output_stride") or arguments.gives("decoder_atrous_rates")

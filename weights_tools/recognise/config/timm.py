@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config.facts import Findings, Told
-from weights_tools.recognise.config.section import Section, class_names, input_of, named
+from weights_tools.recognise.config._facts import Findings, SourceConfig
+from weights_tools.recognise.config._section import Section, class_names, input_of, named
 
 # Networks whose tensors have the names and shapes of others, and what they do besides.
 _LOOK_ALIKES = (
@@ -26,7 +26,7 @@ _RESNET = re.compile(
 _MOBILENET = re.compile(r"mobilenetv3_(large|small)_100")
 
 
-def read_config(values: dict[str, Value], source: str) -> Told:
+def read_config(values: dict[str, Value], source: str) -> SourceConfig:
     """values: of config.json."""
     found = Findings()
     config = Section("config.json", values, found)

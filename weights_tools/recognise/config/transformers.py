@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config.facts import Findings, Told
-from weights_tools.recognise.config.section import Section, class_names, input_of, named
+from weights_tools.recognise.config._facts import Findings, SourceConfig
+from weights_tools.recognise.config._section import Section, class_names, input_of, named
 
 _CLASSIFIER = "ResNetForImageClassification"
 # Whether its blocks are bottlenecks, and how many each stage has: the name here.
@@ -22,7 +22,7 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 }
 
 
-def read_config(values: dict[str, Value], images: dict[str, Value] | None, source: str) -> Told:
+def read_config(values: dict[str, Value], images: dict[str, Value] | None, source: str) -> SourceConfig:
     """values: of config.json, whose model_type is "resnet"; images: of preprocessor_config.json."""
     found = Findings()
     config = Section("config.json", values, found)

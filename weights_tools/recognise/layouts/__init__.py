@@ -9,32 +9,30 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import MODELS
 from weights_tools.recognise.layouts import tables as origins
-from weights_tools.recognise.layouts.base import Evidence, Layout, Match, Tensors, WayBack
-from weights_tools.recognise.layouts.look_alikes import describe_stranger
-from weights_tools.recognise.layouts.table_layout import OriginLayout
+from weights_tools.recognise.layouts._unsupported import describe_unsupported
+from weights_tools.recognise.layouts.base import Evidence, ExportNames, Layout, Match, Tensors
+from weights_tools.recognise.layouts.table_layout import TableLayout
 from weights_tools.recognise.layouts.torchvision import TorchvisionLayout
 
-__all__ = ["LAYOUTS", "Evidence", "Layout", "Match", "Tensors", "WayBack", "recognise"]
+__all__ = ["LAYOUTS", "Evidence", "ExportNames", "Layout", "Match", "Tensors", "match_layout"]
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         TorchvisionLayout(),
-        OriginLayout("timm", "timm", origins.TIMM),
-        OriginLayout("smp", "segmentation_models_pytorch", origins.SMP),
-        OriginLayout("mmseg", "mmsegmentation", origins.MMSEG),
-        OriginLayout("transformers", "transformers", origins.TRANSFORMERS),
-        OriginLayout("vainf", "VainF/DeepLabV3Plus-Pytorch", origins.VAINF),
-        OriginLayout(
-            "navifra", "Navifra-Kerry/SemanticSegmentation-Libtorch", origins.NAVIFRA, container="C++ archive"
-        ),
-        OriginLayout("allentdan", "AllentDan/LibtorchSegmentation", origins.ALLENTDAN),
-        OriginLayout("segnets", "segnets", origins.OWN),
+        TableLayout("timm", "timm", origins.TIMM),
+        TableLayout("smp", "segmentation_models_pytorch", origins.SMP),
+        TableLayout("mmseg", "mmsegmentation", origins.MMSEG),
+        TableLayout("transformers", "transformers", origins.TRANSFORMERS),
+        TableLayout("vainf", "VainF/DeepLabV3Plus-Pytorch", origins.VAINF),
+        TableLayout("navifra", "Navifra-Kerry/SemanticSegmentation-Libtorch", origins.NAVIFRA, container="C++ archive"),
+        TableLayout("allentdan", "AllentDan/LibtorchSegmentation", origins.ALLENTDAN),
+        TableLayout("segnets", "segnets", origins.OWN),
     )
 }
 
 
-def recognise(
+def match_layout(
     tensors: Tensors,
     layout: str = "auto",
     chosen: Mapping[str, JSON] | None = None,
@@ -56,7 +54,7 @@ def recognise(
     answers = []
     for each in LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]]:
         known = replace(evidence, told=told) if told and told_by == each.name else evidence
-        answers.append(each.recognise_backbone(known) if backbone_only else each.recognise(known))
+        answers.append(each.match_backbone(known) if backbone_only else each.match(known))
     matches = [answer for answer in answers if isinstance(answer, Match)]
     if matches:
         return _only_one(matches)
@@ -65,7 +63,7 @@ def recognise(
         raise WeightsError(reasons[0])
     hint = "" if backbone_only else _hint_of_backbone(tensors, layout)
     what = "a backbone" if backbone_only else f"a network of {layout}"
-    stranger = describe_stranger(tensors)
+    stranger = describe_unsupported(tensors)
     if layout != "auto" or backbone_only:
         stranger = f"it is not {what}: {stranger}"
     raise WeightsError(stranger + hint)
@@ -73,7 +71,7 @@ def recognise(
 
 def _hint_of_backbone(tensors: Tensors, layout: str) -> str:
     try:
-        match = recognise(tensors, layout, backbone_only=True)
+        match = match_layout(tensors, layout, backbone_only=True)
     except WeightsError:
         return ""
     return f"; --backbone-only converts its {match.config.name}"

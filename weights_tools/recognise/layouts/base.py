@@ -53,7 +53,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class WayBack:
+class ExportNames:
     """One set of names that a project may have for a network of ours.
 
     names: ours -> theirs. chosen: the options that have to be said when the file is read again. flattened: as in
@@ -74,14 +74,14 @@ class Layout(Protocol):
     @property
     def version(self) -> int: ...
 
-    def recognise(self, evidence: Evidence) -> Match | str | None:
+    def match(self, evidence: Evidence) -> Match | str | None:
         """Return the network, a reason why this relative of the layout is refused, or None if it is nothing of it."""
         ...
 
-    def recognise_backbone(self, evidence: Evidence) -> Match | str | None:
-        """As `recognise`, of the backbone alone; all else in the file is unused."""
+    def match_backbone(self, evidence: Evidence) -> Match | str | None:
+        """As `match`, of the backbone alone; all else in the file is unused."""
         ...
 
-    def ways_back(self, config: ModelConfig, names: Sequence[str]) -> Iterator[WayBack]:
+    def export_names(self, config: ModelConfig, names: Sequence[str]) -> Iterator[ExportNames]:
         """Yield what the tensors of a network of ours, `names`, may be called there; none of it is checked."""
         ...

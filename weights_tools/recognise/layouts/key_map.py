@@ -18,7 +18,7 @@ Table = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Body:
+class BackboneTable:
     """One kind of backbone as a project names it.
 
     signature: a tensor that shows it. table: its modules, ours with "backbone." before them.
@@ -36,7 +36,7 @@ class Body:
 
 
 @dataclass(frozen=True)
-class Origin:
+class NetworkTable:
     """One network of another project, in terms of ours.
 
     name: what people there call it. signature: a tensor that this network alone has.
@@ -53,18 +53,18 @@ class Origin:
     name: str
     signature: str
     head: str
-    bodies: Sequence[Body]
+    backbones: Sequence[BackboneTable]
     table: Table
     last: str
     required: Mapping[str, JSON] = field(default_factory=dict)
-    open: Mapping[str, JSON] = field(default_factory=dict)
+    choices: Mapping[str, JSON] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     unique: bool = True
-    kin: Mapping[str, str] = field(default_factory=dict)
+    look_alikes: Mapping[str, str] = field(default_factory=dict)
 
-    def note_kin(self, backbone: str) -> tuple[str, ...]:
+    def look_alike_notes(self, backbone: str) -> tuple[str, ...]:
         """Say what else has these names, on this backbone."""
-        kin = [what for name, what in self.kin.items() if name in ("", backbone)]
+        kin = [what for name, what in self.look_alikes.items() if name in ("", backbone)]
         if not kin:
             return ()
         return (

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from segnets.card import JSON, ModelConfig
 from segnets.registry import BACKBONES
-from weights_tools.recognise.layouts.base import Evidence, Match, Tensors, WayBack
-from weights_tools.recognise.layouts.look_alikes import name_stranger
-from weights_tools.recognise.layouts.mobilenet import describe_mobilenet
-from weights_tools.recognise.layouts.resnet import describe_resnet
+from weights_tools.recognise.layouts._mobilenet import describe_mobilenet
+from weights_tools.recognise.layouts._resnet import describe_resnet
+from weights_tools.recognise.layouts._unsupported import name_unsupported
+from weights_tools.recognise.layouts.base import Evidence, ExportNames, Match, Tensors
 
 # Which network a backbone and a head make.
 _SEGMENTATION = {
@@ -56,14 +56,14 @@ class TorchvisionLayout:
     name = "torchvision"
     version = 1
 
-    def recognise(self, evidence: Evidence) -> Match | str | None:
+    def match(self, evidence: Evidence) -> Match | str | None:
         """Return the network, a reason to refuse a relative of it, or None."""
         found = self._recognised(evidence.tensors)
         if evidence.chosen and isinstance(found, Match):
             return f"a network of torchvision has one geometry; the option {next(iter(evidence.chosen))} is not open"
         return found
 
-    def recognise_backbone(self, evidence: Evidence) -> Match | str | None:
+    def match_backbone(self, evidence: Evidence) -> Match | str | None:
         """The features of any of its networks, and of others that keep torchvision's names for them."""
         tensors = evidence.tensors
         inside = any(name.startswith("backbone.") for name in tensors)
@@ -84,9 +84,9 @@ class TorchvisionLayout:
         unused = tuple(name for name in tensors if name not in names.values())
         return Match(self.name, self.version, ModelConfig(network, {"num_classes": 0}), names, geometry, unused=unused)
 
-    def ways_back(self, config: ModelConfig, names: Sequence[str]) -> Iterator[WayBack]:  # noqa: ARG002  (Layout gives it)
+    def export_names(self, config: ModelConfig, names: Sequence[str]) -> Iterator[ExportNames]:  # noqa: ARG002  (Layout gives it)
         """Its names are ours."""
-        yield WayBack({name: name for name in names})
+        yield ExportNames({name: name for name in names})
 
     def _recognised(self, tensors: Tensors) -> Match | str | None:
         if any(name.startswith("backbone.") for name in tensors):
@@ -98,7 +98,7 @@ class TorchvisionLayout:
     def _segmentation(self, tensors: Tensors, body: tuple[str, str]) -> Match | str | None:
         network, strange = body
         head = _describe_head(tensors)
-        if head is None and name_stranger(tensors):
+        if head is None and name_unsupported(tensors):
             return None
         if head is None:
             heads = {name.split(".")[0] for name in tensors} - {"backbone", "aux_classifier"}

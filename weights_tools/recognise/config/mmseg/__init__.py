@@ -7,16 +7,16 @@ runner/runner.py save_checkpoint; mmsegmentation 0.30 apis/train.py.
 from __future__ import annotations
 
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config.facts import Findings, Told
-from weights_tools.recognise.config.mmseg.backbone import read_backbone, type_of
-from weights_tools.recognise.config.mmseg.heads import read_heads
-from weights_tools.recognise.config.mmseg.images import read_images, read_test_mode
-from weights_tools.recognise.config.numpy_values import read_palette
-from weights_tools.recognise.config.python_literals import UnreadableTextError, read_text
-from weights_tools.recognise.config.section import Section, class_names, named
+from weights_tools.recognise.config._facts import Findings, SourceConfig
+from weights_tools.recognise.config._numpy_values import read_palette
+from weights_tools.recognise.config._python_literals import UnreadableTextError, read_text
+from weights_tools.recognise.config._section import Section, class_names, named
+from weights_tools.recognise.config.mmseg._backbone import read_backbone, type_of
+from weights_tools.recognise.config.mmseg._heads import read_heads
+from weights_tools.recognise.config.mmseg._images import read_images, read_test_mode
 
 
-def read_meta(meta: Value, *, auxiliary: bool) -> Told | None:
+def read_meta(meta: Value, *, auxiliary: bool) -> SourceConfig | None:
     """meta: of a checkpoint. auxiliary: there are tensors of an auxiliary head.
 
     Returns None if it is no dictionary that mmengine or mmcv writes.

@@ -7,14 +7,14 @@ AllentDan/LibtorchSegmentation: src/architectures/DeepLab*.cpp, src/backbones/Re
 from __future__ import annotations
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
 from weights_tools.recognise.layouts.tables.timm import resnet_table
 
-_NAVIFRA_BODIES = (Body("backbone.conv1.weight", resnet_table("backbone.")),)
+_NAVIFRA_BODIES = (BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),)
 _SAME: Table = {"classifier": "classifier", "aux_classifier": "aux_classifier"}
 
 NAVIFRA = (
-    Origin(
+    NetworkTable(
         "DeepLabV3",
         "classifier.0.convs.0.0.weight",
         "deeplabv3",
@@ -24,7 +24,7 @@ NAVIFRA = (
         {"head_norm_eps": 1e-3, "aspp_norm_eps": 1e-5},
         unique=False,
     ),
-    Origin(
+    NetworkTable(
         "FCN",
         "classifier.0.weight",
         "fcn",
@@ -36,7 +36,7 @@ NAVIFRA = (
     ),
 )
 
-_BODIES = (Body("encoder.conv1.weight", resnet_table("encoder.")),)
+_BODIES = (BackboneTable("encoder.conv1.weight", resnet_table("encoder.")),)
 _RULES: dict[str, JSON] = {"first_block_dilation": "same", "basic_block_dilation": "both", "align_corners": True}
 
 
@@ -49,7 +49,7 @@ def _aspp(theirs: str, ours: str) -> Table:
 
 
 ALLENTDAN = (
-    Origin(
+    NetworkTable(
         "DeepLabV3",
         "decoder.seq.0.modules.0.0.weight",
         "deeplabv3",
@@ -65,7 +65,7 @@ ALLENTDAN = (
         {**_RULES, "output_stride": 8, "atrous_rates": [12, 24, 36]},  # both written into the program
         unused=("encoder.fc",),
     ),
-    Origin(
+    NetworkTable(
         "DeepLabV3+",
         "decoder.aspp.modules.0.0.weight",
         "deeplabv3plus",

@@ -6,11 +6,11 @@ The configurations that it publishes have contract_dilation=True.
 from __future__ import annotations
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
 from weights_tools.recognise.layouts.tables.timm import resnet_table
 
 BODIES = (
-    Body(
+    BackboneTable(
         "backbone.stem.0.weight",
         {
             "backbone.stem.7": "backbone.bn1",
@@ -18,7 +18,7 @@ BODIES = (
             **{f"backbone.layer{stage}": f"backbone.layer{stage}" for stage in (1, 2, 3, 4)},
         },
     ),
-    Body("backbone.conv1.weight", resnet_table("backbone.")),
+    BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),
 )
 _AUXILIARY: Table = {
     "auxiliary_head.convs.0.conv": "aux_classifier.0",
@@ -38,7 +38,7 @@ _OPEN: dict[str, JSON] = {
 _DILATED_HEAD = {"": "an FCNHead with a dilation (fcn-d6)"}
 
 MMSEG = (
-    Origin(
+    NetworkTable(
         "FCN of two convolutions",
         "decode_head.conv_cat.conv.weight",
         "fcn",
@@ -54,9 +54,9 @@ MMSEG = (
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
         _OPEN,
-        kin=_DILATED_HEAD,
+        look_alikes=_DILATED_HEAD,
     ),
-    Origin(
+    NetworkTable(
         "DeepLabV3",
         "decode_head.image_pool.1.conv.weight",
         "deeplabv3",
@@ -75,7 +75,7 @@ MMSEG = (
         {**_RULES, "head_variant": "mmseg"},
         {**_OPEN, "atrous_rates": None},
     ),
-    Origin(
+    NetworkTable(
         "PSPNet",
         "decode_head.psp_modules.0.1.conv.weight",
         "pspnet",
@@ -91,9 +91,9 @@ MMSEG = (
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
         _OPEN,
-        kin={"": "a PSPHead with other pool_scales than (1, 2, 3, 6)"},
+        look_alikes={"": "a PSPHead with other pool_scales than (1, 2, 3, 6)"},
     ),
-    Origin(
+    NetworkTable(
         "FCN of one convolution",
         "decode_head.convs.0.conv.weight",
         "fcn",
@@ -107,6 +107,6 @@ MMSEG = (
         "classifier.4",
         _RULES,
         _OPEN,
-        kin=_DILATED_HEAD,
+        look_alikes=_DILATED_HEAD,
     ),
 )

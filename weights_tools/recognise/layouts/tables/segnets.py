@@ -6,13 +6,13 @@ The files that segnets.save writes say themselves what they are and need no layo
 from __future__ import annotations
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
 from weights_tools.recognise.layouts.tables.timm import resnet_table
 
 _BODIES = (
-    Body("backbone.conv1.weight", resnet_table("backbone.")),
-    Body("backbone.conv1.0.weight", resnet_table("backbone.")),
-    *(Body(f"backbone.{last}.0.weight", {"backbone.{}": "backbone.{}"}) for last in (16, 12)),
+    BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),
+    BackboneTable("backbone.conv1.0.weight", resnet_table("backbone.")),
+    *(BackboneTable(f"backbone.{last}.0.weight", {"backbone.{}": "backbone.{}"}) for last in (16, 12)),
 )
 _SAME: Table = {"classifier": "classifier", "aux_classifier": "aux_classifier"}
 _ANY: dict[str, JSON] = {
@@ -32,10 +32,10 @@ _RATES: dict[str, JSON] = {"atrous_rates": None, "aspp_norm_eps": None}
 
 def _origin(
     name: str, signature: str, head: str, last: str, variant: str | None = None, *, unique: bool = False
-) -> Origin:
+) -> NetworkTable:
     required: dict[str, JSON] = {} if variant is None else {"head_variant": variant}
     rates = _RATES if head.startswith("deeplab") else {}
-    return Origin(name, signature, head, _BODIES, _SAME, last, required, {**_ANY, **rates}, unique=unique)
+    return NetworkTable(name, signature, head, _BODIES, _SAME, last, required, {**_ANY, **rates}, unique=unique)
 
 
 OWN = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import Body, Origin
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable
 from weights_tools.recognise.layouts.tables.timm import mobilenet_bodies, resnet_table
 
 _RULES: dict[str, JSON] = {
@@ -34,10 +34,10 @@ _KIN = {
 }
 
 BODIES = (
-    Body("encoder.conv1.weight", resnet_table("encoder.")),
+    BackboneTable("encoder.conv1.weight", resnet_table("encoder.")),
     *(
         # timm's average pooling in shortcuts dilates too, and its networks lose the stages that are not used.
-        Body(
+        BackboneTable(
             f"encoder.model.{stem}.weight",
             resnet_table("encoder.model."),
             _TIMM_RULES,
@@ -49,7 +49,7 @@ BODIES = (
     *mobilenet_bodies("encoder.model."),
 )
 
-_DEEPLABV3 = Origin(
+_DEEPLABV3 = NetworkTable(
     "DeepLabV3",
     "decoder.aspp.convs.0.0.weight",
     "deeplabv3",
@@ -64,7 +64,7 @@ _DEEPLABV3 = Origin(
     _RULES,
     {"output_stride": 8, "atrous_rates": _RATES},
     _UNUSED,
-    kin=_KIN,
+    look_alikes=_KIN,
 )
 
 SMP = (
@@ -75,7 +75,7 @@ SMP = (
         signature="decoder.0.convs.0.0.weight",
         table={**{f"decoder.{i}": f"classifier.{i}" for i in range(3)}, "segmentation_head.0": "classifier.4"},
     ),
-    Origin(
+    NetworkTable(
         "DeepLabV3+",
         "decoder.aspp.0.convs.0.0.weight",
         "deeplabv3plus",
@@ -92,9 +92,9 @@ SMP = (
         {**_RULES, "head_variant": "smp"},
         {"output_stride": 16, "atrous_rates": _RATES},
         _UNUSED,
-        kin=_KIN,
+        look_alikes=_KIN,
     ),
-    Origin(
+    NetworkTable(
         "PSPNet",
         "decoder.psp.blocks.0.pool.1.0.weight",
         "pspnet",
@@ -109,6 +109,6 @@ SMP = (
         # 32 of all its stages; fewer shrink less.
         {"align_corners": True, "head_variant": "smp", "output_stride": 32},
         unused=_UNUSED,
-        kin=_KIN,
+        look_alikes=_KIN,
     ),
 )

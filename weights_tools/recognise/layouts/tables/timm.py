@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from segnets.backbones.mobilenet_v3 import large_blocks, small_blocks
 from segnets.layers import InvertedResidualSpec
-from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
 
 
 def resnet_table(prefix: str = "") -> Table:
@@ -43,10 +43,10 @@ def mobilenet_table(specs: Sequence[InvertedResidualSpec], depths: Sequence[int]
     return table
 
 
-def mobilenet_bodies(prefix: str = "") -> tuple[Body, ...]:
+def mobilenet_bodies(prefix: str = "") -> tuple[BackboneTable, ...]:
     """Both MobileNetV3s. timm's have another eps than torchvision's, and its first dilated blocks dilate less."""
     return tuple(
-        Body(
+        BackboneTable(
             f"{prefix}blocks.{len(depths)}.0.conv.weight",
             mobilenet_table(blocks(), depths, prefix),
             {"norm_eps": 1e-5, "first_block_dilation": "previous"},
@@ -57,34 +57,34 @@ def mobilenet_bodies(prefix: str = "") -> tuple[Body, ...]:
 
 
 _STEMS = (
-    Body("conv1.weight", resnet_table()),
-    Body("conv1.0.weight", resnet_table()),
+    BackboneTable("conv1.weight", resnet_table()),
+    BackboneTable("conv1.0.weight", resnet_table()),
 )
 
 TIMM = (
-    Origin(
+    NetworkTable(
         "ResNet",
         "layer1.0.conv1.weight",
         "",
         _STEMS,
         {"fc": "fc"},
         "fc",
-        open={"norm_layer": None},
-        kin={
+        choices={"norm_layer": None},
+        look_alikes={
             "resnet18": "timm's resnetblur18 (smooths before it shrinks)",
             "resnet34": "timm's resnetaa34d (smooths before it shrinks)",
             "resnet50": "timm's resnetaa50, resnetaa50d, resnetblur50 or resnetblur50d (smooths before it shrinks)",
             "resnet101": "timm's resnetaa101d or resnetblur101d (smooths before it shrinks)",
         },
     ),
-    Origin(
+    NetworkTable(
         "MobileNetV3",
         "conv_stem.weight",
         "",
         mobilenet_bodies(),
         {"conv_head": "classifier.0", "classifier": "classifier.3"},
         "classifier.3",
-        kin={
+        look_alikes={
             f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (another eps, padding as TensorFlow's)"
             for size in ("large", "small")
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weights_tools.recognise.layouts.key_map import Body, Origin, Table
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
 
 
 def _table(prefix: str) -> Table:
@@ -21,19 +21,19 @@ def _table(prefix: str) -> Table:
 
 
 BODIES = tuple(
-    Body(f"{prefix}embedder.embedder.convolution.weight", _table(prefix))
+    BackboneTable(f"{prefix}embedder.embedder.convolution.weight", _table(prefix))
     for prefix in ("resnet.", "")  # the classifier, and the network without it
 )
 
 TRANSFORMERS = (
-    Origin(
+    NetworkTable(
         "ResNet",
         "resnet.embedder.embedder.convolution.weight",
         "",
         BODIES,
         {"classifier.1": "fc"},
         "fc",
-        open={"stride_in_1x1": False},  # downsample_in_bottleneck of its configuration
-        kin={"": "a ResNet with downsample_in_first_stage or another hidden_act than relu in its config.json"},
+        choices={"stride_in_1x1": False},  # downsample_in_bottleneck of its configuration
+        look_alikes={"": "a ResNet with downsample_in_first_stage or another hidden_act than relu in its config.json"},
     ),
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from weights_tools.recognise.layouts.key_map import Body, Origin
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable
 from weights_tools.recognise.layouts.tables.timm import resnet_table
 
-BODIES = (Body("backbone.conv1.weight", resnet_table("backbone.")),)
+BODIES = (BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),)
 
 VAINF = (
-    Origin(
+    NetworkTable(
         "DeepLabV3",
         "classifier.classifier.0.convs.0.0.weight",
         "deeplabv3",
@@ -18,7 +18,7 @@ VAINF = (
         {},
         {"output_stride": 16},
     ),
-    Origin(
+    NetworkTable(
         "DeepLabV3+",
         "classifier.aspp.convs.0.0.weight",
         "deeplabv3plus",

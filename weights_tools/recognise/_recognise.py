@@ -17,10 +17,10 @@ from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_n
 from weights_tools.reader import Container
 from weights_tools.reader.tensors import check_bounds
 from weights_tools.reader.values import TensorRef
-from weights_tools.recognise.config import Told, contradiction, read_beside
-from weights_tools.recognise.fit import Fit, fit
-from weights_tools.recognise.layouts import Match, recognise
-from weights_tools.recognise.layouts.backbone import recognise_own_backbone
+from weights_tools.recognise._fit import Fit, fit
+from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
+from weights_tools.recognise.layouts import Match, match_layout
+from weights_tools.recognise.layouts._backbone import match_own_backbone
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
 
@@ -38,7 +38,7 @@ class Recognised:
     fit: Fit
     tensors: Mapping[str, TensorRef]
     card: ModelCard | None = None
-    told: Told | None = None
+    told: SourceConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Asked:
     backbone_only: bool = False
 
 
-def recognise_network(
+def recognise(
     container: Container, key: str | None = None, asked: Asked | None = None, *, file: Path | None = None
 ) -> Recognised:
     """Find the weights and the network that they are. file: where they lie, for what may lie beside them.
@@ -65,7 +65,7 @@ def recognise_network(
     described = container.metadata.get(METADATA_KEY)
     if described is not None:
         return _own(container, state, described, asked)
-    told = read_beside(container.top, state.path, file or Path())
+    told = read_source_config(container.top, state.path, file or Path())
     try:
         return _recognised(container, state, asked, told)
     except WeightsError as error:
@@ -97,7 +97,7 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
         )
 
 
-def _recognised(container: Container, state: StateDict, asked: Asked, told: Told | None) -> Recognised:
+def _recognised(container: Container, state: StateDict, asked: Asked, told: SourceConfig | None) -> Recognised:
     if told is None:
         return _fitted(container, state, _matched(container, state, asked, None))
     why = _why_unbelieved(container, state, asked, told)
@@ -109,7 +109,7 @@ def _recognised(container: Container, state: StateDict, asked: Asked, told: Told
     return replace(_fitted(container, state, match), told=told)
 
 
-def _why_unbelieved(container: Container, state: StateDict, asked: Asked, told: Told) -> str:
+def _why_unbelieved(container: Container, state: StateDict, asked: Asked, told: SourceConfig) -> str:
     """Whose a configuration is if it is not that of the network beside it; "" if it is."""
     try:
         match = _matched(container, state, asked, None)
@@ -123,9 +123,9 @@ def _why_unbelieved(container: Container, state: StateDict, asked: Asked, told: 
     return f"another network, {other}" if other else ""
 
 
-def _matched(container: Container, state: StateDict, asked: Asked, told: Told | None) -> Match:
+def _matched(container: Container, state: StateDict, asked: Asked, told: SourceConfig | None) -> Match:
     try:
-        return recognise(
+        return match_layout(
             state.tensors,
             asked.layout,
             asked.options,
@@ -138,7 +138,7 @@ def _matched(container: Container, state: StateDict, asked: Asked, told: Told | 
         raise WeightsError(str(error)) from None
 
 
-def _believed(match: Match, told: Told) -> Match:
+def _believed(match: Match, told: SourceConfig) -> Match:
     """The match with what a configuration beside it adds. Raises WeightsError if it says that it is something else."""
     if told.refused is not None:
         raise WeightsError(f"it has the tensors of a {match.config.name}, but {told.source} says {told.refused}")
@@ -161,7 +161,7 @@ def _own(container: Container, state: StateDict, described: str, asked: Asked) -
     found = _fitted(container, state, Match("segnets", 1, config, names, {}), card)
     if not asked.backbone_only or config.options.get("num_classes") == 0:
         return found
-    match = recognise_own_backbone(config, state.tensors)
+    match = match_own_backbone(config, state.tensors)
     return _fitted(container, state, match, card.without_classes())
 
 

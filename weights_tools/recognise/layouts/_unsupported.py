@@ -9,7 +9,7 @@ from weights_tools._text import join_names, printable
 from weights_tools.recognise.layouts.base import Tensors
 
 # A pattern that one of the names matches, and what such a checkpoint is. The first that fits counts.
-STRANGERS: tuple[tuple[str, str], ...] = (
+UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"lora_[AB](\.|$)", "a LoRA adapter, which is only a change to the weights of another file"),
     (r"decode_head\.sep_bottleneck\.", "a DeepLabV3+ of mmsegmentation"),
     (r"decode_head\.(conv_ups|conv_up_input)\.", "an LR-ASPP of mmsegmentation, which is not torchvision's"),
@@ -42,16 +42,16 @@ STRANGERS: tuple[tuple[str, str], ...] = (
 )
 
 
-def name_stranger(names: Iterable[str]) -> str:
+def name_unsupported(names: Iterable[str]) -> str:
     """Return what has such names, or ""."""
     every = list(names)
-    return next((what for pattern, what in STRANGERS if any(re.search(pattern, name) for name in every)), "")
+    return next((what for pattern, what in UNSUPPORTED if any(re.search(pattern, name) for name in every)), "")
 
 
-def describe_stranger(tensors: Tensors) -> str:
+def describe_unsupported(tensors: Tensors) -> str:
     """Return a reason for the refusal of tensors that no layout knows."""
     names = list(tensors)
-    what = name_stranger(names)
+    what = name_unsupported(names)
     if what:
         return f"it looks like {what}, which can't be converted so far"
     return (

@@ -13,14 +13,14 @@ from segnets import Preprocessing
 from segnets.card import ModelConfig
 from segnets.options import check_values
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config import Told, contradiction, read_beside
-from weights_tools.recognise.config.json_file import MAX_BYTES
+from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
+from weights_tools.recognise.config._json_file import MAX_BYTES
 
 
-def beside(folder: Path, config: Any, name: str = "model.safetensors") -> Told | None:
+def beside(folder: Path, config: Any, name: str = "model.safetensors") -> SourceConfig | None:
     text = config if isinstance(config, str) else json.dumps(config)
     (folder / "config.json").write_text(text)
-    return read_beside({}, (), folder / name)
+    return read_source_config({}, (), folder / name)
 
 
 RESNET = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], "id2label": {"0": "a", "1": "b"}}
@@ -30,7 +30,7 @@ def test_transformers(tmp_path: Path) -> None:
     processor = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     told = beside(tmp_path, {**RESNET, "downsample_in_bottleneck": True})
-    assert told == Told(
+    assert told == SourceConfig(
         "config.json beside it",
         "transformers",
         {"stride_in_1x1": True, "in_channels": 3},
@@ -122,11 +122,11 @@ def test_an_activation_of_smp_is_named(tmp_path: Path) -> None:
 def test_hyper_parameters_of_lightning() -> None:
     arguments: dict[str, Value] = {"arch": "DeepLabV3", "encoder_name": "resnet18", "encoder_output_stride": 16}
     top = {"hyper_parameters": arguments, "state_dict": {}}
-    told = read_beside(top, ("state_dict",), Path("w.ckpt"))
+    told = read_source_config(top, ("state_dict",), Path("w.ckpt"))
     assert told is not None
     assert (told.project, told.options) == ("smp", {"output_stride": 16})
     del arguments["encoder_output_stride"]
-    assert read_beside(top, ("state_dict",), Path("w.ckpt")) is None
+    assert read_source_config(top, ("state_dict",), Path("w.ckpt")) is None
 
 
 TIMM = {"architecture": "resnet50", "num_classes": 2, "model_args": {"num_classes": 2, "global_pool": "avg"}}
@@ -138,7 +138,9 @@ def test_timm(tmp_path: Path) -> None:
     facts = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
     for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
         told = beside(tmp_path, {**TIMM, **form})
-        assert told == Told("config.json beside it", "timm", {}, ("a", "b"), preprocessing=images, expects=facts)
+        assert told == SourceConfig(
+            "config.json beside it", "timm", {}, ("a", "b"), preprocessing=images, expects=facts
+        )
     told = beside(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
     assert told is not None
     assert told.options == {"norm_eps": 1e-5}
@@ -276,4 +278,4 @@ def test_config_json_belongs_to_files_that_projects_put_beside_it(tmp_path: Path
     assert beside(tmp_path, SMP, "checkpoint.pth") is None
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
-    assert read_beside({}, (), tmp_path / "model.safetensors") is None
+    assert read_source_config({}, (), tmp_path / "model.safetensors") is None

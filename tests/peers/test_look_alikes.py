@@ -17,7 +17,7 @@ from segnets.registry import BACKBONES
 from tests.oracle import torchvision
 from tests.peers.compare import MODULES, NUM_CLASSES, absent, randomised, with_norms
 from tests.peers.conversions import converted
-from tests.peers.kin import KIN, Kin, quiet
+from tests.peers.look_alikes import KIN, Kin, quiet
 from tests.peers.test_convert_mmseg import CONVERSIONS as MMSEG
 from weights_tools.recognise.layouts.tables import TIMM
 
@@ -85,7 +85,7 @@ def test_a_dilated_head_of_mmseg_is_caught_beside_the_project(tmp_path: Path) ->
 
 
 def test_every_resnet_and_mobilenet_of_timm_with_the_names_of_another_is_known() -> None:
-    """Whatever of these families has the names and shapes of a network that is converted stands in `Origin.kin`."""
+    """`NetworkTable.look_alikes` lists every model of these families that shares names and shapes with one of ours."""
     needs("timm")
     import timm
 
@@ -99,7 +99,7 @@ def test_every_resnet_and_mobilenet_of_timm_with_the_names_of_another_is_known()
     plain |= {f"resnet{depth}{kind}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152) for kind in "cd"}
     known = {shapes(name): ours for name, ours in plain.items() if timm.is_model(name)}
     families = timm.list_models(["resnet*", "resnext*", "wide_resnet*", "*mobilenetv3*"], exclude_filters="resnetv2*")
-    told = " ".join(what for origin in TIMM for what in origin.kin.values())
+    told = " ".join(what for origin in TIMM for what in origin.look_alikes.values())
     for name in families:
         if name not in plain and shapes(name) in known:
             assert re.search(rf"\b{name}\b", told), f"{name} has the names of {known[shapes(name)]}"

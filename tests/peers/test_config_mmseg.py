@@ -24,7 +24,7 @@ from tests.peers.compare import LIMITS, needs, randomised
 from tests.peers.layers import layers
 from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
 from weights_tools.reader import Source, read_container
-from weights_tools.recognise.config import Told, contradiction, read_beside
+from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
 from weights_tools.recognise.layouts.tables import MMSEG
 
 pytestmark = needs("mmsegmentation")
@@ -50,14 +50,14 @@ def built(config: Mapping[str, Any]) -> Any:
         return MODELS.build({k: v for k, v in config.items() if k not in ("pretrained", "data_preprocessor")})
 
 
-def told_of(text: str) -> Told:
+def told_of(text: str) -> SourceConfig:
     top = {"meta": {"mmseg_version": "1.2.2", "cfg": text}, "state_dict": {"auxiliary_head.conv_seg.weight": 0}}
-    told = read_beside(top, ("state_dict",), Path("w.pth"))
+    told = read_source_config(top, ("state_dict",), Path("w.pth"))
     assert told is not None
     return told
 
 
-def ours_of(model: Mapping[str, Any], told: Told) -> nn.Module:
+def ours_of(model: Mapping[str, Any], told: SourceConfig) -> nn.Module:
     head, backbone = model["decode_head"], model["backbone"]
     shown: dict[str, Any] = {"num_classes": head["num_classes"], "aux_loss": True, "head_channels": head["channels"]}
     shown["stem"] = "plain" if backbone["type"] == "ResNet" else "deep"
@@ -67,7 +67,7 @@ def ours_of(model: Mapping[str, Any], told: Told) -> nn.Module:
     )
 
 
-def check_mmseg(model: Mapping[str, Any], told: Told) -> None:
+def check_mmseg(model: Mapping[str, Any], told: SourceConfig) -> None:
     assert (told.project, told.refused) == ("mmseg", None)
     rules = {**test_mmseg.ENCODER, **test_mmseg.HEADS[model["decode_head"]["type"]], **test_mmseg.AUXILIARY}
     with torch.device("meta"):
@@ -162,11 +162,11 @@ def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: P
     meta = {"cfg": Config({"model": model}).pretty_text, "dataset_meta": {"classes": ("a", "b", "c")}}
     torch.save({"meta": meta, "state_dict": theirs.state_dict()}, tmp_path / "w.pth")
     with Source(tmp_path / "w.pth") as source:
-        told = read_beside(read_container(source).top, ("state_dict",), tmp_path / "w.pth")
+        told = read_source_config(read_container(source).top, ("state_dict",), tmp_path / "w.pth")
     assert told is not None
     assert told.classes == ("a", "b", "c")
     # What no tensor shows: the rest would be refused as an option.
-    chosen = {name: value for name, value in told.options.items() if name in MMSEG[0].open}
+    chosen = {name: value for name, value in told.options.items() if name in MMSEG[0].choices}
     weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=chosen)
     config = read_weights_file(tmp_path / "w.safetensors").config
     assert config is not None

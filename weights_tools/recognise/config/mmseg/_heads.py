@@ -5,9 +5,9 @@ Source: mmsegmentation 1.2.2, models/decode_heads/{decode_head,fcn_head,aspp_hea
 
 from __future__ import annotations
 
-from weights_tools.recognise.config.facts import Findings
-from weights_tools.recognise.config.mmseg.backbone import read_norm, refuse_other_convolutions, type_of
-from weights_tools.recognise.config.section import Section, named
+from weights_tools.recognise.config._facts import Findings
+from weights_tools.recognise.config._section import Section, named
+from weights_tools.recognise.config.mmseg._backbone import read_norm, refuse_other_convolutions, type_of
 
 HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # ours
 

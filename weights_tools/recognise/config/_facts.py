@@ -1,4 +1,4 @@
-"""What a configuration tells of the tensors beside it (`Told`), and how it is gathered (`Findings`)."""
+"""What a configuration tells of the tensors beside it (`SourceConfig`), and how it is gathered (`Findings`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST = 8  # notes, and reasons: a file could have as many as it likes
 
 
 @dataclass(frozen=True)
-class Told:
+class SourceConfig:
     """What a checkpoint's own configuration says. Everything is optional.
 
     source: where it says so, for people. project: whose configuration it is: "mmseg", "smp", "timm", "transformers".
@@ -61,8 +61,8 @@ class Findings:
         if value is not None:
             self.expects[fact] = value
 
-    def told(self, source: str, project: str | None) -> Told:
-        return Told(
+    def told(self, source: str, project: str | None) -> SourceConfig:
+        return SourceConfig(
             source,
             project,
             self.options,

@@ -5,7 +5,7 @@ Source: mmsegmentation 1.2.2, models/backbones/resnet.py and resnext.py, models/
 
 from __future__ import annotations
 
-from weights_tools.recognise.config.section import Section, named
+from weights_tools.recognise.config._section import Section, named
 
 KINDS = ("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt")
 # depth: the blocks of the fourth stage. Up to 34 they are BasicBlocks.

@@ -22,23 +22,23 @@ from tests.oracle import randomise_
 from tests.weights_tools.files import assert_same, described
 from weights_tools.cli import main
 from weights_tools.recognise.layouts import LAYOUTS, Evidence, Match
-from weights_tools.recognise.layouts.key_map import Body, Origin, rename, rename_back
-from weights_tools.recognise.layouts.table_layout import OriginLayout
+from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, rename, rename_back
+from weights_tools.recognise.layouts.table_layout import TableLayout
 from weights_tools.recognise.layouts.tables import SMP
 
 State = dict[str, Tensor]
 ALL = [
     pytest.param(layout, origin, body, id=f"{layout.name}-{origin.name}-{body.signature.removesuffix('.weight')}")
     for layout in LAYOUTS.values()
-    if isinstance(layout, OriginLayout)
-    for origin in layout.origins
-    for body in origin.bodies
+    if isinstance(layout, TableLayout)
+    for origin in layout.networks
+    for body in origin.backbones
     # transformers' network without a classifier is a backbone alone.
     if (layout.name, body.signature) != ("transformers", "embedder.embedder.convolution.weight")
 ]
 
 
-def backbone_of(body: Body) -> tuple[str, dict[str, Any]]:
+def backbone_of(body: BackboneTable) -> tuple[str, dict[str, Any]]:
     """The smallest network that has this backbone, and the options that show."""
     last = max((int(new.split(".")[1]) for new in body.table.values() if new.split(".")[1].isdecimal()), default=0)
     if last == 0 and "{}" in "".join(body.table.values()) and "backbone.{}" in body.table:
@@ -49,9 +49,9 @@ def backbone_of(body: Body) -> tuple[str, dict[str, Any]]:
     return "resnet18", {"stem": "deep"} if body.signature.endswith(deep) else {}
 
 
-def random_model(origin: Origin, body: Body | None = None, **options: Any) -> nn.Module:
+def random_model(origin: NetworkTable, body: BackboneTable | None = None, **options: Any) -> nn.Module:
     """Ours, as a file of this origin would have it."""
-    backbone, shown = backbone_of(body or origin.bodies[0])
+    backbone, shown = backbone_of(body or origin.backbones[0])
     name = f"{origin.head}_{backbone}" if origin.head else backbone
     options = {"num_classes": 4, **shown, **options}
     if origin.head:
@@ -61,25 +61,25 @@ def random_model(origin: Origin, body: Body | None = None, **options: Any) -> nn
     return model
 
 
-def theirs(origin: Origin, state: State, body: Body | None = None) -> State:
+def theirs(origin: NetworkTable, state: State, body: BackboneTable | None = None) -> State:
     """Our tensors under the names that the other project has for them: the table, read backwards."""
-    names = rename_back(state, {**(body or origin.bodies[0]).table, **origin.table})
+    names = rename_back(state, {**(body or origin.backbones[0]).table, **origin.table})
     assert names is not None
     return {names[ours]: tensor for ours, tensor in state.items()}
 
 
-def head_options(origin: Origin) -> dict[str, Any]:
+def head_options(origin: NetworkTable) -> dict[str, Any]:
     return {name: value for name, value in origin.required.items() if name == "head_variant"}
 
 
 @pytest.mark.parametrize(("layout", "origin", "body"), ALL)
 def test_every_tensor_has_its_place_and_comes_back(
-    layout: OriginLayout, origin: Origin, body: Body, tmp_path: Path
+    layout: TableLayout, origin: NetworkTable, body: BackboneTable, tmp_path: Path
 ) -> None:
     model = random_model(origin, body, **head_options(origin))
     config: Any = model.config
     own = model.state_dict()
-    ways = [way for way in layout.ways_back(config, list(own)) if body.signature in way.names.values()]
+    ways = [way for way in layout.export_names(config, list(own)) if body.signature in way.names.values()]
     assert ways, "the table has a place for every tensor"
     names = ways[0].names
     assert names.keys() == own.keys()
@@ -99,14 +99,14 @@ def test_every_tensor_has_its_place_and_comes_back(
         assert not body.required or options["norm_eps"] == body.required["norm_eps"]
         return
     assert all(name in options for name in required if name in builder.applicable(options))
-    for name, value in origin.open.items():
+    for name, value in origin.choices.items():
         if value is not None and name in options:
             assert options[name] == value, "the project's default"
             assert f"{name}={value}" in " ".join(report.notes), "and said aloud"
 
 
 @pytest.mark.parametrize(("layout", "origin", "body"), ALL)
-def test_no_two_modules_become_one(layout: OriginLayout, origin: Origin, body: Body) -> None:
+def test_no_two_modules_become_one(layout: TableLayout, origin: NetworkTable, body: BackboneTable) -> None:
     """The tables as they stand: each entry, read forwards and backwards, is itself."""
     table = {**body.table, **origin.table}
     modules = [module.replace("{}", "0") for module in table]
@@ -119,14 +119,14 @@ def test_no_two_modules_become_one(layout: OriginLayout, origin: Origin, body: B
 
 def test_only_names_that_are_nobody_elses_are_taken_without_being_asked() -> None:
     for layout in LAYOUTS.values():
-        if not isinstance(layout, OriginLayout) or layout.container:
+        if not isinstance(layout, TableLayout) or layout.container:
             continue
-        for origin in layout.origins:
+        for origin in layout.networks:
             model: Any = random_model(origin, **head_options(origin))
             own = described(model.state_dict())
-            ways = layout.ways_back(model.config, list(own))
+            ways = layout.export_names(model.config, list(own))
             names = next(way.names for way in ways if origin.signature in way.names.values())
-            answer = layout.recognise(Evidence({new: own[old] for old, new in names.items()}))
+            answer = layout.match(Evidence({new: own[old] for old, new in names.items()}))
             assert isinstance(answer, Match) == origin.unique, f"{layout.name}: {origin.name}"
 
 

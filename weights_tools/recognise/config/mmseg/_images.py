@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config.facts import Findings
-from weights_tools.recognise.config.section import Section, input_of
+from weights_tools.recognise.config._facts import Findings
+from weights_tools.recognise.config._section import Section, input_of
 
 _DEPTH = 4  # of pipelines within pipelines
 _LONGEST = 100

@@ -18,7 +18,7 @@ from tests.peers import test_smp as peer
 from tests.peers.compare import Rules, needs
 from tests.peers.layers import layers
 from weights_tools.reader.values import StorageRef, TensorRef
-from weights_tools.recognise.config import contradiction, read_beside
+from weights_tools.recognise.config import contradiction, read_source_config
 from weights_tools.recognise.layouts import Match
 from weights_tools.recognise.layouts.base import Evidence
 from weights_tools.recognise.layouts.torchvision import TorchvisionLayout
@@ -43,7 +43,7 @@ def test_smp(network: str, arguments: dict[str, Any], rules: Rules, tmp_path: Pa
 
     theirs = getattr(smp, network)("resnet18", encoder_weights=None, classes=3, **arguments)
     theirs.save_pretrained(tmp_path)
-    told = read_beside({}, (), tmp_path / "model.safetensors")
+    told = read_source_config({}, (), tmp_path / "model.safetensors")
     assert told is not None
     assert (told.project, told.refused, told.notes) == ("smp", None, ())
     report = weights_tools.inspect(tmp_path / "model.safetensors")
@@ -74,11 +74,11 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
             key: TensorRef(StorageRef("0", "float32", 0), "float32", 0, tuple(tensor.shape), ())
             for key, tensor in theirs.state_dict().items()
         }
-        match = TorchvisionLayout().recognise(Evidence(refs))
+        match = TorchvisionLayout().match(Evidence(refs))
         if not isinstance(match, Match):
             continue
         save_config_for_hf(theirs, str(tmp_path / "config.json"))
-        told = read_beside({}, (), tmp_path / "model.safetensors")
+        told = read_source_config({}, (), tmp_path / "model.safetensors")
         assert told is not None
         assert told.preprocessing is not None
         assert told.preprocessing.mean == theirs.pretrained_cfg["mean"]
@@ -98,7 +98,7 @@ def test_mobilenet_of_timm(tmp_path: Path) -> None:
     for name in ("mobilenetv3_large_100", "mobilenetv3_small_100", "tf_mobilenetv3_large_100"):
         theirs = timm.create_model(name, num_classes=2)
         save_for_hf(theirs, str(tmp_path), model_config={"label_names": ["a", "b"]}, safe_serialization=True)
-        told = read_beside({}, (), tmp_path / "model.safetensors")
+        told = read_source_config({}, (), tmp_path / "model.safetensors")
         assert told is not None
         assert told.classes == ("a", "b")
         assert contradiction(told, ModelConfig(f"mobilenet_v3_{name.split('_')[-2]}", {"num_classes": 2})) == ""
@@ -119,7 +119,7 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     theirs = ResNetForImageClassification(config)
     theirs.save_pretrained(tmp_path)
     ConvNextImageProcessor(image_mean=[0.25, 0.5, 0.75]).save_pretrained(tmp_path)
-    told = read_beside({}, (), tmp_path / "model.safetensors")
+    told = read_source_config({}, (), tmp_path / "model.safetensors")
     assert told is not None
     strides = [theirs.resnet.encoder.stages[1].layers[0].layer[i].convolution.stride[0] for i in (0, 1)]
     assert strides == ([2, 1] if told.options["stride_in_1x1"] else [1, 2])
@@ -131,7 +131,7 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     config = ResNetConfig(id2label=labels)  # every other value is a default, which it does not write
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     report = weights_tools.inspect(tmp_path / "model.safetensors")
-    told = read_beside({}, (), tmp_path / "model.safetensors")
+    told = read_source_config({}, (), tmp_path / "model.safetensors")
     assert report.model is not None
     assert told is not None
     assert told.expects == {"backbone": "resnet50", "num_classes": 2}

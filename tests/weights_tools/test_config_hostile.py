@@ -8,8 +8,8 @@ import pytest
 
 from tests.weights_tools.mmseg_text import TEXT, changed, of_mmseg
 from weights_tools.reader.values import Foreign, Value
-from weights_tools.recognise.config import read_beside
-from weights_tools.recognise.config.python_literals import MAX_TEXT, read_text
+from weights_tools.recognise.config import read_source_config
+from weights_tools.recognise.config._python_literals import MAX_TEXT, read_text
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_values_that_are_shared_without_end_are_not_walked() -> None:
     "top", [None, 7, [], {}, {"meta": 7}, {"meta": {}}, {"meta": {"cfg": 7}}, {"state_dict": {1: 2}}, Foreign(None)]
 )
 def test_a_checkpoint_that_tells_nothing(top: Value) -> None:
-    assert read_beside(top, ("state_dict",), Path("nowhere/w.safetensors")) is None
+    assert read_source_config(top, ("state_dict",), Path("nowhere/w.safetensors")) is None
 
 
 ODD: tuple[Value, ...] = (

@@ -12,7 +12,7 @@ import segnets
 from segnets import Preprocessing
 from tests.weights_tools.mmseg_text import OPTIONS, TEXT, changed, of_mmseg
 from weights_tools.reader.values import Foreign, Global, Value
-from weights_tools.recognise.config import read_beside
+from weights_tools.recognise.config import read_source_config
 
 IMAGENET = Preprocessing(resize="none")
 
@@ -34,7 +34,7 @@ def test_mmseg_of_release_0() -> None:
         "mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)])]\n"
     )
     meta = {"mmseg_version": "0.30.0", "config": text, "CLASSES": ["a", "b"], "PALETTE": None}
-    told = read_beside({"meta": meta, "state_dict": {}}, ("state_dict",), Path("w.pth"))
+    told = read_source_config({"meta": meta, "state_dict": {}}, ("state_dict",), Path("w.pth"))
     assert told is not None
     assert told.options == OPTIONS
     assert told.classes == ("a", "b")
@@ -46,7 +46,8 @@ def test_mmseg_of_release_0() -> None:
 
 
 def test_mmseg_without_a_configuration() -> None:
-    told = read_beside({"meta": {"mmseg_version": "0.6", "CLASSES": ("a",)}, "state_dict": {}}, ("state_dict",), Path())
+    top = {"meta": {"mmseg_version": "0.6", "CLASSES": ("a",)}, "state_dict": {}}
+    told = read_source_config(top, ("state_dict",), Path())
     assert told is not None
     assert (told.project, told.options, told.classes) == ("mmseg", {}, ("a",))
 
@@ -142,7 +143,7 @@ def test_what_mmseg_has_and_segnets_has_not(changes: list[tuple[str, str]], reas
 
 def test_an_auxiliary_head_that_the_file_has_not_does_not_matter() -> None:
     top = {"meta": {"cfg": changed(("num_convs=1", "num_convs=1, dilation=2"))}, "state_dict": {"backbone.x": 0}}
-    told = read_beside(top, ("state_dict",), Path("w.pth"))
+    told = read_source_config(top, ("state_dict",), Path("w.pth"))
     assert told is not None
     assert told.refused is None
 
@@ -221,7 +222,7 @@ def test_a_configuration_of_another_project() -> None:
 
 def test_meta_is_found_on_the_way_to_the_weights() -> None:
     top = {"checkpoint": {"meta": {"cfg": TEXT}, "state_dict": {}}}
-    told = read_beside(top, ("checkpoint", "state_dict"), Path("w.pth"))
+    told = read_source_config(top, ("checkpoint", "state_dict"), Path("w.pth"))
     assert told is not None
     assert told.options == OPTIONS
 

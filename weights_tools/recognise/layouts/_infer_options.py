@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from segnets.card import JSON
 from segnets.registry import BACKBONES
-from weights_tools.recognise.layouts.backbone import BACKBONE
+from weights_tools.recognise.layouts._backbone import BACKBONE
+from weights_tools.recognise.layouts._mobilenet import describe_mobilenet
+from weights_tools.recognise.layouts._resnet import describe_resnet, resnet_variants
 from weights_tools.recognise.layouts.base import Tensors
-from weights_tools.recognise.layouts.key_map import Body
-from weights_tools.recognise.layouts.mobilenet import describe_mobilenet
-from weights_tools.recognise.layouts.resnet import describe_resnet, resnet_variants
+from weights_tools.recognise.layouts.key_map import BackboneTable
 
 
-def describe_body(ours: Tensors, body: Body, known: Mapping[str, JSON]) -> tuple[str, str]:
+def describe_body(ours: Tensors, body: BackboneTable, known: Mapping[str, JSON]) -> tuple[str, str]:
     """Return (name of the backbone, "") or ("", what it looks like)."""
     mobile = describe_mobilenet(ours, BACKBONE)
     if mobile is not None:
@@ -31,7 +31,7 @@ def options_of_backbone(ours: Tensors, network: str) -> dict[str, JSON]:
     return {} if channels == 3 else {"in_channels": channels}
 
 
-def required_of_classifier(body: Body, network: str) -> dict[str, JSON]:
+def required_of_classifier(body: BackboneTable, network: str) -> dict[str, JSON]:
     """The options that a backbone needs and a classifier has too."""
     return options_of_classifier(body.required, body.required, network)
 

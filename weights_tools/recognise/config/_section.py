@@ -11,7 +11,7 @@ from typing import TypeGuard
 from segnets.preprocessing import Preprocessing
 from weights_tools._text import printable
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config.facts import Findings
+from weights_tools.recognise.config._facts import Findings
 
 _LARGEST = 1 << 20
 _LONGEST = 64  # of a list of numbers: strides, rates, the blocks of a stage

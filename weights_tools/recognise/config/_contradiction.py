@@ -9,12 +9,12 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import BACKBONES, MODELS
 from weights_tools._text import printable
-from weights_tools.recognise.config.facts import Told
+from weights_tools.recognise.config._facts import SourceConfig
 
 _PLAIN: dict[str, JSON] = {"in_channels": 3, "stem": "plain", "backbone_stages": 4}
 
 
-def contradiction(told: Told, config: ModelConfig) -> str:
+def contradiction(told: SourceConfig, config: ModelConfig) -> str:
     """Return how the network that a configuration describes differs from the one that was recognised; "" if it fits.
 
     Only what tensors show is compared, `told.expects`. What one of the two leaves open differs in nothing.

@@ -26,7 +26,7 @@ def without_backbone(name: str, network: str) -> str:
     return BACKBONES[network].features_prefix + name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else name
 
 
-def recognise_own_backbone(config: ModelConfig, tensors: Tensors) -> Match:
+def match_own_backbone(config: ModelConfig, tensors: Tensors) -> Match:
     """The features of a network that a file of segnets describes.
 
     Raises WeightsError if the backbone does not use all of its stages, for then it is no classifier's.
