@@ -6,10 +6,8 @@ parameters below one head. The rest of the product is marked `full`: the parts a
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from itertools import cycle
 
-import pytest
 import torch
 from torch import nn
 
@@ -26,11 +24,6 @@ EVERYDAY = {
     *(f"{head}_{backbone}" for head in HEAD_NAMES for backbone in _LIGHT),
     *(f"{head}_{backbone}" for head, backbone in zip(cycle(HEAD_NAMES), _OTHERS)),
 }
-
-
-def full_but(chosen: Collection[str]) -> list[object]:
-    """All networks as parameters of a test, those that are not chosen marked `full`."""
-    return [name if name in chosen else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
 
 
 def on(*backbones: str) -> set[str]:

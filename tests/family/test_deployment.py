@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import segnets
-from tests.family.common import assert_equal, full_but, images, on, random_network
+from tests.family.common import NAMES, assert_equal, images, on, random_network
+from tests.tiers import full_but
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def network(request: pytest.FixtureRequest, full: bool) -> nn.Module:
 
 def of(*backbones: str) -> pytest.MarkDecorator:
     """The networks of a test; those on these backbones in every run."""
-    return pytest.mark.parametrize("network", full_but(on(*backbones)), indirect=True, scope="module")
+    return pytest.mark.parametrize("network", full_but(on(*backbones), NAMES), indirect=True, scope="module")
 
 
 @of("mobilenet_v3_small", "resnet18")

@@ -15,11 +15,12 @@ from torch import nn
 
 import segnets
 from segnets.registry import BACKBONES
-from tests.family.common import EVERYDAY, HEAD_NAMES, NAMES, assert_equal, full_but, images, random_network
+from tests.family.common import EVERYDAY, HEAD_NAMES, NAMES, assert_equal, images, random_network
+from tests.tiers import full_but
 
 
 # One at a time: all of them would take 14 GB.
-@pytest.fixture(scope="module", params=full_but(EVERYDAY))
+@pytest.fixture(scope="module", params=full_but(EVERYDAY, NAMES))
 def network(request: pytest.FixtureRequest) -> nn.Module:
     return random_network(request.param)
 

@@ -18,16 +18,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 import segnets
 from tests.models.pairs import DEEP_IN_FULL, NAMES, assert_same_output, images, random_pair, torchvision_model, with_aux
+from tests.tiers import full_but
 
-# Both kinds of backbones, and two heads; the other networks are compiled with --full.
-COMPILED = ("deeplabv3_resnet50", "lraspp_mobilenet_v3_large")
+# Networks on ResNets are compiled, traced and exported in every run too, in tests/family with fewer layers.
+LIGHT = "lraspp_mobilenet_v3_large"
 
 
 def random_model(name: str) -> nn.Module:
     return random_pair(name, aux_loss=with_aux(name)).ours
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", full_but(["fcn_resnet50", "deeplabv3_mobilenet_v3_large", LIGHT], NAMES))
 def test_script_saved_and_reloaded_gives_the_same_bits(name: str) -> None:
     model = random_model(name)
     buffer = io.BytesIO()
@@ -48,11 +49,10 @@ def test_script_saved_and_reloaded_gives_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "training"),
-    [
-        *(pytest.param(name, False, marks=() if name in COMPILED else pytest.mark.full) for name in NAMES),
-        ("deeplabv3_mobilenet_v3_large", True),
-        ("fcn_resnet50", True),
-    ],
+    full_but(
+        [(LIGHT, False), ("fcn_resnet50", True)],
+        [*((name, False) for name in NAMES), ("deeplabv3_mobilenet_v3_large", True), ("fcn_resnet50", True)],
+    ),
 )
 def test_compile_without_a_graph_break(name: str, training: bool) -> None:
     """The "eager" backend runs what was captured with the same kernels, so the bits are the same."""
@@ -82,7 +82,7 @@ def test_compile_goes_with_gradient_checkpointing() -> None:
     assert torch.equal(got, expected)
 
 
-@pytest.mark.parametrize("name", DEEP_IN_FULL)
+@pytest.mark.parametrize("name", full_but([LIGHT], NAMES))
 def test_torch_export_with_dynamic_batch_height_and_width(name: str) -> None:
     model = random_model(name)
     sizes = {
@@ -163,7 +163,7 @@ def _train_in_one_of_two_processes(rank: int, folder: str, name: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", "lraspp_mobilenet_v3_large"])
+@pytest.mark.parametrize("name", full_but([LIGHT], ["fcn_resnet50", LIGHT]))
 def test_distributed_data_parallel(name: str, tmp_path: Path) -> None:
     """Every parameter takes part (DDP would raise at the second step), and the two copies stay the same."""
     mp.spawn(_train_in_one_of_two_processes, args=(str(tmp_path), name), nprocs=2)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import segnets
-from tests.models.pairs import NAMES, assert_same_output, images, is_deep, random_pair, torchvision_model, with_aux
+from tests.models.pairs import NAMES, assert_same_output, images, random_pair, torchvision_model, with_aux
+from tests.tiers import full_but
 from tests.typed import in_memory_format
 
 SMALL = [(64, 64), (65, 97), (1, 1)]
@@ -70,9 +71,9 @@ def compare(
 
 
 def is_slow(name: str, dtype: torch.dtype, layout: torch.memory_format) -> bool:
-    """Of ResNets-101, which have no code of their own, all but the usual; of ResNets-50 the most unusual alone."""
-    unusual = (dtype == torch.float64) + (layout == torch.channels_last)
-    return "resnet" in name and unusual > (0 if is_deep(name) else 1)
+    """Return whether a case waits for `--full`: ResNets in other than the usual precision and memory format."""
+    unusual = dtype == torch.float64 or layout == torch.channels_last
+    return "resnet" in name and unusual
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,10 @@ LARGE_CASES = [
 # One of each head on a ResNet-50; more, and ResNets-101, are in the complete product below.
 LARGE_RESNETS = [("deeplabv3_resnet50", LARGE_CASES[0]), ("fcn_resnet50", LARGE_CASES[1])]
 LARGE_MOBILENETS = list(itertools.product([name for name in NAMES if "mobilenet" in name], LARGE_CASES))
+LARGE_EVERY_RUN = [LARGE_RESNETS[0], *(case for case in LARGE_MOBILENETS if case[1] is LARGE_CASES[1])]
 
 
-@pytest.mark.parametrize(("name", "case"), LARGE_RESNETS + LARGE_MOBILENETS, ids=str)
+@pytest.mark.parametrize(("name", "case"), full_but(LARGE_EVERY_RUN, LARGE_RESNETS + LARGE_MOBILENETS), ids=str)
 def test_eval_output_of_a_large_image_is_equal_bit_for_bit(
     name: str, case: tuple[bool, int, torch.dtype, torch.memory_format]
 ) -> None:
