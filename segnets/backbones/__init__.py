@@ -1,4 +1,4 @@
-"""An image in, named feature maps out. Each backbone is also a classifier of its own, as it was pretrained."""
+"""Backbones, which map an image to named feature maps. Each one is also an image classifier."""
 
 from segnets.backbones._resnet_blocks import BasicBlock, Bottleneck
 from segnets.backbones.intermediate_layer_getter import IntermediateLayerGetter, forward_checkpointed

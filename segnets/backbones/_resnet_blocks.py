@@ -1,8 +1,9 @@
-"""What a ResNet is built of: its two kinds of residual blocks, their shortcuts, and the first layers.
+"""Parts of a ResNet: the two residual blocks, their shortcuts, and the first convolution.
 
-He et al. 2015, https://arxiv.org/abs/1512.03385. Behaves as torchvision.models.resnet, where the stride sits in the
-3x3 convolution ("v1.5"). The variants of He et al. 2018, "Bag of Tricks", https://arxiv.org/abs/1812.01187, behave as
-timm's and mmsegmentation's: the deep stem ("C", v1c) and average pooling in the shortcuts ("D", v1d).
+He et al. 2015, https://arxiv.org/abs/1512.03385
+He et al. 2018, "Bag of Tricks", https://arxiv.org/abs/1812.01187
+The defaults behave as torchvision.models.resnet, where the 3x3 convolution has the stride ("v1.5"). The deep stem ("C",
+v1c) and average pooling in the shortcuts ("D", v1d) behave as in timm and mmsegmentation.
 """
 
 from __future__ import annotations
@@ -24,12 +25,24 @@ def _conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, for ResNet-18 and -34.
-
-    dilation: of the first convolution, and of the second one unless second_dilation is given.
+    """Residual block of two 3x3 convolutions, for ResNet-18 and -34.
 
     (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
-    Raises ValueError for groups or widths that it can't have, and for a stride in a 1x1 convolution.
+
+    Args:
+        inplanes: Channels of the input.
+        planes: Channels of the output.
+        stride: Stride of the first convolution.
+        downsample: Shortcut that fits the input to the output, or None for the identity.
+        groups: Must be 1.
+        base_width: Must be 64.
+        dilation: Dilation of the first convolution, and of the second one unless `second_dilation` is given.
+        norm_layer: Factory that makes a norm for a number of channels.
+        second_dilation: Dilation of the second convolution, or None.
+        stride_in_1x1: Must be False.
+
+    Raises:
+        ValueError: If an argument has a value that only Bottleneck supports.
     """
 
     expansion: int = 1
@@ -64,6 +77,7 @@ class BasicBlock(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
         identity = x
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
@@ -75,12 +89,24 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided or dilated) and 1x1 convolutions and a shortcut, for ResNet-50 and deeper.
-
-    stride_in_1x1: the stride sits in the first 1x1 convolution, as in the first ResNets, Caffe's ("v1").
-    second_dilation: must be left out; there is a single 3x3 convolution.
+    """Residual block of 1x1, 3x3 and 1x1 convolutions, for ResNet-50 and deeper.
 
     (N, inplanes, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        inplanes: Channels of the input.
+        planes: A quarter of the channels of the output.
+        stride: Stride of the 3x3 convolution.
+        downsample: Shortcut that fits the input to the output, or None for the identity.
+        groups: Groups of the 3x3 convolution (ResNeXt).
+        base_width: Channels of the 3x3 convolution per group, for 64 `planes`.
+        dilation: Dilation of the 3x3 convolution.
+        norm_layer: Factory that makes a norm for a number of channels.
+        second_dilation: Must be None, because there is a single 3x3 convolution.
+        stride_in_1x1: Whether the first 1x1 convolution has the stride instead, as in the original ResNets ("v1").
+
+    Raises:
+        ValueError: If `second_dilation` is given.
     """
 
     expansion: int = 4
@@ -113,6 +139,7 @@ class Bottleneck(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
         identity = x
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
@@ -125,32 +152,48 @@ class Bottleneck(nn.Module):
 
 
 class _PaddedAveragePool(nn.Module):
-    """The mean of 2x2 pixels at stride 1, the right and lower edge padded with zeros, as timm does it."""
+    """2x2 average pooling at stride 1, with the right and lower edge padded by zeros, as in timm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(F.pad(x, [0, 1, 0, 1]), 2, 1)
 
 
 def shortcut(
-    kind: str, in_channels: int, out_channels: int, *, stride: int, dilated: bool, norm_layer: NormLayer
+    downsample: str, in_channels: int, out_channels: int, *, stride: int, dilated: bool, norm_layer: NormLayer
 ) -> nn.Sequential:
-    """The layers that make a block's input fit its output. dilated: the stage's dilation took the stride's place.
+    """Build the shortcut that fits a block's input to its output.
 
-    kind: "conv", a 1x1 convolution with the stride; or "average", average pooling with the stride and a 1x1
-    convolution (v1d); or "average_dilated", which pools with stride 1 where dilation took the stride's place (timm).
+    Args:
+        downsample: "conv", a 1x1 convolution with the stride; "average", average pooling with the stride and a 1x1
+            convolution (v1d); or "average_dilated", which also pools at stride 1 in a dilated stage (timm).
+        in_channels: Channels of the block's input.
+        out_channels: Channels of the block's output.
+        stride: Stride of the block.
+        dilated: Whether the stage has dilation in place of its stride.
+        norm_layer: Factory that makes a norm for a number of channels.
+
+    Returns:
+        Module that maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
-    if kind == "conv":
+    if downsample == "conv":
         return nn.Sequential(_conv1x1(in_channels, out_channels, stride), norm_layer(out_channels))
     pooling: nn.Module = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
     if stride == 1:
-        pooling = _PaddedAveragePool() if kind == "average_dilated" and dilated else nn.Identity()
+        pooling = _PaddedAveragePool() if downsample == "average_dilated" and dilated else nn.Identity()
     return nn.Sequential(pooling, _conv1x1(in_channels, out_channels), norm_layer(out_channels))
 
 
 def first_convolution(stem: str, in_channels: int, out_channels: int, norm_layer: NormLayer) -> nn.Module:
-    """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2)), with a norm and ReLU still to follow.
+    """Build the first convolution, without the norm and ReLU that follow.
 
-    stem: "plain", one 7x7 convolution; or "deep", three of 3x3 (v1c).
+    Args:
+        stem: "plain", a 7x7 convolution; or "deep", three 3x3 convolutions (v1c).
+        in_channels: Channels of the image.
+        out_channels: Channels of the output.
+        norm_layer: Factory that makes a norm for a number of channels.
+
+    Returns:
+        Module that maps (N, in_channels, H, W) to (N, out_channels, ceil(H / 2), ceil(W / 2)).
     """
     if stem == "plain":
         return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)

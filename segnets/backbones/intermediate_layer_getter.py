@@ -1,4 +1,4 @@
-"""IntermediateLayerGetter: turn a classifier into a network that returns feature maps by name.
+"""Extraction of named feature maps from a classifier.
 
 Behaves as torchvision.models._utils.IntermediateLayerGetter, and also takes dotted paths.
 """
@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 class _Tap:
-    """A forward hook that puts a module's output aside under a name.
+    """Forward hook that stores a module's output under a name.
 
-    A class and not a closure: a deep copy or a pickle of the getter then gets taps that feed the copy.
+    A class instead of a closure, so that the hooks of a deep copied or pickled getter write to the copy.
     """
 
     def __init__(self, outputs: dict[str, Tensor], name: str) -> None:
@@ -29,17 +29,21 @@ class _Tap:
 
 
 class IntermediateLayerGetter(nn.ModuleDict):
-    """The children of `model` up to the last one that is asked for, run one after the other.
+    """Module that runs the children of a model in order and returns the outputs of selected layers.
 
-    It assumes that the children are registered in the order in which they are used, each used once.
+    Behaves as torchvision.models._utils.IntermediateLayerGetter, and supports dotted paths as well. Children after the
+    last selected one are dropped. The children must be registered in the order in which they are used, each used once.
 
-    model: any module of that kind, such as a ResNet or the `features` of a MobileNetV3.
-    return_layers: the path of a layer in `model` -> the name of its output. A path is a child's name ("layer4"), or
-    dotted to reach inside one ("layer3.5.conv2"). Dotted paths work in eager mode and torch.compile, not in
-    TorchScript, and one getter with dotted paths must not run in two threads at once.
+    Dotted paths work in eager mode and torch.compile, but not in TorchScript. A getter with dotted paths must not run
+    in two threads at once.
 
-    forward: what `model` takes -> OrderedDict {name: Tensor}, in the order in which the layers run.
-    Raises ValueError if a path is not in `model`.
+    Args:
+        model: Module such as a ResNet or the `features` of a MobileNetV3.
+        return_layers: Mapping from the path of a layer in `model` to the name of its output. A path is the name of a
+            child ("layer4") or a dotted path into one ("layer3.5.conv2").
+
+    Raises:
+        ValueError: If a path is not in `model`.
     """
 
     _version = 2
@@ -70,10 +74,13 @@ class IntermediateLayerGetter(nn.ModuleDict):
             self.get_submodule(path).register_forward_hook(_Tap(self._tapped, wanted[path]))
 
     def __prepare_scriptable__(self) -> IntermediateLayerGetter:
-        """torch.jit.script asks for this; it would say less clearly that hooks can't be compiled.
+        """Refuse dotted paths in `torch.jit.script`, which does not compile the forward hooks that read them.
 
-        Nothing is left to be written here: TorchScript compiles no forward hooks, by which dotted paths are read. The
-        type is Python's for an operation that an object does not support; every argument is valid, so no ValueError.
+        Returns:
+            The getter itself.
+
+        Raises:
+            NotImplementedError: If there are dotted paths.
         """
         if self.dotted:
             raise NotImplementedError(
@@ -83,9 +90,17 @@ class IntermediateLayerGetter(nn.ModuleDict):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Run the children and collect the selected outputs.
+
+        Args:
+            x: Input of `model`.
+
+        Returns:
+            The outputs by name, in the order in which the layers run. An OrderedDict in eager mode.
+        """
         out = OrderedDict()
         if not torch.jit.is_scripting():
-            self._tapped.clear()  # somebody else may have run the same layers
+            self._tapped.clear()  # other code may have run the same layers
         for name, module in self.items():
             x = module(x)
             if not torch.jit.is_scripting():
@@ -98,13 +113,21 @@ class IntermediateLayerGetter(nn.ModuleDict):
 
 
 def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """As `backbone(x)` for an IntermediateLayerGetter, keeping only the inputs of the residual blocks for backward.
+    """Compute `backbone(x)` with gradient checkpointing, keeping only the inputs of the residual blocks for backward.
 
-    The rest is computed again when it is needed (https://arxiv.org/abs/1604.06174). Outputs, gradients and batch norm
-    statistics are those of `backbone(x)`; the price is a second forward pass. Not for TorchScript.
+    The backward pass recomputes everything else (https://arxiv.org/abs/1604.06174), at the cost of a second forward
+    pass. Outputs, gradients and batch norm statistics equal those of `backbone(x)`. Not for TorchScript.
 
-    Raises TypeError for any other kind of backbone, ValueError for one with dotted paths: what is looked at inside a
-    block must be kept.
+    Args:
+        backbone: An IntermediateLayerGetter without dotted paths.
+        x: Its input.
+
+    Returns:
+        The outputs of `backbone(x)`.
+
+    Raises:
+        TypeError: If `backbone` is not an IntermediateLayerGetter.
+        ValueError: If `backbone` has dotted paths, whose outputs inside of a block would have to be kept.
     """
     if not isinstance(backbone, IntermediateLayerGetter):
         raise TypeError(f"gradient_checkpointing needs an IntermediateLayerGetter, got {type(backbone).__name__}")
@@ -112,9 +135,9 @@ def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
         raise ValueError(f"gradient_checkpointing does not go with dotted paths: {', '.join(backbone.dotted)}")
     out: OrderedDict[str, Tensor] = OrderedDict()
     for name, module in backbone.items():
-        # A plain Sequential is a stage of ResNet blocks; MobileNet's blocks are children of their own.
+        # A plain Sequential is a stage of ResNet blocks. MobileNet's blocks are direct children.
         for block in module if type(module) is nn.Sequential else (module,):
-            is_leaf = next(block.children(), None) is None  # the stem of a ResNet: nothing worth forgetting
+            is_leaf = next(block.children(), None) is None  # the stem of a ResNet, not worth recomputing
             x = block(x) if is_leaf else _checkpoint(block, x)
         if name in backbone.return_layers:
             out[backbone.return_layers[name]] = x
@@ -140,10 +163,9 @@ def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _untracked_statistics(block: nn.Module) -> Iterator[None]:
-    """While a block is computed again, its batch norms must not count the same batch a second time.
+    """Restore the batch norm statistics of a block after recomputing it, so that a batch counts once.
 
-    They are left to run as they are and their statistics put back: a norm told not to track saves other tensors than
-    in the first pass, which checkpointing refuses.
+    Switching off the tracking would change which tensors a norm saves for backward, which checkpointing refuses.
     """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -151,5 +173,5 @@ def _untracked_statistics(block: nn.Module) -> Iterator[None]:
         yield
     finally:
         for buffer, value in before:
-            # Through .data: autograd would take the values that it kept for backward to be changed, and they are not.
+            # Through .data: otherwise autograd's version check would reject the tensors saved for backward.
             buffer.data.copy_(value)

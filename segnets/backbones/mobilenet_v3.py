@@ -1,9 +1,9 @@
 """MobileNetV3, large and small.
 
 Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2, https://arxiv.org/abs/1905.02244
-Behaves as torchvision.models.mobilenetv3: batch norm with eps 1e-3 and momentum 0.01, the same initial weights
-in the same order after `torch.manual_seed(s)`, dilation of 2 in the last stage with `dilated=True`. Other output
-strides and `first_block_dilation="previous"` behave as timm's.
+Behaves as torchvision.models.mobilenetv3, and draws the same initial weights after `torch.manual_seed(s)`. Batch norms
+have eps 1e-3 and momentum 0.01. `dilated=True` dilates the last stage by 2. Other output strides and
+`first_block_dilation="previous"` behave as in timm.
 """
 
 from __future__ import annotations
@@ -18,21 +18,29 @@ from torch import Tensor, nn
 
 from segnets.backbones.spec import FULL_CLASSES, Stage, Stages, check_classes, classifier_config, classifier_norm
 from segnets.card import JSON, ModelConfig
-from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer
-from segnets.layers.inverted_residual import round_channels
+from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer, round_channels
 from segnets.options import check_values
 
-_EPS, _MOMENTUM = 1e-3, 0.01  # of its batch norms
+_EPS, _MOMENTUM = 1e-3, 0.01  # of the batch norms
 
 
 class MobileNetV3(nn.Module):
-    """A MobileNetV3 classifier: (N, in_channels, H, W) -> (N, num_classes) logits. Its `features` serve as backbone.
+    """MobileNetV3 classifier: (N, in_channels, H, W) -> logits (N, num_classes).
 
-    blocks: the rows of the paper's table, as `large_blocks` and `small_blocks` give them.
-    last_channels: width of the hidden layer of the classifier.
-    num_classes: 0 leaves `classifier` out, the hidden layer too; the pooled features come out, (N, 6 * last channels).
+    The child `features` is the backbone of segmentation networks.
 
-    Raises ValueError for no blocks, or a number of classes below 0.
+    Args:
+        blocks: Parameters of the blocks, from `large_blocks` or `small_blocks`.
+        last_channels: Channels of the classifier's hidden layer.
+        num_classes: Number of classes, or 0 for a network without `classifier` that returns the pooled features
+            (N, 6 * channels of the last block).
+        norm_layer: Factory that makes a norm for a number of channels; None means batch norm with the paper's eps and
+            momentum.
+        dropout: Dropout probability in the classifier.
+        in_channels: Channels of the image.
+
+    Raises:
+        ValueError: If `blocks` is empty or `num_classes` is negative.
     """
 
     def __init__(
@@ -50,12 +58,12 @@ class MobileNetV3(nn.Module):
         self.config: ModelConfig | None = None
         self.num_classes = check_classes(num_classes)
         norm = norm_layer or partial(nn.BatchNorm2d, eps=_EPS, momentum=_MOMENTUM)
-        brick = partial(ConvNormAct, norm_layer=norm, activation=nn.Hardswish)
+        conv_norm_act = partial(ConvNormAct, norm_layer=norm, activation=nn.Hardswish)
         last = blocks[-1].out_channels
         self.features = nn.Sequential(
-            brick(in_channels, blocks[0].in_channels, kernel_size=3, stride=2),
+            conv_norm_act(in_channels, blocks[0].in_channels, kernel_size=3, stride=2),
             *(InvertedResidual(spec, norm) for spec in blocks),
-            brick(last, 6 * last, kernel_size=1),
+            conv_norm_act(last, 6 * last, kernel_size=1),
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier: nn.Module = nn.Sequential(
@@ -65,7 +73,9 @@ class MobileNetV3(nn.Module):
             nn.Linear(last_channels, self.num_classes or FULL_CLASSES),
         )
         self._initialise()
-        if self.num_classes == 0:  # after it was drawn, so that the features begin as those of a full classifier
+        if (
+            self.num_classes == 0
+        ):  # after drawing it, so that the features get the same initial weights as in a classifier
             self.classifier = nn.Identity()
 
     def _initialise(self) -> None:
@@ -82,9 +92,17 @@ class MobileNetV3(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute class logits of an image.
+
+        Args:
+            x: Batch of shape (N, in_channels, H, W), floating point.
+
+        Returns:
+            Logits of shape (N, num_classes), or pooled features if `num_classes` is 0.
+        """
         x = self.features(x)  # (N, 6 * last, H/32, W/32), H/16 if dilated
-        scores: Tensor = self.classifier(torch.flatten(self.avgpool(x), 1))
-        return scores
+        logits: Tensor = self.classifier(torch.flatten(self.avgpool(x), 1))
+        return logits
 
 
 # in, kernel, expanded, out, squeeze-excitation, hardswish, stride
@@ -92,7 +110,15 @@ _Row = tuple[int, int, int, int, bool, bool, int]
 
 
 def large_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list[InvertedResidualSpec]:
-    """Table 1 of the paper. `reduced_tail` is half of the last stage."""
+    """Return the blocks of MobileNetV3-Large, table 1 of the paper.
+
+    Args:
+        reduced_tail: Whether the last stage has half of its channels.
+        width_mult: Factor of all channels.
+
+    Returns:
+        The parameters of the blocks, in order.
+    """
     tail = 2 if reduced_tail else 1
     rows: list[_Row] = [
         (16, 3, 16, 16, False, False, 1),
@@ -115,7 +141,15 @@ def large_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list
 
 
 def small_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list[InvertedResidualSpec]:
-    """Table 2 of the paper; the options as in `large_blocks`."""
+    """Return the blocks of MobileNetV3-Small, table 2 of the paper.
+
+    Args:
+        reduced_tail: Whether the last stage has half of its channels.
+        width_mult: Factor of all channels.
+
+    Returns:
+        The parameters of the blocks, in order.
+    """
     tail = 2 if reduced_tail else 1
     rows: list[_Row] = [
         (16, 3, 16, 16, True, False, 2),  # C1
@@ -149,11 +183,19 @@ def _spec(row: _Row, width_mult: float) -> InvertedResidualSpec:
 def dilate(
     blocks: Sequence[InvertedResidualSpec], output_stride: int, first_block_dilation: str = "same"
 ) -> list[InvertedResidualSpec]:
-    """The same blocks with dilation in place of every stride that would shrink the image by more than output_stride.
+    """Replace strides by dilation where the total stride would exceed `output_stride`.
 
-    first_block_dilation: see `segnets.options.Options`. Section 6.4 of the paper has output stride 16 for segmentation.
+    Section 6.4 of the paper uses output stride 16 for segmentation.
+
+    Args:
+        blocks: Parameters of the blocks with their published strides.
+        output_stride: Largest total stride.
+        first_block_dilation: See `segnets.options.OPTIONS`.
+
+    Returns:
+        The changed parameters of the blocks.
     """
-    result, stride, dilation = [], 2, 1  # the layer before the blocks has stride 2
+    result, stride, dilation = [], 2, 1  # the convolution before the blocks has stride 2
     for spec in blocks:
         removed = stride * spec.stride > output_stride
         before, dilation = dilation, dilation * spec.stride if removed else dilation
@@ -165,15 +207,22 @@ def dilate(
 
 @dataclass(frozen=True)
 class MobileNetV3Spec:
-    """One of the two networks: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneSpec`.
+    """Description of one MobileNetV3, see `segnets.backbones.BackboneSpec`.
 
-    The classifier takes the options of `MobileNetV3`, and dilated=True (output stride 16), reduced_tail, width_mult.
+    Calling it builds the classifier. It takes the options of `MobileNetV3` as keywords, and `dilated` (output stride
+    16), `reduced_tail` and `width_mult`.
+
+    Attributes:
+        name: Name of the network.
+        title: Human-readable name.
+        blocks: Function that returns the parameters of the blocks.
+        last_channels: Channels of the classifier's hidden layer.
     """
 
     name: str
     title: str
-    table: Callable[..., list[InvertedResidualSpec]]
-    hidden: int
+    blocks: Callable[..., list[InvertedResidualSpec]]
+    last_channels: int
 
     output_stride = 16
     norm_momentum = _MOMENTUM
@@ -181,24 +230,27 @@ class MobileNetV3Spec:
 
     @property
     def geometry(self) -> Mapping[str, JSON]:
+        """Return the default options of a classifier that its tensors do not show."""
         return {"norm_eps": _EPS, "dilated": False}
 
     def __call__(
         self, *, dilated: bool = False, reduced_tail: bool = False, width_mult: float = 1.0, **options: Any
     ) -> MobileNetV3:
+        """Build the classifier."""
         plain = dict(options)
         norm = classifier_norm(plain, eps=_EPS, momentum=_MOMENTUM)
         if "in_channels" in plain:
             check_values({"in_channels": plain["in_channels"]})
-        blocks = self.table(reduced_tail=reduced_tail, width_mult=width_mult)
-        hidden = round_channels((self.hidden // 2 if reduced_tail else self.hidden) * width_mult)
-        model = MobileNetV3(dilate(blocks, 16) if dilated else blocks, hidden, norm_layer=norm, **plain)
+        blocks = self.blocks(reduced_tail=reduced_tail, width_mult=width_mult)
+        last = round_channels((self.last_channels // 2 if reduced_tail else self.last_channels) * width_mult)
+        model = MobileNetV3(dilate(blocks, 16) if dilated else blocks, last, norm_layer=norm, **plain)
         shape: dict[str, Any] = {"dilated": dilated or None, "reduced_tail": reduced_tail or None}
         shape["width_mult"] = None if width_mult == 1.0 else width_mult
         model.config = classifier_config(self.name, model.num_classes, {**options, **shape})
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
+        """Return the options that apply, see `BackboneSpec.defaults`."""
         stride = given.get("output_stride", max(output_stride, self.output_stride))
         options: dict[str, JSON] = {
             "in_channels": 3,
@@ -210,25 +262,26 @@ class MobileNetV3Spec:
             options["first_block_dilation"] = "same"
         return options
 
-    # BackboneSpec's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
     def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002
-        table, stride = self.table(), 2
-        blocks: list[Stage] = []
-        for i, spec in enumerate(table, start=1):
-            stride *= spec.stride
-            blocks.append(Stage(str(i), spec.out_channels, stride))
-        out = Stage(str(len(table) + 1), 6 * table[-1].out_channels, stride)
-        # torchvision reads the block that shrinks the image, not the last of that size.
-        aux = next(block for block in blocks if block.stride == 8)
-        return Stages((*blocks, out), aux, out)
+        """Return the feature maps, see `BackboneSpec.stages`."""
+        blocks, stride = self.blocks(), 2
+        stages: list[Stage] = []
+        for i, block in enumerate(blocks, start=1):
+            stride *= block.stride
+            stages.append(Stage(str(i), block.out_channels, stride))
+        out = Stage(str(len(blocks) + 1), 6 * blocks[-1].out_channels, stride)
+        # torchvision's auxiliary classifier reads the first block of stride 8, not the last one.
+        aux = next(stage for stage in stages if stage.stride == 8)
+        return Stages((*stages, out), aux, out)
 
-    # BackboneSpec's parameters, since every kind is called alike: ResNets depend on the options, this one does not.
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the prefixes of tensors outside of the features, see `BackboneSpec.unused_prefixes`."""
         return ("classifier.",)
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
-        blocks = dilate(self.table(), options["output_stride"], options.get("first_block_dilation", "same"))
-        model = MobileNetV3(blocks, self.hidden, norm_layer=norm_layer, in_channels=options["in_channels"])
+        """Build the backbone, see `BackboneSpec.build`."""
+        blocks = dilate(self.blocks(), options["output_stride"], options.get("first_block_dilation", "same"))
+        model = MobileNetV3(blocks, self.last_channels, norm_layer=norm_layer, in_channels=options["in_channels"])
         return model.features
 
 

@@ -1,9 +1,10 @@
-"""ResNet, ResNeXt and Wide ResNet, with dilation in place of stride where a segmentation network wants it.
+"""ResNet, ResNeXt and Wide ResNet, with optional dilation in place of stride.
 
-He et al. 2015, https://arxiv.org/abs/1512.03385; Xie et al. 2016, https://arxiv.org/abs/1611.05431;
-Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146.
-Behaves as torchvision.models.resnet: after `torch.manual_seed(s)` the same weights are drawn, in the same order. Its
-other options behave as timm's and mmsegmentation's ResNets (see `segnets.options`).
+He et al. 2015, https://arxiv.org/abs/1512.03385
+Xie et al. 2016, https://arxiv.org/abs/1611.05431
+Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146
+Behaves as torchvision.models.resnet, and draws the same initial weights after `torch.manual_seed(s)`. Options that
+torchvision lacks behave as in timm and mmsegmentation (see `segnets.options`).
 """
 
 from __future__ import annotations
@@ -22,23 +23,37 @@ from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer
 from segnets.options import check_values
 
-_STAGES = (2, 3, 4)  # those that can dilate
+_DILATABLE_STAGES = (2, 3, 4)
 
 
 class ResNet(nn.Module):
-    """A ResNet classifier: (N, in_channels, H, W) float -> (N, num_classes) logits. `layer1` .. `layer4` are features.
+    """ResNet classifier: (N, in_channels, H, W) -> logits (N, num_classes).
 
-    block: BasicBlock or Bottleneck; layers: how many of them in each of the four stages.
-    num_classes: 0 leaves `fc` out; the pooled features come out, (N, 512 * expansion).
-    groups, width_per_group: ResNeXt's cardinality and width; Wide ResNet doubles the width.
-    replace_stride_with_dilation: for stages 2, 3 and 4, whether dilation takes the place of the stride.
-    zero_init_residual: start every residual branch at zero (https://arxiv.org/abs/1706.02677).
-    norm_layer: what makes a norm for a number of channels, batch norm by default.
-    in_channels, first_block_dilation, basic_block_dilation, multi_grid, stem, downsample, stride_in_1x1: see
-    `segnets.options.Options`; the defaults are torchvision's, and timm's where torchvision has none.
+    The stages `layer1` to `layer4` give the feature maps. The defaults are torchvision's, and timm's where torchvision
+    has no such option.
 
-    Raises ValueError if `layers`, `replace_stride_with_dilation` or `multi_grid` has the wrong length, for a number of
-    classes below 0, or for a stride in the 1x1 convolution of blocks that have none.
+    Args:
+        block: BasicBlock or Bottleneck.
+        layers: Number of blocks in each of the four stages.
+        num_classes: Number of classes, or 0 for a network without `fc` that returns the pooled features
+            (N, 512 * expansion).
+        zero_init_residual: Whether every residual branch starts at zero (https://arxiv.org/abs/1706.02677).
+        groups: Cardinality of ResNeXt.
+        width_per_group: Width of a group in ResNeXt, or twice the usual 64 in Wide ResNet.
+        replace_stride_with_dilation: Whether stages 2, 3 and 4 have dilation in place of their stride; None means
+            that no stage has.
+        norm_layer: Factory that makes a norm for a number of channels; None means `nn.BatchNorm2d`.
+        in_channels: Channels of the image.
+        first_block_dilation: See `segnets.options.OPTIONS`.
+        basic_block_dilation: See `segnets.options.OPTIONS`.
+        multi_grid: See `segnets.options.OPTIONS`.
+        stem: See `segnets.options.OPTIONS`.
+        downsample: See `segnets.options.OPTIONS`.
+        stride_in_1x1: See `segnets.options.OPTIONS`.
+
+    Raises:
+        ValueError: If `layers`, `replace_stride_with_dilation` or `multi_grid` has the wrong length, `num_classes` is
+            negative, or an option has a value that the block does not support.
     """
 
     def __init__(
@@ -62,7 +77,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         dilate = (False, False, False) if replace_stride_with_dilation is None else replace_stride_with_dilation
-        if len(dilate) != len(_STAGES):
+        if len(dilate) != len(_DILATABLE_STAGES):
             raise ValueError(
                 f"replace_stride_with_dilation should be None or a 3-element tuple (stages 2, 3, 4), got {dilate}"
             )
@@ -94,9 +109,10 @@ class ResNet(nn.Module):
         stages: list[nn.Sequential] = []
         channels, dilation = 64, 1
         for stage, (planes, depth) in enumerate(zip((64, 128, 256, 512), layers, strict=True), start=1):
-            first_dilation = dilation  # the first block keeps it, also where this stage trades its stride for more
+            # The first block of a dilated stage keeps the previous dilation: torchvision's rule.
+            first_dilation = dilation
             stride = 1 if stage == 1 else 2
-            dilated = stage in _STAGES and dilate[stage - 2]
+            dilated = stage in _DILATABLE_STAGES and dilate[stage - 2]
             if dilated:
                 stride, dilation = 1, dilation * stride
                 first_dilation = dilation if first_block_dilation == "same" else first_dilation
@@ -128,11 +144,13 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc: nn.Module = nn.Linear(channels, self.num_classes or FULL_CLASSES)
         self._initialise(zero_init_residual)
-        if self.num_classes == 0:  # after it was drawn, so that the features begin as those of a full classifier
+        if (
+            self.num_classes == 0
+        ):  # after drawing it, so that the features get the same initial weights as in a classifier
             self.fc = nn.Identity()
 
     def _initialise(self, zero_init_residual: bool) -> None:
-        """He initialisation, drawn in the order of the modules as torchvision does."""
+        """Apply He initialisation in the order of the modules, as torchvision does."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -143,24 +161,41 @@ class ResNet(nn.Module):
             for module in self.modules():
                 last = module.bn3 if isinstance(module, Bottleneck) else getattr(module, "bn2", None)
                 if isinstance(module, BasicBlock | Bottleneck) and isinstance(last, nn.Module):
-                    last.state_dict()["weight"].zero_()  # a parameter, or a buffer where it is frozen
+                    last.state_dict()["weight"].zero_()  # a parameter, or a buffer of a frozen norm
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute class logits of an image.
+
+        Args:
+            x: Batch of shape (N, in_channels, H, W), floating point.
+
+        Returns:
+            Logits of shape (N, num_classes), or pooled features if `num_classes` is 0.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4)
         x = self.layer1(x)
         x = self.layer2(x)
         x = self.layer3(x)
         x = self.layer4(x)  # (N, 512 * expansion, H/32, W/32) without dilation
-        scores: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
-        return scores
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
 
 
 @dataclass(frozen=True)
 class ResNetSpec:
-    """One of the ResNets: called, it is the classifier; below a head, see `segnets.backbones.spec.BackboneSpec`.
+    """Description of one ResNet, see `segnets.backbones.BackboneSpec`.
 
-    The classifier takes the options of `ResNet`, and norm_layer also as "batch", "sync", "frozen" or "group", with
-    norm_eps. One whose norm_layer is a function has no config, and so can't be saved.
+    Calling it builds the classifier. It takes the options of `ResNet`, and `norm_layer` also as "batch", "sync",
+    "frozen" or "group" together with `norm_eps`. A classifier with a function as `norm_layer` has no config, so it
+    can't be saved.
+
+    Attributes:
+        name: Name of the network.
+        title: Human-readable name.
+        block: Class of the residual blocks.
+        depths: Number of blocks in each of the four stages.
+        groups: Cardinality of ResNeXt.
+        width_per_group: Width of a group.
     """
 
     name: str
@@ -176,9 +211,11 @@ class ResNetSpec:
 
     @property
     def geometry(self) -> Mapping[str, JSON]:
+        """Return the default options of a classifier that its tensors do not show."""
         return {"downsample": "conv", "stride_in_1x1": False, "norm_eps": 1e-5, "replace_stride_with_dilation": None}
 
     def __call__(self, **options: Any) -> ResNet:
+        """Build the classifier."""
         plain = dict(options)
         norm = classifier_norm(plain, eps=1e-5, momentum=self.norm_momentum)
         widths = {"groups": self.groups, "width_per_group": self.width_per_group}
@@ -187,6 +224,7 @@ class ResNetSpec:
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
+        """Return the options that apply, see `BackboneSpec.defaults`."""
         count = given.get("backbone_stages", 4)
         natural = 2 ** (count + 1)
         stride = given.get("output_stride", min(output_stride, natural))
@@ -215,6 +253,7 @@ class ResNetSpec:
         return options
 
     def stages(self, options: Mapping[str, Any]) -> Stages:
+        """Return the feature maps, see `BackboneSpec.stages`."""
         stages = tuple(
             Stage(f"layer{i}", 2 ** (i + 5) * self.block.expansion, 2 ** (i + 1))
             for i in range(1, options["backbone_stages"] + 1)
@@ -222,16 +261,18 @@ class ResNetSpec:
         return Stages(stages, aux=stages[-2], out=stages[-1])
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the prefixes of tensors outside of the features, see `BackboneSpec.unused_prefixes`."""
         return ("fc.", *(f"layer{i}." for i in range(options["backbone_stages"] + 1, 5)))
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
+        """Build the backbone, see `BackboneSpec.build`."""
         taken = ("in_channels", "first_block_dilation", "basic_block_dilation", "multi_grid", "stem", "downsample")
         return ResNet(
             self.block,
             self.depths,
             groups=self.groups,
             width_per_group=self.width_per_group,
-            replace_stride_with_dilation=[2 ** (stage + 1) > options["output_stride"] for stage in _STAGES],
+            replace_stride_with_dilation=[2 ** (stage + 1) > options["output_stride"] for stage in _DILATABLE_STAGES],
             norm_layer=norm_layer,
             stride_in_1x1=options.get("stride_in_1x1", False),
             **{key: options[key] for key in taken if key in options},

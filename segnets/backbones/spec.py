@@ -1,4 +1,4 @@
-"""What a backbone tells of itself before it is built, so that any head can be put on any of them."""
+"""Description of a backbone, from which a builder puts any head on it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer, norm_layer
 from segnets.options import NAMES, as_json, check_values
 
-FULL_CLASSES = 1000  # ImageNet's
+FULL_CLASSES = 1000  # of ImageNet
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A feature map. path: the layer that gives it; stride: by how much it is smaller than the image, undilated."""
+    """Feature map of a backbone.
+
+    Attributes:
+        path: Path of the layer whose output it is.
+        channels: Its channels.
+        stride: Ratio of the image size to its size, without dilation.
+    """
 
     path: str
     channels: int
@@ -27,75 +33,115 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stages:
-    """The feature maps of a backbone, by depth. out: the last one; aux: what an auxiliary classifier reads."""
+    """Feature maps of a backbone.
+
+    Attributes:
+        all: All feature maps, in the order in which they are computed.
+        aux: The one that an auxiliary classifier reads.
+        out: The last one.
+    """
 
     all: tuple[Stage, ...]
     aux: Stage
     out: Stage
 
     def first_at(self, stride: int) -> Stage:
-        """The first feature map that is smaller than the image by `stride`, dilation left aside."""
+        """Return the first feature map with this stride."""
         return next(stage for stage in self.all if stage.stride == stride)
 
     def last_at(self, stride: int) -> Stage:
-        """The last one. A ResNet has one of each size; of MobileNetV3, every block counts."""
+        """Return the last feature map with this stride. A ResNet has one per stride, a MobileNetV3 several."""
         return next(stage for stage in reversed(self.all) if stage.stride == stride)
 
 
 class BackboneSpec(Protocol):
-    """One backbone network. Called, it is a classifier: (N, in_channels, H, W) -> (N, num_classes) logits.
+    """Description of one backbone.
 
-    With num_classes=0, as timm says it, it has no last layers: it gives the pooled features, (N, channels of the last
-    stage), and has the tensors of the features only.
+    Calling it builds the classifier as which the backbone was pretrained: (N, in_channels, H, W) -> logits
+    (N, num_classes). With `num_classes=0` the classifier has no last layers. It then holds only the tensors of the
+    features, and returns the pooled features (N, channels of the last stage).
 
-    name: "resnet50"; title: "ResNet-50"; output_stride: the default below a segmentation head;
-    norm_momentum: of its batch norms.
-    features_prefix: what a classifier's state dict has before the names of the features.
-    geometry: what no tensor of a classifier shows of its features, where it is not recorded.
+    A builder calls `defaults` first, `stages` with the resolved options, and `build` last.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the backbone, the last part of a model's name, for example "resnet50"."""
+        ...
 
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """Human-readable name, for example "ResNet-50"."""
+        ...
 
     @property
-    def output_stride(self) -> int: ...
+    def output_stride(self) -> int:
+        """Default output stride in a segmentation network, unless the head needs another."""
+        ...
 
     @property
-    def norm_momentum(self) -> float: ...
+    def norm_momentum(self) -> float:
+        """Momentum of the batch norms."""
+        ...
 
     @property
-    def features_prefix(self) -> str: ...
+    def features_prefix(self) -> str:
+        """Prefix of the features' tensor names in a classifier's state dict, for example "features."."""
+        ...
 
     @property
-    def geometry(self) -> Mapping[str, JSON]: ...
+    def geometry(self) -> Mapping[str, JSON]:
+        """Default options of a classifier that its tensors do not show."""
+        ...
 
-    def __call__(self, **options: Any) -> nn.Module: ...
+    def __call__(self, **options: Any) -> nn.Module:
+        """Build the classifier."""
+        ...
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
-        """The options that apply where `given` are chosen, with their defaults. Raises ValueError for contradictions.
+        """Return the options that apply to this backbone, with their default values.
 
-        output_stride: what the head wants unless it is given.
+        Args:
+            given: Options chosen by the caller, without those that are None.
+            output_stride: Output stride that the head prefers.
+
+        Returns:
+            The options by name. None marks an option that is not in use by default. Options that would change nothing
+            together with `given` are left out.
+
+        Raises:
+            ValueError: If chosen options contradict each other.
         """
         ...
 
     def stages(self, options: Mapping[str, Any]) -> Stages:
-        """The feature maps with these options."""
+        """Return the feature maps of the network with these resolved options."""
         ...
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """What the names of a classifier's tensors begin with that are not part of the features."""
+        """Return the prefixes of a classifier's tensor names that are not part of the features with these options."""
         ...
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
-        """The network whose children, run one after the other, give the feature maps."""
+        """Build the backbone.
+
+        Args:
+            options: Resolved options of the builder.
+            norm_layer: Factory that makes a norm for a number of channels.
+
+        Returns:
+            Module whose children, run in order, compute the feature maps at the paths given by `stages`. It becomes
+            the `model` of an IntermediateLayerGetter.
+        """
         ...
 
 
 def check_classes(num_classes: Any) -> int:
-    """The number of classes of a classifier. Raises ValueError for what is none."""
+    """Return a classifier's number of classes as an int.
+
+    Raises:
+        ValueError: If it is not a whole number of at least 0.
+    """
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 0:
         raise ValueError(
             f"num_classes={num_classes!r}: expected a whole number of classes, or 0 for a classifier without its last "
@@ -105,33 +151,44 @@ def check_classes(num_classes: Any) -> int:
 
 
 def classifier_norm(options: dict[str, Any], *, eps: float, momentum: float) -> NormLayer | None:
-    """Take norm_layer and norm_eps out of a classifier's options; norm_layer may be a name or a function.
+    """Pop `norm_layer` and `norm_eps` from a classifier's options.
 
-    Returns None where the network's own is meant. Raises ValueError for values that they can't have.
+    Args:
+        options: Options of the classifier, changed in place. `norm_layer` is a name or a factory.
+        eps: Default of `norm_eps`.
+        momentum: Momentum of the batch norms.
+
+    Returns:
+        The factory of the norms, or None for the network's own.
+
+    Raises:
+        ValueError: If one of the two has a value that is not allowed.
     """
-    kind, own_eps = options.pop("norm_layer", None), options.pop("norm_eps", None)
-    if callable(kind):
+    norm, own_eps = options.pop("norm_layer", None), options.pop("norm_eps", None)
+    if callable(norm):
         if own_eps is not None:
-            raise ValueError(f"norm_eps={own_eps!r}: the function norm_layer decides on it; give one of them")
-        function: NormLayer = kind
-        return function
-    if kind is None and own_eps is None:
+            raise ValueError(
+                f"norm_eps={own_eps!r}: norm_layer is a function, which sets eps itself; pass only one of them"
+            )
+        factory: NormLayer = norm
+        return factory
+    if norm is None and own_eps is None:
         return None
-    check_values({"norm_layer": kind or "batch", "norm_eps": eps if own_eps is None else own_eps})
-    return norm_layer(kind or "batch", eps=eps if own_eps is None else float(own_eps), momentum=momentum)
+    check_values({"norm_layer": norm or "batch", "norm_eps": eps if own_eps is None else own_eps})
+    return norm_layer(norm or "batch", eps=eps if own_eps is None else float(own_eps), momentum=momentum)
 
 
 def classifier_config(name: str, num_classes: int, options: Mapping[str, Any]) -> ModelConfig | None:
-    """What builds a classifier again; None where a function makes its norms, which no file could hold."""
+    """Return the config of a classifier, or None if its norms come from a function, which no file can store."""
     if callable(options.get("norm_layer")):
         return None
     recorded = {key: _plain(key, value) for key, value in options.items() if value is not None}
-    recorded.pop("zero_init_residual", None)  # of initial values only
+    recorded.pop("zero_init_residual", None)  # only affects the initial values
     return ModelConfig(name, {"num_classes": num_classes, **recorded})
 
 
 def _plain(name: str, value: Any) -> JSON:
-    """torchvision's own options beside ours: lists of bools, numbers."""
+    """Convert the value of one of our options, or of torchvision's (numbers, lists of bools), to JSON."""
     if name in NAMES:
         return as_json(name, value)
     result: JSON = [bool(item) for item in value] if isinstance(value, Sequence) else value

@@ -92,6 +92,7 @@ class DeepLabV3PlusHead(nn.Module):
         self.classify = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Compute logits at the size of the feature map "low"."""
         low = self.project_low(features["low"])  # (N, 48, H, W)
         high = self.refine(self.aspp(features["out"]))  # (N, channels, h, w)
         high = resize_bilinear(high, [low.shape[2], low.shape[3]], self.align_corners)

@@ -86,6 +86,7 @@ class FCNConcatHead(nn.Module):
         self.classify = nn.Conv2d(hidden, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute logits at the size of the feature map."""
         joined = torch.cat([x, self.convs(x)], dim=1)  # (N, in_channels + hidden, H, W)
         logits: Tensor = self.classify(self.dropout(self.fuse(joined)))
         return logits

@@ -59,6 +59,7 @@ class LRASPPHead(nn.Module):
         self.high_classifier = nn.Conv2d(inter_channels, num_classes, 1)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Compute logits at the size of the feature map "low"."""
         low = features["low"]
         high = features["high"]
         x = self.cbr(high) * self.scale(high)  # (N, inter_channels, h, w)

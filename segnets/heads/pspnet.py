@@ -72,6 +72,7 @@ class PSPHead(nn.Module):
         self.classify = nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute logits at the size of the feature map."""
         joined = self.pyramid(x)
         if self.levels_first:
             joined.append(x)

@@ -112,6 +112,7 @@ class ASPP(nn.Module):
         self.pool_first = pool_first
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply all branches and fuse them."""
         branches: list[Tensor] = []
         for conv in self.convs:
             branches.append(conv(x))

@@ -73,6 +73,7 @@ class SqueezeExcitation(nn.Module):
         self.scale_activation = nn.Hardsigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels."""
         gate = self.fc1(self.avgpool(x))  # (N, squeeze_channels, 1, 1)
         gate = self.scale_activation(self.fc2(self.activation(gate)))  # (N, C, 1, 1)
         scaled: Tensor = gate * x
@@ -119,6 +120,7 @@ class InvertedResidual(nn.Module):
         self.out_channels = spec.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
         result: Tensor = self.block(x)
         if self.has_residual:
             result += x

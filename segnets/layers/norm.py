@@ -54,6 +54,7 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise by the fixed statistics."""
         # The order of these operations is torchvision's. Another order changes the last bits.
         weight = self.weight.reshape(1, -1, 1, 1)
         bias = self.bias.reshape(1, -1, 1, 1)
@@ -71,6 +72,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise, in TorchScript by plain batch norm."""
         if not torch.jit.is_scripting():
             return super().forward(x)
         assert self.momentum is not None  # `norm_layer` always sets it

@@ -55,6 +55,7 @@ class PooledBranch(nn.Sequential):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pool, convolve and resize. Raise ValueError if batch norm would be trained on a single value per channel."""
         size = [x.shape[2], x.shape[3]]
         several = self.needs_several_values
         if not torch.jit.is_scripting():  # the norm may have been replaced, or other processes may have joined
@@ -104,6 +105,7 @@ class PyramidPooling(nn.ModuleList):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of all levels, in the order of `bins`."""
         levels: list[Tensor] = []
         for level in self:
             levels.append(level(x))

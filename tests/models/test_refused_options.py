@@ -116,7 +116,10 @@ def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: st
         (lambda: backbones.resnet18(downsample="avg"), "downsample='avg': expected one of 'conv'"),
         (lambda: backbones.resnet18(in_channels=0), "in_channels=0: expected an integer"),
         (lambda: backbones.mobilenet_v3_small(in_channels=0), "in_channels=0: expected an integer"),
-        (lambda: backbones.resnet18(norm_layer=nn.BatchNorm2d, norm_eps=1e-3), "norm_layer decides on it"),
+        (
+            lambda: backbones.resnet18(norm_layer=nn.BatchNorm2d, norm_eps=1e-3),
+            "norm_layer is a function, which sets eps itself",
+        ),
         (lambda: backbones.resnet18(num_classes=-1), "num_classes=-1: expected a whole number of classes, or 0 for a"),
         (lambda: backbones.resnet18(num_classes=False), "num_classes=False: expected a whole number of classes"),
         (lambda: backbones.resnet18(num_classes=2.0), "num_classes=2.0: expected a whole number of classes"),
