@@ -31,8 +31,8 @@ def architecture(config: ModelConfig) -> dict[str, JSON]:
         made["groups"] = kind.groups
     elif isinstance(kind, MobileNetV3Spec):
         made["block"] = "inverted residual"
-        made["blocks"] = [len(kind.table())]
-        made["width"] = 6 * kind.table()[-1].out_channels
+        made["blocks"] = [len(kind.blocks())]
+        made["width"] = 6 * kind.blocks()[-1].out_channels
     return made
 
 
