@@ -1,4 +1,4 @@
-"""Checkpoints in: fetch them, look at them, convert them to files of segnets. Nothing of a file is ever executed."""
+"""Fetch, inspect and convert checkpoints of other projects. Nothing in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "inspect",
 ]
 
-_HOMES = {
+_MODULES = {
     "CompareReport": "weights_tools._compare",
     "ConversionReport": "weights_tools._reports",
     "FetchReport": "weights_tools.fetching.fetch",
@@ -40,9 +40,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first used: the command answers `--help` without waiting for torch.
+    # Imported on first use, so that `weights-tools --help` does not wait for torch.
     from importlib import import_module
 
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

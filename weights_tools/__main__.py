@@ -1,4 +1,4 @@
-"""`python -m weights_tools` is the command `weights-tools`."""
+"""Run `weights-tools` as `python -m weights_tools`."""
 
 import sys
 

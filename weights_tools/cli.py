@@ -1,4 +1,4 @@
-"""The command `weights-tools`. Results on stdout, everything else on stderr; exit 0, 1 or 2."""
+"""The command `weights-tools`: results on stdout, everything else on stderr; exit status 0, 1 or 2."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PROGRAM = "weights-tools"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0 if it worked, 1 for a file that is or would be refused, 2 for a wrong call."""
+    """Run the command; return 0 on success, 1 for a refused file, 2 for a usage error."""
     options = _parser().parse_args(arguments)
-    from segnets.console import run_command  # imports torch, which takes a second; `--help` need not wait for it
+    from segnets.console import run_command  # imports torch; `--help` need not wait for it
 
     return run_command(lambda: int(options.run(options)), _PROGRAM)
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Foreign checkpoints: look at them, convert them with proof. Nothing of a file is ever executed.",
+        description="Inspect and convert checkpoints of other projects. Nothing in a file is ever executed.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for command in (inspect, convert, compare, export, fetch):

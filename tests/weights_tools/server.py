@@ -161,10 +161,10 @@ def redirect(to: str, status: int = 302) -> Reply:
     return plain(b"", status, Location=to, Content_Length=0)
 
 
-def get(server: Server, folder: Path, *script: Reply, force: bool = False, timeout: float = 30.0) -> FetchReport:
+def get(server: Server, folder: Path, *script: Reply, overwrite: bool = False, timeout: float = 30.0) -> FetchReport:
     """Fetch the made-up file from a server that answers so."""
     server.script[:] = script
-    return fetch("fcn_resnet50", url=server.url, folder=folder, force=force, timeout=timeout)
+    return fetch("fcn_resnet50", url=server.url, folder=folder, overwrite=overwrite, timeout=timeout)
 
 
 def leave_part(folder: Path, content: bytes, **note: str) -> None:

@@ -23,7 +23,7 @@ from tests.weights_tools.files import assert_same, network
 from weights_tools.check.peer import network_of, prove
 from weights_tools.check.peers import PROJECTS, find_project
 from weights_tools.cli import main
-from weights_tools.commands.answer import PROJECTS as OFFERED
+from weights_tools.commands._common import PROJECTS as OFFERED
 
 SMALL = ["--size", "32x48", "--size", "33x47"]
 SIZES = [(32, 48), (33, 47)]

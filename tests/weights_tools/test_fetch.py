@@ -49,16 +49,16 @@ def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
     assert path == f"/{ROW.file}"
     assert (headers["Accept-Encoding"], headers["Range"]) == ("identity", None)
     assert json.loads(json.dumps(report.to_json()))["url"] == f"{server.url}/{ROW.file}"
-    assert "right in the 8 digits that are published" in str(report)
+    assert "correct in the 8 published digits" in str(report)
 
 
 def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / ROW.file).write_bytes(BODY)
-    for force in (False, True):
-        report = get(server, tmp_path, good(), force=force)
+    for overwrite in (False, True):
+        report = get(server, tmp_path, good(), overwrite=overwrite)
         check_fetched(report, tmp_path)
         assert report.already_there
-        assert "was there already" in str(report)
+        assert "existed already" in str(report)
     assert server.seen == []
 
 
@@ -76,7 +76,7 @@ def test_another_file_of_that_name_is_replaced_only_when_asked_to(server: Server
     ):
         get(server, tmp_path, good())
     assert (server.seen, (tmp_path / ROW.file).read_bytes()) == ([], b"mine")
-    check_fetched(get(server, tmp_path, good(), force=True), tmp_path)
+    check_fetched(get(server, tmp_path, good(), overwrite=True), tmp_path)
 
 
 def test_a_file_that_somebody_else_makes_meanwhile_is_kept(server: Server, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_links_and_folders_are_never_replaced(server: Server, tmp_path: Path, ki
         name = {"link": "", "part is a link": ".part", "note is a link": ".part.json"}[kind]
         (tmp_path / f"{ROW.file}{name}").symlink_to("victim")
     with pytest.raises(OutputError, match=r"is a symbolic link|is a folder|is a device, pipe"):
-        get(server, tmp_path, good(), force=True)
+        get(server, tmp_path, good(), overwrite=True)
     assert victim.read_bytes() == b"precious"
     assert not target.is_file() or target.is_symlink()
 
@@ -118,7 +118,7 @@ def test_a_broken_connection_is_made_again(server: Server, tmp_path: Path, break
 
 def test_a_truncated_file_is_kept_and_resumed(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"ended after 60,000 of 100,004 bytes, 2 times; 60,000 bytes are kept in .*"
+        WeightsError, match=r"the body ended after 60,000 of 100,004 bytes, 2 times; 60,000 bytes are kept in .*"
     ):
         get(server, tmp_path, cut(60_000, ETag='"a"'))
     assert part_of(tmp_path) == BODY[:60_000]
@@ -129,7 +129,7 @@ def test_a_truncated_file_is_kept_and_resumed(server: Server, tmp_path: Path) ->
 
 
 def test_a_stalled_server_is_left_after_the_seconds(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"nothing came for 0\.3 seconds, 2 times; 60,000 bytes are kept"):
+    with pytest.raises(WeightsError, match=r"no data arrived for 0\.3 seconds, 2 times; 60,000 bytes are kept"):
         get(server, tmp_path, stalled(60_000), timeout=0.3)
     assert part_of(tmp_path) == BODY[:60_000]
 

@@ -87,9 +87,7 @@ def test_an_interrupted_process_says_how_to_go_on(server: Server, tmp_path: Path
         out, complaint = process.communicate()
     assert (process.returncode, out) == (130, "")
     part = tmp_path / f"{ROW.file}.part"
-    assert complaint == (
-        f"weights-tools: interrupted; 60,000 bytes are kept in {part}, and the same call resumes there\n"
-    )
+    assert complaint == (f"weights-tools: interrupted; 60,000 bytes are kept in {part}; repeat the call to resume\n")
     assert get(server, tmp_path, good()).resumed_from == 60_000
 
 
@@ -212,7 +210,7 @@ def test_the_list(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == line + "\n"
     (tmp_path / ROW.file).write_bytes(BODY)
     assert main(["fetch", "--list", "--to", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == line + "  (is there)\n"
+    assert capsys.readouterr().out == line + "  (present)\n"
     assert main(["fetch", "--list", "--json"]) == 0
     [row] = json.loads(capsys.readouterr().out)
     assert (row["name"], row["url"], row["file"]) == ("fcn_resnet50:COCO_WITH_VOC_LABELS_V1", ROW.url, ROW.file)

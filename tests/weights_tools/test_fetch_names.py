@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import pwd
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from segnets.errors import OutputError, WeightsError
 from tests.oracle import torchvision
 from tests.weights_tools.server import BODY, DIGEST, ROW, Server, good, names, running
 from weights_tools import fetch
-from weights_tools.fetching import bar, download
+from weights_tools.fetching import download
 from weights_tools.fetching.bar import Bar
 from weights_tools.fetching.find import cache_folder, choose_url, find_row, make_cache_folder
 from weights_tools.fetching.web import next_url
@@ -47,13 +49,13 @@ def test_every_published_size_is_within_the_bounds() -> None:
         ("fcn_resnet50_coco-1167a1ae.pth", "did you mean fcn_resnet50_coco-1167a1af.pth"),
         (
             "fcn_resnet50:V2",
-            "no published file 'fcn_resnet50:V2'; for fcn_resnet50 there is fcn_resnet50:COCO_WITH_VOC",
+            "no published file 'fcn_resnet50:V2'; fcn_resnet50 has fcn_resnet50:COCO_WITH_VOC",
         ),
-        ("fcn_resnet50:", "for fcn_resnet50 there is"),
-        ("", "no published file ''; `weights-tools fetch --list` names them all"),
+        ("fcn_resnet50:", "fcn_resnet50 has"),
+        ("", "no published file ''; `weights-tools fetch --list` lists all"),
         ("../../etc/passwd", "no published file '../../etc/passwd'"),
         ("\x1b[2J", r"no published file '\\x1b\[2J'"),
-        (None, "a name of type NoneType: expected a text"),
+        (None, "name has type NoneType: expected a string"),
     ],
 )
 def test_names_that_mean_nothing(name: str, message: str, tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_mirror_is_a_folder_or_the_file(given: str, asked: str) -> None:
         ("https:///models", "only addresses"),
         ("http://mirror.example:port/", "is no address"),
         ("http://[::1/", "is no address"),
-        ("http://mirror.example/\r\nHost: x", "characters that can't be printed"),
+        ("http://mirror.example/\r\nHost: x", "unprintable characters"),
         ("http://me:secret@mirror.example/", "^http://mirror.example/: a user name or password"),
     ],
 )
@@ -98,7 +100,7 @@ def test_addresses_that_are_not_asked(url: str, message: str, tmp_path: Path) ->
 
 def test_https_stays_https() -> None:
     with pytest.raises(
-        WeightsError, match=r"redirects from https to http://mirror.example/x, which is not safe; refused"
+        WeightsError, match=r"redirects from https to http://mirror.example/x, which is unsafe; refused"
     ):
         next_url("https://mirror.example/y", "http://mirror.example/x?key=secret")
     assert next_url("https://mirror.example/y/z", "x") == "https://mirror.example/y/x"
@@ -107,20 +109,18 @@ def test_https_stays_https() -> None:
 
 def test_no_network(tmp_path: Path) -> None:
     """Names under .invalid exist nowhere (RFC 2606); then a port at which nobody listens."""
-    with pytest.raises(
-        WeightsError, match=r"http://nowhere.invalid/fcn.*pth: can't be reached: .*; --from URL takes it"
-    ):
+    with pytest.raises(WeightsError, match=r"http://nowhere.invalid/fcn.*pth: can't be reached: .*; use --from URL"):
         fetch("fcn_resnet50", url="http://nowhere.invalid", folder=tmp_path)
     with running() as server:
         url = server.url
-    with pytest.raises(WeightsError, match=r"nothing answers there \(connection refused\); --from URL"):
+    with pytest.raises(WeightsError, match=r"the connection was refused; use --from URL"):
         fetch("fcn_resnet50", url=url, folder=tmp_path)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_timeouts_that_make_no_sense(timeout: float, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"timeout=.*: expected seconds, more than 0"):
+    with pytest.raises(WeightsError, match=r"timeout=.*: expected a positive number of seconds"):
         fetch("fcn_resnet50", folder=tmp_path, timeout=timeout)
 
 
@@ -148,9 +148,7 @@ def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        OutputError, match=r"no home folder is known \(HOME\); set TORCH_HOME, or name a folder with --to"
-    ):
+    with pytest.raises(OutputError, match=r"the home folder \(HOME\) is; set TORCH_HOME, or name a folder with --to"):
         fetch("fcn_resnet50")
     assert names(tmp_path) == [], "no folder called ~"
 
@@ -168,47 +166,65 @@ class Gone(Terminal):
 
 
 def test_the_bar_of_a_terminal(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bar, "_REDRAW", 0.0)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     server.script[:] = [good()]
     fetch("fcn_resnet50", url=server.url, folder=tmp_path)
-    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert shown.isascii()
-    assert "\x1b" not in shown
-    assert shown.endswith("\n")
-    pictures = shown.rstrip("\n").split("\r")
-    assert {len(picture) for picture in pictures} == {0, 79}
-    assert pictures[-1].startswith(f"{ROW.file} [########################] 100%  0.1/0.1 MB")
+    written = terminal.getvalue()
+    assert written.isascii()
+    assert "\x1b" not in written
+    assert written.endswith("\n")
+    last = written.rstrip("\n").rpartition("\r")[2]
+    assert re.fullmatch(rf"{ROW.file}: 100%\|#+\| 100k/100k \[.*B/s\]", last), last
 
 
 @pytest.mark.parametrize("stream", [Gone(), None])
-def test_a_terminal_that_went_away(
+def test_a_closed_terminal_does_not_stop_the_download(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: Gone | None
 ) -> None:
-    monkeypatch.setattr(bar, "_REDRAW", 0.0)
     monkeypatch.setattr(sys, "stderr", stream)
     server.script[:] = [good()]
     assert fetch("fcn_resnet50", url=server.url, folder=tmp_path, progress=True).sha256 == DIGEST
 
 
-def test_the_bar_of_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for shown in (None, False, True):
-        log = Bar("title", shown)
-        log.start(0, len(BODY))
-        for done in range(0, len(BODY) + 1, 4):
-            log.show(done)
-        log.close()
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == (10 if shown else 0)
-    assert lines[4].startswith("title [############............]  50%  0.1/0.1 MB")
+@pytest.mark.parametrize("enabled", [None, False, True])
+def test_a_log_gets_a_bar_only_on_request(enabled: bool | None, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Bar("title", enabled)
+    log.start(0, len(BODY))
+    for done in range(0, len(BODY) + 1, 4):
+        log.show(done)
+    log.close()
+    written = capsys.readouterr().err
+    assert written.count("\r") == (2 if enabled else 0), "the first and the last state; a line every ten seconds"
+    assert ("title: 100%|##########| 100k/100k" in written) is (enabled is True)
 
 
-def test_the_bar_where_nobody_knows_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bar, "_REDRAW", 0.0)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+def test_the_bar_of_an_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     unknown = Bar("title", None)
     unknown.start(0, None)
     unknown.show(5_000_000)
-    assert "title 5.0 MB" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    unknown.close()
+    assert "title: 5.00MB [" in terminal.getvalue()
+
+
+def test_a_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://me:secret@"))
+    monkeypatch.setenv("no_proxy", "direct.example")
+    server.script[:] = [good()]
+    assert fetch("fcn_resnet50", url="http://mirror.invalid", folder=tmp_path).sha256 == DIGEST
+    [(path, headers)] = server.seen
+    assert path == f"http://mirror.invalid/{ROW.file}"
+    assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
+
+
+def test_a_proxy_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as server:
+        monkeypatch.setenv("http_proxy", server.url.removeprefix("http://"))
+    with pytest.raises(WeightsError, match="the proxy set in the environment can't be used"):
+        fetch("fcn_resnet50", url="http://mirror.invalid", folder=tmp_path)
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(WeightsError, match="Proxy URL had unsupported scheme socks5"):
+        fetch("fcn_resnet50", url="http://mirror.invalid", folder=tmp_path)
+    assert names(tmp_path) == []

@@ -1,1 +1,1 @@
-"""The subcommands of `weights-tools`, one file each: `add` declares it, `run` does it."""
+"""Subcommands of `weights-tools`, one file each: `add` declares the arguments, `run` executes the command."""

@@ -3,83 +3,90 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from weights_tools.commands.answer import PROJECTS, named_value, natural, print_answer
+from weights_tools.commands._common import PROJECTS, Subparsers, named_value, positive_int, print_answer
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[Any]
-
-# Beside the code that knows them, which imports torch; a test compares.
+# Repeated here because the layouts import torch, which `--help` need not wait for. A test compares.
 LAYOUTS = ("allentdan", "mmseg", "navifra", "segnets", "smp", "timm", "torchvision", "transformers", "vainf")
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers[Any]) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "convert",
-        help="write a self-describing .safetensors",
-        description="Write a self-describing .safetensors, or say why not. SRC stays as it is.",
+        help="convert a checkpoint to a self-describing .safetensors file",
+        description="Convert a checkpoint to a self-describing .safetensors file, or say why it can't be converted. "
+        "SRC is not changed.",
     )
-    parser.add_argument("source", metavar="SRC")
-    parser.add_argument("target", metavar="DST")
-    _add_what_it_is(parser)
-    _add_what_is_wanted(parser)
-    _add_proof(parser)
+    parser.add_argument("source", metavar="SRC", help="the checkpoint")
+    parser.add_argument("target", metavar="DST", help="the file to write, NAME.safetensors")
+    _add_source_facts(parser)
+    _add_changes(parser)
+    _add_checks(parser)
     parser.set_defaults(run=run, wrong_call=parser.error)
 
 
-def _add_what_it_is(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what SRC is, where it does not say so")
-    group.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS), help="where the weights come from")
-    group.add_argument("--key", help="which dictionary holds the weights, if there are several")
+def _add_source_facts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("facts about SRC that the file may lack")
+    group.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS), help="origin of the weights")
+    group.add_argument("--key", help="dictionary that holds the weights, if the file has several")
     group.add_argument(
         "--option",
         action="append",
         default=[],
         type=named_value,
         metavar="NAME=VALUE",
-        help="what no tensor shows, output_stride=16 say; may be repeated",
+        help="set an option the weights do not determine, for example output_stride=16; may be repeated",
     )
-    group.add_argument("--classes", metavar="FILE", help="the names of its classes, one per line")
+    group.add_argument("--classes", metavar="FILE", help="text file with one class name per line")
     group.add_argument(
-        "--allow-nonfinite", action="store_true", help="accept NaN and other values of no trained network"
+        "--allow-nonfinite", action="store_true", help="accept NaN and other values that no trained network has"
     )
 
 
-def _add_what_is_wanted(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what DST is to be")
-    group.add_argument("--backbone-only", action="store_true", help="leave every head out, whatever it is")
-    group.add_argument("--drop-aux", action="store_true", help="leave the auxiliary classifier out")
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("changes in DST")
+    group.add_argument("--backbone-only", action="store_true", help="drop all heads")
+    group.add_argument("--drop-aux", action="store_true", help="drop the auxiliary classifier")
     group.add_argument(
-        "--num-classes", type=natural, metavar="N", help="make the last layers afresh, for N classes, if it has others"
+        "--num-classes",
+        type=positive_int,
+        metavar="N",
+        help="reinitialise the last layers for N classes, if SRC has another number",
     )
     group.add_argument(
         "--remap-classes",
         metavar="FILE",
-        help='JSON, {"new class": "class of before"}: carry these rows of the last layers over; null makes one afresh',
+        help='JSON file {"new class": "old class"}: keep the old class\'s rows of the last layers; null reinitialises',
     )
-    group.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "float64"), help="cast; default: keep")
-    group.add_argument("--force", action="store_true", help="replace DST if it exists")
-    group.add_argument("--json", action="store_true", help="answer in JSON")
-
-
-def _add_proof(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("proof, without which nothing is written")
     group.add_argument(
-        "--golden", metavar="FILE", help="a .safetensors with an input and the output that the source gave for it"
+        "--dtype",
+        choices=("float32", "float16", "bfloat16", "float64"),
+        help="cast floating-point tensors; default: keep",
     )
-    group.add_argument("--golden-tolerance", type=float, metavar="T", help="times the largest result; default: 1e-4")
-    group.add_argument("--with", dest="project", choices=PROJECTS, help="run this project's own network beside it")
+    group.add_argument("--force", action="store_true", help="replace DST if it exists")
+    group.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checks of the outputs; DST is written only if they pass")
+    group.add_argument(
+        "--golden", metavar="FILE", help="a .safetensors file with an input and the source network's output for it"
+    )
+    group.add_argument(
+        "--golden-tolerance", type=float, metavar="T", help="relative to the largest output; default: 1e-4"
+    )
+    group.add_argument("--with", dest="project", choices=PROJECTS, help="run this project's own network and compare")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Return 0; what can't be converted raises."""
+    """Convert, print the report and return 0."""
     from weights_tools import convert
 
     if options.golden_tolerance is not None and options.golden is None:
-        options.wrong_call("--golden-tolerance needs --golden, the file that it is for")
-    done = convert(
+        options.wrong_call("--golden-tolerance needs --golden")
+    report = convert(
         options.source,
         options.target,
         layout=options.layout,
@@ -97,5 +104,5 @@ def run(options: argparse.Namespace) -> int:
         allow_nonfinite=options.allow_nonfinite,
         overwrite=options.force,
     )
-    print_answer(done.to_json() if options.json else str(done))
+    print_answer(report.to_json() if options.json else str(report))
     return 0

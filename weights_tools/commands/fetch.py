@@ -1,48 +1,50 @@
-"""`weights-tools fetch`: a published weights file into torch's cache."""
+"""`weights-tools fetch NAME`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
+
+from weights_tools.commands._common import Subparsers, print_answer
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Subparsers[Any]) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "fetch",
         help="download a published weights file",
-        description="Download a published weights file to where `weights=` looks for it, and check its hash. "
-        "What broke off is resumed by the same call.",
+        description="Download a published weights file to the folder where `weights=` looks for it, and check its "
+        "hash. Repeat the call to resume a download that broke off.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "name",
         nargs="?",
         metavar="NAME",
-        help="fcn_resnet50 (the newest), fcn_resnet50:COCO_WITH_VOC_LABELS_V1, or a file name",
+        help="fcn_resnet50 (its newest file), fcn_resnet50:COCO_WITH_VOC_LABELS_V1, or a file name",
     )
-    which.add_argument("--list", action="store_true", help="name what can be fetched")
+    which.add_argument("--list", action="store_true", help="list the published files")
     parser.add_argument(
-        "--from", dest="url", metavar="URL", help="a mirror (http or https): a folder, or the file itself"
+        "--from", dest="url", metavar="URL", help="http or https address of a mirror: a folder, or the file itself"
     )
-    parser.add_argument("--to", dest="folder", metavar="FOLDER", help="another folder than torch's cache")
-    parser.add_argument("--force", action="store_true", help="replace a file of this name that is another one")
+    parser.add_argument("--to", dest="folder", metavar="FOLDER", help="an existing folder; default: torch's cache")
+    parser.add_argument("--force", action="store_true", help="replace a file of this name that has another hash")
     parser.add_argument(
         "--timeout",
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
-        help="wait that long for a connection, and for the next bytes; default: %(default)g",
+        help="how long to wait for a connection, and for the next bytes; default: %(default)g",
     )
-    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fetch or list. Returns 0, or 130 after Ctrl-C; raises SegnetsError."""
+    """Download or list; return 0, or 130 after Ctrl-C."""
     from segnets.console import escape_controls
     from weights_tools import fetch
 
@@ -50,12 +52,12 @@ def run(options: argparse.Namespace) -> int:
         return _list(options)
     try:
         report = fetch(
-            options.name, url=options.url, folder=options.folder, force=options.force, timeout=options.timeout
+            options.name, url=options.url, folder=options.folder, overwrite=options.force, timeout=options.timeout
         )
     except KeyboardInterrupt as error:
         print(f"weights-tools: {escape_controls(str(error)) or 'interrupted'}", file=sys.stderr)
         return 130
-    print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else escape_controls(str(report)))
+    print_answer(report.to_json() if options.json else str(report))
     return 0
 
 
@@ -67,7 +69,7 @@ def _list(options: argparse.Namespace) -> int:
     folder: Path | None
     try:
         folder = Path(options.folder) if options.folder is not None else cache_folder()
-    except OutputError:  # without a home there is no cache, and so nothing in it
+    except OutputError:  # no home folder, so no cache
         folder = None
     rows = [
         {
@@ -80,12 +82,12 @@ def _list(options: argparse.Namespace) -> int:
         for row in CATALOG
     ]
     if options.json:
-        print(json.dumps(rows, indent=2, sort_keys=True))
+        print_answer(rows)
         return 0
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
-        here = "  (is there)" if row["present"] else ""
-        print(f"{row['name']:<{width}}  {row['parameters']:>11,} parameters  {row['file']}{here}")
+        present = "  (present)" if row["present"] else ""
+        print(f"{row['name']:<{width}}  {row['parameters']:>11,} parameters  {row['file']}{present}")
     return 0
 
 
@@ -95,5 +97,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, more than 0 and at most a day")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number of seconds, at most a day")
     return seconds

@@ -1,4 +1,4 @@
-"""Published weight files over HTTP: found by name, resumed where they broke off, kept only if their hash is right.
+"""Download published weights files over HTTP: found by name, resumed where they broke off, checked by their hash.
 
-The one room of the project that opens a connection, and only when somebody called `fetch`.
+Only this package opens network connections, and only when `fetch` is called.
 """

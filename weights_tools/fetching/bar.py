@@ -1,97 +1,82 @@
-"""A progress bar for one download, on stderr. Plain ASCII and no colour: any terminal and any log can show it."""
+"""Progress of one download on stderr, drawn by tqdm in plain ASCII."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import time
+from typing import IO, TYPE_CHECKING, Any
 
-_REDRAW = 0.1  # seconds
-_CELLS = 24
-_LINES = 10  # how often a log hears of it, instead of a bar that moves
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_REDRAW = 0.1  # seconds between two updates on a terminal
+_LOG_LINE = 10.0  # seconds between two updates in a log
 
 
 class Bar:
-    """shown: True or False, or None for "if stderr is a terminal". A stderr that can't be written to is no error."""
+    """Progress bar of one download. Errors of writing to stderr are ignored: they must not stop the download.
 
-    def __init__(self, title: str, shown: bool | None) -> None:
-        stream = sys.stderr  # None in a process that was started with it closed
-        self._moves = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._stream = stream if shown or (shown is None and self._moves) else None
+    Args:
+        title: Text in front of the bar.
+        enabled: Show the bar. None shows it if stderr is a terminal.
+    """
+
+    def __init__(self, title: str, enabled: bool | None) -> None:
+        stream = sys.stderr  # None in a process started with stderr closed
+        terminal = stream is not None and stream.isatty()
         self._title = title
-        self._total: int | None = None
-        self._done = self._begun_at = self._told = 0
-        self._begun = self._drawn = time.monotonic()
-        self._open = False
+        self._stream = _Forgiving(stream) if stream is not None and (terminal if enabled is None else enabled) else None
+        self._interval = _REDRAW if terminal else _LOG_LINE
+        self._bar: tqdm[Any] | None = None
 
     def start(self, done: int, total: int | None) -> None:
-        """`done` of `total` bytes are there already; total is None if nobody knows it."""
-        self._total = total
-        self._done = self._begun_at = done
-        self._told = done * _LINES // total if total else 0
-        self._begun = time.monotonic()
-        self.show(done)
+        """Open the bar at `done` of `total` bytes; None for an unknown total."""
+        self.close()
+        if self._stream is not None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=self._title,
+                initial=done,
+                total=total,
+                unit="B",
+                unit_scale=True,
+                ascii=True,
+                mininterval=self._interval,
+                file=self._stream,
+            )
 
     def show(self, done: int) -> None:
-        """`done` bytes are there now."""
-        self._done = done
-        if self._stream is None:
-            return
-        if self._moves:
-            now = time.monotonic()
-            if now - self._drawn >= _REDRAW:
-                self._drawn = now
-                self._draw()
-        elif self._total and (lines := done * _LINES // self._total) > self._told:
-            self._told = lines
-            self._write(f"{self._text()}\n")
+        """Move the bar to `done` bytes."""
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Write a line of its own and close the bar."""
         self.close()
-        self._write(f"{text}\n")
+        if self._stream is not None:
+            self._stream.write(f"{text}\n")
 
     def close(self) -> None:
         """Leave the last state on the screen and go to the next line."""
-        if self._moves and self._open:
-            self._draw()
-            self._write("\n")
-            self._open = False
-
-    def _draw(self) -> None:
-        width = self._columns() - 1
-        self._write(f"\r{self._text()[:width]:<{width}}")
-        self._open = True
-
-    def _columns(self) -> int:
-        columns = 0  # as some terminals say, too
-        if self._stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                columns = os.get_terminal_size(self._stream.fileno()).columns
-        return max(columns or 80, 10)
-
-    def _text(self) -> str:
-        seconds = time.monotonic() - self._begun
-        speed = (self._done - self._begun_at) / seconds if seconds > 0 else 0.0
-        rate = f"{speed / 1e6:.1f} MB/s"
-        if not self._total:
-            return f"{self._title} {self._done / 1e6:.1f} MB  {rate}"
-        part = min(self._done / self._total, 1.0)
-        left = f"  {_clock((self._total - self._done) / speed)} left" if speed > 0 and part < 1 else ""
-        cells = f"[{'#' * int(part * _CELLS):.<{_CELLS}}]"
-        amount = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB"
-        return f"{self._title} {cells} {int(part * 100):3}%  {amount}  {rate}{left}"
-
-    def _write(self, text: str) -> None:
-        if self._stream is not None:
-            # Whoever closed the window still wants the file.
-            with contextlib.suppress(OSError, ValueError):
-                self._stream.write(text)
-                self._stream.flush()
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(min(seconds, 359_999)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+class _Forgiving:
+    """A text stream that ignores errors of writing, for example after its terminal was closed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
+
+    def flush(self) -> None:
+        pass  # `write` flushes

@@ -1,4 +1,4 @@
-"""`fetch`: a published weights file into torch's cache, resumed where it broke off, kept only if its hash is right."""
+"""Download a published weights file into torch's cache, resume it where it broke off, and check its hash."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from weights_tools.fetching.bar import Bar
 from weights_tools.fetching.download import download
 from weights_tools.fetching.find import cache_folder, choose_url, find_row, full_name, make_cache_folder
 from weights_tools.fetching.partial import Partial, open_partial, sha256
-from weights_tools.fetching.web import shown_url
+from weights_tools.fetching.web import redact_url
 
 
 @dataclass(frozen=True)
 class FetchReport:
-    """A published file that is there now, with the right hash.
+    """Result of `fetch`: a published file that exists now, with the right hash.
 
-    name: model and weights, "fcn_resnet50:COCO_WITH_VOC_LABELS_V1"; path: where it lies; sha256: of the whole file;
-    known_digits: how many of its 64 hex digits the catalog knows, and so were compared; bytes: its size.
-    already_there: nothing was fetched. Otherwise url: where it came from; resumed_from: how many bytes an earlier call
-    had left; retries: how often the connection broke in this one. next_steps: what to do with it.
+    Attributes:
+        name: Model and weights, for example "fcn_resnet50:COCO_WITH_VOC_LABELS_V1".
+        path: Path of the file.
+        sha256: Digest of the whole file, 64 hex digits.
+        known_digits: How many of these digits the catalog has, and were compared.
+        bytes: Size of the file.
+        url: The address of the download, without query; the publisher's if `already_there`.
+        already_there: The file existed; nothing was downloaded.
+        resumed_from: Bytes that an earlier call had left.
+        retries: Reconnections during this call.
+        next_steps: Python calls and commands that use the file.
     """
 
     name: str
@@ -41,16 +48,16 @@ class FetchReport:
     next_steps: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, JSON]:
-        """Plain lists, numbers and strings."""
+        """Return the report as a JSON-able dictionary."""
         return {**asdict(self), "next_steps": list(self.next_steps)}
 
     def __str__(self) -> str:
-        how = f"from {self.url}" if not self.already_there else "was there already; nothing was fetched"
+        how = f"from {self.url}" if not self.already_there else "existed already; nothing was downloaded"
         if self.resumed_from:
             how += f", resumed after {self.resumed_from:,} bytes"
         if self.retries:
             how += f", {self.retries} more {'try' if self.retries == 1 else 'tries'}"
-        checked = "right" if self.known_digits == 64 else f"right in the {self.known_digits} digits that are published"
+        checked = "correct" if self.known_digits == 64 else f"correct in the {self.known_digits} published digits"
         rows = [
             ("fetched" if not self.already_there else "found", self.name),
             ("at", f"{self.path}, {self.bytes:,} bytes"),
@@ -67,96 +74,102 @@ def fetch(
     url: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-    force: bool = False,
+    overwrite: bool = False,
     timeout: float = 30.0,
 ) -> FetchReport:
-    """Fetch a published weights file; nothing in it is executed, or even looked at beyond its first bytes.
+    """Download a published weights file. Nothing in the file is executed.
 
-    name: "fcn_resnet50" (the newest), "fcn_resnet50:COCO_WITH_VOC_LABELS_V1" or a file name of `segnets.catalog`.
-    url: of a mirror, http or https: a folder with files of the same names, or the file itself. folder: an existing one,
-    instead of torch's hub cache, where `weights=` looks. progress: a bar on stderr; None: if that is a terminal.
-    force: replace a file of this name that is another one. timeout: seconds to wait for a connection, and for the next
-    bytes; a slow server is no error.
+    Bytes that arrived before a failure stay in NAME.part, and the next call resumes there. A second process that
+    fetches the same file waits for the first.
 
-    What came before a failure stays in NAME.part, and the next call goes on from there. A second process that fetches
-    the same file waits for the first. Raises WeightsError if the file can't be had, is another one, or its hash is
-    wrong; OutputError if it can't be written.
+    Args:
+        name: A model ("fcn_resnet50", meaning its newest file), model and weights
+            ("fcn_resnet50:COCO_WITH_VOC_LABELS_V1"), or a file name of `segnets.catalog`.
+        url: http or https address of a mirror: a folder that holds files of the same names, or the file itself.
+        folder: An existing folder. The default is torch's hub cache, where `weights=` looks.
+        progress: Show a progress bar on stderr. None shows it if stderr is a terminal.
+        overwrite: Replace a file of this name that has another hash.
+        timeout: Seconds to wait for a connection, and for the next bytes.
+
+    Raises:
+        WeightsError: If the file can't be downloaded, or its hash is wrong.
+        OutputError: If the file can't be written.
     """
     if not timeout > 0:
-        raise WeightsError(f"timeout={timeout}: expected seconds, more than 0")
+        raise WeightsError(f"timeout={timeout}: expected a positive number of seconds")
     row = find_row(name)
     source = choose_url(row, url)
     target = (make_cache_folder() if folder is None else Path(folder)) / row.file
-    there = _already_there(row, target, force=force)
-    if there is not None:
-        return there
+    found = _find_existing(row, target, overwrite=overwrite)
+    if found is not None:
+        return found
     bar = Bar(row.file, progress)
-    with open_partial(target, lambda: bar.note(f"{target}: another process fetches it; waiting")) as part:
+    with open_partial(target, lambda: bar.note(f"{target}: another process downloads this file; waiting")) as part:
         try:
-            there = _already_there(row, target, force=force)  # the process that we waited for had it
-            if there is not None:
+            found = _find_existing(row, target, overwrite=overwrite)  # downloaded by the process that held the lock
+            if found is not None:
                 part.remove()
-                return there
-            return _fetched(row, source, target, part, bar, timeout=timeout, force=force)
+                return found
+            return _fetch_into(row, source, target, part, bar, timeout=timeout, overwrite=overwrite)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted{part.advice()}") from None
         finally:
             bar.close()
 
 
-def _already_there(row: Published, target: Path, *, force: bool) -> FetchReport | None:
-    """Look at what has the name already. Raises WeightsError if it is another file, and may not be replaced."""
+def _find_existing(row: Published, target: Path, *, overwrite: bool) -> FetchReport | None:
+    """Report the published file if it exists; raise WeightsError if another file has its name and must stay."""
     try:
         status = target.stat()
     except (OSError, ValueError):
         check_writable_target(target)
         return None
     if not stat.S_ISREG(status.st_mode):
-        check_writable_target(target)  # says what it is instead
+        check_writable_target(target)  # raises
     try:
         digest = sha256(target)
     except OSError as error:
-        raise WeightsError(f"{target}: is there already and can't be read ({error.strerror})") from None
+        raise WeightsError(f"{target}: exists already and can't be read ({error.strerror})") from None
     if digest.startswith(_expected(row)):
         return _report(row, target, digest, url=row.url, already_there=True)
-    if not force:
+    if not overwrite:
         raise WeightsError(
-            f"{target}: is there already, and is not the published file: its sha256 is {digest}, not "
-            f"{_expected_shown(row)}; remove it, or replace it with --force"
+            f"{target}: exists already and is not the published file: its sha256 is {digest}, not "
+            f"{_expected_text(row)}; remove it, or replace it with --force"
         )
     check_writable_target(target)
     return None
 
 
-def _fetched(
-    row: Published, source: str, target: Path, part: Partial, bar: Bar, *, timeout: float, force: bool
+def _fetch_into(
+    row: Published, source: str, target: Path, part: Partial, bar: Bar, *, timeout: float, overwrite: bool
 ) -> FetchReport:
     retries = 0
     digest = part.sha256() if part.size else ""
-    if not digest.startswith(_expected(row)):  # else a call was killed between the last byte and the renaming
+    if not digest.startswith(_expected(row)):  # complete if a call was killed before renaming
         retries = download(row, source, part, bar, timeout)
         digest = part.sha256()
-    if not digest.startswith(_expected(row)) and (part.kept or retries):  # pieces of two versions, perhaps
-        bar.note(f"{part.path}: the pieces do not fit together; from zero")
+    if not digest.startswith(_expected(row)) and (part.kept or retries):  # it may mix two versions
+        bar.note(f"{part.path}: the hash is wrong; starting from zero")
         part.clear()
         retries += download(row, source, part, bar, timeout)
         digest = part.sha256()
     if not digest.startswith(_expected(row)):
         part.clear()
         raise WeightsError(
-            f"{shown_url(source)}: is not the published file: its sha256 is {digest}, not {_expected_shown(row)}; "
-            "nothing was kept; fetch it from another place with --from URL"
+            f"{redact_url(source)}: is not the published file: its sha256 is {digest}, not {_expected_text(row)}; "
+            "nothing was kept; try another address with --from URL"
         )
     kept = part.kept
-    part.publish(overwrite=force)
-    return _report(row, target, digest, url=shown_url(source), resumed_from=kept, retries=retries)
+    part.publish(overwrite=overwrite)
+    return _report(row, target, digest, url=redact_url(source), resumed_from=kept, retries=retries)
 
 
 def _expected(row: Published) -> str:
     return row.sha256 or row.hash_prefix
 
 
-def _expected_shown(row: Published) -> str:
+def _expected_text(row: Published) -> str:
     return row.sha256 or f"{row.hash_prefix}..."
 
 
@@ -185,7 +198,7 @@ def _report(
 
 
 def _next_steps(row: Published, target: Path) -> tuple[str, ...]:
-    """How to use the file: by its name where `weights=` looks for it, else by its path."""
+    """Return calls that use the file: by its name if it is in the cache, else by its path."""
     in_cache = target.parent == _cache_folder_if_any()
     weights = repr(row.name if in_cache else str(target))
     if not row.classes:

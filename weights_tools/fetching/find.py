@@ -1,4 +1,4 @@
-"""Which file a name means, where it comes from and where it goes."""
+"""Find the catalog row that a name means, its address, and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ _ELSEWHERE = "set TORCH_HOME, or name a folder with --to"
 
 
 def find_row(name: str) -> Published:
-    """The file called "fcn_resnet50" (the newest one), "fcn_resnet50:COCO_WITH_VOC_LABELS_V1", or by its file name.
+    """Find a published file in the catalog.
 
-    Raises WeightsError, with the nearest name that there is.
+    Args:
+        name: A model ("fcn_resnet50", meaning its newest file), model and weights
+            ("fcn_resnet50:COCO_WITH_VOC_LABELS_V1"), or a file name.
+
+    Raises:
+        WeightsError: If there is none; the message suggests the nearest name.
     """
     if not isinstance(name, str):
-        raise WeightsError(f"a name of type {type(name).__name__}: expected a text such as 'fcn_resnet50'")
+        raise WeightsError(f"name has type {type(name).__name__}: expected a string such as 'fcn_resnet50'")
     for row in catalog.CATALOG:
         if row.file == name:
             return row
@@ -34,21 +39,28 @@ def find_row(name: str) -> Published:
         return row_
     if rows:
         names = ", ".join(full_name(row) for row in rows)
-        raise WeightsError(f"no published file {printable(name)}; for {model} there is {names}")
+        raise WeightsError(f"no published file {printable(name)}; {model} has {names}")
     known = [*(row.model for row in catalog.CATALOG), *(row.file for row in catalog.CATALOG)]
     near = get_close_matches(name if name.endswith(".pth") else model, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise WeightsError(f"no published file {printable(name)}; {hint}`weights-tools fetch --list` names them all")
+    raise WeightsError(f"no published file {printable(name)}; {hint}`weights-tools fetch --list` lists all")
 
 
 def full_name(row: Published) -> str:
+    """Return the name of model and weights, for example "fcn_resnet50:COCO_WITH_VOC_LABELS_V1"."""
     return f"{row.model}:{row.name}"
 
 
 def choose_url(row: Published, url: str | None) -> str:
-    """The address to ask: the publisher's, or `url`, a folder with files of the catalog's names or the file itself.
+    """Return the address to request.
 
-    It is the file itself if its path ends like a weights file or it has a query. Raises WeightsError.
+    Args:
+        row: The published file.
+        url: Address of a mirror: the file itself if the path ends like a weights file or has a query, else a folder
+            that holds it under the catalog's name. None means the publisher's address.
+
+    Raises:
+        WeightsError: If `url` is no http or https address.
     """
     if url is None:
         return check_url(row.url)
@@ -59,17 +71,25 @@ def choose_url(row: Published, url: str | None) -> str:
 
 
 def cache_folder() -> Path:
-    """Where `weights=` looks for published files: torch's hub cache. It need not exist. Raises OutputError."""
+    """Return torch's hub cache, where `weights=` looks for published files. The folder need not exist.
+
+    Raises:
+        OutputError: If the home folder is unknown.
+    """
     import torch
 
     hub = str(torch.hub.get_dir())
-    if hub.startswith("~"):  # torch could not replace it, and would make a folder of that name
-        raise OutputError(f"torch's cache has no place, because no home folder is known (HOME); {_ELSEWHERE}")
+    if hub.startswith("~"):  # torch leaves it there if the home folder is unknown
+        raise OutputError(f"torch's cache folder is unknown, because the home folder (HOME) is; {_ELSEWHERE}")
     return Path(hub) / "checkpoints"
 
 
 def make_cache_folder() -> Path:
-    """As `cache_folder`, and it exists then."""
+    """Return `cache_folder()`, created if missing.
+
+    Raises:
+        OutputError: If the folder can't be created.
+    """
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

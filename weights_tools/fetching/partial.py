@@ -1,7 +1,7 @@
-"""The partial file NAME.part beside its target: locked by one process, kept when the download breaks off.
+"""Manage the partial file NAME.part next to its target: locked by one process, kept when the download breaks off.
 
-What is in it reaches the system with every write, so that a killed process loses nothing. NAME.part.json remembers
-which version of the file the server was sending.
+Writes are unbuffered, so that a killed process loses nothing. NAME.part.json records which version of the file the
+server was sending.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from email.message import Message
 from io import FileIO
 from pathlib import Path
 
@@ -24,81 +23,87 @@ SUFFIX = ".part"
 
 
 class Partial:
-    """An open partial file. path: where; size: bytes in it; kept: how many of them an earlier call had left."""
+    """An open partial file.
+
+    Attributes:
+        path: Its path, NAME.part.
+        size: Bytes in it.
+        kept: Bytes in it that an earlier call left.
+    """
 
     def __init__(self, target: Path, file: FileIO) -> None:
         self.path = _path(target)
         self.size = file.seek(0, os.SEEK_END)
         self.kept = self.size
         self._target = target
-        self._note = self.path.with_name(f"{self.path.name}.json")
+        self._record = self.path.with_name(f"{self.path.name}.json")
         self._file = file
 
     def validators(self, url: str) -> dict[str, str]:
-        """What the server at `url` called the version that lies here: "ETag", "Last-Modified", as far as known."""
+        """Return the version stored here as the server at `url` stated it: "ETag" and "Last-Modified" where known."""
         try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
+            record = json.loads(self._record.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
-            return {}  # the hash decides in the end
-        if not isinstance(note, dict) or note.get("url") != url:
+            return {}  # the final hash decides
+        if not isinstance(record, dict) or record.get("url") != url:
             return {}
-        known = {name: note.get(name) for name in ("ETag", "Last-Modified")}
+        known = {name: record.get(name) for name in ("ETag", "Last-Modified")}
         return {name: text for name, text in known.items() if isinstance(text, str) and _may_be_sent(text)}
 
-    def begin(self, url: str, headers: Message) -> None:
-        """Start from zero, with the version that `headers` describe."""
+    def begin(self, url: str, headers: Mapping[str, str]) -> None:
+        """Start from zero and record the version that the response headers state."""
         self.clear()
-        note = {"url": url, **{name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}}
-        with self._explaining():
-            check_writable_target(self._note)
-            self._note.write_text(json.dumps(note), encoding="utf-8")
+        record = {"url": url, **{name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}}
+        with self._as_output_error():
+            check_writable_target(self._record)
+            self._record.write_text(json.dumps(record), encoding="utf-8")
 
     def clear(self) -> None:
-        """Drop what is here."""
-        with self._explaining():
+        """Drop all bytes."""
+        with self._as_output_error():
             self._file.truncate(0)
             self._file.seek(0)
         self.size = self.kept = 0
 
     def write(self, block: bytes) -> None:
-        """Append. Raises OutputError, on a full disk say; what is there stays."""
+        """Append a block; on OutputError, for example on a full disk, the bytes before it stay."""
         rest = memoryview(block)
-        with self._explaining():
+        with self._as_output_error():
             while rest:
                 written = self._file.write(rest)
                 self.size += written
                 rest = rest[written:]
 
     def sha256(self) -> str:
-        """The digest of what lies on the disk, not of what was meant to."""
-        with self._explaining():
+        """Return the digest of the bytes on the disk."""
+        with self._as_output_error():
             return sha256(self.path)
 
     def publish(self, *, overwrite: bool) -> None:
-        """Give the file its name, after it has reached the disk. Raises OutputError."""
-        with self._explaining():
+        """Flush the file to the disk and rename it to the target; raise OutputError if that fails."""
+        with self._as_output_error():
             os.fsync(self._file.fileno())
             publish(self.path, self._target, overwrite=overwrite)
             self.remove()
 
     def remove(self) -> None:
-        """Leave nothing behind."""
-        for path in (self._note, self.path):  # in this order: a part without its note can still be resumed
+        """Delete the partial file and its record."""
+        for path in (self._record, self.path):  # in this order: a part without its record can still be resumed
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let the next process in. An empty part is no use to anybody."""
+        """Release the lock; delete the partial file if it is empty."""
         with contextlib.suppress(OSError):
             if self.size == 0 and _is_at(self._file, self.path):
                 self.remove()
         self._file.close()
 
     def advice(self) -> str:
-        """The end of a message: what of the file is here, and how to go on."""
-        return f"; {self.size:,} bytes are kept in {self.path}, and the same call resumes there" if self.size else ""
+        """Return the end of an error message: how many bytes are kept and how to resume."""
+        return f"; {self.size:,} bytes are kept in {self.path}; repeat the call to resume" if self.size else ""
 
     @contextlib.contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _as_output_error(self) -> Iterator[None]:
         try:
             yield
         except OutputError:
@@ -109,15 +114,20 @@ class Partial:
 
 @contextlib.contextmanager
 def open_partial(target: Path, waiting: Callable[[], None]) -> Iterator[Partial]:
-    """Open the partial file of `target`, alone; `waiting` is called if another process has it.
+    """Open and lock the partial file of a target.
 
-    Raises OutputError.
+    Args:
+        target: The file to be downloaded.
+        waiting: Called before waiting for another process that holds the lock.
+
+    Raises:
+        OutputError: If the partial file can't be written, or is no regular file.
     """
     path = _path(target)
     file = _open(path)
     try:
         _lock(file, waiting)
-        # The process that we waited for may have renamed the file or removed it: then it's no longer ours to write to.
+        # The process that held the lock may have renamed or removed the file.
         while not _is_at(file, path):
             file.close()
             file = _open(path)
@@ -133,7 +143,7 @@ def open_partial(target: Path, waiting: Callable[[], None]) -> Iterator[Partial]
 
 
 def sha256(path: Path) -> str:
-    """Raises OSError."""
+    """Return the sha256 of a file in hex digits; raise OSError if it can't be read."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(1 << 20):
@@ -153,14 +163,14 @@ def _open(path: Path) -> FileIO:
     except OSError as error:
         raise cannot_write(path, error) from None
     file = FileIO(descriptor, "r+b")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was swapped between the look and the opening
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # swapped between check and open
         file.close()
         raise OutputError(f"{path}: is not a regular file; remove it")
     return file
 
 
 def _lock(file: FileIO, waiting: Callable[[], None]) -> None:
-    """Wait until no other process writes to the file. Where there are no locks, the hash alone protects the target."""
+    """Wait until no other process writes to the file. Without locks, the hash alone protects the target."""
     if sys.platform != "win32":
         import fcntl
 
@@ -181,11 +191,11 @@ def _is_at(file: FileIO, path: Path) -> bool:
 
 
 def _may_be_sent(text: str) -> bool:
-    """Whether a header may hold it: somebody else may have written the note."""
+    """Return whether a header may hold a text from the record, which others may have written."""
     return text.isascii() and text.isprintable() and len(text) < 1000
 
 
 def if_range(validators: Mapping[str, str]) -> str | None:
-    """The value of the header If-Range: a strong ETag, else the date. A weak ETag does not promise equal bytes."""
+    """Return the value of If-Range: a strong ETag, else the date. Equal weak ETags do not mean equal bytes."""
     etag = validators.get("ETag", "")
     return etag if etag.startswith('"') else validators.get("Last-Modified")

@@ -1,4 +1,4 @@
-"""What the commands share: printing an answer, reading arguments."""
+"""Helpers shared by the commands: printing answers and parsing arguments."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import json
 from typing import Any
 
-# Beside the code that knows them, which imports torch; a test compares.
+Subparsers = argparse._SubParsersAction  # has no public name
+
+# Repeated here because weights_tools.check.peers imports torch, which `--help` need not wait for. A test compares.
 PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 
 def print_answer(answer: object) -> None:
-    """Print a text, made safe for any terminal, or JSON with sorted keys."""
+    """Print a text, with control characters escaped, or anything else as JSON with sorted keys."""
     from segnets.console import escape_controls  # imports torch; `--help` need not wait for it
 
     print(
@@ -20,18 +22,18 @@ def print_answer(answer: object) -> None:
 
 
 def named_value(argument: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value in JSON or a bare word."""
+    """Parse NAME=VALUE, where the value is JSON or a bare word."""
     name, by, text = argument.partition("=")
     if not name or not by or not text:
-        raise argparse.ArgumentTypeError(f"{argument}: expected NAME=VALUE, output_stride=16 say")
+        raise argparse.ArgumentTypeError(f"{argument}: expected NAME=VALUE, for example output_stride=16")
     try:
         return name, json.loads(text)
     except (ValueError, RecursionError):
         return name, text
 
 
-def natural(argument: str) -> int:
-    """A whole number of at least 1."""
+def positive_int(argument: str) -> int:
+    """Parse an integer of at least 1."""
     if not argument.isdecimal() or int(argument) < 1:
-        raise argparse.ArgumentTypeError(f"{argument}: expected a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{argument}: expected an integer of at least 1")
     return int(argument)
