@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,9 +117,9 @@ def make_device(path: Path) -> None:
     ],
     ids=["link", "dangling", "loop", "hard-link", "folder", "pipe", "socket", "device"],
 )
-def test_only_regular_files_are_replaced(tmp_path: Path, make: object, message: str) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     target = tmp_path / "t"
-    make(target)  # type: ignore[operator]
+    make(target)
     before = {path.name: path.lstat() for path in tmp_path.iterdir()}
     with pytest.raises(OutputError, match=message):
         write(target)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import segnets
 from tests.oracle import randomise_
+from tests.typed import part
 
 
 def network(num_classes: int = 4, *, aux_loss: bool = False) -> nn.Module:
@@ -39,15 +40,15 @@ def test_an_auxiliary_classifier_only_in_the_file(state: dict[str, Tensor]) -> N
 def test_an_auxiliary_classifier_only_in_the_model(state: dict[str, Tensor]) -> None:
     model = network(aux_loss=True)
     without = {key: tensor for key, tensor in state.items() if not key.startswith("aux_classifier.")}
-    head = {key: tensor.clone() for key, tensor in model.aux_classifier.state_dict().items()}
+    head = {key: tensor.clone() for key, tensor in part(model, "aux_classifier").state_dict().items()}
     report = segnets.load_weights(model, without)
     assert [name.removeprefix("aux_classifier.") for name in report.fresh] == list(head)
-    assert all(torch.equal(tensor, head[key]) for key, tensor in model.aux_classifier.state_dict().items())
+    assert all(torch.equal(tensor, head[key]) for key, tensor in part(model, "aux_classifier").state_dict().items())
 
 
 def test_another_number_of_classes_keeps_everything_but_the_last_convolutions(state: dict[str, Tensor]) -> None:
     model = network(num_classes=9, aux_loss=True)
-    last = model.classifier[4].weight.detach().clone()
+    last = part(model, "classifier.4.weight").detach().clone()
     with pytest.warns(UserWarning, match=r"has 4 classes and the model 9: classifier\.4\.weight, .* afresh") as caught:
         report = segnets.load_weights(model, state)
     assert len(caught) == 1
@@ -55,9 +56,9 @@ def test_another_number_of_classes_keeps_everything_but_the_last_convolutions(st
     assert set(report.fresh) == {
         f"{head}.4.{leaf}" for head in ("classifier", "aux_classifier") for leaf in ("weight", "bias")
     }
-    assert torch.equal(model.classifier[4].weight, last)
-    assert torch.equal(model.classifier[1].weight, state["classifier.1.weight"])
-    assert torch.equal(model.aux_classifier[0].weight, state["aux_classifier.0.weight"])
+    assert torch.equal(part(model, "classifier.4.weight"), last)
+    assert torch.equal(part(model, "classifier.1.weight"), state["classifier.1.weight"])
+    assert torch.equal(part(model, "aux_classifier.0.weight"), state["aux_classifier.0.weight"])
 
 
 def test_old_files_without_counters(state: dict[str, Tensor]) -> None:

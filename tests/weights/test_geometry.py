@@ -6,7 +6,7 @@ import json
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,9 +17,10 @@ from segnets import backbones
 from segnets.registry import HEADS, MODELS
 from segnets.weights.geometry import describe, essential_options, options_beside
 from tests.oracle import randomise_
+from tests.typed import card_of, config_of, options_of, part
 
 
-def network(name: str, **options: Any) -> nn.Module:
+def network(name: str, **options: Any) -> segnets.SegmentationModel:
     model = segnets.create_model(name, num_classes=4, **options)
     randomise_(model)
     return model.eval()
@@ -54,7 +55,7 @@ def test_an_option_that_is_given_wins_and_is_warned_of(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=warning):
         other = segnets.create_model("deeplabv3_resnet18", weights=path, output_stride=8, head_dropout=0.0)
     # What follows the output stride follows it, and is not the file's.
-    assert other.config.options["atrous_rates"] == [12, 24, 36]
+    assert options_of(other)["atrous_rates"] == [12, 24, 36]
     assert not same_output(other, model)
     with pytest.warns(UserWarning, match=r"made for output_stride=16 \(here 8\), atrous_rates="):
         segnets.load_weights(segnets.create_model("deeplabv3_resnet18", num_classes=4, aux_loss=True), path)
@@ -79,14 +80,15 @@ def test_a_file_from_before_there_were_options_means_torchvisions(tmp_path: Path
 
 def test_options_that_no_builder_has_are_refused_in_one_line(tmp_path: Path) -> None:
     model = network("fcn_resnet18")
-    for option, value in (("output_stride", 5), ("atrous_rates", [1]), ("colour", "red"), ("multi_grid", "abc")):
+    wrong: dict[str, Any] = {"output_stride": 5, "atrous_rates": [1], "colour": "red", "multi_grid": "abc"}
+    for option, value in wrong.items():
         model.config = segnets.ModelConfig("fcn_resnet18", {"num_classes": 4, option: value})
         message = f"description of fcn_resnet18 can't be built: .*{option}"
         with pytest.raises(segnets.WeightsError, match=message) as error:
             segnets.save(model, tmp_path / "w.safetensors")
         assert "\n" not in str(error.value)
         with pytest.raises(segnets.WeightsError, match=message):
-            essential_options(model.config)
+            essential_options(config_of(model))
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet50", "pspnet_resnet34", "lraspp_mobilenet_v3_small"])
@@ -112,18 +114,21 @@ def test_a_backbone_of_another_function_is_warned_of(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = segnets.create_model("fcn_resnet50", weights_backbone=tmp_path / "w.safetensors", stride_in_1x1=True)
-    assert torch.equal(model.backbone.layer2[0].conv1.weight, classifier.layer2[0].conv1.weight)
+    first = "layer2.0.conv1.weight"
+    assert torch.equal(part(model.backbone, first), part(classifier, first))
     with pytest.raises(segnets.WeightsError, match=r"conv1\.weight.*"):
         segnets.create_model("fcn_resnet50", weights_backbone=tmp_path / "w.safetensors", stem="deep")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
 @pytest.mark.parametrize("stem", ["plain", "deep"])
-def test_weights_for_three_channels_fit_another_number(channels: int, stem: str, tmp_path: Path) -> None:
+def test_weights_for_three_channels_fit_another_number(
+    channels: int, stem: Literal["plain", "deep"], tmp_path: Path
+) -> None:
     rgb = network("fcn_resnet18", stem=stem)
     segnets.save(rgb, tmp_path / "w.safetensors")
     model = segnets.create_model("fcn_resnet18", weights=tmp_path / "w.safetensors", in_channels=channels)
-    assert model.config.options["in_channels"] == channels
+    assert options_of(model)["in_channels"] == channels
     # An image whose channels are all alike gives what the same gray image gave, for one channel and multiples of three.
     if channels == 1:
         gray = image(1)
@@ -166,7 +171,7 @@ def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
     report = segnets.load_weights(back, frozen.state_dict())
     assert sorted(report.zeroed) == sorted(counters)
     assert same_output(back, plain)
-    assert not list(frozen.backbone.bn1.parameters())
+    assert not list(part(frozen.backbone, "bn1").parameters())
     segnets.save(frozen, tmp_path / "w.safetensors")
     assert same_output(segnets.load(tmp_path / "w.safetensors"), frozen)
 
@@ -175,18 +180,18 @@ def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
 def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, variant: str) -> None:
     name = f"{head}_resnet18"
     # A pooling branch without norm has a bias too, and is no classifier.
-    options = {"pool_norm": False} if "pool_norm" in MODELS[name].resolve({}) else {}
+    options: dict[str, Any] = {"pool_norm": False} if "pool_norm" in MODELS[name].resolve({}) else {}
     model = network(name, head_variant=variant, **options)
     state = dict(sorted(model.state_dict().items(), reverse=True))
     same = segnets.create_model(name, weights=state, head_variant=variant, **options)
-    assert same.config.options["num_classes"] == 4
+    assert options_of(same)["num_classes"] == 4
     assert same_output(same, model)
     with pytest.warns(UserWarning, match="has 4 classes and the model 7: .* are initialised afresh"):
         other = segnets.create_model(name, weights=state, head_variant=variant, num_classes=7, **options)
     kept = [key for key, tensor in other.state_dict().items() if torch.equal(tensor, state[key])]
     fresh = state.keys() - kept
     assert fresh == {
-        f"classifier.{layer}.{leaf}" for layer in model.classifier.last_layers for leaf in ("weight", "bias")
+        f"classifier.{layer}.{leaf}" for layer in part(model, "classifier.last_layers") for leaf in ("weight", "bias")
     }
 
 
@@ -226,7 +231,7 @@ def test_a_warning_that_is_an_error_leaves_a_whole_model(tmp_path: Path) -> None
     model = segnets.create_model("fcn_resnet18", num_classes=4)
     with pytest.raises(UserWarning, match="output_stride=16"):  # the tests make errors of all warnings
         segnets.load_weights(model, tmp_path / "w.safetensors")
-    assert model.card.classes == ("a", "b", "c", "d")
+    assert card_of(model).classes == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize(
@@ -248,8 +253,9 @@ def test_options_of_the_file_give_way_to_those_that_are_given(
 
 def test_mistakes_of_the_caller_are_not_blamed_on_the_weights() -> None:
     state = network("lraspp_resnet18").state_dict()
+    bogus: Any = "bogus"
     with pytest.raises(ValueError, match="stem='bogus': expected"):
-        segnets.create_model("lraspp_resnet18", weights=state, stem="bogus")
+        segnets.create_model("lraspp_resnet18", weights=state, stem=bogus)
     with pytest.raises(NotImplementedError, match="lraspp_resnet18 has no auxiliary classifier"):
         segnets.create_model("lraspp_resnet18", weights=state, aux_loss=True)
     with pytest.raises(segnets.WeightsError, match="DEFAULT: no such file; published for lraspp_resnet18: nothing"):
@@ -257,10 +263,10 @@ def test_mistakes_of_the_caller_are_not_blamed_on_the_weights() -> None:
 
 
 @pytest.mark.parametrize("stages", [2, 3])
-def test_fewer_stages_take_the_weights_of_a_whole_backbone(stages: int) -> None:
+def test_fewer_stages_take_the_weights_of_a_whole_backbone(stages: Literal[2, 3]) -> None:
     classifier = backbones.resnet18(num_classes=3)
     model = segnets.create_model("pspnet_resnet18", backbone_stages=stages, weights_backbone=classifier.state_dict())
-    assert torch.equal(model.backbone.layer2[1].conv2.weight, classifier.layer2[1].conv2.weight)
+    assert torch.equal(part(model.backbone, "layer2.1.conv2.weight"), part(classifier, "layer2.1.conv2.weight"))
 
 
 def test_classifiers_of_another_function_are_warned_of(tmp_path: Path) -> None:

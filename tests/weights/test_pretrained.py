@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from segnets import backbones, catalog
 from segnets.catalog import CATALOG, VOC_CLASSES, Published
 from segnets.weights import sources
 from tests.oracle import randomise_, torchvision
+from tests.typed import card_of, options_of
 
 NAME = "deeplabv3_mobilenet_v3_large"
 
@@ -23,7 +26,7 @@ NAME = "deeplabv3_mobilenet_v3_large"
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
     """Stands for the published network: 21 classes, with its auxiliary classifier."""
-    model = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+    model: nn.Module = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
         weights=None, weights_backbone=None, aux_loss=True
     )
     randomise_(model)
@@ -64,13 +67,13 @@ def same(ours: nn.Module, theirs: nn.Module, *, but: tuple[str, ...] = ()) -> bo
      torchvision.models.segmentation.DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1],
 )  # fmt: skip
 def test_a_published_name_is_found_in_the_cache(
-    trained: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch, weights: object
+    trained: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
 ) -> None:
     publish(trained, hub, monkeypatch)
     model = segnets.deeplabv3_mobilenet_v3_large(weights=weights)
     assert same(model, trained)
-    assert (model.config.options["num_classes"], model.config.options["aux_loss"]) == (21, True), "as torchvision"
-    assert model.card.classes == VOC_CLASSES
+    assert (options_of(model)["num_classes"], options_of(model)["aux_loss"]) == (21, True), "as torchvision"
+    assert card_of(model).classes == VOC_CLASSES
     without = segnets.deeplabv3_mobilenet_v3_large(weights=weights, aux_loss=False)
     assert without.aux_classifier is None
     assert same(without, trained)
@@ -129,7 +132,7 @@ def test_a_weights_file_brings_its_card(trained: nn.Module, tmp_path: Path) -> N
     segnets.save(source, tmp_path / "w.safetensors", classes=VOC_CLASSES)
     model = segnets.create_model(NAME, weights=tmp_path / "w.safetensors")
     assert same(model, trained)
-    assert model.card.classes == VOC_CLASSES
+    assert card_of(model).classes == VOC_CLASSES
     with pytest.raises(segnets.WeightsError, match=f"is for {NAME}, not for fcn_resnet50; call that builder"):
         segnets.fcn_resnet50(weights=tmp_path / "w.safetensors")
 
@@ -178,7 +181,8 @@ def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path)
     ) as c:
         segnets.create_model(NAME, weights=path)
     assert "weights_only" not in str(c.value)
-    for empty in ({}, [], 3):
+    nothing: tuple[Any, ...] = ({}, [], 3)
+    for empty in nothing:
         torch.save(empty, path)
         with pytest.raises(segnets.WeightsError, match="no tensors found in it"):
             segnets.create_model(NAME, weights=path)
@@ -194,7 +198,7 @@ def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path)
         (True, "weights of type bool: expected a file's path, a state dict or a published name"),
     ],
 )  # fmt: skip
-def test_weights_that_are_none(weights: object, message: str) -> None:
+def test_weights_that_are_none(weights: Any, message: str) -> None:
     with pytest.raises(segnets.WeightsError, match=message):
         segnets.create_model(NAME, weights=weights)
 
@@ -203,8 +207,8 @@ def test_weights_that_are_none(weights: object, message: str) -> None:
     ("name", "make"),
     [("fcn_resnet50", backbones.resnet50), ("lraspp_mobilenet_v3_large", backbones.mobilenet_v3_large)],
 )
-def test_weights_for_the_backbone_alone(name: str, make: object, tmp_path: Path) -> None:
-    classifier = make()  # type: ignore[operator]
+def test_weights_for_the_backbone_alone(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    classifier = make()
     randomise_(classifier)
     torch.save(classifier.state_dict(), tmp_path / "b.pth")
     segnets.save(classifier, tmp_path / "b.safetensors")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +19,9 @@ import segnets
 from segnets import backbones
 from tests.models.pairs import images
 from tests.oracle import randomise_
+from tests.typed import card_of, in_memory_format, part
 
-CARD = {
+CARD: dict[str, Any] = {
     "classes": ["road", "car", "sky"],
     "palette": [(128, 64, 128), (0, 0, 142), (70, 130, 180)],
     "preprocessing": segnets.Preprocessing(resize="none", size=None),
@@ -27,7 +30,7 @@ CARD = {
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model() -> segnets.SegmentationModel:
     network = segnets.lraspp_mobilenet_v3_large(num_classes=3)
     randomise_(network)
     return network.eval()
@@ -62,7 +65,7 @@ def test_a_loaded_model_trains_and_its_file_stays_as_it_is(model: nn.Module, tmp
     loaded(images(2, 32, 32))["out"].square().mean().backward()
     optimizer.step()
     assert all(parameter.requires_grad for parameter in loaded.parameters())
-    assert not torch.equal(loaded.backbone["0"][0].weight, model.backbone["0"][0].weight)
+    assert not torch.equal(part(loaded, "backbone.0.0.weight"), part(model, "backbone.0.0.weight"))
     assert path.read_bytes() == before
 
 
@@ -115,11 +118,11 @@ def test_strided_channels_last_and_shared_tensors(tmp_path: Path) -> None:
     network = segnets.fcn_resnet50(num_classes=3)
     randomise_(network)
     expected = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    network = network.to(memory_format=torch.channels_last)
-    weight = network.backbone.layer1[0].conv1.weight
+    network = in_memory_format(network, torch.channels_last)
+    first = part(network.backbone, "layer1.0")
+    weight = first.conv1.weight
     weight.data = weight.data.transpose(0, 1).contiguous().transpose(0, 1)  # not contiguous in any layout
-    norms = network.backbone.layer1[0]
-    norms.bn2.weight = norms.bn1.weight  # tied
+    first.bn2.weight = first.bn1.weight  # tied
     segnets.save(network, tmp_path / "w.safetensors")
     loaded = segnets.load(tmp_path / "w.safetensors").state_dict()
     expected["backbone.layer1.0.bn2.weight"] = expected["backbone.layer1.0.bn1.weight"]
@@ -162,12 +165,12 @@ def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int
     ],
 )
 def test_a_card_that_can_not_be_is_not_saved(
-    tmp_path: Path, model: nn.Module, card: dict[str, object], message: str
+    tmp_path: Path, model: nn.Module, card: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(segnets.WeightsError, match=message):
-        segnets.save(model, path, **card)  # type: ignore[arg-type]  # the mistakes are the point
+        segnets.save(model, path, **card)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -192,7 +195,7 @@ def test_what_was_proven_of_other_tensors_is_not_claimed_of_these(tmp_path: Path
     segnets.save(model, tmp_path / "a.safetensors", provenance=source)
     segnets.save(segnets.load(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
     second = segnets.load(tmp_path / "b.safetensors")
-    assert second.card.provenance == {"derived_from": {"source_sha256": "12ab", "licence": "MIT"}}
+    assert card_of(second).provenance == {"derived_from": {"source_sha256": "12ab", "licence": "MIT"}}
     segnets.save(second, tmp_path / "c.safetensors")
     assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
 
@@ -252,11 +255,13 @@ def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> No
         (lambda d: d["preprocessing"].update(resize="sideways"), "its description is damaged"),
     ],
 )
-def test_a_description_that_is_wrong(model: nn.Module, tmp_path: Path, change: object, message: str) -> None:
+def test_a_description_that_is_wrong(
+    model: nn.Module, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     segnets.save(model, tmp_path / "good.safetensors")
     with safe_open(tmp_path / "good.safetensors", framework="pt") as file:
         description = json.loads(file.metadata()["segnets"])
-    change(description)  # type: ignore[operator]
+    change(description)
     bad = tmp_path / "bad.safetensors"
     save_file(model.state_dict(), bad, metadata={"segnets": json.dumps(description)})
     with pytest.raises(segnets.WeightsError, match=message):
