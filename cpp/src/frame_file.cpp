@@ -70,7 +70,7 @@ Descriptor open_file(const std::string& path) {
   struct stat status{};
   if (::stat(path.c_str(), &status) == 0) {  // before opening: a device could do something then
     if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name the file that the other side created");
-    if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a ring of frames");
+    if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a frame ring");
   } else if (errno == ENOENT) {
     throw Error(path + ": does not exist; start the side that creates the ring first");
   }
@@ -84,7 +84,7 @@ FrameLayout read_layout(int file, const std::string& path) {
   if (::fstat(file, &status) != 0) throw failed(path, "read");
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size < kHeaderSize)
-    throw Error(path + ": is " + std::to_string(size) + " bytes, and a ring of frames has at least 4096; " +
+    throw Error(path + ": is " + std::to_string(size) + " bytes, and a frame ring has at least 4096; " +
                 "remove the file and create the ring again");
   Header header;
   if (::pread(file, header.data(), header.size(), 0) != static_cast<ssize_t>(header.size())) throw failed(path, "read");
@@ -95,8 +95,8 @@ void take(int file, FrameRing::Role role, const std::string& path) {
   struct flock lock = byte_of(role, F_WRLCK);
   if (::fcntl(file, F_OFD_SETLK, &lock) == 0) return;
   if (errno != EAGAIN && errno != EACCES) throw failed(path, "locked");
-  throw Error(path + ": has a " + name_of(role) +
-              " already, and a ring has only one; close that one or name another ring");
+  throw Error(path + ": already has a " + name_of(role) +
+              ", and a ring has only one; close that one or name another ring");
 }
 
 void give_up(int file, FrameRing::Role role) noexcept {

@@ -117,7 +117,7 @@ FrameLayout checked(FrameLayout layout, const std::string& where, const std::str
              std::to_string(layout.item_size()));
   if (extent(layout) < 0) refuse(too_large);
   if (overlaps(layout))
-    refuse("strides=" + join(layout.strides) + " for shape=" + join(layout.shape) + " put two items in one place");
+    refuse("strides=" + join(layout.strides) + " for shape=" + join(layout.shape) + " make items overlap");
   return layout;
 }
 
@@ -144,7 +144,7 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
   const std::string again = "; remove the file and create the ring again";
   const auto refuse = [&](const std::string& what) { throw Error(path + ": " + what + again); };
   if (std::memcmp(header.data(), kMagic.data(), kMagic.size()) != 0)
-    throw Error(path + ": is not a ring of frames (other first bytes); name the file that the other side created");
+    throw Error(path + ": is not a frame ring (wrong magic bytes); name the file that the other side created");
   const auto version = get<std::uint32_t>(header, 8);
   if (version != kVersion)
     throw Error(path + ": has version " + std::to_string(version) + ", this program reads " + std::to_string(kVersion) +
@@ -164,7 +164,7 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
       layout.shape.push_back(count);
       layout.strides.push_back(stride);
     } else if (count != 0 || stride != 0) {
-      refuse("its shape or strides go on behind ndim=" + std::to_string(dimensions));
+      refuse("its shape or strides continue past ndim=" + std::to_string(dimensions));
     }
   }
   layout = checked(std::move(layout), path, again);

@@ -76,8 +76,7 @@ struct FrameRing::State {
 
   void require(Role needed, const char* call) const {
     if (closed) throw Error(path + ": " + call + "() after close(); open the ring again");
-    if (role != needed)
-      throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + ", this is the other side");
+    if (role != needed) throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + " only");
   }
 
   // Frames that may be read, or slots that may be filled. The peer's counter is somebody else's word.
@@ -87,8 +86,9 @@ struct FrameRing::State {
     const std::uint64_t read = role == Role::producer ? theirs : frames;
     const auto slots = static_cast<std::uint64_t>(layout.slots);
     if (written - read > slots)  // also when read > written: the difference is huge then
-      throw Error(path + ": says that " + std::to_string(written) + " frames were written and " + std::to_string(read) +
-                  " read, with " + std::to_string(slots) + " slots; remove the file and create the ring again");
+      throw Error(path + ": its counters are invalid (" + std::to_string(written) + " frames written and " +
+                  std::to_string(read) + " read, with " + std::to_string(slots) +
+                  " slots); remove the file and create the ring again");
     return role == Role::producer ? slots - (written - read) : written - read;
   }
 
@@ -201,13 +201,12 @@ FrameRing::Frame FrameRing::next(std::chrono::nanoseconds timeout) {
   std::array<std::uint64_t, 4> numbers;
   std::memcpy(numbers.data(), slot, sizeof numbers);
   std::string damage;
-  if (numbers[0] != expected) damage = "its slot says " + std::to_string(numbers[0]);
-  else if (state_->layout.checksum && (numbers[3] & 0xFFFFFFFF) != state_->checksum(slot))
-    damage = "its checksum is wrong";
+  if (numbers[0] != expected) damage = "its slot has sequence " + std::to_string(numbers[0]);
+  else if (state_->layout.checksum && (numbers[3] & 0xFFFFFFFF) != state_->checksum(slot)) damage = "wrong checksum";
   if (!damage.empty()) {
     state_->release();
     throw Error(state_->path + ": frame " + std::to_string(expected) + " is damaged (" + damage +
-                "): somebody else writes to the ring; it was passed over");
+                "): another process writes to the ring; the frame was skipped");
   }
   state_->holds = true;
   frame.data = slot + ring::kSlotHeader;

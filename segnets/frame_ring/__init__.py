@@ -1,4 +1,7 @@
-"""Frames from one process to another through shared memory; `cpp/include/segnets/frame_ring.h` has the bytes."""
+"""Transfer of frames between two processes through shared memory.
+
+The header `cpp/include/segnets/frame_ring.h` documents the file format.
+"""
 
 from segnets.frame_ring._layout import FrameLayout
 from segnets.frame_ring._ring import FrameRing

@@ -1,7 +1,7 @@
-"""The file of a ring: made complete with its memory, opened, and the locks by which each side shows that it lives.
+"""File of a frame ring, and the locks that show which side is alive.
 
-Locks are Linux's open file description locks: unlike those that belong to a process they also exclude a second user in
-the same process, and the kernel drops them when the process ends, however it ends.
+The locks are Linux's open file description locks. Unlike process locks, they also exclude a second user in the same
+process. The kernel releases them when the process ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -25,29 +25,43 @@ _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence
 
 
 def check_platform() -> None:
-    """Raises FrameRingError where stores of Python can't be relied on to appear in order, or the locks don't exist."""
+    """Check that this platform has the locks, and the order of stores that the Python side relies on.
+
+    Raises:
+        FrameRingError: If the system is not Linux or the CPU not a 64-bit x86.
+    """
     if sys.platform != "linux":
-        raise FrameRingError(f"FrameRing needs the locks of Linux; this is {sys.platform}")
+        raise FrameRingError(f"FrameRing needs Linux's file locks; this is {sys.platform}")
     if platform.machine() not in ("x86_64", "AMD64") or sys.maxsize < 1 << 32:
         raise FrameRingError(
-            f"FrameRing in Python relies on the order of stores of 64-bit x86; this is {platform.machine()}: "
-            "use segnets::FrameRing of C++ on both sides"
+            f"FrameRing in Python relies on the store order of 64-bit x86; this is {platform.machine()}: "
+            "use segnets::FrameRing in C++ on both sides"
         )
 
 
 def create_file(path: Path, layout: FrameLayout, role: Role) -> int:
-    """A descriptor of the new file, which appears complete and with the role taken.
+    """Create the file of a ring, which appears complete and with the role locked.
 
-    Raises OutputError if it can't be written or exists.
+    Args:
+        path: Path of the new file.
+        layout: Layout of the frames.
+        role: Role of this side.
+
+    Returns:
+        A file descriptor that holds the lock.
+
+    Raises:
+        OutputError: If the file exists or can't be written.
+        FrameRingError: If the role can't be locked.
     """
     with atomic_write(path, overwrite=False) as file:
-        # Taken now: a full /dev/shm must refuse the ring, and not kill a process at some later frame (SIGBUS).
+        # Allocate the memory now: a full /dev/shm must fail here, not kill a process at a later frame (SIGBUS).
         os.posix_fallocate(file.fileno(), 0, layout.file_size)
         file.write(encode(layout))
         file.flush()
-        descriptor = os.dup(file.fileno())  # shares the lock, which therefore outlives `file`
+        descriptor = os.dup(file.fileno())  # shares the lock, which must outlive `file`
         try:
-            take(descriptor, role, path)
+            lock_role(descriptor, role, path)
         except BaseException:
             os.close(descriptor)
             raise
@@ -55,13 +69,24 @@ def create_file(path: Path, layout: FrameLayout, role: Role) -> int:
 
 
 def open_file(path: Path, role: Role) -> tuple[int, FrameLayout]:
-    """A descriptor of a ring's file, with the role taken, and what its header says. Raises FrameRingError."""
+    """Open the file of a ring and lock the role.
+
+    Args:
+        path: Path of the file.
+        role: Role of this side.
+
+    Returns:
+        A file descriptor that holds the lock, and the layout from the header.
+
+    Raises:
+        FrameRingError: If the file can't be opened, is not a valid ring, or the role is already locked.
+    """
     try:
-        mode = path.stat().st_mode  # before opening: a device could do something then
+        mode = path.stat().st_mode  # before opening, which can have side effects on a device
         if stat.S_ISDIR(mode):
             raise FrameRingError(f"{path}: is a folder; name the file that the other side created")
         if not stat.S_ISREG(mode):
-            raise FrameRingError(f"{path}: is a device, pipe or socket, not a ring of frames")
+            raise FrameRingError(f"{path}: is a device, pipe or socket, not a frame ring")
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise FrameRingError(f"{path}: does not exist; start the side that creates the ring first") from None
@@ -71,42 +96,47 @@ def open_file(path: Path, role: Role) -> tuple[int, FrameLayout]:
         size = os.fstat(descriptor).st_size
         if size < HEADER_SIZE:
             raise FrameRingError(
-                f"{path}: is {size} bytes, and a ring of frames has at least {HEADER_SIZE}; "
+                f"{path}: is {size} bytes, and a frame ring has at least {HEADER_SIZE}; "
                 "remove the file and create the ring again"
             )
         layout = decode(os.pread(descriptor, FIXED_SIZE, 0), size, str(path))
-        take(descriptor, role, path)
+        lock_role(descriptor, role, path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor, layout
 
 
-def take(descriptor: int, role: Role, path: Path) -> None:
-    """Raises FrameRingError if somebody has this role already."""
-    import fcntl  # not on every system that imports segnets
+def lock_role(descriptor: int, role: Role, path: Path) -> None:
+    """Lock a role of the ring.
+
+    Raises:
+        FrameRingError: If another descriptor has locked the role.
+    """
+    import fcntl  # does not exist on Windows
 
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _byte(role, fcntl.F_WRLCK))
     except (BlockingIOError, PermissionError):
         raise FrameRingError(
-            f"{path}: has a {role} already, and a ring has only one; close that one or name another ring"
+            f"{path}: already has a {role}, and a ring has only one; close that one or name another ring"
         ) from None
 
 
-def give_up(descriptor: int, role: Role) -> None:
+def unlock_role(descriptor: int, role: Role) -> None:
+    """Unlock a role that this descriptor has locked."""
     import fcntl
 
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _byte(role, fcntl.F_UNLCK))
 
 
-def is_taken(descriptor: int, role: Role) -> bool:
-    """Whether another descriptor than this one has the role."""
+def is_role_locked(descriptor: int, role: Role) -> bool:
+    """Return whether a descriptor other than this one has locked the role."""
     import fcntl
 
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _byte(role, fcntl.F_WRLCK))
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    lock = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _byte(role, fcntl.F_WRLCK))
+    return bool(_FLOCK.unpack(lock)[0] != fcntl.F_UNLCK)
 
 
-def _byte(role: Role, kind: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, _BYTE_OF[role], 1, 0)
+def _byte(role: Role, lock_type: int) -> bytes:
+    return _FLOCK.pack(lock_type, os.SEEK_SET, _BYTE_OF[role], 1, 0)

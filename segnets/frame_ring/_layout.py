@@ -1,6 +1,6 @@
-"""The fixed part of a ring's header: from a layout to bytes, and back from bytes that nobody vouches for.
+"""Fixed part of a frame ring's header: encoding, and decoding of untrusted bytes.
 
-`cpp/include/segnets/frame_ring.h` has the table of these bytes; `cpp/src/frame_layout.cpp` is the same in C++.
+`cpp/include/segnets/frame_ring.h` documents the format, and `cpp/src/frame_layout.cpp` implements it in C++.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ import numpy as np
 from segnets.errors import FrameRingError
 
 HEADER_SIZE = 4096
-FIXED_SIZE = 184  # what `encode` gives; the counters follow behind
+FIXED_SIZE = 184  # bytes from `encode`; the counters follow at fixed offsets
 WRITTEN, PRODUCER_STATE, READ, CONSUMER_STATE = 256, 264, 320, 328  # each 8 bytes
 SLOT_HEADER = 64
 
 _MAGIC = b"\x89segring"
 _VERSION = 1
-_FIXED = struct.Struct("<8sIIII8q8qqQQI")  # without the checksum behind it
+_FIXED = struct.Struct("<8sIIII8q8qqQQI")  # without the checksum at the end
 _DTYPES = ("uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")  # codes 1..8
 _MAX_NDIM, _MAX_FRAME, _MAX_SLOTS = 8, 1 << 40, 1 << 20
-_AGAIN = "; remove the file and create the ring again"
+_ADVICE = "; remove the file and create the ring again"
 
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """What all frames of a ring are; made by `make_layout` and `decode`, which check it.
+    """Layout of all frames of a ring. `make_layout` and `decode` create checked layouts.
 
-    shape: 1 to 8 numbers. dtype: the name of one of NumPy's. slots: how many frames fit.
-    strides: bytes from one index to the next, per dimension. checksum: whether frames carry a CRC-32.
+    Attributes:
+        shape: Shape of a frame, 1 to 8 dimensions.
+        dtype: Name of a NumPy dtype.
+        slots: Number of frames that the ring holds.
+        strides: Bytes from one index to the next, per dimension.
+        checksum: Whether frames have a CRC-32.
     """
 
     shape: tuple[int, ...]
@@ -46,16 +50,18 @@ class FrameLayout:
 
     @property
     def frame_size(self) -> int:
-        """Bytes from the first item to the end of the last, gaps included."""
+        """Bytes from the first item to the end of the last one, including gaps."""
         item = np.dtype(self.dtype).itemsize
         return item + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
 
     @property
     def slot_size(self) -> int:
+        """Bytes of a slot: its header and a frame, rounded up to a multiple of 64."""
         return -(-(SLOT_HEADER + self.frame_size) // 64) * 64
 
     @property
     def file_size(self) -> int:
+        """Bytes of the whole file."""
         return HEADER_SIZE + self.slots * self.slot_size
 
     def __str__(self) -> str:
@@ -64,30 +70,45 @@ class FrameLayout:
 
 
 def make_layout(
-    where: str,
+    path: str,
     shape: Sequence[int],
     dtype: object,
     slots: int,
     strides: Sequence[int] | None,
     checksum: bool,
 ) -> FrameLayout:
-    """The layout of a new ring. Raises FrameRingError, beginning with `where`."""
-    name = _dtype_name(where, dtype)
-    try:  # NumPy's numbers, too
+    """Check the arguments of a new ring and return its layout.
+
+    Args:
+        path: Path of the ring, which error messages begin with.
+        shape: Shape of a frame.
+        dtype: NumPy or torch dtype, or its name.
+        slots: Number of frames that the ring holds.
+        strides: Bytes from one index to the next, or None for C order.
+        checksum: Whether frames have a CRC-32.
+
+    Returns:
+        The layout.
+
+    Raises:
+        FrameRingError: If an argument is not allowed.
+    """
+    name = _dtype_name(path, dtype)
+    try:  # operator.index accepts NumPy's integers as well
         counts = tuple(map(operator.index, shape))
         steps = None if strides is None else tuple(map(operator.index, strides))
         room = operator.index(slots)
     except TypeError:
         raise FrameRingError(
-            f"{where}: shape={shape!r}, slots={slots!r}, strides={strides!r}, expected whole numbers"
+            f"{path}: shape={shape!r}, slots={slots!r}, strides={strides!r}, expected whole numbers"
         ) from None
     if checksum not in (True, False):
-        raise FrameRingError(f"{where}: checksum={checksum!r}, expected True or False")
-    return _checked(where, "", counts, name, room, steps, bool(checksum))
+        raise FrameRingError(f"{path}: checksum={checksum!r}, expected True or False")
+    return _checked(path, "", counts, name, room, steps, bool(checksum))
 
 
 def encode(layout: FrameLayout) -> bytes:
-    """The first FIXED_SIZE bytes of the ring's file."""
+    """Return the first FIXED_SIZE bytes of the ring's file."""
     rest = (0,) * (_MAX_NDIM - len(layout.shape))
     fixed = _FIXED.pack(
         _MAGIC,
@@ -108,20 +129,29 @@ def encode(layout: FrameLayout) -> bytes:
 
 
 def decode(header: bytes, size: int, path: str) -> FrameLayout:
-    """What FIXED_SIZE bytes at the beginning of a file of `size` bytes say.
+    """Decode and check the fixed part of a header.
 
-    Raises FrameRingError, beginning with `path`, unless they are whole and describe a file of this size.
+    Args:
+        header: The first FIXED_SIZE bytes of the file.
+        size: Size of the file in bytes.
+        path: Path of the ring, which error messages begin with.
+
+    Returns:
+        The layout.
+
+    Raises:
+        FrameRingError: If the header is damaged or does not describe a file of this size.
     """
 
     def refuse(what: str) -> FrameRingError:
-        return FrameRingError(f"{path}: {what}{_AGAIN}")
+        return FrameRingError(f"{path}: {what}{_ADVICE}")
 
     numbers = _FIXED.unpack_from(header)
     magic, version, header_size, code, ndim = numbers[:5]
     slots, frame_size, slot_size, checksum = numbers[21:]
     if magic != _MAGIC:
         raise FrameRingError(
-            f"{path}: is not a ring of frames (other first bytes); name the file that the other side created"
+            f"{path}: is not a frame ring (wrong magic bytes); name the file that the other side created"
         )
     if version != _VERSION:
         raise FrameRingError(
@@ -134,11 +164,11 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     if not 1 <= ndim <= _MAX_NDIM:
         raise refuse(f"ndim={ndim}, expected 1..{_MAX_NDIM}")
     if any(numbers[5 + ndim : 13] + numbers[13 + ndim : 21]):
-        raise refuse(f"its shape or strides go on behind ndim={ndim}")
+        raise refuse(f"its shape or strides continue past ndim={ndim}")
     if not 1 <= code <= len(_DTYPES):
         raise refuse(f"type={code}, expected 1..{len(_DTYPES)}")
     shape, strides = numbers[5 : 5 + ndim], numbers[13 : 13 + ndim]
-    layout = _checked(path, _AGAIN, shape, _DTYPES[code - 1], slots, strides, bool(checksum))
+    layout = _checked(path, _ADVICE, shape, _DTYPES[code - 1], slots, strides, bool(checksum))
     if checksum > 1:
         raise refuse(f"checksum={checksum}, expected 0 or 1")
     if frame_size != layout.frame_size:
@@ -150,21 +180,21 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     return layout
 
 
-def _dtype_name(where: str, dtype: Any) -> str:
-    """Of NumPy's and torch's types and their names."""
+def _dtype_name(path: str, dtype: Any) -> str:
+    """Return the NumPy name of a NumPy or torch dtype, or of its name."""
     try:
         found = np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)
     except TypeError:
         found = None
-    if dtype is None:  # float64 to NumPy
+    if dtype is None:  # NumPy takes None for float64
         found = None
     if found is None or found.name not in _DTYPES or not found.isnative:
-        raise FrameRingError(f"{where}: dtype={dtype!r}, expected one of {', '.join(_DTYPES)}")
+        raise FrameRingError(f"{path}: dtype={dtype!r}, expected one of {', '.join(_DTYPES)}")
     return str(found.name)
 
 
 def _checked(
-    where: str,
+    path: str,
     advice: str,
     shape: tuple[int, ...],
     dtype: str,
@@ -172,10 +202,10 @@ def _checked(
     strides: Sequence[int] | None,
     checksum: bool,
 ) -> FrameLayout:
-    """Python's numbers have no largest one, so nothing here can overflow."""
+    """Build a layout from checked values. Python integers can't overflow, so no value needs a bound beforehand."""
 
     def refuse(what: str) -> FrameRingError:
-        return FrameRingError(f"{where}: {what}{advice}")
+        return FrameRingError(f"{path}: {what}{advice}")
 
     item = np.dtype(dtype).itemsize
     if not 1 <= len(shape) <= _MAX_NDIM:
@@ -193,12 +223,12 @@ def _checked(
     layout = FrameLayout(shape, dtype, slots, tuple(strides), checksum)
     if layout.frame_size > _MAX_FRAME:
         raise refuse(f"shape={_show(shape)}, expected a frame of at most 1 TiB")
-    # Sorted by stride, each dimension must step over all that lie within it.
-    within = item
+    # In order of the strides, each dimension must step over the extent of all smaller ones.
+    extent = item
     for stride, count in sorted(zip(strides, shape, strict=True)):
-        if count > 1 and stride < within:
-            raise refuse(f"strides={_show(strides)} for shape={_show(shape)} put two items in one place")
-        within += stride * (count - 1)
+        if count > 1 and stride < extent:
+            raise refuse(f"strides={_show(strides)} for shape={_show(shape)} make items overlap")
+        extent += stride * (count - 1)
     return layout
 
 

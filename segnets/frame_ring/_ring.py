@@ -1,8 +1,9 @@
-"""A ring of frames in shared memory: one producer, one consumer, in Python or C++ (`segnets::FrameRing`), no copies.
+"""Ring of frames in shared memory for one producer and one consumer, in Python or C++ (`segnets::FrameRing`).
 
-The producer fills a slot and then stores the count of published frames; the consumer looks at frames up to that count
-alone, and the producer writes to none of these until the consumer's own count says that it was released. So a process
-can be killed anywhere: a frame was published whole or not at all. For 64-bit x86 and Linux; `_side.py` says why.
+Frames are not copied. The producer fills a slot and then stores the number of published frames. The consumer only reads
+frames up to this number, and the producer only overwrites frames that the consumer has released. A process can be
+killed at any point: a frame is published completely or not at all. Requires Linux on a 64-bit x86, for the reasons
+given in `_side.py`.
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ from segnets.frame_ring._views import Frame, Slot
 
 
 class FrameRing:
-    """One side of a ring of frames; made by `create` and `open`. For one thread at a time.
+    """One side of a frame ring, from `create` or `open`. Must not be used by two threads at once.
 
-    Close it, or use it in a `with`. A side that ends otherwise, be it by an exception out of the `with` or by a kill,
-    has "died" for its peer. A forked child must not use it; while it lives, the side seems alive.
+    Call `close`, or use the ring as a context manager. For the peer, a side that ends in another way has "died": by a
+    kill, or by an exception that leaves the `with` block. A forked child must not use the ring. The side counts as
+    alive while such a child lives.
     """
 
     def __init__(self, side: Side) -> None:
-        """For `create` and `open`."""
         self._side = side
-        self._holds: Slot | Frame | None = None
+        self._held: Slot | Frame | None = None
 
     @property
     def path(self) -> Path:
+        """Path of the ring's file."""
         return self._side.path
 
     @property
     def role(self) -> Role:
+        """Role of this side, "producer" or "consumer"."""
         return self._side.role
 
     @property
@@ -61,17 +64,30 @@ class FrameRing:
         checksum: bool = False,
         reuse: bool = False,
     ) -> FrameRing:
-        """Make a ring, with its memory, and take a role in it. The file appears complete, with the role taken.
+        """Create a ring and take a role in it. All memory is allocated at once.
 
-        path: in /dev/shm it is memory alone. The file stays until somebody removes it.
-        shape, dtype: of every frame; uint8, int16, uint16, int32, int64, float16, float32 or float64.
-        slots: frames that fit. The producer waits, or drops, when all are published and not released.
-        strides: bytes from one index to the next, as NumPy's, for frames with gaps or another order; C order if None.
-        checksum: a CRC-32 of each frame, which costs a pass over it on both sides and finds what a stray writer did.
-        reuse: where a ring of this very layout exists, open that: its frames and its sequence go on.
+        Args:
+            path: Path of the ring's file, in /dev/shm for shared memory without a disk. The file remains until it is
+                removed.
+            shape: Shape of every frame.
+            dtype: Type of every frame: uint8, int16, uint16, int32, int64, float16, float32 or float64, as a NumPy or
+                torch dtype or a name.
+            role: Role of this side.
+            slots: Number of frames that the ring holds. When all are published and not released, the producer has to
+                wait or drop frames.
+            strides: Bytes from one index to the next, as in NumPy, for frames with gaps or another order of dimensions.
+                None means C order.
+            checksum: Whether every frame has a CRC-32, which detects stray writes. It costs a pass over the frame on
+                both sides.
+            reuse: Whether to open an existing ring with the same layout. Its frames and sequence continue.
 
-        Raises FrameRingError for what no ring can have, for a file that exists (without `reuse`) or is another ring,
-        and for a role that is taken; OutputError if the file can't be written.
+        Returns:
+            The side of the ring.
+
+        Raises:
+            FrameRingError: If an argument is not allowed, the file exists (without `reuse`) or has another layout, or
+                the role is taken.
+            OutputError: If the file can't be written.
         """
         path = Path(path)
         ring_file.check_platform()
@@ -90,11 +106,18 @@ class FrameRing:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], role: Role = "consumer", *, timeout: float = 0.0) -> FrameRing:
-        """Take a role in a ring that exists.
+        """Take a role in an existing ring.
 
-        timeout: seconds to wait for the file to appear.
+        Args:
+            path: Path of the ring's file.
+            role: Role of this side.
+            timeout: Seconds to wait until the file exists.
 
-        Raises FrameRingError if it doesn't, is no ring, is damaged, or if somebody has the role already.
+        Returns:
+            The side of the ring.
+
+        Raises:
+            FrameRingError: If the file does not exist, is not a valid ring, or the role is taken.
         """
         path = Path(path)
         ring_file.check_platform()
@@ -107,38 +130,54 @@ class FrameRing:
 
     @property
     def peer(self) -> Peer:
-        """The other side: "never came", "alive", "closed" (said so) or "died" (ended without saying so)."""
+        """State of the other side: "never came", "alive", "closed", or "died" if it ended without closing the ring."""
         self._require(self.role, "peer")
         return self._side.peer()
 
     @property
     def waiting(self) -> int:
-        """Frames that were published and not released."""
+        """Number of frames that are published and not released."""
         self._require(self.role, "waiting")
         available = self._side.available()
         return available if self.role == "consumer" else self.layout.slots - available
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
-        """Producer: wait for a free slot; a slot that was acquired before and not published is given again.
+        """Wait for a free slot. For the producer.
 
-        timeout: seconds; 0 doesn't wait, None waits without end.
+        Args:
+            timeout: Seconds to wait; 0 does not wait, None waits without limit.
 
-        Returns None if all slots are full after that time: wait again, or drop a frame. Raises PeerGoneError when all
-        are full and the consumer has closed or died.
+        Returns:
+            The slot, or None if all slots are still full. A slot that is neither published nor cancelled is returned
+            again.
+
+        Raises:
+            PeerGoneError: If all slots are full and the consumer has closed the ring or died.
+            FrameRingError: If the ring is closed, or this side is the consumer.
         """
         self._require("producer", "acquire")
-        if isinstance(self._holds, Slot):
-            return self._holds
+        if isinstance(self._held, Slot):
+            return self._held
         if not self._side.wait(timeout):
             return None
         sequence = self._side.count + 1
-        self._holds = slot = Slot(self, self._side.view(sequence), sequence)
+        self._held = slot = Slot(self, self._side.view(sequence), sequence)
         return slot
 
     def put(self, frame: npt.ArrayLike, timeout: float | None = None, *, tag: int = 0) -> bool:
-        """Producer: copy an array of the ring's shape and dtype into a slot and publish it.
+        """Copy an array into a slot and publish it. For the producer.
 
-        timeout, errors: as for `acquire`. Returns False if no slot was free in that time.
+        Args:
+            frame: Array of the ring's shape and dtype.
+            timeout: Seconds to wait for a free slot; 0 does not wait, None waits without limit.
+            tag: Any number 0..2**64-1 for the consumer.
+
+        Returns:
+            True, or False if all slots are still full.
+
+        Raises:
+            PeerGoneError: If all slots are full and the consumer has closed the ring or died.
+            FrameRingError: If the array has another shape or dtype, the ring is closed, or this side is the consumer.
         """
         source = np.asarray(frame)
         if (source.shape, source.dtype) != (self.layout.shape, np.dtype(self.layout.dtype)):
@@ -155,18 +194,24 @@ class FrameRing:
         return True
 
     def next(self, timeout: float | None = None) -> Frame | None:
-        """Consumer: wait for the next frame. Release it before the next call.
+        """Wait for the next frame, which must be released before the next call. For the consumer.
 
-        timeout: seconds; 0 doesn't wait, None waits without end. A wait polls, so a frame that comes into it is seen
-        up to a millisecond later (0.05 ms if it comes at once).
+        Waiting polls. A frame is seen up to a millisecond after it was published, or 0.05 ms early in a wait.
 
-        Returns None if none came in that time. Raises PeerGoneError when the producer has closed or died and no frame
-        is left that it published before; FrameRingError for a frame whose sequence or checksum is wrong, which is
-        passed over, and when the frame before was not released.
+        Args:
+            timeout: Seconds to wait; 0 does not wait, None waits without limit.
+
+        Returns:
+            The frame, or None if none was published.
+
+        Raises:
+            PeerGoneError: If no frame is left and the producer has closed the ring or died.
+            FrameRingError: If the frame's sequence or checksum is wrong (the frame is then skipped), the previous frame
+                is not released, the ring is closed, or this side is the producer.
         """
         self._require("consumer", "next")
-        if self._holds is not None:
-            raise FrameRingError(f"{self.path}: next() before frame {self._holds.sequence} was released")
+        if self._held is not None:
+            raise FrameRingError(f"{self.path}: next() before frame {self._held.sequence} was released")
         if not self._side.wait(timeout):
             return None
         sequence = self._side.count + 1
@@ -174,16 +219,23 @@ class FrameRing:
         if damage is not None:
             self._side.advance()
             raise FrameRingError(
-                f"{self.path}: frame {sequence} is damaged ({damage}): somebody else writes to the ring; "
-                "it was passed over"
+                f"{self.path}: frame {sequence} is damaged ({damage}): another process writes to the ring; "
+                "the frame was skipped"
             )
-        self._holds = frame = Frame(self, self._side.view(sequence), sequence, timestamp, tag)
+        self._held = frame = Frame(self, self._side.view(sequence), sequence, timestamp, tag)
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
-        """Consumer: the frames as they come, each released when the next is asked for; ends when the producer closes.
+        """Iterate over the frames until the producer closes the ring. For the consumer.
 
-        Raises PeerGoneError when the producer died, after the last frame that it published.
+        Each frame is released when the next one is requested.
+
+        Yields:
+            The frames.
+
+        Raises:
+            PeerGoneError: If the producer died, after its last frame.
+            FrameRingError: As for `next`.
         """
         while True:
             try:
@@ -197,40 +249,43 @@ class FrameRing:
                     yield frame
 
     def close(self) -> None:
-        """Tell the peer that no more comes, and give up the role. Frames and slots are not to be used any more."""
+        """Release the role, and let the peer see that the ring was closed.
+
+        Frames and slots must not be used afterwards.
+        """
         self._end(done=True)
 
     def __enter__(self) -> FrameRing:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._end(done=kind is None)
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        self._end(done=error_type is None)
 
     def _end(self, *, done: bool) -> None:
-        if self._holds is not None:
-            self._holds._expire()
-            self._holds = None
+        if self._held is not None:
+            self._held._expire()
+            self._held = None
         self._side.leave(done=done)
 
     def _require(self, role: Role, call: str) -> None:
         if not self._side.is_open:
             raise FrameRingError(f"{self.path}: {call} after close(); open the ring again")
         if self.role != role:
-            raise FrameRingError(f"{self.path}: {call}() is for the {role}, this is the other side")
+            raise FrameRingError(f"{self.path}: {call}() is for the {role} only")
 
-    # What the slots and frames that it gave call.
+    # The following methods are called by slots and frames.
 
     def _publish(self, slot: Slot) -> None:
         timestamp = time.monotonic_ns() if slot.timestamp is None else slot.timestamp
         self._side.describe_slot(slot.sequence, timestamp, slot.tag)
-        self._holds = None
+        self._held = None
         self._side.advance()
 
     def _cancel(self) -> None:
-        self._holds = None
+        self._held = None
 
     def _release(self) -> None:
-        self._holds = None
+        self._held = None
         self._side.advance()
 
 

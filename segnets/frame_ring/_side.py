@@ -1,9 +1,9 @@
-"""One side's hold on a ring: the mapping, the role, the two counts, and the order in which they are stored.
+"""One side of a frame ring: the mapped file, the role, the two counters, and the order of stores.
 
-This rests on two things. Each count is stored by one 8-byte move, which an item assignment of a memoryview of "Q" is in
-CPython. And these stores appear to other processors in the order in which they were made, which 64-bit x86 promises
-for ordinary stores (total store order; what copies by other kinds of stores ends with a fence). Other processors need
-barriers that Python doesn't have, so there a ring is refused; C++ has them and runs everywhere.
+The protocol relies on two properties. First, each counter is stored by one 8-byte move, which is what CPython does for
+an item assignment to a memoryview of "Q". Second, other CPUs see these stores in program order. 64-bit x86 guarantees
+this for ordinary stores (total store order), and copies by non-temporal stores end with a fence. Other CPUs need
+barriers, which Python does not have, so rings are refused there. The C++ side has barriers and runs on any CPU.
 """
 
 from __future__ import annotations
@@ -41,29 +41,38 @@ _STATE = {"producer": PRODUCER_STATE // 8, "consumer": CONSUMER_STATE // 8}
 _COUNT = {"producer": WRITTEN // 8, "consumer": READ // 8}
 _OTHER: dict[Role, Role] = {"producer": "consumer", "consumer": "producer"}
 _SLOT = struct.Struct("<QQQQ")  # sequence, timestamp, tag, checksum
-# The pauses of a wait, in seconds: short for the first frames after a gap, then such that the processor has rest.
+# Pauses of a wait in seconds. They start short for low latency, and double to spare the CPU.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 1e-3
 
 
 class Side:
-    """The protocol without the questions of who may call what when, which are FrameRing's."""
+    """Protocol of one side. FrameRing checks which calls are allowed.
+
+    Args:
+        path: Path of the ring.
+        layout: Layout of the frames.
+        role: Role of this side.
+        descriptor: Descriptor of the ring's file that has locked the role. The Side closes it.
+
+    Raises:
+        FrameRingError: If the file can't be mapped or its counters are invalid.
+    """
 
     def __init__(self, path: Path, layout: FrameLayout, role: Role, descriptor: int) -> None:
-        """descriptor: of the ring's file, with the role taken; ours from now on. Raises FrameRingError."""
         self.path = path
         self.layout = layout
         self.role = role
         self._descriptor = descriptor
         self._process = os.getpid()
-        # Whatever becomes of this object, the role becomes free; not through a forked child, which shares the lock.
-        self._leave = weakref.finalize(self, _give_up, descriptor, role, self._process)
+        # Unlocks the role even if the object is only garbage collected. A forked child, which shares the lock, doesn't.
+        self._unlock = weakref.finalize(self, _unlock, descriptor, role, self._process)
         try:
             self._memory = mmap.mmap(descriptor, layout.file_size)
         except OSError as error:
-            self._leave()
+            self._unlock()
             raise FrameRingError(f"{path}: can't be mapped: {error.strerror}") from None
         self._numbers = memoryview(self._memory)[:HEADER_SIZE].cast("Q")
-        self.count = self._numbers[_COUNT[role]]  # our own: frames published, or released
+        self.count = self._numbers[_COUNT[role]]  # frames published or released by this side
         try:
             self.available()
         except FrameRingError:
@@ -73,46 +82,66 @@ class Side:
 
     @property
     def is_open(self) -> bool:
-        return self._leave.alive
+        """Whether this side has the role."""
+        return self._unlock.alive
 
     def leave(self, *, done: bool) -> None:
-        """Give up the role; done: tell the peer that it was no accident."""
+        """Release the role and the memory.
+
+        Args:
+            done: Whether the peer sees this side as "closed" instead of "died".
+        """
         if not self.is_open:
             return
         if done and os.getpid() == self._process:
             self._numbers[_STATE[self.role]] = _CLOSED
-        self._leave()
+        self._unlock()
         self._numbers.release()
-        with contextlib.suppress(BufferError):  # somebody kept a view: the memory goes when that goes
+        with contextlib.suppress(BufferError):  # a view exists, which keeps the memory mapped
             self._memory.close()
 
     def peer(self) -> Peer:
+        """Return the state of the other side."""
         other = _OTHER[self.role]
-        if ring_file.is_taken(self._descriptor, other):
+        if ring_file.is_role_locked(self._descriptor, other):
             return "alive"
         state = self._numbers[_STATE[other]]
         return "never came" if state == 0 else "closed" if state == _CLOSED else "died"
 
     def available(self) -> int:
-        """Frames that may be read, or slots that may be filled. The peer's count is somebody else's word."""
+        """Return the number of frames to read (consumer) or of free slots (producer).
+
+        Raises:
+            FrameRingError: If the counters are invalid. The peer's counter is not trusted.
+        """
         theirs = self._numbers[_COUNT[_OTHER[self.role]]]
         written, read = (self.count, theirs) if self.role == "producer" else (theirs, self.count)
         if not 0 <= written - read <= self.layout.slots:
             raise FrameRingError(
-                f"{self.path}: says that {written} frames were written and {read} read, with {self.layout.slots} "
-                "slots; remove the file and create the ring again"
+                f"{self.path}: its counters are invalid ({written} frames written and {read} read, with "
+                f"{self.layout.slots} slots); remove the file and create the ring again"
             )
         return self.layout.slots - (written - read) if self.role == "producer" else written - read
 
     def wait(self, timeout: float | None) -> bool:
-        """Poll with growing pauses until there is something available, or the time is over. Raises PeerGoneError."""
+        """Poll with growing pauses until a frame or slot is available.
+
+        Args:
+            timeout: Seconds to wait, or None for no limit.
+
+        Returns:
+            True if one is available, False if the time is over.
+
+        Raises:
+            PeerGoneError: If none is available and the peer has closed the ring or died.
+        """
         if self.available():
             return True
         start, pause = time.monotonic(), _FIRST_PAUSE
-        timeout = None if timeout is None else float(timeout)  # NumPy's, too
+        timeout = None if timeout is None else float(timeout)  # also accepts NumPy's floats
         while True:
             peer = self.peer()
-            # Asked again after the peer, which does its last work before its lock ends.
+            # Check again: the peer may have published its last frame just before its lock was released.
             if self.available():
                 return True
             if peer in ("closed", "died"):
@@ -125,21 +154,31 @@ class Side:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def advance(self) -> None:
-        """Publish, or release, one frame: one 8-byte move, after all that was stored before."""
+        """Publish or release one frame, by one 8-byte move after all previous stores."""
         self.count += 1
         self._numbers[_COUNT[self.role]] = self.count
 
     def view(self, sequence: int) -> npt.NDArray[Any]:
-        """The memory of a frame, which can't be unmapped while the array lives.
+        """Return the memory of a frame as an array, which keeps the file mapped.
 
-        It's `frombuffer` that holds the mapping. `ndarray(buffer=mmap)` doesn't: to read it after a close is a crash.
+        `frombuffer` holds a reference to the mapping. `ndarray(buffer=mmap)` does not, so reading it after `close`
+        would crash.
         """
         whole = np.frombuffer(self._memory, np.uint8)
         offset = self._offset(sequence) + SLOT_HEADER
         return np.ndarray(self.layout.shape, self.layout.dtype, whole, offset, self.layout.strides)
 
     def describe_slot(self, sequence: int, timestamp: int, tag: int) -> None:
-        """Write a slot's own header. Raises FrameRingError for numbers that don't fit."""
+        """Write the header of a slot.
+
+        Args:
+            sequence: Number of the frame.
+            timestamp: Nanoseconds, 0..2**64-1.
+            tag: Any number 0..2**64-1.
+
+        Raises:
+            FrameRingError: If a number is out of range.
+        """
         checksum = self._checksum(sequence) if self.layout.checksum else 0
         try:
             _SLOT.pack_into(self._memory, self._offset(sequence), sequence, timestamp, tag, checksum)
@@ -149,17 +188,17 @@ class Side:
             ) from None
 
     def read_slot(self, sequence: int) -> tuple[int, int, str | None]:
-        """Timestamp and tag of a frame, and what is wrong with it."""
+        """Return the timestamp and tag of a frame, and a description of its damage or None."""
         found, timestamp, tag, checksum = _SLOT.unpack_from(self._memory, self._offset(sequence))
         damage = None
         if found != sequence:
-            damage = f"its slot says {found}"
+            damage = f"its slot has sequence {found}"
         elif self.layout.checksum and checksum & 0xFFFFFFFF != self._checksum(sequence):
-            damage = "its checksum is wrong"
+            damage = "wrong checksum"
         return timestamp, tag, damage
 
     def _offset(self, sequence: int) -> int:
-        """Where the slot of a frame begins."""
+        """Return the offset of a frame's slot in the file."""
         return HEADER_SIZE + (sequence - 1) % self.layout.slots * self.layout.slot_size
 
     def _checksum(self, sequence: int) -> int:
@@ -168,8 +207,8 @@ class Side:
             return zlib.crc32(frame)
 
 
-# Not a method: what `finalize` calls must not keep the side alive.
-def _give_up(descriptor: int, role: Role, process: int) -> None:
+# A function instead of a method, which would keep the Side alive through `finalize`.
+def _unlock(descriptor: int, role: Role, process: int) -> None:
     if os.getpid() == process:
-        ring_file.give_up(descriptor, role)
+        ring_file.unlock_role(descriptor, role)
     os.close(descriptor)

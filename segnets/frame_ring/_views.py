@@ -1,4 +1,4 @@
-"""What a ring hands out: a slot to fill, a frame to look at. Both are memory of the ring, never a copy."""
+"""Slots to fill and frames to read. Both are views of the ring's memory, never copies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """Room for the next frame. `with slot:` publishes it at the end, and gives it back when an exception ends it.
+    """Memory for the next frame of a producer, from `FrameRing.acquire`.
 
-    sequence: the number that the frame will have. tag: 0..2**64-1, whatever the producer wants to say.
-    timestamp: nanoseconds; None stands for the moment of publishing, of `time.monotonic_ns`.
+    As a context manager, a slot is published at the end of the `with` block, and cancelled if the block raises.
+
+    Attributes:
+        sequence: Number of the frame.
+        tag: Any number 0..2**64-1 for the consumer.
+        timestamp: Nanoseconds, or None for the time of publishing by `time.monotonic_ns`.
     """
 
     def __init__(self, ring: FrameRing, memory: npt.NDArray[Any], sequence: int) -> None:
@@ -31,28 +35,37 @@ class Slot:
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """The memory, with the ring's shape, dtype and strides; what it holds beforehand means nothing.
+        """Writable memory with the ring's shape, dtype and strides. Its initial content is undefined.
 
-        Not to be written after publishing, when it is the consumer's. Raises FrameRingError then.
+        It must not be written to after publishing.
+
+        Raises:
+            FrameRingError: If the slot was published or cancelled.
         """
         if self._memory is None:
-            raise FrameRingError(f"{self._ring.path}: slot {self.sequence} is no longer ours; acquire() another")
+            raise FrameRingError(
+                f"{self._ring.path}: slot {self.sequence} was published or cancelled; acquire() another"
+            )
         return self._memory
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The same memory for torch."""
+        """The same memory as a tensor."""
         return torch.from_numpy(self.array)
 
     def publish(self) -> None:
-        """Make it a frame, which the consumer sees from now on. Raises FrameRingError if that was done already."""
+        """Publish the slot as a frame for the consumer.
+
+        Raises:
+            FrameRingError: If the slot was published or cancelled.
+        """
         array = self.array
         self._ring._publish(self)
         self._expire()
-        array.flags.writeable = False  # whoever kept it is told at the next assignment
+        array.flags.writeable = False  # later writes to a kept array raise ValueError
 
     def cancel(self) -> None:
-        """Give it back unpublished; the next slot is the same memory and sequence."""
+        """Give the slot back without publishing. The next slot has the same memory and sequence."""
         if self._memory is not None:
             self._expire()
             self._ring._cancel()
@@ -63,19 +76,25 @@ class Slot:
     def __enter__(self) -> Slot:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, value: BaseException | None, _: TracebackType | None
+    ) -> None:
         if self._memory is not None:
-            if kind is None:
+            if error_type is None:
                 self.publish()
             else:
                 self.cancel()
 
 
 class Frame:
-    """A published frame, the consumer's until it's released. `with frame:` releases it at the end.
+    """Published frame, from `FrameRing.next`. Belongs to the consumer until released.
 
-    sequence: 1 for the first frame of the ring, and so on without gaps. tag: what the producer said.
-    timestamp: nanoseconds, of `time.monotonic_ns` unless the producer gave its own.
+    As a context manager, a frame is released at the end of the `with` block.
+
+    Attributes:
+        sequence: Number of the frame: 1 for the first frame of the ring, without gaps.
+        timestamp: Nanoseconds, by `time.monotonic_ns` unless the producer set another.
+        tag: Number set by the producer.
     """
 
     def __init__(self, ring: FrameRing, memory: npt.NDArray[Any], sequence: int, timestamp: int, tag: int) -> None:
@@ -87,10 +106,12 @@ class Frame:
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """The frame, read-only, with the ring's shape, dtype and strides.
+        """Read-only memory with the ring's shape, dtype and strides.
 
-        A view that is kept after the release shows whatever the producer writes there next: copy what shall last.
-        Raises FrameRingError after the release.
+        An array kept after the release shows later frames, so copy what must last.
+
+        Raises:
+            FrameRingError: If the frame was released.
         """
         view = self._alive().view()
         view.flags.writeable = False
@@ -98,11 +119,19 @@ class Frame:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The same memory for torch, which knows no read-only tensors: don't write to it. As `array` otherwise."""
+        """The same memory as a tensor. It must not be written to; torch has no read-only tensors.
+
+        Raises:
+            FrameRingError: If the frame was released.
+        """
         return torch.from_numpy(self._alive())
 
     def release(self) -> None:
-        """The producer may overwrite it. Raises FrameRingError if that was said already."""
+        """Let the producer overwrite the frame.
+
+        Raises:
+            FrameRingError: If the frame was released before.
+        """
         self._alive()
         self._expire()
         self._ring._release()
@@ -112,7 +141,7 @@ class Frame:
 
     def _alive(self) -> npt.NDArray[Any]:
         if self._memory is None:
-            raise FrameRingError(f"{self._ring.path}: frame {self.sequence} was released; use it before, or copy it")
+            raise FrameRingError(f"{self._ring.path}: frame {self.sequence} was released; copy it before the release")
         return self._memory
 
     def __enter__(self) -> Frame:

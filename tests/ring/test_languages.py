@@ -53,7 +53,7 @@ def test_cpp_refuses_a_taken_role_and_tells_of_the_peer(program: Path, tmp_path:
         done = run(program, "open", path, "producer")
         assert done.returncode == 1
         assert done.stderr == (
-            f"{path}: has a producer already, and a ring has only one; close that one or name another ring\n"
+            f"{path}: already has a producer, and a ring has only one; close that one or name another ring\n"
         )
         assert "peer 1, waiting 0" in run(program, "open", path, "consumer").stdout  # alive
         assert ring.peer == "closed"
@@ -73,10 +73,10 @@ def test_cpp_finds_damage(program: Path, tmp_path: Path) -> None:
     contents[4096 + 64 + 7999] ^= 1
     contents[4096 + 8064] ^= 1
     path.write_bytes(contents)
-    for message in ("frame 1 is damaged (its checksum is wrong)", "frame 2 is damaged (its slot says 3)"):
+    for message in ("frame 1 is damaged (wrong checksum)", "frame 2 is damaged (its slot has sequence 3)"):
         done = run(program, "read", path, 0)
         assert done.returncode == 1
-        assert done.stderr == f"{path}: {message}: somebody else writes to the ring; it was passed over\n"
+        assert done.stderr == f"{path}: {message}: another process writes to the ring; the frame was skipped\n"
         # An exception ended it: it didn't close the ring.
         with FrameRing.open(path, "producer") as ring:
             assert ring.peer == "died"

@@ -97,11 +97,11 @@ def patched(offset: int, form: str, *values: int) -> Callable[[bytes], bytes]:
 
 HUGE = 1 << 62
 HOSTILE = [
-    pytest.param(lambda c: c[:0], "is 0 bytes, and a ring of frames has at least 4096; remove", id="empty"),
-    pytest.param(lambda c: c[:4095], "is 4095 bytes, and a ring of frames has at least 4096; remove", id="short"),
+    pytest.param(lambda c: c[:0], "is 0 bytes, and a frame ring has at least 4096; remove", id="empty"),
+    pytest.param(lambda c: c[:4095], "is 4095 bytes, and a frame ring has at least 4096; remove", id="short"),
     pytest.param(lambda c: c[:-1], "is 8703 bytes, its header describes 8704; remove", id="cut off"),
     pytest.param(lambda c: c + b"x", "is 8705 bytes, its header describes 8704; remove", id="too long"),
-    pytest.param(lambda c: b"PK\3\4" + c[4:], "is not a ring of frames (other first bytes); name the file", id="magic"),
+    pytest.param(lambda c: b"PK\3\4" + c[4:], "is not a frame ring (wrong magic bytes); name the file", id="magic"),
     pytest.param(lambda c: c[:30] + b"x" + c[31:], "its header is damaged (wrong checksum); remove", id="checksum"),
     pytest.param(patched(8, "I", 2), "has version 2, this program reads 1; use one version of segnets", id="newer"),
     pytest.param(patched(8, "I", 0), "has version 0, this program reads 1; use one version of segnets", id="version 0"),
@@ -111,7 +111,7 @@ HOSTILE = [
     pytest.param(patched(20, "I", 0), "ndim=0, expected 1..8; remove", id="no dimensions"),
     pytest.param(patched(20, "I", 9), "ndim=9, expected 1..8; remove", id="too many dimensions"),
     pytest.param(patched(20, "I", 2**32 - 1), "ndim=4294967295, expected 1..8; remove", id="absurd dimensions"),
-    pytest.param(patched(20, "I", 2), "its shape or strides go on behind ndim=2; remove", id="more shape"),
+    pytest.param(patched(20, "I", 2), "its shape or strides continue past ndim=2; remove", id="more shape"),
     pytest.param(patched(24, "q", 0), "shape=(0, 5, 6), expected numbers of at least 1; remove", id="shape 0"),
     pytest.param(patched(24, "q", -1), "shape=(-1, 5, 6), expected numbers of at least 1; remove", id="shape -1"),
     pytest.param(
@@ -124,7 +124,7 @@ HOSTILE = [
     ),
     pytest.param(patched(24, "q", 5), "frame_size=480, its shape and strides give 600; remove", id="shape grows"),
     pytest.param(
-        patched(88, "q", 8), "strides=(8, 24, 4) for shape=(4, 5, 6) put two items in one place; remove", id="overlap"
+        patched(88, "q", 8), "strides=(8, 24, 4) for shape=(4, 5, 6) make items overlap; remove", id="overlap"
     ),
     pytest.param(
         patched(88, "q", 0), "strides=(0, 24, 4), expected multiples of the item size, 4; remove", id="stride 0"
@@ -150,10 +150,14 @@ HOSTILE = [
     pytest.param(patched(168, "Q", 64), "slot_size=64, its frame_size gives 576; remove", id="slot size"),
     pytest.param(patched(176, "I", 2), "checksum=2, expected 0 or 1; remove", id="checksum kind"),
     pytest.param(
-        patched(256, "Q", 10), "says that 10 frames were written and 0 read, with ", id="more written than fits"
+        patched(256, "Q", 10),
+        "its counters are invalid (10 frames written and 0 read, with ",
+        id="more written than fits",
     ),
     pytest.param(
-        patched(320, "Q", 1), "says that 0 frames were written and 1 read, with ", id="more read than written"
+        patched(320, "Q", 1),
+        "its counters are invalid (0 frames written and 1 read, with ",
+        id="more read than written",
     ),
 ]
 
@@ -182,7 +186,7 @@ def test_files_that_are_none(program: Path, tmp_path: Path) -> None:
     for name, message in [
         ("none", "does not exist; start the side that creates the ring first"),
         (".", "is a folder; name the file that the other side created"),
-        ("pipe", "is a device, pipe or socket, not a ring of frames"),
+        ("pipe", "is a device, pipe or socket, not a frame ring"),
     ]:
         with pytest.raises(FrameRingError) as error:
             FrameRing.open(tmp_path / name)
@@ -210,7 +214,7 @@ def test_files_that_are_none(program: Path, tmp_path: Path) -> None:
         ((2, 2), "nonsense", 4, None, "dtype='nonsense', expected one of"),
         ((2, 2), "uint8", 0, None, "slots=0, expected 1..1048576"),
         ((2, 2), "int16", 4, (4,), "strides=(4) for shape=(2, 2), expected as many numbers"),
-        ((2, 2), "int16", 4, (2, 2), "strides=(2, 2) for shape=(2, 2) put two items in one place"),
+        ((2, 2), "int16", 4, (2, 2), "strides=(2, 2) for shape=(2, 2) make items overlap"),
         ((2, 2), "int16", 4, (4, 1), "strides=(4, 1), expected multiples of the item size, 2"),
     ],
 )

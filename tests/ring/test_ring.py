@@ -91,9 +91,9 @@ def test_a_published_slot_is_not_ours(path: Path) -> None:
         slot.publish()
         with pytest.raises(ValueError, match="read-only"):
             kept[...] = 1
-        with pytest.raises(FrameRingError, match="slot 1 is no longer ours; acquire"):
+        with pytest.raises(FrameRingError, match="slot 1 was published or cancelled; acquire"):
             slot.publish()
-        with pytest.raises(FrameRingError, match="slot 1 is no longer ours; acquire"):
+        with pytest.raises(FrameRingError, match="slot 1 was published or cancelled; acquire"):
             _ = slot.array
         slot.cancel()  # says nothing, for the ends of `with`
 
@@ -125,16 +125,19 @@ def test_a_released_frame_is_not_ours(path: Path) -> None:
             consumer.next(0)
         frame.release()
         for use in (lambda: frame.array, lambda: frame.tensor, frame.release):
-            with pytest.raises(FrameRingError, match="frame 1 was released; use it before, or copy it"):
+            with pytest.raises(FrameRingError, match="frame 1 was released; copy it before the release"):
                 use()
 
 
 @pytest.mark.parametrize(
     ("offset", "message"),
     [
-        (0, r"frame 1 is damaged \(its slot says 43\): somebody else writes to the ring; it was passed over"),
-        (24, r"frame 1 is damaged \(its checksum is wrong\)"),
-        (SLOT_HEADER + 11, r"frame 1 is damaged \(its checksum is wrong\)"),
+        (
+            0,
+            r"frame 1 is damaged \(its slot has sequence 43\): another process writes to the ring; the frame was sk",
+        ),
+        (24, r"frame 1 is damaged \(wrong checksum\)"),
+        (SLOT_HEADER + 11, r"frame 1 is damaged \(wrong checksum\)"),
     ],
 )
 def test_a_damaged_frame_is_passed_over(offset: int, message: str, path: Path) -> None:
@@ -154,15 +157,17 @@ def test_counters_that_can_not_be(path: Path) -> None:
         for offset, call in ((256, consumer.next), (320, producer.acquire)):
             with path.open("r+b") as file:
                 os.pwrite(file.fileno(), b"\x63", offset)
-            with pytest.raises(FrameRingError, match=r"says that \d+ frames were written and \d+ read, with 4 slo"):
+            with pytest.raises(
+                FrameRingError, match=r"its counters are invalid \(\d+ frames written and \d+ read, with 4 slots\)"
+            ):
                 call(0)
 
 
 def test_calls_that_do_not_fit(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
         wrong: list[tuple[Callable[[], object], str]] = [
-            (lambda: producer.next(0), r"next\(\) is for the consumer, this is the other side"),
-            (lambda: consumer.acquire(0), r"acquire\(\) is for the producer, this is the other side"),
+            (lambda: producer.next(0), r"next\(\) is for the consumer only"),
+            (lambda: consumer.acquire(0), r"acquire\(\) is for the producer only"),
             (
                 lambda: producer.put(np.zeros((4, 3), np.uint8)),
                 r"a frame of uint8 \(4, 3\), expected uint8 \(3, 4\)",
@@ -183,7 +188,7 @@ def test_calls_that_do_not_fit(path: Path) -> None:
     ):
         with pytest.raises(FrameRingError, match=r"after close\(\); open the ring again"):
             call()
-    with pytest.raises(FrameRingError, match="slot 1 is no longer ours"):
+    with pytest.raises(FrameRingError, match="slot 1 was published or cancelled"):
         slot.publish()
 
 

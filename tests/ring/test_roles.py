@@ -23,9 +23,9 @@ SHAPE = (3, 4)
 
 def test_each_role_once(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
-        with pytest.raises(FrameRingError, match="has a producer already, and a ring has only one; close that one"):
+        with pytest.raises(FrameRingError, match="already has a producer, and a ring has only one; close that one"):
             FrameRing.open(path, "producer")
-        with FrameRing.open(path), pytest.raises(FrameRingError, match="has a consumer already"):
+        with FrameRing.open(path), pytest.raises(FrameRingError, match="already has a consumer"):
             FrameRing.open(path)
         producer.close()
         FrameRing.open(path, "producer").close()
@@ -159,10 +159,10 @@ def test_processors_that_need_barriers_are_refused(path: Path, monkeypatch: pyte
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     calls: list[Callable[[], FrameRing]] = [lambda: FrameRing.create(path, SHAPE), lambda: FrameRing.open(path)]
     for call in calls:
-        with pytest.raises(FrameRingError, match="relies on the order of stores of 64-bit x86; this is aarch64: use"):
+        with pytest.raises(FrameRingError, match="relies on the store order of 64-bit x86; this is aarch64: use"):
             call()
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(FrameRingError, match="needs the locks of Linux; this is darwin"):
+    with pytest.raises(FrameRingError, match="needs Linux's file locks; this is darwin"):
         FrameRing.open(path)
 
 
@@ -182,4 +182,4 @@ except segnets.FrameRingError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"alive\n{path}: has a producer already")
+    assert done.stdout.startswith(f"alive\n{path}: already has a producer")
