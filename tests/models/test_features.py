@@ -169,4 +169,4 @@ def test_the_command_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["list", "*mobilenet_v3_small"]) == 0
     assert capsys.readouterr().out.split() == [f"{head.name}_mobilenet_v3_small" for head in HEADS]
     assert cli.main(["export", path, str(tmp_path / "b.ts")]) == 1
-    assert "export takes a segmentation model" in capsys.readouterr().err
+    assert "Export a segmentation model (backbone and classifier)" in capsys.readouterr().err
