@@ -76,6 +76,7 @@ docs: models parity layouts
 
 models: venv
 	$(BIN)/python -m benchmarks.models --write
+	$(BIN)/python -m benchmarks.options --write
 
 parity: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.peers.table --write

@@ -1,4 +1,4 @@
-"""The code blocks of a page, run as a reader would run them."""
+"""Find and run the code blocks of a Markdown page."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from tests.cmake import ROOT
 
 
 def blocks_of(text: str) -> list[tuple[str, str]]:
-    """(language, code) of every block between fences."""
+    """Return the (language, code) of every fenced block."""
     return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def the_block(blocks: Sequence[tuple[str, str]], kind: str, word: str) -> str:
-    """The one block of this language that holds `word`."""
+    """Return the only block in a language that contains `word`."""
     found = [text for language, text in blocks if language == kind and word in text]
     assert len(found) == 1, f"{len(found)} {kind} blocks with {word}"
     return found[0]
 
 
 def run(command: Sequence[str], folder: Path, more: Mapping[str, str] | None = None) -> str:
-    """What the command prints, run in `folder` with this Python's programs first; it must succeed.
+    """Run a command, which must succeed, with this Python's programs first on the path.
 
-    more: further variables of the environment.
+    Args:
+        command: Program and arguments.
+        folder: Working directory.
+        more: Further environment variables.
+
+    Returns:
+        The standard output.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **(more or {})}
@@ -39,10 +45,10 @@ def run(command: Sequence[str], folder: Path, more: Mapping[str, str] | None = N
 
 
 def bash(code: str, folder: Path, more: Mapping[str, str] | None = None) -> str:
-    """As `run`; `make` is run where the Makefile is, and installs the module into the reader's folder."""
+    """Run a script as `run` does, with a `make` that uses our Makefile and installs the module into `folder`."""
     prefix = Path(sys.executable).parent.parent
     options = f'VENV="{prefix}" SITE_PACKAGES="{folder}/site-packages" -o "{prefix}/.installed"'
     preamble = f'make() {{ command make -C "{ROOT}" {options} "$@"; }}\n'
     (ROOT / "build" / "cpp").mkdir(parents=True, exist_ok=True)
-    with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building, too
+    with FileLock(ROOT / "build" / "cpp" / ".lock"):  # another test process may be building
         return run(["bash", "-euc", preamble + code], folder, more)

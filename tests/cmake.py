@@ -1,4 +1,4 @@
-"""Building C++ programs against the LibTorch inside the torch wheel, once however many test processes want them."""
+"""Build C++ programs against the LibTorch inside the torch wheel, once for all test processes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ ROOT = Path(__file__).parents[1]
 
 
 def tool(name: str) -> str:
-    """The path of cmake or ninja; skips the test where there is none."""
-    beside = Path(sys.executable).parent / name  # from PyPI, in the virtual environment
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        # `make test` installs both. Whoever runs pytest in an environment of their own may work on Python alone.
+    """Return the path of cmake or ninja; skip the test if it is not installed."""
+    installed = Path(sys.executable).parent / name  # from PyPI, in the virtual environment
+    found = str(installed) if installed.exists() else shutil.which(name)
+    if found is None:  # `make test` installs both; another environment may be for Python alone
         pytest.skip(f"no {name}: pip install {name}")
     return found
 
 
 def build(source: Path, name: str, *definitions: str) -> tuple[Path, str]:
-    """Build `source` into build/`name`, where a second call finds it; return the folder and what the compiler said.
+    """Build a CMake project; skip the test if there is no compiler.
 
-    Skips the test without a compiler.
+    Args:
+        source: Folder with the CMakeLists.txt.
+        name: Folder below `build/`, where a later call finds what was built.
+        definitions: Arguments such as `-DSEGNETS_BUILD_TESTS=ON`.
+
+    Returns:
+        The build folder, and the output of the build.
     """
-    # A compiler comes from the system and not from PyPI, and using segnets from Python takes none: without it the other
-    # tests still count, and pytest names each one that did not run.
+    # Python users need no compiler, and PyPI has none: without one, the other tests still count.
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler: install g++ (Debian and Ubuntu: apt install g++)")
     folder = ROOT / "build" / name
@@ -38,7 +42,7 @@ def build(source: Path, name: str, *definitions: str) -> tuple[Path, str]:
     configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
     configure += [f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}", *definitions]
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # another test process may want to build, too
+    with FileLock(folder / ".lock"):  # another test process may want to build
         for command in (configure, [tool("cmake"), "--build", str(folder)]):
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stdout + result.stderr

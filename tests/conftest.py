@@ -1,4 +1,4 @@
-"""Options shared by all tests."""
+"""The option `--full`, and one thread for each test process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 import pytest
 import torch
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes side by side: threads would only be in their way
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes would compete for the cores
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the complete products of networks and cases (an hour)")
+    parser.addoption("--full", action="store_true", help="also run tests marked `full` (more than an hour)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `full` are left out by default (deselected, so that nothing is reported as skipped)."""
+    """Deselect tests marked `full` unless `--full` is given."""
     if config.getoption("--full"):
         return
     left_out = [item for item in items if item.get_closest_marker("full")]

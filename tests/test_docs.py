@@ -1,4 +1,4 @@
-"""The code in the documents, run as it stands; and the files that they name exist."""
+"""The code in `docs/` runs, and the files that it names exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PYTHON = [
     pytest.param(code, id=f"{path.name}-{i}")
     for path in DOCS
-    if path.name != "deploy_cpp.md"  # one story, told in order by tests/cpp/test_deploy_cpp.py
+    if path.name != "deploy_cpp.md"  # its blocks build on each other: tests/cpp/test_deploy_cpp.py
     for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL))
 ]
 

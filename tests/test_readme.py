@@ -1,4 +1,4 @@
-"""The commands and the code of the README, run as a reader would run them."""
+"""The commands and the code of the README run in their order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def block(kind: str, word: str) -> str:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README's reader has: a checkpoint of torchvision's reference script, a photograph."""
+    """Return a folder with a checkpoint of torchvision's reference script and a photograph, as the README assumes."""
     folder = tmp_path_factory.mktemp("desk")
     model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
     randomise_(model)
@@ -60,7 +60,7 @@ def test_convert(desk: Path) -> None:
 
 @needs_compiler
 def test_deploy(desk: Path) -> None:
-    """`make cpp` is run where the Makefile is; the rest in the reader's folder."""
+    """Run `make cpp` where the Makefile is, and the rest in the reader's folder."""
     if not (desk / "weights.safetensors").exists():
         test_convert(desk)
     (desk / "build").symlink_to(ROOT / "build")
