@@ -19,10 +19,10 @@ def blocks_of(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def the_block(blocks: Sequence[tuple[str, str]], kind: str, word: str) -> str:
+def the_block(blocks: Sequence[tuple[str, str]], language: str, word: str) -> str:
     """Return the only block in a language that contains `word`."""
-    found = [text for language, text in blocks if language == kind and word in text]
-    assert len(found) == 1, f"{len(found)} {kind} blocks with {word}"
+    found = [text for each, text in blocks if each == language and word in text]
+    assert len(found) == 1, f"{len(found)} {language} blocks with {word}"
     return found[0]
 
 

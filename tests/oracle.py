@@ -1,4 +1,4 @@
-"""torchvision as the oracle of the tests, and weights in which every tensor differs from every other."""
+"""torchvision as the reference of the tests, and random weights in which every tensor is different."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from segnets.torchvision_compat import torchvision
 
 __all__ = ["NAMES", "randomise_", "torchvision"]
 
-# The networks that torchvision has too.
+# Networks that torchvision has as well.
 NAMES = [builder.name for builder in PUBLISHED]
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter and every buffer values of its own.
+    """Fill every parameter and buffer with different random values.
 
-    A fresh network's batch norms are all alike: a swapped pair would change nothing.
+    In a new network all batch norms are equal, so swapping two of them would go unnoticed.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""Writing: nothing is lost, nothing is half there, no link or device is replaced."""
+"""Atomic writing: no data is lost or incomplete, and no link or device is replaced."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_mode_follows_the_umask(tmp_path: Path, umask: int) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError])
-def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failure_keeps_the_old_file_and_no_temporary_file(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "a").write_bytes(b"old")
 
     def fail() -> None:
@@ -55,7 +55,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_an_existing_file_is_kept_unless_asked_otherwise(tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_without_overwrite(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(OutputError, match=r"exists already; .*--force"):
         write(tmp_path / "a", overwrite=False)
@@ -65,7 +65,7 @@ def test_an_existing_file_is_kept_unless_asked_otherwise(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_somebody_else_creates_the_file_meanwhile(tmp_path: Path) -> None:
+def test_another_process_creates_the_file_meanwhile(tmp_path: Path) -> None:
     def race() -> None:
         with atomic_write(tmp_path / "a", overwrite=False) as file:
             file.write(b"mine")
@@ -96,7 +96,7 @@ def make_socket(path: Path) -> None:
 
 
 def make_device(path: Path) -> None:
-    """A node of its own with the numbers of /dev/null; the real one must never be tried."""
+    """Create a device node with the numbers of /dev/null, so that a failure can't replace the real one."""
     try:
         os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     except PermissionError:
@@ -138,7 +138,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path, make: Callable[[Path], 
         ("a\0b", "can't be written: .*null"),
     ],
 )
-def test_names_that_can_not_be(tmp_path: Path, name: str, message: str) -> None:
+def test_invalid_names(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=message):
         write(tmp_path / name)
@@ -146,12 +146,12 @@ def test_names_that_can_not_be(tmp_path: Path, name: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["with space", "new\nline", "-leading", "😀", "~", "x" * 255, "a..b"])
-def test_names_that_can(tmp_path: Path, name: str) -> None:
+def test_unusual_names(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     assert os.listdir(tmp_path) == [name]  # noqa: PTH208
 
 
-def test_a_name_of_other_bytes_than_utf8(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
     write(Path(path))
     assert os.listdir(os.fsencode(tmp_path)) == [b"\xff\xfe"]  # noqa: PTH208
@@ -193,7 +193,7 @@ def test_a_kill_keeps_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"old"
     left = [path.name for path in tmp_path.iterdir() if path.name != "a"]
     assert len(left) == 1
-    assert left[0].startswith(TEMPORARY_PREFIX), "recognisable, hidden"
+    assert left[0].startswith(TEMPORARY_PREFIX), "a hidden file with a known prefix"
 
 
 FULL = """
@@ -220,7 +220,7 @@ def test_a_file_above_the_size_limit(tmp_path: Path) -> None:
 
 
 def in_a_small_file_system(script: str) -> list[str]:
-    """A shell command with a disk of 1 MiB mounted at $1, in a mount namespace of its own."""
+    """Return a shell command that runs `script` with a file system of 1 MiB mounted at $1, in a mount namespace."""
     return [
         "unshare",
         "--mount",
@@ -237,7 +237,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     command = [*in_a_small_file_system(script), str(tmp_path), sys.executable, FULL]
     probe = subprocess.run([*in_a_small_file_system("true"), str(tmp_path)], capture_output=True)
     if probe.returncode != 0:
-        pytest.skip("this system does not let us mount a small file system; the size limit above was tested")
+        pytest.skip("this system does not allow mounting a small file system; the size limit above was tested")
     out = subprocess.run(command, capture_output=True, text=True)
     lines = out.stdout.splitlines()
     assert "the disk is full; free some space" in lines[0], out.stderr

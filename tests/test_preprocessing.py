@@ -1,4 +1,4 @@
-"""Preprocessing equals torchvision's preset bit for bit, eagerly and compiled; bad images are named."""
+"""Preprocessing equals torchvision's preset bit for bit, in eager mode and TorchScript; bad images are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segnets.preprocessing import Preprocess, Preprocessing, check_input, prepro
 from segnets.segmenter import Segmenter, logits_at, logits_to_mask, segment
 from tests.oracle import torchvision
 
-assert torchvision is not None  # its import comes first: it makes the next one possible
+assert torchvision is not None  # must be imported before its submodules
 presets = importlib.import_module("torchvision.transforms._presets")
 functional = importlib.import_module("torchvision.transforms.functional")
 
@@ -89,15 +89,15 @@ def test_a_view_with_gaps_gives_the_same() -> None:
         (torch.zeros(1, 1, 300, 3, dtype=torch.uint8), r"1x300 .* would be 520x156000, too large"),
     ],
 )
-def test_bad_images_are_named(image: Tensor, message: str) -> None:
+def test_bad_images_are_refused(image: Tensor, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         preprocess(image)
-    message = "got another dtype" if image.is_floating_point() else message  # all that TorchScript knows of it
+    message = "got another dtype" if image.is_floating_point() else message  # TorchScript can't name the dtype
     with pytest.raises(torch.jit.Error, match=message):
         compiled(Preprocessing())(image)
 
 
-def test_an_array_is_refused_with_the_way_out() -> None:
+def test_an_array_is_refused() -> None:
     with pytest.raises(ImageError, match=r"got ndarray; torch\.from_numpy\(array\)\[None\]"):
         preprocess(torch.zeros(2, 2, 3, dtype=torch.uint8).numpy())  # type: ignore[arg-type]
 
@@ -112,7 +112,7 @@ def test_an_array_is_refused_with_the_way_out() -> None:
         (torch.zeros(1, 3, 0, 8), "holds no pixels"),
     ],
 )
-def test_bad_inputs_are_named(image: Tensor, message: str) -> None:
+def test_bad_inputs_are_refused(image: Tensor, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         check_input(image)
 
@@ -136,7 +136,7 @@ def test_bad_inputs_are_named(image: Tensor, message: str) -> None:
         ({"channel_order": "rgb"}, "channel_order='rgb'"),
     ],
 )
-def test_bad_settings_are_named(fields: dict[str, object], message: str) -> None:
+def test_bad_parameters_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Preprocessing(**fields)  # type: ignore[arg-type]
 
@@ -145,7 +145,7 @@ def test_bad_settings_are_named(fields: dict[str, object], message: str) -> None
     "preprocessing",
     [Preprocessing(), Preprocessing(resize="fixed", size=(3, 4)), Preprocessing(resize="none", channel_order="BGR")],
 )
-def test_json_and_back(preprocessing: Preprocessing) -> None:
+def test_json_round_trip(preprocessing: Preprocessing) -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
 
 
@@ -161,7 +161,7 @@ def test_json_is_read_strictly() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 21, 256, 257])
-def test_the_mask_is_the_best_class_whatever_the_group(classes: int) -> None:
+def test_the_mask_is_the_argmax_for_any_group_size(classes: int) -> None:
     logits = torch.randn(2, classes, 20, 31, generator=torch.Generator().manual_seed(1))
     expected = logits_at(logits, 33, 27).argmax(dim=1)
     for group in (1, 5, 1000):
@@ -170,7 +170,7 @@ def test_the_mask_is_the_best_class_whatever_the_group(classes: int) -> None:
         assert torch.equal(mask.long(), expected)
 
 
-def test_of_equal_scores_the_lowest_class_wins() -> None:
+def test_equal_logits_give_the_lowest_class() -> None:
     for max_logits in (1, 1 << 20):
         assert logits_to_mask(torch.zeros(1, 5, 4, 4), 4, 4, max_logits).sum() == 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,12 @@ def network(request: pytest.FixtureRequest, full: bool) -> nn.Module:
     return random_network(request.param, **({} if full else {"head_channels": 32}))
 
 
-def of(*backbones: str) -> pytest.MarkDecorator:
-    """The networks of a test; those on these backbones in every run."""
-    return pytest.mark.parametrize("network", full_but(on(*backbones), NAMES), indirect=True, scope="module")
+def of(*backbones: str, also: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Parametrize a test by all networks. Every run takes `also` and the networks on `backbones`."""
+    return pytest.mark.parametrize("network", full_but({*on(*backbones), *also}, NAMES), indirect=True, scope="module")
 
 
-@of("mobilenet_v3_small", "resnet18")
+@of("mobilenet_v3_small", "resnet18", also=["fcn_resnet50"])
 def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> None:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -50,7 +51,7 @@ def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> No
             assert_equal(scripted(x), network(x))
 
 
-@of("resnet18")
+@of("resnet18", also=["lraspp_mobilenet_v3_small"])
 def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) -> None:
     sizes = {
         0: torch.export.Dim("batch", min=1, max=64),
@@ -68,7 +69,7 @@ def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) ->
             torch.testing.assert_close(got[key], expected[key], rtol=0, atol=allowed)
 
 
-@of("resnet18")
+@of("resnet18", also=["lraspp_mobilenet_v3_small"])
 def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
     """The "eager" backend runs what was captured with the same kernels, so the bits are the same."""
     torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""The same network twice: ours and torchvision's, with the same weights, every tensor of them random."""
+"""Pairs of our network and torchvision's with the same random weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = [
 
 
 def is_deep(name: str) -> bool:
-    """Whether it is on a ResNet-101: more of the blocks of ResNet-50, and no code of its own."""
+    """Return whether the network is on a ResNet-101, which only has more blocks than ResNet-50."""
     return name.endswith("resnet101")
 
 
-# All networks, for a parametrization; those on a ResNet-101 with --full.
+# All networks as parameters of a test, those on a ResNet-101 marked `full`.
 DEEP_IN_FULL = [pytest.param(name, marks=pytest.mark.full if is_deep(name) else ()) for name in NAMES]
 
 
@@ -51,9 +51,9 @@ def torchvision_model(name: str, **options: object) -> nn.Module:
     return model
 
 
-@cache  # about 3 GB for all of them, built once
+@cache  # about 3 GB for all pairs
 def random_pair(name: str, *, aux_loss: bool, num_classes: int = 7) -> Pair:
-    """In eval mode. Shared between tests: whoever changes a model copies it first."""
+    """Return a pair in eval mode. Tests share it, so they must copy a model before changing it."""
     theirs = torchvision_model(name, num_classes=num_classes, aux_loss=aux_loss)
     randomise_(theirs, seed=sum(map(ord, name)))
     ours = segnets.create_model(name, num_classes=num_classes, aux_loss=aux_loss)

@@ -1,4 +1,4 @@
-"""ResNet and MobileNetV3 as classifiers of their own, against torchvision's."""
+"""ResNet and MobileNetV3 classifiers against torchvision's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_state_dicts_are_described_alike(name: str) -> None:
+def test_state_dict_has_the_names_and_shapes_of_torchvision(name: str) -> None:
     with torch.device("meta"):
         ours = BACKBONES[name]().state_dict()
         theirs = torchvision.models.get_model(name).state_dict()
@@ -40,9 +40,9 @@ def test_state_dicts_are_described_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: str(value))
-def test_same_initial_weights_and_same_bits(name: str, options: dict[str, Any]) -> None:
+def test_same_initial_weights_and_bit_identical_outputs(name: str, options: dict[str, Any]) -> None:
     options = dict(options)
-    if "dilated" in options:  # torchvision passes these through its private configuration
+    if "dilated" in options:  # torchvision takes these options in a private function
         table = torchvision.models.mobilenetv3._mobilenet_v3_conf(name, **options)
         torch.manual_seed(3)
         theirs: nn.Module = torchvision.models.MobileNetV3(*table)
@@ -62,7 +62,7 @@ def test_same_initial_weights_and_same_bits(name: str, options: dict[str, Any]) 
 
 @pytest.mark.parametrize("dilate", list(itertools.product([False, True], repeat=3)))
 def test_every_combination_of_dilated_stages(dilate: tuple[bool, bool, bool]) -> None:
-    """Features of every stage, not only the final shape: torchvision's own test looks at the shape."""
+    """Compare the features of every stage. torchvision's own test only compares the final shape."""
     theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=list(dilate))
     randomise_(theirs)
     ours = backbones.resnet50(replace_stride_with_dilation=list(dilate))
@@ -70,11 +70,11 @@ def test_every_combination_of_dilated_stages(dilate: tuple[bool, bool, bool]) ->
     layers = {f"layer{stage}": f"layer{stage}" for stage in (1, 2, 3, 4)}
     x = images(1, 65, 97)
     with torch.inference_mode():
-        our_maps = segnets.IntermediateLayerGetter(ours.eval(), layers)(x)
-        their_maps = torchvision.models._utils.IntermediateLayerGetter(theirs.eval(), layers)(x)
-    assert all(torch.equal(our_maps[key], their_maps[key]) for key in layers)
+        our_features = segnets.IntermediateLayerGetter(ours.eval(), layers)(x)
+        their_features = torchvision.models._utils.IntermediateLayerGetter(theirs.eval(), layers)(x)
+    assert all(torch.equal(our_features[key], their_features[key]) for key in layers)
     stride = 32 // 2 ** sum(dilate)
-    assert our_maps["layer4"].shape[-2:] == (-(-65 // stride), -(-97 // stride))
+    assert our_features["layer4"].shape[-2:] == (-(-65 // stride), -(-97 // stride))
 
 
 def test_a_dilated_backbone_records_its_dilation() -> None:
@@ -85,7 +85,7 @@ def test_a_dilated_backbone_records_its_dilation() -> None:
     )
 
 
-def test_basic_blocks_dilate_where_torchvisions_do_not() -> None:
+def test_basic_blocks_can_dilate() -> None:
     with pytest.raises(NotImplementedError, match="Dilation > 1 not supported in BasicBlock"):
         torchvision.models.resnet18(replace_stride_with_dilation=[False, True, True])
     model = backbones.resnet18(replace_stride_with_dilation=[False, True, True])
@@ -94,25 +94,25 @@ def test_basic_blocks_dilate_where_torchvisions_do_not() -> None:
 
 
 @pytest.mark.parametrize("make", [backbones.resnet18, torchvision.models.resnet18])
-def test_basic_blocks_have_no_groups(make: Any) -> None:
+def test_basic_blocks_refuse_groups(make: Any) -> None:
     with pytest.raises(ValueError, match="BasicBlock only supports groups=1 and base_width=64"):
         make(groups=2)
 
 
 @pytest.mark.parametrize("make", [backbones.resnet50, torchvision.models.resnet50])
-def test_dilation_for_three_stages(make: Any) -> None:
+def test_dilation_needs_three_values(make: Any) -> None:
     with pytest.raises(ValueError, match="replace_stride_with_dilation should be None or a 3-element tuple"):
         make(replace_stride_with_dilation=[True])
 
 
-def test_mobilenet_needs_blocks_with_known_strides() -> None:
+def test_mobilenet_refuses_missing_blocks_and_unknown_strides() -> None:
     with pytest.raises(ValueError, match="blocks is empty"):
         segnets.backbones.MobileNetV3([], 128)
     with pytest.raises(ValueError, match="stride=3: an inverted residual has stride 1 or 2"):
         segnets.layers.InvertedResidualSpec(8, 3, 8, 8, False, "relu", 3)
 
 
-def test_group_norm_takes_the_place_of_batch_norm() -> None:
+def test_group_norm_replaces_batch_norm() -> None:
     model = backbones.resnet50(norm_layer=lambda channels: nn.GroupNorm(8, channels))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     model(images(1, 64, 64)).sum().backward()

@@ -1,4 +1,4 @@
-"""The same errors for the same mistakes as torchvision, in words that help."""
+"""Errors for the mistakes that torchvision reports, with more helpful messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 import segnets
 from tests.models.pairs import NAMES, random_pair, with_aux
+from tests.tiers import full_but
 from tests.typed import part
 
 DEEPLABS = [name for name in NAMES if name.startswith("deeplabv3")]
@@ -24,8 +25,16 @@ def test_a_single_image_without_batch_dimension(name: str) -> None:
         ours(torch.zeros(3, 64, 64))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
+@pytest.mark.parametrize("name", full_but(["lraspp_mobilenet_v3_large"], NAMES))
+def test_a_single_image_without_batch_dimension_in_torchscript(name: str) -> None:
+    scripted = torch.jit.script(random_pair(name, aux_loss=with_aux(name)).ours)
+    with pytest.raises(Exception, match=r"expected 4D input \(got 3D input\)"):
+        scripted(torch.zeros(3, 64, 64))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_of_bytes(name: str) -> None:
+def test_a_uint8_image(name: str) -> None:
     ours, theirs = random_pair(name, aux_loss=with_aux(name))
     x = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     with pytest.raises(RuntimeError):
@@ -35,7 +44,7 @@ def test_an_image_of_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_number_of_channels(name: str) -> None:
+def test_a_wrong_number_of_channels(name: str) -> None:
     for model in random_pair(name, aux_loss=with_aux(name)):
         with pytest.raises(RuntimeError, match=r"expected input.* to have 3 channels, but got 4 channels"):
             model(torch.zeros(1, 4, 64, 64))
@@ -51,10 +60,10 @@ def test_a_batch_of_one_in_training(name: str) -> None:
     ):
         ours.train()(torch.zeros(1, 3, 64, 64))
     part(ours, "classifier.0.convs.4.2").eval()
-    ours(torch.zeros(1, 3, 64, 64))  # the way out that the message names
+    ours(torch.zeros(1, 3, 64, 64))  # a remedy from the message
 
 
-def test_weights_with_aux_do_not_load_strictly_into_a_model_without() -> None:
+def test_weights_with_aux_do_not_load_strictly_without_aux() -> None:
     for with_head, without in zip(
         random_pair("fcn_resnet50", aux_loss=True), random_pair("fcn_resnet50", aux_loss=False), strict=True
     ):
@@ -71,7 +80,7 @@ def test_weights_with_aux_do_not_load_strictly_into_a_model_without() -> None:
         ({"zzz": 4}, r"unexpected argument 'zzz' \(it takes weights, progress, num_classes, aux_loss"),
     ],
 )
-def test_unknown_arguments_do_not_vanish(arguments: dict[str, Any], message: str) -> None:
+def test_unknown_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         segnets.fcn_resnet50(**arguments)
     with pytest.raises(TypeError, match=message):
@@ -84,13 +93,13 @@ def test_positional_arguments() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [0, -3, 2.5, True, "21"])
-def test_a_number_of_classes_that_is_none(num_classes: Any) -> None:
+def test_an_invalid_number_of_classes(num_classes: Any) -> None:
     with pytest.raises(ValueError, match=r"num_classes=.*expected an integer from 1"):
         segnets.create_model("lraspp_mobilenet_v3_large", num_classes=num_classes)
 
 
 @pytest.mark.parametrize("aux_loss", ["no", 1])
-def test_an_aux_loss_that_is_neither_true_nor_false(aux_loss: Any) -> None:
+def test_an_invalid_aux_loss(aux_loss: Any) -> None:
     with pytest.raises(ValueError, match=r"aux_loss=.*expected True or False"):
         segnets.create_model("fcn_resnet50", aux_loss=aux_loss)
 
@@ -98,7 +107,7 @@ def test_an_aux_loss_that_is_neither_true_nor_false(aux_loss: Any) -> None:
 def test_lraspp_has_no_auxiliary_classifier() -> None:
     with pytest.raises(NotImplementedError, match="has no auxiliary classifier") as torchvisions:
         segnets.lraspp_mobilenet_v3_large(aux_loss=True)
-    assert isinstance(torchvisions.value, ValueError)  # as every other option that a network can't have
+    assert isinstance(torchvisions.value, ValueError)  # like all other refused options
 
 
 @pytest.mark.parametrize(

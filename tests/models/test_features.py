@@ -1,4 +1,4 @@
-"""Backbones without the last layers of a classifier, `num_classes=0`: what they compute, and their files."""
+"""Classifiers without their last layers (`num_classes=0`): outputs and weights files."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def features_of(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a classifier's tensors that `num_classes=0` leaves."""
+    """Return the tensors of a classifier that remain with `num_classes=0`."""
     last = BACKBONES[name].unused_prefixes({"backbone_stages": 4})
     kept = {key: tensor for key, tensor in state.items() if not key.startswith(last)}
     assert len(state) - len(kept) in (2, 4)
     return kept
 
 
-def test_the_last_layers_are_all_that_is_missing() -> None:
-    for name, kind in BACKBONES.items():
+def test_only_the_last_layers_are_missing() -> None:
+    for name, backbone in BACKBONES.items():
         with torch.device("meta"):
-            model, full = kind(num_classes=0), kind()
+            model, full = backbone(num_classes=0), backbone()
         assert [(key, tensor.shape) for key, tensor in model.state_dict().items()] == [
             (key, tensor.shape) for key, tensor in features_of(name, full.state_dict()).items()
         ]
         assert [child for child, _ in model.named_children()] == [child for child, _ in full.named_children()]
         pooled = model(torch.empty(2, 3, 64, 97, device="meta"))
-        assert pooled.shape == (2, kind.stages({"backbone_stages": 4}).out.channels)
+        assert pooled.shape == (2, backbone.stages({"backbone_stages": 4}).out.channels)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-def test_the_features_begin_as_those_of_a_full_classifier(name: str, options: dict[str, Any]) -> None:
+def test_features_have_the_initial_weights_of_a_classifier(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(5)
     full = BACKBONES[name](**options)
     torch.manual_seed(5)
@@ -61,7 +61,7 @@ def test_the_features_begin_as_those_of_a_full_classifier(name: str, options: di
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_torchvision_gives_before_its_last_layers(name: str) -> None:
+def test_output_equals_torchvisions_pooled_features(name: str) -> None:
     theirs = torchvision.models.get_model(name, weights=None)
     setattr(theirs, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
     randomise_(theirs)
@@ -81,14 +81,14 @@ def test_what_torchvision_gives_before_its_last_layers(name: str) -> None:
         torch.testing.assert_close(exported(x), result)
 
 
-def test_they_can_be_trained() -> None:
+def test_features_can_be_trained() -> None:
     model = backbones.mobilenet_v3_small(num_classes=0)
     model(images(2, 64, 64)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-def test_a_file_describes_it(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_records_the_config(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = BACKBONES[name](num_classes=np.int64(0), **options).eval()
     randomise_(model)
     recorded = {key: value for key, value in options.items() if key != "zero_init_residual"}
@@ -104,7 +104,7 @@ def test_a_file_describes_it(name: str, options: dict[str, Any], tmp_path: Path)
         segnets.save(model, tmp_path / "b.safetensors", classes=["one"])
 
 
-def test_it_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_loading_requires_exactly_the_tensors_of_the_features(tmp_path: Path) -> None:
     full, model = backbones.resnet18(num_classes=3), backbones.resnet18(num_classes=0)
     segnets.save(model, tmp_path / "b.safetensors")
     missing = r"does not fit resnet18\(num_classes=3\): 2 missing\n  - fc\.weight\n  - fc\.bias"
@@ -119,7 +119,7 @@ def test_it_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
 @pytest.mark.parametrize("head", [head.name for head in HEADS])
-def test_every_builder_takes_it_for_its_backbone_like_a_classifier(head: str, backbone: str, tmp_path: Path) -> None:
+def test_every_builder_loads_features_as_backbone_weights(head: str, backbone: str, tmp_path: Path) -> None:
     full, model = BACKBONES[backbone](num_classes=3), BACKBONES[backbone](num_classes=0)
     randomise_(full)
     segnets.load_weights(model, features_of(backbone, full.state_dict()))
@@ -131,10 +131,10 @@ def test_every_builder_takes_it_for_its_backbone_like_a_classifier(head: str, ba
         torch.manual_seed(1)
         filled = segnets.create_model(f"{head}_{backbone}", weights_backbone=source).backbone.state_dict()
         assert all(torch.equal(filled[key], tensor) for key, tensor in expected.backbone.state_dict().items())
-    assert len(filled) == len(model.state_dict()), "all of it was used"
+    assert len(filled) == len(model.state_dict()), "every tensor was used"
 
 
-def test_with_other_options_than_the_networks(tmp_path: Path) -> None:
+def test_backbone_weights_with_other_options(tmp_path: Path) -> None:
     path = tmp_path / "b.safetensors"
     model = backbones.resnet50(num_classes=0, stride_in_1x1=True)
     segnets.save(model, path)
@@ -147,7 +147,7 @@ def test_with_other_options_than_the_networks(tmp_path: Path) -> None:
     torch.testing.assert_close(part(fewer.backbone, "conv1.weight"), part(model, "conv1.weight").sum(1, keepdim=True))
 
 
-def test_it_is_no_network_for_segmentation(tmp_path: Path) -> None:
+def test_features_are_not_segmentation_weights(tmp_path: Path) -> None:
     segnets.save(backbones.resnet18(num_classes=0), tmp_path / "b.safetensors")
     for source in (tmp_path / "b.safetensors", backbones.resnet18(num_classes=0).state_dict()):
         with pytest.raises(segnets.WeightsError, match="for a backbone alone use weights_backbone="):
@@ -156,7 +156,7 @@ def test_it_is_no_network_for_segmentation(tmp_path: Path) -> None:
         segnets.create_model("fcn_resnet34", weights_backbone=tmp_path / "b.safetensors")
 
 
-def test_the_command_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_on_a_file_of_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "b.safetensors")
     model = backbones.mobilenet_v3_small(num_classes=0)
     segnets.save(model, path)

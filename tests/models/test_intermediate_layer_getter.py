@@ -1,4 +1,4 @@
-"""IntermediateLayerGetter against torchvision's, and the dotted paths that torchvision lacks."""
+"""IntermediateLayerGetter against torchvision's, and dotted paths, which torchvision lacks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def backbone() -> nn.Module:
     "layers",
     [{"layer4": "out"}, {"layer3": "aux", "layer1": "low"}, {"layer2": "x", "conv1": "stem"}, {"fc": "y"}, {}],
 )
-def test_as_torchvision(backbone: nn.Module, layers: dict[str, str]) -> None:
-    """Same children kept, same order, same bits; "fc" fails in both when run: its input is not flattened."""
+def test_equals_torchvision(backbone: nn.Module, layers: dict[str, str]) -> None:
+    """Compare children, order and outputs. "fc" fails in both getters, because its input is not flattened."""
     ours, theirs = segnets.IntermediateLayerGetter(backbone, layers), TheirGetter(backbone, layers)
     assert list(ours) == list(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -46,13 +46,13 @@ def test_as_torchvision(backbone: nn.Module, layers: dict[str, str]) -> None:
                 getter(images(1, 64, 64))
         return
     with torch.inference_mode():
-        our_maps, their_maps = ours(images(2, 64, 48)), theirs(images(2, 64, 48))
-    assert type(our_maps) is type(their_maps) is OrderedDict
-    assert list(our_maps) == list(their_maps)
-    assert all(torch.equal(our_maps[key], their_maps[key]) for key in their_maps)
+        our_features, their_features = ours(images(2, 64, 48)), theirs(images(2, 64, 48))
+    assert type(our_features) is type(their_features) is OrderedDict
+    assert list(our_features) == list(their_features)
+    assert all(torch.equal(our_features[key], their_features[key]) for key in their_features)
 
 
-def test_a_layer_that_is_not_there(backbone: nn.Module) -> None:
+def test_missing_layers(backbone: nn.Module) -> None:
     with pytest.raises(ValueError, match="return_layers are not present in model"):
         TheirGetter(backbone, {"layer5": "out"})
     with pytest.raises(
@@ -73,10 +73,10 @@ def test_a_module_that_is_registered_twice() -> None:
             getter(module, {"second": "out"})
 
 
-def test_names_that_are_numbers() -> None:
-    features = mobilenet_v3_large().features.eval()
-    theirs = TheirGetter(features, {"4": "low", "16": "high"})
-    ours = segnets.IntermediateLayerGetter(features, {"4": "low", "16": "high"})
+def test_numeric_names() -> None:
+    layers = mobilenet_v3_large().features.eval()
+    theirs = TheirGetter(layers, {"4": "low", "16": "high"})
+    ours = segnets.IntermediateLayerGetter(layers, {"4": "low", "16": "high"})
     with torch.inference_mode():
         assert all(
             torch.equal(a, b)
@@ -96,30 +96,30 @@ def test_dotted_paths(dotted: tuple[nn.Module, segnets.IntermediateLayerGetter])
     model, getter = dotted
     x = images(2, 64, 48)
     with torch.inference_mode():
-        maps = getter(x)
+        features = getter(x)
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2"):
             x = part(model, name)(x)
         for block in part(model, "layer3")[:2]:
             x = block(x)
-        assert torch.equal(maps["block"], x)
+        assert torch.equal(features["block"], x)
         for block in part(model, "layer3")[2:]:
             x = block(x)
-        assert torch.equal(maps["stage"], x)
-        assert torch.equal(maps["out"], part(model, "layer4")(x))
-    assert maps["conv"].shape == (2, 256, 4, 3)
-    assert list(maps) == ["block", "conv", "stage", "out"], "in the order in which the layers run"
+        assert torch.equal(features["stage"], x)
+        assert torch.equal(features["out"], part(model, "layer4")(x))
+    assert features["conv"].shape == (2, 256, 4, 3)
+    assert list(features) == ["block", "conv", "stage", "out"], "in the order in which the layers run"
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda getter: pickle.loads(pickle.dumps(getter))])
-def test_a_copy_with_dotted_paths_has_taps_of_its_own(
+def test_a_copy_with_dotted_paths_has_its_own_hooks(
     dotted: tuple[nn.Module, segnets.IntermediateLayerGetter], copier: Callable[[nn.Module], nn.Module]
 ) -> None:
     getter = dotted[1]
     other = copier(getter)
     x = images(1, 64, 64)
     with torch.inference_mode():
-        expected, got = getter(x), other(x)
-        assert all(torch.equal(expected[key], got[key]) for key in expected)
+        expected, actual = getter(x), other(x)
+        assert all(torch.equal(expected[key], actual[key]) for key in expected)
         assert not getter._tapped
         assert not other._tapped
 
@@ -132,25 +132,25 @@ def test_dotted_paths_compile_without_a_graph_break(
     compiled = torch.compile(getter, fullgraph=True, backend="eager")
     x = images(1, 64, 64)
     with torch.no_grad():
-        expected, got = dotted[1](x), compiled(x)
-    assert list(got) == list(expected)
-    assert all(torch.equal(expected[key], got[key]) for key in expected)
+        expected, actual = dotted[1](x), compiled(x)
+    assert list(actual) == list(expected)
+    assert all(torch.equal(expected[key], actual[key]) for key in expected)
 
 
-def test_running_the_same_layers_elsewhere_leaves_nothing_behind(
+def test_running_the_same_layers_elsewhere_does_not_leak(
     dotted: tuple[nn.Module, segnets.IntermediateLayerGetter],
 ) -> None:
     model, getter = dotted
     x = images(1, 64, 64)
     with torch.inference_mode():
         model(images(1, 32, 32))
-        maps = getter(x)
-    assert list(maps) == ["block", "conv", "stage", "out"]
-    assert maps["conv"].shape[-2:] == (4, 4)
+        features = getter(x)
+    assert list(features) == ["block", "conv", "stage", "out"]
+    assert features["conv"].shape[-2:] == (4, 4)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
-def test_dotted_paths_are_not_for_torchscript_nor_for_checkpointing(
+def test_dotted_paths_are_refused_by_torchscript_and_checkpointing(
     dotted: tuple[nn.Module, segnets.IntermediateLayerGetter],
 ) -> None:
     getter = dotted[1]

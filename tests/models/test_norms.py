@@ -1,4 +1,4 @@
-"""Networks with other norms than batch norm: trained, scripted, compiled and exported like the rest."""
+"""Training, scripting, compiling and exporting of networks with each norm layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def network(norm: Any) -> nn.Module:
 @pytest.mark.parametrize("norm", full_but(["sync", "frozen"], NORMS))  # those with a class of ours
 def test_scripted_compiled_and_exported(norm: str, tmp_path: Path) -> None:
     model = network(norm)
-    kinds = [type(module) for module in model.modules()]
+    types = [type(module) for module in model.modules()]
     x = images(2, 65, 81)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
@@ -49,11 +49,11 @@ def test_scripted_compiled_and_exported(norm: str, tmp_path: Path) -> None:
     report = segnets.export(model, tmp_path / "m.ts", preprocessing=SMALL)
     assert report.verification.passed
     assert report.folded_batch_norms == (0 if norm == "group" else 41)
-    assert [type(module) for module in model.modules()] == kinds, "the network itself was not changed"
+    assert [type(module) for module in model.modules()] == types, "the network itself was not changed"
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_trained_in_one_process(norm: str) -> None:
+def test_training_in_one_process(norm: str) -> None:
     model = network(norm).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
     model(images(2, 65, 81))["out"].square().mean().backward()
@@ -64,7 +64,7 @@ def test_trained_in_one_process(norm: str) -> None:
     assert bool(before) == (norm != "group")
 
 
-def test_sync_in_one_process_is_batch_norm() -> None:
+def test_sync_in_one_process_equals_batch_norm() -> None:
     sync, plain = network("sync").train(), network("batch").train()
     plain.load_state_dict(sync.state_dict(), strict=True)
     x = images(3, 65, 81)
@@ -79,9 +79,9 @@ def test_sync_in_one_process_is_batch_norm() -> None:
         assert one.grad is None or torch.equal(one.grad, gradient_of(other)), name
 
 
-@pytest.mark.parametrize("kind", ["sync", "frozen"])
-def test_made_plain(kind: str) -> None:
-    norm = norm_layer(kind, eps=1e-2)(6)
+@pytest.mark.parametrize("name", ["sync", "frozen"])
+def test_as_batch_norm(name: str) -> None:
+    norm = norm_layer(name, eps=1e-2)(6)
     assert isinstance(norm, SyncBatchNorm2d | FrozenBatchNorm2d)
     randomise_(norm)
     plain = as_batch_norm(norm.double().eval())

@@ -1,4 +1,4 @@
-"""Each network against torchvision's: the same state dict, the same initial weights, the same bits in eval mode."""
+"""Networks against torchvision's: state dicts, initial weights, and bit-identical outputs in eval mode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_state_dict_has_the_same_names_order_shapes_and_dtypes(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_sides_state_dict_loads_strictly_into_the_other(name: str) -> None:
+def test_state_dicts_load_strictly_in_both_directions(name: str) -> None:
     ours, theirs = random_pair(name, aux_loss=with_aux(name))  # theirs into ours
     back = copy.deepcopy(theirs)
     for tensor in back.state_dict().values():
@@ -52,7 +52,7 @@ def test_the_same_seed_draws_the_same_initial_weights(name: str) -> None:
         ours_next = torch.rand(1)
         torch.manual_seed(5)
         theirs = torchvision_model(name, num_classes=3, aux_loss=aux_loss).state_dict()
-        assert torch.equal(torch.rand(1), ours_next), "the generator is left in another state"
+        assert torch.equal(torch.rand(1), ours_next), "the random generator is in another state"
         for key, tensor in theirs.items():
             assert torch.equal(ours[key], tensor), key
 
@@ -120,7 +120,7 @@ def test_eval_output_of_a_batch_of_large_images_is_equal_bit_for_bit(layout: tor
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
-def test_eval_output_complete_product_of_large_images(
+def test_eval_output_of_every_combination_of_large_images_is_equal_bit_for_bit(
     name: str, batch: int, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     for aux_loss in aux_options(name):

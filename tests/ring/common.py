@@ -1,7 +1,7 @@
-"""Peers of a ring in processes of their own, and the frames by which they check each other.
+"""Peers of a ring in separate processes, and the frames with which they check each other.
 
-Frames are int64; every item is the sequence, and the tag three times that. `python -m tests.ring.common` imports
-segnets once and then forks a process for each line of its input, so that a peer starts in a millisecond.
+Frames are int64. Every item is the sequence, and the tag is three times the sequence. `python -m tests.ring.common`
+imports segnets once and forks a process for each line of its input, so that a peer starts in a millisecond.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from segnets.frame_ring import Frame, Slot
 PASSES = 20
 
 
-def acquired(ring: FrameRing) -> Slot:
-    """A slot to fill, of which there is one."""
+def acquire_now(ring: FrameRing) -> Slot:
+    """Return a free slot, which must be available."""
     slot = ring.acquire(0)
     assert slot is not None
     return slot
 
 
-def given(ring: FrameRing) -> Frame:
-    """The next frame, of which there is one."""
+def next_now(ring: FrameRing) -> Frame:
+    """Return the next frame, which must be available."""
     frame = ring.next(0)
     assert frame is not None
     return frame
 
 
 def check(frame: Frame) -> None:
-    """Asserts that the frame is whole."""
+    """Assert that the frame is complete."""
     assert (frame.array == frame.sequence).all(), f"frame {frame.sequence} is torn"
     assert frame.tag == 3 * frame.sequence
     assert frame.timestamp <= time.monotonic_ns()
 
 
 def write(path: str, count: int) -> None:
-    """Frames up to sequence `count`; 0 means without end, as for `read`."""
+    """Write frames up to sequence `count`; 0 means without end."""
     with FrameRing.open(path, "producer") as ring:
         while True:
             slot = ring.acquire()
             assert slot is not None
             with slot:
                 slot.tag = 3 * slot.sequence
-                # Other values first, so that filling takes most of the time: a kill shall meet a slot half filled.
+                # Write other values first, so that filling takes most of the time and a kill meets a half-filled slot.
                 for wrong in range(PASSES, 0, -1):
                     slot.array[...] = slot.sequence + wrong
                 slot.array[...] = slot.sequence
@@ -58,6 +58,7 @@ def write(path: str, count: int) -> None:
 
 
 def read(path: str, count: int) -> None:
+    """Read and check frames up to sequence `count`; 0 means without end."""
     last = 0
     with FrameRing.open(path) as ring:
         for frame in ring:
@@ -68,10 +69,10 @@ def read(path: str, count: int) -> None:
                 return
 
 
-class Nursery:
-    """Starts `write` and `read` in processes; complains at the end if one of them failed."""
+class PeerStarter:
+    """Runner of `write` and `read` in separate processes. Fails at the end if one of them failed."""
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> PeerStarter:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.ring.common"],
             stdin=subprocess.PIPE,
@@ -82,27 +83,27 @@ class Nursery:
         return self
 
     def start(self, what: str, path: Path, count: int = 0) -> int:
-        """The process id of a peer; what: "write" or "read"."""
+        """Start "write" or "read", and return its process id."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{what} {count} {path}\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        said = self.process.communicate(timeout=60)[1]
-        assert kind is not None or not said, said
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        stderr = self.process.communicate(timeout=60)[1]
+        assert error_type is not None or not stderr, stderr
 
 
 def kill(process: int) -> None:
-    """SIGKILL, and wait for the end of a process that somebody else collects."""
+    """Send SIGKILL and wait until the process is gone, without being its parent."""
     os.kill(process, signal.SIGKILL)
     while Path(f"/proc/{process}").exists():
         time.sleep(0.0002)
 
 
 def _main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system collects our children
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps our children
     for line in sys.stdin:
         what, count, path = line.rstrip("\n").split(" ", 2)
         process = os.fork()

@@ -1,4 +1,4 @@
-"""The other side of a ring: a C++ program, and Python processes that start quickly."""
+"""Peers of a ring: a C++ program, and Python processes that start quickly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from segnets.errors import FrameRingError
 from segnets.frame_ring._file import check_platform
 from tests import cmake
-from tests.ring.common import Nursery
+from tests.ring.common import PeerStarter
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,19 +23,19 @@ def can_run() -> None:
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """segnets-test-ring, from a build that knows nothing of LibTorch; fails if the build fails or warns."""
-    folder, said = cmake.build(cmake.ROOT / "cpp", "ring", "-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_WITH_TORCH=OFF")
-    assert "warning:" not in said, said  # the compiler's
+    """Build segnets-test-ring without LibTorch. A compiler warning is a failure."""
+    folder, output = cmake.build(cmake.ROOT / "cpp", "ring", "-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_WITH_TORCH=OFF")
+    assert "warning:" not in output, output
     return folder / "segnets-test-ring"
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def peers() -> Iterator[PeerStarter]:
+    with PeerStarter() as peers:
+        yield peers
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a test makes its ring."""
+    """Return the path for a test's ring."""
     return tmp_path / "ring"

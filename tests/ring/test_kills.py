@@ -1,4 +1,4 @@
-"""Either side killed at random points: no torn frame, none lost, none twice, and the other side is told."""
+"""Kill either side at random points: no frame is torn, lost or duplicated, and the other side notices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from segnets import FrameRing, PeerGoneError
 from segnets.frame_ring._layout import HEADER_SIZE, PRODUCER_STATE, READ, SLOT_HEADER, WRITTEN
-from tests.ring.common import Nursery, check, kill
+from tests.ring.common import PeerStarter, check, kill
 
 ITEMS = 32768  # 256 KiB
 ROUNDS = [pytest.param(30, id="some"), pytest.param(1000, id="many", marks=pytest.mark.full)]
@@ -23,10 +23,10 @@ LONGEST = 0.03  # seconds a peer lives at most
 
 
 @contextlib.contextmanager
-def peer(kind: str, what: str, path: Path, program: Path, nursery: Nursery) -> Iterator[None]:
-    """A process that writes or reads without end; killed, and gone, at the end."""
-    if kind == "python":
-        process = nursery.start(what, path)
+def peer(language: str, what: str, path: Path, program: Path, peers: PeerStarter) -> Iterator[None]:
+    """Run a process that writes or reads without end, and kill it at the end of the block."""
+    if language == "python":
+        process = peers.start(what, path)
         yield
         kill(process)
     else:
@@ -35,18 +35,18 @@ def peer(kind: str, what: str, path: Path, program: Path, nursery: Nursery) -> I
         )
         yield
         running.kill()
-        out, said = running.communicate()
-        assert (out, said) == ("", ""), "it ended before it was killed"
+        out, err = running.communicate()
+        assert (out, err) == ("", ""), "the peer ended before it was killed"
 
 
 def count(path: Path, offset: int) -> int:
-    """A number of the ring's header, as it is now."""
+    """Return the current value of a counter in the ring's header."""
     with path.open("rb") as file:
         return int.from_bytes(os.pread(file.fileno(), 8, offset), "little")
 
 
 def slot_is_torn(ring: FrameRing, sequence: int) -> bool:
-    """Whether the slot of a frame was being filled when its producer died."""
+    """Return whether a frame's slot was only partly filled when its producer died."""
     with ring.path.open("rb") as file:
         file.seek(HEADER_SIZE + (sequence - 1) % ring.layout.slots * ring.layout.slot_size + SLOT_HEADER)
         content = np.frombuffer(file.read(ring.layout.frame_size), np.int64)
@@ -54,7 +54,7 @@ def slot_is_torn(ring: FrameRing, sequence: int) -> bool:
 
 
 def end_of(step: Callable[[], object]) -> PeerGoneError:
-    """Repeat until the peer is found gone."""
+    """Repeat `step` until it raises PeerGoneError, and return the error."""
     while True:
         try:
             step()
@@ -62,9 +62,9 @@ def end_of(step: Callable[[], object]) -> PeerGoneError:
             return gone
 
 
-@pytest.mark.parametrize("kind", ["python", "c++"])
+@pytest.mark.parametrize("language", ["python", "c++"])
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_a_killed_producer(kind: str, rounds: int, program: Path, nursery: Nursery, tmp_path: Path) -> None:
+def test_a_killed_producer(language: str, rounds: int, program: Path, peers: PeerStarter, tmp_path: Path) -> None:
     randomly = random.Random(rounds)
     torn = last = 0
     with FrameRing.create(tmp_path / "ring", (ITEMS,), "int64", role="consumer", slots=3) as ring:
@@ -80,36 +80,36 @@ def test_a_killed_producer(kind: str, rounds: int, program: Path, nursery: Nurse
 
         for turn in range(rounds):
             before = last
-            with peer(kind, "write", ring.path, program, nursery):
+            with peer(language, "write", ring.path, program, peers):
                 end = time.monotonic() + randomly.uniform(0, LONGEST)
-                # The first one has come, at least: there's no saying that a process died which never came.
+                # Wait for the first frame: a process that never opened the ring is not reported as dead.
                 while time.monotonic() < end or (turn == 0 and last == 0):
-                    with contextlib.suppress(PeerGoneError):  # the peer before this one
+                    with contextlib.suppress(PeerGoneError):  # the previous peer
                         take(0.001)
-            gone = end_of(lambda: take(10))  # what it had published comes first
+            gone = end_of(lambda: take(10))  # published frames come first
             assert "the producer died: its process ended without closing the ring" in str(gone)
             assert (gone.state, ring.peer, ring.waiting) == ("died", "died", 0)
             torn += last > before and slot_is_torn(ring, last + 1)
-    assert last > rounds, "hardly a frame came, so little was tested"
+    assert last > rounds, "too few frames for a meaningful test"
     print(f"{torn} of {rounds} producers were killed while they filled a slot")
-    assert torn > 0, "no producer was killed while it filled a slot, so little was tested"
+    assert torn > 0, "no producer was killed while it filled a slot, so the test shows little"
 
 
-@pytest.mark.parametrize("kind", ["python", "c++"])
+@pytest.mark.parametrize("language", ["python", "c++"])
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_a_killed_producer_of_a_consumer_in_cpp(
-    kind: str, rounds: int, program: Path, nursery: Nursery, tmp_path: Path
+def test_a_killed_producer_with_a_cpp_consumer(
+    language: str, rounds: int, program: Path, peers: PeerStarter, tmp_path: Path
 ) -> None:
     randomly = random.Random(rounds)
     path, written = tmp_path / "ring", 0
     for _ in range(rounds):
         FrameRing.create(path, (ITEMS,), "int64", slots=3).close()
         with path.open("r+b") as file:
-            os.pwrite(file.fileno(), bytes(8), PRODUCER_STATE)  # nobody came yet
+            os.pwrite(file.fileno(), bytes(8), PRODUCER_STATE)  # as if no producer had opened the ring
         consumer = subprocess.Popen(
             [program, "read", path, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        with peer(kind, "write", path, program, nursery):
+        with peer(language, "write", path, program, peers):
             while count(path, PRODUCER_STATE) == 0:
                 time.sleep(0.0002)
             time.sleep(randomly.uniform(0, LONGEST))
@@ -117,12 +117,12 @@ def test_a_killed_producer_of_a_consumer_in_cpp(
         assert count(path, READ) == count(path, WRITTEN)
         written += count(path, WRITTEN)
         path.unlink()
-    assert written > rounds, "hardly a frame came, so little was tested"
+    assert written > rounds, "too few frames for a meaningful test"
 
 
-@pytest.mark.parametrize("kind", ["python", "c++"])
+@pytest.mark.parametrize("language", ["python", "c++"])
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_a_killed_consumer(kind: str, rounds: int, program: Path, nursery: Nursery, tmp_path: Path) -> None:
+def test_a_killed_consumer(language: str, rounds: int, program: Path, peers: PeerStarter, tmp_path: Path) -> None:
     randomly = random.Random(rounds)
     with FrameRing.create(tmp_path / "ring", (ITEMS,), "int64", slots=3) as ring:
 
@@ -134,19 +134,19 @@ def test_a_killed_consumer(kind: str, rounds: int, program: Path, nursery: Nurse
                     slot.array[...] = slot.sequence
 
         for turn in range(rounds):
-            with peer(kind, "read", ring.path, program, nursery):
+            with peer(language, "read", ring.path, program, peers):
                 end = time.monotonic() + randomly.uniform(0, LONGEST)
                 while time.monotonic() < end or (turn == 0 and count(ring.path, READ) == 0):
-                    with contextlib.suppress(PeerGoneError):  # the peer before this one
+                    with contextlib.suppress(PeerGoneError):  # the previous peer
                         fill(0.001)
             gone = end_of(lambda: fill(10))
-            # Killed before it came, it leaves what the one before it said, the one of this process below.
+            # A peer killed before it opened the ring leaves the state of the previous one, from this process below.
             assert gone.state == ring.peer == "died" or (gone.state == "closed" and turn > 0)
             done = count(ring.path, READ)
-            with FrameRing.open(ring.path) as after:  # the frame that it held is still there, for the next one
+            with FrameRing.open(ring.path) as after:  # the next consumer gets the frame that it held
                 frame = after.next(0)
                 assert frame is not None
                 assert frame.sequence == done + 1
                 check(frame)
             assert (count(ring.path, READ), ring.waiting) == (done, 3)
-        assert count(ring.path, READ) > rounds, "hardly a frame was read, so little was tested"
+        assert count(ring.path, READ) > rounds, "too few frames for a meaningful test"

@@ -1,4 +1,4 @@
-"""Python and C++ on the two sides of one ring."""
+"""A ring with Python on one side and C++ on the other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from segnets import FrameRing
 from segnets.frame_ring._layout import PRODUCER_STATE
-from tests.ring.common import Nursery, check
+from tests.ring.common import PeerStarter, check
 
-FRAMES = 3000  # many times around the ring, so each side meets an empty and a full one
+FRAMES = 3000  # many times around the ring, so that each side meets an empty and a full ring
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -22,13 +22,15 @@ def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("checksum", [False, True])
 @pytest.mark.parametrize("writer", ["python", "c++"])
-def test_from_one_to_the_other(writer: str, checksum: bool, program: Path, nursery: Nursery, tmp_path: Path) -> None:
+def test_frames_from_one_language_to_the_other(
+    writer: str, checksum: bool, program: Path, peers: PeerStarter, tmp_path: Path
+) -> None:
     path = tmp_path / "r"
     FrameRing.create(path, (64, 16), "int64", slots=3, checksum=checksum).close()
-    with path.open("r+b") as file:  # as if nobody had come: then each side waits for the other
+    with path.open("r+b") as file:  # as if no producer had opened the ring, so that each side waits for the other
         os.pwrite(file.fileno(), bytes(8), PRODUCER_STATE)
     if writer == "python":
-        nursery.start("write", path, FRAMES)
+        peers.start("write", path, FRAMES)
         done = run(program, "read", path, 0)
         assert (done.stdout, done.stderr) == (f"closed after {FRAMES}\n", "")
     else:
@@ -43,11 +45,11 @@ def test_from_one_to_the_other(writer: str, checksum: bool, program: Path, nurse
 
 
 def test_the_order_of_stores_in_cpp(program: Path, tmp_path: Path) -> None:
-    """Frames so small, and sides so quick, that the moment between two stores is met many times."""
+    """Transfer frames so small and fast that readers often run between two stores of the writer."""
     assert run(program, "race", tmp_path / "r", 300_000).stdout == "0 wrong\n"
 
 
-def test_cpp_refuses_a_taken_role_and_tells_of_the_peer(program: Path, tmp_path: Path) -> None:
+def test_cpp_refuses_a_taken_role_and_reports_the_peer(program: Path, tmp_path: Path) -> None:
     path = tmp_path / "r"
     with FrameRing.create(path, (1000,), "int64") as ring:
         done = run(program, "open", path, "producer")
@@ -77,14 +79,14 @@ def test_cpp_finds_damage(program: Path, tmp_path: Path) -> None:
         done = run(program, "read", path, 0)
         assert done.returncode == 1
         assert done.stderr == f"{path}: {message}: another process writes to the ring; the frame was skipped\n"
-        # An exception ended it: it didn't close the ring.
+        # The program ended by an exception, so it did not close the ring.
         with FrameRing.open(path, "producer") as ring:
             assert ring.peer == "died"
     assert run(program, "read", path, 0).stdout == "closed after 3\n"
 
 
-def test_cpp_tells_a_torn_frame(program: Path, tmp_path: Path) -> None:
-    """The check by which the tests with kills judge."""
+def test_cpp_detects_a_torn_frame(program: Path, tmp_path: Path) -> None:
+    """Check the check on which the tests with kills rely."""
     path = tmp_path / "r"
     with FrameRing.create(path, (1000,), "int64") as ring:
         torn = np.ones(1000, np.int64)
@@ -93,8 +95,8 @@ def test_cpp_tells_a_torn_frame(program: Path, tmp_path: Path) -> None:
     assert run(program, "read", path, 0).stderr == "frame 1 is torn\n"
 
 
-def test_a_limit_of_sizes_refuses_a_ring_of_cpp(program: Path, tmp_path: Path) -> None:
-    """And doesn't end the process (SIGXFSZ), which would leave its temporary file."""
+def test_cpp_fails_cleanly_at_a_file_size_limit(program: Path, tmp_path: Path) -> None:
+    """Check that SIGXFSZ does not end the process, which would leave its temporary file."""
     command = f'ulimit -f 10; exec "{program}" create "{tmp_path / "r"}" producer 1 4 0 300x400'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "bytes: File too large" in done.stderr
@@ -102,7 +104,7 @@ def test_a_limit_of_sizes_refuses_a_ring_of_cpp(program: Path, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_cpp_makes_no_ring_where_something_is(program: Path, tmp_path: Path) -> None:
+def test_cpp_does_not_replace_a_file(program: Path, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"mine")
     done = run(program, "create", tmp_path / "r", "producer", 1, 4, 0, "3x4")
     assert done.stderr == f"{tmp_path / 'r'}: exists already; remove it, open it, or ask to reuse it\n"

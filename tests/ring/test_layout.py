@@ -1,4 +1,4 @@
-"""The bytes of a header: both languages write the same, and refuse the same with the same line."""
+"""Bytes of a header: both languages write the same bytes, and refuse bad ones with the same message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from segnets import FrameRing, FrameRingError
 
-# 480x640 RGB bytes with rows of 2048, three slots, CRC-32; never changed, or old and new processes don't understand
-# each other. Only bytes that are not zero are listed.
+# Header of 480x640 RGB frames with rows of 2048 bytes, three slots and CRC-32. It must never change, so that old and
+# new processes work together. Only nonzero bytes are listed.
 GOLDEN = {
     0: b"\x89segring",
     8: bytes.fromhex("01000000 00100000 01000000 03000000"),
@@ -22,7 +22,7 @@ GOLDEN = {
     88: bytes.fromhex("0008000000000000 0300000000000000 0100000000000000"),
     152: bytes.fromhex("0300000000000000 80ff0e0000000000 c0ff0e0000000000"),
     176: bytes.fromhex("01000000 f0e2539a"),
-    328: b"\x01",  # the consumer came
+    328: b"\x01",  # the consumer opened the ring
 }
 SIZE = 4096 + 3 * 0xEFFC0
 
@@ -67,7 +67,7 @@ def test_both_read_the_golden_header(program: Path, tmp_path: Path) -> None:
         layout = ring.layout
         assert (layout.shape, layout.strides, layout.dtype) == ((480, 640, 3), (2048, 3, 1), "uint8")
         assert (layout.slots, layout.checksum, layout.frame_size) == (3, True, 982912)
-        assert ring.peer == "died"  # state "came", and nobody holds the lock
+        assert ring.peer == "died"  # the consumer opened the ring and holds no lock
     said = run(program, "open", tmp_path / "r", "consumer").stdout
     assert said == "type 1, 982912 bytes, 3 slots, checksum 1, peer 2, waiting 0; shape 480 640 3; strides 2048 3 1\n"
 
@@ -84,7 +84,7 @@ def test_every_type_has_one_code(code: int, program: Path, tmp_path: Path) -> No
 
 
 def patched(offset: int, form: str, *values: int) -> Callable[[bytes], bytes]:
-    """Change numbers of the header, and make its checksum right again."""
+    """Return a function that changes numbers of the header and corrects its checksum."""
 
     def change(contents: bytes) -> bytes:
         whole = bytearray(contents)
@@ -177,11 +177,11 @@ def test_hostile_headers(
     assert str(error.value).startswith(f"{path}: {message}")
     done = run(program, "open", path, role)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{error.value}\n"  # the very same line
+    assert done.stderr == f"{error.value}\n"  # the same message
     assert path.read_bytes() == contents
 
 
-def test_files_that_are_none(program: Path, tmp_path: Path) -> None:
+def test_paths_that_are_not_regular_files(program: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, message in [
         ("none", "does not exist; start the side that creates the ring first"),
@@ -218,7 +218,7 @@ def test_files_that_are_none(program: Path, tmp_path: Path) -> None:
         ((2, 2), "int16", 4, (4, 1), "strides=(4, 1), expected multiples of the item size, 2"),
     ],
 )
-def test_layouts_that_no_ring_can_have(
+def test_invalid_layouts(
     shape: tuple[int, ...],
     dtype: str | None,
     slots: int,

@@ -1,4 +1,4 @@
-"""What one side of a ring does and refuses, in Python."""
+"""Calls of one side of a ring in Python, and their errors."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ import torch
 
 from segnets import FrameRing, FrameRingError
 from segnets.frame_ring._layout import HEADER_SIZE, SLOT_HEADER
-from tests.ring.common import acquired, given
+from tests.ring.common import acquire_now, next_now
 
 SHAPE = (3, 4)
 
 
 @pytest.mark.parametrize("strides", [None, (40, 8), (8, 32), (64, 16)], ids=["plain", "rows", "columns", "gaps"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64"])
-def test_frames_arrive_in_order_and_whole(dtype: str, strides: tuple[int, ...] | None, path: Path) -> None:
+def test_frames_arrive_in_order_and_complete(dtype: str, strides: tuple[int, ...] | None, path: Path) -> None:
     values = (np.arange(7 * 12).reshape(7, *SHAPE) % 100).astype(dtype)
-    kind = getattr(torch, dtype)
+    torch_dtype = getattr(torch, dtype)
     with (
-        FrameRing.create(path, SHAPE, kind, slots=3, strides=strides, checksum=True) as producer,
+        FrameRing.create(path, SHAPE, torch_dtype, slots=3, strides=strides, checksum=True) as producer,
         FrameRing.open(path) as consumer,
     ):
         for i, value in enumerate(values):
             before = time.monotonic_ns()
             assert producer.put(value, 0, tag=2**64 - 1 - i)
-            with given(consumer) as frame:
+            with next_now(consumer) as frame:
                 assert (frame.sequence, frame.tag) == (i + 1, 2**64 - 1 - i)
                 assert before <= frame.timestamp <= time.monotonic_ns()
                 assert np.array_equal(frame.array, value)
                 assert (frame.array.dtype, frame.array.strides) == (values.dtype, consumer.layout.strides)
                 assert torch.equal(frame.tensor, torch.from_numpy(value))
-                assert frame.tensor.dtype == kind
+                assert frame.tensor.dtype == torch_dtype
         assert consumer.next(0) is None
 
 
 def test_nothing_is_copied(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
-        slot = acquired(producer)
+        slot = acquire_now(producer)
         slot.tensor[...] = 7
         assert slot.array.tolist() == np.full(SHAPE, 7).tolist()
         slot.publish()
-        frame = given(consumer)
+        frame = next_now(consumer)
         array, tensor = frame.array, frame.tensor
         assert array.ctypes.data == tensor.data_ptr()
         assert array.ctypes.data % 64 == 0
-        with path.open("r+b") as file:  # another hand on the same memory
+        with path.open("r+b") as file:  # write to the same memory through the file
             os.pwrite(file.fileno(), b"\x2a", HEADER_SIZE + SLOT_HEADER + 5)
         assert array[1, 1] == tensor[1, 1] == 42
         with pytest.raises(ValueError, match="read-only"):
@@ -65,13 +65,13 @@ def test_a_full_ring_waits_or_drops(path: Path) -> None:
         start = time.monotonic()
         assert producer.acquire(0.05) is None
         assert time.monotonic() - start >= 0.05
-        frame = given(consumer)
-        assert producer.acquire(0) is None  # it's looked at, not released
+        frame = next_now(consumer)
+        assert producer.acquire(0) is None  # the frame is not released yet
         frame.release()
-        assert acquired(producer).sequence == 3
+        assert acquire_now(producer).sequence == 3
 
 
-def test_a_wait_ends_when_something_comes(path: Path) -> None:
+def test_a_wait_ends_when_a_frame_or_slot_is_available(path: Path) -> None:
     with FrameRing.create(path, SHAPE, slots=1) as producer, FrameRing.open(path) as consumer:
         later = threading.Timer(0.05, lambda: producer.put(np.zeros(SHAPE, np.uint8)))
         later.start()
@@ -84,9 +84,9 @@ def test_a_wait_ends_when_something_comes(path: Path) -> None:
         later.join()
 
 
-def test_a_published_slot_is_not_ours(path: Path) -> None:
+def test_a_published_slot_is_not_writable(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
-        slot = acquired(producer)
+        slot = acquire_now(producer)
         kept = slot.array
         slot.publish()
         with pytest.raises(ValueError, match="read-only"):
@@ -95,17 +95,17 @@ def test_a_published_slot_is_not_ours(path: Path) -> None:
             slot.publish()
         with pytest.raises(FrameRingError, match="slot 1 was published or cancelled; acquire"):
             _ = slot.array
-        slot.cancel()  # says nothing, for the ends of `with`
+        slot.cancel()  # no error, because `with` may cancel a slot again
 
 
-def test_a_slot_left_by_an_exception_is_given_again(path: Path) -> None:
+def test_a_slot_is_reused_after_an_exception(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
-        slot = acquired(producer)
+        slot = acquire_now(producer)
         assert producer.acquire(0) is slot
         with pytest.raises(ZeroDivisionError), slot:
             slot.array[...] = 1 // 0
         assert producer.waiting == 0
-        again = acquired(producer)
+        again = acquire_now(producer)
         assert again is not slot
         assert again.sequence == 1
         again.tag = -1
@@ -113,14 +113,14 @@ def test_a_slot_left_by_an_exception_is_given_again(path: Path) -> None:
             again.publish()
         again.tag, again.timestamp = 5, 12
         again.publish()
-        with FrameRing.open(path) as consumer, given(consumer) as frame:
+        with FrameRing.open(path) as consumer, next_now(consumer) as frame:
             assert (frame.tag, frame.timestamp) == (5, 12)
 
 
-def test_a_released_frame_is_not_ours(path: Path) -> None:
+def test_a_released_frame_is_not_readable(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
         producer.put(np.zeros(SHAPE, np.uint8))
-        frame = given(consumer)
+        frame = next_now(consumer)
         with pytest.raises(FrameRingError, match=r"next\(\) before frame 1 was released"):
             consumer.next(0)
         frame.release()
@@ -140,7 +140,7 @@ def test_a_released_frame_is_not_ours(path: Path) -> None:
         (SLOT_HEADER + 11, r"frame 1 is damaged \(wrong checksum\)"),
     ],
 )
-def test_a_damaged_frame_is_passed_over(offset: int, message: str, path: Path) -> None:
+def test_a_damaged_frame_is_skipped(offset: int, message: str, path: Path) -> None:
     with FrameRing.create(path, SHAPE, checksum=True) as producer, FrameRing.open(path) as consumer:
         for i in range(2):
             producer.put(np.full(SHAPE, i, np.uint8))
@@ -148,11 +148,11 @@ def test_a_damaged_frame_is_passed_over(offset: int, message: str, path: Path) -
             os.pwrite(file.fileno(), b"\x2b", HEADER_SIZE + offset)
         with pytest.raises(FrameRingError, match=message):
             consumer.next(0)
-        with given(consumer) as frame:
+        with next_now(consumer) as frame:
             assert (frame.sequence, frame.array[0, 0]) == (2, 1)
 
 
-def test_counters_that_can_not_be(path: Path) -> None:
+def test_invalid_counters(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
         for offset, call in ((256, consumer.next), (320, producer.acquire)):
             with path.open("r+b") as file:
@@ -163,7 +163,7 @@ def test_counters_that_can_not_be(path: Path) -> None:
                 call(0)
 
 
-def test_calls_that_do_not_fit(path: Path) -> None:
+def test_invalid_calls(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
         wrong: list[tuple[Callable[[], object], str]] = [
             (lambda: producer.next(0), r"next\(\) is for the consumer only"),
@@ -178,7 +178,7 @@ def test_calls_that_do_not_fit(path: Path) -> None:
         for call, message in wrong:
             with pytest.raises(FrameRingError, match=message):
                 call()
-        slot, waiting = acquired(producer), producer.waiting
+        slot, waiting = acquire_now(producer), producer.waiting
         assert waiting == 0
     for call in (
         lambda: producer.acquire(0),
@@ -192,7 +192,7 @@ def test_calls_that_do_not_fit(path: Path) -> None:
         slot.publish()
 
 
-def test_numbers_of_numpy_will_do(path: Path) -> None:
+def test_numpy_numbers_are_accepted(path: Path) -> None:
     ring = FrameRing.create(path, np.array([2, 3]), slots=np.int64(2), checksum=np.bool_(True))  # type: ignore[arg-type]
     assert (ring.layout.slots, ring.layout.checksum) == (2, True)
     with FrameRing.open(path) as consumer:

@@ -1,4 +1,4 @@
-"""Making and opening rings, the roles, and what each side learns of the other, in Python."""
+"""Creating and opening rings, roles, and the state of the peer, in Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from segnets import FrameRing, FrameRingError, OutputError, PeerGoneError
 from segnets.frame_ring._side import Side
-from tests.ring.common import acquired, given
+from tests.ring.common import acquire_now, next_now
 
 SHAPE = (3, 4)
 
@@ -45,7 +45,7 @@ def test_peers(path: Path) -> None:
     assert peer_of(producer) == "closed"
     with pytest.raises(ZeroDivisionError), FrameRing.open(path):
         _ = 1 // 0
-    assert peer_of(producer) == "died"  # it ended, and not because it was done
+    assert peer_of(producer) == "died"  # it ended without closing the ring
     consumer = FrameRing.open(path)
     assert peer_of(producer) == "alive"
     del consumer
@@ -57,7 +57,7 @@ def test_peers(path: Path) -> None:
         assert consumer.peer == "closed"
 
 
-def test_frames_come_before_the_news_that_the_producer_is_gone(path: Path) -> None:
+def test_remaining_frames_come_before_peer_gone_error(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
         for i in range(3):
             producer.put(np.full(SHAPE, i, np.uint8))
@@ -66,7 +66,7 @@ def test_frames_come_before_the_news_that_the_producer_is_gone(path: Path) -> No
         with pytest.raises(PeerGoneError, match="ring: the producer closed the ring") as gone:
             consumer.next(60)
         assert gone.value.state == "closed"
-        # Another producer goes on where this one ended.
+        # Another producer continues the sequence.
         producer = FrameRing.open(path, "producer")
         producer.put(np.full(SHAPE, 3, np.uint8))
         del producer
@@ -79,7 +79,7 @@ def test_frames_come_before_the_news_that_the_producer_is_gone(path: Path) -> No
 
 
 def test_a_frame_published_just_before_the_end_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The producer publishes and dies after the consumer has looked for frames and before it asks for the peer."""
+    """Let the producer publish and die between the consumer's check for frames and its check of the peer."""
     with FrameRing.create(path, SHAPE) as producer, FrameRing.open(path) as consumer:
 
         def publish_and_die(side: Side) -> str:
@@ -87,46 +87,46 @@ def test_a_frame_published_just_before_the_end_is_not_lost(path: Path, monkeypat
             return "died"
 
         monkeypatch.setattr(Side, "peer", publish_and_die)
-        with given(consumer) as frame:
+        with next_now(consumer) as frame:
             assert frame.array[0, 0] == 9
 
 
-def test_a_full_ring_says_that_the_consumer_is_gone(path: Path) -> None:
+def test_a_full_ring_reports_that_the_consumer_is_gone(path: Path) -> None:
     with FrameRing.create(path, SHAPE, slots=1) as producer:
         assert producer.put(np.zeros(SHAPE, np.uint8), 0)
-        assert producer.acquire(0) is None  # nobody came yet
+        assert producer.acquire(0) is None  # no consumer has opened the ring yet
         FrameRing.open(path).close()
         with pytest.raises(PeerGoneError, match="the consumer closed the ring"):
             producer.acquire(0)
 
 
-def test_a_frame_that_was_not_released_is_given_to_the_next_consumer(path: Path) -> None:
+def test_the_next_consumer_gets_an_unreleased_frame(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
         producer.put(np.full(SHAPE, 5, np.uint8))
         with FrameRing.open(path) as consumer:
-            kept = given(consumer).array
-        assert kept[0, 0] == 5  # the memory lives as long as a view of it
-        with FrameRing.open(path) as consumer, given(consumer) as frame:
+            kept = next_now(consumer).array
+        assert kept[0, 0] == 5  # a view keeps the memory mapped
+        with FrameRing.open(path) as consumer, next_now(consumer) as frame:
             assert (frame.sequence, frame.array[0, 0]) == (1, 5)
 
 
-def test_a_ring_that_exists(path: Path) -> None:
+def test_create_of_an_existing_ring(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
         producer.put(np.zeros(SHAPE, np.uint8))
     with pytest.raises(FrameRingError, match="exists already; remove it, open it, or ask to reuse it"):
         FrameRing.create(path, SHAPE)
     with FrameRing.create(path, SHAPE, reuse=True) as producer:
-        assert acquired(producer).sequence == 2
+        assert acquire_now(producer).sequence == 2
     with pytest.raises(
         FrameRingError,
         match=r"is a ring of uint8 \(3, 4\), strides \(4, 1\), 4 slots, no checksum, "
         r"not of uint8 \(3, 4\), strides \(4, 1\), 5 slots, CRC-32; remove it or name another",
     ):
         FrameRing.create(path, SHAPE, slots=5, checksum=True, reuse=True)
-    assert FrameRing.open(path, "producer").peer == "never came"  # the refused one keeps no role
+    assert FrameRing.open(path, "producer").peer == "never came"  # the refused call released its role
 
 
-def test_a_ring_that_can_not_be_made(tmp_path: Path) -> None:
+def test_create_at_an_invalid_path(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"its folder .* does not exist; create it first"):
         FrameRing.create(tmp_path / "none" / "ring", SHAPE)
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
@@ -136,7 +136,7 @@ def test_a_ring_that_can_not_be_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
-def test_memory_that_is_not_there_is_refused_at_once() -> None:
+def test_missing_memory_is_refused_at_creation() -> None:
     before = sorted(os.listdir("/dev/shm"))  # noqa: PTH208
     with pytest.raises(OutputError, match="the disk is full; free some space or choose another place"):
         FrameRing.create("/dev/shm/segnets-test-too-large", (1 << 40,), slots=1 << 10)
@@ -155,7 +155,7 @@ def test_waiting_for_the_file(path: Path) -> None:
     rings[0].close()
 
 
-def test_processors_that_need_barriers_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_platforms_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     calls: list[Callable[[], FrameRing]] = [lambda: FrameRing.create(path, SHAPE), lambda: FrameRing.open(path)]
     for call in calls:
@@ -166,7 +166,7 @@ def test_processors_that_need_barriers_are_refused(path: Path, monkeypatch: pyte
         FrameRing.open(path)
 
 
-def test_a_forked_child_takes_nothing_away(path: Path) -> None:
+def test_a_forked_child_does_not_release_the_role(path: Path) -> None:
     script = f"""
 import os, segnets
 ring = segnets.FrameRing.create({str(path)!r}, (4,))
