@@ -28,6 +28,10 @@ FLOORS = [
     {"commands", "cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The same inside packages. Modules that are not named here are above them all.
+INNER_FLOORS = {
+    "segnets.deploy": [{"_reason", "contract"}, {"check"}, {"passes"}, {"formats"}],
+}
 
 
 def room_of(module: str) -> str:
@@ -44,7 +48,7 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names if node.module == "segnets" else {node.module}
+            found |= names if node.module == "segnets" or node.module in INNER_FLOORS else {node.module}
     return found
 
 
@@ -61,6 +65,21 @@ def test_nothing_looks_up(path: Path) -> None:
             assert FLOOR_OF[room_of(module)] <= FLOOR_OF[room], f"{room} imports {module}"
         assert not module.startswith("weights_tools"), "weights_tools imports segnets, never the reverse"
         assert not module.startswith("torchvision"), "one door only, and it uses importlib"
+
+
+@pytest.mark.parametrize("package", INNER_FLOORS)
+def test_nothing_looks_up_inside(package: str) -> None:
+    floors = INNER_FLOORS[package]
+    floor_of = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
+    folder = PACKAGE.parent / package.replace(".", "/")
+    assert {path.stem for path in folder.iterdir()} >= floor_of.keys()
+    for path in folder.rglob("*.py"):
+        room = path.relative_to(folder).parts[0].removesuffix(".py")
+        for module in imports(path):
+            if module.startswith(f"{package}."):
+                imported = module.removeprefix(f"{package}.").split(".")[0]
+                above = len(floors)
+                assert floor_of.get(imported, above) <= floor_of.get(room, above), f"{path} imports {module}"
 
 
 def test_the_import_brings_nothing_heavy() -> None:

@@ -23,7 +23,7 @@ from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.deploy.formats._base import FORMATS, Options
 from segnets.deploy.formats.onnx.quantize import QuantizationReport
-from segnets.deploy.passes.simplify import Optimized, optimize
+from segnets.deploy.passes.pipeline import Rewritten
 from segnets.errors import ExportError, WeightsError
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocessing import Preprocessing
@@ -114,8 +114,7 @@ def export(
     preprocessing = preprocessing or card.preprocessing
 
     reference = _copied(_checked_module(model))
-    optimized = optimize(model)
-    draft = chosen.draft(optimized.model, preprocessing, options)
+    draft = chosen.draft(model, preprocessing, options)
     golden = draft.golden(reference)
     contract = _contract(
         model,
@@ -133,7 +132,7 @@ def export(
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
     data = draft.pack(contract, extra_files)
     verification = _write_verified(data, file, reference, overwrite)
-    return _report(optimized, verification, draft.quantization, time.monotonic() - started)
+    return _report(draft.rewritten, verification, draft.quantization, time.monotonic() - started)
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:
@@ -156,14 +155,14 @@ def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: 
 
 
 def _report(
-    optimized: Optimized, verification: VerifyReport, quantization: QuantizationReport | None, seconds: float
+    rewritten: Rewritten, verification: VerifyReport, quantization: QuantizationReport | None, seconds: float
 ) -> ExportReport:
     return ExportReport(
         path=verification.path,
         size_bytes=verification.size_bytes,
-        folded_batch_norms=optimized.folded_batch_norms,
-        removed_dropouts=optimized.removed_dropouts,
-        dropped_aux_classifier=optimized.dropped_aux_classifier,
+        folded_batch_norms=rewritten.count("fold_batch_norms"),
+        removed_dropouts=rewritten.count("remove_dropouts"),
+        dropped_aux_classifier=rewritten.count("drop_aux_classifier") > 0,
         seconds=seconds,
         verification=verification,
         quantization=quantization,

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from segnets.card import ModelCard
 from segnets.deploy import export
 from segnets.deploy.formats.aoti import CAN_COMPILE
+from segnets.deploy.passes import pipeline
+from segnets.deploy.passes.context import Context
 from segnets.model import SegmentationModel
 from segnets.preprocessing import Preprocessing
 from segnets.registry import find_builder
@@ -46,6 +48,18 @@ def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: object) -> nn
             ):
                 nn.init.uniform_(tensor, low, high)
     return model.eval()
+
+
+def simplified(model: nn.Module) -> nn.Module:
+    """Return a copy of the model after the passes that every format shares."""
+    return pipeline.rewrite(model, Context("torchscript", "portable")).network
+
+
+def fused_for_cpu(
+    model: nn.Module, dtype: torch.dtype = torch.float32, image_size: tuple[int, int] = (64, 80)
+) -> nn.Module:
+    """Return a copy of the model after the passes of target "cpu"."""
+    return pipeline.rewrite(model, Context("torchscript", "cpu", dtype, image_size)).network
 
 
 def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -13,8 +13,10 @@ from torch.torch_version import TorchVersion
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy.formats import aoti
 from segnets.deploy.formats._cpu import check_processor, this_processor
+from segnets.deploy.passes import pipeline
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.convolutions import OnePixelConv, choose_forms
 from segnets.deploy.passes.pooling import GridAverage, MeanByLines
-from segnets.deploy.passes.simplify import optimize
 from segnets.deploy.passes.winograd import WinogradProducts
 from segnets.errors import ExportError, ImageError
 from segnets.preprocessing import preprocess
@@ -33,26 +35,28 @@ from tests.deploy.common import (
 
 __all__ = ["compiled"]  # a fixture
 
+CONTEXT = Context("aoti", "cpu", image_size=(64, 80), largest_side=4096)
+
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "pspnet_resnet18"])
 def test_what_is_compiled_computes_the_same(name: str) -> None:
-    model = optimize(calm_model(name, num_classes=5)).model
-    rewritten = aoti._rewritten(model, torch.float32, (64, 80))
+    model = calm_model(name, num_classes=5)
+    rewritten = pipeline.rewrite(model, CONTEXT).network
     kinds = {type(module) for module in rewritten.modules()}
     assert nn.AdaptiveAvgPool2d not in kinds
-    assert kinds >= ({MeanByLines, aoti._OnePixel} if name.startswith("lraspp") else {MeanByLines, GridAverage})
+    assert kinds >= ({MeanByLines, OnePixelConv} if name.startswith("lraspp") else {MeanByLines, GridAverage})
     for size in ((33, 33), (65, 97), (130, 200)):
         image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            torch.testing.assert_close(rewritten(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(rewritten(image), model(image)["out"], rtol=1e-4, atol=1e-5)
 
 
 def test_maps_larger_than_the_image_have_no_table() -> None:
     """Their lines and columns could be more than those of the largest image that is allowed."""
     for padding, kind in ((0, WinogradProducts), (3, nn.Conv2d)):
         model = nn.Sequential(nn.Conv2d(3, 256, 1, padding=padding), nn.Conv2d(256, 256, 3, padding=1))
-        rewritten = aoti._rewritten(model, torch.float32, (64, 80))
-        assert type(rewritten.get_submodule("1")) is kind
+        choose_forms(model, CONTEXT)
+        assert type(model.get_submodule("1")) is kind
 
 
 @needs_compiler

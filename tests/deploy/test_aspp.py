@@ -6,17 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from segnets.deploy.passes.aspp import PooledApart, suits
-from segnets.deploy.passes.fuse_onednn import FusedPooledApart, fuse
+from segnets.deploy.passes.aspp import FusedPooledApart, PooledApart, can_pool_apart
 from segnets.deploy.passes.pooling import MeanByWindow
-from segnets.deploy.passes.simplify import optimize
 from segnets.layers import ASPP
-from tests.deploy.common import random_model
+from tests.deploy.common import fused_for_cpu, random_model, simplified
 from tests.oracle import randomise_
 
 
 def optimized_aspp(**options: object) -> ASPP:
-    """Norms and dropout gone, as `optimize` leaves it, and with a bias in its projection."""
+    """Norms and dropout gone, as the passes before leave it, and with a bias in its projection."""
     aspp = ASPP(24, (2, 3), 16, norm_layer=nn.Identity, **options).eval()  # type: ignore[arg-type]
     aspp.project[0] = nn.Conv2d(64, 16, 1)
     aspp.project[3] = nn.Identity()
@@ -27,7 +25,7 @@ def optimized_aspp(**options: object) -> ASPP:
 @pytest.mark.parametrize("pool_first", [False, True])
 def test_pooled_apart(pool_first: bool) -> None:
     aspp = optimized_aspp(pool_first=pool_first)
-    assert suits(aspp)
+    assert can_pool_apart(aspp)
     x = torch.randn(2, 24, 9, 7, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, result = aspp(x), PooledApart(aspp)(x)
@@ -37,25 +35,25 @@ def test_pooled_apart(pool_first: bool) -> None:
 def test_not_where_the_border_sees_less_of_it() -> None:
     aspp = optimized_aspp()
     aspp.project[0] = nn.Conv2d(64, 16, 3, padding=1)
-    assert not suits(aspp)
+    assert not can_pool_apart(aspp)
 
 
 def test_not_with_a_norm_that_is_left() -> None:
     aspp = optimized_aspp()
     aspp.project[1] = nn.GroupNorm(4, 16)
-    assert not suits(aspp)
+    assert not can_pool_apart(aspp)
 
 
 def test_not_of_other_parts() -> None:
     aspp = optimized_aspp()
     aspp.project = aspp.project[:3]
-    assert not suits(aspp)
+    assert not can_pool_apart(aspp)
     aspp = optimized_aspp()
     aspp.convs = nn.ModuleList([*aspp.convs[:-1], nn.Conv2d(24, 16, 1)])  # no pooling branch
-    assert not suits(aspp)
+    assert not can_pool_apart(aspp)
     aspp = optimized_aspp()
     aspp.project[0] = nn.Conv2d(64, 16, 1, groups=4)
-    assert not suits(aspp)
+    assert not can_pool_apart(aspp)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +65,9 @@ def test_not_of_other_parts() -> None:
     ],
 )
 def test_networks_have_it(name: str, options: dict[str, object], apart: int) -> None:
-    optimized = optimize(random_model(name, **options)).model
-    assert sum(isinstance(module, PooledApart) for module in optimized.modules()) == apart
-    fused = fuse(optimized, torch.bfloat16, (64, 80))
+    model = random_model(name, **options)
+    assert sum(isinstance(module, PooledApart) for module in simplified(model).modules()) == apart
+    fused = fused_for_cpu(model, torch.bfloat16)
     kinds = [type(module) for module in fused.modules()]
     assert kinds.count(FusedPooledApart) == apart
     assert nn.AdaptiveAvgPool2d not in kinds

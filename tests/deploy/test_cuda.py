@@ -14,11 +14,12 @@ from segnets.deploy.check.tolerance import compare
 from segnets.deploy.formats import _script as torchscript
 from segnets.deploy.formats.torchscript_cuda import compile_segmenter
 from segnets.deploy.passes import fuse_cudnn as cudnn
-from segnets.deploy.passes.simplify import optimize
+from segnets.deploy.passes import pipeline
+from segnets.deploy.passes.context import Context
 from segnets.errors import ExportError
 from segnets.preprocessing import preprocess
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, calm_model, changed, random_image, random_model, rewrite
+from tests.deploy.common import SMALL, calm_model, changed, random_image, random_model, rewrite, simplified
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA finds")
 
@@ -30,7 +31,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 )
 def test_the_program_computes_the_models_answers(name: str, dtype: str) -> None:
     model = calm_model(name, num_classes=5)
-    compiled = compile_segmenter(optimize(model).model, SMALL, getattr(torch, dtype), "tensor")
+    network = pipeline.rewrite(model, Context("torchscript", "cuda", getattr(torch, dtype))).network
+    compiled = compile_segmenter(network, SMALL, "tensor")
     loaded = torchscript.from_file(io.BytesIO(torchscript.to_bytes(compiled, {})))
     with torch.inference_mode():
         results = compare(loaded, evaluation_copy(model), dtype)
@@ -53,14 +55,17 @@ def test_the_program_computes_the_models_answers(name: str, dtype: str) -> None:
     ],
 )
 def test_convolutions_are_fused_for_cudnn(name: str, with_relu: int, with_addition: int) -> None:
-    model = optimize(random_model(name, num_classes=5)).model
+    model = random_model(name, num_classes=5)
     image = torch.rand(2, 3, 65, 97)
+    context = Context("torchscript", "cuda")
+    fused = simplified(model)
     with torch.no_grad():
-        expected = model(image)["out"]
-        cudnn.fuse(model)
-        result = model(image)["out"]
+        expected = fused(image)["out"]
+        for step in pipeline.PIPELINES["torchscript", "cuda"][len(pipeline.COMMON) : -1]:  # in float32, not laid out
+            fused = step.apply(fused, context).network
+        result = fused(image)["out"]
     assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
-    kinds = [type(module) for module in model.modules()]
+    kinds = [type(module) for module in fused.modules()]
     assert (kinds.count(cudnn.ConvReLU), kinds.count(cudnn.ConvAddReLU)) == (with_relu, with_addition)
 
 

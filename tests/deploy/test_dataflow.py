@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 import segnets
 from segnets.deploy.passes._graph import convolution_inputs, last_readers
-from segnets.deploy.passes.simplify import optimize
 from segnets.errors import ExportError
 from segnets.layers import InvertedResidual
+from tests.deploy.common import simplified
 
 
 def test_a_feature_that_the_head_reads_is_kept() -> None:
-    model = optimize(segnets.create_model("lraspp_mobilenet_v3_large")).model
+    model = simplified(segnets.create_model("lraspp_mobilenet_v3_large"))
     blocks = {module for module in model.modules() if isinstance(module, InvertedResidual)}
     names = [name for name, module in model.named_modules() if module in blocks - last_readers(model, blocks)]
     assert names == ["backbone.5"]  # reads what block 4 gives, the head's "low"

@@ -20,11 +20,10 @@ from segnets.deploy import _export as api
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy._load import Exported
 from segnets.deploy.check.tolerance import TOLERANCE_CEILINGS, ToleranceEstimator, relative_difference
-from segnets.deploy.passes.simplify import optimize
 from segnets.errors import ExportError, OutputError
 from segnets.preprocessing import Preprocessing
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, random_image, random_model
+from tests.deploy.common import SMALL, random_image, random_model, simplified
 from tests.oracle import NAMES
 
 # A ResNet-101 differs from a ResNet-50 in the number of its blocks only.
@@ -107,7 +106,7 @@ def test_folding_costs_no_more_than_float32_itself() -> None:
         image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
         exact = ToleranceEstimator(model, "float32").exact(image)
         with torch.inference_mode():
-            plain, folded = model(image)["out"], optimize(model).model(image)["out"]
+            plain, folded = model(image)["out"], simplified(model)(image)["out"]
         assert not torch.equal(folded, plain)
         plain_error += relative_difference(plain, exact)
         folded_error += relative_difference(folded, exact)

@@ -10,13 +10,12 @@ from torch import nn
 
 from segnets.backbones.resnet import Bottleneck
 from segnets.deploy import export, load_exported, read_contract, verify
-from segnets.deploy.passes.fuse_onednn import PackedConv, fuse
-from segnets.deploy.passes.simplify import optimize
+from segnets.deploy.passes.fuse_onednn import PackedConv
 from segnets.deploy.passes.winograd import WinogradConv
 from segnets.deploy.passes.wrap import PIXELS_AT_ONCE, images_at_once
 from segnets.errors import ExportError
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, calm_model, random_image, random_model
+from tests.deploy.common import SMALL, calm_model, fused_for_cpu, random_image, random_model, simplified
 
 NETWORKS = (
     "lraspp_mobilenet_v3_large",
@@ -54,9 +53,9 @@ def test_agrees_with_the_model(name: str, dtype: str, tmp_path: Path) -> None:
 
 def test_every_convolution_is_fused_and_nothing_is_left() -> None:
     for name in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50"):
-        model = optimize(random_model(name)).model
-        count = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-        fused = fuse(model, torch.float32, (64, 80))
+        model = random_model(name)
+        count = sum(isinstance(module, nn.Conv2d) for module in simplified(model).modules())
+        fused = fused_for_cpu(model)
         kinds = {type(module) for module in fused.modules()}
         assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
         assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
@@ -65,7 +64,7 @@ def test_every_convolution_is_fused_and_nothing_is_left() -> None:
 def test_layers_that_do_not_run_stay_as_they_are() -> None:
     model = calm_model(num_classes=5)
     model.unused = nn.Sequential(nn.Conv2d(3, 3, 3), Bottleneck(16, 4))
-    fused = fuse(optimize(model).model, torch.float32, (64, 80))
+    fused = fused_for_cpu(model)
     image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(fused(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-4)

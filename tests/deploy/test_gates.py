@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segnets.deploy.passes.fuse_onednn import fuse
 from segnets.deploy.passes.lraspp import ClassifiedFirst, GateInPlace
-from segnets.deploy.passes.simplify import optimize
 from segnets.heads.lraspp import LRASPPHead
 from segnets.layers import SqueezeExcitation
-from tests.deploy.common import random_model
+from tests.deploy.common import fused_for_cpu, random_model, simplified
 from tests.oracle import randomise_
 
 
@@ -40,10 +38,11 @@ def test_classified_first(align_corners: bool, low_size: tuple[int, int]) -> Non
 
 
 def test_networks_have_them() -> None:
-    optimized = optimize(random_model(num_classes=5)).model
+    model = random_model(num_classes=5)
+    optimized = simplified(model)
     assert isinstance(optimized.classifier, ClassifiedFirst)
     gates = sum(isinstance(module, SqueezeExcitation) for module in optimized.modules())
-    fused = fuse(optimized, torch.float32, (64, 80))
+    fused = fused_for_cpu(model)
     assert gates == 8
     assert sum(isinstance(module, GateInPlace) for module in fused.modules()) == gates
     assert not any(isinstance(module, SqueezeExcitation) for module in fused.modules())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnets.deploy.passes.pooling import GridAverage, MeanByLines, MeanByWindow, use_means
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.pooling import GridAverage, MeanByLines, MeanByWindow, average_by_lines, average_by_window
 
 
 @pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
@@ -48,9 +51,11 @@ def test_which_are_exchanged() -> None:
     shared = nn.AdaptiveAvgPool2d([3, 2])
     sizes: list[object] = [1, (1, 1), [1, 1], 6, (6, 1), (2, None), None]
     model = nn.Sequential(*map(nn.AdaptiveAvgPool2d, sizes), shared, nn.Sequential(shared), _PowerMean(1))
-    use_means(model, MeanByLines)
-    assert [type(module) for module in model[:4]] == [*[MeanByLines] * 3, nn.AdaptiveAvgPool2d]
-    use_means(model, MeanByLines, GridAverage)
+    context = Context("torchscript", "cpu")
+    assert average_by_window(model, context).counts == {}
+    assert average_by_window(model, replace(context, dtype=torch.bfloat16)).counts == {"whole": 3, "grid": 0}
+    assert [type(module) for module in model[:4]] == [*[MeanByWindow] * 3, nn.AdaptiveAvgPool2d]
+    assert average_by_lines(model, context).counts == {"whole": 0, "grid": 5}
     assert [type(module) for module in model[3:8]] == [GridAverage] * 5
     assert [(module.rows, module.columns) for module in model[3:8]] == [(6, 6), (6, 1), (2, None), (None, None), (3, 2)]
     assert type(model[8][0]) is GridAverage

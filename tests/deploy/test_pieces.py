@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from segnets.deploy.passes.convolutions import Pieces, pieces_of
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.convolutions import Form, Pieces, form_of, pieces_of
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -16,6 +17,8 @@ def test_pieces_compute_the_same(outputs: int, count: int, bias: bool) -> None:
     whole = nn.Conv2d(1024, outputs, 3, stride=2, padding=1, bias=bias)
     parts = pieces_of(whole)
     assert len(parts) == count
+    form = form_of(whole, [1, 1024, 65, 65], Context("torchscript", "cpu"))
+    assert form is (Form.PIECES if count > 1 else Form.PLAIN)
     x = torch.randn(2, 1024, 7, 6)
     with torch.no_grad():
         torch.testing.assert_close(Pieces(parts)(x), whole(x), rtol=1e-4, atol=1e-4)
@@ -28,4 +31,5 @@ def test_others_stay_whole() -> None:
         nn.Conv2d(1024, 1024, 3, groups=32),
         nn.Conv2d(2048, 256, 3, dilation=12, padding=12),
     ):
-        assert pieces_of(convolution) == [convolution]
+        size = [1, convolution.in_channels, 65, 65]
+        assert form_of(convolution, size, Context("torchscript", "cpu", winograd=False)) is Form.PLAIN

@@ -15,11 +15,10 @@ from segnets.deploy import export, load_exported
 from segnets.deploy.formats import _script as torchscript
 from segnets.deploy.formats import aoti
 from segnets.deploy.passes import winograd
-from segnets.deploy.passes.fuse_onednn import PackedConv, fuse
-from segnets.deploy.passes.simplify import optimize
-from segnets.deploy.passes.winograd import WinogradConv, WinogradProducts, suits
+from segnets.deploy.passes.fuse_onednn import PackedConv
+from segnets.deploy.passes.winograd import WinogradConv, WinogradProducts, winograd_is_faster
 from segnets.preprocessing import Preprocessing
-from tests.deploy.common import calm_model, needs_compiler
+from tests.deploy.common import calm_model, fused_for_cpu, needs_compiler, simplified
 
 LARGER = Preprocessing(resize="fixed", size=(128, 160))
 
@@ -136,12 +135,12 @@ def wide() -> nn.Module:
 
 def test_where_it_is_taken() -> None:
     """Many channels, and no more padding than it leaves out products."""
-    assert suits(convolution_of(1), [1, 256, 65, 65])
-    assert suits(convolution_of(2), [1, 256, 65, 65])
-    assert suits(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65])
-    assert not suits(convolution_of(1), [1, 256, 3, 3])
+    assert winograd_is_faster(convolution_of(1), [1, 256, 65, 65])
+    assert winograd_is_faster(convolution_of(2), [1, 256, 65, 65])
+    assert winograd_is_faster(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65])
+    assert not winograd_is_faster(convolution_of(1), [1, 256, 3, 3])
     for dilation in (24, 36):
-        assert not suits(convolution_of(dilation), [1, 256, 65, 65])
+        assert not winograd_is_faster(convolution_of(dilation), [1, 256, 65, 65])
     for other in (
         nn.Conv2d(255, 256, 3, padding=1),
         nn.Conv2d(256, 255, 3, padding=1),
@@ -153,18 +152,19 @@ def test_where_it_is_taken() -> None:
         nn.Conv2d(256, 256, 3, padding=(1, 2), dilation=(1, 2)),
         nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect"),
     ):
-        assert not suits(other, [1, other.in_channels, 65, 65])
+        assert not winograd_is_faster(other, [1, other.in_channels, 65, 65])
 
 
 @pytest.mark.parametrize(("name", "count"), [("fcn_resnet18", 7), ("deeplabv3_resnet50", 11)])
 def test_networks(name: str, count: int) -> None:
     """Blocks of two convolutions, whose second adds the shortcut, and of three; odd sizes and a batch."""
-    optimized = optimize(calm_model(name, num_classes=5)).model
+    model = calm_model(name, num_classes=5)
+    optimized = simplified(model)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in optimized.modules())
     x = torch.rand(2, 3, 151, 130)
     with torch.inference_mode():
         expected = optimized(x)["out"]
-        fused = fuse(optimized, torch.float32, (520, 520))
+        fused = fused_for_cpu(model, image_size=(520, 520))
         taken = sum(isinstance(module, WinogradConv) for module in fused.modules())
         assert taken == count
         assert taken + sum(isinstance(module, PackedConv) for module in fused.modules()) == convolutions
@@ -173,5 +173,5 @@ def test_networks(name: str, count: int) -> None:
 
 
 def test_bfloat16_keeps_its_digits() -> None:
-    fused = fuse(optimize(calm_model("fcn_resnet18")).model, torch.bfloat16, (520, 520))
+    fused = fused_for_cpu(calm_model("fcn_resnet18"), torch.bfloat16, (520, 520))
     assert not any(isinstance(module, WinogradConv) for module in fused.modules())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from segnets.deploy.formats import torchscript_cuda as cuda
 from segnets.deploy.formats._cpu import check_onednn, this_processor
 from segnets.deploy.formats.onnx import network as onnx
 from segnets.deploy.formats.onnx.quantize import MINIMUM_AGREEMENT, QuantizationReport, quantize, quantized_golden
-from segnets.deploy.passes.fuse_onednn import fuse
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.pipeline import Rewritten, rewrite
 from segnets.errors import ExportError
 from segnets.preprocessing import DEFAULT_SHORT_SIDE, Preprocessing
 from segnets.segmenter import Segmenter
@@ -45,10 +46,12 @@ class Options:
 class Draft:
     """A model on its way into a file.
 
+    rewritten: the network, and what the passes did.
     contract: what the format says in it. pack: contract and files that it shall carry -> the file's bytes.
     golden: of the plain model, in eval mode.
     """
 
+    rewritten: Rewritten
     contract: Mapping[str, Any]
     pack: Callable[[Contract, Mapping[str, bytes]], bytes]
     golden: Callable[[nn.Module], Golden]
@@ -57,7 +60,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Format:
-    """check: raises ExportError for options that exclude each other. draft: of an optimized model, which is changed."""
+    """check: raises ExportError for options that exclude each other. draft: of a model, which is not changed."""
 
     check: Callable[[Options], None]
     draft: Callable[[nn.Module, Preprocessing, Options], Draft]
@@ -79,14 +82,16 @@ def _check_torchscript(options: Options) -> None:
 
 
 def _draft_torchscript(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:
-    dtype = getattr(torch, options.dtype)
+    target = "cuda" if options.device == "cuda" else options.target
+    context = Context("torchscript", target, getattr(torch, options.dtype), _usual_size(preprocessing))
+    rewritten = rewrite(model, context)
     if options.device == "cuda":
-        program = cuda.compile_segmenter(model, preprocessing, dtype, options.output)
+        program = cuda.compile_segmenter(rewritten.network, preprocessing, options.output)
     else:
-        if options.target == "cpu":
-            model = fuse(model, dtype, _usual_size(preprocessing))
-        program = torchscript.compile_segmenter(Segmenter(model, preprocessing), options.output, options.target)
+        segmenter = Segmenter(rewritten.network, preprocessing)
+        program = torchscript.compile_segmenter(segmenter, options.output, options.target)
     return Draft(
+        rewritten,
         {"target": options.target},
         lambda _contract, files: torchscript.to_bytes(program, files),
         _golden(preprocessing, options.dtype),
@@ -102,15 +107,26 @@ def _check_aoti(options: Options) -> None:
 
 
 def _draft_aoti(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:
-    size, dtype = _usual_size(preprocessing), getattr(torch, options.dtype)
+    largest = max(aoti.BOUNDS["height"][1], aoti.BOUNDS["width"][1])
+    context = Context("aoti", "cpu", getattr(torch, options.dtype), _usual_size(preprocessing), largest)
+    rewritten = rewrite(model, context)
+
+    def pack(_contract: Contract, files: Mapping[str, bytes]) -> bytes:
+        def without_winograd() -> nn.Module:
+            return rewrite(model, replace(context, winograd=False)).network
+
+        fallback = without_winograd if rewritten.count("choose_forms", "winograd") else None
+        return aoti.to_bytes(rewritten.network, preprocessing, files, context.image_size, fallback)
+
     return Draft(
+        rewritten,
         # The threads are said, not asked for: with others it computes the same, perhaps slower.
         {
             "target": "cpu",
             "bounds": aoti.BOUNDS,
             "processor": {**this_processor(), "threads": torch.get_num_threads()},
         },
-        lambda _contract, files: aoti.to_bytes(model, preprocessing, dtype, files, size),
+        pack,
         _golden(preprocessing, options.dtype),
     )
 
@@ -132,9 +148,11 @@ def _check_onnx(options: Options) -> None:
 
 def _draft_onnx(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:
     opset = options.opset or onnx.DEFAULT_OPSET
-    network = onnx.network_of(model, opset)
+    rewritten = rewrite(model, Context("onnx", "portable"))
+    network = onnx.network_of(rewritten.network, opset)
     if options.calibration is None:
         return Draft(
+            rewritten,
             {"opset": opset},
             lambda contract, files: onnx.packed(network, contract, files),
             _golden(preprocessing, options.dtype),
@@ -142,6 +160,7 @@ def _draft_onnx(model: nn.Module, preprocessing: Preprocessing, options: Options
     agreement = MINIMUM_AGREEMENT if options.minimum_agreement is None else options.minimum_agreement
     small, report = quantize(network, preprocessing, options.calibration, agreement)
     return Draft(
+        rewritten,
         {"opset": opset, "quantization": report.to_json()},
         lambda contract, files: onnx.packed(small, contract, files),
         lambda reference: quantized_golden(small, reference, preprocessing),

@@ -6,11 +6,10 @@ and the best class, stays the small TorchScript program of every export, so that
 
 from __future__ import annotations
 
-import copy
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from segnets.deploy._reason import reason_of
 from segnets.deploy.contract import FOLDERS, IMAGE_PROGRAM, Bounds
 from segnets.deploy.formats import _script as torchscript
-from segnets.deploy.passes._graph import convolution_inputs
-from segnets.deploy.passes.convolutions import Pieces, pieces_of
-from segnets.deploy.passes.pooling import GridAverage, MeanByLines, use_means
-from segnets.deploy.passes.resize import UpsampleProducts
-from segnets.deploy.passes.winograd import WinogradProducts, suits
-from segnets.deploy.passes.wrap import Deployed, images_at_once
+from segnets.deploy.passes.wrap import images_at_once
 from segnets.errors import ExportError, ImageError
-from segnets.model import SegmentationModel
 from segnets.preprocessing import Preprocessing, check_input
 from segnets.segmenter import Segmenter, logits_to_mask
 
@@ -72,55 +64,6 @@ class ImageProgram(nn.Module):
         return logits_to_mask(logits, height, width)
 
 
-class _OnePixel(nn.Module):
-    """A 1x1 convolution of pooled maps, (N, in, 1, 1) -> (N, out, 1, 1), as plain sums of float32.
-
-    The compiler makes a loop of them. oneDNN would lay the weight out anew in every call where the process has another
-    number of threads than the one that compiled: a third of LR-ASPP's time.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
-        self.bias = convolution.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        sums: Tensor = (x.flatten(1).unsqueeze(1).float() * self.weight.float()).sum(2)
-        if self.bias is not None:
-            sums = sums + self.bias.float()
-        return sums.to(x.dtype)[:, :, None, None]
-
-
-class _InPrecision(nn.Module):
-    """Any network that gives {"out": scores}, as `Deployed` does it with one whose parts are known."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model = model
-        self.dtype = dtype
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        scores = self.model(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        return {"out": scores["out"].to(torch.float32)}
-
-
-class _Logits(nn.Module):
-    """Normalised float32 images to float32 logits, computed in `dtype` with channels last in memory."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network: nn.Module = (
-            Deployed(model, dtype, UpsampleProducts)
-            if isinstance(model, SegmentationModel)
-            else _InPrecision(model, dtype)
-        )
-        convert_conv2d_weight_memory_format(self.to(dtype), torch.channels_last)
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image)["out"]
-        return logits
-
-
 def check_torch() -> None:
     """Raise ExportError for a torch that can't make these files: 2.11 was seen to fail, compiling or loading."""
     if not CAN_COMPILE:
@@ -128,28 +71,28 @@ def check_torch() -> None:
 
 
 def to_bytes(
-    model: nn.Module,
+    network: nn.Module,
     preprocessing: Preprocessing,
-    dtype: torch.dtype,
     extra_files: Mapping[str, bytes],
     image_size: tuple[int, int],
+    fallback: Callable[[], nn.Module] | None = None,
 ) -> bytes:
-    """Compile an optimized model; the .pt2 as bytes, with `extra_files` beside the machine code.
+    """Compile a rewritten network; the .pt2 as bytes, with `extra_files` beside the machine code.
 
-    image_size: (height, width) of the images that it should be fastest on.
+    image_size: (height, width) of the images that it should be fastest on. fallback: makes the network without
+    Winograd's sums, which have indices whose bounds the compiler can't always compute; None if there are none.
     Needs a C++ compiler, and a minute or two. Raises ExportError if the model can't be compiled.
     """
-    rewritten = _rewritten(model, dtype, image_size)
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own making
         path = Path(folder) / "network.pt2"
         try:
             try:
-                _compile(rewritten, dtype, image_size, path)
-            except Exception:  # Winograd's sums have indices whose bounds it can't always compute
-                if not any(isinstance(module, WinogradProducts) for module in rewritten.modules()):
+                _compile(network, image_size, path)
+            except Exception:
+                if fallback is None:
                     raise
-                _compile(_rewritten(model, dtype, image_size, winograd=False), dtype, image_size, path)
+                _compile(fallback(), image_size, path)
         except Exception as error:  # whatever a compiler's many layers raise
             raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
         image = torchscript.script(ImageProgram(preprocessing).eval())
@@ -227,51 +170,17 @@ def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiPro
         ) from None
 
 
-def _compile(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], path: Path) -> None:
+def _compile(network: nn.Module, image_size: tuple[int, int], path: Path) -> None:
     from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
 
     sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
     with torch.no_grad(), _weights_laid_out_for_hints():
         program = torch.export.export(
-            _Logits(model, dtype).eval(),
+            network.eval(),
             (torch.zeros(2, 3, *_within_bounds(image_size)),),
             dynamic_shapes=(sizes,),
         )
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=_settings())
-
-
-def _rewritten(
-    model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int], *, winograd: bool = True
-) -> nn.Module:
-    """A copy with other forms of those convolutions and means that are computed faster so."""
-    model = copy.deepcopy(model)
-    shapes = convolution_inputs(model, image_size)
-    longest = max(BOUNDS["height"][1], BOUNDS["width"][1])  # of an image, and of maps that are not larger than theirs
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Conv2d) or module not in shapes:
-            continue
-        if shapes[module][2:] == [1, 1] and _is_product(module):
-            model.set_submodule(name, _OnePixel(module))  # of gates, and of the branch that pools the whole image
-        elif (
-            winograd
-            and dtype == torch.float32
-            and _no_larger(shapes[module], image_size)
-            and suits(module, shapes[module])
-        ):
-            model.set_submodule(name, WinogradProducts(module, longest))
-        elif len(parts := pieces_of(module)) > 1:
-            model.set_submodule(name, Pieces(parts))
-    use_means(model, MeanByLines, GridAverage)
-    return model
-
-
-def _is_product(convolution: nn.Conv2d) -> bool:
-    return convolution.kernel_size == (1, 1) and convolution.padding == (0, 0) and convolution.groups == 1
-
-
-def _no_larger(map_size: Sequence[int], image_size: tuple[int, int]) -> bool:
-    """map_size: (N, C, H, W)."""
-    return map_size[2] <= image_size[0] and map_size[3] <= image_size[1]
 
 
 def _within_bounds(image_size: tuple[int, int]) -> list[int]:

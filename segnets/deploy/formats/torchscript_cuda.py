@@ -9,12 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from segnets.deploy.formats import _script as torchscript
-from segnets.deploy.passes import fuse_cudnn as cudnn
-from segnets.deploy.passes.resize import UpsamplePlain
-from segnets.deploy.passes.wrap import Deployed, checked_parts
 from segnets.errors import ExportError
 from segnets.preprocessing import Preprocessing, check_input
 from segnets.segmenter import Segmenter, logits_to_mask
@@ -71,17 +67,13 @@ class DeviceSegmenter(nn.Module):
         return scores
 
 
-def compile_segmenter(model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype, output: str) -> Any:
-    """Compile an optimized model, whose parts are taken, in `dtype`. Returns a torch.jit.ScriptModule.
+def compile_segmenter(network: nn.Module, preprocessing: Preprocessing, output: str) -> Any:
+    """Compile a network that was rewritten for target "cuda". Returns a torch.jit.ScriptModule.
 
-    Raises ExportError if it is no SegmentationModel, or can't be compiled.
+    Raises ExportError if it can't be compiled.
     """
     if output == "dict":
         raise ExportError("output='dict' is for processors; device='cuda' gives tensors: leave output out")
-    parts = checked_parts(model, "device='cuda'")
-    cudnn.fuse(parts)
-    network = Deployed(parts, dtype, UpsamplePlain).to(dtype)
-    convert_conv2d_weight_memory_format(network, torch.channels_last)
     compiled = torchscript.script(DeviceSegmenter(Segmenter(network, preprocessing)))
     torchscript.check_operators(compiled)
     return compiled

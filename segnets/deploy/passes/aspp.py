@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segnets.deploy.passes.convolutions import Pieces
+from segnets.deploy.passes.context import Context, Outcome
+from segnets.deploy.passes.convolutions import ConvAdd, Pieces
 from segnets.layers import ASPP, PooledBranch
 
 
 class PooledApart(nn.Module):
-    """As an ASPP for which `suits` says True. (N, in, H, W) -> (N, out, H, W). Scriptable."""
+    """An ASPP for which `can_pool_apart` holds. (N, in, H, W) -> (N, out, H, W). Scriptable."""
 
     def __init__(self, aspp: ASPP) -> None:
         super().__init__()
@@ -36,10 +37,60 @@ class PooledApart(nn.Module):
         return result
 
 
-def suits(aspp: ASPP) -> bool:
-    """Whether the last branch pools the whole image, the projection is pointwise, and only an activation follows it.
+class BroadcastBranch(nn.Module):
+    """A branch that pools the whole image: its one value per channel is repeated, where others would upsample it."""
 
-    Batch norm and dropout are gone by then.
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.layers(x)  # (N, C, 1, 1)
+        spread: Tensor = pooled.expand(-1, -1, x.shape[2], x.shape[3])
+        # As the maps that it meets; of mixed layouts torch.cat makes the slower one.
+        return spread.contiguous(memory_format=torch.channels_last)
+
+
+class FusedPooledApart(nn.Module):
+    """`PooledApart` with the pooled branch added inside the projection. (N, in, H, W) -> (N, out, H, W)."""
+
+    def __init__(self, aspp: PooledApart) -> None:
+        super().__init__()
+        self.maps = aspp.maps
+        self.pooled = BroadcastBranch(aspp.pooled)
+        self.projection = ConvAdd(aspp.projection, aspp.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.projection(self.maps(x), self.pooled(x))
+        return result
+
+
+def pool_apart(network: nn.Module, _context: Context) -> Outcome:
+    """Project the pooled branch of every ASPP by itself."""
+    modules = [(name, m) for name, m in network.named_modules() if type(m) is ASPP and can_pool_apart(m)]
+    for name, module in modules:
+        network.set_submodule(name, PooledApart(module))
+    return Outcome(network, {"aspp": len(modules)})
+
+
+def broadcast_pooled_branches(network: nn.Module, _context: Context) -> Outcome:
+    """Repeat the values of branches that pool the whole image, and add them inside ASPP's projection."""
+    branches = fused = 0
+    for name, module in list(network.named_modules()):
+        if isinstance(module, PooledBranch) and module.bins == 1:
+            network.set_submodule(name, BroadcastBranch(nn.Sequential(*module)))
+            branches += 1
+        elif isinstance(module, PooledApart) and type(module.activation) is nn.ReLU:
+            network.set_submodule(name, FusedPooledApart(module))
+            fused += 1
+    return Outcome(network, {"branches": branches, "aspp": fused})
+
+
+def can_pool_apart(aspp: ASPP) -> bool:
+    """Return whether an ASPP can become a `PooledApart`.
+
+    Its last branch has to pool the whole image, and its projection has to be a 1x1 convolution that only an activation
+    follows: the batch norm is folded and the dropout removed.
     """
     pooling = aspp.convs[-1]
     if len(aspp.project) != 4 or not isinstance(pooling, PooledBranch) or pooling.bins != 1:

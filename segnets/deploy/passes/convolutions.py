@@ -1,24 +1,143 @@
-"""Convolutions that oneDNN computes faster in pieces, each of which makes some of the output channels.
-
-Of many input channels and all output channels at once, the kernels of a 3x3 convolution are too many for the nearest
-cache: the head of an FCN on a ResNet-50, of 2048 channels, runs at three quarters of the speed of the others. Pieces
-read the same input, and every sum has the same terms.
-"""
+"""The forms in which a convolution can be computed, and the choice between them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
-# Measured with 2048 and 1024 input channels; pieces of dilated kernels, which skip much of the image, gain nothing.
+from segnets.deploy.passes._graph import convolution_inputs
+from segnets.deploy.passes.context import Context, Outcome
+from segnets.deploy.passes.winograd import WinogradProducts, winograd_is_faster
+
+# Measured with 2048 and 1024 input channels. Dilated kernels, which skip much of the image, gain nothing from pieces.
 _MANY_CHANNELS = 1024
 _PIECE = 128
 
 
+class Form(Enum):
+    """A way to compute a convolution.
+
+    Attributes:
+        PLAIN: One call of the library's convolution.
+        ONE_PIXEL: Sums over a feature map of a single pixel, without the library.
+        WINOGRAD: Winograd's minimal filtering (`segnets.deploy.passes.winograd`).
+        PIECES: Several convolutions, each of which computes some of the output channels.
+    """
+
+    PLAIN = "plain"
+    ONE_PIXEL = "one_pixel"
+    WINOGRAD = "winograd"
+    PIECES = "pieces"
+
+
+def form_of(
+    convolution: nn.Conv2d,
+    input_size: Sequence[int],
+    context: Context,
+    *,
+    activation: str = "none",
+    adds: bool = False,
+) -> Form:
+    """Choose the fastest form for a convolution.
+
+    Args:
+        convolution: With its batch norm folded.
+        input_size: (N, in, H, W) of the feature map that it reads.
+        context: Deployment that the network is rewritten for.
+        activation: Activation that is computed together with it, by oneDNN's name.
+        adds: Whether another feature map is added together with it.
+    """
+    if context.format == "aoti" and list(input_size[2:]) == [1, 1] and _is_matrix_product(convolution):
+        return Form.ONE_PIXEL  # in gates, and in the branch that pools the whole image
+    if (
+        context.winograd
+        and context.dtype == torch.float32
+        and activation in ("none", "relu")
+        and (context.largest_side is None or _is_no_larger(input_size, context.image_size))
+        and winograd_is_faster(convolution, input_size)
+    ):
+        return Form.WINOGRAD
+    if (
+        not adds
+        and convolution.in_channels >= _MANY_CHANNELS
+        and convolution.out_channels > _PIECE
+        and convolution.groups == 1
+        and convolution.kernel_size != (1, 1)
+        and convolution.dilation == (1, 1)
+    ):
+        return Form.PIECES
+    return Form.PLAIN
+
+
+def choose_forms(network: nn.Module, context: Context) -> Outcome:
+    """Replace convolutions by the forms that torch's compiler makes faster code of.
+
+    Raises:
+        ExportError: If the network doesn't run on an image of `context.image_size`.
+    """
+    assert context.largest_side is not None
+    sizes = convolution_inputs(network, context.image_size)
+    counts: Counter[str] = Counter()
+    for name, module in list(network.named_modules()):
+        if not isinstance(module, nn.Conv2d) or module not in sizes:
+            continue
+        form = form_of(module, sizes[module], context)
+        counts[form.value] += 1
+        if form is Form.ONE_PIXEL:
+            network.set_submodule(name, OnePixelConv(module))
+        elif form is Form.WINOGRAD:
+            network.set_submodule(name, WinogradProducts(module, context.largest_side))
+        elif form is Form.PIECES:
+            network.set_submodule(name, Pieces(pieces_of(module)))
+    return Outcome(network, counts)
+
+
+class ConvAdd(nn.Module):
+    """A convolution to whose result another feature map is added before the activation.
+
+    (N, in, H, W), (N, out, H', W') -> (N, out, H', W').
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.activation = activation
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        result: Tensor = self.activation(self.convolution(x).add_(other))
+        return result
+
+
+class OnePixelConv(nn.Module):
+    """A 1x1 convolution of pooled maps, (N, in, 1, 1) -> (N, out, 1, 1), as plain sums of float32.
+
+    The compiler makes a loop of them. oneDNN would lay the weight out anew in every call where the process has another
+    number of threads than the one that compiled: a third of LR-ASPP's time.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums: Tensor = (x.flatten(1).unsqueeze(1).float() * self.weight.float()).sum(2)
+        if self.bias is not None:
+            sums = sums + self.bias.float()
+        return sums.to(x.dtype)[:, :, None, None]
+
+
 class Pieces(nn.Module):
-    """What its parts make of one input, one behind the other in channels. (N, C, H, W) -> (N, C', H', W')."""
+    """Modules that read the same input, concatenated in channels. (N, C, H, W) -> (N, C', H', W').
+
+    The kernels of a 3x3 convolution with many input and output channels don't fit the nearest cache: the head of an
+    FCN on a ResNet-50, with 2048 channels, runs at three quarters of the speed of the others. In pieces they fit, and
+    every sum has the same terms.
+    """
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -28,23 +147,26 @@ class Pieces(nn.Module):
         return torch.cat([part(x) for part in self.parts], dim=1)
 
 
+def is_plain(convolution: nn.Conv2d) -> bool:
+    """Return whether the padding is a number of zeros."""
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+
+
+def two(value: tuple[int, ...] | str) -> list[int]:
+    """Convert the numbers of a convolution that `is_plain` to the list that operators take."""
+    assert not isinstance(value, str)
+    return list(value)
+
+
 def pieces_of(convolution: nn.Conv2d) -> list[nn.Conv2d]:
-    """The convolution itself, or several that make its output channels in their order."""
-    if (
-        convolution.in_channels < _MANY_CHANNELS
-        or convolution.out_channels <= _PIECE
-        or convolution.groups != 1
-        or convolution.kernel_size == (1, 1)
-        or convolution.dilation != (1, 1)
-    ):
-        return [convolution]
+    """Split a convolution into several that compute its output channels in their order."""
     return [
-        _part(convolution, slice(start, min(start + _PIECE, convolution.out_channels)))
+        _piece(convolution, slice(start, min(start + _PIECE, convolution.out_channels)))
         for start in range(0, convolution.out_channels, _PIECE)
     ]
 
 
-def _part(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
+def _piece(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
     part = nn.Conv2d(
         whole.in_channels,
         channels.stop - channels.start,
@@ -62,6 +184,15 @@ def _part(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
 
 
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """A two-dimensional layer's numbers, which torch's type hints take for a tuple of any length."""
+    """Convert a two-dimensional layer's numbers, which torch types as a tuple of any length."""
     height, width = sizes
     return height, width
+
+
+def _is_matrix_product(convolution: nn.Conv2d) -> bool:
+    return convolution.kernel_size == (1, 1) and convolution.padding == (0, 0) and convolution.groups == 1
+
+
+def _is_no_larger(input_size: Sequence[int], image_size: tuple[int, int]) -> bool:
+    """Return whether a feature map (N, C, H, W) is at most as large as the image."""
+    return input_size[2] <= image_size[0] and input_size[3] <= image_size[1]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnets.backbones import BasicBlock, Bottleneck
 from segnets.deploy.passes._graph import followers, names_of
-from segnets.deploy.passes.residual import FusedResidual, is_plain, plain_convolutions, two
+from segnets.deploy.passes.context import Context, Outcome
+from segnets.deploy.passes.convolutions import ConvAdd, is_plain, two
+from segnets.deploy.passes.residual import FusedResidual
 
 
 class _Conv(nn.Module):
@@ -54,34 +55,41 @@ class ConvAddReLU(_Conv):
         return (F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation) + other).relu()
 
 
-def fuse(model: nn.Module) -> None:
-    """Exchange what can be fused in an optimized model."""
-    for name, module in list(model.named_modules()):
-        convolutions = plain_convolutions(module)
-        if convolutions and convolutions[-1].groups == 1:
-            assert isinstance(module, Bottleneck | BasicBlock)
-            body = nn.Sequential(*(_with_relu(each) for each in convolutions[:-1]))
-            shortcut = _without_bias(module.downsample, convolutions[-1])
-            model.set_submodule(name, FusedResidual(body, ConvAddReLU(convolutions[-1]), shortcut))
-    for convolution, activation in followers(model, nn.Conv2d, nn.ReLU):
-        if type(activation) is nn.ReLU and is_plain(convolution) and convolution.groups == 1:
-            for name in names_of(model, convolution):
-                model.set_submodule(name, ConvReLU(convolution))
-            for name in names_of(model, activation):
-                model.set_submodule(name, nn.Identity())
+def merge_shortcut_biases(network: nn.Module, _context: Context) -> Outcome:
+    """Move the bias of a shortcut's convolution into the convolution that adds the shortcut.
+
+    This saves one pass over the feature map.
+    """
+    count = 0
+    for module in network.modules():
+        if not isinstance(module, FusedResidual) or not isinstance(module.last, ConvAdd):
+            continue
+        last = module.last.convolution
+        layers = [each for each in module.shortcut.modules() if not isinstance(each, nn.Identity | nn.Sequential)]
+        convolution = layers[-1] if layers else None
+        if isinstance(convolution, nn.Conv2d) and convolution.bias is not None and last.bias is not None:
+            last.bias = nn.Parameter(last.bias.detach() + convolution.bias.detach(), requires_grad=False)
+            convolution.bias = None
+            count += 1
+    return Outcome(network, {"biases": count})
 
 
-def _with_relu(convolution: nn.Conv2d) -> nn.Module:
-    return ConvReLU(convolution) if convolution.groups == 1 else nn.Sequential(convolution, nn.ReLU())
+def fuse_convolutions(network: nn.Module, _context: Context) -> Outcome:
+    """Replace convolutions by a call of cuDNN that computes bias, ReLU and addition too."""
+    additions = fused = 0
+    for name, module in list(network.named_modules()):
+        if isinstance(module, ConvAdd) and type(module.activation) is nn.ReLU and _is_fusible(module.convolution):
+            network.set_submodule(name, ConvAddReLU(module.convolution))
+            additions += 1
+    for convolution, activation in followers(network, nn.Conv2d, nn.ReLU):
+        if type(activation) is nn.ReLU and _is_fusible(convolution):
+            for name in names_of(network, convolution):
+                network.set_submodule(name, ConvReLU(convolution))
+            for name in names_of(network, activation):
+                network.set_submodule(name, nn.Identity())
+            fused += 1
+    return Outcome(network, {"plain": fused, "plain_with_addition": additions})
 
 
-def _without_bias(downsample: nn.Module | None, last: nn.Conv2d) -> nn.Module:
-    """The shortcut, whose bias moves into `last`, to whose result it is added: another pass over the map less."""
-    if downsample is None:
-        return nn.Identity()
-    layers = [each for each in downsample.modules() if not isinstance(each, nn.Identity | nn.Sequential)]
-    convolution = layers[-1] if layers else None
-    if isinstance(convolution, nn.Conv2d) and convolution.bias is not None and last.bias is not None:
-        last.bias = nn.Parameter(last.bias.detach() + convolution.bias.detach(), requires_grad=False)
-        convolution.bias = None
-    return downsample
+def _is_fusible(convolution: nn.Conv2d) -> bool:
+    return is_plain(convolution) and convolution.groups == 1

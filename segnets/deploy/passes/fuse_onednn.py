@@ -7,22 +7,16 @@ It computes the same function in another order, so that last bits differ: done o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from segnets.backbones import BasicBlock, Bottleneck
-from segnets.deploy.passes._graph import convolution_inputs, followers, last_readers, names_of
-from segnets.deploy.passes.aspp import PooledApart
-from segnets.deploy.passes.convolutions import Pieces, pieces_of
-from segnets.deploy.passes.lraspp import GateInPlace
-from segnets.deploy.passes.pooling import MeanByWindow, use_means
-from segnets.deploy.passes.residual import Copy, FusedResidual, is_plain, plain_convolutions, two
-from segnets.deploy.passes.resize import UpsampleLines
-from segnets.deploy.passes.winograd import WinogradConv, suits
-from segnets.deploy.passes.wrap import DeployedInGroups, checked_parts
-from segnets.layers import InvertedResidual, PooledBranch, SqueezeExcitation
+from segnets.deploy.passes._graph import convolution_inputs, followers, names_of
+from segnets.deploy.passes.context import Context, Outcome
+from segnets.deploy.passes.convolutions import ConvAdd, Form, Pieces, form_of, is_plain, pieces_of, two
+from segnets.deploy.passes.winograd import WinogradConv
 
 # The names of oneDNN's post-operations.
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -33,9 +27,6 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.SiLU: "swish",
     nn.Tanh: "tanh",
 }
-
-# What may put its result where its input was.
-_OVERWRITING = (Bottleneck, BasicBlock, InvertedResidual, SqueezeExcitation)
 
 _State = tuple[Tensor, Tensor, list[int], list[int], list[int], int, list[int], str, bool]
 
@@ -127,117 +118,60 @@ class FusedConvAdd(PackedConv):
         return result
 
 
-class BroadcastBranch(nn.Module):
-    """A branch that pools the whole image: its one value per channel is repeated, where others would upsample it."""
+def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
+    """Replace every convolution by a call of oneDNN that computes bias, activation and addition too.
 
-    def __init__(self, layers: nn.Sequential) -> None:
-        super().__init__()
-        self.layers = layers
+    Convolutions that don't run, or pad with anything but zeros, stay as they are.
 
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.layers(x)  # (N, C, 1, 1)
-        spread: Tensor = pooled.expand(-1, -1, x.shape[2], x.shape[3])
-        # As the maps that it meets; of mixed layouts torch.cat makes the slower one.
-        return spread.contiguous(memory_format=torch.channels_last)
-
-
-class FusedPooledApart(nn.Module):
-    """As PooledApart, whose projection adds to what the pooling branch says. (N, in, H, W) -> (N, out, H, W)."""
-
-    def __init__(self, aspp: PooledApart, projection: nn.Module) -> None:
-        super().__init__()
-        self.maps = aspp.maps
-        self.pooled = BroadcastBranch(aspp.pooled)
-        self.projection = projection
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.projection(self.maps(x), self.pooled(x))
-        return result
-
-
-def fuse(model: nn.Module, dtype: torch.dtype, image_size: tuple[int, int]) -> DeployedInGroups:
-    """A network of the parts of an optimized model (`segnets.deploy.passes.simplify`), which are changed.
-
-    image_size: (height, width) of the images that it should be fastest on.
-    dtype: torch.float32, or torch.bfloat16 for everything between the image and the scores.
-    Raises ExportError for what is no SegmentationModel.
+    Raises:
+        ExportError: If the network doesn't run on an image of `context.image_size`.
     """
-    model = checked_parts(model, "target='cpu'")
-    pairs = dict(_convolutions_with_activation(model))
-    sizes = convolution_inputs(model, image_size)  # of layers that run; others stay as they are
-    last = last_readers(model, {module for module in model.modules() if isinstance(module, _OVERWRITING)})
-    if dtype == torch.bfloat16:
-        use_means(model, MeanByWindow)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, SqueezeExcitation) and module in last:
-            model.set_submodule(name, GateInPlace(module))
-    for name, module in list(model.named_modules()):
-        if (block := _fused_block(module, dtype, sizes, keeps_input=module not in last)) is not None:
-            model.set_submodule(name, block)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, PooledBranch) and module.bins == 1:
-            model.set_submodule(name, BroadcastBranch(nn.Sequential(*module)))
-        elif isinstance(module, PooledApart) and type(module.activation) is nn.ReLU and module.projection in sizes:
-            projection = _fused_with_addition(module.projection, "relu", dtype, sizes[module.projection])
-            model.set_submodule(name, FusedPooledApart(module, projection))
-    for activation in pairs.values():
-        for name in names_of(model, activation):
-            model.set_submodule(name, nn.Identity())
-    for name, module in list(model.named_modules()):
+    activations = dict(_convolutions_with_activation(network))
+    sizes = convolution_inputs(network, context.image_size)
+    counts: Counter[str] = Counter()
+    for name, module in list(network.named_modules()):
+        if isinstance(module, ConvAdd) and is_plain(module.convolution) and module.convolution in sizes:
+            convolution, size = module.convolution, sizes[module.convolution]
+            activation = _ACTIVATIONS.get(type(module.activation), "none")
+            form = form_of(convolution, size, context, activation=activation, adds=True)
+            network.set_submodule(name, _fused_with_addition(convolution, form, activation, context.dtype, size))
+            counts[f"{form.value}_with_addition"] += 1
+    for activation_layer in activations.values():
+        for name in names_of(network, activation_layer):
+            network.set_submodule(name, nn.Identity())
+    for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d) and is_plain(module) and module in sizes:
-            kind = _ACTIVATIONS[type(pairs[module])] if module in pairs else "none"
-            model.set_submodule(name, _fused(module, kind, dtype, sizes[module]))
-    return DeployedInGroups(model, dtype, UpsampleLines)
+            activation = _ACTIVATIONS[type(activations[module])] if module in activations else "none"
+            form = form_of(module, sizes[module], context, activation=activation)
+            network.set_submodule(name, _fused(module, form, activation, context.dtype, sizes[module]))
+            counts[form.value] += 1
+    return Outcome(network, counts)
 
 
-def _fused_block(
-    block: nn.Module, dtype: torch.dtype, sizes: Mapping[nn.Module, Sequence[int]], *, keeps_input: bool
-) -> FusedResidual | None:
-    """The same block with its addition inside of its last convolution, or None for what is no such block.
-
-    keeps_input: whether others read it afterwards; else the result may take its place in memory.
-    """
-    unchanged = Copy() if keeps_input else nn.Identity()
-    if (convolutions := plain_convolutions(block)) and convolutions[0] in sizes:
-        assert isinstance(block, Bottleneck | BasicBlock)
-        body = nn.Sequential(*(_fused(each, "relu", dtype, sizes[each]) for each in convolutions[:-1]))
-        last = _fused_with_addition(convolutions[-1], "relu", dtype, sizes[convolutions[-1]])
-        return FusedResidual(body, last, block.downsample or unchanged)
-    if isinstance(block, InvertedResidual) and block.has_residual:
-        *layers, projection = block.block
-        convolution, norm = projection.children()
-        if isinstance(norm, nn.Identity) and isinstance(convolution, nn.Conv2d) and convolution in sizes:
-            last = _fused_with_addition(convolution, "none", dtype, sizes[convolution])
-            return FusedResidual(nn.Sequential(*layers), last, unchanged)
-    return None
-
-
-def _fused(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> nn.Module:
-    """The fastest way to compute a convolution and the activation behind it."""
-    if _is_winograds(convolution, activation, dtype, input_size):
+def _fused(
+    convolution: nn.Conv2d, form: Form, activation: str, dtype: torch.dtype, input_size: Sequence[int]
+) -> nn.Module:
+    if form is Form.WINOGRAD:
         return WinogradConv(convolution, relu=activation == "relu")
-    parts = [FusedConv(piece, activation, dtype, input_size) for piece in pieces_of(convolution)]
-    return Pieces(parts) if len(parts) > 1 else parts[0]
+    if form is Form.PIECES:
+        return Pieces([FusedConv(piece, activation, dtype, input_size) for piece in pieces_of(convolution)])
+    return FusedConv(convolution, activation, dtype, input_size)
 
 
 def _fused_with_addition(
-    convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]
+    convolution: nn.Conv2d, form: Form, activation: str, dtype: torch.dtype, input_size: Sequence[int]
 ) -> nn.Module:
-    """As `_fused`, of two inputs: `FusedConvAdd`."""
-    if _is_winograds(convolution, activation, dtype, input_size):
+    """As `_fused`, with the second input of `ConvAdd`."""
+    if form is Form.WINOGRAD:
         return WinogradConv(convolution, relu=activation == "relu")
     return FusedConvAdd(convolution, activation, dtype, input_size)
 
 
-def _is_winograds(convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> bool:
-    return dtype == torch.float32 and activation in ("none", "relu") and suits(convolution, input_size)
-
-
-def _convolutions_with_activation(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
-    """Which activation, called once in a run, reads the untouched output of which convolution."""
-    kinds = tuple(_ACTIVATIONS)
+def _convolutions_with_activation(network: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """Pair convolutions that can be fused with the activation, called once in a run, that reads their output."""
+    types = tuple(_ACTIVATIONS)
     return [
         (convolution, activation)
-        for convolution, activation in followers(model, nn.Conv2d, kinds)
-        if type(activation) in _ACTIVATIONS
+        for convolution, activation in followers(network, nn.Conv2d, types)
+        if type(activation) in _ACTIVATIONS and is_plain(convolution)
     ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segnets.deploy.passes._graph import last_readers
+from segnets.deploy.passes.context import Context, Outcome
 from segnets.heads.lraspp import LRASPPHead
 from segnets.layers import SqueezeExcitation, resize_bilinear
 
@@ -48,3 +50,21 @@ class ClassifiedFirst(nn.Module):
         scores = resize_bilinear(scores.to(torch.float32), [low.shape[2], low.shape[3]], self.align_corners)
         result: Tensor = scores + self.low_classifier(low)
         return result
+
+
+def classify_before_resizing(network: nn.Module, _context: Context) -> Outcome:
+    """Replace heads of LR-ASPP by ones that classify their features before they resize them."""
+    heads = [(name, module) for name, module in network.named_modules() if type(module) is LRASPPHead]
+    for name, head in heads:
+        network.set_submodule(name, ClassifiedFirst(head))
+    return Outcome(network, {"heads": len(heads)})
+
+
+def gate_in_place(network: nn.Module, _context: Context) -> Outcome:
+    """Let gates overwrite their input where no other module reads it afterwards."""
+    gates: set[nn.Module] = {module for module in network.modules() if isinstance(module, SqueezeExcitation)}
+    last = last_readers(network, gates)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, SqueezeExcitation) and module in last:
+            network.set_submodule(name, GateInPlace(module))
+    return Outcome(network, {"gates": len(last)})

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnets.deploy.passes.context import Context, Outcome
+
 
 class MeanByWindow(nn.Module):
     """By a window as large as the map. (N, C, H, W) -> (N, C, 1, 1). Scriptable.
@@ -35,6 +37,18 @@ class MeanByLines(nn.Module):
         return lines.mean(2, keepdim=True).to(x.dtype)
 
 
+class WholeAverage(nn.Module):
+    """The mean of every channel, as ONNX's own pooling: runtimes have no fast mean, in 8 bits least of all.
+
+    (N, C, H, W) -> (N, C, 1, 1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (x.shape[0], x.shape[1], 1, 1)
+        result: Tensor = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=shape)
+        return result
+
+
 class GridAverage(nn.Module):
     """As nn.AdaptiveAvgPool2d, by matrices made of the size: (N, C, H, W) -> (N, C, rows, columns).
 
@@ -55,23 +69,47 @@ class GridAverage(nn.Module):
         return result.to(x.dtype)
 
 
-def use_means(
-    model: nn.Module,
+def average_by_window(network: nn.Module, context: Context) -> Outcome:
+    """Replace averages over the whole feature map in bfloat16; in float32 torch's own are as fast."""
+    if context.dtype != torch.bfloat16:
+        return Outcome(network)
+    return Outcome(network, _replace_poolings(network, MeanByWindow))
+
+
+def average_by_lines(network: nn.Module, _context: Context) -> Outcome:
+    """Replace averages by forms that torch's compiler turns into good loops."""
+    return Outcome(network, _replace_poolings(network, MeanByLines, GridAverage))
+
+
+def average_in_onnx(network: nn.Module, _context: Context) -> Outcome:
+    """Replace averages by operators that ONNX has."""
+    return Outcome(network, _replace_poolings(network, WholeAverage, GridAverage))
+
+
+def _replace_poolings(
+    network: nn.Module,
     whole: type[nn.Module],
     grid: Callable[[int | None, int | None], nn.Module] | None = None,
-) -> None:
-    """Exchange every nn.AdaptiveAvgPool2d in `model`: those of one cell by `whole`, others by `grid` or not at all.
+) -> dict[str, int]:
+    """Replace every nn.AdaptiveAvgPool2d, under all of its names.
 
-    grid: called with rows and columns.
+    Args:
+        network: Changed in place.
+        whole: Replaces those with a single cell.
+        grid: Called with rows and columns, makes the replacement of the others; None leaves them.
     """
-    for name, module in list(model.named_modules(remove_duplicate=False)):
+    wholes, grids = set(), set()
+    for name, module in list(network.named_modules(remove_duplicate=False)):
         if type(module) is nn.AdaptiveAvgPool2d:  # a subclass may compute something else
             size = module.output_size
             rows, columns = (size, size) if size is None or isinstance(size, int) else size
             if rows == columns == 1:
-                model.set_submodule(name, whole())
+                network.set_submodule(name, whole())
+                wholes.add(module)
             elif grid is not None:
-                model.set_submodule(name, grid(rows, columns))
+                network.set_submodule(name, grid(rows, columns))
+                grids.add(module)
+    return {"whole": len(wholes), "grid": len(grids)}
 
 
 def _averages(cells: int, length: int) -> Tensor:

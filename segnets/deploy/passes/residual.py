@@ -1,16 +1,25 @@
-"""Residual blocks whose addition and last activation are done by their last convolution."""
+"""Residual blocks whose addition and last activation are computed by their last convolution."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from segnets.backbones import BasicBlock, Bottleneck
+from segnets.deploy.passes._graph import last_readers
+from segnets.deploy.passes.context import Context, Outcome
+from segnets.deploy.passes.convolutions import ConvAdd, is_plain
+from segnets.layers import InvertedResidual
+
+_Block = Bottleneck | BasicBlock | InvertedResidual
 
 
 class FusedResidual(nn.Module):
-    """A residual block whose last convolution adds to the shortcut. (N, C, H, W) -> (N, C', H', W').
+    """A residual block whose last convolution adds the shortcut. (N, C, H, W) -> (N, C', H', W').
 
-    last: takes the body's map and the shortcut's.
+    Args:
+        body: Layers before the last convolution.
+        last: Last convolution; takes the body's output and the shortcut's.
+        shortcut: Layers beside them.
     """
 
     def __init__(self, body: nn.Module, last: nn.Module, shortcut: nn.Module) -> None:
@@ -26,17 +35,52 @@ class FusedResidual(nn.Module):
 
 
 class Copy(nn.Module):
-    """As nn.Identity, in memory of its own."""
+    """An identity whose output has memory of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
 
 
-def plain_convolutions(block: nn.Module) -> list[nn.Conv2d]:
-    """A ResNet block's convolutions in their order, each with ReLU behind it, the last one behind the addition.
+def fuse_additions(network: nn.Module, context: Context) -> Outcome:
+    """Move the addition of residual blocks into their last convolution.
 
-    Empty for what is no such block, or has another activation, norms that were not folded, or padding that is not of
-    zeros.
+    For target "cpu" the convolution will overwrite the shortcut with the sum; the shortcut is copied where another
+    module reads it afterwards.
+    """
+    blocks: set[nn.Module] = {module for module in network.modules() if isinstance(module, _Block)}
+    overwritable = last_readers(network, blocks) if context.target == "cpu" else blocks
+    count = 0
+    for name, module in list(network.named_modules()):
+        if isinstance(module, _Block):
+            unchanged = nn.Identity() if module in overwritable else Copy()
+            if (fused := _fused(module, unchanged)) is not None:
+                network.set_submodule(name, fused)
+                count += 1
+    return Outcome(network, {"blocks": count})
+
+
+def _fused(block: _Block, unchanged: nn.Module) -> FusedResidual | None:
+    """Build the same block with its addition in the last convolution, or return None if it has another structure."""
+    if isinstance(block, InvertedResidual):
+        if not block.has_residual:
+            return None
+        *layers, projection = block.block
+        convolution, norm = projection.children()
+        if not isinstance(norm, nn.Identity) or not isinstance(convolution, nn.Conv2d):
+            return None
+        return FusedResidual(nn.Sequential(*layers), ConvAdd(convolution, nn.Identity()), unchanged)
+    if not (convolutions := _plain_convolutions(block)):
+        return None
+    body = [layer for convolution in convolutions[:-1] for layer in (convolution, nn.ReLU(inplace=True))]
+    return FusedResidual(
+        nn.Sequential(*body), ConvAdd(convolutions[-1], nn.ReLU(inplace=True)), block.downsample or unchanged
+    )
+
+
+def _plain_convolutions(block: Bottleneck | BasicBlock) -> list[nn.Conv2d]:
+    """Return a ResNet block's convolutions in their order, each followed by ReLU, the last one after the addition.
+
+    The list is empty for subclasses, other activations, norms that were not folded, and padding other than zeros.
     """
     if type(block) not in (Bottleneck, BasicBlock) or type(block.relu) is not nn.ReLU:
         return []
@@ -46,14 +90,3 @@ def plain_convolutions(block: nn.Module) -> list[nn.Conv2d]:
     if all(isinstance(norm, nn.Identity) for norm in norms) and all(map(is_plain, convolutions)):
         return convolutions
     return []
-
-
-def is_plain(convolution: nn.Conv2d) -> bool:
-    """Whether its padding is a number of zeros."""
-    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-
-
-def two(value: tuple[int, ...] | str) -> list[int]:
-    """A two-dimensional layer's numbers, as operators take them; of one that `is_plain`."""
-    assert not isinstance(value, str)
-    return list(value)

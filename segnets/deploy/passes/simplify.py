@@ -1,67 +1,57 @@
-"""Make a network ready to deploy: no auxiliary head, no dropout, batch norms folded, heads that compute less.
+"""Passes of every format: drop what inference doesn't need, and fold batch norms into convolutions.
 
-It computes the same function with other last bits; that's why it happens on a copy, in an export, and never in
-the plain model.
+The results have different last bits than the plain model's. Passes therefore change a copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from segnets.deploy.check.reference import evaluation_copy
-from segnets.deploy.passes import aspp
 from segnets.deploy.passes._graph import followers
-from segnets.deploy.passes.lraspp import ClassifiedFirst
-from segnets.heads.lraspp import LRASPPHead
-from segnets.layers import ASPP
+from segnets.deploy.passes.context import Context, Outcome
 
 
-@dataclass(frozen=True)
-class Optimized:
-    """A network made ready to deploy, and what was done to it."""
-
-    model: nn.Module
-    folded_batch_norms: int
-    removed_dropouts: int
-    dropped_aux_classifier: bool
+def copy_for_evaluation(network: nn.Module, _context: Context) -> Outcome:
+    """Copy the network into eval mode on the CPU in float32."""
+    return Outcome(evaluation_copy(network))
 
 
-def optimize(model: nn.Module) -> Optimized:
-    """Copy `model` into eval mode on the CPU in float32 and simplify the copy; `model` itself is not changed.
-
-    Raises ExportError if the model doesn't run on a (1, 3, 64, 64) input, or gives no {"out": logits}.
-    """
-    model = evaluation_copy(model)
-    dropped = getattr(model, "aux_classifier", None) is not None
+def drop_aux_classifier(network: nn.Module, _context: Context) -> Outcome:
+    """Drop the auxiliary classifier, which only training reads."""
+    dropped = getattr(network, "aux_classifier", None) is not None
     if dropped:
-        model.register_module("aux_classifier", None)
-    dropouts = _replace(model, [m for m in model.modules() if isinstance(m, _DropoutNd)])
-    pairs = _convolutions_with_batch_norm(model)
-    for convolution, norm in pairs:
-        _fold(convolution, norm)
-    _replace(model, [norm for _, norm in pairs])
-    for name, module in list(model.named_modules()):
-        if type(module) is LRASPPHead:
-            model.set_submodule(name, ClassifiedFirst(module))
-        elif type(module) is ASPP and aspp.suits(module):
-            model.set_submodule(name, aspp.PooledApart(module))
-    return Optimized(model, len(pairs), dropouts, dropped)
+        network.register_module("aux_classifier", None)
+    return Outcome(network, {"aux_classifiers": int(dropped)})
 
 
-def _convolutions_with_batch_norm(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    return [
+def remove_dropouts(network: nn.Module, _context: Context) -> Outcome:
+    """Replace every dropout by an identity."""
+    dropouts = [module for module in network.modules() if isinstance(module, _DropoutNd)]
+    return Outcome(network, {"dropouts": _replace_by_identities(network, dropouts)})
+
+
+def fold_batch_norms(network: nn.Module, _context: Context) -> Outcome:
+    """Fold every batch norm that directly follows a convolution into that convolution.
+
+    Raises:
+        ExportError: If the network doesn't run on a (1, 3, 64, 64) input, or doesn't return {"out": logits}.
+    """
+    pairs = [
         (convolution, norm)
-        for convolution, norm in followers(model, nn.Conv2d, nn.BatchNorm2d)
+        for convolution, norm in followers(network, nn.Conv2d, nn.BatchNorm2d)
         if norm.running_mean is not None
     ]
+    for convolution, norm in pairs:
+        _fold(convolution, norm)
+    return Outcome(network, {"batch_norms": _replace_by_identities(network, [norm for _, norm in pairs])})
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Scale the convolution's kernels and set its bias; computed in float64 and rounded once."""
+    """Scale the convolution's kernels and set its bias; compute in float64 and round once."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -77,10 +67,10 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     convolution.bias = nn.Parameter(bias.float(), requires_grad=False)
 
 
-def _replace(model: nn.Module, modules: Sequence[nn.Module]) -> int:
-    """Put an identity in the place of each of `modules`, under every name that it has; return how many there were."""
+def _replace_by_identities(network: nn.Module, modules: Sequence[nn.Module]) -> int:
+    """Replace `modules` under all of their names and return their number."""
     unwanted = set(modules)
-    names = [name for name, module in model.named_modules(remove_duplicate=False) if module in unwanted]
+    names = [name for name, module in network.named_modules(remove_duplicate=False) if module in unwanted]
     for name in names:
-        model.set_submodule(name, nn.Identity())
+        network.set_submodule(name, nn.Identity())
     return len(unwanted)

@@ -30,8 +30,8 @@ _TILES = 1024
 _State = tuple[Tensor, Tensor, int, bool, bool]
 
 
-def suits(convolution: nn.Conv2d, input_size: Sequence[int]) -> bool:
-    """Whether Winograd's way is faster. input_size: (N, in, H, W)."""
+def winograd_is_faster(convolution: nn.Conv2d, input_size: Sequence[int]) -> bool:
+    """Return whether Winograd's algorithm is faster on an input of size (N, in, H, W)."""
     dilation = convolution.dilation[0]
     if (
         convolution.kernel_size != (3, 3)

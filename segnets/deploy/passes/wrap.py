@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from segnets.deploy.passes.resize import Upsample
+from segnets.deploy.passes.context import Context, Outcome
+from segnets.deploy.passes.resize import Upsample, UpsampleLines, UpsamplePlain, UpsampleProducts
 from segnets.errors import ExportError
 from segnets.model import SegmentationModel
 
@@ -61,11 +63,69 @@ class DeployedInGroups(Deployed):
         return {"out": self.upsample(scores, x.shape[2], x.shape[3])}
 
 
-def checked_parts(model: nn.Module, what: str) -> SegmentationModel:
-    """`model`, if its parts are known. what: needs them, for the message. Raises ExportError."""
-    if isinstance(model, SegmentationModel):
-        return model
+class InPrecision(nn.Module):
+    """Any network that returns {"out": logits}, computed like `Deployed` does it for one whose parts are known."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        scores = self.network(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return {"out": scores["out"].to(torch.float32)}
+
+
+class LogitsOnly(nn.Module):
+    """A network that returns its logits instead of a dictionary. (N, 3, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.model(image)["out"]
+        return logits
+
+
+def require_segmentation_model(network: nn.Module, context: Context) -> Outcome:
+    """Refuse a network whose parts are unknown.
+
+    Raises:
+        ExportError: If the network is no SegmentationModel.
+    """
+    _parts(network, context)
+    return Outcome(network)
+
+
+def resize_by_lines(network: nn.Module, context: Context) -> Outcome:
+    """Compute a batch in groups, in `context.dtype`, and resize its logits line by line."""
+    return Outcome(DeployedInGroups(_parts(network, context), context.dtype, UpsampleLines), {"networks": 1})
+
+
+def compute_in_precision(network: nn.Module, context: Context) -> Outcome:
+    """Compute the network in `context.dtype` with channels last in memory."""
+    deployed: nn.Module
+    if context.format != "aoti":
+        deployed = Deployed(_parts(network, context), context.dtype, UpsamplePlain)
+    elif isinstance(network, SegmentationModel):
+        deployed = Deployed(network, context.dtype, UpsampleProducts)
+    else:
+        deployed = InPrecision(network, context.dtype)
+    convert_conv2d_weight_memory_format(deployed.to(context.dtype), torch.channels_last)
+    return Outcome(deployed, {"networks": 1})
+
+
+def return_logits(network: nn.Module, _context: Context) -> Outcome:
+    """Return the logits instead of a dictionary, which graphs don't have."""
+    return Outcome(LogitsOnly(network), {"networks": 1})
+
+
+def _parts(network: nn.Module, context: Context) -> SegmentationModel:
+    if isinstance(network, SegmentationModel):
+        return network
+    option = "device" if context.target == "cuda" else "target"
     raise ExportError(
-        f"{what} takes a segnets.SegmentationModel, whose parts are known, and not a {type(model).__name__}; "
-        "target='portable' with device='cpu' takes any network that gives {'out': scores}"
+        f"{option}={context.target!r} takes a segnets.SegmentationModel, whose parts are known, and not a "
+        f"{type(network).__name__}; target='portable' with device='cpu' takes any network that gives {{'out': scores}}"
     )

@@ -19,7 +19,6 @@ from segnets.deploy._reason import reason_of
 from segnets.deploy.contract import Contract
 from segnets.deploy.formats.onnx.container import check_size, file_in, pack
 from segnets.deploy.formats.onnx.image_graphs import mask_text, preprocess_text
-from segnets.deploy.passes.pooling import GridAverage, use_means
 from segnets.errors import ExportError
 from segnets.preprocessing import Preprocess, Preprocessing, check_image, check_input
 
@@ -31,28 +30,6 @@ DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 _TRACED = (2, 3, 128, 160)
 _MARGIN = 1 << 20  # for what is not weights
 _PROGRAM = "segnets"
-
-
-class _Forward(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.model(image)["out"]
-        return logits
-
-
-class WholeAverage(nn.Module):
-    """The mean of every channel, as ONNX's own pooling: runtimes have no fast mean, in 8 bits least of all.
-
-    (N, C, H, W) -> (N, C, 1, 1).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = (x.shape[0], x.shape[1], 1, 1)
-        result: Tensor = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=shape)
-        return result
 
 
 def check_installed(needed: str, *names: str) -> None:
@@ -70,22 +47,21 @@ def check_opset(opset: object) -> int:
     return opset
 
 
-def network_of(model: nn.Module, opset: int) -> bytes:
-    """An optimized model, which is changed, as a serialized graph.
+def network_of(network: nn.Module, opset: int) -> bytes:
+    """A rewritten network as a serialized graph.
 
     It takes "input" float32 (N, 3, H, W) and gives "logits" float32 (N, C, H, W).
 
     Raises ExportError if it can't be made, or is beyond 2 GB.
     """
-    weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
+    weights = {tensor.data_ptr(): tensor.nbytes for tensor in network.state_dict().values()}
     check_size(sum(weights.values()) + _MARGIN)
-    use_means(model, WholeAverage, GridAverage)
     sizes = {axis: torch.export.Dim(name) for axis, name in DYNAMIC_AXES.items()}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own making
         try:
             program = torch.onnx.export(
-                _Forward(model).eval(),
+                network.eval(),
                 (torch.zeros(_TRACED, dtype=torch.float32),),
                 dynamo=True,
                 verbose=False,

@@ -1,0 +1,133 @@
+"""The passes that rewrite a network for deployment, in order, for each format and target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from segnets.deploy.passes import aspp, convolutions, fuse_cudnn, fuse_onednn, lraspp, pooling, residual, simplify, wrap
+from segnets.deploy.passes.context import Context, Outcome
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of a pipeline.
+
+    Attributes:
+        apply: Function that rewrites a network, usually in place, and counts its changes.
+        place: Reason for its place in the order.
+    """
+
+    apply: Callable[[nn.Module, Context], Outcome]
+    place: str
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return self.apply.__name__
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a pass did.
+
+    Attributes:
+        name: Name of the pass.
+        counts: Number of changes, by their kind.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten network.
+
+    Attributes:
+        network: The network in its deployed form.
+        done: What each pass did, in the order of the pipeline.
+    """
+
+    network: nn.Module
+    done: tuple[Done, ...]
+
+    def count(self, name: str, kind: str | None = None) -> int:
+        """Return how many changes a pass made.
+
+        Args:
+            name: Name of the pass.
+            kind: Kind of change; None for all kinds together.
+
+        Raises:
+            KeyError: If the pipeline has no such pass.
+        """
+        counts = {done.name: done.counts for done in self.done}[name]
+        return sum(counts.values()) if kind is None else counts.get(kind, 0)
+
+
+COMMON = (
+    Pass(simplify.copy_for_evaluation, "First: the other passes change the network in place."),
+    Pass(simplify.drop_aux_classifier, "Before fold_batch_norms, which would fold the classifier's norm in vain."),
+    Pass(simplify.remove_dropouts, "Before pool_apart, which splits ASPP's projection only if no dropout follows it."),
+    Pass(simplify.fold_batch_norms, "Before every pass that replaces or splits a convolution."),
+    Pass(lraspp.classify_before_resizing, "After fold_batch_norms, to hold the folded convolutions."),
+    Pass(aspp.pool_apart, "After fold_batch_norms, as it splits a convolution that a norm is folded into."),
+)
+
+PIPELINES: Mapping[tuple[str, str], tuple[Pass, ...]] = {
+    ("torchscript", "portable"): COMMON,
+    ("torchscript", "cpu"): (
+        *COMMON,
+        Pass(wrap.require_segmentation_model, "Before any work for a network that is refused."),
+        Pass(pooling.average_by_window, "Before gate_in_place, so that gates hold the new poolings."),
+        Pass(lraspp.gate_in_place, "Before fuse_additions, so that blocks hold the new gates."),
+        Pass(residual.fuse_additions, "Before fuse_convolutions, which lowers each addition with its convolution."),
+        Pass(aspp.broadcast_pooled_branches, "Before fuse_convolutions, which lowers each addition."),
+        Pass(fuse_onednn.fuse_convolutions, "After every pass that runs the network: a packed convolution can't run."),
+        Pass(wrap.resize_by_lines, "Last, as passes before it look for modules of a SegmentationModel."),
+    ),
+    ("torchscript", "cuda"): (
+        *COMMON,
+        Pass(wrap.require_segmentation_model, "Before any work for a network that is refused."),
+        Pass(residual.fuse_additions, "Before fuse_convolutions, which lowers each addition with its convolution."),
+        Pass(fuse_cudnn.merge_shortcut_biases, "After fuse_additions, which finds the shortcuts; before lowering."),
+        Pass(fuse_cudnn.fuse_convolutions, "Before compute_in_precision, which converts the new weights."),
+        Pass(wrap.compute_in_precision, "Last, to convert every weight."),
+    ),
+    ("aoti", "cpu"): (
+        *COMMON,
+        Pass(convolutions.choose_forms, "Before compute_in_precision, as Winograd's kernels are made of float32."),
+        Pass(pooling.average_by_lines, "After choose_forms, which runs the network, so that torch's own pooling runs."),
+        Pass(wrap.compute_in_precision, "After the passes that make new weights, to convert them."),
+        Pass(wrap.return_logits, "Last, as other passes run the network and expect its dictionary."),
+    ),
+    ("onnx", "portable"): (
+        *COMMON,
+        Pass(pooling.average_in_onnx, "After passes that run the network: ONNX's pooling gives no values in torch."),
+        Pass(wrap.return_logits, "Last, as other passes run the network and expect its dictionary."),
+    ),
+}
+
+
+def rewrite(model: nn.Module, context: Context) -> Rewritten:
+    """Rewrite a copy of a model for deployment.
+
+    Args:
+        model: Model that returns {"out": logits}; it is not changed.
+        context: Deployment to rewrite it for; its format and target select the pipeline.
+
+    Returns:
+        A network that computes the same function, up to the last bits, and what each pass did.
+
+    Raises:
+        ExportError: If the model doesn't run, returns something else, or has parts that a pass needs and doesn't find.
+    """
+    network, done = model, []
+    for each in PIPELINES[context.format, context.target]:
+        outcome = each.apply(network, context)
+        network = outcome.network
+        done.append(Done(each.name, outcome.counts))
+    return Rewritten(network, tuple(done))
