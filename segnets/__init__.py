@@ -21,7 +21,7 @@ from segnets.errors import (
 )
 from segnets.model import SegmentationModel
 from segnets.preprocessing import Preprocessing, preprocess
-from segnets.registry import list_models
+from segnets.registry import list_models, register_model
 from segnets.segmenter import segment
 from segnets.weights import LoadReport, load, load_weights, save
 from segnets.weights.pretrained import (
@@ -72,6 +72,7 @@ __all__ = [
     "load_weights",
     "lraspp_mobilenet_v3_large",
     "preprocess",
+    "register_model",
     "save",
     "segment",
     "verify",

@@ -1,7 +1,8 @@
-"""A head on a backbone: every network is built here, with random weights. Every published number stands here.
+"""Builders: put a head on a backbone and return the network with random weights.
 
-Loading weights is a second step, a floor up: `segnets.weights` wraps these builders with `weights=`.
-After `torch.manual_seed(s)` the six of torchvision draw the same initial weights as torchvision's builder of that name.
+Every published number stands here. Loading weights is a second step: `segnets.weights.pretrained` wraps these builders
+with `weights=`. After `torch.manual_seed(s)`, the six networks that torchvision has too draw the same initial weights
+as torchvision's builders.
 """
 
 from __future__ import annotations
@@ -28,65 +29,82 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds the networks of one head on one backbone; called with `segnets.options.Options`, returns one of them.
+    """Builder of the networks with one head on one backbone.
 
-    published: defaults of the published network that are not those of its head, at its published output stride.
+    Called with the keyword arguments `segnets.options.Options`, it returns a `SegmentationModel`.
 
-    Raises ValueError for an option that can't have its value, would change nothing, or contradicts another.
+    Attributes:
+        head: Description of the head.
+        backbone: Description of the backbone.
+        published: Defaults of the published network that differ from those of its head. They hold at the published
+            output stride, with the head's default variant.
+        name: Name of the network, by default "<head>_<backbone>".
     """
 
     head: HeadSpec
     backbone: BackboneSpec
     published: Mapping[str, JSON] = field(default_factory=dict)
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        return f"{self.head.name}_{self.backbone.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or f"{self.head.name}_{self.backbone.name}")
 
     @property
     def title(self) -> str:
+        """One line about the network, for `help()`."""
         title, _, paper = self.head.title.partition(", ")
         return f"{title} on a {self.backbone.title}, output stride {self.resolve({})['output_stride']}. {paper}"
 
     def resolve(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-        """Every option that applies, with its value: what builds the same network again. Nothing is built."""
+        """Return every option that is in use with its value, which together build the same network again.
+
+        Args:
+            chosen: Options that were given; None stands for the network's own default.
+
+        Returns:
+            Options with JSON-able values. Nothing is built.
+
+        Raises:
+            TypeError: If there is no option of a given name.
+            ValueError: If an option cannot have its value, would change nothing, or contradicts another.
+        """
         return {name: value for name, value in self.applicable(chosen).items() if value is not None}
 
     def applicable(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-        """As `resolve`, with None for an option that applies and is not in use."""
+        """Return the options as `resolve` does, and None for those that apply but are not in use."""
         given = {name: value for name, value in chosen.items() if value is not None}
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:
             # The paper's LR-ASPP has no such classifier.
-            raise UnsupportedOptionError(f"{self.name} has no auxiliary classifier; leave aux_loss out")
-        settled: dict[str, JSON] = {name: DEFAULTS[name] for name in ("num_classes", "aux_loss")}
-        settled.update(self.backbone.defaults(given, self.head.output_stride))
-        settled.update(self._head_defaults(given, {**settled, **given}))
-        check_applicable(self.name, given, settled)
-        settled.update({name: as_json(name, value) for name, value in given.items() if name in settled})
-        if settled.get("downsample") == "average_dilated" and not self._is_dilated(settled):
-            settled["downsample"] = "average"  # there they are one
-        if settled.get("aspp_norm_eps") == settled["head_norm_eps"]:
-            settled["aspp_norm_eps"] = None  # as it is without the option, so recorded alike
-        paths = [stage.path for stage in self._feature_maps(settled).values()]
+            raise UnsupportedOptionError(f"{self.name} has no auxiliary classifier. Leave aux_loss out.")
+        resolved: dict[str, JSON] = {name: DEFAULTS[name] for name in ("num_classes", "aux_loss")}
+        resolved.update(self.backbone.defaults(given, self.head.output_stride))
+        resolved.update(self._head_defaults(given, {**resolved, **given}))
+        check_applicable(self.name, given, resolved)
+        resolved.update({name: as_json(name, value) for name, value in given.items() if name in resolved})
+        if resolved.get("downsample") == "average_dilated" and not self._is_dilated(resolved):
+            resolved["downsample"] = "average"  # without dilation the two are the same
+        if resolved.get("aspp_norm_eps") == resolved["head_norm_eps"]:
+            resolved["aspp_norm_eps"] = None  # the same network as without the option, so recorded alike
+        paths = [stage.path for stage in self._feature_maps(resolved).values()]
         if len(set(paths)) < len(paths):
             raise ValueError(
-                f"backbone_stages={settled['backbone_stages']} are too few for {self.name}: it would read one feature "
+                f"backbone_stages={resolved['backbone_stages']} are too few for {self.name}: it would read one feature "
                 f"map twice ({', '.join(paths)})"
             )
-        _check_norm_eval(given.get("norm_eval"), settled)
-        return settled
+        _check_norm_eval(given.get("norm_eval"), resolved)
+        return resolved
 
-    def _head_defaults(self, given: Mapping[str, Any], settled: Mapping[str, Any]) -> dict[str, JSON]:
+    def _head_defaults(self, given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, JSON]:
         variant = given.get("head_variant", self.head.variants[0])
         if variant not in self.head.variants:
             raise ValueError(f"head_variant={variant!r}: {self.head.name} has {' and '.join(self.head.variants)}")
-        stages = self.backbone.stages(settled)
-        as_published = variant == self.head.variants[0] and settled["output_stride"] == self.backbone.output_stride
-        norm = settled["norm_layer"]
+        stages = self.backbone.stages(resolved)
+        as_published = variant == self.head.variants[0] and resolved["output_stride"] == self.backbone.output_stride
+        norm = resolved["norm_layer"]
         return {
             "head_variant": variant,
-            **self.head.defaults(variant, HeadInput(settled["output_stride"], stages.out.channels)),
+            **self.head.defaults(variant, HeadInput(resolved["output_stride"], stages.out.channels)),
             **(copy.deepcopy(dict(self.published)) if as_published else {}),
             "head_norm_layer": "batch" if norm == "frozen" else norm,
             "head_norm_eps": DEFAULTS["head_norm_eps"],
@@ -94,11 +112,11 @@ class Builder:
         }
 
     def _is_dilated(self, options: Mapping[str, Any]) -> bool:
-        """Whether dilation took the place of a stride."""
+        """Return whether dilation replaces a stride."""
         return int(options["output_stride"]) < self.backbone.stages(options).out.stride
 
     def _feature_maps(self, options: Mapping[str, Any]) -> dict[str, Stage]:
-        """What the classifiers read, by the names that they give it."""
+        """Return the feature maps that the heads read, under the names that the heads use."""
         stages = self.backbone.stages(options)
         maps = {self.head.last_name: stages.out}
         if self.head.low is not None:
@@ -108,6 +126,7 @@ class Builder:
         return maps
 
     def __call__(self, **chosen: Unpack[Options]) -> SegmentationModel:
+        """Build the network with random weights. Raises what `resolve` raises."""
         options: dict[str, Any] = self.resolve(chosen)
         momentum = self.backbone.norm_momentum
         backbone_norm = norm_layer(options["norm_layer"], eps=options["norm_eps"], momentum=momentum)
@@ -132,10 +151,10 @@ class Builder:
         )
 
 
-def _check_norm_eval(norm_eval: object, settled: Mapping[str, Any]) -> None:
+def _check_norm_eval(norm_eval: object, resolved: Mapping[str, Any]) -> None:
     parts = ("norm_layer",) if norm_eval == "backbone" else ("norm_layer", "head_norm_layer")
-    if norm_eval and not {settled[part] for part in parts} & {"batch", "sync"}:
-        norms = ", ".join(f"{part}={settled[part]!r}" for part in parts)
+    if norm_eval and not {resolved[part] for part in parts} & {"batch", "sync"}:
+        norms = ", ".join(f"{part}={resolved[part]!r}" for part in parts)
         raise ValueError(f"norm_eval={norm_eval!r} would change nothing: there is no batch norm ({norms})")
 
 
@@ -143,11 +162,11 @@ fcn_resnet50 = Builder(FCN, backbones.resnet50)
 fcn_resnet101 = Builder(FCN, backbones.resnet101)
 deeplabv3_resnet50 = Builder(DEEPLABV3, backbones.resnet50)
 deeplabv3_resnet101 = Builder(DEEPLABV3, backbones.resnet101)
-# torchvision gave it the rates of output stride 8, and so did those who trained its weights.
+# torchvision uses the rates of output stride 8 here, and so do the published weights.
 deeplabv3_mobilenet_v3_large = Builder(DEEPLABV3, backbones.mobilenet_v3_large, {"atrous_rates": [12, 24, 36]})
 lraspp_mobilenet_v3_large = Builder(LRASPP, backbones.mobilenet_v3_large)
 
-# The networks that torchvision has too.
+# Networks that torchvision has too.
 PUBLISHED = (
     deeplabv3_mobilenet_v3_large,
     deeplabv3_resnet50,

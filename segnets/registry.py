@@ -1,8 +1,10 @@
-"""Names to builders: which networks there are."""
+"""The registry: names of networks and their builders."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from typing import Any
@@ -44,37 +46,85 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 _PAIRS = [Builder(head, backbone) for head in HEADS for backbone in BACKBONES.values()]
 MODELS: dict[str, Builder] = {builder.name: builder for builder in [*_PAIRS, *PUBLISHED]}
+# Names stand in file names, shell patterns and messages.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
+
+
+def register_model(name: str, builder: Builder) -> None:
+    """Add a network, so that `create_model`, `list_models`, `save`, `load` and `export` can use it.
+
+    A weights file records the name and the options of its network, not the code. A program that loads such a file must
+    register the same network first; otherwise `load` raises a WeightsError that gives the name. Exported files contain
+    their network and need no registration.
+
+    Args:
+        name: Name of the network: a letter, then letters, digits, "_", "-" or "."; 80 characters at most.
+        builder: A head on a backbone. Either can be your own, see docs/adding_a_model.md.
+
+    Raises:
+        TypeError: If `builder` is not a `segnets.builders.Builder`.
+        ValueError: If the name is not allowed, or is the name of another network or backbone.
+
+    Example:
+        >>> from segnets.builders import Builder
+        >>> from segnets.heads import FCN
+        >>> from segnets.backbones import resnet18
+        >>> segnets.register_model("thin_fcn", Builder(FCN, resnet18, {"head_channels": 32}))
+        >>> segnets.create_model("thin_fcn", num_classes=2).config.options["head_channels"]
+        32
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name={name!r}: expected a letter followed by letters, digits, '_', '-' or '.', 80 characters at most"
+        )
+    if not isinstance(builder, Builder):
+        raise TypeError(
+            f"builder of {name!r}: expected a segnets.builders.Builder (a head on a backbone), "
+            f"got {type(builder).__name__}"
+        )
+    if name in MODELS or name in BACKBONES:
+        raise ValueError(f"name={name!r}: a network of this name is already registered. Choose another name.")
+    MODELS[name] = replace(builder, name=name)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the segmentation networks that match a shell pattern such as "fcn_*", sorted.
+    """Return the names of the segmentation networks, sorted.
 
-    Raises TypeError for a pattern that is no text.
+    Args:
+        pattern: Shell pattern that the names must match, for example "fcn_*".
+
+    Raises:
+        TypeError: If `pattern` is not a string.
     """
     if not isinstance(pattern, str):
-        raise TypeError(f"pattern={pattern!r}: expected a text such as 'fcn_*'")
+        raise TypeError(f"pattern={pattern!r}: expected a string, for example 'fcn_*'")
     return sorted(name for name in MODELS if fnmatch(name, pattern))
 
 
 def find_builder(name: str) -> Builder:
-    """The builder of a segmentation network. Raises ValueError for an unknown name, with the nearest known one."""
+    """Return the builder of a segmentation network.
+
+    Raises:
+        ValueError: If there is no network of that name; the message suggests a similar one.
+    """
     if isinstance(name, str) and name in MODELS:
         return MODELS[name]
     near = get_close_matches(str(name), MODELS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"Did you mean {near[0]!r}? " if near else ""
     if isinstance(name, str) and name in BACKBONES:
-        hint = f"it is a backbone and classifier, built by segnets.backbones.{name}(). "
-    raise ValueError(f"no model {name!r}; {hint}Models: {', '.join(list_models())}")
+        hint = f"That is a backbone: segnets.backbones.{name}() builds its classifier. "
+    raise ValueError(f"no model {name!r}. {hint}Models: {', '.join(list_models())}")
 
 
 class _WithoutInitialValues(TorchFunctionMode):
-    """Leaves out the drawing of initial values: on the meta device it would import torch's compiler (2 seconds)."""
+    """Mode that skips drawing initial values, which on the meta device imports torch's compiler (2 seconds)."""
 
     _DRAWING = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"})
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """Return the tensor unchanged in place of drawing its values."""
         given = kwargs or {}
         if getattr(func, "__name__", "") in self._DRAWING:
             return args[0] if args else given["tensor"]
@@ -82,23 +132,38 @@ class _WithoutInitialValues(TorchFunctionMode):
 
 
 def build_described(name: str, options: dict[str, Any]) -> nn.Module:
-    """As `build`, on the meta device: every name, shape and dtype, and no values. Fast, and costs no memory.
+    """Build a network on the meta device: every name, shape and dtype, and no values.
 
-    Raises WeightsError, in one line, for a name or options that can't be built: they come out of files.
+    Takes no memory and little time.
+
+    Args:
+        name: Name of a segmentation network or a classifier, as a file records it.
+        options: Its recorded options.
+
+    Raises:
+        WeightsError: If there is no such network, or the options cannot be built. The message is one line.
     """
     if name not in MODELS and name not in BACKBONES:
-        raise WeightsError(f"is for a model {str(name)[:80]!r} that this segnets does not have; update segnets")
+        raise WeightsError(not_registered(name))
     try:
         with torch.device("meta"), _WithoutInitialValues():
             return build(name, options)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         reason = reason if reason.isprintable() else ascii(reason)
-        raise WeightsError(f"its description of {name} can't be built: {reason}") from None
+        raise WeightsError(f"the description of {name} can't be built: {reason}") from None
+
+
+def not_registered(name: str) -> str:
+    """Return the message for a recorded network that this process does not have."""
+    return (
+        f"network {str(name)[:80]!r} is not registered. Import the module that registers it with "
+        "segnets.register_model, or update segnets."
+    )
 
 
 def build(name: str, options: dict[str, Any]) -> nn.Module:
-    """Build a segmentation network or a classifier from what its `config` recorded."""
+    """Build a segmentation network or a classifier from the name and options in its `config`."""
     if name in BACKBONES:
         return BACKBONES[name](**options)
     return find_builder(name)(**options)

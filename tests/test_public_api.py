@@ -46,6 +46,7 @@ NAMES = [
     "load_weights",
     "lraspp_mobilenet_v3_large",
     "preprocess",
+    "register_model",
     "save",
     "segment",
     "verify",

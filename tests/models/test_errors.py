@@ -113,10 +113,13 @@ def test_lraspp_has_no_auxiliary_classifier() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("deeplab_resnet50", r"no model 'deeplab_resnet50'; did you mean 'deeplabv3_resnet50'\? Models: deeplabv3_mob"),
-        ("resnet50", r"no model 'resnet50'; it is a backbone and classifier, built by segnets\.backbones\.resnet50"),
-        ("zzz", r"no model 'zzz'; Models: deeplabv3_mobilenet"),
-        (None, r"no model None; Models: deeplabv3_mobilenet"),
+        (
+            "deeplab_resnet50",
+            r"no model 'deeplab_resnet50'\. Did you mean 'deeplabv3_resnet50'\? Models: deeplabv3_mob",
+        ),
+        ("resnet50", r"no model 'resnet50'\. That is a backbone: segnets\.backbones\.resnet50\(\) builds"),
+        ("zzz", r"no model 'zzz'\. Models: deeplabv3_mobilenet"),
+        (None, r"no model None\. Models: deeplabv3_mobilenet"),
     ],
 )
 def test_unknown_model_names(name: Any, message: str) -> None:

@@ -144,5 +144,5 @@ def test_the_parts_check_their_options_too(make: Callable[[], nn.Module], messag
 def test_names_and_patterns_that_are_no_text() -> None:
     with pytest.raises(ValueError, match=r"no model \['a'\]"):
         segnets.create_model(["a"])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="pattern=None: expected a text"):
+    with pytest.raises(TypeError, match="pattern=None: expected a string"):
         segnets.list_models(None)  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""`register_model`: networks that are not part of segnets, in this process and in others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import segnets
+from segnets.backbones import resnet18
+from segnets.builders import Builder
+from segnets.heads import FCN, HeadSpec
+from segnets.registry import MODELS
+
+# What a user would write: a module that registers a network when it is imported.
+MODULE = """
+from torch import nn
+
+import segnets
+from segnets.backbones import resnet18
+from segnets.builders import Builder
+from segnets.heads import HeadSpec
+
+
+class LinearHead(nn.Sequential):
+    last_layers = ("0",)
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, num_classes, 1))
+
+
+LINEAR = HeadSpec(
+    name="linear",
+    title="A linear classifier of every pixel, https://arxiv.org/abs/1411.4038",
+    variants=("plain",),
+    defaults=lambda variant, head_input: {},
+    build=lambda num_classes, head_input, options, norm_layer: LinearHead(head_input.channels, num_classes),
+)
+segnets.register_model("linear", Builder(LINEAR, resnet18))
+"""
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    """Remove what a test registers."""
+    before = dict(MODELS)
+    yield
+    MODELS.clear()
+    MODELS.update(before)
+
+
+@pytest.fixture
+def linear() -> HeadSpec:
+    namespace: dict[str, Any] = {}
+    exec(MODULE, namespace)
+    head: HeadSpec = namespace["LINEAR"]
+    return head
+
+
+def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", script]
+    environment = {"PYTHONPATH": f"{Path(segnets.__file__).parents[1]}"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_registered_network_is_built_and_listed_by_its_name(linear: HeadSpec) -> None:
+    assert "linear" in segnets.list_models()
+    assert segnets.list_models("lin*") == ["linear"]
+    model = segnets.create_model("linear", num_classes=3, output_stride=16, aux_loss=True)
+    assert model.config is not None
+    assert model.config.name == "linear"
+    assert model.config.options["output_stride"] == 16
+    assert isinstance(model.classifier[0], nn.Conv2d)
+    with pytest.raises(ValueError, match=r"atrous_rates=.* would change nothing in this linear: the option needs ASPP"):
+        segnets.create_model("linear", atrous_rates=(1, 2))
+    assert segnets.cost("linear", 64, 64).output_stride == 8
+
+
+def test_a_known_head_and_backbone_with_other_numbers() -> None:
+    segnets.register_model("thin_fcn", Builder(FCN, resnet18, {"head_channels": 32}))
+    model = segnets.create_model("thin_fcn", num_classes=2)
+    assert model.config is not None
+    assert (model.config.name, model.config.options["head_channels"]) == ("thin_fcn", 32)
+    assert segnets.create_model("fcn_resnet18").config.options["head_channels"] == 128
+
+
+def test_weights_of_a_registered_network(linear: HeadSpec, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = segnets.create_model("linear", num_classes=3).eval()
+    segnets.save(model, tmp_path / "w.safetensors", classes=["a", "b", "c"])
+    x = torch.randn(1, 3, 33, 40)
+    with torch.inference_mode():
+        expected = model(x)["out"]
+        for loaded in (
+            segnets.load(tmp_path / "w.safetensors"),
+            segnets.create_model("linear", weights=tmp_path / "w.safetensors").eval(),
+        ):
+            assert loaded.config == model.config
+            assert torch.equal(loaded(x)["out"], expected)
+    backbone = resnet18(num_classes=0)
+    segnets.save(backbone, tmp_path / "backbone.safetensors")
+    other = segnets.create_model("linear", weights_backbone=tmp_path / "backbone.safetensors")
+    assert torch.equal(other.backbone.conv1.weight, backbone.conv1.weight)
+
+
+def test_where_the_network_is_not_registered_loading_says_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODULE)
+    made = run(
+        tmp_path,
+        "import torch, segnets, mine\n"
+        "torch.manual_seed(0)\n"
+        "model = segnets.create_model('linear', num_classes=3)\n"
+        "segnets.save(model, 'w.safetensors')\n"
+        "segnets.export(model, 'model.ts')\n",
+    )
+    assert made.returncode == 0, made.stderr
+
+    refused = run(tmp_path, "import segnets; segnets.load('w.safetensors')")
+    assert refused.stderr.splitlines()[-1] == (
+        "segnets.errors.WeightsError: w.safetensors: network 'linear' is not registered. Import the module that "
+        "registers it with segnets.register_model, or update segnets."
+    )
+    for arguments, code in (("'export', 'w.safetensors', 'other.ts'", 1), ("'info', 'w.safetensors'", 0)):
+        done = run(tmp_path, f"import sys; from segnets.cli import main; sys.exit(main([{arguments}]))")
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == code
+        assert ("network 'linear' is not registered" in done.stderr) == bool(code)
+        assert ("linear" in done.stdout) == (not code)
+
+    loaded = run(tmp_path, "import segnets, mine; print(segnets.load('w.safetensors').config.name)")
+    assert (loaded.returncode, loaded.stdout) == (0, "linear\n"), loaded.stderr
+    exported = run(
+        tmp_path, "import segnets; segnets.load_exported('model.ts'); assert segnets.verify('model.ts').passed"
+    )
+    assert exported.returncode == 0, exported.stderr
+
+
+def test_saving_needs_the_registration_too(linear: HeadSpec, tmp_path: Path) -> None:
+    model = segnets.create_model("linear", num_classes=3)
+    del MODELS["linear"]
+    with pytest.raises(segnets.WeightsError, match="network 'linear' is not registered"):
+        segnets.save(model, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("fcn_resnet50", ValueError, "name='fcn_resnet50': a network of this name is already registered. Choose"),
+        ("resnet18", ValueError, "name='resnet18': a network of this name is already registered"),
+        ("", ValueError, "name='': expected a letter followed by letters"),
+        ("../x", ValueError, "name='../x': expected a letter"),
+        ("a b", ValueError, "name='a b': expected a letter"),
+        ("a\n", ValueError, r"name='a\\n': expected a letter"),
+        ("x" * 81, ValueError, "80 characters at most"),
+        (None, ValueError, "name=None: expected a letter"),
+    ],
+)
+def test_names_that_are_refused(name: Any, error: type[Exception], message: str) -> None:
+    before = dict(MODELS)
+    with pytest.raises(error, match=message):
+        segnets.register_model(name, Builder(FCN, resnet18))
+    assert before == MODELS
+
+
+def test_a_function_is_no_builder() -> None:
+    with pytest.raises(TypeError, match=r"builder of 'mine': expected a segnets\.builders\.Builder .*, got function"):
+        segnets.register_model("mine", lambda: nn.Identity())  # type: ignore[arg-type]
+
+
+def test_a_name_is_registered_once(linear: HeadSpec) -> None:
+    with pytest.raises(ValueError, match="name='linear': a network of this name is already registered"):
+        segnets.register_model("linear", Builder(linear, resnet18))
