@@ -1,4 +1,4 @@
-"""From a network's answer to something that a person looks at."""
+"""Inference on images: so far, colours for masks."""
 
 from segnets.inference.masks import overlay, voc_palette
 

@@ -1,4 +1,4 @@
-"""Colours for masks. The C++ library draws the very same pictures (cpp/src/mask.cpp)."""
+"""Colours for masks. The C++ library draws identical pictures (cpp/src/mask.cpp)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from segnets.errors import ImageError
 
 
 def voc_palette(num_classes: int) -> list[Colour]:
-    """PASCAL VOC's colour map: class 0 black, 1 dark red, 2 dark green; RGB, 0..255.
+    """Return PASCAL VOC's colour map: class 0 is black, 1 dark red, 2 dark green.
 
-    The bits of the class id are dealt out to red, green and blue in turn, highest bit of the colour first
+    The bits of the class id go to red, green and blue in turn, beginning at the highest bit of each colour
     (VOClabelcolormap.m of the VOC development kit).
+
+    Args:
+        num_classes: Number of colours.
+
+    Returns:
+        One RGB colour (0..255) per class id.
     """
 
     def channel(class_id: int, shift: int) -> int:
@@ -27,10 +33,18 @@ def voc_palette(num_classes: int) -> list[Colour]:
 def overlay(
     image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], palette: Sequence[Colour]
 ) -> npt.NDArray[np.uint8]:
-    """Half image, half colour of the class; a class whose colour is black leaves the image as it is.
+    """Blend an image with the colours of a mask, half and half. Black classes leave the image unchanged.
 
-    image: (H, W, 3) uint8 RGB; mask: (H, W) class ids; palette: a colour for each id. Returns (H, W, 3) uint8.
-    Raises ImageError if the sizes differ or an id has no colour.
+    Args:
+        image: Image of shape (H, W, 3), uint8, RGB.
+        mask: Class ids of shape (H, W).
+        palette: One RGB colour (0..255) per class id.
+
+    Returns:
+        Image of shape (H, W, 3), uint8, RGB.
+
+    Raises:
+        ImageError: If the shapes differ, `image` is not uint8, or a class id has no colour.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8")
@@ -40,5 +54,5 @@ def overlay(
         raise ImageError(f"mask with ids {mask.min()}..{mask.max()} for a palette of {len(palette)} colours")
     colours = np.asarray(palette, dtype=np.uint16)[mask]  # (H, W, 3)
     blended = ((image.astype(np.uint16) + colours + 1) // 2).astype(np.uint8)
-    clear = (colours == 0).all(axis=2, keepdims=True)
-    return np.where(clear, image, blended)
+    black = (colours == 0).all(axis=2, keepdims=True)
+    return np.where(black, image, blended)
