@@ -27,10 +27,10 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
-    errno.ENOENT: "its folder does not exist; create it first",
-    errno.ENOTDIR: "its folder is not a folder",
+    errno.ENOENT: "the folder does not exist; create it first",
+    errno.ENOTDIR: "part of the path is not a folder",
     errno.ENAMETOOLONG: "the name is too long for this file system",
-    errno.ELOOP: "its folder is reached through a loop of symbolic links",
+    errno.ELOOP: "the folder is reached through a loop of symbolic links",
 }
 
 
@@ -64,7 +64,9 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
     if not stat.S_ISREG(status.st_mode):
         raise OutputError(f"{target}: is a device, pipe or socket, not a regular file; choose another name")
     if status.st_nlink > 1:
-        raise OutputError(f"{target}: has {status.st_nlink} hard links, which would come apart; remove it first")
+        raise OutputError(
+            f"{target}: has {status.st_nlink} hard links, which a replacement would separate; remove it first"
+        )
     if not overwrite:
         raise OutputError(f"{target}: exists already; remove it, choose another name, or ask to overwrite (--force)")
     return target
@@ -147,7 +149,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _check_folder(target: Path) -> None:
     if not target.parent.is_dir():
-        raise OutputError(f"{target}: its folder {target.parent} does not exist; create it first")
+        raise OutputError(f"{target}: the folder {target.parent} does not exist; create it first")
 
 
 def cannot_write(target: Path, error: OSError | ValueError) -> OutputError:

@@ -46,14 +46,14 @@ void check_writable_target(const std::string& path) {
     if (S_ISLNK(status.st_mode)) throw Error(path + ": is a symbolic link, which would be replaced; name its target");
     if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name a file in it");
     if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a regular file");
-    if (status.st_nlink > 1) throw Error(path + ": has several hard links, which would come apart; remove it first");
+    if (status.st_nlink > 1) throw Error(path + ": has several hard links, which a replacement would separate; remove it first");
     return;
   }
   if (errno != ENOENT) throw cannot_write(path, errno);
   const auto folder = std::filesystem::path(path).parent_path();
   std::error_code ignored;
   if (!folder.empty() && !std::filesystem::is_directory(folder, ignored))
-    throw Error(path + ": its folder " + folder.string() + " does not exist; create it first");
+    throw Error(path + ": the folder " + folder.string() + " does not exist; create it first");
 }
 
 void write_file(const std::string& path, std::string_view bytes) {

@@ -73,9 +73,8 @@ class MobileNetV3(nn.Module):
             nn.Linear(last_channels, self.num_classes or FULL_CLASSES),
         )
         self._initialise()
-        if (
-            self.num_classes == 0
-        ):  # after drawing it, so that the features get the same initial weights as in a classifier
+        if self.num_classes == 0:
+            # Removed only now, so that the features get the same initial weights as in a classifier.
             self.classifier = nn.Identity()
 
     def _initialise(self) -> None:
@@ -230,7 +229,7 @@ class MobileNetV3Spec:
 
     @property
     def geometry(self) -> Mapping[str, JSON]:
-        """Return the default options of a classifier that its tensors do not show."""
+        """Default options of a classifier that its tensors do not show."""
         return {"norm_eps": _EPS, "dilated": False}
 
     def __call__(

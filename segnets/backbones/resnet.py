@@ -84,7 +84,9 @@ class ResNet(nn.Module):
         if len(layers) != 4:
             raise ValueError(f"layers={list(layers)}: expected the number of blocks in each of four stages")
         if multi_grid is not None and len(multi_grid) != layers[-1]:
-            raise ValueError(f"multi_grid={list(multi_grid)}: the fourth stage has {layers[-1]} blocks, one for each")
+            raise ValueError(
+                f"multi_grid={list(multi_grid)}: expected {layers[-1]} dilations, one per block of the fourth stage"
+            )
         check_values(
             {
                 "in_channels": in_channels,
@@ -144,9 +146,8 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc: nn.Module = nn.Linear(channels, self.num_classes or FULL_CLASSES)
         self._initialise(zero_init_residual)
-        if (
-            self.num_classes == 0
-        ):  # after drawing it, so that the features get the same initial weights as in a classifier
+        if self.num_classes == 0:
+            # Removed only now, so that the features get the same initial weights as in a classifier.
             self.fc = nn.Identity()
 
     def _initialise(self, zero_init_residual: bool) -> None:
@@ -211,7 +212,7 @@ class ResNetSpec:
 
     @property
     def geometry(self) -> Mapping[str, JSON]:
-        """Return the default options of a classifier that its tensors do not show."""
+        """Default options of a classifier that its tensors do not show."""
         return {"downsample": "conv", "stride_in_1x1": False, "norm_eps": 1e-5, "replace_stride_with_dilation": None}
 
     def __call__(self, **options: Any) -> ResNet:
@@ -229,7 +230,7 @@ class ResNetSpec:
         natural = 2 ** (count + 1)
         stride = given.get("output_stride", min(output_stride, natural))
         if stride > natural:
-            raise ValueError(f"output_stride={stride}: backbone_stages={count} shrink the image by {natural} at most")
+            raise ValueError(f"output_stride={stride}: with backbone_stages={count} it is at most {natural}")
         options: dict[str, JSON] = {
             "in_channels": 3,
             "output_stride": stride,
@@ -245,7 +246,9 @@ class ResNetSpec:
             options["multi_grid"] = None
         grid = given.get("multi_grid")
         if grid is not None and len(grid) != self.depths[-1]:
-            raise ValueError(f"multi_grid={grid}: the fourth stage of {self.name} has {self.depths[-1]} blocks")
+            raise ValueError(
+                f"multi_grid={grid}: expected {self.depths[-1]} dilations, one per block of the fourth stage"
+            )
         if stride < (natural if grid is None else natural // 2):
             options["first_block_dilation"] = "previous"
         if self.block is BasicBlock and (stride < natural or grid is not None):

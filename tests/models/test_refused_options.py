@@ -41,7 +41,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("fcn_resnet50", {"align_corners": 1}, "align_corners=1: expected True or False"),
     ("fcn_resnet50", {"norm_eval": "head"}, "norm_eval='head': expected one of False, True, 'backbone'"),
     ("fcn_resnet50", {"multi_grid": ()}, r"multi_grid=\(\): expected one dilation for each block"),
-    ("fcn_resnet50", {"multi_grid": (1, 2)}, r"multi_grid=\(1, 2\): the fourth stage of resnet50 has 3 blocks"),
+    (
+        "fcn_resnet50",
+        {"multi_grid": (1, 2)},
+        r"multi_grid=\(1, 2\): expected 3 dilations, one per block of the fourth stage",
+    ),
     ("deeplabv3_resnet50", {"atrous_rates": (12, 0)}, r"atrous_rates=\(12, 0\): expected integers of at least 1"),
     ("deeplabv3_resnet50", {"atrous_rates": "12"}, "atrous_rates='12': expected integers"),
     ("fcn_resnet50", {"head_variant": "smp"}, "head_variant='smp': fcn has torchvision and mmseg"),
@@ -94,7 +98,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "pspnet_resnet50",
         {"backbone_stages": 2, "output_stride": 16},
-        "output_stride=16: backbone_stages=2 shrink",
+        "output_stride=16: with backbone_stages=2 it is at most 8",
     ),
     ("pspnet_resnet50", {"backbone_stages": 3, "multi_grid": (1, 2, 4)}, "the option needs all four stages"),
     ("lraspp_resnet50", {"backbone_stages": 2}, "backbone_stages=2 are too few for lraspp_resnet50: .*layer2, layer2"),

@@ -109,7 +109,7 @@ def test_cpp_does_not_replace_a_file(program: Path, tmp_path: Path) -> None:
     done = run(program, "create", tmp_path / "r", "producer", 1, 4, 0, "3x4")
     assert done.stderr == f"{tmp_path / 'r'}: exists already; remove it, open it, or ask to reuse it\n"
     done = run(program, "create", tmp_path / "none" / "r", "producer", 1, 4, 0, "3x4")
-    assert "its folder" in done.stderr
+    assert "the folder" in done.stderr
     assert "does not exist; create it first" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
     assert (tmp_path / "r").read_bytes() == b"mine"

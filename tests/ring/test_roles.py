@@ -127,7 +127,7 @@ def test_create_of_an_existing_ring(path: Path) -> None:
 
 
 def test_create_at_an_invalid_path(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"its folder .* does not exist; create it first"):
+    with pytest.raises(OutputError, match=r"the folder .* does not exist; create it first"):
         FrameRing.create(tmp_path / "none" / "ring", SHAPE)
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     with pytest.raises(FrameRingError, match="exists already"):

@@ -125,12 +125,14 @@ def test_timeouts_that_make_no_sense(timeout: float, tmp_path: Path) -> None:
 
 
 def test_folders_that_can_not_be(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OutputError, match=r"its folder .*missing does not exist; create it first"):
+    with pytest.raises(OutputError, match=r"the folder .*missing does not exist; create it first"):
         fetch("fcn_resnet50", url=server.url, folder=tmp_path / "missing")
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(OutputError, match="its folder is not a folder; set TORCH_HOME, or name a folder with --to"):
+    with pytest.raises(
+        OutputError, match="part of the path is not a folder; set TORCH_HOME, or name a folder with --to"
+    ):
         fetch("fcn_resnet50", url=server.url)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "new" / "folder"))
     assert make_cache_folder() == cache_folder() == tmp_path / "new" / "folder" / "hub" / "checkpoints"

@@ -85,7 +85,7 @@ TARGETS: dict[str, tuple[Callable[[Path], None], str]] = {
     "dangling link": (_dangling, "is a symbolic link, which would be replaced"),
     "loop of links": (_loop, "is a symbolic link, which would be replaced"),
     "link to a file": (_link_to_file, "is a symbolic link, which would be replaced"),
-    "hard link": (_hard_link, "has 2 hard links, which would come apart"),
+    "hard link": (_hard_link, "has 2 hard links, which a replacement would separate"),
     "device": (_device, "is a device, pipe or socket"),
     "pipe": (lambda path: os.mkfifo(path), "is a device, pipe or socket"),
     "folder": (lambda path: path.mkdir(), "is a folder; name a file in it"),
@@ -106,9 +106,9 @@ def test_what_is_never_replaced(tmp_path: Path, source: Path, case: str) -> None
 
 
 def test_folder_of_the_output_is_missing(tmp_path: Path, source: Path) -> None:
-    with pytest.raises(OutputError, match=r"its folder .*/gone does not exist; create it first"):
+    with pytest.raises(OutputError, match=r"the folder .*/gone does not exist; create it first"):
         convert(source, tmp_path / "gone" / "out.safetensors")
-    with pytest.raises(OutputError, match="its folder ~ does not exist"):
+    with pytest.raises(OutputError, match="the folder ~ does not exist"):
         convert(source, "~/out.safetensors")
 
 

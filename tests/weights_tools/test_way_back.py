@@ -157,7 +157,7 @@ def test_bad_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.pth", "w.safetensors"]
     with pytest.raises(WeightsError, match="unknown project 'keras'"):
         weights_tools.export(source, tmp_path / "b.pth", project="keras")
-    with pytest.raises(OutputError, match="its folder"):
+    with pytest.raises(OutputError, match="the folder"):
         weights_tools.export(source, tmp_path / "missing" / "b.pth", project="torchvision")
 
 
