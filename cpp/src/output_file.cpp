@@ -46,7 +46,8 @@ void check_writable_target(const std::string& path) {
     if (S_ISLNK(status.st_mode)) throw Error(path + ": is a symbolic link, which would be replaced; name its target");
     if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name a file in it");
     if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a regular file");
-    if (status.st_nlink > 1) throw Error(path + ": has several hard links, which a replacement would separate; remove it first");
+    if (status.st_nlink > 1)
+      throw Error(path + ": has several hard links, which a replacement would separate; remove it first");
     return;
   }
   if (errno != ENOENT) throw cannot_write(path, errno);
