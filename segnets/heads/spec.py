@@ -32,16 +32,16 @@ class HeadInput:
 class HeadSpec:
     """Description of one head. A builder calls `defaults` first, and `build` once all options are resolved.
 
-    The module returned by `build` is either a map from the last feature map (N, channels, H, W) to logits
-    (N, num_classes, H, W), or has `reads_all_features = True` and takes a dictionary of feature maps. Its attribute
-    `last_layers` is a tuple with the names of the convolutions that compute the logits; these are newly initialised
-    when weights for another number of classes are loaded.
+    The module returned by `build` takes the last feature map (N, channels, H, W), or, if it has `reads_all_features =
+    True`, a dictionary of feature maps. It returns logits (N, num_classes, H, W) at the size of a feature map. Its
+    attribute `last_layers` is a tuple with the names of the convolutions that compute the logits. These are newly
+    initialised when weights for another number of classes are loaded.
 
     Attributes:
         name: First part of the model's name, for example "pspnet".
         title: Human-readable name and, after a comma, the link to the paper.
-        variants: Projects whose version of the head can be built, values of the option `head_variant`. The first one
-            is the default.
+        variants: Values of the option `head_variant`: the projects whose version of the head can be built. The first
+            one is the default.
         defaults: Function (variant, head_input) -> the options that apply to this head with their default values. None
             marks an option that is not in use by default. The options shared by all heads (`head_variant`,
             `head_norm_layer`, `head_norm_eps`, `align_corners`) are left out.

@@ -50,7 +50,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(f"{prefix}num_batches_tracked", None)  # from torch's own copy, which hooks may edit
+        state_dict.pop(f"{prefix}num_batches_tracked", None)  # torch passes a copy of the dictionary
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
