@@ -64,7 +64,7 @@ class Side:
         self.role = role
         self._descriptor = descriptor
         self._process = os.getpid()
-        # Unlocks the role even if the object is only garbage collected, except in a forked child, which shares the lock.
+        # Unlocks the role even if the object is only garbage collected, but not in a forked child, which shares it.
         self._unlock = weakref.finalize(self, _unlock, descriptor, role, self._process)
         try:
             self._memory = mmap.mmap(descriptor, layout.file_size)
