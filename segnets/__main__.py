@@ -1,4 +1,4 @@
-"""`python -m segnets` is the command `segnets`."""
+"""Run the command `segnets` as `python -m segnets`."""
 
 import sys
 

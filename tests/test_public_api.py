@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 import segnets
+import segnets.cli
 import weights_tools
 from segnets.registry import BACKBONES
 from tests.oracle import NAMES as NAMES_OF_TORCHVISION
@@ -111,10 +114,27 @@ def test_list_models() -> None:
 def test_commands_explain_themselves(program: str) -> None:
     out = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
     commands = {
-        "segnets": ["list", "info", "export", "verify"],
+        "segnets": ["list", "info", "export", "verify", "join"],
         "weights_tools": ["inspect", "convert", "compare", "export-torchvision", "fetch"],
     }[program]
     assert all(command in out for command in commands)
     wrong = subprocess.run([sys.executable, "-m", program, "frobnicate"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "info", "export", "verify", "join"])
+def test_every_command_has_a_description_and_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        segnets.cli.main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    examples = text.partition("examples:\n")[2].splitlines()
+    assert examples
+    assert all(line.startswith(f"  segnets {command}") for line in examples)
+    for line in examples:
+        with contextlib.suppress(SystemExit):
+            options = segnets.cli._parser().parse_args(shlex.split(line)[1:])
+            assert callable(options.run)
+            continue
+        pytest.fail(f"not a valid call: {line}")

@@ -230,12 +230,12 @@ def test_proofs_go_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert proof["golden"]["before"] == proof["compared"]["torchvision"]["before"] == ["cast to float16"]
     assert model.classifier.low_classifier.weight.dtype == torch.float16
     assert info(["info", str(tmp_path / "w.safetensors")]) == 0
-    lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("proven ")]
+    lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("verified ")]
     assert lines[:2] == [
         "cast to float16",
-        "the same results beside torchvision's own network, within 0 of the largest; measured before: cast to float16",
+        "same outputs as torchvision's own network (relative difference up to 0); changed afterwards: cast to float16",
     ]
-    assert lines[2].startswith("the same results by a kept result of the source, within ")
+    assert lines[2].startswith("same outputs as the reference output of the source (relative difference up to ")
 
 
 def test_a_proof_says_what_was_changed_after_it(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Subcommands of `segnets`, one file each: `add` declares the command, `run` executes it."""

@@ -1,0 +1,150 @@
+"""`segnets export WEIGHTS OUT`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segnets.commands._common import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from segnets.preprocessing import Preprocessing
+
+
+def add(commands: Subparsers[Any]) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "export",
+        run,
+        summary="export a weights file to a file that C++ and Python run",
+        description="Export the network of a weights file to one file with its preprocessing, class names and a "
+        "golden input/output pair. The file is reloaded and compared with the network before it is kept.",
+        examples="""
+        segnets export weights.safetensors model.ts
+        segnets export weights.safetensors model.pt2 --format aoti
+        segnets export weights.safetensors int8.onnx --format onnx --dtype int8 --calibration photographs/
+        """,
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", help="weights file (.safetensors) written by segnets")
+    parser.add_argument("target", metavar="OUT", help="file to write, for example model.ts, model.pt2 or model.onnx")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    _add_form(parser)
+    _add_input(parser)
+    _add_onnx(parser)
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("form of the export")
+    group.add_argument(
+        "--format",
+        choices=("torchscript", "aoti", "onnx"),
+        default="torchscript",
+        help="aoti: a compiled model (.pt2) for CPUs like this one; needs a C++ compiler. onnx: for ONNX Runtime, "
+        "OpenVINO and others. Default: %(default)s",
+    )
+    group.add_argument(
+        "--target",
+        dest="hardware",
+        choices=("portable", "cpu"),
+        default="portable",
+        help="cpu: faster, with the oneDNN operators that LibTorch has on CPUs. Default: %(default)s",
+    )
+    group.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: TorchScript whose network runs on a GPU. Default: %(default)s",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        default="float32",
+        help="dtype between image and logits. bfloat16 needs --target cpu, --device cuda or --format aoti; float16 "
+        "needs --device cuda; int8 needs --format onnx and --calibration. Default: %(default)s",
+    )
+    group.add_argument(
+        "--output",
+        choices=("tensor", "dict"),
+        default="tensor",
+        help="type that forward returns. Default: %(default)s",
+    )
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--resize",
+        metavar="RULE",
+        help="resizing of an image before the network: 520 (the short side), 480x640 (height x width) or none. "
+        "Default: the rule in the weights file",
+    )
+
+
+def _add_onnx(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("ONNX")
+    group.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23. Default: 20")
+    group.add_argument(
+        "--calibration", metavar="FOLDER", help="for int8: images like those that the network will segment"
+    )
+    group.add_argument(
+        "--minimum-agreement",
+        type=float,
+        metavar="SHARE",
+        help="for int8: share of pixels that must keep their class, 0 to 1. Default: 0.9",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the export and print the report; return 0."""
+    from segnets.deploy import export
+    from segnets.errors import ExportError
+    from segnets.files import check_writable_target
+    from segnets.weights import load
+
+    target = check_writable_target(options.target, overwrite=options.force)  # before the work, not after it
+    model = load(options.weights)
+    if target.exists() and target.samefile(options.weights):
+        raise ExportError(f"{target}: OUT is the weights file itself. Name another file.")
+    report = export(
+        model,
+        Path(options.target),
+        output=options.output,
+        format=options.format,
+        target=options.hardware,
+        dtype=options.dtype,
+        device=options.device,
+        opset=options.opset,
+        calibration=options.calibration,
+        minimum_agreement=options.minimum_agreement,
+        preprocessing=_preprocessing(options.resize, model),
+        overwrite=options.force,
+    )
+    print(report)
+    return 0
+
+
+def _preprocessing(resize: str | None, model: nn.Module) -> Preprocessing:
+    """Return the preprocessing of the weights file, with the resize rule from the command line if there is one."""
+    from dataclasses import replace
+
+    from segnets.card import ModelCard
+    from segnets.errors import ExportError
+
+    preprocessing = (getattr(model, "card", None) or ModelCard()).preprocessing
+    if resize is None:
+        return preprocessing
+    try:
+        if resize == "none":
+            return replace(preprocessing, resize="none", size=None)
+        height, by, width = resize.partition("x")
+        if by:
+            return replace(preprocessing, resize="fixed", size=(int(height), int(width)))
+        return replace(preprocessing, resize="short_side", size=int(height))
+    except ValueError as error:
+        raise ExportError(
+            f"--resize {resize}: expected 520 (the short side), 480x640 (height x width) or none ({error})"
+        ) from None

@@ -1,0 +1,108 @@
+"""`segnets info WEIGHTS`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from segnets.commands._common import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from segnets.card import JSON
+
+
+def add(commands: Subparsers[Any]) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "info",
+        run,
+        summary="describe a weights file",
+        description="Describe a weights file: its network and options, classes, preprocessing, and where the weights "
+        "came from.",
+        examples="""
+        segnets info weights.safetensors
+        segnets info weights.safetensors --json
+        """,
+    )
+    parser.add_argument("file", metavar="WEIGHTS", help="weights file (.safetensors) written by segnets")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the description; return 0. Raises WeightsError for a file that has none."""
+    from segnets.console import escape_controls
+    from segnets.errors import WeightsError
+    from segnets.weights import read_weights_file
+
+    file = read_weights_file(options.file)
+    if file.config is None or file.card is None:
+        raise WeightsError(
+            f"{options.file}: the file has no description written by segnets. See what it holds with: weights-tools "
+            f"inspect {options.file}"
+        )
+    facts = {
+        "model": file.config.name,
+        "options": dict(file.config.options),
+        "tensors": len(file.tensors),
+        "parameters_and_buffers": sum(tensor.numel() for tensor in file.tensors.values()),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in file.tensors.values()}),
+        "classes": list(file.card.classes),
+        "preprocessing": asdict(file.card.preprocessing),
+        "provenance": dict(file.card.provenance),
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2, sort_keys=True))
+        return 0
+    provenance = {name: value for name, value in file.card.provenance.items() if name != "proof"}
+    rows = [(name, _text(value)) for name, value in {**facts, "provenance": provenance}.items()]
+    rows += [("verified", line) for line in _verified(file.card.provenance.get("proof"))]
+    for name, text in rows:
+        print(escape_controls(f"{name:24}{text}"))
+    return 0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={each}" for key, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _verified(proof: JSON) -> list[str]:
+    """Return what a conversion verified, one line per check. `--json` has every number."""
+    if isinstance(proof, str):
+        return [proof]
+    if not isinstance(proof, dict):
+        return []
+    lines = [str(proof["tensors"])] if "tensors" in proof else []
+    compared = proof.get("compared")
+    if isinstance(compared, dict):
+        lines += [_line(f"{name}'s own network", entry) for name, entry in compared.items()]
+    if "golden" in proof:
+        lines.append(_line("the reference output of the source", proof["golden"]))
+    return lines
+
+
+def _line(reference: str, entry: JSON) -> str:
+    entry = entry if isinstance(entry, dict) else {}
+    measured = entry.get("measured")
+    rows = [each for each in measured if isinstance(each, dict)] if isinstance(measured, list) else []
+    differences = [each.get("relative_difference") for each in rows]
+    largest = max((each for each in differences if isinstance(each, float)), default=None)
+    within = "" if largest is None else f" (relative difference up to {largest:.1g})"
+    return f"same outputs as {reference}{within}{_conditions(entry)}"
+
+
+def _conditions(entry: Mapping[str, JSON]) -> str:
+    """Return what a comparison assumed, and what was changed after it."""
+    assumed, later = entry.get("assumed"), entry.get("before")
+    text = ""
+    if isinstance(assumed, dict) and assumed:
+        values = ", ".join(f"{name}={value}" for name, value in assumed.items())
+        text += f", assuming {values}, which the weights do not determine"
+    if isinstance(later, list) and later:
+        text += f"; changed afterwards: {', '.join(map(str, later))}"
+    return text
