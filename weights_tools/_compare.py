@@ -1,6 +1,6 @@
-"""`compare`: a checkpoint in its project's own network, and the file that it was converted to in ours, side by side.
+"""Compare a converted file with its source, which runs in its project's own network.
 
-What comes out may be written into the converted file, so that whoever gets it knows what was proven of it.
+The result can be recorded in the converted file, for everyone who receives it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from segnets.files import check_writable_target
 from segnets.garbage_collection import without_garbage_collection
 from segnets.weights import read_weights_file, write_weights_file
 from segnets.weights.geometry import describe
-from weights_tools._provenance import with_comparison
-from weights_tools.check.outputs import Measured
-from weights_tools.check.peer import Proof, Size, explain, prove
-from weights_tools.check.peers import UNSEEN, find_project
+from weights_tools._provenance import with_checks
+from weights_tools.check.outputs import OutputComparison
+from weights_tools.check.peer import PeerComparison, Size, compare_with_peer
+from weights_tools.check.peers import HIDDEN_OPTIONS, find_peer
 from weights_tools.extract.safety import refuse_attacks
 from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_networks
 from weights_tools.reader import Container, TensorReader, open_checkpoint, prefix_errors
@@ -30,13 +30,20 @@ from weights_tools.reader import Container, TensorReader, open_checkpoint, prefi
 
 @dataclass(frozen=True)
 class CompareReport:
-    """What a comparison gave.
+    """Result of a comparison.
 
-    source, target: the files. network: the converted one, in few words. project, version: whose network ran beside it;
-    call: what made that, every argument written out. assumed: what no tensor shows, as the converted file has it and
-    as the project's network got it, where the project leaves a choice. measured: every result at every size.
-    holds: whether they are the same. verdict: one sentence. recorded: whether the proof now stands in the converted
-    file.
+    Attributes:
+        source: Path of the checkpoint.
+        target: Path of the converted file.
+        network: Short description of the converted network.
+        project: Project whose own network was compared.
+        version: Installed version of the project.
+        call: Call that built its network, every argument written out.
+        assumed: Options that the weights do not show. Where the project has a choice, it followed the converted file.
+        measured: One comparison per output, size and dtype.
+        holds: Whether all outputs are the same within the tolerance.
+        verdict: The result in one sentence.
+        recorded: Whether the result was recorded in the converted file.
     """
 
     source: str
@@ -46,13 +53,13 @@ class CompareReport:
     version: str
     call: str
     assumed: Mapping[str, JSON]
-    measured: tuple[Measured, ...]
+    measured: tuple[OutputComparison, ...]
     holds: bool
     verdict: str
     recorded: bool = False
 
     def to_json(self) -> dict[str, JSON]:
-        """Plain lists, numbers and strings."""
+        """Return the report as plain lists, numbers and strings."""
         record: dict[str, JSON] = asdict(replace(self, measured=()))
         return {**record, "assumed": dict(self.assumed), "measured": [each.to_json() for each in self.measured]}
 
@@ -65,11 +72,11 @@ class CompareReport:
         ]
         if self.assumed:
             options = ", ".join(f"{name}={value}" for name, value in self.assumed.items())
-            rows.append(("assumed", f"{options}: no tensor shows these; --argument NAME=VALUE says other ones"))
+            rows.append(("assumed", f"{options}: the weights do not show these; --argument NAME=VALUE sets others"))
         rows += [(each.output, str(each)) for each in self.measured]
         rows.append(("result", self.verdict))
         if self.recorded:
-            rows.append(("recorded", f"in {self.target}, whose tensors are what they were"))
+            rows.append(("recorded", f"in {self.target}; its tensors are unchanged"))
         return "\n".join(f"{title:<11}{text}" for title, text in rows)
 
 
@@ -82,19 +89,24 @@ def compare(
     arguments: Mapping[str, JSON] | None = None,
     record: bool = False,
 ) -> CompareReport:
-    """Run `src` in its project's own network beside `dst`, the file that it was converted to, on the same images.
+    """Run a checkpoint in its project's own network and the converted file in ours, on the same images.
 
-    project: "torchvision", "timm", "smp", "mmseg" or "transformers", which has to be installed. sizes: (height, width)
-    of the images, by default even and odd ones that suit the network. arguments: of the project's network, by their
-    own names ("encoder_output_stride", "backbone.depth"), where they are known: the others follow the options that
-    `dst` records. record: if the results are the same, write that into `dst`, in place of an older proof with this
-    project; its tensors stay as they are, byte for byte.
+    Args:
+        src: Checkpoint of the project.
+        dst: File that `convert` wrote from it.
+        project: "torchvision", "timm", "smp", "mmseg" or "transformers"; has to be installed.
+        sizes: (height, width) of the images; by default even and odd sizes that suit the network.
+        arguments: Known arguments of the project's network under its own names, for example "encoder_output_stride" or
+            "backbone.depth". All others follow the options that `dst` records.
+        record: Whether to record outputs that are the same in `dst`, in place of an older record of this project. The
+            tensors keep their bytes.
 
-    Raises WeightsError if one of the files can't be read, if `dst` was not made of `src`, or if the project is not
-    installed or has no such network; OutputError if the proof can't be written. Results that differ are no error: see
-    `CompareReport.holds`.
+    Raises:
+        WeightsError: If a file can't be read, `dst` was not made from `src`, or the project is not installed or has no
+            such network. Outputs that differ are no error: see `CompareReport.holds`.
+        OutputError: If the record can't be written.
     """
-    find_project(project)  # what is wrong with the call comes before all the computing
+    find_peer(project)  # before anything is computed
     if record:
         check_writable_target(dst)
     with without_garbage_collection():
@@ -105,36 +117,36 @@ def compare(
         with open_checkpoint(src) as (source, container):
             refuse_attacks(container)
             _check_origin(card, source.sha256(), dst)
-            theirs = _tensors(container, TensorReader(source, container), card)
+            theirs = _read_source(container, TensorReader(source, container), card)
         with prefix_errors(dst):
-            proof = prove(project, theirs, config, ours, sizes=sizes, arguments=arguments)
-        done = record and proof.holds
-        if done:
-            _record(Path(dst), before, proof)
+            comparison = compare_with_peer(project, theirs, config, ours, sizes=sizes, arguments=arguments)
+        recorded = record and comparison.holds
+        if recorded:
+            _record(Path(dst), before, comparison)
     return CompareReport(
         source=str(src),
         target=str(dst),
         network=describe(config),
-        project=proof.project,
-        version=proof.version,
-        call=proof.call,
-        assumed=proof.assumed,
-        measured=proof.measured,
-        holds=proof.holds,
-        verdict=explain(proof),
-        recorded=done,
+        project=comparison.project,
+        version=comparison.version,
+        call=comparison.call,
+        assumed=comparison.assumed,
+        measured=comparison.measured,
+        holds=comparison.holds,
+        verdict=comparison.verdict,
+        recorded=recorded,
     )
 
 
 def _described(model: object, dst: str | os.PathLike[str]) -> tuple[ModelConfig, ModelCard]:
     config, card = getattr(model, "config", None), getattr(model, "card", None)
     if not isinstance(config, ModelConfig) or not isinstance(card, ModelCard):
-        raise WeightsError(f"{dst}: does not say which network it is for; convert it again")
+        raise WeightsError(f"{dst}: the file does not state which network it is for. Convert the source again.")
     return config, card
 
 
 def _origin(card: ModelCard) -> Mapping[str, JSON]:
-    """What the file says of its source, also where it was loaded and saved again since."""
+    """Return the provenance entries about the source, also if the file was loaded and saved again since."""
     provenance: Mapping[str, JSON] = card.provenance
     for _ in range(8):
         inner = provenance.get("derived_from")
@@ -145,42 +157,42 @@ def _origin(card: ModelCard) -> Mapping[str, JSON]:
 
 
 def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> None:
-    """Raise WeightsError, naming the source, if the converted file was made of another one."""
+    """Refuse a converted file that was made from another source."""
     origin = _origin(card)
     stated = origin.get("source_sha256")
     if not isinstance(stated, str):
-        raise WeightsError(f"{dst} does not say of which file it was made; compare a file that `convert` wrote")
+        raise WeightsError(f"{dst} does not state which file it was made from. Compare a file that `convert` wrote.")
     if stated != sha256:
         name = origin.get("source_file")
         raise WeightsError(
-            f"{dst} was not made of it but of {name if isinstance(name, str) else 'another file'}: its sha256 begins "
-            f"with {sha256[:8]}, and that of the source of {dst} with {stated[:8]}"
+            f"{dst} was not made from this file but from {name if isinstance(name, str) else 'another one'}: the "
+            f"sha256 begins with {sha256[:8]}, and that of the source of {dst} with {stated[:8]}"
         )
 
 
 def _check_unchanged(config: ModelConfig, card: ModelCard, dst: str | os.PathLike[str]) -> None:
-    """Raise WeightsError if the options are no longer those that the conversion settled on.
+    """Refuse a converted file whose options are no longer those that the conversion settled on.
 
-    The project's network follows the options, so where it has a choice both would change together.
+    Where the project has a choice, its network follows these options, so both networks would change together.
     """
     geometry = _origin(card).get("geometry")
     for name, value in (geometry if isinstance(geometry, dict) else {}).items():
-        if name in UNSEEN and name in config.options and config.options[name] != value:
+        if name in HIDDEN_OPTIONS and name in config.options and config.options[name] != value:
             raise WeightsError(
-                f"{dst}: its options were changed since it was converted: {name}={config.options[name]}, and the "
-                f"conversion settled on {value}; convert it again"
+                f"{dst}: the options were changed after the conversion: {name}={config.options[name]}, but the "
+                f"conversion settled on {value}. Convert the source again."
             )
 
 
-def _tensors(container: Container, reader: TensorReader, card: ModelCard) -> dict[str, Tensor]:
-    """The tensors of the network under the names that they have in the source, prefixes of wrappers taken off."""
+def _read_source(container: Container, reader: TensorReader, card: ModelCard) -> dict[str, Tensor]:
+    """Read the network's tensors under the source's names, without prefixes of wrappers."""
     origin = _origin(card)
     key, stripped = origin.get("key"), origin.get("stripped") or ""
     state = find_state_dict(container, key if isinstance(key, str) else None)
     for candidate in (state, *inner_networks(state)):
         if "".join(candidate.stripped) == stripped:
             return _read(reader, candidate)
-    raise WeightsError(f"it holds no network under {stripped!r} as it did when it was converted")
+    raise WeightsError(f"the file holds no network under {stripped!r}, as it did when it was converted")
 
 
 def _read(reader: TensorReader, state: StateDict) -> dict[str, Tensor]:
@@ -191,13 +203,15 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
     except (OSError, ValueError):
-        return None  # `load` says what is wrong with it
+        return None  # `load` raises the error
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _record(path: Path, before: tuple[int, ...] | None, proof: Proof) -> None:
+def _record(path: Path, before: tuple[int, ...] | None, comparison: PeerComparison) -> None:
     file = read_weights_file(path)
     if _identity(path) != before or file.config is None or file.card is None:
-        raise WeightsError(f"{path}: was changed while it was compared, so nothing was recorded; compare it again")
-    card = with_comparison(file.card, proof.project, proof.to_json())
+        raise WeightsError(
+            f"{path}: the file was changed during the comparison, so nothing was recorded. Compare it again."
+        )
+    card = with_checks(file.card, compared={comparison.project: comparison.to_json()})
     write_weights_file(path, file.tensors, file.config, card, overwrite=True)

@@ -1,6 +1,6 @@
-"""`convert`: any readable checkpoint of a known network to one self-describing `.safetensors`.
+"""Convert a checkpoint of a known network to one self-describing `.safetensors` file.
 
-Nothing of the source is executed, nothing is guessed, nothing is renamed without being reported, and the output has its
+Nothing in the source is executed or guessed, and the report names everything that was renamed. The output gets its
 name only after it was read back and found equal.
 """
 
@@ -15,18 +15,17 @@ from pathlib import Path
 import torch
 
 from segnets.card import JSON, ModelCard
+from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.weights import write_weights_file
-from weights_tools._provenance import Numbers, find_published, kept_card, new_card
+from weights_tools._provenance import Numbers, find_published, new_card, updated_card, with_checks
 from weights_tools._reports import ConversionReport
-from weights_tools.check.requested import WantedProof
-from weights_tools.check.values import Soundness, examine
-from weights_tools.edit import weights as changes
-from weights_tools.edit.classes import ClassMap, read_class_map, read_class_names, rows_of
-from weights_tools.edit.weights import Weights
+from weights_tools.check.requested import CheckResults, RequestedChecks
+from weights_tools.check.values import ValueCheck, check_values
+from weights_tools.edit import ClassMap, Edits, Weights
 from weights_tools.extract.safety import refuse_attacks
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
 from weights_tools.recognise._recognise import (
@@ -35,32 +34,6 @@ from weights_tools.recognise._recognise import (
     hash_in_name,
     recognise,
 )
-
-DTYPES = ("float32", "float16", "bfloat16", "float64")
-
-
-@dataclass(frozen=True)
-class _Wishes:
-    """What is to be different from the source, checked."""
-
-    classes: tuple[str, ...] | None = None
-    num_classes: int | None = None
-    class_map: ClassMap | None = None
-    drop_aux: bool = False
-    dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that goes into the output, before it is written. read: the same before anything was changed."""
-
-    found: Recognised
-    read: Weights
-    weights: Weights
-    soundness: Soundness
-    numbers: Numbers
-    notes: tuple[str, ...] = ()
-    proven: tuple[str, ...] = ()
 
 
 def convert(
@@ -82,65 +55,67 @@ def convert(
     allow_nonfinite: bool = False,
     overwrite: bool = False,
 ) -> ConversionReport:
-    """Write the weights in `src` to the new file `dst`, together with what builds their network.
+    """Write the weights in `src` to the new file `dst`, together with a description of their network.
 
-    layout: where the checkpoint comes from; "auto" recognises it. key: which dictionary of the file holds the weights,
-    where it has several. options: what no tensor shows, such as the output stride of a network of another project,
-    where it is not that project's default. backbone_only: leave every head out; builders take the file as
-    `weights_backbone`. drop_aux: leave the auxiliary classifier out.
-    classes: one name per class of the source, or a text file with one per line. num_classes: make the last layers
-    afresh for so many classes, if the source has another number. remap_classes: new class -> class of the source (name
-    or number) whose rows it takes over, or None for fresh ones; or a JSON file of that.
-    dtype: cast floating-point tensors to one of DTYPES; without it every tensor keeps its bytes.
-    golden: a `.safetensors` file with an input and the output that the source gave for it, see
-    `check.golden.check_golden`. compare_with: a project whose own network is run beside the converted one, see
-    `weights_tools.compare`. If the results differ nothing is written; if not, the proof stands in the file.
-    allow_nonfinite: accept values that no trained network has. overwrite: replace `dst`.
+    Args:
+        src: Checkpoint of any readable container format.
+        dst: Output path, ending in `.safetensors`.
+        layout: Layout of the source's names, for example "timm"; "auto" recognises it.
+        key: Dictionary of the file that holds the weights, if there are several.
+        options: Options that the weights do not determine, such as `output_stride`, where they differ from the source
+            project's defaults.
+        backbone_only: Whether to leave out every head. Builders take the result as `weights_backbone`.
+        drop_aux: Whether to leave out the auxiliary classifier.
+        classes: One name per class of the source, or a text file with one name per line.
+        num_classes: Number of classes of newly initialised last layers, if the source has another number.
+        remap_classes: New class -> class of the source (name or number) whose rows it takes, or None for newly
+            initialised rows; or a JSON file with this mapping.
+        dtype: Dtype to cast floating-point tensors to: "float32", "float16", "bfloat16" or "float64". By default
+            every tensor keeps its bytes.
+        golden: A golden file to reproduce, see `weights_tools.check.golden.check_golden`.
+        golden_tolerance: Tolerance for the golden file.
+        compare_with: Project whose own network must give the same outputs, see `weights_tools.compare`.
+        allow_nonfinite: Whether to accept values that no trained network has.
+        overwrite: Whether to replace an existing `dst`.
 
-    Raises WeightsError for a source that can't be converted, and OutputError for a target that can't be written. In
-    both cases nothing was executed, and what stood at `dst` is untouched.
+    Returns:
+        What was written. Checks that were asked for also stand in the file.
+
+    Raises:
+        WeightsError: If the source can't be converted or fails a check. Nothing was executed or written.
+        OutputError: If `dst` can't be written. An existing file is untouched.
     """
-    asked = Asked(layout, options or {}, backbone_only)
-    wanted_proof = WantedProof(golden, golden_tolerance, compare_with)
-    wanted_proof.check()
-    wishes = _wishes(classes, num_classes, remap_classes, drop_aux=drop_aux, dtype=dtype)
+    checks = RequestedChecks(golden, golden_tolerance, compare_with)
+    checks.validate()
+    edits = Edits.validated(
+        classes=classes, num_classes=num_classes, remap_classes=remap_classes, drop_aux=drop_aux, dtype=dtype
+    )
     target = _check_target(Path(src), Path(dst), overwrite=overwrite)
     with without_garbage_collection():
-        with open_checkpoint(src) as (source, container):
-            _check_not_source(source.paths, target)
+        with open_checkpoint(src) as (content, container):
+            _check_not_source(content.paths, target)
             refuse_attacks(container)
-            found = recognise(container, key, asked, file=source.path)
-            plan = _plan(source, container, found, wishes)
-            if plan.soundness.problems and not allow_nonfinite:
-                problems = "; ".join(plan.soundness.problems)
+            found = recognise(container, key, Asked(layout, options or {}, backbone_only), file=content.path)
+            source = _read_source(content, container, found)
+            edited = edits.apply(source.weights)
+            values = _check_values(source.weights, edited, edits.dtype)
+            if values.problems and not allow_nonfinite:
                 raise WeightsError(
-                    f"{problems}. It is damaged or badly trained; --allow-nonfinite converts it all the same"
+                    f"{'; '.join(values.problems)}. The file is damaged or badly trained. "
+                    "Use --allow-nonfinite to convert it anyway."
                 )
-            made = _made(plan, wishes)
-            proven = wanted_proof.prove(plan.read, found, TensorReader(source, container), made)
-            plan = replace(plan, weights=proven.into(plan.weights), proven=proven.texts)
+            results = checks.run(
+                source.weights.config,
+                source.weights.tensors,
+                source.tensors_as_named,
+                unused=found.match.unused,
+                changes=edits.describe(source.weights, edited),
+            )
+            numbers = Numbers(len(found.fit.zeroed), len(found.fit.reshaped), cast=edits.dtype, changed=edited.changes)
+            card = with_checks(source.card(edited.card, numbers), golden=results.golden, compared=results.compared)
         with prefix_errors(src):
-            weights = plan.weights
-            write_weights_file(target, weights.tensors, weights.config, weights.card, overwrite=overwrite)
-    return _report(Path(src), target, source, container, plan)
-
-
-def _wishes(
-    classes: Sequence[str] | str | os.PathLike[str] | None,
-    num_classes: int | None,
-    remap_classes: ClassMap | str | os.PathLike[str] | None,
-    *,
-    drop_aux: bool,
-    dtype: str | None,
-) -> _Wishes:
-    if dtype is not None and dtype not in DTYPES:
-        raise WeightsError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
-    if num_classes is not None and (isinstance(num_classes, bool) or not 1 <= num_classes <= changes.MOST_CLASSES):
-        raise WeightsError(f"num_classes={num_classes}: expected 1 to {changes.MOST_CLASSES:,}")
-    class_map = None if remap_classes is None else read_class_map(remap_classes)
-    if class_map is not None and num_classes not in (None, len(class_map)):
-        raise WeightsError(f"num_classes={num_classes}, but the map of classes has {len(class_map)}; leave one out")
-    return _Wishes(read_class_names(classes), num_classes, class_map, drop_aux, dtype)
+            write_weights_file(target, edited.tensors, edited.config, card, overwrite=overwrite)
+    return _report(Path(src), source, target, replace(edited, card=card), numbers, values, results)
 
 
 def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
@@ -150,56 +125,78 @@ def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
         except (OSError, ValueError):
             same = False
         if same:
-            raise OutputError(f"{dst}: is the file to be converted; choose another name for the output")
+            raise OutputError(f"{dst}: is the file to be converted. Choose another name for the output.")
 
 
 def _check_target(src: Path, dst: Path, *, overwrite: bool) -> Path:
     _check_not_source([src], dst)
     target = check_writable_target(dst, overwrite=overwrite)
     if target.suffix != ".safetensors":
-        raise OutputError(f"{dst}: the output is a safetensors file; give it a name that ends in .safetensors")
+        raise OutputError(f"{dst}: the output is a safetensors file. Give it a name that ends in .safetensors.")
     return target
 
 
-def _plan(source: Content, container: Container, found: Recognised, wishes: _Wishes) -> _Plan:
-    reader = TensorReader(source, container)
+@dataclass(frozen=True)
+class _Source:
+    """A recognised checkpoint with its tensors in memory.
+
+    Attributes:
+        content: The open file or files.
+        container: Its structure.
+        found: The network in it.
+        weights: The network's weights, unedited.
+        published: Catalog row of the file, if it is a published one.
+    """
+
+    content: Content
+    container: Container
+    found: Recognised
+    weights: Weights
+    published: Published | None
+
+    def tensors_as_named(self) -> dict[str, torch.Tensor]:
+        """Read the tensors under the names that the file has."""
+        reader = TensorReader(self.content, self.container)
+        return {name: reader.read(name, ref) for name, ref in self.found.state.tensors.items()}
+
+    def card(self, edited: ModelCard, numbers: Numbers) -> ModelCard:
+        """Return the card of the output: provenance of this source, classes and preprocessing of `edited`."""
+        if self.found.card is None:
+            sha256 = self.content.sha256()
+            card = new_card(self.content.path, sha256, self.container, self.found, self.published, numbers)
+        else:
+            card = updated_card(self.found.card, numbers)
+        return replace(card, classes=edited.classes, palette=edited.palette, preprocessing=edited.preprocessing)
+
+    def notes(self) -> list[str]:
+        """Return notes on the file and its network, for the report."""
+        notes = [*self.container.notes, *self.found.state.notes, *self.found.match.notes]
+        sha256 = self.content.sha256()
+        if self.published is not None:
+            known = "sha256" if self.published.sha256 else "the first 8 digits of its sha256"
+            notes.append(f"this is torchvision's {self.published.model} {self.published.name} (same {known})")
+        elif hash_in_name(self.content.path) not in (None, sha256[:8]):
+            notes.append(f"the sha256 begins with {sha256[:8]}, not with the digits in the file's name")
+        return notes
+
+
+def _read_source(content: Content, container: Container, found: Recognised) -> _Source:
+    """Read the tensors of the recognised network, and settle its card."""
+    reader = TensorReader(content, container)
     tensors = {name: reader.read(name, ref) for name, ref in found.tensors.items()}
     for name in found.fit.zeroed:
         tensors[name] = torch.zeros((), dtype=torch.int64)
     for name in found.fit.reshaped:
-        # A counter that float16 could not hold is infinite. Only a batch norm with momentum=None would read it.
+        # A counter beyond the range of float16 is infinite. Only a batch norm with momentum=None would read it.
         tensors[name] = tensors[name].reshape(()).double().nan_to_num(0, 0, 0).to(torch.int64)
-    soundness = examine(tensors)
-    sha256 = source.sha256()
     config = found.match.config
-    published = find_published(source.path, sha256, config)
-    meaning = found.card or (_told_card(found) if published is None else published.card())
-    read = Weights(config, tensors, meaning)
-    weights = _changed(read, wishes)
-    if wishes.dtype is not None and not soundness.problems:
-        after = examine(weights.tensors)  # numbers that are too small for the dtype are 0 in it
-        soundness = replace(after, problems=tuple(f"cast to {wishes.dtype}, {each}" for each in after.problems))
-    counters = (len(found.fit.zeroed), len(found.fit.reshaped))
-    numbers = Numbers(*counters, cast=wishes.dtype, changed=weights.changes)
-    if found.card is None:
-        card = new_card(source.path, sha256, container, found, published, numbers)
-    else:
-        card = kept_card(found.card, numbers)
-    meaning = weights.card
-    card = replace(card, classes=meaning.classes, palette=meaning.palette, preprocessing=meaning.preprocessing)
-    notes = [*container.notes, *found.state.notes, *found.match.notes]
-    if published is not None:
-        known = "its sha256" if published.sha256 else "the first 8 digits of its sha256"
-        notes.append(f"it is torchvision's {published.model} {published.name}, by {known}")
-    elif hash_in_name(source.path) not in (None, sha256[:8]):
-        notes.append(f"its sha256 begins with {sha256[:8]}, not with the digits in its name")
-    if any(t.element_size() == 1 for t in weights.tensors.values() if t.is_floating_point()):
-        notes.append("8-bit floats are kept; call model.float() after loading, or convert with --dtype float32")
-    return _Plan(found, read, replace(weights, card=card), soundness, numbers, tuple(notes))
+    published = find_published(content.path, content.sha256(), config)
+    card = found.card or (_card_of_config(found) if published is None else published.card())
+    return _Source(content, container, found, Weights(config, tensors, card), published)
 
 
-def _told_card(found: Recognised) -> ModelCard:
-    """What the configuration beside the tensors says of their meaning."""
+def _card_of_config(found: Recognised) -> ModelCard:
+    """Return the card that the source project's own config file, if there is one, implies."""
     told, count = found.told, found.match.config.options.get("num_classes")
     if told is None:
         return ModelCard()
@@ -211,43 +208,38 @@ def _told_card(found: Recognised) -> ModelCard:
     )
 
 
-def _changed(weights: Weights, wishes: _Wishes) -> Weights:
-    """The weights as they are wanted. The names in `wishes.classes` are those of the source, if there is a map."""
-    if wishes.drop_aux:
-        weights = changes.drop_auxiliary(weights)
-    if wishes.dtype is not None:
-        weights = changes.cast(weights, wishes.dtype)
-    count = weights.config.options.get("num_classes")
-    assert isinstance(count, int)
-    if wishes.class_map is not None:
-        if wishes.classes is not None:
-            weights = changes.with_class_names(weights, wishes.classes)
-        rows = rows_of(wishes.class_map, weights.card.classes, count)
-        return changes.with_classes(weights, rows, tuple(wishes.class_map))
-    if wishes.num_classes not in (None, count):
-        weights = changes.with_classes(weights, [None] * (wishes.num_classes or 0))
-    return weights if wishes.classes is None else changes.with_class_names(weights, wishes.classes)
+def _check_values(source: Weights, edited: Weights, dtype: str | None) -> ValueCheck:
+    """Check the values that were read and, after a cast, those to be written: small values may have become 0."""
+    check = check_values(source.tensors)
+    if dtype is None or check.problems:
+        return check
+    after = check_values(edited.tensors)
+    return replace(after, problems=tuple(f"cast to {dtype}, {each}" for each in after.problems))
 
 
-def _made(plan: _Plan, wishes: _Wishes) -> tuple[str, ...]:
-    """What was done to the network after it was read, in words: it is no longer quite the one that runs for a proof."""
-    before, after = plan.read.tensors, plan.weights.tensors
-    cast = any(before[name].dtype != tensor.dtype for name, tensor in after.items())
-    return (*plan.weights.changes, *([f"cast to {wishes.dtype}"] if cast else []))
-
-
-def _report(src: Path, target: Path, source: Content, container: Container, plan: _Plan) -> ConversionReport:
-    found, tensors = plan.found, plan.weights.tensors
+def _report(
+    src: Path,
+    source: _Source,
+    target: Path,
+    edited: Weights,
+    numbers: Numbers,
+    values: ValueCheck,
+    results: CheckResults,
+) -> ConversionReport:
+    found, tensors = source.found, edited.tensors
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    notes = source.notes()
+    if any(t.element_size() == 1 for t in tensors.values() if t.is_floating_point()):
+        notes.append("8-bit floats are kept. Call model.float() after loading, or convert with --dtype float32.")
     return ConversionReport(
         source=str(src),
-        source_sha256=source.sha256(),
-        container=container.kind,
+        source_sha256=source.content.sha256(),
+        container=source.container.kind,
         output=str(target),
         layout=found.match.layout,
-        model=plan.weights.config.name,
-        options=plan.weights.config.options,
-        classes=plan.weights.card.classes,
+        model=edited.config.name,
+        options=edited.config.options,
+        classes=edited.card.classes,
         geometry=found.match.geometry,
         tensors=len(tensors),
         parameters=sum(tensor.numel() for tensor in tensors.values()),
@@ -258,9 +250,9 @@ def _report(src: Path, target: Path, source: Content, container: Container, plan
         ignored=found.state.ignored,
         zeroed=found.fit.zeroed,
         reshaped=found.fit.reshaped,
-        cast_to=plan.numbers.cast,
-        changed=plan.numbers.changed,
-        proven=plan.proven,
-        notes=plan.notes,
-        doubts=(*plan.soundness.problems, *plan.soundness.doubts),
+        cast_to=numbers.cast,
+        changed=numbers.changed,
+        proven=results.texts,
+        notes=tuple(notes),
+        doubts=(*values.problems, *values.doubts),
     )

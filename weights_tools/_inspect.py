@@ -1,4 +1,4 @@
-"""`inspect`: what a file holds, and whether it could be converted. Nothing of it is executed."""
+"""Describe what a file holds and whether it could be converted, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from segnets.errors import WeightsError
 from weights_tools._reports import Candidate, InspectReport
 from weights_tools._text import printable
-from weights_tools.check.values import Soundness, examine
+from weights_tools.check.values import ValueCheck, check_values
 from weights_tools.extract.state_dict import StateDict, find_candidates, find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint
 from weights_tools.reader.values import ITEM_SIZES
@@ -17,17 +17,23 @@ from weights_tools.recognise._architecture import architecture
 from weights_tools.recognise._recognise import Recognised, count_dtypes, hash_in_name, recognise
 
 _MOST_READ = 4  # times the size of the file
-_MOST_CANDIDATES = 10  # each takes a tenth of a second; the reason names as many
+_MOST_CANDIDATES = 10  # each takes a tenth of a second, and the error names as many
 
 
 def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool = True) -> InspectReport:
-    """Say what a file is: container, wrappers, network, classes, number formats, doubts.
+    """Describe a checkpoint: container, wrappers, network, classes, dtypes, doubts.
 
-    key: which dictionary of the file to look at, where it has several. data: also read the tensors, check the file's
-    checksums and look for NaN; without it a large file takes a fraction of a second.
+    Args:
+        src: Checkpoint of any readable container format.
+        key: Dictionary of the file to describe, if there are several.
+        data: Whether to read the tensors too, verify checksums and look for NaN. Without, a large file takes a
+            fraction of a second.
 
-    A checkpoint that can be read and not converted gives a report whose `refused` says why.
-    Raises WeightsError if the file is no checkpoint at all, or damaged.
+    Returns:
+        A report; if the checkpoint could not be converted, `refused` gives the reason.
+
+    Raises:
+        WeightsError: If the file is not a checkpoint, or is damaged.
     """
     with open_checkpoint(src, data=data) as (source, container):
         base = InspectReport(
@@ -36,7 +42,7 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
             sha256=source.sha256() if data else None,
             container=container.kind,
             notes=tuple(container.notes),
-            doubts=_doubts_of_file(source, container, data=data),
+            doubts=_file_doubts(source, container, data=data),
         )
         try:
             found = recognise(container, key, file=source.path)
@@ -46,11 +52,13 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
         return _recognised(report, source, container, found, data=data)
 
 
-def _doubts_of_file(source: Content, container: Container, *, data: bool) -> tuple[str, ...]:
-    doubts = [f"it names {name}, which no checkpoint needs and an attack does" for name in container.hostile()[:3]]
+def _file_doubts(source: Content, container: Container, *, data: bool) -> tuple[str, ...]:
+    doubts = [
+        f"the file names {name}, which an attack needs and a checkpoint does not" for name in container.hostile()[:3]
+    ]
     stated = hash_in_name(source.path)
     if data and stated is not None and not source.sha256().startswith(stated):
-        doubts.append(f"its name states the checksum {stated}, but its sha256 begins with {source.sha256()[:8]}")
+        doubts.append(f"the file's name states the checksum {stated}, but its sha256 begins with {source.sha256()[:8]}")
     return tuple(doubts)
 
 
@@ -67,11 +75,11 @@ def _refused(
     except WeightsError:
         return report
     report = _with_tensors(report, state)
-    # Thousands of views of one storage would take hours to look at.
-    few = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MOST_READ * source.size
-    with contextlib.suppress(WeightsError):  # the reason above comes first
-        soundness = _examine(source, container, state, list(state.tensors), data=data and few)
-        report = replace(report, doubts=(*report.doubts, *soundness.problems, *soundness.doubts))
+    # Thousands of views of one storage would take hours to check.
+    small = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MOST_READ * source.size
+    with contextlib.suppress(WeightsError):  # the error above matters more
+        values = _check(source, container, state, list(state.tensors), data=data and small)
+        report = replace(report, doubts=(*report.doubts, *values.problems, *values.doubts))
     return report
 
 
@@ -79,7 +87,7 @@ def _candidate(source: Content, container: Container, key: str, *, data: bool) -
     name = printable(key, quote=False)
     try:
         found = recognise(container, key, file=source.path)
-        soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
+        values = _check(source, container, found.state, list(found.fit.names.values()), data=data)
     except WeightsError as error:
         return Candidate(name, refused=str(error))
     return Candidate(
@@ -88,16 +96,16 @@ def _candidate(source: Content, container: Container, key: str, *, data: bool) -
         model=found.match.config.name,
         options=found.match.config.options,
         tensors=len(found.state.tensors),
-        refused="; ".join(soundness.problems) or None,
+        refused="; ".join(values.problems) or None,
     )
 
 
-def _examine(source: Content, container: Container, state: StateDict, names: list[str], *, data: bool) -> Soundness:
-    """Look at the numbers of these tensors, if they were read."""
+def _check(source: Content, container: Container, state: StateDict, names: list[str], *, data: bool) -> ValueCheck:
+    """Check the values of these tensors, if they may be read."""
     if not data:
-        return Soundness()
+        return ValueCheck()
     reader = TensorReader(source, container)
-    return examine({name: reader.read(name, state.tensors[name]) for name in names})
+    return check_values({name: reader.read(name, state.tensors[name]) for name in names})
 
 
 def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
@@ -120,11 +128,11 @@ def _recognised(
     notes, doubts = [*report.notes, *found.match.notes], list(report.doubts)
     if found.fit.zeroed:
         notes.append(f"{len(found.fit.zeroed)} batch norm counters are absent; a conversion sets them to 0")
-    soundness = _examine(source, container, found.state, list(found.fit.names.values()), data=data)
-    doubts += [*soundness.problems, *soundness.doubts]
-    refused = "; ".join(soundness.problems) or None
+    values = _check(source, container, found.state, list(found.fit.names.values()), data=data)
+    doubts += [*values.problems, *values.doubts]
+    refused = "; ".join(values.problems) or None
     if container.hostile():
-        refused = "it is probably an attack; nothing of it was run"
+        refused = "the file is probably an attack; nothing in it was run"
     return replace(
         report,
         layout=found.match.layout,

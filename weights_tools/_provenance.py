@@ -1,7 +1,8 @@
-"""What a converted file says of where it came from, and of what was proven about it."""
+"""Model cards of converted files: where the weights came from and what was checked about them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from weights_tools.extract.state_dict import StateDict
 from weights_tools.reader import Container
 from weights_tools.recognise._recognise import Recognised
 
-# The kinds of proof in a file: that the tensors are the source's; by results that the source gave; beside its network.
-TENSORS, GOLDEN, COMPARED = "tensors", "golden", "compared"
+# Keys of provenance["proof"]: about the tensors, by a golden file, by comparing with projects' own networks.
+_TENSORS, _GOLDEN, _COMPARED = "tensors", "golden", "compared"
 
 
 def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | None:
-    """Return the published file that this is, under whatever name, if `config` is the network that it is for.
+    """Return the published file with this hash, if `config` is the network that it is for.
 
-    Raises WeightsError if it has the full name of a published file and other content: then it is damaged.
+    Raises:
+        WeightsError: If the file has the full name of a published file and other content.
     """
     for row in CATALOG:
         if sha256.startswith(row.sha256 or row.hash_prefix):
@@ -30,8 +32,8 @@ def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | 
                 return row
         elif row.file == path.name:
             raise WeightsError(
-                f"it has the name of a published file but its sha256 begins with {sha256[:8]}, not {row.hash_prefix}: "
-                "it is damaged or another file; download it again, or rename it if it is yours"
+                f"the file has the name of a published file, but its sha256 begins with {sha256[:8]}, not "
+                f"{row.hash_prefix}. It is damaged or another file: download it again, or rename it if it is yours."
             )
     return None
 
@@ -39,7 +41,7 @@ def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | 
 def new_card(
     path: Path, sha256: str, container: Container, found: Recognised, published: Published | None, numbers: Numbers
 ) -> ModelCard:
-    """The card of weights that come from elsewhere."""
+    """Return the card of weights that were converted from another project's file."""
     match = found.match
     provenance: dict[str, JSON] = {
         "layout": match.layout,
@@ -49,21 +51,21 @@ def new_card(
         "source_file": printable(path.name, quote=False),
         "source_sha256": sha256,
         "tool": f"weights_tools of segnets {segnets.__version__}",
-        "proof": {TENSORS: numbers.proof()},
-        **_taken_off(found.state),
+        "proof": {_TENSORS: numbers.summary()},
+        **_unwrapped(found.state),
         **numbers.changes(),
     }
     if published is None:
         return ModelCard(provenance=provenance)
     card = published.card()
     known = dict(card.provenance)
-    if numbers.changed:  # then it is no longer what was published
+    if numbers.changed:  # no longer what was published
         known["made_of"] = known.pop("published_as")
     return replace(card, provenance={**known, **provenance})
 
 
-def kept_card(card: ModelCard, numbers: Numbers) -> ModelCard:
-    """The card of a file of segnets; what it proves is not true of tensors that were changed."""
+def updated_card(card: ModelCard, numbers: Numbers) -> ModelCard:
+    """Return the card of a converted segnets file. Checks of the source are dropped if its tensors were changed."""
     changes = numbers.changes()
     if not changes:
         return card
@@ -71,35 +73,43 @@ def kept_card(card: ModelCard, numbers: Numbers) -> ModelCard:
     return replace(derived, provenance={**derived.provenance, **changes})
 
 
-def proofs(card: ModelCard) -> dict[str, JSON]:
-    """What is proven of the weights: of the tensors themselves, by a golden file, by comparing with projects."""
+def with_checks(
+    card: ModelCard, *, golden: dict[str, JSON] | None = None, compared: Mapping[str, dict[str, JSON]] | None = None
+) -> ModelCard:
+    """Return the card with records of checks; a new record replaces one of the same kind and project.
+
+    Args:
+        card: Card to extend.
+        golden: Record of a golden file.
+        compared: Records of comparisons with projects' own networks, by project.
+    """
+    proof = _proof(card)
+    if golden is not None:
+        proof[_GOLDEN] = golden
+    if compared:
+        older = proof.get(_COMPARED)
+        proof[_COMPARED] = {**(older if isinstance(older, dict) else {}), **compared}
+    if golden is None and not compared:
+        return card
+    return replace(card, provenance={**card.provenance, "proof": proof})
+
+
+def _proof(card: ModelCard) -> dict[str, JSON]:
     known = card.provenance.get("proof")
-    if isinstance(known, str):  # files of before there were several
-        return {TENSORS: known}
+    if isinstance(known, str):  # version 0.1 wrote only the one about the tensors
+        return {_TENSORS: known}
     return dict(known) if isinstance(known, dict) else {}
-
-
-def with_comparison(card: ModelCard, project: str, entry: dict[str, JSON]) -> ModelCard:
-    """The card with a comparison in it, in place of an older one with the same project."""
-    older = proofs(card).get(COMPARED)
-    return _with_proof(card, COMPARED, {**(older if isinstance(older, dict) else {}), project: entry})
-
-
-def with_golden(card: ModelCard, entry: dict[str, JSON]) -> ModelCard:
-    """The card with the comparison with a kept result in it, in place of an older one."""
-    return _with_proof(card, GOLDEN, entry)
-
-
-def _with_proof(card: ModelCard, kind: str, proof: dict[str, JSON]) -> ModelCard:
-    return replace(card, provenance={**card.provenance, "proof": {**proofs(card), kind: proof}})
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What differs in the numbers themselves from those of the source; every tensor is compared after it is written.
+    """Differences between the written values and the source's. Every tensor is compared after writing.
 
-    zeroed, reshaped: batch norm counters that were absent, or no int64 without dimensions. cast: the dtype asked for.
-    changed: what was changed on request.
+    Attributes:
+        zeroed: Number of batch norm counters that the source lacks.
+        reshaped: Number of batch norm counters that were not int64 scalars.
+        cast: Dtype that was asked for, or None.
+        changed: Descriptions of requested edits.
     """
 
     zeroed: int = 0
@@ -108,6 +118,7 @@ class Numbers:
     changed: tuple[str, ...] = ()
 
     def changes(self) -> dict[str, JSON]:
+        """Return the differences as provenance entries."""
         made: dict[str, JSON] = {
             "counters_set_to_0": self.zeroed,
             "counters_made_int64": self.reshaped,
@@ -116,19 +127,20 @@ class Numbers:
         }
         return {name: change for name, change in made.items() if change}
 
-    def proof(self) -> str:
+    def summary(self) -> str:
+        """Return the differences in one sentence."""
         done = "renamed only; every tensor byte-equal to the source's"
         if self.cast is not None:
             done = f"cast to {self.cast}"
-        but = list(self.changed)
+        exceptions = list(self.changed)
         if self.zeroed:
-            but.append(f"{self.zeroed} absent batch norm counters set to 0")
+            exceptions.append(f"{self.zeroed} absent batch norm counters set to 0")
         if self.reshaped:
-            but.append(f"{self.reshaped} batch norm counters made int64")
-        return f"{done}, but for {' and '.join(but)}" if but else done
+            exceptions.append(f"{self.reshaped} batch norm counters converted to int64")
+        return f"{done}, except: {' and '.join(exceptions)}" if exceptions else done
 
 
-def _taken_off(state: StateDict) -> dict[str, JSON]:
+def _unwrapped(state: StateDict) -> dict[str, JSON]:
     taken: dict[str, JSON] = {
         "key": ".".join(state.path),
         "stripped": "".join(state.stripped),

@@ -1,4 +1,4 @@
-"""What `inspect` and `convert` answer: frozen records that print as a table and turn into JSON."""
+"""Reports of `inspect` and `convert`: frozen records that print as a table and convert to JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from segnets.weights.geometry import describe
 from weights_tools._text import join_names, printable
 from weights_tools.recognise._architecture import architecture, in_words
 
-_NOT_PROVEN = "the tensors only; what they compute is as sure as the layout: --golden, --with or `compare` prove it"
+_NOT_CHECKED = "tensor values only; to check the outputs too, use --golden, --with or the command `compare`"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several sets of weights in a file: what `--key` chooses it, and what it is or why it is refused."""
+    """One of several sets of weights in a file.
+
+    Attributes:
+        key: Value of `--key` that selects it.
+        layout: Layout of its names; None if it is not recognised.
+        model: Name of its network; None if it is not recognised.
+        options: Options of its network.
+        tensors: Number of tensors.
+        refused: Reason why it can't be converted, or None.
+    """
 
     key: str
     layout: str | None = None
@@ -34,16 +43,30 @@ class Candidate:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What a file holds. Nothing of it was executed.
+    """Contents of a checkpoint. Nothing in it was executed.
 
-    file: its name; size: bytes; sha256: of the whole file, or None if only its structure was read.
-    container: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive"
-    (of Python) or "C++ archive" (of torch::save). Size and sha256 cover all files of a checkpoint in several.
-    model, options: what segnets builds for it, or None if it can't be converted; `refused` then says why.
-    architecture: what that is made of, see `weights_tools.recognise._architecture`.
-    geometry: what the tensors can't show, and how the layout settles it.
-    ignored: objects beside the weights. doubts: what the owner should look at.
-    candidates: where the file holds several sets of weights, what each of them is.
+    Attributes:
+        file: Path as given.
+        size: Size in bytes; of all files, if the checkpoint is in several.
+        sha256: SHA-256 of the whole file or files; None if only the structure was read.
+        container: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript
+            archive" (from Python) or "C++ archive" (from torch::save).
+        layout: Layout of the tensors' names, for example "timm"; None if it is not recognised.
+        model: Model that segnets would build; None if it is not recognised.
+        options: Options of that model.
+        architecture: Parts of that model, see `weights_tools.recognise`.
+        geometry: What the weights do not show, as the layout settles it.
+        tensors: Number of tensors.
+        parameters: Number of values in all tensors.
+        dtypes: Dtype -> number of tensors.
+        path: Keys of the nested dictionaries that lead to the weights.
+        stripped: Prefixes of wrappers that were removed from the names.
+        dropped: Tensors that are no part of the network.
+        ignored: Other objects in the file.
+        notes: Remarks.
+        doubts: Findings that the owner should check.
+        candidates: The sets of weights to choose from, if there are several.
+        refused: Reason why the file can't be converted, or None.
     """
 
     file: str
@@ -68,7 +91,7 @@ class InspectReport:
     refused: str | None = None
 
     def to_json(self) -> dict[str, JSON]:
-        """Plain lists, numbers and strings."""
+        """Return the report as plain lists, numbers and strings."""
         return _plain(asdict(self))
 
     def __str__(self) -> str:
@@ -77,7 +100,7 @@ class InspectReport:
             rows.append(("sha256", self.sha256))
         rows += _network_rows(self.model, self.options, self.layout, self.geometry)
         if self.tensors:
-            rows.append(("tensors", f"{self.tensors}, {self.parameters:,} numbers, {_dtypes(self.dtypes)}"))
+            rows.append(("tensors", f"{self.tensors}, {self.parameters:,} values, {_dtypes(self.dtypes)}"))
         rows += _wrapper_rows(self.path, self.stripped, self.dropped, self.ignored)
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         rows += [("candidate", str(candidate)) for candidate in self.candidates]
@@ -88,11 +111,34 @@ class InspectReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What was converted, and how.
+    """Result of a conversion.
 
-    zeroed: batch norm counters that the file lacks, now 0. reshaped: counters that became int64 without dimensions.
-    Every other tensor has the bytes of the source, unless `cast_to` names the dtype that was asked for, or
-    `changed` what was to be changed. proven: what was proven of the results, by running the network.
+    Every tensor has the bytes of the source, except as `zeroed`, `reshaped`, `cast_to` and `changed` state.
+
+    Attributes:
+        source: Path of the checkpoint.
+        source_sha256: SHA-256 of the checkpoint.
+        container: Container format, see `InspectReport`.
+        output: Path of the written file.
+        layout: Layout of the source's names.
+        model: Name of the network.
+        options: Options of the network.
+        classes: Class names; empty if unknown.
+        geometry: What the weights do not show, as the layout settles it.
+        tensors: Number of tensors.
+        parameters: Number of values in all tensors.
+        dtypes: Dtype -> number of tensors.
+        path: Keys of the nested dictionaries that lead to the weights.
+        stripped: Prefixes of wrappers that were removed from the names.
+        dropped: Tensors that are no part of the network.
+        ignored: Other objects in the file.
+        zeroed: Batch norm counters that the source lacks; they are 0.
+        reshaped: Batch norm counters that were converted to int64 scalars.
+        cast_to: Dtype that was asked for, or None.
+        changed: Requested edits.
+        proven: Checks of the outputs that passed.
+        notes: Remarks.
+        doubts: Findings that the owner should check.
     """
 
     source: str
@@ -120,7 +166,7 @@ class ConversionReport:
     doubts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, JSON]:
-        """Plain lists, numbers and strings."""
+        """Return the report as plain lists, numbers and strings."""
         return _plain(asdict(self))
 
     def __str__(self) -> str:
@@ -128,10 +174,8 @@ class ConversionReport:
         rows += _network_rows(self.model, self.options, self.layout, self.geometry)
         if self.options.get("num_classes") != 0:
             named = join_names(printable(name, quote=False) for name in self.classes)
-            rows.append(("classes", named or "not named; give --classes FILE"))
-        rows.append(
-            ("tensors", f"{self.tensors}, {self.parameters:,} numbers, {_dtypes(self.dtypes)}, read back equal")
-        )
+            rows.append(("classes", named or "no names; pass --classes FILE"))
+        rows.append(("tensors", f"{self.tensors}, {self.parameters:,} values, {_dtypes(self.dtypes)}, read back equal"))
         rows += _wrapper_rows(self.path, self.stripped, self.dropped, self.ignored)
         if self.zeroed:
             rows.append(("set to 0", f"{len(self.zeroed)} batch norm counters that the file lacks"))
@@ -140,7 +184,7 @@ class ConversionReport:
         if self.cast_to:
             rows.append(("cast to", self.cast_to))
         rows += [("changed", change) for change in self.changed]
-        rows += [("proven", proof) for proof in self.proven or (_NOT_PROVEN,)]
+        rows += [("proven", proof) for proof in self.proven or (_NOT_CHECKED,)]
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         return _table(rows)
 
@@ -151,7 +195,7 @@ def _network_rows(
     if model is None:
         return []
     config = ModelConfig(model, options)
-    settled = ", ".join(f"{key}={value}" for key, value in geometry.items())
+    settled = ", ".join(f"{name}={value}" for name, value in geometry.items())
     return [
         ("network", describe(config)),
         ("made of", in_words(architecture(config))),
@@ -166,7 +210,7 @@ def _wrapper_rows(
     if path:
         rows.append(("under key", printable(".".join(path), quote=False)))
     if stripped:
-        rows.append(("prefixes", f"{''.join(stripped)} taken off"))
+        rows.append(("prefixes", f"{''.join(stripped)} removed"))
     if dropped:
         rows.append(("dropped", join_names(dropped)))
     if ignored:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
@@ -68,10 +68,10 @@ def listed(what: str, values: Any) -> tuple[Any, ...]:
 def check_card(card: ModelCard, num_classes: int | None) -> None:
     """Raise WeightsError for a card that could not be read back, or that speaks of another number of classes."""
     for i, name in enumerate(card.classes):
-        if not isinstance(name, str) or not name.isprintable():
+        if not is_class_name(name):
             raise WeightsError(f"classes[{i}]={name!r}: expected a printable text")
     for i, colour in enumerate(card.palette):
-        if not _is_colour(colour):
+        if not is_colour(colour):
             raise WeightsError(f"palette[{i}]={colour!r}: expected three whole numbers 0..255 (red, green, blue)")
     if not isinstance(card.preprocessing, Preprocessing):
         raise WeightsError(f"preprocessing={card.preprocessing!r}: expected a segnets.Preprocessing")
@@ -87,10 +87,8 @@ def _config(model: Any) -> ModelConfig:
 
 def _card(description: Any) -> ModelCard:
     classes, palette, provenance = description["classes"], description["palette"], description["provenance"]
-    _expect(
-        isinstance(classes, list) and all(isinstance(name, str) and name.isprintable() for name in classes), "classes"
-    )
-    _expect(isinstance(palette, list) and all(_is_colour(colour) for colour in palette), "palette")
+    _expect(isinstance(classes, list) and all(is_class_name(name) for name in classes), "classes")
+    _expect(isinstance(palette, list) and all(is_colour(colour) for colour in palette), "palette")
     _expect(isinstance(provenance, dict), "provenance")
     return ModelCard(
         classes=tuple(classes),
@@ -100,7 +98,13 @@ def _card(description: Any) -> ModelCard:
     )
 
 
-def _is_colour(colour: Any) -> bool:
+def is_class_name(name: object) -> TypeGuard[str]:
+    """Return whether a card can hold `name` as the name of a class: printable text."""
+    return isinstance(name, str) and name.isprintable()
+
+
+def is_colour(colour: object) -> bool:
+    """Return whether a card can hold `colour` in its palette: three integers 0..255."""
     return (
         isinstance(colour, list | tuple)
         and len(colour) == 3

@@ -21,7 +21,7 @@ from segnets.card import ModelConfig
 from segnets.registry import BACKBONES, MODELS
 from tests.peers.compare import LIMITS, OTHERS, Case, Parity, State, Theirs, absent, largest, sizes_for
 from weights_tools._reports import ConversionReport
-from weights_tools.check.peer import network_of
+from weights_tools.check.network import build_network
 from weights_tools.recognise.layouts.key_map import NetworkTable
 
 LIMIT = LIMITS[torch.float32]
@@ -184,7 +184,7 @@ def under_other_options(done: Converted) -> Iterator[OtherOption]:
         if option not in known or _changes_nothing(option, known, model):
             continue
         after = other(known[option])
-        changed = network_of(ModelConfig(model, {**options, option: after}), tensors)
+        changed = build_network(ModelConfig(model, {**options, option: after}), tensors)
         yield OtherOption(option, known[option], after, measure(done, changed).largest[torch.float32])
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.oracle import torchvision
-from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
+from weights_tools.check.peers._mmseg_import import mmseg_models, silence_advice
 
 NORM = {"type": "BN"}
 
@@ -68,7 +68,7 @@ def smp(architecture: str, message: str, why: str, encoder: str = "resnet18") ->
 def _mmseg(head: Mapping[str, Any], backbone: Mapping[str, Any]) -> nn.Module:
     common = {"num_classes": 7, "norm_cfg": NORM, "align_corners": False, "channels": 128}
     segmentors = mmseg_models().segmentors
-    with without_advice():
+    with silence_advice():
         module: nn.Module = segmentors.EncoderDecoder(backbone=dict(backbone), decode_head={**common, **head})
     return module
 

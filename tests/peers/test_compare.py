@@ -22,8 +22,9 @@ from tests.peers import test_mmseg, test_smp
 from tests.peers.compare import MODULES, Case, absent, randomised
 from tests.peers.conversions import open_options
 from weights_tools._compare import CompareReport
-from weights_tools.check.peer import Proof, default_sizes, network_of, prove
-from weights_tools.check.peers import PROJECTS, Project
+from weights_tools.check.network import build_network
+from weights_tools.check.peer import PeerComparison, compare_with_peer, default_sizes
+from weights_tools.check.peers import PEERS, Peer
 from weights_tools.recognise.layouts.tables import MMSEG, SMP
 
 # Small images for most; the sizes that reach every dilation for a few.
@@ -106,11 +107,11 @@ def test_at_its_default_sizes_and_recorded(case: Case, tmp_path: Path) -> None:
     assert done["assumed"]["atrous_rates"] == [12, 24, 36]
     measured = {tuple(each["size"]) for each in done["measured"]}
     assert isinstance(model.config, ModelConfig)
-    assert measured == set(default_sizes(PROJECTS[project], model.config))
+    assert measured == set(default_sizes(PEERS[project], model.config))
     assert any(max(size) >= 304 for size in measured)
 
 
-def check(result: CompareReport | Proof) -> None:
+def check(result: CompareReport | PeerComparison) -> None:
     assert result.holds, str(result)
     assert all(each.largest > 1e-2 for each in result.measured)
     assert {each.dtype for each in result.measured} == {"float32", "float64"}
@@ -166,23 +167,26 @@ def test_an_option_that_the_project_does_not_have_is_caught(
     held = {name: tensor.clone() for name, tensor in file.tensors.items()}
     config = ModelConfig(file.config.name, {**file.config.options, option: value})
     write_weights_file(dst, held, config, file.card)
-    without = rf"has no \w+ with the {option} that the file is for"
-    with pytest.raises(WeightsError, match=rf"since it was converted: {option}={value}" if recorded else without):
+    without = rf"has no \w+ with the {option} of this file"
+    with pytest.raises(WeightsError, match=rf"after the conversion: {option}={value}" if recorded else without):
         weights_tools.compare(src, dst, project=NAMES[case.peer])
     with pytest.raises(WeightsError, match=without):
-        PROJECTS[NAMES[case.peer]].call(config, held)
+        PEERS[NAMES[case.peer]].call(config, held)
 
 
 def test_shortcuts_that_mmsegmentation_does_not_have() -> None:
     """They show in the tensors, so that no file can say otherwise; the project has no such network all the same."""
     options: dict[str, JSON] = {**FULL[1].options, "stem": "deep", "downsample": "average_dilated"}
-    with pytest.raises(WeightsError, match=r"has no \w+ with the downsample that the file is for"):
-        PROJECTS["mmseg"].call(ModelConfig(FULL[1].model, options), ())
+    with pytest.raises(WeightsError, match=r"has no \w+ with the downsample of this file"):
+        PEERS["mmseg"].call(ModelConfig(FULL[1].model, options), ())
 
 
 def test_sizes_that_the_project_does_not_take(tmp_path: Path) -> None:
     src, dst = converted(FULL[0], tmp_path)
-    with pytest.raises(WeightsError, match=r"multiples of 8 for this network; 65x97 are not: take 72x104"):
+    with pytest.raises(
+        WeightsError,
+        match=r"image size 65x97: segmentation_models_pytorch takes multiples of 8 for this network. Use 72x104",
+    ):
         weights_tools.compare(src, dst, project="smp", sizes=[(65, 97)])
 
 
@@ -217,14 +221,13 @@ def test_an_encoder_of_timm_in_smp() -> None:
         ours = {name.replace(old, new): tensor for name, tensor in ours.items()}
     options: dict[str, JSON] = {"num_classes": 4, "output_stride": 16, "atrous_rates": [12, 24, 36]}
     config = ModelConfig("deeplabv3_resnet18", {**options, "align_corners": True})
-    check(prove("smp", theirs, config, network_of(config, ours), sizes=[(64, 96), (96, 64)]))
+    check(compare_with_peer("smp", theirs, config, build_network(config, ours), sizes=[(64, 96), (96, 64)]))
     same = ModelConfig(config.name, {**config.options, "first_block_dilation": "same"})
-    with pytest.raises(WeightsError, match="first_block_dilation that the file is for; it has 'previous' only"):
-        prove("smp", theirs, same, network_of(config, ours))
+    with pytest.raises(WeightsError, match="first_block_dilation of this file; it supports only 'previous'"):
+        compare_with_peer("smp", theirs, same, build_network(config, ours))
 
 
-@pytest.mark.parametrize("project", PROJECTS.values(), ids=lambda project: project.name)
-def test_what_is_imported_is_known(project: Project) -> None:
-    """And the tests skip for the same reasons for which the command refuses."""
-    if project.title in MODULES and project.name != "torchvision":
-        assert project.modules == MODULES[project.title]
+@pytest.mark.parametrize("peer", PEERS.values(), ids=lambda peer: peer.name)
+def test_tests_skip_if_and_only_if_compare_would_refuse(peer: Peer) -> None:
+    if peer.title in MODULES and peer.name != "torchvision":
+        assert peer.modules == MODULES[peer.title]

@@ -18,7 +18,8 @@ from tests.peers import test_timm, test_transformers
 from tests.peers.compare import randomised
 from tests.peers.test_compare import check, needs
 from weights_tools import convert
-from weights_tools.check.peer import network_of, prove
+from weights_tools.check.network import build_network
+from weights_tools.check.peer import compare_with_peer
 
 
 def timm_resnet(name: str, **arguments: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -102,18 +103,20 @@ def test_classifiers(
 ) -> None:
     their_state, our_state = build(theirs, **arguments)
     config = ModelConfig(ours, {"num_classes": 9, **options})
-    check(prove(project, their_state, config, network_of(config, our_state)))
+    check(compare_with_peer(project, their_state, config, build_network(config, our_state)))
     # With other batch norms, ours is another network under the same names.
     if options.get("norm_layer") != "group":
-        other = network_of(ModelConfig(ours, {**config.options, "norm_eps": 1e-4}), our_state)
-        assert not prove(project, their_state, config, other, sizes=[(64, 96)]).holds
+        other = build_network(ModelConfig(ours, {**config.options, "norm_eps": 1e-4}), our_state)
+        assert not compare_with_peer(project, their_state, config, other, sizes=[(64, 96)]).holds
 
 
 def test_what_of_a_classifier_decides() -> None:
     their_state, our_state = transformers_resnet("resnet50", downsample_in_bottleneck=True)
     plain = ModelConfig("resnet50", {"num_classes": 9})
     stride_in_1x1 = ModelConfig("resnet50", {"num_classes": 9, "stride_in_1x1": True})
-    proof = prove("transformers", their_state, plain, network_of(stride_in_1x1, our_state), sizes=[(64, 96)])
+    proof = compare_with_peer(
+        "transformers", their_state, plain, build_network(stride_in_1x1, our_state), sizes=[(64, 96)]
+    )
     assert not proof.holds
     for project, options in (
         ("timm", {"stride_in_1x1": True}),
@@ -125,7 +128,7 @@ def test_what_of_a_classifier_decides() -> None:
         needs(project)
         config = ModelConfig("resnet50", {"num_classes": 9, **options})  # type: ignore[dict-item]
         with pytest.raises(WeightsError, match=f"has no resnet50 with .*{next(iter(options))}"):
-            prove(project, their_state, config, network_of(plain, our_state))
+            compare_with_peer(project, their_state, config, build_network(plain, our_state))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18d"])
@@ -147,5 +150,5 @@ def test_a_backbone_alone_beside_transformers(tmp_path: Path) -> None:
 def test_timms_mobilenet_is_never_a_backbone_alone(tmp_path: Path) -> None:
     """Without its last layer it still has one more than ours."""
     torch.save(dict(timm_mobilenet("small")[0]), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="a backbone alone gives no scores to compare; prove the whole network"):
+    with pytest.raises(WeightsError, match="a backbone alone has no logits to compare"):
         convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="timm")

@@ -22,7 +22,7 @@ from segnets.weights import read_weights_file
 from tests.peers import test_mmseg
 from tests.peers.compare import LIMITS, needs, randomised
 from tests.peers.layers import layers
-from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
+from weights_tools.check.peers._mmseg_import import mmseg_models, silence_advice
 from weights_tools.reader import Source, read_container
 from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
 from weights_tools.recognise.layouts.tables import MMSEG
@@ -45,7 +45,7 @@ def built(config: Mapping[str, Any]) -> Any:
     mmseg_models()
     from mmseg.registry import MODELS
 
-    with without_advice():
+    with silence_advice():
         # Weights to begin with, and images, are not compared here.
         return MODELS.build({k: v for k, v in config.items() if k not in ("pretrained", "data_preprocessor")})
 
@@ -175,7 +175,7 @@ def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: P
     assert contradiction(told, config) == ""
     assert contradiction(replace(told, expects={"backbone": "resnet34"}), config) != ""
     x = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), without_advice():
+    with torch.inference_mode(), silence_advice():
         expected = theirs.decode_head.predict(theirs.extract_feat(x), [{"img_shape": (65, 97)}], theirs.test_cfg)
         got = segnets.load(tmp_path / "w.safetensors")(x)["out"]
     assert (got - expected).abs().max() <= LIMITS[torch.float32]

@@ -21,7 +21,7 @@ from tests.peers import saving, test_smp
 from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomised
 from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
 from tests.peers.test_timm import RESNET_LAYERS
-from weights_tools.check.peers import PROJECTS
+from weights_tools.check.peers import PEERS
 from weights_tools.recognise.layouts.key_map import NetworkTable
 from weights_tools.recognise.layouts.tables import SMP
 
@@ -136,8 +136,8 @@ def test_a_proof_says_what_it_assumes(tmp_path: Path, capsys: pytest.CaptureFixt
     """No tensor shows that this network was built for another output stride than SMP's networks get by default."""
     torch.save(built("DeepLabV3", "resnet18", STRIDE_16).state_dict(), tmp_path / "w.pth")
     report = weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", compare_with="smp")
-    assumed = ", assuming output_stride=8, atrous_rates=[12, 24, 36], which no tensor shows"
-    assert re.fullmatch(rf"beside smp \S+{re.escape(assumed)}: the same results.*", report.proven[0])
+    assumed = " (assuming output_stride=8, atrous_rates=[12, 24, 36], which the weights do not show)"
+    assert re.fullmatch(rf"compared with smp \S+{re.escape(assumed)}: the same results.*", report.proven[0])
     assert report.proven[0] in str(report)
     assert main(["info", str(tmp_path / "w.safetensors")]) == 0
     said = "".join(line for line in capsys.readouterr().out.splitlines() if "smp's own network" in line)
@@ -165,7 +165,7 @@ def test_an_encoder_with_a_deep_stem_is_compared(
 def test_names_of_timms_encoders() -> None:
     def call(**options: Any) -> str:
         config = ModelConfig("deeplabv3_resnet50", {"align_corners": True, **options})
-        return str(PROJECTS["smp"].call(config, ["encoder.model.conv1.0.weight"]))
+        return str(PEERS["smp"].call(config, ["encoder.model.conv1.0.weight"]))
 
     assert "'tu-resnet50'" in call()
     assert "'tu-resnet50c'" in call(stem="deep")
@@ -174,7 +174,7 @@ def test_names_of_timms_encoders() -> None:
         ({"downsample": "average_dilated"}, "stem"),
         ({"stem": "deep", "downsample": "average"}, "downsample"),
     ):
-        with pytest.raises(WeightsError, match=f"has no deeplabv3_resnet50 with the {name} that the file is for"):
+        with pytest.raises(WeightsError, match=f"has no deeplabv3_resnet50 with the {name} of this file"):
             call(**options)
 
 

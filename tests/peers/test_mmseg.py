@@ -26,7 +26,7 @@ from tests.peers.compare import (
     renamed,
     with_one_option_changed,
 )
-from weights_tools.check.peers._mmseg_import import mmseg_models, without_advice
+from weights_tools.check.peers._mmseg_import import mmseg_models, silence_advice
 
 pytestmark = needs("mmsegmentation")
 
@@ -87,14 +87,14 @@ def backbone(kind: str, arguments: Mapping[str, Any]) -> Theirs:
 
 def whole(arguments: Mapping[str, Any], head: Mapping[str, Any], aux: Mapping[str, Any], rules: Rules) -> Theirs:
     segmentors = mmseg_models().segmentors
-    with without_advice():
+    with silence_advice():
         network = segmentors.EncoderDecoder(backbone=dict(arguments), decode_head=dict(head), auxiliary_head=dict(aux))
     randomised(network, gain=0.6, within="backbone.")
 
     def run(x: Tensor) -> State:
         metas = [{"img_shape": tuple(x.shape[-2:])}]
         maps = network.extract_feat(x)
-        with without_advice():
+        with silence_advice():
             heads = {"out": network.decode_head, "aux": network.auxiliary_head}
             return {name: head.predict(maps, metas, network.test_cfg) for name, head in heads.items()}
 

@@ -1,4 +1,4 @@
-"""`compare` with torchvision: its own network beside the converted file. Others: tests/peers/test_compare.py."""
+"""`compare` with torchvision's own networks. tests/peers/test_compare.py has the other projects."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file, write_weights_file
 from tests.weights_tools.files import assert_same, network
-from weights_tools.check.peer import network_of, prove
-from weights_tools.check.peers import PROJECTS, find_project
+from weights_tools.check.network import build_network
+from weights_tools.check.peer import compare_with_peer
+from weights_tools.check.peers import PEERS, find_peer
 from weights_tools.cli import main
 from weights_tools.commands._common import PROJECTS as OFFERED
 
@@ -31,15 +32,15 @@ SIZES = [(32, 48), (33, 47)]
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    """Restore SIGTERM: a command handles it for its process, which here is pytest."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a classifier as a training script saves it, and what it was converted to. Not to be changed."""
+def folder_with_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a training checkpoint of a classifier and the file it was converted to. Not to be changed."""
     folder = tmp_path_factory.mktemp("compare")
     tensors = {f"module.{name}": tensor for name, tensor in network("resnet18", num_classes=9).state_dict().items()}
     torch.save({"epoch": 3, "model": tensors}, folder / "w.pth")
@@ -48,15 +49,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair(made: Path, tmp_path: Path) -> tuple[str, str]:
+def pair(folder_with_pair: Path, tmp_path: Path) -> tuple[str, str]:
     """Copies of the two files."""
     for name in ("w.pth", "w.safetensors"):
-        (tmp_path / name).write_bytes((made / name).read_bytes())
+        (tmp_path / name).write_bytes((folder_with_pair / name).read_bytes())
     return str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
 
 
-def rewritten(path: str, *, tensors: Mapping[str, Tensor] | None = None, **options: JSON) -> None:
-    """Change tensors or options of a converted file, whose description of its source stays."""
+def rewrite(path: str, *, tensors: Mapping[str, Tensor] | None = None, **options: JSON) -> None:
+    """Change tensors or options of a converted file and keep its provenance."""
     file = read_weights_file(path)
     assert file.config is not None
     assert file.card is not None
@@ -65,7 +66,7 @@ def rewritten(path: str, *, tensors: Mapping[str, Tensor] | None = None, **optio
     write_weights_file(path, {**held, **(tensors or {})}, config, file.card)
 
 
-FULL = pytest.mark.full  # the same again in larger networks
+FULL = pytest.mark.full  # the same in larger networks
 
 
 @pytest.mark.parametrize("name", ["resnet18", "lraspp_mobilenet_v3_large", pytest.param("fcn_resnet50", marks=FULL)])
@@ -92,7 +93,7 @@ def test_the_command(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) 
     assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 0
     table = capsys.readouterr().out
     assert "torchvision.models.resnet18(num_classes=9)" in table
-    assert "logits     33x47 float32: largest difference 0 where the largest result is" in table
+    assert "logits     33x47 float32: largest difference 0, largest output" in table
     assert "result     the same results" in table
     assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -102,9 +103,9 @@ def test_the_command(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) 
     assert {each["dtype"] for each in answer["measured"]} == {"float32", "float64"}
 
 
-def test_a_tensor_that_is_not_the_sources_is_caught(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_tensor_is_caught(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     held = read_weights_file(pair[1]).tensors
-    rewritten(pair[1], tensors={"layer4.1.bn2.weight": held["layer4.1.bn1.weight"].clone()})
+    rewrite(pair[1], tensors={"layer4.1.bn2.weight": held["layer4.1.bn1.weight"].clone()})
     before = Path(pair[1]).read_bytes()
     assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--record"]) == 1
     out = capsys.readouterr()
@@ -114,7 +115,7 @@ def test_a_tensor_that_is_not_the_sources_is_caught(pair: tuple[str, str], capsy
 
 
 def test_another_geometry_of_torchvisions_network_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same tensors load into it, strictly."""
+    """The same tensors load into it strictly."""
     pair = str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
     torch.save(network("mobilenet_v3_small", num_classes=9).state_dict(), pair[0])
     weights_tools.convert(*pair)
@@ -139,12 +140,12 @@ def test_an_option_changed_in_the_converted_file_is_caught(
     torch.save(network("fcn_resnet50", num_classes=2).state_dict(), tmp_path / "w.pth")
     pair = str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
     weights_tools.convert(*pair)
-    rewritten(pair[1], **{option: value})
+    rewrite(pair[1], **{option: value})
     assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 1
     out = capsys.readouterr()
     assert out.out == ""
-    changed = f"its options were changed since it was converted: {option}={value}"
-    missing = f"torchvision has no fcn_resnet50 with the {option} that the file is for; it has "
+    changed = f"the options were changed after the conversion: {option}={value}"
+    missing = f"torchvision has no fcn_resnet50 with the {option} of this file; it supports only "
     assert (changed if option == "align_corners" else missing) in out.err
     assert out.err.count("\n") == 1
 
@@ -159,16 +160,16 @@ def test_an_option_changed_in_the_converted_file_is_caught(
     ],
 )
 def test_a_network_that_computes_something_else_is_caught(option: str, value: JSON) -> None:
-    """As if what we build were not what we record: this is in the numbers alone."""
+    """A network that differs from the recorded options shows in the outputs alone."""
     theirs = network("fcn_resnet50", num_classes=2).state_dict()
     options: dict[str, JSON] = {"num_classes": 2}
-    other = network_of(ModelConfig("fcn_resnet50", {**options, option: value}), theirs)
-    proof = prove("torchvision", theirs, ModelConfig("fcn_resnet50", options), other, sizes=[(32, 48)])
-    assert not proof.holds
-    assert proof.to_json()["holds"] is False
+    other = build_network(ModelConfig("fcn_resnet50", {**options, option: value}), theirs)
+    comparison = compare_with_peer("torchvision", theirs, ModelConfig("fcn_resnet50", options), other, sizes=[(32, 48)])
+    assert not comparison.holds
+    assert comparison.to_json()["holds"] is False
 
 
-def test_recorded(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_record(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     src, dst = pair
     before = read_weights_file(dst)
     held = {name: tensor.clone() for name, tensor in before.tensors.items()}
@@ -187,9 +188,9 @@ def test_recorded(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> 
     assert done["network"] == "torchvision.models.resnet18(num_classes=9)"
     assert [each["size"] for each in done["measured"] if each["dtype"] == "float32"] == [[32, 48], [33, 47]]
     assert {**after.card.provenance, "proof": 0} == {**before.card.provenance, "proof": 0}
-    # Another comparison takes the place of this one, and leaves those with other projects.
+    # Another comparison replaces this one and keeps those with other projects.
     first = Path(dst).read_bytes()
-    rewritten(dst)
+    rewrite(dst)
     weights_tools.compare(src, dst, project="torchvision", sizes=[(40, 40)], record=True)
     proof = segnets.load(dst).card.provenance["proof"]  # type: ignore[union-attr]
     assert [each["size"] for each in proof["compared"]["torchvision"]["measured"]] == [[40, 40], [40, 40]]
@@ -198,7 +199,7 @@ def test_recorded(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> 
     assert Path(dst).read_bytes() == first
 
 
-def test_recorded_beside_other_projects(pair: tuple[str, str]) -> None:
+def test_records_of_other_projects_are_kept(pair: tuple[str, str]) -> None:
     file = read_weights_file(pair[1])
     assert file.config is not None
     assert file.card is not None
@@ -213,7 +214,7 @@ def test_recorded_beside_other_projects(pair: tuple[str, str]) -> None:
     assert proof["compared"]["torchvision"]["holds"] is True
 
 
-def test_nothing_is_recorded_where_a_link_would_be_replaced(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_a_link_is_not_replaced_by_a_record(pair: tuple[str, str], tmp_path: Path) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(pair[1])
     with pytest.raises(OutputError, match="symbolic link"):
@@ -221,12 +222,12 @@ def test_nothing_is_recorded_where_a_link_would_be_replaced(pair: tuple[str, str
     assert weights_tools.compare(pair[0], link, project="torchvision", sizes=SIZES).holds
 
 
-def test_a_file_that_was_made_of_another_one(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_a_file_made_from_another_source_is_refused(pair: tuple[str, str], tmp_path: Path) -> None:
     torch.save(network("resnet18", num_classes=9).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"was not made of it but of w\.pth: its sha256 begins with"):
+    with pytest.raises(WeightsError, match=r"was not made from this file but from w\.pth: the sha256 begins with"):
         weights_tools.compare(tmp_path / "other.pth", pair[1], project="torchvision")
     segnets.save(segnets.registry.build("resnet18", {"num_classes": 9}), tmp_path / "own.safetensors")
-    with pytest.raises(WeightsError, match="does not say of which file it was made"):
+    with pytest.raises(WeightsError, match="does not state which file it was made from"):
         weights_tools.compare(pair[0], tmp_path / "own.safetensors", project="torchvision")
     with pytest.raises(WeightsError, match="is a PyTorch file, not safetensors"):
         weights_tools.compare(pair[0], pair[0], project="torchvision")
@@ -234,7 +235,7 @@ def test_a_file_that_was_made_of_another_one(pair: tuple[str, str], tmp_path: Pa
         weights_tools.compare(tmp_path / "absent.pth", pair[1], project="torchvision")
 
 
-def test_a_file_that_was_loaded_and_saved_again(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_a_file_that_was_loaded_and_saved_is_compared(pair: tuple[str, str], tmp_path: Path) -> None:
     model = segnets.load(pair[1])
     segnets.save(model, tmp_path / "again.safetensors")
     assert weights_tools.compare(pair[0], tmp_path / "again.safetensors", project="torchvision", sizes=SIZES).holds
@@ -251,7 +252,7 @@ def test_cast_weights_are_not_the_same(pair: tuple[str, str], tmp_path: Path) ->
 
 
 def test_a_network_within_another_module(tmp_path: Path) -> None:
-    """As Lightning saves it: under an attribute, counters of metrics beside it."""
+    """Lightning saves networks so: under an attribute, next to counters of metrics."""
     tensors = {f"net2.{name}": tensor for name, tensor in network("resnet18", num_classes=9).state_dict().items()}
     torch.save({"state_dict": {**tensors, "seen": torch.tensor(3)}}, tmp_path / "w.ckpt")
     weights_tools.convert(tmp_path / "w.ckpt", tmp_path / "o.safetensors")
@@ -261,42 +262,42 @@ def test_a_network_within_another_module(tmp_path: Path) -> None:
     assert report.holds
 
 
-def test_projects_that_have_no_such_network_or_are_absent(
+def test_projects_without_the_network_or_not_installed(
     pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(PROJECTS) == set(OFFERED)
+    assert set(PEERS) == set(OFFERED)
     names = {"conv1.weight"}
     for project in ("smp", "mmseg"):
-        with pytest.raises(WeightsError, match="has no network that could be compared with a resnet18"):
-            PROJECTS[project].call(ModelConfig("resnet18", {"num_classes": 9}), names)
-    with pytest.raises(WeightsError, match="has no network that could be compared with a pspnet_resnet50"):
-        PROJECTS["torchvision"].call(ModelConfig("pspnet_resnet50", {}), names)
+        with pytest.raises(WeightsError, match="has no network that corresponds to resnet18"):
+            PEERS[project].call(ModelConfig("resnet18", {"num_classes": 9}), names)
+    with pytest.raises(WeightsError, match="has no network that corresponds to pspnet_resnet50"):
+        PEERS["torchvision"].call(ModelConfig("pspnet_resnet50", {}), names)
     with pytest.raises(WeightsError, match="unknown project 'keras'; known are mmseg, smp"):
-        find_project("keras")
+        find_peer("keras")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("mmcv", "regex") else find(name))
-    for project in PROJECTS.values():
-        monkeypatch.setattr(type(project), "modules", ("mmcv", "regex"))
-        assert main(["compare", *pair, "--with", project.name]) == 1
+    for peer in PEERS.values():
+        monkeypatch.setattr(type(peer), "modules", ("mmcv", "regex"))
+        assert main(["compare", *pair, "--with", peer.name]) == 1
         error = capsys.readouterr().err
-        assert f"needs it installed, and mmcv, regex can't be found: pip install {project.install}" in error
+        assert f"needs mmcv, regex, not found here. Run: pip install {peer.install}" in error
         assert error.count("\n") == 1
 
 
-def test_what_a_project_raises_is_one_line(
+def test_an_exception_of_a_project_becomes_one_line(
     pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
         raise AttributeError("something\nof theirs")
 
-    for argument, reason in (("depth=3", "failed to build"), ("num_classes=8", "the tensors of the source are not")):
+    for argument, reason in (("depth=3", "failed to build"), ("num_classes=8", "the source's tensors do not fit")):
         assert main(["compare", *pair, "--with", "torchvision", *SMALL, "--argument", argument]) == 1
         error = capsys.readouterr().err
         assert reason in error
         assert error.count("\n") == 1
     assert main(["compare", *pair, "--with", "torchvision", "--argument", "num_classes.x=8"]) == 1
     assert "has no place in" in capsys.readouterr().err
-    monkeypatch.setattr(type(PROJECTS["torchvision"]), "run", fail)
+    monkeypatch.setattr(type(PEERS["torchvision"]), "run", fail)
     assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 1
     assert "on an image of 32x48: AttributeError: something of theirs" in capsys.readouterr().err
 
@@ -305,7 +306,7 @@ def test_what_a_project_raises_is_one_line(
     "wrong",
     [[], ["--with", "keras"], *(["--with", "torchvision", "--size", size] for size in ("5", "0x5", "axb", "99999x1"))],
 )
-def test_a_wrong_call(pair: tuple[str, str], wrong: list[str]) -> None:
+def test_wrong_arguments_exit_with_2(pair: tuple[str, str], wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["compare", *pair, *wrong])
     assert caught.value.code == 2

@@ -1,0 +1,1 @@
+"""Check weights: their values, and the outputs of their network against the source's."""

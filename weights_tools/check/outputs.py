@@ -1,6 +1,6 @@
-"""How far apart the results of two networks are: what is measured, and from where on they are not the same.
+"""Compare the outputs of two networks against a tolerance.
 
-Shared by the comparison with another project's network and that with results that somebody kept.
+Shared by the comparison with a peer's network and the comparison with a golden file.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ from torch.nn import functional as F
 from segnets.card import JSON
 from segnets.errors import WeightsError
 
-# Of the largest result, or of 1 where that is less. Other kernels give other last bits, of which the layers of a deep
-# network make more; in float64 nothing else is left, so that an option that matters little shows there.
+# Relative to the largest output, or to 1 if that is less. Other kernels round differently, and deep networks amplify
+# rounding. Float64 leaves next to no rounding, so even an option of small effect shows there.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 
-NO_SCORES = "a backbone alone gives no scores to compare; prove the whole network"
+NO_LOGITS = "a backbone alone has no logits to compare. Check the whole network instead."
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One result of two networks for one batch of images.
+class OutputComparison:
+    """One output of two networks for the same batch of images.
 
-    output: its name; size: height and width of the images; dtype: in which both were computed.
-    difference: the largest absolute one of any number; largest: the largest absolute result expected.
-    agreement: share of the pixels (or of the images, for a classifier) for which both choose the same class.
-    tolerance: times the largest result, or 1: what the difference may be.
+    Attributes:
+        output: Name of the output, for example "out" or "logits".
+        size: Height and width of the images.
+        dtype: Dtype that both networks computed in, for example "float32".
+        difference: Largest absolute difference of any value.
+        largest: Largest absolute value of the expected output.
+        agreement: Fraction of pixels (of images, for a classifier) with the same argmax.
+        tolerance: Allowed difference, relative to the largest expected value or to 1.
     """
 
     output: str
@@ -42,19 +46,21 @@ class Measured:
 
     @property
     def limit(self) -> float:
+        """Largest absolute difference that is allowed."""
         return self.tolerance * max(1.0, self.largest)
 
     @property
     def relative(self) -> float:
-        """The difference as a share of the largest result; 0 if both are 0."""
+        """Difference relative to the largest expected value; 0 if both are 0."""
         return self.difference / self.largest if self.largest else float(self.difference > 0)
 
     @property
     def holds(self) -> bool:
-        """Whether they are the same. A result that is 0 everywhere says nothing, so it does not hold."""
+        """Whether the outputs are the same. An output that is 0 everywhere proves nothing and does not hold."""
         return self.largest > 0 and self.difference <= self.limit
 
     def to_json(self) -> dict[str, JSON]:
+        """Return the record that reports and converted files hold."""
         return {
             "output": self.output,
             "size": list(self.size),
@@ -70,14 +76,15 @@ class Measured:
     def __str__(self) -> str:
         agreement = f"{100 * self.agreement:.4g}" if self.agreement in (0, 1) else f"{100 * self.agreement:.2f}"
         return (
-            f"{self.size[0]}x{self.size[1]} {self.dtype}: largest difference {self.difference:.2g} where the largest "
-            f"result is {self.largest:.3g} ({self.relative:.1g} of it), the same class in {agreement} %"
+            f"{self.size[0]}x{self.size[1]} {self.dtype}: largest difference {self.difference:.2g}, largest output "
+            f"{self.largest:.3g} (relative {self.relative:.1g}), same class in {agreement} %"
         )
 
 
 def random_images(size: tuple[int, int], channels: int) -> Tensor:
-    """One image (1, channels, H, W), float64, of about mean 0 and deviation 1, the same at every call: a coarse
-    pattern with a fine one on it, since noise alone leaves little after the first poolings.
+    """Return one image of shape (1, channels, H, W), float64, about mean 0 and deviation 1; the same at every call.
+
+    A coarse pattern lies under the noise: noise alone averages out in the first poolings.
     """
     generator = torch.Generator().manual_seed(size[0] * 100_003 + size[1])
     coarse = torch.randn(1, channels, size[0] // 16 + 2, size[1] // 16 + 2, generator=generator, dtype=torch.float64)
@@ -85,48 +92,57 @@ def random_images(size: tuple[int, int], channels: int) -> Tensor:
     return F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) + 0.5 * fine
 
 
-def named(results: object) -> dict[str, Tensor]:
-    """What a network of segnets gives, by name: a classifier gives one tensor, "logits".
+def outputs_by_name(outputs: object) -> dict[str, Tensor]:
+    """Return a network's outputs by name; the single tensor of a classifier is called "logits".
 
-    Raises WeightsError for results that are no tensors by name.
+    Raises:
+        WeightsError: If the outputs are neither a tensor nor a mapping of tensors.
     """
-    if isinstance(results, Tensor):
-        return {"logits": results}
-    if isinstance(results, Mapping) and all(isinstance(value, Tensor) for value in results.values()):
-        return dict(results)
-    raise WeightsError(f"the network gives a {type(results).__name__}, not scores that could be compared")
+    if isinstance(outputs, Tensor):
+        return {"logits": outputs}
+    if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
+        return dict(outputs)
+    raise WeightsError(f"the network returns a {type(outputs).__name__}; expected a tensor or a mapping of tensors")
 
 
-def measure(
+def compare_outputs(
     got: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     *,
     size: tuple[int, int],
-    whose: str,
+    source: str,
     tolerance: float | None = None,
-) -> list[Measured]:
-    """Compare every result by name. whose: whom the expected ones are of, for messages.
+) -> list[OutputComparison]:
+    """Compare two networks' outputs by name against a tolerance.
 
-    Raises WeightsError if they are other results, of other shapes, or not finite: then there is nothing to measure.
+    Args:
+        got: Outputs of the converted network.
+        expected: Outputs to compare with, by the same names.
+        size: Height and width of the images, for the record.
+        source: What the expected outputs are from, for messages.
+        tolerance: Allowed difference, relative to the largest expected value or to 1; by default `TOLERANCES`.
+
+    Raises:
+        WeightsError: If names or shapes differ, or a value is not finite. Outputs that differ are no error.
     """
     if got.keys() != expected.keys():
-        raise WeightsError(f"{whose} gives {_names(expected)}, and the converted network {_names(got)}")
-    return [_measured(name, got[name], expected[name], size, whose, tolerance) for name in expected]
+        raise WeightsError(f"{source} returns {_names(expected)}, but the converted network returns {_names(got)}")
+    return [_compare(name, got[name], expected[name], size, source, tolerance) for name in expected]
 
 
-def _measured(
-    name: str, got: Tensor, expected: Tensor, size: tuple[int, int], whose: str, tolerance: float | None
-) -> Measured:
+def _compare(
+    name: str, got: Tensor, expected: Tensor, size: tuple[int, int], source: str, tolerance: float | None
+) -> OutputComparison:
     if got.shape != expected.shape:
         raise WeightsError(
-            f"{name!r} of {whose} has the shape {tuple(expected.shape)}, that of the converted network "
+            f"{name!r} of {source} has shape {tuple(expected.shape)}, but that of the converted network "
             f"{tuple(got.shape)}"
         )
-    for who, tensor in ((whose, expected), ("the converted network", got)):
+    for of, tensor in ((source, expected), ("the converted network", got)):
         if not tensor.isfinite().all():
-            raise WeightsError(f"{name!r} of {who} holds NaN or infinite numbers, so that nothing can be compared")
+            raise WeightsError(f"{name!r} of {of} holds NaN or infinite values, which can't be compared")
     dtype = str(expected.dtype).removeprefix("torch.")
-    return Measured(
+    return OutputComparison(
         output=name,
         size=size,
         dtype=dtype,
@@ -137,9 +153,9 @@ def _measured(
     )
 
 
-def worst(measured: Iterable[Measured]) -> Measured:
-    """The one that is furthest beyond its limit, or nearest to it."""
-    return max(measured, key=lambda each: (not each.holds, each.difference / each.limit))
+def worst(compared: Iterable[OutputComparison]) -> OutputComparison:
+    """Return the comparison that exceeds its limit most, or comes nearest to it."""
+    return max(compared, key=lambda each: (not each.holds, each.difference / each.limit))
 
 
 def _largest(x: Tensor) -> float:
@@ -147,7 +163,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _agreement(got: Tensor, expected: Tensor) -> float:
-    """Where there is one class only, whether it is there: a score above 0."""
+    """Return the fraction of equal argmaxes; with one class, of equal signs of the logit."""
     if expected.shape[1] == 1:
         same = (got > 0) == (expected > 0)
     else:
@@ -155,5 +171,5 @@ def _agreement(got: Tensor, expected: Tensor) -> float:
     return float(same.double().mean())
 
 
-def _names(results: Mapping[str, Tensor]) -> str:
-    return ", ".join(map(repr, results)) or "nothing"
+def _names(outputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(map(repr, outputs)) or "nothing"

@@ -1,7 +1,7 @@
-"""The proof of a conversion: the source project's own network and ours, the same weights, the same images.
+"""Compare a converted network with the source project's own network: same weights, same images.
 
-The project's network gets its tensors as the source file names them and in the project's own loading, so that nothing
-of what a conversion does (renaming, reordering, choosing options) is in both.
+The project's network gets its tensors under the source file's names and through the project's own loading. So nothing
+that a conversion does (renaming, reordering, choosing options) is part of both sides.
 """
 
 from __future__ import annotations
@@ -15,37 +15,65 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
-from segnets.registry import build_described
-from segnets.weights.fitting import fit
 from weights_tools._text import join_names, printable
-from weights_tools.check.outputs import TOLERANCES, Measured, measure, named, random_images, worst
-from weights_tools.check.peers import Call, Project, find_project, foreign, version_of
+from weights_tools.check.outputs import (
+    TOLERANCES,
+    OutputComparison,
+    compare_outputs,
+    outputs_by_name,
+    random_images,
+    worst,
+)
+from weights_tools.check.peers import Peer, PeerCall, find_peer, installed_version, peer_errors
 from weights_tools.recognise._fit import COUNTER
 
 Size = tuple[int, int]
-_DOUBLE_PIXELS = 40_000  # of the largest image that is computed in float64, too, which takes three times as long
+_MOST_FLOAT64_PIXELS = 40_000  # float64 takes three times as long as float32
 _MOST_PIXELS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What a comparison with a project gave. call: what made its network, every argument written out.
+class PeerComparison:
+    """Outputs of a converted network compared with those of a project's own network.
 
-    assumed: the part of these arguments that follows options of ours which no tensor shows.
+    Attributes:
+        project: Name of the project.
+        version: Its installed version.
+        call: The call that built its network, every argument written out.
+        assumed: Options of ours that the weights do not show and that became arguments of the call.
+        measured: One comparison per output, size and dtype.
     """
 
     project: str
     version: str
     call: str
     assumed: Mapping[str, JSON]
-    measured: tuple[Measured, ...]
+    measured: tuple[OutputComparison, ...]
 
     @property
     def holds(self) -> bool:
+        """Whether all outputs are the same within the tolerance."""
         return all(each.holds for each in self.measured)
 
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        if self.holds:
+            largest = max(each.relative for each in self.measured)
+            if largest == 0:
+                return "the same results, bit for bit"
+            return f"the same results: no output differs by more than {largest:.1g} of the largest"
+        beyond = [each for each in self.measured if not each.holds and each.dtype == "float32"]
+        far = worst(beyond or self.measured)  # a failure in float32 says more to most people
+        if far.largest == 0:
+            return f"inconclusive: {far.output!r} of {self.project}'s network is 0 everywhere"
+        return (
+            f"NOT the same: {far.output!r} differs by {far.difference:.2g} at {far.size[0]}x{far.size[1]} in "
+            f"{far.dtype}; rounding explains at most {far.limit:.2g}"
+        )
+
     def to_json(self) -> dict[str, JSON]:
-        """As it stands in a file: the same for the same weights on the same machine, so no time or date."""
+        """Return the record that a converted file holds. It has no date: the same comparison gives the same bytes."""
         return {
             "project": self.project,
             "version": self.version,
@@ -57,17 +85,7 @@ class Proof:
         }
 
 
-def network_of(config: ModelConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network of segnets with these tensors, in eval mode. They are not copied.
-
-    Raises WeightsError if they don't fit.
-    """
-    model = build_described(config.name, dict(config.options))
-    fit(model, tensors, where="the converted network", assign=True)
-    return model.eval()
-
-
-def prove(
+def compare_with_peer(
     project: str,
     theirs: Mapping[str, Tensor],
     config: ModelConfig,
@@ -75,132 +93,122 @@ def prove(
     *,
     sizes: Sequence[Size] | None = None,
     arguments: Mapping[str, JSON] | None = None,
-) -> Proof:
-    """Run the project's own network with the source's tensors beside ours.
+) -> PeerComparison:
+    """Run the project's own network and ours on the same images and compare their outputs.
 
-    project: a name in `peers.PROJECTS`. theirs: the source's tensors under its own names, prefixes of
-    wrappers taken off. config: what our network is; ours: it, with the converted tensors, in eval mode (`network_of`,
-    `segnets.load`); afterwards it is in float32. sizes: (height, width) of the images, by default two to four that
-    suit the network. arguments: of the project's network, where they are known better than from the config.
+    Args:
+        project: A name in `peers.PEERS`.
+        theirs: The source's tensors under its own names, without prefixes of wrappers.
+        config: Configuration of our network.
+        ours: Our network with the converted tensors, in eval mode. It is left in float32.
+        sizes: (height, width) of the images; by default two to four that suit the network.
+        arguments: Arguments of the project's network that take precedence over those that follow from `config`.
 
-    Raises WeightsError if the project is unknown, not installed, or has no such network, or if a tensor is left over
-    or missing in it. Results that differ are no error: see `Proof.holds`.
+    Raises:
+        WeightsError: If the project is unknown, not installed, or has no such network, or if its network has other
+            tensors. Outputs that differ are no error: see `PeerComparison.holds`.
     """
-    found = find_project(project)
-    call = found.call(config, theirs.keys()).changed(arguments or {})
-    chosen = _checked_sizes(found, config, sizes)
-    module = _filled(found, call, theirs)
+    peer = find_peer(project)
+    call = peer.call(config, theirs.keys()).with_arguments(arguments or {})
+    chosen = _checked_sizes(peer, config, sizes)
+    module = _load(peer, call, theirs)
     channels = config.options.get("in_channels", 3)
     assert isinstance(channels, int)
-    measured: list[Measured] = []
-    for name in reversed(TOLERANCES):  # float64 first: the way back loses nothing that float32 needs
+    measured: list[OutputComparison] = []
+    for name in reversed(TOLERANCES):  # float64 first: casting back to float32 loses nothing
         dtype: torch.dtype = getattr(torch, name)
         ours.to(dtype)
         module.to(dtype)
         for i, size in enumerate(chosen):
-            # In float64 one of each pair of sizes by default; nearly all of the time goes there.
-            if dtype == torch.float32 or (i % 2 == 0 and size[0] * size[1] <= _DOUBLE_PIXELS):
+            # Every second size in float64: it takes most of the time.
+            if dtype == torch.float32 or (i % 2 == 0 and size[0] * size[1] <= _MOST_FLOAT64_PIXELS):
                 images = random_images(size, channels).to(dtype)
-                measured += _run_both(found, module, ours, images, size)
+                measured += _run_both(peer, module, ours, images, size)
     measured.sort(key=lambda each: (each.output != "out", each.output, each.dtype, chosen.index(each.size)))
-    return Proof(project, version_of(found), str(call), _assumed(call, arguments), tuple(measured))
+    # Arguments of the caller may stand for any option, so none of ours can be called assumed then.
+    assumed = {} if arguments else call.assumed
+    return PeerComparison(project, installed_version(peer), str(call), assumed, tuple(measured))
 
 
-def check_fits(project: str, theirs: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Raise WeightsError if the project has no such network, or if the tensors are not those of its own."""
-    found = find_project(project)
-    _filled(found, found.call(config, theirs.keys()), theirs)
+def check_loads_into_peer(project: str, theirs: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Check that the project has such a network and that it has exactly these tensors.
+
+    Raises:
+        WeightsError: If one of the two is not so.
+    """
+    peer = find_peer(project)
+    _load(peer, peer.call(config, theirs.keys()), theirs)
 
 
-def _assumed(call: Call, arguments: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
-    """Empty where somebody gave arguments of the project: which options these stand for is not known here."""
-    return {} if arguments else call.assumed
-
-
-def _run_both(project: Project, module: nn.Module, ours: nn.Module, images: Tensor, size: Size) -> list[Measured]:
+def _run_both(peer: Peer, module: nn.Module, ours: nn.Module, images: Tensor, size: Size) -> list[OutputComparison]:
     with torch.inference_mode():
-        got = named(ours(images))
-        with foreign(project, f"run its network on an image of {size[0]}x{size[1]}"):
-            expected = project.run(module, images)
-    return measure(got, expected, size=size, whose=f"{project.title}'s network")
+        got = outputs_by_name(ours(images))
+        with peer_errors(peer, f"run its network on an image of {size[0]}x{size[1]}"):
+            expected = peer.run(module, images)
+    return compare_outputs(got, expected, size=size, source=f"{peer.title}'s network")
 
 
-def _filled(project: Project, call: Call, theirs: Mapping[str, Tensor]) -> nn.Module:
-    """The project's network with the source's tensors, every one of them, in float64."""
-    with foreign(project, f"build {call}"):
-        module = project.build(call).eval().double()
+def _load(peer: Peer, call: PeerCall, theirs: Mapping[str, Tensor]) -> nn.Module:
+    """Build the project's network in float64 and load all of the source's tensors into it."""
+    with peer_errors(peer, f"build {call}"):
+        module = peer.build(call).eval().double()
     try:
-        with foreign(project, "load the tensors"):
-            # Whether all are used is asked of the project's own loading: some of them rename those of older versions.
+        with peer_errors(peer, "load the tensors"):
+            # The project's own loading decides: some projects rename tensors of older versions.
             module.load_state_dict(dict(theirs), strict=True)
     except WeightsError:
-        raise WeightsError(_difference(project, call, module, theirs)) from None
+        raise WeightsError(_mismatch(peer, call, module, theirs)) from None
     return module
 
 
-def _difference(project: Project, call: Call, module: nn.Module, theirs: Mapping[str, Tensor]) -> str:
+def _mismatch(peer: Peer, call: PeerCall, module: nn.Module, theirs: Mapping[str, Tensor]) -> str:
     own = module.state_dict()
     missing = [name for name in own if name not in theirs and not name.endswith(COUNTER)]
     unexpected = [name for name in theirs if name not in own]
-    wrong = [name for name in own if name in theirs and own[name].shape != theirs[name].shape]
-    counts = [(missing, "missing"), (unexpected, "unexpected"), (wrong, "of another shape")]
-    said = "; ".join(f"{len(names)} {what} ({join_names(map(printable, names), 3)})" for names, what in counts if names)
-    return f"the tensors of the source are not those of {project.title}'s {call}: {said or 'they do not load'}"
+    misshapen = [name for name in own if name in theirs and own[name].shape != theirs[name].shape]
+    counts = [(missing, "missing"), (unexpected, "unexpected"), (misshapen, "of another shape")]
+    parts = "; ".join(
+        f"{len(names)} {what} ({join_names(map(printable, names), 3)})" for names, what in counts if names
+    )
+    return f"the source's tensors do not fit {peer.title}'s {call}: {parts or 'they do not load'}"
 
 
-def default_sizes(project: Project, config: ModelConfig) -> list[Size]:
-    """Even and odd, wide and high; for dilated convolutions also long enough for the widest to reach another pixel.
+def default_sizes(peer: Peer, config: ModelConfig) -> list[Size]:
+    """Choose image sizes: even and odd, wide and high, and long enough for every dilation to reach another pixel.
 
-    In a feature map that is smaller than a dilation, that dilation might as well be any other.
+    In a feature map smaller than a dilation, that dilation could have any value.
     """
-    step = project.step(config)
+    step = peer.size_multiple(config)
     odd = 1 if step == 1 else 0
     sizes = [(64, 96), (65, 97) if odd else (96, 160)]
     reach = _reach(config.options)
     if reach > 96:
         sizes += [(32, reach), (reach + odd, 32 + odd)]
-    return [(_multiple(height, step), _multiple(width, step)) for height, width in sizes]
+    return [(_round_up(height, step), _round_up(width, step)) for height, width in sizes]
 
 
 def _reach(options: Mapping[str, Any]) -> int:
-    """How long an image has to be for the dilations of a network, in pixels."""
+    """Return the image length in pixels that the largest dilation needs."""
     stride = options.get("output_stride") or 1
     rates = [*(options.get("atrous_rates") or ()), *(options.get("multi_grid") or ())]
     return (max(rates, default=0) + 2) * stride
 
 
-def _multiple(length: int, step: int) -> int:
+def _round_up(length: int, step: int) -> int:
     return -(-length // step) * step
 
 
-def _checked_sizes(project: Project, config: ModelConfig, sizes: Sequence[Size] | None) -> list[Size]:
-    """Raise WeightsError for sizes that no image has, or that the project's network does not take."""
+def _checked_sizes(peer: Peer, config: ModelConfig, sizes: Sequence[Size] | None) -> list[Size]:
+    """Return the sizes without duplicates; refuse those that the project's network does not take."""
     if sizes is None:
-        return default_sizes(project, config)
-    step = project.step(config)
+        return default_sizes(peer, config)
+    step = peer.size_multiple(config)
     for height, width in sizes:
         if height < 1 or width < 1 or height * width > _MOST_PIXELS:
-            raise WeightsError(f"an image of {height}x{width} can't be compared; 1x1 to {_MOST_PIXELS:,} pixels can")
+            raise WeightsError(f"image size {height}x{width}: expected 1 to {_MOST_PIXELS:,} pixels")
         if height % step or width % step:
             raise WeightsError(
-                f"{project.title} takes images whose sides are multiples of {step} for this network; {height}x{width} "
-                f"are not: take {_multiple(height, step)}x{_multiple(width, step)}"
+                f"image size {height}x{width}: {peer.title} takes multiples of {step} for this network. "
+                f"Use {_round_up(height, step)}x{_round_up(width, step)}."
             )
     return list(dict.fromkeys(sizes))
-
-
-def explain(proof: Proof) -> str:
-    """In one sentence, what the proof says."""
-    beyond = [each for each in proof.measured if not each.holds and each.dtype == "float32"]
-    far = worst(beyond or proof.measured)  # what shows in float32 already says more to most people
-    if proof.holds:
-        largest = max(each.relative for each in proof.measured)
-        if largest == 0:
-            return "the same results, bit for bit"
-        return f"the same results: none differs by more than {largest:.1g} of the largest"
-    if far.largest == 0:
-        return f"nothing is proven: all results of {proof.project}'s network in {far.output!r} are 0"
-    return (
-        f"NOT the same: {far.output!r} differs by {far.difference:.2g} at {far.size[0]}x{far.size[1]} in {far.dtype}, "
-        f"where {far.limit:.2g} would be rounding"
-    )

@@ -1,74 +1,93 @@
-"""The proofs that a conversion can be asked for, before its output has a name: a golden file, a project's network."""
+"""Checks of a network's outputs that a conversion can be asked for: a golden file, a project's own network."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
-from weights_tools._provenance import with_comparison, with_golden
-from weights_tools.check.outputs import NO_SCORES
-from weights_tools.edit.weights import Weights
-from weights_tools.reader.tensors import TensorReader
-from weights_tools.recognise._recognise import Recognised
+from weights_tools.check.outputs import NO_LOGITS
 
 if TYPE_CHECKING:
-    from weights_tools.check.peer import Proof
+    from weights_tools.check.peer import PeerComparison
 
 
 @dataclass(frozen=True)
-class Proven:
-    """What was proven, for the file, and the same in words."""
+class CheckResults:
+    """Records of the checks that passed.
+
+    Attributes:
+        golden: Record of the golden file, for the converted file; None if there was none.
+        compared: Records of comparisons by project, for the converted file.
+        texts: One sentence per check, for the report.
+    """
 
     golden: dict[str, JSON] | None = None
     compared: Mapping[str, dict[str, JSON]] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
 
-    def into(self, weights: Weights) -> Weights:
-        """The weights with a card that says it."""
-        card = weights.card if self.golden is None else with_golden(weights.card, self.golden)
-        for project, proof in self.compared.items():
-            card = with_comparison(card, project, proof)
-        return replace(weights, card=card)
-
 
 @dataclass(frozen=True)
-class WantedProof:
-    """golden: a file with an input and an output; tolerance: of that. project: whose network is to run beside ours."""
+class RequestedChecks:
+    """Checks that the caller of a conversion asked for.
+
+    Attributes:
+        golden: Golden file to reproduce, see `check.golden.check_golden`.
+        tolerance: Tolerance for the golden file, or None for the default.
+        project: Project whose own network to compare with, see `check.peer.compare_with_peer`.
+    """
 
     golden: str | os.PathLike[str] | None = None
     tolerance: float | None = None
     project: str | None = None
 
-    def check(self) -> None:
-        """Raise WeightsError for what could not be done, before anything is read."""
+    def validate(self) -> None:
+        """Check the request before anything is read.
+
+        Raises:
+            WeightsError: If a tolerance comes without a golden file, or the project is unknown or not installed.
+        """
         if self.tolerance is not None and self.golden is None:
-            raise WeightsError("a tolerance was given, but no golden file to hold it to")
+            raise WeightsError("golden_tolerance needs golden, the file that it is for")
         if self.project is not None:
-            from weights_tools.check.peers import find_project
+            from weights_tools.check.peers import find_peer
 
-            find_project(self.project)
+            find_peer(self.project)
 
-    def prove(self, weights: Weights, found: Recognised, reader: TensorReader, made: Sequence[str] = ()) -> Proven:
-        """Run the network as it was read, before its classes or its dtype were changed.
+    def run(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        read_source: Callable[[], Mapping[str, Tensor]],
+        *,
+        unused: Sequence[str] = (),
+        changes: Sequence[str] = (),
+    ) -> CheckResults:
+        """Run the network as it was read, before any edit, and check its outputs.
 
-        made: these changes, in words; a proof that was measured before them says so.
+        Args:
+            config: The network of segnets.
+            tensors: Its tensors.
+            read_source: Returns the source's tensors under its own names; called only to compare with a project.
+            unused: Names of the source's tensors that the conversion leaves out.
+            changes: Descriptions of the edits to be made afterwards; the records state that the check came before.
 
-        Raises WeightsError if it gives other results than its source.
+        Raises:
+            WeightsError: If the outputs differ from the source's.
         """
         if self.golden is None and self.project is None:
-            return Proven()  # without the imports that running needs
-        from weights_tools.check.peer import explain, network_of
+            return CheckResults()  # without the imports below
+        from weights_tools.check.network import build_network
 
-        before: dict[str, JSON] = {"before": list(made)} if made else {}
-        since = f"; measured before: {', '.join(made)}" if made else ""
-        model = network_of(weights.config, weights.tensors)
-        kept: dict[str, JSON] | None = None
+        before: dict[str, JSON] = {"before": list(changes)} if changes else {}
+        suffix = f"; measured before: {', '.join(changes)}" if changes else ""
+        model = build_network(config, tensors)
+        golden_record: dict[str, JSON] | None = None
         compared: dict[str, dict[str, JSON]] = {}
         texts = []
         if self.golden is not None:
@@ -76,35 +95,39 @@ class WantedProof:
 
             given = {} if self.tolerance is None else {"tolerance": self.tolerance}
             golden = check_golden(self.golden, model, **given)
-            kept = {**golden.to_json(), **before}
-            texts.append(f"golden file: {golden}{since}")
+            golden_record = {**golden.to_json(), **before}
+            texts.append(f"golden file: {golden}{suffix}")
         if self.project is not None:
-            theirs = {name: reader.read(name, ref) for name, ref in found.state.tensors.items()}
-            proof = _beside(self.project, theirs, weights.config, model, found.match.unused)
-            if not proof.holds:
-                raise WeightsError(explain(proof))
-            compared[self.project] = {**proof.to_json(), **before}
-            texts.append(f"beside {proof.project} {proof.version}{_assuming(proof.assumed)}: {explain(proof)}{since}")
-        return Proven(kept, compared, tuple(texts))
+            comparison = _compare(self.project, read_source(), config, model, unused)
+            if not comparison.holds:
+                raise WeightsError(comparison.verdict)
+            compared[self.project] = {**comparison.to_json(), **before}
+            peer = f"{comparison.project} {comparison.version}{_assumptions(comparison.assumed)}"
+            texts.append(f"compared with {peer}: {comparison.verdict}{suffix}")
+        return CheckResults(golden_record, compared, tuple(texts))
 
 
-def _beside(
-    project: str, theirs: dict[str, Tensor], config: ModelConfig, model: nn.Module, unused: Sequence[str]
-) -> Proof:
-    """The comparison with a project; of a backbone, without what was left out, where the project can do without it."""
-    from weights_tools.check.peer import check_fits, prove
+def _compare(
+    project: str, theirs: Mapping[str, Tensor], config: ModelConfig, model: nn.Module, unused: Sequence[str]
+) -> PeerComparison:
+    """Compare with the project's network; for a backbone alone, without the tensors that are left out.
+
+    Raises:
+        WeightsError: If the project has no network without them.
+    """
+    from weights_tools.check.peer import check_loads_into_peer, compare_with_peer
 
     if not unused or config.options.get("num_classes") != 0:
-        return prove(project, theirs, config, model)
+        return compare_with_peer(project, theirs, config, model)
     features = {name: theirs[name] for name in theirs.keys() - set(unused)}
     try:
-        check_fits(project, features, config)
+        check_loads_into_peer(project, features, config)
     except WeightsError:
-        raise WeightsError(NO_SCORES) from None
-    return prove(project, features, config, model)
+        raise WeightsError(NO_LOGITS) from None
+    return compare_with_peer(project, features, config, model)
 
 
-def _assuming(assumed: Mapping[str, JSON]) -> str:
-    """That the project's network got these options from ours: with others, both might be wrong together."""
+def _assumptions(assumed: Mapping[str, JSON]) -> str:
+    """Name the options that the project's network got from ours: if they are wrong, both networks are."""
     options = ", ".join(f"{name}={value}" for name, value in assumed.items())
-    return f", assuming {options}, which no tensor shows" if options else ""
+    return f" (assuming {options}, which the weights do not show)" if options else ""

@@ -1,8 +1,8 @@
-"""Are the numbers those of a trained network?
+"""Check that tensors hold the values of a trained network.
 
-A network with one NaN gives NaN everywhere, and its mask is background everywhere, without any error. What no honest
-file holds is refused; what is only strange is noted. The bounds are far outside of everything that was published:
-batch norms with a variance of 0, pruned channels and single dead kernels are accepted.
+A single NaN in the weights turns every logit into NaN and the mask into background, without any error. Values that no
+trained network has are refused; unusual ones are reported. The bounds lie far outside of everything published: batch
+norms with a variance of 0, pruned channels and single dead kernels pass.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from torch import Tensor
 
 from weights_tools._text import join_names
 
-# Squares of larger numbers overflow float32; a flipped bit in the exponent of an ordinary weight lands near 1e38.
-HUGE = 1e15
-# As many kernels without a single number mean that the file was not written to its end.
-EMPTY_SHARE = 0.5
+# The square of a larger value overflows float32. A flipped exponent bit turns an ordinary weight into about 1e38.
+_LARGEST = 1e15
+# More all-zero kernels than this mean that the file was not written to its end.
+_MOST_EMPTY = 0.5
 
 
 @dataclass(frozen=True)
-class Soundness:
-    """problems: reasons to refuse the weights. doubts: what the owner should know."""
+class ValueCheck:
+    """Findings about the values of tensors.
+
+    Attributes:
+        problems: Reasons to refuse the weights.
+        doubts: Unusual values that the owner should know about.
+    """
 
     problems: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
 
-def examine(tensors: Mapping[str, Tensor]) -> Soundness:
-    """Look at every number of the floating-point tensors."""
+def check_values(tensors: Mapping[str, Tensor]) -> ValueCheck:
+    """Check every value of the floating-point tensors for NaN, infinity, and values that training can't produce."""
     not_finite, negative, huge, empty = [], [], [], []
     kernels = 0
     for name, tensor in tensors.items():
@@ -40,10 +45,10 @@ def examine(tensors: Mapping[str, Tensor]) -> Soundness:
         low, high = (float(edge) for edge in torch.aminmax(values))
         is_kernel = tensor.ndim == 4
         kernels += is_kernel
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN comes out of aminmax as NaN
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):  # aminmax propagates NaN
             count = tensor.numel() - int(torch.isfinite(values).sum())
             not_finite.append(f"{name} ({count:,} of {tensor.numel():,})")
-        elif max(-low, high) > HUGE:
+        elif max(-low, high) > _LARGEST:
             huge.append(f"{name} ({max(-low, high):.1e})")
         elif name.endswith("running_var") and low < 0:
             negative.append(f"{name} ({low:.1e})")
@@ -54,12 +59,12 @@ def examine(tensors: Mapping[str, Tensor]) -> Soundness:
         for found, what in (
             (not_finite, "tensors hold NaN or infinite values"),
             (negative, "tensors hold negative variances"),
-            (huge, f"tensors hold values beyond {HUGE:.0e}"),
+            (huge, f"tensors hold values beyond {_LARGEST:.0e}"),
         )
         if found
     ]
     doubts: list[str] = []
     if empty:
         text = f"{len(empty)} of {kernels} convolution kernels hold only zeros: {join_names(empty)}"
-        (problems if len(empty) > EMPTY_SHARE * kernels else doubts).append(text)
-    return Soundness(tuple(problems), tuple(doubts))
+        (problems if len(empty) > _MOST_EMPTY * kernels else doubts).append(text)
+    return ValueCheck(tuple(problems), tuple(doubts))

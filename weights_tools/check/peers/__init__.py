@@ -1,28 +1,46 @@
-"""Other projects' own networks, to run beside a converted one. One file per project; a new one is one more entry.
+"""Other projects' own networks, to run next to a converted one: one file per project, behind one protocol.
 
-Nothing of a project is imported before it is asked for, and none of them is needed to convert.
+Nothing of a project is imported before its network is built, and no conversion needs one.
 """
 
 from __future__ import annotations
 
 from segnets.errors import WeightsError
-from weights_tools.check.peers.base import UNSEEN, Call, Project, check_installed, foreign, version_of
+from weights_tools.check.peers.base import (
+    HIDDEN_OPTIONS,
+    Peer,
+    PeerCall,
+    check_installed,
+    installed_version,
+    peer_errors,
+)
 from weights_tools.check.peers.mmseg import Mmseg
 from weights_tools.check.peers.smp import Smp
 from weights_tools.check.peers.timm import Timm
 from weights_tools.check.peers.torchvision import Torchvision
 from weights_tools.check.peers.transformers import Transformers
 
-__all__ = ["PROJECTS", "UNSEEN", "Call", "Project", "check_installed", "find_project", "foreign", "version_of"]
+__all__ = [
+    "HIDDEN_OPTIONS",
+    "PEERS",
+    "Peer",
+    "PeerCall",
+    "check_installed",
+    "find_peer",
+    "installed_version",
+    "peer_errors",
+]
 
-PROJECTS: dict[str, Project] = {
-    project.name: project for project in (Mmseg(), Smp(), Timm(), Torchvision(), Transformers())
-}
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (Mmseg(), Smp(), Timm(), Torchvision(), Transformers())}
 
 
-def find_project(name: str) -> Project:
-    """The project of that name. Raises WeightsError for an unknown one, and for one that is not installed."""
-    if name not in PROJECTS:
-        raise WeightsError(f"unknown project {name!r}; known are {', '.join(PROJECTS)}")
-    check_installed(PROJECTS[name])
-    return PROJECTS[name]
+def find_peer(project: str) -> Peer:
+    """Return the peer of a project.
+
+    Raises:
+        WeightsError: If the project is unknown or not installed.
+    """
+    if project not in PEERS:
+        raise WeightsError(f"unknown project {project!r}; known are {', '.join(PEERS)}")
+    check_installed(PEERS[project])
+    return PEERS[project]

@@ -1,7 +1,7 @@
-"""The one door to mmsegmentation: `mmseg_models()` gives its modules `backbones` and `segmentors`.
+"""Import mmsegmentation without the compiled operators of mmcv.
 
-mmsegmentation imports names from `mmcv.ops`, compiled operators that the mmcv-lite of PyPI does not have, and that no
-network here uses. A stand-in module is put in their place, in which every name is a class that can do nothing.
+mmsegmentation imports names from `mmcv.ops`. PyPI's mmcv-lite lacks these operators, and no network here uses them. A
+stand-in module takes their place, in which every name is an empty class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 
 
 class _Operators(ModuleType):
-    """A module in which every name is an empty class."""
+    """Module in which every name is an empty class."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -26,10 +26,10 @@ class _Operators(ModuleType):
 
 @cache
 def mmseg_models() -> SimpleNamespace:
-    """Import mmsegmentation. Its modules and mmcv's warn of TorchScript, and of names that they have moved."""
+    """Import mmsegmentation and return its modules `backbones` and `segmentors`; silence its warnings on import."""
     for name in ("mmcv.ops", "mmcv.ops.multi_scale_deform_attn"):
         operators = _Operators(name)
-        operators.__path__ = []  # a package, so that it may have modules inside
+        operators.__path__ = []  # makes it a package
         sys.modules.setdefault(name, operators)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
@@ -40,8 +40,8 @@ def mmseg_models() -> SimpleNamespace:
 
 
 @contextmanager
-def without_advice() -> Iterator[None]:
-    """Build and run a network of mmsegmentation without its advice on training, and on its own calls."""
+def silence_advice() -> Iterator[None]:
+    """Silence mmsegmentation's advice while a network is built or run."""
     with warnings.catch_warnings():
         for message in (
             "``build_loss`` would be deprecated soon",

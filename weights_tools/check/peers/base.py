@@ -1,8 +1,8 @@
-"""What a project is here: it can say which call makes its network with our geometry, make it, and run it.
+"""The protocol of a peer: describe the call that builds its network with our geometry, build it, run it.
 
-The geometry is what our file records. Each project takes every option of it: one that it has an argument for becomes
-that argument, one that it has no choice in must have the project's own value, and one that nobody took is refused. So
-an option that a project knows nothing of never goes unnoticed.
+The geometry is what our file records. A peer has to account for every option: an option that it has an argument for
+becomes that argument, an option that it fixes must have the peer's value, and an option that is left over is refused.
+So no option goes unnoticed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from segnets.errors import SegnetsError, WeightsError
 from segnets.registry import BACKBONES, MODELS
 
 Size = tuple[int, int]  # height, width
-# Without a part in the result of a trained network.
+# Options of training only.
 _OF_TRAINING = ("head_dropout", "dropout")
-# The same names and shapes with every value of these: where a project has a choice, its answer is ours.
-UNSEEN = {
+# Options that the weights do not show. Where a peer has a choice, it follows ours.
+HIDDEN_OPTIONS = {
     "output_stride",
     "first_block_dilation",
     "basic_block_dilation",
@@ -44,10 +44,14 @@ UNSEEN = {
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call that makes a network of a project. function: what is called; arguments: with what, by name.
+class PeerCall:
+    """A call that builds a network of a peer.
 
-    assumed: options of ours that no tensor shows and that became arguments: the project would take other values, too.
+    Attributes:
+        function: Full name of the function or class.
+        arguments: Its arguments by name.
+        assumed: Options of ours that the weights do not show and that became arguments. The peer would accept other
+            values too.
     """
 
     function: str
@@ -57,10 +61,14 @@ class Call:
     def __str__(self) -> str:
         return f"{self.function}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
-    def changed(self, arguments: Mapping[str, JSON]) -> Call:
-        """The same call with other arguments; "backbone.depth" is the entry `depth` of the dictionary `backbone`.
+    def with_arguments(self, arguments: Mapping[str, JSON]) -> PeerCall:
+        """Return the call with some arguments replaced.
 
-        Raises WeightsError for an entry of an argument that is no dictionary.
+        Args:
+            arguments: New values by name; "backbone.depth" is the entry `depth` of the dictionary `backbone`.
+
+        Raises:
+            WeightsError: If a name refers to an entry of something that is not a dictionary.
         """
         changed = copy.deepcopy(dict(self.arguments))
         for name, value in arguments.items():
@@ -74,149 +82,203 @@ class Call:
         return replace(self, arguments=changed)
 
 
-class Project(Protocol):
-    """Another project that has networks of its own.
-
-    name: what people type; title: what it is called; modules: what is imported of it.
-    distribution: whose version counts; install: what `pip install` needs.
-    """
+class Peer(Protocol):
+    """Another project that has networks of its own."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name on the command line, for example "smp"."""
+        ...
 
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """Name in messages, for example "segmentation_models_pytorch"."""
+        ...
 
     @property
-    def modules(self) -> tuple[str, ...]: ...
+    def modules(self) -> tuple[str, ...]:
+        """Modules that have to be importable."""
+        ...
 
     @property
-    def distribution(self) -> str: ...
+    def distribution(self) -> str:
+        """Distribution whose version is recorded."""
+        ...
 
     @property
-    def install(self) -> str: ...
+    def install(self) -> str:
+        """Requirements for `pip install`."""
+        ...
 
-    def call(self, config: ModelConfig, names: Collection[str]) -> Call:
-        """What makes this network in the project, its tensors named `names`. Nothing of the project is imported.
+    def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:
+        """Describe the call that builds this network. Nothing of the project is imported.
 
-        Raises WeightsError if the project has no such network.
+        Args:
+            config: Our network.
+            names: Names of the source's tensors.
+
+        Raises:
+            WeightsError: If the project has no such network.
         """
         ...
 
-    def build(self, call: Call) -> nn.Module:
-        """Make the network, with random weights. Whatever the project raises passes through."""
+    def build(self, call: PeerCall) -> nn.Module:
+        """Build the network with random weights. Exceptions of the project propagate."""
         ...
 
     def run(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-        """The results for a batch of images (N, C, H, W) under our names: "out" and "aux", or "logits"."""
+        """Run the network on images of shape (N, C, H, W).
+
+        Returns:
+            Its outputs under our names: "out" and, if there is one, "aux"; or "logits".
+        """
         ...
 
-    def step(self, config: ModelConfig) -> int:
-        """What the height and width of an image have to be multiples of; 1 if any will do."""
+    def size_multiple(self, config: ModelConfig) -> int:
+        """Return the number that height and width of an image must be multiples of; 1 if any size will do."""
         ...
 
 
-class Choices:
-    """The options of a network of ours, of which a project takes one after the other."""
+class PendingOptions:
+    """Options of our network that a peer has not accounted for yet.
+
+    Attributes:
+        model: Name of our network.
+        assumed: Options taken so far that the weights do not show.
+    """
 
     def __init__(self, title: str, config: ModelConfig) -> None:
-        """title: the project. Raises WeightsError for options that ours can't be built with either."""
+        """Settle the options of `config`.
+
+        Args:
+            title: The project's name, for messages.
+            config: Our network.
+
+        Raises:
+            WeightsError: If our network can't be built with these options.
+        """
         self.model = config.name
         self.assumed: dict[str, JSON] = {}
         self._title = title
         if config.name in MODELS:
             try:
-                self._left: dict[str, Any] = MODELS[config.name].resolve(config.options)
+                self._pending: dict[str, Any] = MODELS[config.name].resolve(config.options)
             except (TypeError, ValueError) as error:
-                raise WeightsError(f"its description of {config.name} can't be built: {error}") from None
+                raise WeightsError(f"the recorded {config.name} can't be built: {error}") from None
         else:
-            self._left = {name: value for name, value in config.options.items() if value is not None}
+            self._pending = {name: value for name, value in config.options.items() if value is not None}
         for name in _OF_TRAINING:
-            self._left.pop(name, None)
+            self._pending.pop(name, None)
 
     def take(self, name: str, default: Any = None) -> Any:
-        """The value of an option that the project has an argument for, or `default` where it does not apply."""
-        if name in self._left and name in UNSEEN:
-            self.assumed[name] = self._left[name]
-        return self._left.pop(name, default)
+        """Return the value of an option that the peer has an argument for, or `default` if it does not apply."""
+        if name in self._pending and name in HIDDEN_OPTIONS:
+            self.assumed[name] = self._pending[name]
+        return self._pending.pop(name, default)
 
-    def need(self, name: str, *allowed: Any) -> None:
-        """Raise WeightsError if the option applies and has a value that the project does not have."""
-        if name in self._left and self._left.pop(name) not in allowed:
-            raise self.refused(name, *allowed)
+    def require(self, name: str, *allowed: Any) -> None:
+        """Refuse the network if the option applies and its value is not one of `allowed`."""
+        if name in self._pending and self._pending.pop(name) not in allowed:
+            raise self.unsupported(name, *allowed)
 
-    def need_plain_norms(self) -> None:
-        """Batch norms everywhere, synchronised or not: in eval mode they are one."""
+    def require_batch_norms(self) -> None:
+        """Refuse other norms than batch norms; synchronised ones are the same in eval mode."""
         for name in ("norm_layer", "head_norm_layer"):
-            self.need(name, "batch", "sync")
+            self.require(name, "batch", "sync")
 
-    def refused(self, name: str, *allowed: Any) -> WeightsError:
-        """What to raise for an option that the project does not have this value of."""
-        has = f"; it has {' and '.join(map(repr, allowed))} only" if allowed else ""
-        return WeightsError(f"{self._title} has no {self.model} with the {name} that the file is for{has}")
+    def unsupported(self, name: str, *allowed: Any) -> WeightsError:
+        """Return the error for a value of an option that the peer does not support."""
+        only = f"; it supports only {' and '.join(map(repr, allowed))}" if allowed else ""
+        return WeightsError(f"{self._title} has no {self.model} with the {name} of this file{only}")
 
-    def call(self, function: str, arguments: Mapping[str, Any]) -> Call:
-        """The call, once every option was taken. Raises WeightsError for one that the project knows nothing of."""
-        if self._left:
-            name, value = next(iter(self._left.items()))
+    def into_call(self, function: str, arguments: Mapping[str, Any]) -> PeerCall:
+        """Return the call, once every option is accounted for.
+
+        Raises:
+            WeightsError: If an option is left over.
+        """
+        if self._pending:
+            name, value = next(iter(self._pending.items()))
             raise WeightsError(f"{self._title} has no {self.model} with an option like {name}={value!r}")
-        return Call(function, arguments, self.assumed)
+        return PeerCall(function, arguments, self.assumed)
 
 
-def parts_of(model: str) -> tuple[str, str]:
-    """The head and the backbone in the name of a network of ours; ("", name) for a classifier.
+def head_and_backbone(model: str) -> tuple[str, str]:
+    """Return the names of a network's head and backbone; the head of a classifier is "".
 
-    Raises WeightsError for one that segnets does not have.
+    Raises:
+        WeightsError: If segnets does not have the network.
     """
     if model in MODELS:
         return MODELS[model].head.name, MODELS[model].backbone.name
     if model in BACKBONES:
         return "", model
-    raise WeightsError(f"is for a model {model[:80]!r} that this segnets does not have; update segnets")
+    raise WeightsError(f"the file is for a model {model[:80]!r} that this segnets does not have. Update segnets.")
 
 
-def without(title: str, model: str) -> WeightsError:
-    """What to raise where a project has no network of this kind at all."""
-    return WeightsError(f"{title} has no network that could be compared with a {model}")
+def no_such_network(title: str, model: str) -> WeightsError:
+    """Return the error for a project without any network of this kind."""
+    return WeightsError(f"{title} has no network that corresponds to {model}")
 
 
-def package(name: str) -> Any:
-    """Import a module of a project, of which no type is known here."""
+def import_untyped(name: str) -> Any:
+    """Import a module of a project whose types are unknown here."""
     return importlib.import_module(name)
 
 
-def check_installed(project: Project) -> None:
-    """Raise WeightsError, which says what to install, if a module of the project is missing."""
-    missing = [module for module in project.modules if importlib.util.find_spec(module) is None]
+def check_installed(peer: Peer) -> None:
+    """Check that the modules of a project can be found.
+
+    Raises:
+        WeightsError: If not; the message says what to install.
+    """
+    missing = [module for module in peer.modules if importlib.util.find_spec(module) is None]
     if missing:
         raise WeightsError(
-            f"comparing with {project.title} needs it installed, and {', '.join(missing)} can't be found: "
-            f"pip install {project.install}"
+            f"comparing with {peer.title} needs {', '.join(missing)}, not found here. Run: pip install {peer.install}"
         )
 
 
-def version_of(project: Project) -> str:
-    """Its installed version."""
+def installed_version(peer: Peer) -> str:
+    """Return the installed version of a project."""
     try:
-        return importlib.metadata.version(project.distribution)
+        return importlib.metadata.version(peer.distribution)
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
 
 
+def _import_torchvision_first() -> None:
+    """Import torchvision through `segnets.torchvision_compat`, for the projects that import torchvision themselves.
+
+    A missing or unusable torchvision is no error here: a project that needs it fails by itself, one that does not runs.
+    """
+    try:
+        from segnets import torchvision_compat  # noqa: F401
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "segnets":
+            raise
+
+
 @contextlib.contextmanager
-def foreign(project: Project, doing: str) -> Iterator[None]:
-    """Run code of a project: without its warnings, what it prints on stderr, and one line for whatever it raises."""
+def peer_errors(peer: Peer, doing: str) -> Iterator[None]:
+    """Run code of a project: silence its warnings, send its prints to stderr, turn what it raises into one line.
+
+    Args:
+        peer: The project.
+        doing: What is attempted, for the message: "failed to <doing>".
+
+    Raises:
+        WeightsError: If the code inside raises anything but an error of segnets.
+    """
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         try:
-            # Most of them import torchvision, which beside some builds of torch needs its door.
-            with contextlib.suppress(ImportError):
-                importlib.import_module("segnets.torchvision_compat")
+            _import_torchvision_first()
             yield
         except (SegnetsError, MemoryError):
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or "no reason given"
             raise WeightsError(
-                f"{project.title} {version_of(project)} failed to {doing}: {type(error).__name__}: {reason}"
+                f"{peer.title} {installed_version(peer)} failed to {doing}: {type(error).__name__}: {reason}"
             ) from None

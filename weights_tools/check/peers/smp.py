@@ -1,7 +1,7 @@
 """segmentation_models_pytorch: DeepLabV3, DeepLabV3+ and PSPNet on ResNets, and on timm's networks as `tu-` encoders.
 
-It resizes with aligned corners. Its own encoders dilate the first block of a stage like the others, timm's do not.
-A new architecture is one more entry in `_ARCHITECTURES`, a new encoder one in `_ENCODERS`.
+SMP resizes with align_corners=True. Its own encoders dilate the first block of a stage like the others, timm's do not.
+To add an architecture, add an entry to `_ARCHITECTURES`; to add an encoder, one to `_ENCODERS`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 from segnets.card import ModelConfig
 from segnets.registry import MODELS
-from weights_tools.check.peers.base import Call, Choices, package, parts_of, without
+from weights_tools.check.peers.base import PeerCall, PendingOptions, head_and_backbone, import_untyped, no_such_network
 from weights_tools.check.peers.timm import NAMES as TIMM_NAMES
 
 _Arguments = dict[str, Any]
 
-# Its own encoders; it has all others from timm.
+# SMP's own encoders; all others are timm's.
 _ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
-# What timm adds to the name of a ResNet with this stem and these shortcuts.
-_TIMM_LETTERS = {
+# (stem, downsample) -> suffix of timm's name for such a ResNet.
+_TIMM_SUFFIXES = {
     ("plain", "conv"): "",
     ("deep", "conv"): "c",
     ("deep", "average_dilated"): "d",
 }
-_FROM_TIMM = "encoder.model."  # what the names of a `tu-` encoder begin with
+_FROM_TIMM = "encoder.model."  # prefix of the tensors of a `tu-` encoder
 
 
-def _aspp(variant: str) -> Callable[[Choices, int], _Arguments]:
-    def arguments(options: Choices, stride: int) -> _Arguments:
-        options.need("head_variant", variant)
-        options.need("pool_norm", True)
+def _aspp(variant: str) -> Callable[[PendingOptions, int], _Arguments]:
+    def arguments(options: PendingOptions, stride: int) -> _Arguments:
+        options.require("head_variant", variant)
+        options.require("pool_norm", True)
         return {
             "encoder_output_stride": stride,
             "decoder_channels": options.take("head_channels"),
@@ -43,23 +43,24 @@ def _aspp(variant: str) -> Callable[[Choices, int], _Arguments]:
     return arguments
 
 
-def _pspnet(options: Choices, stride: int) -> _Arguments:
-    options.need("head_variant", "smp")
-    options.need("pool_norm", False)
+def _pspnet(options: PendingOptions, stride: int) -> _Arguments:
+    options.require("head_variant", "smp")
+    options.require("pool_norm", False)
     return {"psp_out_channels": options.take("head_channels"), "upsampling": stride}
 
 
-def _timm_name(options: Choices, backbone: str, dilated: bool) -> str:
-    """Its ResNets with a deep stem have names of their own. Undilated, it pools in its shortcuts as others do."""
+def _timm_name(options: PendingOptions, backbone: str, dilated: bool) -> str:
+    """Return timm's name of a backbone; ResNets with a deep stem have their own."""
+    # Without dilation, "average" and "average_dilated" are the same.
     pooled = options.take("downsample", "conv")
-    kind = (options.take("stem", "plain"), pooled if dilated or pooled != "average" else "average_dilated")
-    if kind not in _TIMM_LETTERS:
-        raise options.refused("stem" if kind[0] == "plain" else "downsample")
-    return TIMM_NAMES.get(backbone, backbone) + _TIMM_LETTERS[kind]
+    variant = (options.take("stem", "plain"), pooled if dilated or pooled != "average" else "average_dilated")
+    if variant not in _TIMM_SUFFIXES:
+        raise options.unsupported("stem" if variant[0] == "plain" else "downsample")
+    return TIMM_NAMES.get(backbone, backbone) + _TIMM_SUFFIXES[variant]
 
 
-# The head's name here: the class, and its own arguments.
-_ARCHITECTURES: dict[str, tuple[str, Callable[[Choices, int], _Arguments]]] = {
+# Our name of the head -> SMP's class and a function for the arguments of this class alone.
+_ARCHITECTURES: dict[str, tuple[str, Callable[[PendingOptions, int], _Arguments]]] = {
     "deeplabv3": ("DeepLabV3", _aspp("torchvision")),
     "deeplabv3plus": ("DeepLabV3Plus", _aspp("smp")),
     "pspnet": ("PSPNet", _pspnet),
@@ -67,7 +68,7 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[Choices, int], _Arguments]]] = {
 
 
 class Smp:
-    """See `weights_tools.check.peers.base.Project`."""
+    """The peer segmentation_models_pytorch; implements `Peer`."""
 
     name = "smp"
     title = "segmentation_models_pytorch"
@@ -75,17 +76,18 @@ class Smp:
     distribution = "segmentation-models-pytorch"
     install = "segmentation-models-pytorch"
 
-    def call(self, config: ModelConfig, names: Collection[str]) -> Call:
-        head, backbone = parts_of(config.name)
+    def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:
+        """Describe the call; see `Peer.call`."""
+        head, backbone = head_and_backbone(config.name)
         from_timm = any(name.startswith(_FROM_TIMM) for name in names)
         if head not in _ARCHITECTURES or not (from_timm or backbone in _ENCODERS):
-            raise without(self.title, config.name)
-        options = Choices(self.title, config)
+            raise no_such_network(self.title, config.name)
+        options = PendingOptions(self.title, config)
         architecture, own_arguments = _ARCHITECTURES[head]
         stages = options.take("backbone_stages", 4)
-        if architecture == "PSPNet":  # which never dilates
+        if architecture == "PSPNet":  # it never dilates
             stride = 2 ** (stages + 1)
-            options.need("output_stride", stride)
+            options.require("output_stride", stride)
         else:
             stride = options.take("output_stride")
         dilated = stride < 2 ** (stages + 1)
@@ -96,26 +98,29 @@ class Smp:
             "in_channels": options.take("in_channels", 3),
             **own_arguments(options, stride),
         }
-        options.need_plain_norms()
+        options.require_batch_norms()
         for name in ("norm_eps", "head_norm_eps"):
-            options.need(name, 1e-5)
+            options.require(name, 1e-5)
         for name, own in _FIXED.items():
-            options.need(name, own)
-        options.need("first_block_dilation", "previous" if from_timm else "same")
-        return options.call(f"segmentation_models_pytorch.{architecture}", arguments)
+            options.require(name, own)
+        options.require("first_block_dilation", "previous" if from_timm else "same")
+        return options.into_call(f"segmentation_models_pytorch.{architecture}", arguments)
 
-    def build(self, call: Call) -> nn.Module:
-        architecture = getattr(package("segmentation_models_pytorch"), call.function.rsplit(".", 1)[1])
+    def build(self, call: PeerCall) -> nn.Module:
+        """Build the network; see `Peer.build`."""
+        architecture = getattr(import_untyped("segmentation_models_pytorch"), call.function.rsplit(".", 1)[1])
         module: nn.Module = architecture(encoder_weights=None, **call.arguments)
         return module
 
     def run(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        """Run the network; see `Peer.run`."""
         return {"out": module(x)}
 
-    def step(self, config: ModelConfig) -> int:
+    def size_multiple(self, config: ModelConfig) -> int:
+        """Return the output stride, at least 8."""
         stride = MODELS[config.name].resolve(config.options)["output_stride"]
         assert isinstance(stride, int)
-        return max(stride, 8)  # DeepLabV3+ reads a feature map of a quarter of the size, too
+        return max(stride, 8)  # DeepLabV3+ also reads the feature map at 1/4 of the size
 
 
 _FIXED: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""torchvision: its six segmentation networks, and its ResNets and MobileNetV3s as classifiers.
+"""torchvision: the six segmentation networks, and ResNets and MobileNetV3s as classifiers.
 
-Each of the six has one geometry. So every option must have the value that torchvision's builder of that name has.
+Each of the six has one geometry, so every option must have the value of torchvision's builder.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from segnets.builders import PUBLISHED
 from segnets.card import ModelConfig
-from weights_tools.check.peers.base import Call, Choices, package, parts_of, without
+from weights_tools.check.peers.base import PeerCall, PendingOptions, head_and_backbone, no_such_network
 
 _SIX = {builder.name: builder for builder in PUBLISHED}
 
 
 class Torchvision:
-    """See `weights_tools.check.peers.base.Project`."""
+    """The peer torchvision; implements `Peer`."""
 
     name = "torchvision"
     title = "torchvision"
@@ -26,11 +26,12 @@ class Torchvision:
     distribution = "torchvision"
     install = "torchvision"
 
-    def call(self, config: ModelConfig, names: Collection[str]) -> Call:  # noqa: ARG002  (every network has one set)
-        head, backbone = parts_of(config.name)
+    def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:  # noqa: ARG002
+        """Describe the call; see `Peer.call`."""
+        head, backbone = head_and_backbone(config.name)
         if head and config.name not in _SIX:
-            raise without(self.title, config.name)
-        options = Choices(self.title, config)
+            raise no_such_network(self.title, config.name)
+        options = PendingOptions(self.title, config)
         arguments: dict[str, Any] = {"num_classes": options.take("num_classes", 1000)}
         if head:
             aux = options.take("aux_loss", False)
@@ -38,36 +39,41 @@ class Torchvision:
                 arguments["aux_loss"] = aux
             for name, own in _SIX[config.name].resolve({}).items():
                 if not name.endswith("norm_layer"):
-                    options.need(name, own)
-            options.need_plain_norms()
-            return options.call(f"torchvision.models.segmentation.{config.name}", arguments)
-        options.need_plain_norms()
-        options.need("in_channels", 3)
+                    options.require(name, own)
+            options.require_batch_norms()
+            return options.into_call(f"torchvision.models.segmentation.{config.name}", arguments)
+        options.require_batch_norms()
+        options.require("in_channels", 3)
         if backbone.startswith("mobilenet"):
-            options.need("norm_eps", 1e-3)
+            options.require("norm_eps", 1e-3)
             chosen = {name: options.take(name) for name in ("dilated", "reduced_tail", "width_mult")}
         else:
-            options.need("norm_eps", 1e-5)
+            options.require("norm_eps", 1e-5)
             for name, own in _PLAIN_RESNET.items():
-                options.need(name, own)
+                options.require(name, own)
             chosen = {name: options.take(name) for name in ("replace_stride_with_dilation",)}
         arguments.update({name: value for name, value in chosen.items() if value is not None})
-        return options.call(f"torchvision.models.{config.name}", arguments)
+        return options.into_call(f"torchvision.models.{config.name}", arguments)
 
-    def build(self, call: Call) -> nn.Module:
-        models = package("segnets.torchvision_compat").torchvision.models
+    def build(self, call: PeerCall) -> nn.Module:
+        """Build the network; see `Peer.build`."""
+        from segnets.torchvision_compat import torchvision
+
+        models: Any = torchvision.models
         name = call.function.rsplit(".", 1)[1]
         without_weights = {"weights": None, **({"weights_backbone": None} if name in _SIX else {})}
         module: nn.Module = models.get_model(name, **without_weights, **call.arguments)
-        if call.arguments.get("num_classes") == 0:  # it has no such network itself, only this layer of no rows
+        if call.arguments.get("num_classes") == 0:  # torchvision builds a layer without rows
             setattr(module, "classifier" if name.startswith("mobilenet") else "fc", nn.Identity())
         return module
 
     def run(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        """Run the network; see `Peer.run`."""
         results = module(x)
         return {"logits": results} if isinstance(results, Tensor) else dict(results)
 
-    def step(self, config: ModelConfig) -> int:  # noqa: ARG002  (the same for all)
+    def size_multiple(self, config: ModelConfig) -> int:  # noqa: ARG002
+        """Return 1: any size will do."""
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Files that say themselves what they are, as segnets writes them, with descriptions that it never wrote."""
+"""Files in the form of segnets with descriptions that segnets never wrote."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def _check(path: Path, message: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), HOSTILE)
-def test_networks_that_can_not_be_built(tmp_path: Path, name: str, options: Any) -> None:
+def test_networks_that_cannot_be_built(tmp_path: Path, name: str, options: Any) -> None:
     _check(_write(tmp_path, _description(name, options)), name)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "{}", '{"format": 1}', '{"format": 99}'])
-def test_damaged_descriptions_are_named_once(tmp_path: Path, text: str) -> None:
+def test_damaged_descriptions_are_reported_once(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path, text)
     newer = "99" in text
     _check(path, "was written in format 99 by a newer segnets" if newer else "its description is ")

@@ -1,4 +1,4 @@
-"""`inspect` of files that can't be converted as they are: what it still tells."""
+"""`inspect` of files that can't be converted as they are: what it still reports."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_number_of_candidates_is_bounded(tmp_path: Path) -> None:
     assert report.refused.endswith("and 80 more; choose one with --key")
 
 
-def test_numbers_of_an_unknown_network_are_looked_at(tmp_path: Path) -> None:
+def test_values_of_an_unknown_network_are_checked(tmp_path: Path) -> None:
     strange = {
         "conv.weight": torch.zeros(2, 3, 3, 3),
         "conv2.weight": torch.ones(2, 3, 3, 3),
@@ -90,8 +90,8 @@ def test_numbers_of_an_unknown_network_are_looked_at(tmp_path: Path) -> None:
     assert inspect(tmp_path / "w.pth", data=False).doubts == ()
 
 
-def test_views_of_one_storage_are_not_all_looked_at(tmp_path: Path) -> None:
-    """40,000 of them: the file of 10 MB describes 200 GB."""
+def test_views_of_one_storage_are_not_all_read(tmp_path: Path) -> None:
+    """A file of 10 MB with 40,000 views describes 200 GB."""
     storage = torch.full((1 << 20,), torch.nan)
     torch.save({f"w{i}": storage for i in range(40_000)}, tmp_path / "w.pth")
     report = inspect(tmp_path / "w.pth")
@@ -99,7 +99,7 @@ def test_views_of_one_storage_are_not_all_looked_at(tmp_path: Path) -> None:
     assert report.doubts == ()
 
 
-def test_numbers_of_a_known_network_are_looked_at(tmp_path: Path) -> None:
+def test_values_of_a_known_network_are_checked(tmp_path: Path) -> None:
     state = dict(network(num_classes=2).state_dict())
     zero = "backbone.0.0.weight"
     state[zero] = torch.zeros_like(state[zero])
@@ -108,6 +108,6 @@ def test_numbers_of_a_known_network_are_looked_at(tmp_path: Path) -> None:
     assert report.refused is None
     assert report.sha256 is not None
     assert report.doubts == (
-        f"its name states the checksum 00000000, but its sha256 begins with {report.sha256[:8]}",
+        f"the file's name states the checksum 00000000, but its sha256 begins with {report.sha256[:8]}",
         f"1 of 66 convolution kernels hold only zeros: {zero}",
     )

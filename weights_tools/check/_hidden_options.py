@@ -1,4 +1,4 @@
-"""Options that no tensor shows: which of them a network has, and which other values would explain other results."""
+"""Find option values that could explain a mismatch but are not visible in the weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError
 from segnets.registry import BACKBONES, MODELS
 from segnets.weights.geometry import options_beside
-from weights_tools.check.outputs import measure, named
-from weights_tools.check.peer import network_of
+from weights_tools.check.network import build_network
+from weights_tools.check.outputs import compare_outputs, outputs_by_name
 
-# The likelier ones first, each with the values that projects have.
+# The values that projects use. Likelier options first.
 _VALUES: dict[str, tuple[JSON, ...]] = {
     "output_stride": (8, 16, 32),
     "align_corners": (False, True),
@@ -35,8 +35,8 @@ _VALUES: dict[str, tuple[JSON, ...]] = {
 _SECONDS = 20.0  # spent on trying
 
 
-def suspects(config: object) -> dict[str, JSON]:
-    """The options of a network that no tensor shows, with their values here."""
+def hidden_options(config: object) -> dict[str, JSON]:
+    """Return the options of a network that the weights do not show, with their values in `config`."""
     if not isinstance(config, ModelConfig):
         return {}
     if config.name in MODELS:
@@ -46,7 +46,7 @@ def suspects(config: object) -> dict[str, JSON]:
     return {name: options[name] for name in _VALUES if options.get(name) is not None}
 
 
-def explaining(
+def find_explanation(
     config: ModelConfig,
     tensors: Mapping[str, Tensor],
     images: Tensor,
@@ -54,47 +54,56 @@ def explaining(
     tolerance: float,
     seconds: float = _SECONDS,
 ) -> dict[str, JSON]:
-    """One or two options with which the same tensors give the expected results; {} if none was found in time.
+    """Find one or two options with which the same tensors give the expected outputs.
 
-    tensors: of the network, float32. images: (N, C, H, W); expected: results by name, of the shapes that it gives.
+    Args:
+        config: The network whose outputs differ.
+        tensors: The network's tensors, float32.
+        images: Batch of shape (N, C, H, W).
+        expected: Expected outputs by name, of the shapes that the network returns.
+        tolerance: As for `compare_outputs`.
+        seconds: Time limit.
+
+    Returns:
+        The options and their values; empty if none was found in time.
     """
     end = time.monotonic() + seconds
     size = (images.shape[2], images.shape[3])
-    for changed in _changes(suspects(config)):
+    for changed in _candidates(hidden_options(config)):
         if time.monotonic() > end:
             break
         try:
-            model = network_of(_with(config, changed), tensors)
+            model = build_network(_with_options(config, changed), tensors)
             with torch.inference_mode():
-                got = named(model(images))
+                got = outputs_by_name(model(images))
             own = {name: tensor for name, tensor in got.items() if name in expected}
-            measured = measure(own, expected, size=size, whose="the source", tolerance=tolerance)
-        except (SegnetsError, ValueError, RuntimeError):  # options that don't go together
+            compared = compare_outputs(own, expected, size=size, source="the source", tolerance=tolerance)
+        except (SegnetsError, ValueError, RuntimeError):  # options that exclude each other
             continue
-        if all(each.holds for each in measured):
+        if all(each.holds for each in compared):
             return changed
     return {}
 
 
-def _changes(here: Mapping[str, JSON]) -> Iterator[dict[str, JSON]]:
-    """Every other value of every option, then of every two."""
-    others = [(name, value) for name in here for value in _VALUES[name] if value != here[name]]
+def _candidates(current: Mapping[str, JSON]) -> Iterator[dict[str, JSON]]:
+    """Yield every other value of each option, then of each pair of options."""
+    others = [(name, value) for name in current for value in _VALUES[name] if value != current[name]]
     yield from ({name: value} for name, value in others)
     for (one, first), (two, second) in itertools.combinations(others, 2):
         if one != two:
             yield {one: first, two: second}
 
 
-def _with(config: ModelConfig, changed: Mapping[str, JSON]) -> ModelConfig:
-    """The options with others; those that mean nothing beside them are left out.
+def _with_options(config: ModelConfig, changed: Mapping[str, JSON]) -> ModelConfig:
+    """Return the config with some options changed, and without those that no longer apply.
 
-    The rest stays, also where it is a default that another option would change with it: what differs from a network
-    that was found to be wrong is to be exactly what is said.
+    All others keep their values, even defaults that depend on a changed option: the explanation must name everything
+    that differs.
     """
     if config.name not in MODELS:
         return ModelConfig(config.name, {**config.options, **changed})
     chosen = options_beside(config, changed, "the network")
-    for name, value in suspects(config).items():
+    for name, value in hidden_options(config).items():
         if name not in chosen:
             with contextlib.suppress(ValueError):
                 MODELS[config.name].resolve({**chosen, name: value})

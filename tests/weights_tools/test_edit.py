@@ -1,4 +1,4 @@
-"""What a conversion changes on request: heads left out, other classes; and the proofs that it can be asked for."""
+"""Requested changes of a conversion (heads, classes, dtype) and requested checks of its outputs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ LAST = {
 State = Mapping[str, Tensor]
 
 
-def source(folder: Path, name: str = "lraspp_mobilenet_v3_large", **options: Any) -> State:
-    """A file of torchvision's, w.pth, with four classes."""
+def write_source(folder: Path, name: str = "lraspp_mobilenet_v3_large", **options: Any) -> State:
+    """Write w.pth, a state dict of torchvision with four classes, and return it."""
     state = network(name, num_classes=len(CLASSES), **options).state_dict()
     torch.save(state, folder / "w.pth")
     return dict(state)
@@ -46,7 +46,7 @@ def converted(folder: Path, **options: Any) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", LAST)
 def test_rows_are_carried_over_by_name(name: str, tmp_path: Path) -> None:
-    before = source(tmp_path, name, **({"aux_loss": True} if name.startswith("deeplab") else {}))
+    before = write_source(tmp_path, name, **({"aux_loss": True} if name.startswith("deeplab") else {}))
     mapping = {"vehicle": "car", "sky": "sky", "lane": "road", "person": None, "by number": 3}
     model: Any = converted(tmp_path, classes=CLASSES, remap_classes=mapping)
     after = model.state_dict()
@@ -57,28 +57,28 @@ def test_rows_are_carried_over_by_name(name: str, tmp_path: Path) -> None:
         for new, old in enumerate(rows):
             if old is not None:
                 assert same_bytes(after[key][new], before[key][old]), key
-        assert not any(torch.equal(after[key][3], row) for row in before[key]), "a fresh one"
+        assert not any(torch.equal(after[key][3], row) for row in before[key]), "newly initialised"
         assert 0 < after[key][3].abs().max() < 1
     assert_same({k: v for k, v in after.items() if k not in changed}, {k: before[k] for k in before.keys() - changed})
     assert model.card.classes == tuple(mapping)
     assert model.config.options["num_classes"] == 5
     text = model.card.provenance["proof"]["tensors"]
-    assert text.startswith("renamed only; every tensor byte-equal to the source's, but for last layers of 5 classes")
-    assert "of which 1 are initialised afresh" in text
+    assert text.startswith("renamed only; every tensor byte-equal to the source's, except: last layers of 5 classes")
+    assert "5 classes, 1 of them newly initialised" in text
 
 
-def test_the_scores_of_kept_classes_are_the_same(tmp_path: Path) -> None:
-    source(tmp_path)
+def test_the_logits_of_kept_classes_are_the_same(tmp_path: Path) -> None:
+    write_source(tmp_path)
     x = torch.randn(1, 3, 65, 64)
     with torch.inference_mode():
         before = converted(tmp_path)(x)["out"]
         after = converted(tmp_path, remap_classes={"a": 2, "b": 0})(x)["out"]
-    # Other numbers of rows, other kernels, other last bits.
+    # Another number of rows runs another kernel, which rounds differently.
     torch.testing.assert_close(after, before[:, [2, 0]], rtol=1e-5, atol=1e-3)
 
 
-def test_fresh_last_layers_for_another_number_of_classes(tmp_path: Path) -> None:
-    before = source(tmp_path, "deeplabv3_mobilenet_v3_large", aux_loss=True)
+def test_new_last_layers_for_another_number_of_classes(tmp_path: Path) -> None:
+    before = write_source(tmp_path, "deeplabv3_mobilenet_v3_large", aux_loss=True)
     model: Any = converted(tmp_path, num_classes=9)
     assert model(torch.zeros(1, 3, 32, 32))["aux"].shape == (1, 9, 32, 32)
     kept = {name: t for name, t in before.items() if not name.startswith(("classifier.4.", "aux_classifier.4."))}
@@ -91,7 +91,7 @@ def test_fresh_last_layers_for_another_number_of_classes(tmp_path: Path) -> None
 
 
 def test_the_auxiliary_head_can_be_dropped(tmp_path: Path) -> None:
-    before = source(tmp_path, "deeplabv3_mobilenet_v3_large", aux_loss=True)
+    before = write_source(tmp_path, "deeplabv3_mobilenet_v3_large", aux_loss=True)
     model: Any = converted(tmp_path, drop_aux=True)
     assert_same(dict(model.state_dict()), {k: v for k, v in before.items() if not k.startswith("aux_")})
     assert model.config.options["aux_loss"] is False
@@ -100,7 +100,7 @@ def test_the_auxiliary_head_can_be_dropped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LAST)
 def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
-    before = source(tmp_path, name)
+    before = write_source(tmp_path, name)
     model: Any = converted(tmp_path, backbone_only=True)
     assert model.config.options["num_classes"] == 0
     backbone = model.config.name
@@ -109,7 +109,7 @@ def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
     body = {k.removeprefix("backbone.").removeprefix("features."): v for k, v in before.items()}
     body = {k: v for k, v in body.items() if not k.startswith(heads)}
     assert_same(dict(whole.backbone.state_dict()), body)
-    # The same out of a file of segnets, and out of itself.
+    # The same from a segnets file, and from the backbone file itself.
     convert(tmp_path / "w.pth", tmp_path / "whole.safetensors")
     for again in ("whole", "w"):
         convert(tmp_path / f"{again}.safetensors", tmp_path / f"{again}2.safetensors", backbone_only=True)
@@ -119,23 +119,26 @@ def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--remap-classes", "map.json"], "nobody said what the classes are called"),
-        (["--classes", "names.txt", "--remap-classes", "typo.json"], "it has no class 'raod'; did you mean 'road'?"),
-        (["--remap-classes", "number.json"], "there is no class 4; its classes are 0 to 3"),
-        (["--remap-classes", "list.json"], "its map of classes is no JSON object"),
+        (["--remap-classes", "map.json"], "the source has no class names. Pass --classes"),
+        (
+            ["--classes", "names.txt", "--remap-classes", "typo.json"],
+            "the source has no class 'raod'. Did you mean 'road'?",
+        ),
+        (["--remap-classes", "number.json"], "the source has no class 4; its classes are 0 to 3"),
+        (["--remap-classes", "list.json"], "class map is no JSON object"),
         (["--remap-classes", "twice.json"], "holds the name 'a' twice"),
-        (["--remap-classes", "bad.json"], "its map of classes is no JSON text"),
-        (["--remap-classes", "true.json"], "must be a class of before, by name or number, or null"),
+        (["--remap-classes", "bad.json"], "class map is no JSON text"),
+        (["--remap-classes", "true.json"], "must map to a class of the source, by name or number, or null"),
         (["--remap-classes", "absent.json"], "there is no such file"),
-        (["--num-classes", "3", "--remap-classes", "map.json"], "the map of classes has 1; leave one out"),
-        (["--num-classes", "3", "--classes", "names.txt"], "its network has 3 classes, but 4 class names were given"),
+        (["--num-classes", "3", "--remap-classes", "map.json"], "the class map has 1 classes. Leave one of them out."),
+        (["--num-classes", "3", "--classes", "names.txt"], "the network has 3 classes, but 4 class names were given"),
         (["--backbone-only", "--num-classes", "3"], "a backbone alone, which has no classes"),
     ],
 )
-def test_bad_wishes(
+def test_refused_edits(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    source(tmp_path)
+    write_source(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("names.txt").write_text("\n".join(CLASSES))
     texts = {
@@ -150,9 +153,9 @@ def test_bad_wishes(
     for name, text in texts.items():
         Path(f"{name}.json").write_text(text)
     assert main(["convert", "w.pth", "w.safetensors", *arguments]) == 1
-    complaint = capsys.readouterr().err
-    assert message in complaint
-    assert complaint.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not Path("w.safetensors").exists()
 
 
@@ -166,25 +169,25 @@ def test_bad_wishes(
         (["--with", "keras"], "invalid choice: 'keras'"),
     ],
 )
-def test_wrong_calls_end_in_2(arguments: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
+def test_wrong_arguments_exit_with_2(arguments: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as end:
         main(["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors"), *arguments])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_names_that_two_classes_have_are_no_names(tmp_path: Path) -> None:
-    source(tmp_path)
-    with pytest.raises(WeightsError, match="several classes are called 'a'; use their numbers"):
+def test_ambiguous_class_names_and_unusable_checks(tmp_path: Path) -> None:
+    write_source(tmp_path)
+    with pytest.raises(WeightsError, match=r"several classes of the source are named 'a'\. Use their numbers"):
         converted(tmp_path, classes=("a", "a", "b", "c"), remap_classes={"x": "a"})
     with pytest.raises(WeightsError, match="unknown project 'keras'"):
         converted(tmp_path, compare_with="keras")
-    with pytest.raises(WeightsError, match="no golden file to hold it to"):
+    with pytest.raises(WeightsError, match="golden_tolerance needs golden"):
         converted(tmp_path, golden_tolerance=0.1)
 
 
-def test_a_published_file_is_one_in_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source(tmp_path)
+def test_a_published_file_keeps_its_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_source(tmp_path)
     digits = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()[:8]
     name = "lraspp_mobilenet_v3_large"
     row = Published(name, "V1", f"{name}-{digits}.pth", 1, "", {}, classes=CLASSES)
@@ -203,8 +206,8 @@ def test_a_published_file_is_one_in_parts_too(tmp_path: Path, monkeypatch: pytes
     assert "published_as" not in fewer.provenance
 
 
-def golden(folder: Path, state: State, **options: Any) -> Path:
-    """What the source's own network gives."""
+def write_golden(folder: Path, state: State, **options: Any) -> Path:
+    """Write golden.safetensors with the output of the source's network, plus `off`."""
     theirs = network("lraspp_mobilenet_v3_large", num_classes=len(CLASSES))
     theirs.load_state_dict(dict(state))
     x = torch.randn(1, 3, 64, 65)
@@ -214,9 +217,9 @@ def golden(folder: Path, state: State, **options: Any) -> Path:
     return folder / "golden.safetensors"
 
 
-def test_proofs_go_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = source(tmp_path)
-    path = golden(tmp_path, state)
+def test_checks_are_recorded_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = write_source(tmp_path)
+    path = write_golden(tmp_path, state)
     arguments = ["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors"), "--json"]
     assert main([*arguments, "--golden", str(path), "--with", "torchvision", "--dtype", "float16"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -238,27 +241,29 @@ def test_proofs_go_into_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert lines[2].startswith("same outputs as the reference output of the source (relative difference up to ")
 
 
-def test_a_proof_says_what_was_changed_after_it(tmp_path: Path) -> None:
-    path = golden(tmp_path, source(tmp_path))
+def test_a_check_records_later_changes(tmp_path: Path) -> None:
+    path = write_golden(tmp_path, write_source(tmp_path))
     model: Any = converted(tmp_path, golden=path, num_classes=7, dtype="float32")
-    (change,) = model.card.provenance["proof"]["golden"]["before"]  # it was float32 already
-    assert change.startswith("last layers of 7 classes of which 7 are initialised afresh")
+    (change,) = model.card.provenance["proof"]["golden"]["before"]  # float32 already: no cast
+    assert change.startswith("last layers of 7 classes, 7 of them newly initialised")
     model = converted(tmp_path, golden=path)
     assert "before" not in model.card.provenance["proof"]["golden"]
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_what_does_not_fit_a_dtype_is_refused(allowed: bool, tmp_path: Path) -> None:
-    """It would be infinite, without any error, in a file that is refused when it is converted again."""
-    state = {name: tensor.clone() for name, tensor in source(tmp_path).items()}
+def test_a_cast_that_overflows_is_refused(allowed: bool, tmp_path: Path) -> None:
+    """Without this check, infinite values would be written, and refused when the file is converted again."""
+    state = {name: tensor.clone() for name, tensor in write_source(tmp_path).items()}
     name = next(name for name in state if name.endswith("running_var"))
     state[name][:3] = 1e5
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=rf"do not fit float16: {name} \(3 of 16\); bfloat16 has the range"):
+    with pytest.raises(
+        WeightsError, match=rf"do not fit float16: {name} \(3 of 16\)\. Use bfloat16, which has the range"
+    ):
         converted(tmp_path, dtype="float16", allow_nonfinite=allowed)
     assert not (tmp_path / "w.safetensors").exists()
     converted(tmp_path, dtype="bfloat16")
-    state[name][:3] = float("inf")  # as the source has it
+    state[name][:3] = float("inf")  # already infinite in the source
     torch.save(state, tmp_path / "w.pth")
     if allowed:
         model = converted(tmp_path, dtype="float16", allow_nonfinite=True)
@@ -268,26 +273,26 @@ def test_what_does_not_fit_a_dtype_is_refused(allowed: bool, tmp_path: Path) -> 
             converted(tmp_path, dtype="float16")
 
 
-def test_what_is_nothing_in_a_dtype_is_refused(tmp_path: Path) -> None:
-    state = source(tmp_path)
+def test_a_cast_that_underflows_is_refused(tmp_path: Path) -> None:
+    state = write_source(tmp_path)
     torch.save({name: t * 1e-9 if t.ndim == 4 else t for name, t in state.items()}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"cast to float16, \d+ of \d+ convolution kernels hold only zeros"):
         converted(tmp_path, dtype="float16")
     converted(tmp_path)
 
 
-def test_what_gives_other_results_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = golden(tmp_path, source(tmp_path), off=20.0)
+def test_a_failed_golden_check_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_golden(tmp_path, write_source(tmp_path), off=20.0)
     arguments = ["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors"), "--golden", str(path)]
     assert main(arguments) == 1
-    assert "the converted network does not give its output" in capsys.readouterr().err
+    assert "the converted network does not reproduce the golden output" in capsys.readouterr().err
     assert not (tmp_path / "w.safetensors").exists()
     assert main([*arguments, "--golden-tolerance", "0.1"]) == 0
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_a_backbone_alone_is_proven_by_its_features(name: str, tmp_path: Path) -> None:
-    source(tmp_path, name)
+def test_a_backbone_alone_is_checked_by_its_features(name: str, tmp_path: Path) -> None:
+    write_source(tmp_path, name)
     model: Any = converted(tmp_path, backbone_only=True, compare_with="torchvision")
     proof = model.card.provenance["proof"]["compared"]["torchvision"]
     assert proof["holds"] is True
@@ -297,27 +302,27 @@ def test_a_backbone_alone_is_proven_by_its_features(name: str, tmp_path: Path) -
     converted(tmp_path, backbone_only=True, golden=tmp_path / "features.safetensors")
 
 
-def test_a_backbone_alone_gives_no_scores(tmp_path: Path) -> None:
-    path = golden(tmp_path, source(tmp_path))
+def test_a_backbone_alone_has_no_logits(tmp_path: Path) -> None:
+    path = write_golden(tmp_path, write_source(tmp_path))
     for proof in ({"golden": path}, {"compare_with": "torchvision"}):
-        with pytest.raises(WeightsError, match="a backbone alone gives no scores to compare; prove the whole network"):
+        with pytest.raises(WeightsError, match=r"a backbone alone has no logits to compare\. Check the whole network"):
             converted(tmp_path, backbone_only=True, **proof)
     assert not (tmp_path / "w.safetensors").exists()
 
 
-def test_the_report_says_that_results_are_not_proven(tmp_path: Path) -> None:
-    source(tmp_path)
+def test_the_report_says_that_outputs_are_not_checked(tmp_path: Path) -> None:
+    write_source(tmp_path)
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert report.proven == ()
-    assert "what they compute is as sure as the layout" in str(report)
+    assert "tensor values only; to check the outputs too" in str(report)
     torch.save(segnets.create_model("pspnet_resnet18", num_classes=2).state_dict(), tmp_path / "p.pth")
-    with pytest.raises(WeightsError, match="torchvision has no network that could be compared with a pspnet_resnet18"):
+    with pytest.raises(WeightsError, match="torchvision has no network that corresponds to pspnet_resnet18"):
         convert(tmp_path / "p.pth", tmp_path / "v.safetensors", compare_with="torchvision")
     assert not (tmp_path / "v.safetensors").exists()
 
 
 def test_two_networks_in_one_module(tmp_path: Path) -> None:
-    """As a LightningModule with a student and a teacher saves them."""
+    """A LightningModule with a student and a teacher saves both."""
     one, other = (dict(network("resnet18", num_classes=3).state_dict()) for _ in range(2))
     state = {**{f"student.{k}": v for k, v in one.items()}, **{f"teacher.{k}": v for k, v in other.items()}}
     torch.save({"state_dict": state}, tmp_path / "w.pth")
@@ -330,10 +335,10 @@ def test_two_networks_in_one_module(tmp_path: Path) -> None:
 
 def test_a_backbone_under_a_head_of_any_kind(tmp_path: Path) -> None:
     body = {k: v for k, v in network("resnet18").state_dict().items() if not k.startswith("fc.")}
-    for beside in (
+    for head in (
         {"head.weight": torch.ones(5, 512)},
         {"projector.0.weight": torch.ones(2, 512), "queue": torch.ones(3)},
     ):
         for prefix in ("", "backbone.", "model.backbone."):
-            torch.save({**{prefix + k: v for k, v in body.items()}, **beside}, tmp_path / "w.pth")
+            torch.save({**{prefix + k: v for k, v in body.items()}, **head}, tmp_path / "w.pth")
             assert_same(dict(converted(tmp_path, backbone_only=True).state_dict()), body)

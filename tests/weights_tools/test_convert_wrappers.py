@@ -1,4 +1,4 @@
-"""`convert`: every wrapper of a checkpoint gives the same network, tensor for tensor and byte for byte."""
+"""`convert`: every wrapper and container of a checkpoint gives the same network, byte for byte."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_dtypes_are_kept(tmp_path: Path, state: State, dtype: torch.dtype) -> No
     assert any("8-bit floats" in note for note in report.notes) == (dtype == torch.float8_e4m3fn)
 
 
-def test_dtype_asked_for(tmp_path: Path, state: State) -> None:
+def test_requested_dtype(tmp_path: Path, state: State) -> None:
     torch.save(state, tmp_path / "source.pth")
     report = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", dtype="float16")
     assert_same(_loaded(tmp_path), {n: t.half() if t.is_floating_point() else t for n, t in state.items()})
@@ -148,8 +148,8 @@ def test_dtype_asked_for(tmp_path: Path, state: State) -> None:
         convert(tmp_path / "source.pth", tmp_path / "out.safetensors", dtype="int8", overwrite=True)
 
 
-def test_layouts_in_memory(tmp_path: Path, state: State) -> None:
-    """Channels last, transposed, shared, slices of one storage: the values count."""
+def test_memory_formats(tmp_path: Path, state: State) -> None:
+    """Channels last, transposed, shared and sliced tensors are converted by value."""
     strange = dict(state)
     strange["backbone.0.0.weight"] = state["backbone.0.0.weight"].contiguous(memory_format=torch.channels_last)
     first = "classifier.high_classifier.weight"
@@ -256,7 +256,7 @@ def test_networks(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
 
 
 def test_tensors_of_a_gpu(tmp_path: Path, state: State) -> None:
-    """Where a tensor lived when it was saved does not matter."""
+    """The device that a tensor was saved on does not matter."""
     entries = unzip(saved(dict(state)))
     cpu, cuda = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:3"
     assert cpu in entries["data.pkl"]

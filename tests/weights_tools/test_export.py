@@ -1,6 +1,6 @@
-"""`export`: the way back to other projects, byte for byte, and the refusal where their network would compute otherwise.
+"""`export`: state dicts of other projects, byte for byte, and refusals if their networks compute something else.
 
-That the projects' own networks take these files and give the same results is tests/peers/test_way_back.py's to show.
+tests/peers/test_export.py loads these files into the projects' own networks and compares outputs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segnets.errors import OutputError, WeightsError
 from segnets.registry import build
 from tests.oracle import NAMES, randomise_, torchvision
 from tests.weights_tools.files import assert_same, network
-from weights_tools.check.peers import PROJECTS
+from weights_tools.check.peers import PEERS
 from weights_tools.cli import main
 from weights_tools.commands import export as command
 from weights_tools.recognise.layouts import LAYOUTS
@@ -29,7 +29,7 @@ SMP: dict[str, Any] = {"align_corners": True, "first_block_dilation": "same"}
 
 
 def saved(path: Path, name: str, **options: Any) -> nn.Module:
-    """A file of segnets with random weights."""
+    """Write a segnets file with random weights and return its model."""
     model = build(name, {"num_classes": 3, **options})
     randomise_(model)
     segnets.save(model, path)
@@ -41,7 +41,7 @@ def state_of(path: Path) -> dict[str, Tensor]:
     return state
 
 
-SLOW = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")  # the same names in larger files
+SLOW = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")  # the same names, larger files
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ SLOW = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet
         "mobilenet_v3_small",
     ],
 )
-def test_torchvisions_network_takes_it_strictly(name: str, tmp_path: Path) -> None:
+def test_torchvisions_network_loads_the_export_strictly(name: str, tmp_path: Path) -> None:
     theirs = network(name, num_classes=3)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     weights_tools.convert(tmp_path / "a.pth", tmp_path / "w.safetensors")
@@ -69,8 +69,8 @@ def test_torchvisions_network_takes_it_strictly(name: str, tmp_path: Path) -> No
     assert torchvision.__name__ in report.call
 
 
-# Project, name here, options that make ours compute what theirs does; the first name of theirs, for a look.
-WAYS: list[tuple[str, str, dict[str, Any], str]] = [
+# Project, our name, options with which ours computes the same as theirs, one of their tensor names.
+CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("timm", "resnet18", {}, "conv1.weight"),
     ("timm", "resnet18", {"stem": "deep", "downsample": "average"}, "conv1.0.weight"),
     ("timm", "mobilenet_v3_small", {"norm_eps": 1e-5}, "conv_stem.weight"),
@@ -101,19 +101,19 @@ WAYS: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("project", "name", "options", "first"), WAYS, ids=[f"{w[0]}-{w[1]}-{i}" for i, w in enumerate(WAYS)]
+    ("project", "name", "options", "first"), CASES, ids=[f"{c[0]}-{c[1]}-{i}" for i, c in enumerate(CASES)]
 )
-def test_there_and_back(project: str, name: str, options: dict[str, Any], first: str, tmp_path: Path) -> None:
+def test_export_and_convert_back(project: str, name: str, options: dict[str, Any], first: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "w.safetensors", name, **options)
-    there = tmp_path / ("there.safetensors" if project == "smp" else "there.pth")
-    weights_tools.export(tmp_path / "w.safetensors", there, project=project)
-    state = state_of(there)
+    exported = tmp_path / ("exported.safetensors" if project == "smp" else "exported.pth")
+    weights_tools.export(tmp_path / "w.safetensors", exported, project=project)
+    state = state_of(exported)
     assert first in state
     assert len(state) == len(model.state_dict())
     config: Any = model.config
     known = LAYOUTS[project].export_names(config, list(model.state_dict()))
     chosen = next(iter(known)).chosen
-    weights_tools.convert(there, tmp_path / "back.safetensors", layout=project, options=chosen)
+    weights_tools.convert(exported, tmp_path / "back.safetensors", layout=project, options=chosen)
     back = segnets.load(tmp_path / "back.safetensors")
     assert_same(dict(back.state_dict()), dict(model.state_dict()))
     assert back.config == config
@@ -122,16 +122,26 @@ def test_there_and_back(project: str, name: str, options: dict[str, Any], first:
 @pytest.mark.parametrize(
     ("project", "name", "options", "message"),
     [
-        ("torchvision", "deeplabv3_resnet50", {"output_stride": 16}, "output_stride is 16 here and 8 there"),
-        ("torchvision", "deeplabv3_resnet50", {"head_norm_eps": 1e-3}, "head_norm_eps is 0.001 here and 1e-05 there"),
+        (
+            "torchvision",
+            "deeplabv3_resnet50",
+            {"output_stride": 16},
+            "output_stride is 16 in the file and 8 in the project",
+        ),
+        (
+            "torchvision",
+            "deeplabv3_resnet50",
+            {"head_norm_eps": 1e-3},
+            "head_norm_eps is 0.001 in the file and 1e-05 in the project",
+        ),
         ("torchvision", "fcn_resnet18", {}, "torchvision has no network that computes what fcn_resnet18"),
-        ("smp", "deeplabv3_resnet18", {}, "align_corners is False here and True there"),
+        ("smp", "deeplabv3_resnet18", {}, "align_corners is False in the file and True in the project"),
         ("smp", "fcn_resnet50", {}, "segmentation_models_pytorch has no network that computes what fcn_resnet50"),
         ("timm", "mobilenet_v3_small", {}, "norm_eps"),
         ("transformers", "resnet18", {"stem": "deep"}, "transformers"),
     ],
 )
-def test_what_would_compute_otherwise_is_refused(
+def test_a_network_that_computes_something_else_is_refused(
     project: str, name: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     saved(tmp_path / "w.safetensors", name, **options)
@@ -140,20 +150,20 @@ def test_what_would_compute_otherwise_is_refused(
     assert not (tmp_path / "b.pth").exists()
 
 
-def test_bad_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved(tmp_path / "w.safetensors", "lraspp_mobilenet_v3_large")
     source = str(tmp_path / "w.safetensors")
     torch.save(network("resnet18").state_dict(), tmp_path / "r.pth")
     for arguments, message in (
         (["export-timm", source, str(tmp_path / "b.pth")], "timm has no network that"),
-        (["export-torchvision", source, str(tmp_path / "b.onnx")], "ends in one of .pth, .pt, .safetensors"),
-        (["export-torchvision", str(tmp_path / "r.pth"), str(tmp_path / "b.pth")], "is no file of segnets"),
+        (["export-torchvision", source, str(tmp_path / "b.onnx")], "must end in one of .pth, .pt, .safetensors"),
+        (["export-torchvision", str(tmp_path / "r.pth"), str(tmp_path / "b.pth")], "was not written by segnets"),
         (["export-torchvision", source, source], "exists already"),
     ):
         assert main(arguments) == 1
-        complaint = capsys.readouterr().err
-        assert message in complaint
-        assert complaint.count("\n") == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.pth", "w.safetensors"]
     with pytest.raises(WeightsError, match="unknown project 'keras'"):
         weights_tools.export(source, tmp_path / "b.pth", project="keras")
@@ -170,4 +180,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = (tmp_path / "b.pth").read_bytes()
     assert main([*arguments, "--force"]) == 0
     assert (tmp_path / "b.pth").read_bytes() == first
-    assert set(command.PROJECTS) == set(PROJECTS)
+    assert set(command.PROJECTS) == set(PEERS)

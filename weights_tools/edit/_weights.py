@@ -1,4 +1,4 @@
-"""What a conversion may change on request: no auxiliary classifier, other classes, another dtype. All else is kept."""
+"""Operations on the weights of a network: drop the auxiliary classifier, replace classes, cast."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from segnets.errors import WeightsError
 from segnets.registry import MODELS, build_described
 from weights_tools._text import join_names
 
-MOST_CLASSES = 1 << 20
 _AUXILIARY = "aux_classifier."
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A network and its tensors, and what the weights mean. changes: what was done to them, for the record."""
+    """A network's configuration, tensors and card.
+
+    Attributes:
+        config: Model name and options.
+        tensors: Tensors under segnets' names.
+        card: Classes, palette, preprocessing and provenance of the weights.
+        changes: Descriptions of the edits made so far, for the record.
+    """
 
     config: ModelConfig
     tensors: Mapping[str, Tensor]
@@ -28,7 +34,7 @@ class Weights:
 
 
 def drop_auxiliary(weights: Weights) -> Weights:
-    """Leave the auxiliary classifier out; a network without one stays as it is."""
+    """Remove the auxiliary classifier; return weights without one unchanged."""
     kept = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(_AUXILIARY)}
     if len(kept) == len(weights.tensors):
         return weights
@@ -37,9 +43,12 @@ def drop_auxiliary(weights: Weights) -> Weights:
 
 
 def cast(weights: Weights, name: str) -> Weights:
-    """Cast the floating-point tensors to a dtype. Raises WeightsError for numbers that only become infinite by it.
+    """Cast the floating-point tensors to the dtype called `name`.
 
-    The record keeps the wish by itself, so it is none of `changes`.
+    The cast is recorded separately (`Edits.dtype`) and does not appear in `Weights.changes`.
+
+    Raises:
+        WeightsError: If finite values would become infinite.
     """
     dtype: torch.dtype = getattr(torch, name)
     tensors, beyond, largest = {}, [], 0.0
@@ -52,30 +61,40 @@ def cast(weights: Weights, name: str) -> Weights:
             beyond.append(f"{key} ({int(lost.sum()):,} of {tensor.numel():,})")
             largest = max(largest, float(tensor[lost].abs().max()))
     if beyond:
-        fits = "bfloat16 has the range" if largest < torch.finfo(torch.bfloat16).max else "keep its dtype"
-        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {join_names(beyond)}; {fits}")
+        fits = "Use bfloat16, which has the range." if largest < torch.finfo(torch.bfloat16).max else "Keep the dtype."
+        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {join_names(beyond)}. {fits}")
     return replace(weights, tensors=tensors)
 
 
-def with_class_names(weights: Weights, names: tuple[str, ...]) -> Weights:
-    """Name the classes. Raises WeightsError if there are not as many."""
+def name_classes(weights: Weights, names: tuple[str, ...]) -> Weights:
+    """Set the class names; keep the palette only if the names did not change.
+
+    Raises:
+        WeightsError: If the network has another number of classes.
+    """
     count = weights.config.options.get("num_classes")
     if len(names) != count:
-        raise WeightsError(f"its network has {count} classes, but {len(names)} class names were given")
-    # Colours of a former class list would belong to other classes.
+        raise WeightsError(f"the network has {count} classes, but {len(names)} class names were given")
     palette = weights.card.palette if names == weights.card.classes else ()
     return replace(weights, card=replace(weights.card, classes=names, palette=palette))
 
 
-def with_classes(weights: Weights, rows: Sequence[int | None], names: tuple[str, ...] = ()) -> Weights:
-    """Give the last layers one row for each of `rows`: that of a class of before, or None for a fresh one.
+def replace_classes(weights: Weights, rows: Sequence[int | None], names: tuple[str, ...] = ()) -> Weights:
+    """Rebuild the last layers with one row per new class.
 
-    Fresh rows are drawn as torch initialises a convolution, from a fixed seed, so that the same call gives the same
-    bytes.
+    New rows are initialised as torch initialises a convolution, from a fixed seed: the same call gives the same bytes.
+
+    Args:
+        weights: A network with classes.
+        rows: For each new class, the source class whose row it takes, or None for a newly initialised row.
+        names: Names of the new classes; empty if unknown.
+
+    Raises:
+        WeightsError: If the network is a backbone without classes.
     """
     layers = last_layers(weights.config)
     if not layers:
-        raise WeightsError("it is a backbone alone, which has no classes")
+        raise WeightsError("the network is a backbone alone, which has no classes")
     tensors = dict(weights.tensors)
     for layer in layers:
         weight = tensors[f"{layer}.weight"]
@@ -83,21 +102,21 @@ def with_classes(weights: Weights, rows: Sequence[int | None], names: tuple[str,
         for leaf in ("weight", "bias"):
             name = f"{layer}.{leaf}"
             if name in tensors:
-                tensors[name] = _rows(tensors[name], rows, fan_in)
+                tensors[name] = _select_rows(tensors[name], rows, fan_in)
     config = ModelConfig(weights.config.name, {**weights.config.options, "num_classes": len(rows)})
     palette = weights.card.palette
     old = [row for row in rows if row is not None]
     colours = tuple(palette[row] for row in old) if palette and len(old) == len(rows) else ()
-    fresh = len(rows) - len(old)
-    change = f"{len(rows)} classes of which {fresh} are initialised afresh" if fresh else f"{len(rows)} classes kept"
+    new = len(rows) - len(old)
+    change = f"{len(rows)} classes, {new} of them newly initialised" if new else f"{len(rows)} classes of the source"
     card = replace(weights.card, classes=names, palette=colours)
     return Weights(config, tensors, card, (*weights.changes, f"last layers of {change}: {', '.join(layers)}"))
 
 
-def _rows(tensor: Tensor, rows: Sequence[int | None], fan_in: int) -> Tensor:
+def _select_rows(tensor: Tensor, rows: Sequence[int | None], fan_in: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     bound = fan_in**-0.5
-    # In float32 whatever the dtype: few CPU generators draw 8-bit floats.
+    # Drawn in float32: few CPU generators support 8-bit floats.
     drawn = torch.empty((len(rows), *tensor.shape[1:])).uniform_(-bound, bound, generator=generator)
     result = drawn.to(tensor.dtype)
     for new, old in enumerate(rows):
@@ -107,12 +126,11 @@ def _rows(tensor: Tensor, rows: Sequence[int | None], fan_in: int) -> Tensor:
 
 
 def last_layers(config: ModelConfig) -> list[str]:
-    """The layers whose rows are the classes, by their names in the state dict."""
-    if config.name not in MODELS:
-        network = build_described(config.name, dict(config.options))
+    """Return the state dict paths of the layers that have one row per class."""
+    network = build_described(config.name, dict(config.options))
+    if config.name not in MODELS:  # a classifier
         linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
         return linear[-1:]
-    network = build_described(config.name, dict(config.options))
     found = []
     for part in ("classifier", "aux_classifier"):
         head = getattr(network, part, None)

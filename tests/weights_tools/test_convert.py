@@ -1,4 +1,4 @@
-"""What `convert` promises beside the tensors: reproducible files, provenance, class names, and its refusals."""
+"""`convert`: reproducible files, provenance, class names, published files, and refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_twice_gives_the_same_bytes(tmp_path: Path, state: State) -> None:
     assert str(tmp_path).encode() not in first.read_bytes()
 
 
-def test_provenance_says_what_was_done(tmp_path: Path, state: State) -> None:
+def test_provenance_records_the_conversion(tmp_path: Path, state: State) -> None:
     report = _convert(tmp_path, {"model": _prefixed(state)})
     provenance = _model(tmp_path).card.provenance
     assert provenance["source_sha256"] == report.source_sha256
@@ -64,7 +64,7 @@ def _provenance(path: Path) -> Mapping[str, Any]:
     return card.provenance
 
 
-def test_proof_says_exactly_what_was_done(tmp_path: Path, state: State) -> None:
+def test_provenance_records_changed_values(tmp_path: Path, state: State) -> None:
     renamed = "renamed only; every tensor byte-equal to the source's"
     _convert(tmp_path, dict(state))
     assert _model(tmp_path).card.provenance["proof"]["tensors"] == renamed
@@ -80,12 +80,12 @@ def test_proof_says_exactly_what_was_done(tmp_path: Path, state: State) -> None:
     convert(tmp_path / "source.pth", tmp_path / "out.safetensors", overwrite=True)
     assert (
         _model(tmp_path).card.provenance["proof"]["tensors"]
-        == f"{renamed}, but for 47 absent batch norm counters set to 0"
+        == f"{renamed}, except: 47 absent batch norm counters set to 0"
     )
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50", "resnet18"])
-def test_options_are_those_that_segnets_saves(tmp_path: Path, name: str) -> None:
+def test_options_equal_those_that_segnets_saves(tmp_path: Path, name: str) -> None:
     _convert(tmp_path, network(name, num_classes=3).state_dict())
     converted = read_weights_file(tmp_path / "out.safetensors").config
     segnets.save(_model(tmp_path), tmp_path / "saved.safetensors")
@@ -115,7 +115,7 @@ def test_report_is_json_and_a_table(tmp_path: Path, state: State) -> None:
     report = _convert(tmp_path, _prefixed(state))
     assert json.loads(json.dumps(report.to_json()))["stripped"] == ["module."]
     assert "lraspp_mobilenet_v3_large(num_classes=21, aux_loss=False)" in str(report)
-    assert "module. taken off" in str(report)
+    assert "module. removed" in str(report)
 
 
 def test_classes(tmp_path: Path, state: State) -> None:
@@ -124,32 +124,34 @@ def test_classes(tmp_path: Path, state: State) -> None:
     names.write_text("\ufeff" + "\n".join(VOC_CLASSES) + "\n")
     convert(tmp_path / "source.pth", tmp_path / "out.safetensors", classes=names)
     assert _model(tmp_path).card.classes == VOC_CLASSES
-    with pytest.raises(WeightsError, match="its network has 21 classes, but 2 class names were given"):
+    with pytest.raises(WeightsError, match="the network has 21 classes, but 2 class names were given"):
         convert(tmp_path / "source.pth", tmp_path / "other.safetensors", classes=["a", "b"])
     names.write_text("a\n\nb\n")
-    with pytest.raises(WeightsError, match=r"names\.txt: class name 2 is empty"):
+    with pytest.raises(WeightsError, match=r"names\.txt: class name 2 is blank"):
         convert(tmp_path / "source.pth", tmp_path / "other.safetensors", classes=names)
     names.write_bytes(b"\xff\xfe")
-    with pytest.raises(WeightsError, match=r"names\.txt: it is no UTF-8 text"):
+    with pytest.raises(WeightsError, match=r"names\.txt: the file is not UTF-8 text"):
         convert(tmp_path / "source.pth", tmp_path / "other.safetensors", classes=names)
     assert not (tmp_path / "other.safetensors").exists()
 
 
-def test_published_file_is_known_by_its_hash(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_file_is_recognised_by_its_hash(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save(dict(state), tmp_path / "source.pth")
     digits = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()[:8]
     row = Published("lraspp_mobilenet_v3_large", "V1", f"lraspp-{digits}.pth", 1, "", {}, classes=VOC_CLASSES)
     monkeypatch.setattr(provenance, "CATALOG", (row,))
     report = _convert(tmp_path, None)
     assert report.classes == VOC_CLASSES
-    known = "it is torchvision's lraspp_mobilenet_v3_large V1, by "
-    assert f"{known}the first 8 digits of its sha256" in report.notes
+    known = "this is torchvision's lraspp_mobilenet_v3_large V1 (same "
+    assert f"{known}the first 8 digits of its sha256)" in report.notes
     monkeypatch.setattr(provenance, "CATALOG", (replace(row, sha256=report.source_sha256),))
     whole = convert(tmp_path / "source.pth", tmp_path / "out.safetensors", overwrite=True)
-    assert f"{known}its sha256" in whole.notes
+    assert f"{known}sha256)" in whole.notes
     other = Published("lraspp_mobilenet_v3_large", "V1", "source.pth", 1, "", {}, sha256="0" * 64)
     monkeypatch.setattr(provenance, "CATALOG", (other,))
-    with pytest.raises(WeightsError, match="it has the name of a published file but its sha256 begins with"):
+    with pytest.raises(WeightsError, match="the file has the name of a published file, but its sha256 begins with"):
         convert(tmp_path / "source.pth", tmp_path / "other.safetensors")
 
 
@@ -168,7 +170,7 @@ def test_attack_is_refused_by_name(tmp_path: Path, state: State) -> None:
         (1e20, r"1 tensors hold values beyond 1e\+15"),
     ],
 )
-def test_numbers_of_no_trained_network(tmp_path: Path, state: State, value: float, message: str) -> None:
+def test_values_of_no_trained_network(tmp_path: Path, state: State, value: float, message: str) -> None:
     name = "classifier.low_classifier.bias"
     bad = {**state, name: state[name].clone()}
     bad[name][3] = value
@@ -185,7 +187,7 @@ def test_numbers_of_no_trained_network(tmp_path: Path, state: State, value: floa
     [lambda t: t.to(torch.int8), lambda t: t.to(torch.complex64), lambda t: t.to(torch.bool)],
     ids=["int8", "complex", "bool"],
 )
-def test_kinds_of_number_that_are_no_weights(tmp_path: Path, state: State, make: Callable[[Tensor], Tensor]) -> None:
+def test_dtypes_that_no_weights_have(tmp_path: Path, state: State, make: Callable[[Tensor], Tensor]) -> None:
     bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
     with pytest.raises(WeightsError, match=r"~ classifier\.low_classifier\.bias: file \w+, network float32") as error:
         _convert(tmp_path, bad)
@@ -201,7 +203,7 @@ def test_kinds_of_number_that_are_no_weights(tmp_path: Path, state: State, make:
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_without_plain_numbers(
+def test_tensors_without_plain_values(
     tmp_path: Path, state: State, make: Callable[[Tensor], Tensor], kind: str
 ) -> None:
     bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
@@ -216,6 +218,6 @@ def test_source_is_target(tmp_path: Path, state: State) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(path)
     for target in (path, link, tmp_path / "." / "source.safetensors"):
-        with pytest.raises(OutputError, match="is the file to be converted; choose another name for the output"):
+        with pytest.raises(OutputError, match=r"is the file to be converted\. Choose another name for the output"):
             convert(path, target, overwrite=True)
     assert path.read_bytes() == before
