@@ -198,7 +198,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "no input": (lambda x, y: {"image": x, "output": y}, r"no tensor 'input' \(found: 'image', 'output'\)"),
     "no output": (lambda x, _: {"input": x}, "no tensor 'output'"),
     "only aux": (lambda x, y: {"input": x, "aux": y}, "no tensor 'output'"),
-    "two outputs": (lambda x, y: {"input": x, "output": y, "out": y}, "several tensors that could be the output"),
+    "two outputs": (lambda x, y: {"input": x, "output": y, "out": y}, "several tensors could be the output"),
     "integer images": (lambda x, y: {"input": x.byte(), "output": y}, "'input' is uint8; expected float32"),
     "half images": (lambda x, y: {"input": x.half(), "output": y}, "'input' is float16"),
     "classes": (lambda x, y: {"input": x, "output": y.argmax(1)}, "'output' is int64.*Save the logits, not the class"),

@@ -47,7 +47,7 @@ def test_inspect_and_convert(tmp_path: Path, source: Path, capsys: pytest.Captur
     assert main(["inspect", str(source)]) == 0
     table = capsys.readouterr()
     assert "network    lraspp_mobilenet_v3_large(num_classes=21, aux_loss=False)" in table.out
-    assert "prefixes   module. taken off" in table.out
+    assert "prefixes   module. removed" in table.out
     assert "ignored    epoch (int)" in table.out
     assert table.err == ""
     assert main(["convert", str(source), str(tmp_path / "out.safetensors")]) == 0
@@ -95,7 +95,7 @@ def test_inspect_answers_for_what_can_not_be_converted(tmp_path: Path, capsys: p
     shown, complaint = capsys.readouterr()
     assert complaint == ""
     assert "refused    its 2 tensors fit no network that is known here" in shown
-    assert "doubt      its name states the checksum 0676ba61, but its sha256 begins with" in shown
+    assert "doubt      the file's name states the checksum 0676ba61, but its sha256 begins with" in shown
 
 
 def test_inspect_of_an_attack_ends_with_1(
@@ -104,7 +104,7 @@ def test_inspect_of_an_attack_ends_with_1(
     path = tmp_path / "w.pth"
     path.write_bytes(saved({"model": state, "x": Bomb(tmp_path / "executed")}))
     assert main(["inspect", "--json", str(path)]) == 1
-    assert json.loads(capsys.readouterr().out)["refused"] == "it is probably an attack; nothing of it was run"
+    assert json.loads(capsys.readouterr().out)["refused"] == "the file is probably an attack; nothing in it was run"
     with pytest.raises(SystemExit):
         main(["inspect", "--help"])
     assert "Exit 0 if it could be converted, 1 if it would be refused." in " ".join(capsys.readouterr().out.split())

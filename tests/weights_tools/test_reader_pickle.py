@@ -175,7 +175,7 @@ def test_inspect_tells_of_an_attack(tmp_path: Path, state: dict[str, Tensor]) ->
     (tmp_path / "w.pth").write_bytes(saved({"model": state, "x": Bomb(tmp_path / "executed")}))
     report = inspect(tmp_path / "w.pth")
     assert report.doubts == ("it names posix.mkdir, which no checkpoint needs and an attack does",)
-    assert report.refused == "it is probably an attack; nothing of it was run"
+    assert report.refused == "the file is probably an attack; nothing in it was run"
     assert not (tmp_path / "executed").exists()
 
 
