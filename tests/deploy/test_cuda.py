@@ -20,14 +20,17 @@ from segnets.errors import ExportError
 from segnets.preprocessing import preprocess
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, calm_model, changed, random_image, random_model, rewrite, simplified
+from tests.tiers import full_but
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA finds")
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+NETWORKS = ("lraspp_mobilenet_v3_large", "fcn_resnet18", "deeplabv3_resnet50")
+EVERYDAY = [(NETWORKS[0], "float16"), (NETWORKS[1], "bfloat16")]
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["lraspp_mobilenet_v3_large", "fcn_resnet18", pytest.param("deeplabv3_resnet50", marks=pytest.mark.full)],
+    ("name", "dtype"), full_but(EVERYDAY, [(name, dtype) for name in NETWORKS for dtype in ("float16", "bfloat16")])
 )
 def test_the_program_computes_the_models_answers(name: str, dtype: str) -> None:
     model = calm_model(name, num_classes=5)

@@ -25,12 +25,10 @@ from segnets.preprocessing import Preprocessing
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, random_image, random_model, simplified
 from tests.oracle import NAMES
-
-# A ResNet-101 differs from a ResNet-50 in the number of its blocks only.
-EVERY = [pytest.param(n, marks=pytest.mark.full) if n.endswith("resnet101") else n for n in NAMES]
+from tests.tiers import full_but
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", full_but(["fcn_resnet50", "lraspp_mobilenet_v3_large"], NAMES))
 def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
     options = {} if name.startswith("lraspp") else {"aux_loss": True}
     model = random_model(name, num_classes=7, **options)

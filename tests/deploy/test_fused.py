@@ -16,6 +16,7 @@ from segnets.deploy.passes.wrap import PIXELS_AT_ONCE, images_at_once
 from segnets.errors import ExportError
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, calm_model, fused_for_cpu, random_image, random_model, simplified
+from tests.tiers import full_but
 
 NETWORKS = (
     "lraspp_mobilenet_v3_large",
@@ -27,16 +28,11 @@ NETWORKS = (
     "deeplabv3_resnet101",
     "deeplabv3_mobilenet_v3_large",
 )
-EVERYDAY = [(NETWORKS[0], "float32"), (NETWORKS[0], "bfloat16"), (NETWORKS[1], "float32")]
+EVERYDAY = [(NETWORKS[0], "bfloat16"), (NETWORKS[1], "float32")]
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param(name, dtype, marks=() if (name, dtype) in EVERYDAY else pytest.mark.full)
-        for name in NETWORKS
-        for dtype in ("float32", "bfloat16")
-    ],
+    ("name", "dtype"), full_but(EVERYDAY, [(name, dtype) for name in NETWORKS for dtype in ("float32", "bfloat16")])
 )
 def test_agrees_with_the_model(name: str, dtype: str, tmp_path: Path) -> None:
     model = calm_model(name, num_classes=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ RULES = (
     Preprocessing(resize="fixed", size=(50, 90), interpolation="bicubic"),
     Preprocessing(resize="none", mean=(0.5, 0.4, 0.3)),
 )
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the tiny model with the first rule, for tests that only read or copy the file."""
+    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    export(tiny(), path, format="onnx", preprocessing=RULES[0])
+    return path
 
 
 @pytest.mark.parametrize("preprocessing", RULES, ids=lambda rule: rule.resize)
@@ -56,9 +65,11 @@ def test_the_contract_goes_with_it(tmp_path: Path) -> None:
         join_onnx(target, tmp_path / "again.onnx")
 
 
-def test_a_graph_that_gives_other_masks_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_gives_other_masks_is_not_kept(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
-    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    shutil.copy(plain, source)
     target.write_bytes(b"kept")
 
     def another_class(self: object, image: torch.Tensor) -> torch.Tensor:
@@ -85,18 +96,18 @@ def test_other_exports(options: dict[str, object], tmp_path: Path) -> None:
     assert onnx.load(target).opset_import[0].version == options.get("opset", 20)
 
 
-def test_the_export_stays(tmp_path: Path) -> None:
+def test_the_export_stays(plain: Path, tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
-    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    shutil.copy(plain, source)
     before = source.read_bytes()
     with pytest.raises(ExportError, match=r"m\.onnx: is the export itself, which stays"):
         join_onnx(source, source)
     assert source.read_bytes() == before
 
 
-def test_what_onnx_runtime_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_onnx_runtime_refuses_is_one_line(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "m.onnx"
-    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    shutil.copy(plain, source)
 
     class Broken:
         def run(self, *_: object) -> None:
@@ -108,9 +119,9 @@ def test_what_onnx_runtime_refuses_is_one_line(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "joined.onnx").exists()
 
 
-def test_damage_and_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_and_what_is_not_installed(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "m.onnx"
-    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    shutil.copy(plain, source)
     (tmp_path / "cut.onnx").write_bytes(source.read_bytes()[:-9])
     with pytest.raises(ExportError, match=r"cut\.onnx: is truncated or damaged"):
         join_onnx(tmp_path / "cut.onnx", tmp_path / "joined.onnx")
@@ -119,9 +130,9 @@ def test_damage_and_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mo
         join_onnx(source, tmp_path / "joined.onnx")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
-    export(tiny(), source, format="onnx", preprocessing=RULES[0])
+    shutil.copy(plain, source)
     assert main(["join", str(source), str(target)]) == 0
     assert "in all of 12504 pixels of 3 sizes" in capsys.readouterr().out
     assert main(["join", str(source), str(target)]) == 1
