@@ -93,7 +93,7 @@ class Case:
 
     def ours(self, state: State) -> nn.Module:
         """Our network with these weights. Raises RuntimeError if a name or a shape does not fit."""
-        weights = {"weights_backbone" if self.layers else "weights": state} if self.adapts else {}
+        weights: dict[str, Any] = {"weights_backbone" if self.layers else "weights": state} if self.adapts else {}
         model = segnets.create_model(self.model, num_classes=NUM_CLASSES, **self.options, **weights)
         module: nn.Module = model
         if self.layers:

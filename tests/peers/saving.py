@@ -125,10 +125,10 @@ def lightning(module: nn.Module, folder: Path) -> Path:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     images, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 7, (2, 64, 64))
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=2)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on workers and logging
-        trainer = Trainer(max_steps=1, accelerator="cpu", devices=1, default_root_dir=folder, **quiet)  # type: ignore[arg-type]
+        trainer = Trainer(max_steps=1, accelerator="cpu", devices=1, default_root_dir=folder, **quiet)
         trainer.fit(Segmentation(1e-3), data)
     trainer.save_checkpoint(folder / "epoch=0-step=1.ckpt")
     return folder / "epoch=0-step=1.ckpt"

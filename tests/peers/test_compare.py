@@ -21,6 +21,7 @@ from segnets.weights import read_weights_file, write_weights_file
 from tests.peers import test_mmseg, test_smp
 from tests.peers.compare import MODULES, Case, absent, randomised
 from tests.peers.conversions import open_options
+from tests.typed import card_of
 from weights_tools._compare import CompareReport
 from weights_tools.check.network import build_network
 from weights_tools.check.peer import PeerComparison, compare_with_peer, default_sizes
@@ -101,7 +102,7 @@ def test_at_its_default_sizes_and_recorded(case: Case, tmp_path: Path) -> None:
     project = NAMES[case.peer]
     check(weights_tools.compare(src, dst, project=project, record=True))
     model = segnets.load(dst)
-    proof: Any = model.card.provenance["proof"]  # type: ignore[union-attr]
+    proof: Any = card_of(model).provenance["proof"]
     done = proof["compared"][project]
     assert done["holds"] is True
     assert done["assumed"]["atrous_rates"] == [12, 24, 36]
@@ -143,7 +144,8 @@ def test_another_argument_of_the_projects_network_is_caught(
     assert not report.holds
     assert not report.recorded
     assert "NOT the same" in report.verdict
-    assert "compared" not in segnets.load(dst).card.provenance["proof"]  # type: ignore[union-attr]
+    proof: Any = card_of(segnets.load(dst)).provenance["proof"]
+    assert "compared" not in proof
 
 
 @pytest.mark.parametrize(

@@ -118,15 +118,16 @@ def test_what_of_a_classifier_decides() -> None:
         "transformers", their_state, plain, build_network(stride_in_1x1, our_state), sizes=[(64, 96)]
     )
     assert not proof.holds
-    for project, options in (
+    refused: list[tuple[str, dict[str, Any]]] = [
         ("timm", {"stride_in_1x1": True}),
         ("timm", {"norm_eps": 1e-3}),
         ("timm", {"replace_stride_with_dilation": [True, False, False]}),
         ("transformers", {"stem": "deep"}),
         ("transformers", {"replace_stride_with_dilation": DILATED}),
-    ):
+    ]
+    for project, options in refused:
         needs(project)
-        config = ModelConfig("resnet50", {"num_classes": 9, **options})  # type: ignore[dict-item]
+        config = ModelConfig("resnet50", {"num_classes": 9, **options})
         with pytest.raises(WeightsError, match=f"has no resnet50 with .*{next(iter(options))}"):
             compare_with_peer(project, their_state, config, build_network(plain, our_state))
 
@@ -136,7 +137,9 @@ def test_a_backbone_alone_beside_timm(name: str, tmp_path: Path) -> None:
     """Which has a network without the last layer, too."""
     torch.save(dict(timm_resnet(name)[0]), tmp_path / "w.pth")
     convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="timm")
-    proof: Any = read_weights_file(tmp_path / "w.safetensors").card.provenance["proof"]  # type: ignore[union-attr]
+    card = read_weights_file(tmp_path / "w.safetensors").card
+    assert card is not None
+    proof: Any = card.provenance["proof"]
     assert proof["compared"]["timm"]["holds"] is True
     assert "num_classes=0" in proof["compared"]["timm"]["network"]
 

@@ -50,12 +50,13 @@ def test_smp(network: str, arguments: dict[str, Any], rules: Rules, tmp_path: Pa
     assert report.model is not None
     assert told.expects.keys() >= {"head", "backbone", "stem", "num_classes", "head_channels", "backbone_stages"}
     assert contradiction(told, ModelConfig(report.model, report.options)) == ""
-    required = {"align_corners": True}
+    required: dict[str, Any] = {"align_corners": True}
     if network.startswith("DeepLab"):
         required["first_block_dilation"] = "same"
     if network != "DeepLabV3":
         required["head_variant"] = "smp"
-    ours = segnets.create_model(f"{network.lower()}_resnet18", num_classes=3, **required, **told.options)
+    required |= told.options
+    ours = segnets.create_model(f"{network.lower()}_resnet18", num_classes=3, **required)
     assert layers(ours) == layers(theirs, rules)
 
 
@@ -64,7 +65,8 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
     import timm
     from timm.models._hub import save_config_for_hf
 
-    alike, refused = set(), set()
+    alike: set[str] = set()
+    refused: set[str] = set()
     for name in timm.list_models(module="resnet"):
         if re.search(r"resne.*(152|200|269|270|350|420)", name):
             continue  # the same, only deeper
@@ -116,7 +118,7 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
 
     labels = {0: "a", 1: "b"}
     config = ResNetConfig(depths=[1, 1, 1, 1], id2label=labels, downsample_in_bottleneck=in_1x1)
-    theirs = ResNetForImageClassification(config)
+    theirs: Any = ResNetForImageClassification(config)
     theirs.save_pretrained(tmp_path)
     ConvNextImageProcessor(image_mean=[0.25, 0.5, 0.75]).save_pretrained(tmp_path)
     told = read_source_config({}, (), tmp_path / "model.safetensors")

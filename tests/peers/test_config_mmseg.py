@@ -62,8 +62,11 @@ def ours_of(model: Mapping[str, Any], told: SourceConfig) -> nn.Module:
     shown: dict[str, Any] = {"num_classes": head["num_classes"], "aux_loss": True, "head_channels": head["channels"]}
     shown["stem"] = "plain" if backbone["type"] == "ResNet" else "deep"
     shown["downsample"] = "average" if backbone["type"] == "ResNetV1d" else "conv"
+    shown |= told.options
     return segnets.create_model(
-        f"{HEADS[head['type']]}_resnet{backbone['depth']}", head_variant="mmseg", **shown, **told.options
+        f"{HEADS[head['type']]}_resnet{backbone['depth']}",
+        head_variant="mmseg",
+        **shown,
     )
 
 
@@ -158,7 +161,7 @@ def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: P
     model["backbone"].update({**D16, "norm_cfg": {"type": "BN", "eps": 0.03}})
     for head in ("decode_head", "auxiliary_head"):
         model[head].update({"align_corners": True, "norm_cfg": {"type": "BN", "eps": 0.02}})
-    theirs = randomised(built(model), gain=0.6, within="backbone.").eval()
+    theirs: Any = randomised(built(model), gain=0.6, within="backbone.").eval()
     meta = {"cfg": Config({"model": model}).pretty_text, "dataset_meta": {"classes": ("a", "b", "c")}}
     torch.save({"meta": meta, "state_dict": theirs.state_dict()}, tmp_path / "w.pth")
     with Source(tmp_path / "w.pth") as source:

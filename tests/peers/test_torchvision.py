@@ -81,7 +81,7 @@ class Scores(nn.Module):
         return {"out": F.interpolate(scores, size=x.shape[2:], mode="bilinear", align_corners=False)}
 
 
-class AlignedLRASPP(segmentation.lraspp.LRASPP):  # type: ignore[misc, name-defined]
+class AlignedLRASPP(segmentation.lraspp.LRASPP):  # type: ignore[name-defined]
     """torchvision's, every resizing with align_corners=True."""
 
     def forward(self, x: Tensor) -> State:
@@ -154,7 +154,7 @@ CASES = [
     whole(
         "convert_sync_batchnorm(fcn_resnet50 with aux)",
         "fcn_resnet50",
-        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(  # type: ignore[no-untyped-call]
+        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(
             segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=NUM_CLASSES, aux_loss=True)
         ),
         aux_loss=True,

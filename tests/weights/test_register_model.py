@@ -17,6 +17,7 @@ from segnets.backbones import resnet18
 from segnets.builders import Builder
 from segnets.heads import FCN, HeadSpec
 from segnets.registry import MODELS
+from tests.typed import options_of, part
 
 # What a user would write: a module that registers a network when it is imported.
 MODULE = """
@@ -76,7 +77,7 @@ def test_a_registered_network_is_built_and_listed_by_its_name(linear: HeadSpec) 
     assert model.config is not None
     assert model.config.name == "linear"
     assert model.config.options["output_stride"] == 16
-    assert isinstance(model.classifier[0], nn.Conv2d)
+    assert isinstance(part(model, "classifier.0"), nn.Conv2d)
     with pytest.raises(ValueError, match=r"atrous_rates=.* would change nothing in this linear: the option needs ASPP"):
         segnets.create_model("linear", atrous_rates=(1, 2))
     assert segnets.cost("linear", 64, 64).output_stride == 8
@@ -87,7 +88,7 @@ def test_a_known_head_and_backbone_with_other_numbers() -> None:
     model = segnets.create_model("thin_fcn", num_classes=2)
     assert model.config is not None
     assert (model.config.name, model.config.options["head_channels"]) == ("thin_fcn", 32)
-    assert segnets.create_model("fcn_resnet18").config.options["head_channels"] == 128
+    assert options_of(segnets.create_model("fcn_resnet18"))["head_channels"] == 128
 
 
 def test_weights_of_a_registered_network(linear: HeadSpec, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_weights_of_a_registered_network(linear: HeadSpec, tmp_path: Path) -> No
     backbone = resnet18(num_classes=0)
     segnets.save(backbone, tmp_path / "backbone.safetensors")
     other = segnets.create_model("linear", weights_backbone=tmp_path / "backbone.safetensors")
-    assert torch.equal(other.backbone.conv1.weight, backbone.conv1.weight)
+    assert torch.equal(part(other, "backbone.conv1.weight"), part(backbone, "conv1.weight"))
 
 
 def test_where_the_network_is_not_registered_loading_says_so(tmp_path: Path) -> None:
