@@ -108,7 +108,14 @@ def change_contract(**changes: object) -> Callable[[str, bytes], bytes]:
         (lambda n, c: b"junk" if n.endswith("constants.pkl") else c, "LibTorch can't load it"),
     ],
 )
-def test_tampered_models(change, message: str, build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_tampered_models(
+    change: Callable[[str, bytes], bytes | None],
+    message: str,
+    build: Path,
+    small: Path,
+    small_ppm: Path,
+    tmp_path: Path,
+) -> None:
     model = rewrite(small, tmp_path / "t.ts", change)
     fails(build, message, model, small_ppm, tmp_path / "m.pgm")
     assert [p.name for p in tmp_path.iterdir()] == ["t.ts"]

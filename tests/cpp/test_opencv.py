@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,14 @@ def save_turned(image: Image.Image, path: Path) -> None:
     ],
 )
 def test_the_mask_of_an_image_file_is_pythons(
-    name: str, save: object, with_opencv: Path, photo: Image.Image, small: Path, tmp_path: Path
+    name: str,
+    save: Callable[[Image.Image, Path], object],
+    with_opencv: Path,
+    photo: Image.Image,
+    small: Path,
+    tmp_path: Path,
 ) -> None:
-    save(photo, tmp_path / name)  # type: ignore[operator]
+    save(photo, tmp_path / name)
     result = run(with_opencv, small, tmp_path / name, tmp_path / "m.png", "--overlay", tmp_path / "o.png")
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / name) as image, Image.open(tmp_path / "m.png") as mask:

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,17 +28,17 @@ from tests.oracle import randomise_
 SMALL = Preprocessing(resize="fixed", size=(64, 80))
 
 
-def random_model(name: str = "lraspp_mobilenet_v3_large", seed: int = 0, **options: object) -> nn.Module:
+def random_model(name: str = "lraspp_mobilenet_v3_large", seed: int = 0, **options: Any) -> SegmentationModel:
     """A model in eval mode in which every parameter and buffer has values of its own."""
-    model = find_builder(name)(**options)  # type: ignore[arg-type]
+    model = find_builder(name)(**options)
     randomise_(model, seed)
     return model.eval()
 
 
-def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: object) -> nn.Module:
+def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> SegmentationModel:
     """As `random_model`, with kernels as training begins with: bfloat16 leaves its scores recognisable."""
     torch.manual_seed(0)
-    model = find_builder(name)(**options)  # type: ignore[arg-type]
+    model = find_builder(name)(**options)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
@@ -46,6 +47,7 @@ def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: object) -> nn
                 (module.running_mean, -0.1, 0.1),
                 (module.running_var, 0.5, 1.5),
             ):
+                assert tensor is not None
                 nn.init.uniform_(tensor, low, high)
     return model.eval()
 
@@ -71,7 +73,7 @@ def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
 def small_export(folder: Path) -> Path:
     """An LR-ASPP of five classes, with names and colours."""
     model = random_model(num_classes=5)
-    model.card = ModelCard(  # type: ignore[assignment]
+    model.card = ModelCard(
         classes=("background", "cat", "dög", "tree", "sky"),
         palette=((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)),
         preprocessing=SMALL,

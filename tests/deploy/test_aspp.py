@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -13,9 +15,9 @@ from tests.deploy.common import fused_for_cpu, random_model, simplified
 from tests.oracle import randomise_
 
 
-def optimized_aspp(**options: object) -> ASPP:
+def optimized_aspp(**options: Any) -> ASPP:
     """Norms and dropout gone, as the passes before leave it, and with a bias in its projection."""
-    aspp = ASPP(24, (2, 3), 16, norm_layer=nn.Identity, **options).eval()  # type: ignore[arg-type]
+    aspp = ASPP(24, (2, 3), 16, norm_layer=nn.Identity, **options).eval()
     aspp.project[0] = nn.Conv2d(64, 16, 1)
     aspp.project[3] = nn.Identity()
     randomise_(aspp, 0)
@@ -46,7 +48,7 @@ def test_not_with_a_norm_that_is_left() -> None:
 
 def test_not_of_other_parts() -> None:
     aspp = optimized_aspp()
-    aspp.project = aspp.project[:3]
+    aspp.project = nn.Sequential(*list(aspp.project)[:3])
     assert not can_pool_apart(aspp)
     aspp = optimized_aspp()
     aspp.convs = nn.ModuleList([*aspp.convs[:-1], nn.Conv2d(24, 16, 1)])  # no pooling branch
@@ -64,7 +66,7 @@ def test_not_of_other_parts() -> None:
         ("deeplabv3_resnet18", {"head_variant": "mmseg"}, 0),  # fuses with a 3x3 convolution
     ],
 )
-def test_networks_have_it(name: str, options: dict[str, object], apart: int) -> None:
+def test_networks_have_it(name: str, options: dict[str, Any], apart: int) -> None:
     model = random_model(name, **options)
     assert sum(isinstance(module, PooledApart) for module in simplified(model).modules()) == apart
     fused = fused_for_cpu(model, torch.bfloat16)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,11 @@ EXPORT = (
 )
 
 
-def drop(suffix: str):  # type: ignore[no-untyped-def]
+def drop(suffix: str) -> Callable[[str, bytes], bytes | None]:
     return lambda name, contents: None if name.endswith(suffix) else contents
 
 
-def edit_contract(**changes: object):  # type: ignore[no-untyped-def]
+def edit_contract(**changes: object) -> Callable[[str, bytes], bytes | None]:
     def change(name: str, contents: bytes) -> bytes:
         if not name.endswith("extra/segnets.json"):
             return contents
@@ -72,7 +73,7 @@ def test_one_flipped_bit(small: Path, tmp_path: Path) -> None:
         (lambda n, c: b"junk" if n.endswith("constants.pkl") else c, "LibTorch can't load it"),
     ],
 )
-def test_tampered(change, message: str, small: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_tampered(change: Callable[[str, bytes], bytes | None], message: str, small: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
         load_exported(rewrite(small, tmp_path / "t.ts", change))
 

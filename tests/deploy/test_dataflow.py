@@ -15,7 +15,7 @@ from tests.deploy.common import simplified
 
 def test_a_feature_that_the_head_reads_is_kept() -> None:
     model = simplified(segnets.create_model("lraspp_mobilenet_v3_large"))
-    blocks = {module for module in model.modules() if isinstance(module, InvertedResidual)}
+    blocks: set[nn.Module] = {module for module in model.modules() if isinstance(module, InvertedResidual)}
     names = [name for name, module in model.named_modules() if module in blocks - last_readers(model, blocks)]
     assert names == ["backbone.5"]  # reads what block 4 gives, the head's "low"
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from segnets.segmenter import segment
 from tests.deploy.common import SMALL, random_image, random_model, simplified
 from tests.oracle import NAMES
 from tests.tiers import full_but
+from tests.typed import part
 
 
 @pytest.mark.parametrize("name", full_but(["fcn_resnet50", "lraspp_mobilenet_v3_large"], NAMES))
@@ -143,9 +145,9 @@ def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
         ({"classes": [1, 2, 3, 4, 5]}, r"classes\[0\]=1: expected a printable text"),
     ],
 )
-def test_bad_arguments_are_named(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(random_model(num_classes=5), tmp_path / "m.ts", **{"preprocessing": SMALL, **arguments})  # type: ignore[arg-type]
+        export(random_model(num_classes=5), tmp_path / "m.ts", **{"preprocessing": SMALL, **arguments})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,7 +184,8 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.convolution(x)
-        return y + 3 * self.norm(y)
+        result: Tensor = y + 3 * self.norm(y)
+        return result
 
 
 def test_a_model_made_by_hand_exports(tmp_path: Path) -> None:
@@ -198,7 +201,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="can't be compiled by TorchScript"):
         export(Wrapper(Untypable()), tmp_path / "m.ts")
     shared = Wrapper(Shared())
-    shared.tail.norm.running_mean.fill_(2.0)  # type: ignore[union-attr]
+    part(shared, "tail.norm.running_mean").fill_(2.0)
     with pytest.raises(ExportError, match="disagrees with the model, so it was not kept"):
         export(shared, tmp_path / "m.ts")
     broken = Wrapper(nn.Identity())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segnets.backbones.resnet import Bottleneck
+from segnets.backbones import Bottleneck
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy.passes.fuse_onednn import PackedConv
 from segnets.deploy.passes.winograd import WinogradConv
@@ -17,6 +17,7 @@ from segnets.errors import ExportError
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, calm_model, fused_for_cpu, random_image, random_model, simplified
 from tests.tiers import full_but
+from tests.typed import part
 
 NETWORKS = (
     "lraspp_mobilenet_v3_large",
@@ -85,7 +86,7 @@ def test_another_network_is_noticed(tmp_path: Path) -> None:
     model = calm_model(num_classes=5)
     export(model, tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
     with torch.no_grad():
-        model.backbone.get_submodule("4.block.1.0").weight.mul_(1.5)  # type: ignore[union-attr,operator]
+        part(model, "backbone.4.block.1.0.weight").mul_(1.5)
     assert not verify(tmp_path / "m.ts", against=model).passed
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,15 +34,15 @@ from tests.deploy.common import SMALL, random_model
         ({"palette": "red"}, "palette='red': expected a list"),
     ],
 )
-def test_cards_that_can_not_be(card: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_cards_that_can_not_be(card: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(random_model(num_classes=5), tmp_path / "m.ts", **card)  # type: ignore[arg-type]  # mistakes
+        export(random_model(num_classes=5), tmp_path / "m.ts", **card)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: Path) -> None:
     model = random_model(num_classes=5)
-    model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})  # type: ignore[assignment]
+    model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})
     export(model, tmp_path / "m.ts")
     assert read_contract(tmp_path / "m.ts").provenance == {"derived_from": {"source_sha256": "12ab"}}
 
@@ -90,7 +91,7 @@ def test_a_reason_is_one_short_line() -> None:
 
 def test_a_provenance_that_is_no_text(tmp_path: Path) -> None:
     model = random_model(num_classes=2)
-    model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})  # type: ignore[assignment]
+    model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})
     with pytest.raises(ExportError, match=r"options or provenance can't be written as JSON: .*surrogates not allowed"):
         export(model, tmp_path / "m.ts")
     assert list(tmp_path.iterdir()) == []
@@ -158,16 +159,17 @@ def test_inputs_that_are_not_finite(small: Path) -> None:
 def test_what_is_no_image(small: Path) -> None:
     exported = load_exported(small)
     image = torch.zeros(1, 40, 50, 3, dtype=torch.uint8)
-    for given, message in (
+    wrong: list[tuple[Any, str]] = [
         (image.numpy(), "image: expected a torch.Tensor, got ndarray; torch.from_numpy makes one"),
         (image.to("meta"), "image: is on meta, and this file runs on cpu"),
         (image.float(), "got torch.float32; convert with"),
         (image.permute(0, 3, 1, 2), "looks like \\(N, 3, H, W\\)"),
         (image[..., :2], "with 2 channels"),
-    ):
+    ]
+    for given, message in wrong:
         for call in (exported.segment, exported.preprocess):
             with pytest.raises(ImageError, match=message):
-                call(given)  # type: ignore[arg-type]
+                call(given)
     with pytest.raises(ImageError, match="input: is on meta"):
         exported.logits(torch.zeros(1, 3, 40, 50, device="meta"))
 

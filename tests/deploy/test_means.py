@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pooling import GridAverage, MeanByLines, MeanByWindow, average_by_lines, average_by_window
+from tests.typed import part
 
 
 @pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
@@ -35,7 +37,7 @@ def test_a_whole_map(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanB
 @pytest.mark.parametrize("cells", [(6, 6), (3, 6), (3, 2), (6, 1), (2, None), (None, None)])
 def test_a_grid(cells: tuple[int | None, int | None], size: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.rand(2, 5, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
-    expected = F.adaptive_avg_pool2d(x.double(), cells)  # type: ignore[arg-type]  # its hints know no None
+    expected = F.adaptive_avg_pool2d(x.double(), cells)
     result = GridAverage(*cells)(x)
     assert result.dtype == dtype
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 2**-8)
@@ -48,15 +50,23 @@ class _PowerMean(nn.AdaptiveAvgPool2d):
 
 def test_which_are_exchanged() -> None:
     """However their sizes are written and wherever they stand; but not what computes something else."""
-    shared = nn.AdaptiveAvgPool2d([3, 2])
-    sizes: list[object] = [1, (1, 1), [1, 1], 6, (6, 1), (2, None), None]
-    model = nn.Sequential(*map(nn.AdaptiveAvgPool2d, sizes), shared, nn.Sequential(shared), _PowerMean(1))
+    pool: Any = nn.AdaptiveAvgPool2d  # its hints rule out lists
+    shared = pool([3, 2])
+    sizes = [1, (1, 1), [1, 1], 6, (6, 1), (2, None), None]
+    model = nn.Sequential(*map(pool, sizes), shared, nn.Sequential(shared), _PowerMean(1))
     context = Context("torchscript", "cpu")
     assert average_by_window(model, context).counts == {}
     assert average_by_window(model, replace(context, dtype=torch.bfloat16)).counts == {"whole": 3, "grid": 0}
-    assert [type(module) for module in model[:4]] == [*[MeanByWindow] * 3, nn.AdaptiveAvgPool2d]
+    assert [type(module) for module in list(model)[:4]] == [*[MeanByWindow] * 3, nn.AdaptiveAvgPool2d]
     assert average_by_lines(model, context).counts == {"whole": 0, "grid": 5}
-    assert [type(module) for module in model[3:8]] == [GridAverage] * 5
-    assert [(module.rows, module.columns) for module in model[3:8]] == [(6, 6), (6, 1), (2, None), (None, None), (3, 2)]
-    assert type(model[8][0]) is GridAverage
+    assert [type(module) for module in list(model)[3:8]] == [GridAverage] * 5
+    grids = [(part(module, "rows"), part(module, "columns")) for module in list(model)[3:8]]
+    assert grids == [
+        (6, 6),
+        (6, 1),
+        (2, None),
+        (None, None),
+        (3, 2),
+    ]
+    assert type(part(model, "8.0")) is GridAverage
     assert type(model[9]) is _PowerMean

@@ -30,7 +30,7 @@ def test_later_calls_get_their_memory_back(tmp_path: Path) -> None:
     export(tiny(), tmp_path / "m.ts", preprocessing=SMALL)
 
     def pages(how: str) -> int:
-        command = [sys.executable, "-c", _COUNT_PAGES, tmp_path / "m.ts", how]
+        command = [sys.executable, "-c", _COUNT_PAGES, str(tmp_path / "m.ts"), how]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return int(done.stdout)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,8 +23,7 @@ from segnets.deploy.formats.onnx import container as onnx_file
 from segnets.errors import ExportError, ImageError
 from segnets.preprocessing import Preprocess, Preprocessing, preprocess
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, calm_model, random_image
-from tests.deploy.test_aoti import tiny
+from tests.deploy.common import SMALL, calm_model, random_image, tiny
 
 
 @pytest.fixture(scope="session")
@@ -201,9 +201,9 @@ def test_what_is_not_installed_is_named(written: Path, tmp_path: Path, monkeypat
         ({"dtype": "int8", "calibration": ".", "format": "aoti"}, "dtype='int8' needs format='onnx'"),
     ],
 )
-def test_refused(options: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(tiny(), tmp_path / "m.onnx", **{"format": "onnx", **options})  # type: ignore[arg-type]  # mistakes
+        export(tiny(), tmp_path / "m.onnx", **{"format": "onnx", **options})
     assert list(tmp_path.iterdir()) == []
 
 

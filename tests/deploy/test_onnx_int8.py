@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,8 @@ from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy.formats.onnx.quantize import quantize
 from segnets.errors import ExportError
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, calm_model, random_image
-from tests.deploy.test_aoti import tiny
+from tests.deploy.common import SMALL, calm_model, random_image, tiny
+from tests.typed import part
 
 
 @pytest.fixture(scope="session")
@@ -83,20 +84,21 @@ def test_int8_is_checked_later_too(in_8_bits: Path) -> None:
 def test_int8_that_loses_too_much_is_refused(photographs: Path, tmp_path: Path) -> None:
     model = tiny()
     with torch.no_grad():  # all classes nearly equal
-        model.classifier.weight[1:] = model.classifier.weight[:1] * (1 + 1e-4 * torch.arange(1, 5).view(-1, 1, 1, 1))
-        model.classifier.bias.zero_()
-    options = {"format": "onnx", "dtype": "int8", "calibration": photographs, "preprocessing": SMALL}
+        weight = part(model, "classifier.weight")
+        weight[1:] = weight[:1] * (1 + 1e-4 * torch.arange(1, 5).view(-1, 1, 1, 1))
+        part(model, "classifier.bias").zero_()
+    options: dict[str, Any] = {"format": "onnx", "dtype": "int8", "calibration": photographs, "preprocessing": SMALL}
     with pytest.raises(ExportError, match=r"int8 loses too much: .* at least 90% is asked for"):
-        export(model, tmp_path / "m.onnx", **options)  # type: ignore[arg-type]
+        export(model, tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
-    assert export(model, tmp_path / "m.onnx", minimum_agreement=0.0, **options).verification.passed  # type: ignore[arg-type]
+    assert export(model, tmp_path / "m.onnx", minimum_agreement=0.0, **options).verification.passed
 
 
 def test_too_few_images_to_hold_any_out(photographs: Path, tmp_path: Path) -> None:
     shutil.copy(photographs / "0.jpg", tmp_path)
     shutil.copy(photographs / "1.png", tmp_path)
-    options = {"dtype": "int8", "calibration": tmp_path, "minimum_agreement": 0.0}
-    report = export(tiny(), tmp_path / "m.onnx", format="onnx", preprocessing=SMALL, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"dtype": "int8", "calibration": tmp_path, "minimum_agreement": 0.0}
+    report = export(tiny(), tmp_path / "m.onnx", format="onnx", preprocessing=SMALL, **options)
     assert report.quantization is not None
     assert (report.quantization.calibrated, report.quantization.measured, report.quantization.held_out) == (2, 2, False)
     assert "too few to hold any out" in str(report)

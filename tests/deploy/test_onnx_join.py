@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +21,7 @@ from segnets.deploy._join_onnx import SHAPES
 from segnets.errors import ExportError
 from segnets.preprocessing import Preprocessing
 from segnets.segmenter import segment
-from tests.deploy.common import random_image
-from tests.deploy.test_aoti import tiny
+from tests.deploy.common import random_image, tiny
 
 RULES = (
     Preprocessing(size=64, channel_order="BGR"),
@@ -83,15 +83,15 @@ def test_a_graph_that_gives_other_masks_is_not_kept(
 
 
 @pytest.mark.parametrize("options", [{"opset": 18}, {"opset": 23}, {"classes": 300}, {"dtype": "int8"}], ids=str)
-def test_other_exports(options: dict[str, object], tmp_path: Path) -> None:
+def test_other_exports(options: dict[str, Any], tmp_path: Path) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     options = dict(options)
-    model = tiny(options.pop("classes", 5))  # type: ignore[arg-type]
+    model = tiny(options.pop("classes", 5))
     if "dtype" in options:
         Image.fromarray(random_image(64, 80)[0].numpy()).save(tmp_path / "a.png")
         Image.fromarray(random_image(64, 80, seed=1)[0].numpy()).save(tmp_path / "b.png")
         options |= {"calibration": tmp_path, "minimum_agreement": 0}
-    export(model, source, format="onnx", preprocessing=RULES[1], **options)  # type: ignore[arg-type]
+    export(model, source, format="onnx", preprocessing=RULES[1], **options)
     join_onnx(source, target)
     assert onnx.load(target).opset_import[0].version == options.get("opset", 20)
 
@@ -134,7 +134,7 @@ def test_the_command(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     shutil.copy(plain, source)
     assert main(["join", str(source), str(target)]) == 0
-    assert "in all of 12504 pixels of 3 sizes" in capsys.readouterr().out
+    assert "in all 12504 pixels of 3 image sizes" in capsys.readouterr().out
     assert main(["join", str(source), str(target)]) == 1
     assert "--force" in capsys.readouterr().err
     assert main(["join", str(tmp_path / "absent.onnx"), str(tmp_path / "o.onnx")]) == 1

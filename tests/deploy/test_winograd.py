@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,14 @@ def test_compiled_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.full
 @needs_compiler
 def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = []
-    compile_ = aoti._compile
-    monkeypatch.setattr(aoti, "_compile", lambda model, *rest: compiled.append(model) or compile_(model, *rest))
+    compiled: list[nn.Module] = []
+    compile_: Callable[..., object] = aoti._compile
+
+    def compile_and_note(model: nn.Module, *rest: object) -> object:
+        compiled.append(model)
+        return compile_(model, *rest)
+
+    monkeypatch.setattr(aoti, "_compile", compile_and_note)
     model = wide()
     assert export(model, tmp_path / "m.pt2", format="aoti", preprocessing=LARGER).verification.passed
     assert [sum(isinstance(module, WinogradProducts) for module in each.modules()) for each in compiled] == [2]
