@@ -116,7 +116,7 @@ def sharded(
 ) -> Path:
     """Write a checkpoint in several files, as transformers names them, and return its index."""
     stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(parts):
         names = list(state)[number::parts]
         file = folder / f"{stem}-{number + 1:05}-of-{parts:05}.{suffix}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from segnets.catalog import VOC_CLASSES, Published
 from weights_tools import FetchReport, fetch
@@ -120,7 +120,7 @@ def good(body: bytes = BODY, **headers: object) -> Reply:
     return reply
 
 
-def plain(body: bytes, status: int = 200, **headers: object) -> Reply:
+def plain(body: bytes, status: int = 200, **headers: Any) -> Reply:
     """The same bytes for everybody: no ranges, and no Content-Length unless it's given."""
 
     def reply(request: Request) -> None:
@@ -130,7 +130,7 @@ def plain(body: bytes, status: int = 200, **headers: object) -> Reply:
     return reply
 
 
-def cut(count: int, **headers: object) -> Reply:
+def cut(count: int, **headers: Any) -> Reply:
     """Promises everything, and closes the connection after `count` bytes."""
     return plain(BODY[:count], Content_Length=len(BODY), **headers)
 

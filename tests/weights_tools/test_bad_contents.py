@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def test_report_says_which_geometry_was_assumed(
     assert inspect(tmp_path / "w.pth").geometry["align_corners"] is False
 
 
-LAUGHS = {
+LAUGHS: dict[str, Callable[[Any], object]] = {
     "dictionaries": lambda inner: {"a": inner, "b": inner},
     "tuples": lambda inner: (inner, inner),
     "ordered": lambda inner: collections.OrderedDict(a=inner, b=inner),

@@ -22,7 +22,7 @@ from tests.oracle import randomise_
 from weights_tools.check.golden import check_golden
 from weights_tools.check.network import build_network
 
-OPTIONS = {"num_classes": 5, "output_stride": 16, "aux_loss": True}
+OPTIONS: dict[str, Any] = {"num_classes": 5, "output_stride": 16, "aux_loss": True}
 
 
 @cache

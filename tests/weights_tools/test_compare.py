@@ -19,6 +19,7 @@ import weights_tools
 from segnets.card import JSON, ModelConfig
 from segnets.errors import OutputError, WeightsError
 from segnets.weights import read_weights_file, write_weights_file
+from tests.typed import card_of
 from tests.weights_tools.files import assert_same, network
 from weights_tools.check.network import build_network
 from weights_tools.check.peer import compare_with_peer
@@ -135,7 +136,7 @@ def test_another_geometry_of_torchvisions_network_is_caught(tmp_path: Path, caps
     ],
 )
 def test_an_option_changed_in_the_converted_file_is_caught(
-    tmp_path: Path, option: str, value: JSON, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, option: str, value: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(network("fcn_resnet50", num_classes=2).state_dict(), tmp_path / "w.pth")
     pair = str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")
@@ -180,8 +181,9 @@ def test_record(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> No
     assert after.config == before.config
     assert before.card is not None
     assert after.card is not None
+    earlier: Any = before.card.provenance["proof"]
     proof: Any = after.card.provenance["proof"]
-    assert {**proof, "compared": None} == {**before.card.provenance["proof"], "compared": None}
+    assert {**proof, "compared": None} == {**earlier, "compared": None}
     assert proof["compared"].keys() == {"torchvision"}
     done = proof["compared"]["torchvision"]
     assert done["holds"] is True
@@ -192,7 +194,7 @@ def test_record(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> No
     first = Path(dst).read_bytes()
     rewrite(dst)
     weights_tools.compare(src, dst, project="torchvision", sizes=[(40, 40)], record=True)
-    proof = segnets.load(dst).card.provenance["proof"]  # type: ignore[union-attr]
+    proof = card_of(segnets.load(dst)).provenance["proof"]
     assert [each["size"] for each in proof["compared"]["torchvision"]["measured"]] == [[40, 40], [40, 40]]
     # The same comparison gives the same bytes.
     weights_tools.compare(src, dst, project="torchvision", sizes=SIZES, record=True)
@@ -208,7 +210,7 @@ def test_records_of_other_projects_are_kept(pair: tuple[str, str]) -> None:
     card = segnets.ModelCard(provenance={**file.card.provenance, "proof": older})
     write_weights_file(pair[1], held, file.config, card)
     weights_tools.compare(*pair, project="torchvision", sizes=SIZES, record=True)
-    proof: Any = segnets.load(pair[1]).card.provenance["proof"]  # type: ignore[union-attr]
+    proof: Any = card_of(segnets.load(pair[1])).provenance["proof"]
     assert proof["tensors"] == "renamed"
     assert proof["compared"]["timm"] == {"version": "1"}
     assert proof["compared"]["torchvision"]["holds"] is True

@@ -113,7 +113,7 @@ ODD: tuple[Value, ...] = (
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 def test_values_of_any_kind(odd: Value) -> None:
     """In the place of each value of a configuration, and of each part of it."""
-    settings: dict[Value, Value] = {**read_text(TEXT)}
+    settings: dict[Value, Value] = dict(read_text(TEXT).items())
     for path in paths_of(settings):
         told = of_mmseg(replaced(settings, path, odd), dataset_meta={"classes": odd, "palette": odd})
         assert all(len(text) < 400 and text.isprintable() for text in (*told.notes, told.refused or ""))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from segnets import Preprocessing
-from segnets.card import ModelConfig
+from segnets.card import JSON, ModelConfig
 from segnets.options import check_values
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
@@ -135,7 +135,7 @@ TIMM = {"architecture": "resnet50", "num_classes": 2, "model_args": {"num_classe
 def test_timm(tmp_path: Path) -> None:
     own = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
     images = Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    facts = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
+    facts: dict[str, JSON] = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
     for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
         told = beside(tmp_path, {**TIMM, **form})
         assert told == SourceConfig(

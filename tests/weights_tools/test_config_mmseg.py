@@ -10,6 +10,7 @@ import pytest
 
 import segnets
 from segnets import Preprocessing
+from tests.typed import options_of
 from tests.weights_tools.mmseg_text import OPTIONS, TEXT, changed, of_mmseg
 from weights_tools.reader.values import Foreign, Global, Value
 from weights_tools.recognise.config import read_source_config
@@ -228,5 +229,6 @@ def test_meta_is_found_on_the_way_to_the_weights() -> None:
 
 
 def test_what_is_told_builds_a_network() -> None:
-    model = segnets.create_model("deeplabv3_resnet50", head_variant="mmseg", **of_mmseg().options)
-    assert model.config.options["output_stride"] == 8
+    options: dict[str, Any] = dict(of_mmseg().options)
+    model = segnets.create_model("deeplabv3_resnet50", head_variant="mmseg", **options)
+    assert options_of(model)["output_stride"] == 8

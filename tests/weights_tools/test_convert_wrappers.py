@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import segnets
 from segnets.errors import WeightsError
+from tests.typed import options_of
 from tests.weights_tools.files import assert_same, network, rezip, saved, unzip
 from weights_tools import convert
 
@@ -204,16 +205,13 @@ def test_torchscript_archives(tmp_path: Path, how: str) -> None:
             self.register_buffer("confusion", torch.zeros(3, 3, dtype=torch.int64))
 
         def forward(self, image: Tensor) -> Tensor:
-            return self.network(image)["out"]  # type: ignore[no-any-return]
+            out: Tensor = self.network(image)["out"]
+            return out
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         if how == "trace":
-            made = torch.jit.trace(
-                model,  # type: ignore[no-untyped-call]
-                torch.rand(1, 3, 32, 32),
-                strict=False,
-            )
+            made = torch.jit.trace(model, torch.rand(1, 3, 32, 32), strict=False)
         else:
             made = torch.jit.script(model if how == "script" else Outer())
         torch.jit.save(made, tmp_path / "source.pth")
@@ -248,7 +246,7 @@ def test_networks(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     assert_same(dict(loaded.state_dict()), dict(source.state_dict()))
     assert report.model == name
     assert options.items() <= report.options.items()
-    assert report.options == loaded.config.options
+    assert report.options == options_of(loaded)
     image = torch.rand(1, 3, 33, 47)
     with torch.inference_mode():
         expected, found = source(image), loaded(image)

@@ -67,7 +67,7 @@ def test_python_module_of_the_same_name(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Module, "__module__", "__main__")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
-        made = torch.jit.trace(Module(), torch.ones(2, 3))  # type: ignore[no-untyped-call]
+        made = torch.jit.trace(Module(), torch.ones(2, 3))
         torch.jit.save(made, tmp_path / "w.pt")
     with open_checkpoint(tmp_path / "w.pt") as (_, container):
         assert "__torch__.Module" in container.globals

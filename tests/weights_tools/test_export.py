@@ -22,7 +22,7 @@ from tests.oracle import NAMES, randomise_, torchvision
 from tests.weights_tools.files import assert_same, network
 from weights_tools.check.peers import PEERS
 from weights_tools.cli import main
-from weights_tools.commands import export as command
+from weights_tools.commands._common import PROJECTS
 from weights_tools.recognise.layouts import LAYOUTS
 
 SMP: dict[str, Any] = {"align_corners": True, "first_block_dilation": "same"}
@@ -180,4 +180,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = (tmp_path / "b.pth").read_bytes()
     assert main([*arguments, "--force"]) == 0
     assert (tmp_path / "b.pth").read_bytes() == first
-    assert set(command.PROJECTS) == set(PEERS)
+    assert set(PROJECTS) == set(PEERS)

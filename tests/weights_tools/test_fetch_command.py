@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -241,8 +242,9 @@ def test_the_next_steps_work(
         server.script[:] = [good(body)]
         name = f"{row.model}:{row.name}"
         user = row.model if row.classes else f"fcn_{row.model}"
+        source: dict[str, Any] = {"weights" if row.classes else "weights_backbone": row.name}
         with pytest.raises(segnets.WeightsError, match=f"run `weights-tools fetch {name}`"):
-            segnets.create_model(user, **{"weights" if row.classes else "weights_backbone": row.name})
+            segnets.create_model(user, **source)
         for folder in (None, tmp_path):
             report = fetch(name, url=server.url, folder=folder)
             network, *convert = report.next_steps

@@ -7,9 +7,28 @@ from pathlib import Path
 import pytest
 
 from segnets.errors import WeightsError
-from tests.weights_tools.server import BODY, DIGEST, OTHER, Reply, Server, get, good, leave_part, names, plain, redirect
+from tests.weights_tools.server import (
+    BODY,
+    DIGEST,
+    OTHER,
+    Reply,
+    Request,
+    Server,
+    get,
+    good,
+    leave_part,
+    names,
+    plain,
+    redirect,
+)
 
 PAGE = b"<!DOCTYPE html><html><title>Log in</title></html>"
+
+
+def _not_http(request: Request) -> None:
+    request.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+
+
 REFUSED: dict[str, tuple[Reply, str]] = {
     "wrong hash": (good(OTHER), f"its sha256 is [0-9a-f]{{64}}, not {DIGEST[:8]}...; nothing was kept; .*--from URL"),
     "page": (plain(PAGE, Content_Type="text/html", Content_Length=len(PAGE)), "sent no weights file: it is a web page"),
@@ -37,7 +56,7 @@ REFUSED: dict[str, tuple[Reply, str]] = {
     "too short": (good(BODY[:9_000]), "has 9,000 bytes; .* it is another file"),
     "endless": (plain(BODY * 20), "sends more than 1,248,584 bytes"),
     "no answer": (lambda _: None, "the server closed the connection without an answer, 2 times"),
-    "no HTTP": (lambda request: request.wfile.write(b"SSH-2.0-OpenSSH\r\n"), "the answer is not HTTP"),
+    "no HTTP": (_not_http, "the answer is not HTTP"),
     "redirect to itself": (lambda request: redirect(request.path)(request), "redirects more than 10 times"),
     "redirect to a file": (
         redirect("file:///etc/passwd"),

@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,8 +225,8 @@ def test_file_that_changes_while_it_is_read(
     torch.save(state, path)
     read = os.preadv
 
-    def read_while_another_writes(*arguments: object) -> int:
-        count = read(*arguments)  # type: ignore[arg-type]
+    def read_while_another_writes(*arguments: Any) -> int:
+        count = read(*arguments)
         with path.open("r+b") as file:
             file.seek(5000)
             file.write(b"!")

@@ -112,6 +112,11 @@ def _loop(folder: Path) -> None:
     (folder / FIRST).symlink_to(FIRST)
 
 
+def _folder(folder: Path) -> None:
+    (folder / FIRST).unlink()
+    (folder / FIRST).mkdir()
+
+
 def _pipe(folder: Path) -> None:
     (folder / FIRST).unlink()
     os.mkfifo(folder / FIRST)
@@ -146,7 +151,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "link to itself": (_loop, f"its file '{FIRST}': it can't be opened: Too many levels of symbolic links"),
     "pipe": (_pipe, f"its file '{FIRST}': it is a device, pipe or socket"),
     "folder": (
-        lambda d: ((d / FIRST).unlink(), (d / FIRST).mkdir()),
+        _folder,
         f"its file '{FIRST}': it is a folder",
     ),
     "page": (lambda d: (d / FIRST).write_text("<html>"), f"its file '{FIRST}': it is a web page (HTML)"),
@@ -238,7 +243,12 @@ def test_no_file_outside_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     index.write_text(json.dumps({"weight_map": dict.fromkeys(SMALL, "../secret")}))
     opened_paths: list[str] = []
     real = os.open
-    monkeypatch.setattr("os.open", lambda path, *rest: (opened_paths.append(str(path)), real(path, *rest))[1])
+
+    def open_and_note(path: Path, *rest: Any) -> int:
+        opened_paths.append(str(path))
+        return real(path, *rest)
+
+    monkeypatch.setattr("os.open", open_and_note)
     with pytest.raises(WeightsError, match=r"its index lists the file '\.\./secret'"):
         inspect(index)
     assert opened_paths == [str(index)]

@@ -19,6 +19,7 @@ import weights_tools
 from segnets.errors import WeightsError
 from segnets.registry import MODELS, build_described
 from tests.oracle import randomise_
+from tests.typed import options_of
 from tests.weights_tools.files import assert_same, described
 from weights_tools.cli import main
 from weights_tools.recognise.layouts import LAYOUTS, Evidence, Match
@@ -136,7 +137,7 @@ def test_what_no_tensor_shows_can_be_chosen(tmp_path: Path, capsys: pytest.Captu
     arguments = ["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")]
     assert main([*arguments, "--option", "output_stride=16", "--option", "atrous_rates=[6, 12, 18]"]) == 0
     capsys.readouterr()
-    options = segnets.load(tmp_path / "w.safetensors").config.options
+    options = options_of(segnets.load(tmp_path / "w.safetensors"))
     assert (options["output_stride"], options["atrous_rates"]) == (16, [6, 12, 18])
     for wrong, message in (
         ("num_classes=5", "the option num_classes is not open"),
@@ -147,7 +148,7 @@ def test_what_no_tensor_shows_can_be_chosen(tmp_path: Path, capsys: pytest.Captu
         complaint = capsys.readouterr().err
         assert message in complaint
         assert complaint.count("\n") == 1
-    assert segnets.load(tmp_path / "w.safetensors").config.options["output_stride"] == 16, "untouched"
+    assert options_of(segnets.load(tmp_path / "w.safetensors"))["output_stride"] == 16, "untouched"
 
 
 def test_fewer_stages_show_and_are_not_chosen(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_fewer_stages_show_and_are_not_chosen(tmp_path: Path) -> None:
     torch.save(theirs(SMP[3], {**whole.state_dict(), **unused}), tmp_path / "w.pth")
     weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     loaded = segnets.load(tmp_path / "w.safetensors")
-    assert (loaded.config.options["backbone_stages"], loaded.config.options["output_stride"]) == (2, 8)
+    assert (options_of(loaded)["backbone_stages"], options_of(loaded)["output_stride"]) == (2, 8)
     assert_same(loaded.state_dict(), whole.state_dict())
 
 
