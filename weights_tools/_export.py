@@ -20,6 +20,7 @@ from torch import Tensor
 from segnets.card import JSON, ModelConfig
 from segnets.errors import OutputError, WeightsError
 from segnets.files import atomic_write, check_writable_target
+from segnets.options import ALL_OPTIONS
 from segnets.registry import MODELS
 from segnets.weights.geometry import describe
 from weights_tools.check.peers import PEERS
@@ -30,7 +31,7 @@ from weights_tools.recognise.layouts import LAYOUTS, ExportNames, Match, match_l
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 # Options that change neither the names nor the outputs in eval mode.
-_EQUAL_IN_USE = {"head_dropout", "dropout", "norm_layer", "head_norm_layer"}
+_WITHOUT_EFFECT = frozenset(option.name for option in ALL_OPTIONS if not option.changes_inference)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _differences(way: ExportNames, match: Match, config: ModelConfig) -> str:
     differing = [
         f"{name} is {ours.get(name)} in the file and {theirs.get(name)} in the project"
         for name in {**ours, **theirs}
-        if ours.get(name) != theirs.get(name) and name not in _EQUAL_IN_USE
+        if ours.get(name) != theirs.get(name) and name not in _WITHOUT_EFFECT
     ]
     return ", ".join(differing)
 

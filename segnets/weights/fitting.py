@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError, warn_caller
 from segnets.weights.geometry import describe
+from segnets.weights.mismatch import COUNTER, Mismatch, absent_counters, find_mismatch
 
 AUXILIARY = "aux_classifier."
-COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -83,23 +83,19 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     if not assign:
         ignored += [name for name in tensors if name not in own and name not in ignored and _is_frozen(name, own)]
     fresh = aux_of_model if not aux_of_file and not assign else []
-    zeroed = [
-        name
-        for name in own
-        if name.endswith(COUNTER)
-        and name not in tensors
-        and name not in fresh
-        and name.removesuffix(COUNTER) + "running_mean" in tensors
-    ]
+    zeroed = [name for name in absent_counters(own, tensors) if name not in fresh]
     resized = [] if assign else _last_convolutions(model, own, tensors)
-    missing = [name for name in own if name not in tensors and name not in fresh and name not in zeroed]
-    unexpected = [name for name in tensors if name not in own and name not in ignored]
     common = [name for name in own if name in tensors and name not in resized]
     adapted = [] if assign else _first_convolution(model, own, tensors)
-    misshapen = [name for name in common if own[name].shape != tensors[name].shape and name not in adapted]
-    mistyped = [name for name in common if name not in misshapen and not _castable(tensors[name], own[name])]
-    if missing or unexpected or misshapen or mistyped:
-        raise WeightsError(_difference(model, own, tensors, where, missing, unexpected, misshapen, mistyped))
+    settled = {*fresh, *zeroed, *resized, *ignored}
+    mismatch = find_mismatch(
+        {name: tensor for name, tensor in own.items() if name not in settled},
+        {name: tensor for name, tensor in tensors.items() if name not in settled},
+        any_shape=adapted,
+        compare_dtypes=lambda name: _other_dtype(tensors[name], own[name]),
+    )
+    if mismatch:
+        raise WeightsError(_message(model, own, tensors, where, mismatch))
 
     state = {name: tensors[name] for name in common}
     state.update({name: _for_channels(tensors[name], own[name].shape[1]) for name in adapted})
@@ -194,39 +190,18 @@ def _castable(source: Tensor, target: Tensor) -> bool:
     return not source.is_floating_point() and source.dtype != torch.bool
 
 
-def _kind(tensor: Tensor) -> str:
-    if tensor.is_meta:
-        return f"{tensor.dtype} without values"
-    return str(tensor.dtype) if tensor.layout == torch.strided else f"{tensor.dtype} {tensor.layout}"
+def _other_dtype(source: Tensor, target: Tensor) -> str:
+    """Describe both dtypes if one can't be cast to the other; "" if it can."""
+    if _castable(source, target):
+        return ""
+    form = " without values" if source.is_meta else "" if source.layout == torch.strided else f" {source.layout}"
+    return f"file {source.dtype}{form}, model {target.dtype}"
 
 
-def _difference(
-    model: nn.Module,
-    own: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    where: str,
-    missing: list[str],
-    unexpected: list[str],
-    misshapen: list[str],
-    mistyped: list[str],
+def _message(
+    model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str, mismatch: Mismatch
 ) -> str:
-    counts = [
-        f"{len(names)} {what}"
-        for names, what in (
-            (missing, "missing"),
-            (unexpected, "unexpected"),
-            (misshapen, "of another shape"),
-            (mistyped, "of another kind"),
-        )
-        if names
-    ]
     config = getattr(model, "config", None)
-    title = type(model).__name__
-    if isinstance(config, ModelConfig):
-        title = describe(config)
-    lines = [f"{where} does not fit {title}: {', '.join(counts)}{_hint(own, tensors)}"]
-    lines += [f"  - {name}" for name in missing]
-    lines += [f"  + {name}" for name in unexpected]
-    lines += [f"  ~ {name}: file {tuple(tensors[name].shape)}, model {tuple(own[name].shape)}" for name in misshapen]
-    lines += [f"  ! {name}: file {_kind(tensors[name])}, model {own[name].dtype}" for name in mistyped]
-    return "\n".join(lines)
+    title = describe(config) if isinstance(config, ModelConfig) else type(model).__name__
+    first = f"{where} does not fit {title}: {mismatch.summary()}{_hint(own, tensors)}"
+    return "\n".join([first, *mismatch.lines()])

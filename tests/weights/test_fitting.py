@@ -84,7 +84,7 @@ def test_every_difference_is_named_at_once_and_nothing_changes(state: dict[str, 
         segnets.load_weights(model, wrong)
     assert str(caught.value).splitlines() == [
         "the state dict does not fit deeplabv3_mobilenet_v3_large(num_classes=4, aux_loss=True): "
-        "2 missing, 1 unexpected, 1 of another shape, 2 of another kind",
+        "2 missing, 1 unexpected, 1 of another shape, 2 of another dtype",
         "  - backbone.0.0.weight",
         "  - classifier.4.bias",
         "  + backbone.99.weight",

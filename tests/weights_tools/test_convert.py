@@ -189,9 +189,9 @@ def test_values_of_no_trained_network(tmp_path: Path, state: State, value: float
 )
 def test_dtypes_that_no_weights_have(tmp_path: Path, state: State, make: Callable[[Tensor], Tensor]) -> None:
     bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
-    with pytest.raises(WeightsError, match=r"~ classifier\.low_classifier\.bias: file \w+, network float32") as error:
+    with pytest.raises(WeightsError, match=r"! classifier\.low_classifier\.bias: file \w+, model float32") as error:
         _convert(tmp_path, bad)
-    assert "1 of another shape or type" in str(error.value)
+    assert "1 of another dtype" in str(error.value)
 
 
 @pytest.mark.parametrize(

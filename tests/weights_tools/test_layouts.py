@@ -141,12 +141,12 @@ def test_every_difference_is_listed_at_once() -> None:
     state["classifier.0.weight"] = _meta(512, 2049, 3, 3)
     message = _refusal(state)
     assert "it looks like fcn_resnet50(num_classes=21, aux_loss=False), but its tensors do not fit: " in message
-    assert "2 missing, 1 unexpected, 1 of another shape or type" in message
+    assert "2 missing, 1 unexpected, 1 of another shape" in message
     for line in (
         "- backbone.bn1.running_mean",
         "- classifier.4.bias",
         "+ backbone.extra.weight",
-        "~ classifier.0.weight: file (512, 2049, 3, 3), network (512, 2048, 3, 3)",
+        "~ classifier.0.weight: file (512, 2049, 3, 3), model (512, 2048, 3, 3)",
     ):
         assert line in message
 

@@ -12,25 +12,17 @@ from torch import Tensor
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError
+from segnets.options import ALL_OPTIONS
 from segnets.registry import BACKBONES, MODELS
 from segnets.weights.geometry import options_beside
 from weights_tools.check.network import build_network
 from weights_tools.check.outputs import compare_outputs, outputs_by_name
 
-# The values that projects use. Likelier options first.
+# Hidden options and the values that projects use, likelier mistakes first.
 _VALUES: dict[str, tuple[JSON, ...]] = {
-    "output_stride": (8, 16, 32),
-    "align_corners": (False, True),
-    "first_block_dilation": ("previous", "same"),
-    "atrous_rates": ([12, 24, 36], [6, 12, 18], [3, 6, 9]),
-    "norm_eps": (1e-5, 1e-3),
-    "head_norm_eps": (1e-5, 1e-3),
-    "stride_in_1x1": (False, True),
-    "basic_block_dilation": ("both", "first"),
-    "multi_grid": (),
-    "downsample": (),
-    "replace_stride_with_dilation": (),
-    "dilated": (False, True),
+    option.name: option.candidates
+    for option in sorted(ALL_OPTIONS, key=lambda option: option.search_rank)
+    if option.is_hidden
 }
 _SECONDS = 20.0  # spent on trying
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
+from segnets.weights.mismatch import COUNTER
 from weights_tools._text import join_names, printable
 from weights_tools.check.outputs import (
     TOLERANCES,
@@ -25,7 +26,6 @@ from weights_tools.check.outputs import (
     worst,
 )
 from weights_tools.check.peers import Peer, PeerCall, find_peer, installed_version, peer_errors
-from weights_tools.recognise._fit import COUNTER
 
 Size = tuple[int, int]
 _MOST_FLOAT64_PIXELS = 40_000  # float64 takes three times as long as float32
@@ -162,14 +162,9 @@ def _load(peer: Peer, call: PeerCall, theirs: Mapping[str, Tensor]) -> nn.Module
 
 
 def _mismatch(peer: Peer, call: PeerCall, module: nn.Module, theirs: Mapping[str, Tensor]) -> str:
-    own = module.state_dict()
-    missing = [name for name in own if name not in theirs and not name.endswith(COUNTER)]
-    unexpected = [name for name in theirs if name not in own]
-    misshapen = [name for name in own if name in theirs and own[name].shape != theirs[name].shape]
-    counts = [(missing, "missing"), (unexpected, "unexpected"), (misshapen, "of another shape")]
-    parts = "; ".join(
-        f"{len(names)} {what} ({join_names(map(printable, names), 3)})" for names, what in counts if names
-    )
+    needed = {name: t for name, t in module.state_dict().items() if name in theirs or not name.endswith(COUNTER)}
+    kinds = find_mismatch(needed, theirs).kinds()
+    parts = "; ".join(f"{len(names)} {kind} ({join_names(map(printable, names), 3)})" for kind, names in kinds.items())
     return f"the source's tensors do not fit {peer.title}'s {call}: {parts or 'they do not load'}"
 
 

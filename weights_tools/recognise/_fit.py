@@ -11,10 +11,10 @@ from segnets.card import ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import build_described
 from segnets.weights.geometry import describe
+from segnets.weights.mismatch import COUNTER, absent_counters, find_mismatch
 from weights_tools._text import printable
 from weights_tools.reader.values import FLOAT_DTYPES, INTEGER_DTYPES, TensorRef
 
-COUNTER = ".num_batches_tracked"
 _LISTED = 10
 
 
@@ -42,39 +42,28 @@ def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, Ten
     network = build_described(config.name, dict(config.options))
     recorded = getattr(network, "config", None)
     expected: dict[str, Tensor] = network.state_dict()
-    zeroed: list[str] = []
-    reshaped: list[str] = []
-    missing: list[str] = []
-    wrong: list[str] = []
-    for name, wanted in expected.items():
-        ref = tensors[names[name]] if name in names else None
-        if ref is None:
-            # Only beside running statistics: a network with group normalisation lacks the counters too.
-            statistics = name.removesuffix(COUNTER) + ".running_mean"
-            (zeroed if name.endswith(COUNTER) and statistics in names else missing).append(name)
-        elif name.endswith(COUNTER):
-            # A script that halves every tensor halves the counters too.
-            if ref.dtype not in INTEGER_DTYPES | FLOAT_DTYPES or ref.shape not in ((), (1,)):
-                wrong.append(f"{name}: file {ref.dtype} {ref.shape}, network int64 ()")
-            elif (ref.dtype, ref.shape) != ("int64", ()):
-                reshaped.append(name)
-        elif ref.shape != tuple(wanted.shape):
-            wrong.append(f"{name}: file {ref.shape}, network {tuple(wanted.shape)}")
-        elif ref.dtype not in FLOAT_DTYPES:
-            wrong.append(f"{name}: file {ref.dtype}, network {str(wanted.dtype).removeprefix('torch.')}")
-    unexpected = [name for name in names if name not in expected]
-    if missing or unexpected or wrong:
-        raise WeightsError(_difference(config, missing, unexpected, wrong))
+    given = {name: tensors[theirs] for name, theirs in names.items()}
+    zeroed = absent_counters(expected, given)
+    counters = [name for name in expected if name in given and name.endswith(COUNTER)]
+    mismatch = find_mismatch(
+        {name: tensor for name, tensor in expected.items() if name not in zeroed},
+        given,
+        any_shape=counters,
+        compare_dtypes=lambda name: _other_dtype(name, given[name]),
+    )
+    if mismatch:
+        first = f"it looks like {describe(config)}, but its tensors do not fit: {mismatch.summary()}"
+        lines = mismatch.lines(_LISTED, lambda line: printable(line, quote=False))
+        raise WeightsError("\n".join([first, *lines]))
+    reshaped = [name for name in counters if (given[name].dtype, given[name].shape) != ("int64", ())]
     kept = {name: names[name] for name in expected if name in names}
     return Fit(recorded if isinstance(recorded, ModelConfig) else config, kept, tuple(zeroed), tuple(reshaped))
 
 
-def _difference(config: ModelConfig, missing: list[str], unexpected: list[str], wrong: list[str]) -> str:
-    counts = [(missing, "missing"), (unexpected, "unexpected"), (wrong, "of another shape or type")]
-    summary = ", ".join(f"{len(names)} {what}" for names, what in counts if names)
-    lines = [f"it looks like {describe(config)}, but its tensors do not fit: {summary}"]
-    for sign, names in (("-", missing), ("+", unexpected), ("~", wrong)):
-        lines += [f"  {sign} {printable(name, quote=False)}" for name in names[:_LISTED]]
-        if len(names) > _LISTED:
-            lines.append(f"  {sign} and {len(names) - _LISTED} more")
-    return "\n".join(lines)
+def _other_dtype(name: str, ref: TensorRef) -> str:
+    """Describe the dtype of a tensor, or the form of a counter, that does not fit; "" if it fits."""
+    if name.endswith(COUNTER):
+        # A script that halves every tensor halves the counters too.
+        fits = ref.dtype in INTEGER_DTYPES | FLOAT_DTYPES and ref.shape in ((), (1,))
+        return "" if fits else f"file {ref.dtype} {ref.shape}, model int64 ()"
+    return "" if ref.dtype in FLOAT_DTYPES else f"file {ref.dtype}, model float32"

@@ -22,25 +22,16 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError, WeightsError
+from segnets.options import ALL_OPTIONS
 from segnets.registry import BACKBONES, MODELS
 
 Size = tuple[int, int]  # height, width
-# Options of training only.
-_OF_TRAINING = ("head_dropout", "dropout")
-# Options that the weights do not show. Where a peer has a choice, it follows ours.
-HIDDEN_OPTIONS = {
-    "output_stride",
-    "first_block_dilation",
-    "basic_block_dilation",
-    "multi_grid",
-    "stride_in_1x1",
-    "norm_eps",
-    "head_norm_eps",
-    "atrous_rates",
-    "align_corners",
-    "replace_stride_with_dilation",
-    "dilated",
-}
+# Options that change the outputs but not the weights. Where a peer has a choice, it follows ours.
+HIDDEN_OPTIONS = frozenset(option.name for option in ALL_OPTIONS if option.visible == "no" and option.changes_inference)
+# Options without any effect in eval mode, for example dropout.
+_WITHOUT_EFFECT = frozenset(
+    option.name for option in ALL_OPTIONS if option.visible == "no" and not option.changes_inference
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +158,7 @@ class PendingOptions:
                 raise WeightsError(f"the recorded {config.name} can't be built: {error}") from None
         else:
             self._pending = {name: value for name, value in config.options.items() if value is not None}
-        for name in _OF_TRAINING:
+        for name in _WITHOUT_EFFECT:
             self._pending.pop(name, None)
 
     def take(self, name: str, default: Any = None) -> Any:
