@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
-from segnets.weights.mismatch import COUNTER
+from segnets.weights.mismatch import COUNTER, find_mismatch
 from weights_tools._text import join_names, printable
 from weights_tools.check.outputs import (
     TOLERANCES,
