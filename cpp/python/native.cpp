@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -26,12 +27,13 @@ PYBIND11_CONSTINIT py::gil_safe_call_once_and_store<py::object> plain_error, joi
 
 // A class that is both Error and segnets.errors.SegnetsError; pickled, it is an Error, which every process has.
 py::object join_errors(const py::object& segnets_error) {
-  py::object base = plain_error.get_stored();
-  py::dict members;
+  const py::object base = plain_error.get_stored();
+  const py::dict members;
   members["__module__"] = "segnets_native";
   members["__doc__"] = base.attr("__doc__");
   members["__reduce__"] = py::cpp_function(
-      [base](const py::object& self) { return py::make_tuple(base, self.attr("args")); }, py::is_method(py::none()));
+      [base = py::object(base)](const py::object& self) { return py::make_tuple(base, self.attr("args")); },
+      py::is_method(py::none()));
   return py::type::of(base)("Error", py::make_tuple(base, segnets_error), members);
 }
 
@@ -46,12 +48,11 @@ py::object error_type() {
 
 void translate(std::exception_ptr pointer) {
   try {
-    std::rethrow_exception(pointer);
+    std::rethrow_exception(std::move(pointer));
   } catch (const Error& error) {
     // File names and file contents may hold bytes that are no UTF-8.
-    const std::string_view bytes = error.what();
-    const auto size = static_cast<Py_ssize_t>(bytes.size());
-    const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(bytes.data(), size, "replace"));
+    const auto size = static_cast<Py_ssize_t>(std::strlen(error.what()));
+    const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(error.what(), size, "replace"));
     PyErr_SetObject(error_type().ptr(), text.ptr());
   }
 }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -17,7 +18,7 @@ namespace {
 constexpr std::size_t kMostRunners = 8;  // calls at a time; each further one waits
 
 // What is computed at once, as PIXELS_AT_ONCE of segnets/deploy/passes/wrap.py says.
-constexpr std::int64_t kPixelsAtOnce = 520 * 520;
+constexpr std::int64_t kPixelsAtOnce = std::int64_t{520} * 520;
 
 std::int64_t images_at_once(std::int64_t height, std::int64_t width) {
   return std::max<std::int64_t>(1, kPixelsAtOnce / std::max<std::int64_t>(1, height * width));
@@ -59,7 +60,8 @@ class Aoti : public Program {
   at::Tensor logits_of(const at::Tensor& images) const { return network_->run({images}).at(0); }
 
   void check_bounds(const at::Tensor& input) const {
-    constexpr std::pair<std::int64_t, const char*> kAxes[] = {{0, "batch"}, {2, "height"}, {3, "width"}};
+    using Axis = std::pair<std::int64_t, const char*>;
+    constexpr std::array kAxes = {Axis{0, "batch"}, Axis{2, "height"}, Axis{3, "width"}};
     for (const auto& [axis, name] : kAxes) {
       const auto found = bounds_.find(name);
       if (found == bounds_.end()) continue;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "crc32.h"
 #include "segnets/error.h"
@@ -56,7 +57,7 @@ std::string read_file(const std::string& path, std::uint64_t limit) {
   if (!file) throw Error(path + ": can't be read: " + std::strerror(errno));
   std::string bytes(size, '\0');
   file.read(bytes.data(), static_cast<std::streamsize>(size));
-  if (static_cast<std::uint64_t>(file.gcount()) != size) throw Error(path + ": changed or failed while it was read");
+  if (std::cmp_not_equal(file.gcount(), size)) throw Error(path + ": changed or failed while it was read");
   return bytes;
 }
 
@@ -110,7 +111,7 @@ void Archive::read_entry(std::size_t& position, const std::string& path) {
   std::uint64_t offset = little_endian(bytes_, position + 42, 4);
   const std::size_t extra = position + kEntrySize + name_size;
   little_endian(bytes_, extra + extra_size + comment_size, 0);  // throws if the entry is cut off
-  std::string name = bytes_.substr(position + kEntrySize, name_size);
+  const std::string name = bytes_.substr(position + kEntrySize, name_size);
   for (std::size_t field = extra; field + 4 <= extra + extra_size;) {
     std::size_t value = field + 4;
     if (little_endian(bytes_, field, 2) == 1)  // the zip64 field: those of the three that didn't fit, in this order

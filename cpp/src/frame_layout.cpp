@@ -65,7 +65,7 @@ bool overlaps(const FrameLayout& layout) {
   std::vector<std::pair<std::int64_t, std::int64_t>> steps;
   for (std::size_t i = 0; i < layout.shape.size(); ++i)
     if (layout.shape[i] > 1) steps.emplace_back(layout.strides[i], layout.shape[i]);
-  std::sort(steps.begin(), steps.end());
+  std::ranges::sort(steps);
   std::int64_t within = layout.item_size();
   for (const auto& [stride, count] : steps) {
     if (stride < within) return true;
@@ -96,8 +96,7 @@ FrameLayout checked(FrameLayout layout, const std::string& where, const std::str
   if (type < 1 || type >= kNames.size()) refuse("type=" + std::to_string(type) + ", expected 1..8");
   if (layout.shape.empty() || layout.shape.size() > kMaxDimensions)
     refuse("ndim=" + std::to_string(layout.shape.size()) + ", expected 1..8");
-  if (*std::min_element(layout.shape.begin(), layout.shape.end()) < 1)
-    refuse("shape=" + join(layout.shape) + ", expected numbers of at least 1");
+  if (std::ranges::min(layout.shape) < 1) refuse("shape=" + join(layout.shape) + ", expected numbers of at least 1");
   if (layout.slots < 1 || layout.slots > kMaxSlots)
     refuse("slots=" + std::to_string(layout.slots) + ", expected 1..1048576");
   const std::string too_large = "shape=" + join(layout.shape) + ", expected a frame of at most 1 TiB";

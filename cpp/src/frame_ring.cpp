@@ -35,8 +35,9 @@ struct FrameRing::State {
   Role role;
   ring::Descriptor file;
   std::byte* memory = nullptr;
-  std::size_t size = 0;
-  std::size_t frame_size = 0, slot_size = 0;
+  std::size_t size = ring::file_size(layout);
+  std::size_t frame_size = static_cast<std::size_t>(layout.frame_size());
+  std::size_t slot_size = ring::slot_size(layout);
   std::uint64_t frames = 0;  // our own counter, which nobody else writes: frames published, or released
   bool holds = false;        // a slot was acquired, or a frame was given
   bool closed = false;
@@ -45,9 +46,6 @@ struct FrameRing::State {
 
   State(std::string path_, FrameLayout layout_, Role role_, ring::Descriptor file_)
       : path(std::move(path_)), layout(std::move(layout_)), role(role_), file(std::move(file_)) {
-    size = ring::file_size(layout);
-    frame_size = static_cast<std::size_t>(layout.frame_size());
-    slot_size = ring::slot_size(layout);
     void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (mapped == MAP_FAILED) throw ring::failed(path, "mapped");
     memory = static_cast<std::byte*>(mapped);
@@ -198,7 +196,7 @@ FrameRing::Frame FrameRing::next(std::chrono::nanoseconds timeout) {
   if (!frame) return frame;
   const std::uint64_t expected = state_->frames + 1;
   const std::byte* slot = state_->slot(expected);
-  std::array<std::uint64_t, 4> numbers;
+  std::array<std::uint64_t, 4> numbers{};
   std::memcpy(numbers.data(), slot, sizeof numbers);
   std::string damage;
   if (numbers[0] != expected) damage = "its slot has sequence " + std::to_string(numbers[0]);

@@ -9,6 +9,7 @@
 #include <exception>
 #include <filesystem>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,8 @@ constexpr const char* kUsage =
     "\n"
     "Exit: 0 fine, 1 bad input, 2 wrong call.\n";
 
-struct UsageError {
-  std::string message;
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 struct Arguments {
@@ -113,10 +114,10 @@ void check_outputs(const Arguments& arguments) {
   std::vector<std::string> taken = {model, image, out};
   for (const std::optional<std::string>& extra : {arguments.overlay, arguments.logits}) {
     if (!extra) continue;
+    const std::string& path = *extra;
     for (const std::string& other : taken)
-      if (same_file(*extra, other))
-        throw segnets::Error(*extra + ": is named twice; each output needs a file of its own");
-    taken.push_back(*extra);
+      if (same_file(path, other)) throw segnets::Error(path + ": is named twice; each output needs a file of its own");
+    taken.push_back(path);
   }
   if (arguments.overlay) segnets::check_image_path(*arguments.overlay);
   if (arguments.logits && !arguments.logits->ends_with(".npy"))
@@ -125,7 +126,7 @@ void check_outputs(const Arguments& arguments) {
 }
 
 double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
+  std::ranges::sort(values);
   const std::size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
@@ -230,7 +231,7 @@ int main(int argc, char** argv) {
       throw segnets::Error(std::string("standard output: can't be written: ") + std::strerror(errno));
     return code;
   } catch (const UsageError& error) {
-    std::fprintf(stderr, "segnets-run: %s\n%s", one_line(error.message).c_str(), kUsage);
+    std::fprintf(stderr, "segnets-run: %s\n%s", one_line(error.what()).c_str(), kUsage);
     return 2;
   } catch (const std::bad_alloc&) {
     std::fputs("segnets-run: not enough memory for this input\n", stderr);

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -34,9 +35,9 @@ int write_all(int descriptor, std::string_view bytes) {
 
 std::string temporary_beside(const std::string& path) {
   std::random_device random;
-  char name[48];
-  std::snprintf(name, sizeof name, ".segnets-%08x%08x.tmp", random(), random());
-  return (std::filesystem::path(path).parent_path() / name).string();
+  std::array<char, 48> name{};
+  std::snprintf(name.data(), name.size(), ".segnets-%08x%08x.tmp", random(), random());
+  return (std::filesystem::path(path).parent_path() / name.data()).string();
 }
 
 void check_writable_target(const std::string& path) {

@@ -79,7 +79,7 @@ at::Tensor pixels_of(const std::vector<ImageView>& images) {
   const std::optional<std::int64_t> step = distance(images);
   if (step && images[0].order == ChannelOrder::rgb) return blob(images[0], count, *step);
   // No tensor has negative strides, so BGR can't be read as RGB where it is.
-  at::Tensor planes = at::empty({count, 3, images[0].height, images[0].width}, at::kByte);
+  const at::Tensor planes = at::empty({count, 3, images[0].height, images[0].width}, at::kByte);
   for (std::int64_t i = 0; i < count; ++i) {
     const ImageView& image = images[static_cast<std::size_t>(i)];
     const at::Tensor source = blob(image, 1, image.height * image.bytes_per_row())[0];

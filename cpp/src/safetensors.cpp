@@ -1,5 +1,7 @@
 #include "safetensors.h"
 
+#include <utility>
+
 #include "json.h"
 #include "segnets/error.h"
 
@@ -30,8 +32,7 @@ TensorView read_tensor(const Json& entry, std::string_view data, const std::stri
   const Json::Array& offsets = entry.at("data_offsets").array();
   if (offsets.size() != 2) throw Error(what + ": has a tensor without two offsets");
   const std::int64_t begin = offsets[0].integer(), end = offsets[1].integer();
-  if (begin < 0 || end < begin || static_cast<std::uint64_t>(end) > data.size() ||
-      static_cast<std::uint64_t>(end - begin) != bytes)
+  if (begin < 0 || end < begin || std::cmp_greater(end, data.size()) || std::cmp_not_equal(end - begin, bytes))
     throw Error(what + ": has a tensor whose offsets don't fit its shape");
   tensor.data = data.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(bytes));
   return tensor;

@@ -27,7 +27,7 @@ torch::Tensor to_tensor(const std::map<std::string, TensorView>& tensors, const 
 // Not a number counts as infinitely far.
 double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
   if (a.sizes() != b.sizes()) throw Error("the golden pair has other shapes than the model; export the model again");
-  const double difference = (a - b).abs().max().item<double>();
+  const auto difference = (a - b).abs().max().item<double>();
   return std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
 }
 

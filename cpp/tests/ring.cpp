@@ -5,6 +5,7 @@
 //        segnets-test-ring read PATH COUNT        checks such frames until COUNT came or the producer is gone
 //        segnets-test-ring race PATH COUNT        both sides in two threads that never pause, COUNT frames
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -23,12 +24,12 @@ namespace {
 
 using segnets::FrameRing;
 constexpr std::uint64_t kPasses = 20;
-constexpr const char* kOutcomes[] = {"ready", "timeout", "closed", "died"};
+constexpr std::array kOutcomes = {"ready", "timeout", "closed", "died"};
 
 std::vector<std::int64_t> numbers(const std::string& text) {
   std::vector<std::int64_t> result;
   std::stringstream stream(text);
-  for (std::string word; std::getline(stream, word, 'x');) result.push_back(std::atoll(word.c_str()));
+  for (std::string word; std::getline(stream, word, 'x');) result.push_back(std::stoll(word));
   return result;
 }
 
@@ -60,10 +61,10 @@ int write(FrameRing ring, std::uint64_t count) {
     const std::span frame(reinterpret_cast<std::uint64_t*>(slot.data), items);
     // Other values first, so that filling takes most of the time: whoever kills us shall meet a slot half filled.
     for (std::uint64_t wrong = kPasses; wrong > 0; --wrong) {
-      std::fill(frame.begin(), frame.end(), slot.sequence + wrong);
+      std::ranges::fill(frame, slot.sequence + wrong);
       std::atomic_signal_fence(std::memory_order_seq_cst);  // or the compiler leaves all but the last one out
     }
-    std::fill(frame.begin(), frame.end(), slot.sequence);
+    std::ranges::fill(frame, slot.sequence);
     ring.publish(3 * slot.sequence);
   }
   return 0;
@@ -75,11 +76,12 @@ int read(FrameRing ring, std::uint64_t count) {
   for (std::uint64_t i = 0; count == 0 || i < count; ++i) {
     const FrameRing::Frame frame = ring.next(FrameRing::forever);
     if (!frame) {
-      std::printf("%s after %llu\n", kOutcomes[static_cast<int>(frame.outcome)], static_cast<unsigned long long>(last));
+      std::printf("%s after %llu\n", kOutcomes[static_cast<std::size_t>(frame.outcome)],
+                  static_cast<unsigned long long>(last));
       return 0;
     }
     const std::span content(reinterpret_cast<const std::uint64_t*>(frame.data), items);
-    const auto whole = std::all_of(content.begin(), content.end(), [&](auto item) { return item == frame.sequence; });
+    const auto whole = std::ranges::all_of(content, [&](auto item) { return item == frame.sequence; });
     if (!whole || frame.tag != 3 * frame.sequence || frame.timestamp > FrameRing::now())
       throw segnets::Error("frame " + std::to_string(frame.sequence) + " is torn");
     if (last != 0 && frame.sequence != last + 1)
@@ -128,10 +130,10 @@ int main(int argc, char** argv) {
   const std::vector<std::string> words(argv, argv + argc);
   try {
     if (argc >= 8 && words[1] == "create") {
-      const auto type = static_cast<segnets::FrameType>(std::atoi(argv[4]));
+      const auto type = static_cast<segnets::FrameType>(std::stoi(words[4]));
       const auto strides = argc > 8 ? numbers(words[8]) : std::vector<std::int64_t>();
       return describe(FrameRing::create(
-          words[2], {type, numbers(words[7]), std::atoll(argv[5]), words[6] == "1", strides}, role(words[3])));
+          words[2], {type, numbers(words[7]), std::stoll(words[5]), words[6] == "1", strides}, role(words[3])));
     }
     if (argc == 4 && words[1] == "open") return describe(FrameRing::open(words[2], role(words[3])));
     if (argc == 4 && words[1] == "write")

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -38,8 +39,8 @@ struct Worker {
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
-  const int threads = std::atoi(argv[2]), calls = std::atoi(argv[3]);
   try {
+    const int threads = std::stoi(argv[2]), calls = std::stoi(argv[3]);
     segnets::set_threads(1);
     const segnets::Model model(argv[1]);
     const segnets::Model fresh(argv[1]);  // its first calls come from all threads at once
@@ -52,6 +53,7 @@ int main(int argc, char** argv) {
     std::atomic<int> wrong{0};
     std::atomic<int> failed{0};
     std::vector<std::thread> running;
+    running.reserve(static_cast<std::size_t>(threads));
     for (int t = 0; t < threads; ++t)
       running.emplace_back([&, t] {
         const auto i = static_cast<std::size_t>(t);

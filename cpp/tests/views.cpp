@@ -1,6 +1,7 @@
 // Every way to hand over pixels gives the mask of the plain way; what is no image is refused.
 // usage: segnets-test-views MODEL
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -57,7 +58,7 @@ std::vector<std::uint8_t> laid_out(const segnets::Image& image, ImageView& view,
   std::vector<std::uint8_t> bytes(
       static_cast<std::size_t>(kHeight * row_stride + kWidth * pixel_stride + 3 * channel_stride), 77);
   view = {bytes.data(), kHeight, kWidth, row_stride, pixel_stride, channel_stride, order};
-  for (std::int64_t i = 0; i < static_cast<std::int64_t>(image.data.size()); ++i) {
+  for (std::int64_t i = 0; std::cmp_less(i, image.data.size()); ++i) {
     const std::int64_t channel = order == ChannelOrder::rgb ? i % 3 : 2 - i % 3;
     const std::int64_t at = i / 3 / kWidth * row_stride + i / 3 % kWidth * pixel_stride + channel * channel_stride;
     bytes[static_cast<std::size_t>(at)] = image.data[static_cast<std::size_t>(i)];
@@ -74,10 +75,9 @@ void layouts(const Model& model) {
     const char* name;
     std::int64_t row, pixel, channel;
   };
-  const Layout all[] = {{"gaps between rows", 3 * kWidth + 5, 3, 1},
-                        {"four channels", 4 * kWidth, 4, 1},
-                        {"planes", kWidth, 1, kHeight * kWidth},
-                        {"rows of channels", 3 * kWidth, 1, kWidth}};
+  const std::array all = {Layout{"gaps between rows", 3 * kWidth + 5, 3, 1}, Layout{"four channels", 4 * kWidth, 4, 1},
+                          Layout{"planes", kWidth, 1, kHeight * kWidth},
+                          Layout{"rows of channels", 3 * kWidth, 1, kWidth}};
   for (const auto& [name, row, pixel, channel] : all)
     for (const ChannelOrder order : {ChannelOrder::rgb, ChannelOrder::bgr}) {
       ImageView view;
@@ -111,7 +111,7 @@ void batches(const Model& model) {
   const auto agree = [&](const std::vector<ImageView>& images, const std::string& what) {
     const segnets::MaskBatch masks = model.segment_batch(images);
     const segnets::LogitsBatch logits = model.logits_batch(images);
-    check(masks.count == static_cast<std::int64_t>(images.size()) && masks.narrow && !masks.wide, what);
+    check(std::cmp_equal(masks.count, images.size()) && masks.narrow && !masks.wide, what);
     const std::int64_t size = logits.num_classes * logits.height * logits.width;
     for (std::size_t i = 0; i < images.size(); ++i) {
       check(nearly_equal(masks.mask(static_cast<std::int64_t>(i)).ids, model.segment(images[i]).ids), what);

@@ -26,7 +26,7 @@ namespace {
 
 using segnets::FrameRing;
 
-torch::Tensor preprocess(torch::jit::Module& model, const segnets::Image& image) {
+torch::Tensor preprocess(const torch::jit::Module& model, const segnets::Image& image) {
   const torch::Tensor pixels =
       torch::from_blob(const_cast<std::uint8_t*>(image.data.data()), {1, image.height, image.width, 3}, torch::kUInt8);
   return model.get_method("preprocess")({pixels}).toTensor();
