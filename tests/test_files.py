@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from segnets.errors import OutputError
 from segnets.files import TEMPORARY_PREFIX, atomic_write
+from tests.output_paths import INVALID_NAMES, REFUSED, UNUSUAL_NAMES, state_of
 
 
 def write(path: Path, content: bytes = b"new", *, overwrite: bool = True) -> None:
@@ -76,76 +75,25 @@ def test_another_process_creates_the_file_meanwhile(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"theirs"
 
 
-def make_link(path: Path) -> None:
-    (path.parent / "real").write_bytes(b"old")
-    path.symlink_to("real")
-
-
-def make_loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-def make_hard_link(path: Path) -> None:
-    path.write_bytes(b"old")
-    (path.parent / "real").hardlink_to(path)
-
-
-def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-
-
-def make_device(path: Path) -> None:
-    """Create a device node with the numbers of /dev/null, so that a failure can't replace the real one."""
-    try:
-        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
-    except PermissionError:
-        pytest.skip("only root may make a device node")
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (make_link, "is a symbolic link, which would be replaced; name the file that it points to"),
-        (lambda path: path.symlink_to("nowhere"), "is a symbolic link"),
-        (make_loop, "is a symbolic link"),
-        (make_hard_link, "has 2 hard links, which a replacement would separate"),
-        (lambda path: path.mkdir(), "is a folder; name a file in it"),
-        (lambda path: os.mkfifo(path), "is a device, pipe or socket"),
-        (make_socket, "is a device, pipe or socket"),
-        (make_device, "is a device, pipe or socket"),
-    ],
-    ids=["link", "dangling", "loop", "hard-link", "folder", "pipe", "socket", "device"],
-)
-def test_only_regular_files_are_replaced(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
-    target = tmp_path / "t"
-    make(target)
-    before = {path.name: path.lstat() for path in tmp_path.iterdir()}
+@pytest.mark.parametrize("case", REFUSED)
+def test_only_regular_files_are_replaced(tmp_path: Path, case: str) -> None:
+    make, message = REFUSED[case]
+    make(tmp_path / "t")
+    before = state_of(tmp_path)
     with pytest.raises(OutputError, match=message):
-        write(target)
-    after = {path.name: path.lstat() for path in tmp_path.iterdir()}
-    assert {name: (s.st_ino, s.st_mode, s.st_size) for name, s in before.items()} == {
-        name: (s.st_ino, s.st_mode, s.st_size) for name, s in after.items()
-    }
+        write(tmp_path / "t")
+    assert state_of(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("missing/a", "the folder .*missing does not exist; create it first"),
-        ("file/a", "part of the path is not a folder"),
-        ("x" * 256, "the name is too long"),
-        ("a\0b", "can't be written: .*null"),
-    ],
-)
-def test_invalid_names(tmp_path: Path, name: str, message: str) -> None:
+@pytest.mark.parametrize("name", INVALID_NAMES)
+def test_invalid_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=message):
+    with pytest.raises(OutputError, match=INVALID_NAMES[name]):
         write(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", ["with space", "new\nline", "-leading", "😀", "~", "x" * 255, "a..b"])
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
 def test_unusual_names(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     assert os.listdir(tmp_path) == [name]  # noqa: PTH208
@@ -155,6 +103,25 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
     write(Path(path))
     assert os.listdir(os.fsencode(tmp_path)) == [b"\xff\xfe"]  # noqa: PTH208
+
+
+def test_file_and_folder_are_flushed_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut the target is the old file or the complete new one only if both are flushed, in turn."""
+    flushed: list[tuple[str, bool]] = []  # what was flushed, and whether the target was the new file by then
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        is_folder = os.path.samestat(status, tmp_path.stat())
+        assert is_folder or status.st_size == len(b"new"), "flushed before everything was written"
+        flushed.append(("folder" if is_folder else "file", (tmp_path / "a").read_bytes() == b"new"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "a").write_bytes(b"old")
+    write(tmp_path / "a")
+    assert flushed == [("file", False), ("folder", True)]
+    flushed.clear()
+    write(tmp_path / "b", overwrite=False)
+    assert [what for what, _ in flushed] == ["file", "folder"]
 
 
 def test_two_writers_to_one_target(tmp_path: Path) -> None:

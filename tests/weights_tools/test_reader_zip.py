@@ -206,6 +206,22 @@ def test_compressed_pickle_is_read_and_bounded(tmp_path: Path) -> None:
         inspect(tmp_path / "bomb.pth")
 
 
+def test_a_compressed_pickle_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    entries = {"data.pkl": tensor_pickle((3,), (1,), numel=3), "data/0": bytes(12)}
+    path = rezip(tmp_path / "w.pth", entries, compressed=("data.pkl",))
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry, directory = archive.infolist()[0], archive.start_dir
+    assert (entry.filename, entry.compress_type) == ("archive/data.pkl", zipfile.ZIP_DEFLATED)
+    wrong = struct.pack("<L", entry.CRC ^ 1)
+    content[entry.header_offset + 14 : entry.header_offset + 18] = wrong
+    content[directory + 16 : directory + 20] = wrong
+    path.write_bytes(content)
+    for data in (True, False):
+        with pytest.raises(WeightsError, match=r"its entry 'archive/data.pkl' is damaged: the checksum differs"):
+            inspect(path, data=data)
+
+
 @pytest.mark.parametrize(
     ("shape", "stride", "offset", "message"),
     [

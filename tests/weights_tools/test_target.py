@@ -1,4 +1,4 @@
-"""Where the output goes: nothing is replaced that should not be, nothing is lost, nothing is left behind."""
+"""The output of `convert`: nothing is replaced by mistake, lost, or left behind."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import resource
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 import segnets
 from segnets.errors import OutputError, WeightsError
+from tests.output_paths import REFUSED, state_of
 from tests.weights_tools.files import assert_same, network
 from weights_tools import convert
 
@@ -57,57 +57,17 @@ def test_output_must_be_called_safetensors(tmp_path: Path, source: Path) -> None
     assert _names(tmp_path) == ["source.pth"]
 
 
-def _dangling(path: Path) -> None:
-    path.symlink_to(path.with_name("gone"))
-
-
-def _loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def _link_to_file(path: Path) -> None:
-    path.with_name("real").write_bytes(b"precious")
-    path.symlink_to(path.with_name("real"))
-
-
-def _hard_link(path: Path) -> None:
-    path.with_name("real").write_bytes(b"precious")
-    path.hardlink_to(path.with_name("real"))
-
-
-def _device(path: Path) -> None:
-    if not IS_ROOT:
-        pytest.skip("only root can make a device node")
-    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
-
-
-TARGETS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "dangling link": (_dangling, "is a symbolic link, which would be replaced"),
-    "loop of links": (_loop, "is a symbolic link, which would be replaced"),
-    "link to a file": (_link_to_file, "is a symbolic link, which would be replaced"),
-    "hard link": (_hard_link, "has 2 hard links, which a replacement would separate"),
-    "device": (_device, "is a device, pipe or socket"),
-    "pipe": (lambda path: os.mkfifo(path), "is a device, pipe or socket"),
-    "folder": (lambda path: path.mkdir(), "is a folder; name a file in it"),
-}
-
-
-@pytest.mark.parametrize("case", TARGETS)
-def test_what_is_never_replaced(tmp_path: Path, source: Path, case: str) -> None:
-    make, message = TARGETS[case]
+def test_what_is_never_replaced(tmp_path: Path, source: Path) -> None:
+    """The other such paths are in `tests.output_paths`."""
     target = tmp_path / "out.safetensors"
-    make(target)
-    before, kind = _names(tmp_path), target.lstat().st_mode
-    with pytest.raises(OutputError, match=message):
+    REFUSED["hard link"][0](target)
+    before = state_of(tmp_path)
+    with pytest.raises(OutputError, match=REFUSED["hard link"][1]):
         convert(source, target, overwrite=True)
-    assert (_names(tmp_path), target.lstat().st_mode) == (before, kind)
-    if (real := tmp_path / "real").exists():
-        assert real.read_bytes() == b"precious"
+    assert state_of(tmp_path) == before
 
 
-def test_folder_of_the_output_is_missing(tmp_path: Path, source: Path) -> None:
-    with pytest.raises(OutputError, match=r"the folder .*/gone does not exist; create it first"):
-        convert(source, tmp_path / "gone" / "out.safetensors")
+def test_a_tilde_is_a_plain_name(source: Path) -> None:
     with pytest.raises(OutputError, match="the folder ~ does not exist"):
         convert(source, "~/out.safetensors")
 
@@ -127,12 +87,6 @@ def test_odd_names(tmp_path: Path, source: Path, name: str) -> None:
     segnets.load(target.rename(tmp_path / "plain.safetensors"))
 
 
-def test_name_of_256_characters(tmp_path: Path, source: Path) -> None:
-    with pytest.raises(OutputError, match="the name is too long for this file system"):
-        convert(source, tmp_path / f"{'x' * 244}.safetensors")
-    assert _names(tmp_path) == ["source.pth"]
-
-
 def test_relative_path_with_dots(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
@@ -140,16 +94,6 @@ def test_relative_path_with_dots(tmp_path: Path, source: Path, monkeypatch: pyte
     assert (tmp_path / "out.safetensors").is_file()
     with pytest.raises(OutputError, match="exists already"):
         convert("../source.pth", "../out.safetensors")
-
-
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_mode_follows_the_umask(tmp_path: Path, source: Path, mask: int, mode: int) -> None:
-    old = os.umask(mask)
-    try:
-        convert(source, tmp_path / "out.safetensors")
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == mode
 
 
 @pytest.fixture
@@ -254,9 +198,9 @@ def test_killed_while_writing(tmp_path: Path, source: Path, sent: signal.Signals
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         process.send_signal(sent)
-        _, said = process.communicate(timeout=60)
+        _, complaint = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "Traceback" not in said
+    assert "Traceback" not in complaint
     assert (tmp_path / "out.safetensors").read_bytes() == b"precious"
     others = [name for name in _names(tmp_path) if name not in ("out.safetensors", "source.pth")]
     assert len(others) == left
