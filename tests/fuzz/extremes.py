@@ -1,15 +1,14 @@
-"""Files built to cost as much as possible: everything at the limits that the reader allows, in few bytes.
-
-Chance does not find them: each is read once before the random ones.
-"""
+"""Files that cost as much as possible to read: at the limits that the reader allows, in few bytes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 
-from fuzz.document import Document, Entry
-from fuzz.seeds import Seed
+from segnets.card import ModelCard, ModelConfig
+from segnets.weights.description import METADATA_KEY, encode
+from tests.fuzz.structure import Document, Entry
+from weights_tools.reader.identify import LEGACY_MAGIC
 from weights_tools.reader.limits import MAX_ENTRIES, MAX_OPCODES, MAX_PICKLE_BYTES, MAX_STACK, MAX_TENSORS
 
 _TENSOR = (
@@ -20,14 +19,16 @@ _ABOUT = MAX_OPCODES * 9 // 10
 _TEXT = 60 << 20
 
 
-def all_extremes() -> Iterator[Seed]:
-    """Each is made when it is asked for: together they would fill the memory."""
-    for name, pickle in _pickles():
-        yield Seed(f"extreme: {name}", _zip(b"\x80\x02" + pickle + b"."))
-    yield Seed("extreme: a legacy file of many numbers", _legacy(b"K\1" * (MAX_STACK - 1)))
-    yield Seed("extreme: many entries", _many_entries())
-    for name, header in _headers():
-        yield Seed(f"extreme: {name}", len(header).to_bytes(8, "little") + header)
+def all_extremes() -> Iterator[bytes]:
+    """Yield each file when it is asked for; together they would fill the memory."""
+    for _, pickle in _pickles():
+        yield _zip(b"\x80\x02" + pickle + b".")
+    yield LEGACY_MAGIC + b"\x80\x02M\xe9\x03.\x80\x02}.\x80\x02" + b"K\1" * (MAX_STACK - 1) + b".\x80\x02]."
+    entries = [Entry(b"archive/data.pkl", b"\x80\x02}.")]
+    entries += [Entry(b"archive/data/%d" % index, b"a") for index in range(MAX_ENTRIES - 1)]
+    yield Document("zip", entries=entries, aligned=False).to_bytes()
+    for _, header in _headers():
+        yield len(header).to_bytes(8, "little") + header
 
 
 def _pickles() -> Iterator[tuple[str, bytes]]:
@@ -50,16 +51,14 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     yield "many tensors", b"}(" + _tensors(MAX_TENSORS) + b"u"
     yield "many tensors in a dictionary too large", b"}(" + _tensors(60_000) + b"u"
     yield "one tensor under many names", _TENSOR + b"0}(" + _keys(400_000, b"h\0") + b"u"
-    yield (
-        "many numbers beside a tensor",
-        b"}(" + _keys(440_000, b"K\1") + b"X\5\0\0\0model}X\1\0\0\0w" + _TENSOR + b"su",
-    )
+    model = b"X\5\0\0\0model}X\1\0\0\0w" + _TENSOR + b"s"
+    yield "many numbers next to a tensor", b"}(" + _keys(440_000, b"K\1") + model + b"u"
     yield "many dictionaries of tensors", _TENSOR + b"0}X\1\0\0\0wh\0sq\5" + b"0}(" + _keys(400_000, b"h\5") + b"u"
     yield "many candidates", _candidates()
     yield "an ordered dictionary of pairs", b"ccollections\nOrderedDict\n((" + b"K\1K\1\x86" * (_ABOUT // 4) + b"ltR"
-    yield "modules that recall each other", _modules()
+    yield "modules that refer to each other", _modules()
     yield "many attributes", b"c__torch__\nA\n)\x81}(" + _keys(440_000, b"K\1") + b"ub"
-    yield "names that share their beginning", _TENSOR + b"0}(" + _keys(MAX_TENSORS, b"h\0", b"layer1." * 50) + b"u"
+    yield "names with a common prefix", _TENSOR + b"0}(" + _keys(MAX_TENSORS, b"h\0", b"layer1." * 50) + b"u"
     yield "many dots", _TENSOR + b"0}(" + _keys(MAX_TENSORS, b"h\0", b"a." * 150) + b"u"
     yield "a body larger than its limit", bytes(MAX_PICKLE_BYTES)
 
@@ -74,7 +73,7 @@ def _tensors(count: int) -> bytes:
 
 
 def _candidates() -> bytes:
-    """Dictionaries in dictionaries, each with a hundred names for the next one."""
+    """Return nested dictionaries, each with thousands of names for the next one."""
     made = _TENSOR + b"0}X\1\0\0\0wh\0sq\5"
     for _ in range(4):
         made += b"0}(" + _keys(3000, b"h\5") + b"uq\5"
@@ -89,25 +88,9 @@ def _modules() -> bytes:
 
 
 def _zip(pickle: bytes) -> bytes:
-    return Document(
-        "zip",
-        entries=[
-            Entry(b"archive/data.pkl", pickle, packed=len(pickle) > 1 << 16),
-            Entry(b"archive/constants.pkl", b"\x80\x02).") if b"__torch__" in pickle else Entry(b"archive/x", b""),
-            Entry(b"archive/data/0", b"\0\0\x80?"),
-        ],
-    ).to_bytes()
-
-
-def _legacy(pickle: bytes) -> bytes:
-    head = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + b"\x80\x02M\xe9\x03.\x80\x02}."
-    return head + b"\x80\x02" + pickle + b".\x80\x02]."
-
-
-def _many_entries() -> bytes:
-    entries = [Entry(b"archive/data.pkl", b"\x80\x02}.")]
-    entries += [Entry(b"archive/data/%d" % index, b"a") for index in range(MAX_ENTRIES - 1)]
-    return Document("zip", entries=entries, aligned=False).to_bytes()
+    constants = Entry(b"archive/constants.pkl", b"\x80\x02).") if b"__torch__" in pickle else Entry(b"archive/x", b"")
+    main = Entry(b"archive/data.pkl", pickle, packed=len(pickle) > 1 << 16)
+    return Document("zip", entries=[main, constants, Entry(b"archive/data/0", b"\0\0\x80?")]).to_bytes()
 
 
 def _headers() -> Iterator[tuple[str, bytes]]:
@@ -119,15 +102,6 @@ def _headers() -> Iterator[tuple[str, bytes]]:
     yield "a header of many digits", b'{"a":[' + b",".join([b"9" * 4000] * 6000) + b"]}"
     yield "much metadata", json.dumps({"__metadata__": {f"{index}": "" for index in range(1_000_000)}}).encode()
     for option, value in (("atrous_rates", [1] * 500_000), ("multi_grid", [1] * 500_000), ("num_classes", 1 << 20)):
-        description = {
-            "format": 1, "classes": [], "palette": [], "provenance": {},
-            "preprocessing": {
-                "resize": "none", "size": None, "interpolation": "bilinear", "antialias": True,
-                "mean": [0, 0, 0], "std": [1, 1, 1], "channel_order": "RGB",
-            },
-            "model": {"name": "deeplabv3_resnet152", "options": {option: value}},
-        }  # fmt: skip
-        yield (
-            f"a description with much {option}",
-            json.dumps({"__metadata__": {"segnets": json.dumps(description)}, "w": nothing}).encode(),
-        )
+        description = encode(ModelConfig("deeplabv3_resnet152", {option: value}), ModelCard())
+        metadata = {"__metadata__": {METADATA_KEY: description}, "w": nothing}
+        yield f"a description with much {option}", json.dumps(metadata).encode()

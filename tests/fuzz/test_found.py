@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuzz.document import Document, Entry
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
 from segnets.preprocessing import Preprocessing
 from segnets.weights.description import METADATA_KEY, encode
+from tests.fuzz.structure import Document, Entry
 from tests.weights_tools.files import rezip, saved
 from weights_tools import inspect
 from weights_tools.reader.constructors import construct, storage_of
