@@ -130,7 +130,7 @@ $(VENV)/.installed-fuzz: $(VENV)/.installed
 EXECUTIONS ?= 1000000
 FUZZ_SEED ?= 0
 fuzz: $(VENV)/.installed-fuzz
-	$(BIN)/python -m fuzz --executions $(EXECUTIONS) --seed $(FUZZ_SEED)
+	$(BIN)/python -m tests.fuzz --executions $(EXECUTIONS) --seed $(FUZZ_SEED)
 
 clean:
 	rm -rf build .demo .pytest_cache .mypy_cache .ruff_cache

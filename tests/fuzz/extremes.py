@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from segnets.card import ModelCard, ModelConfig
+from segnets.card import JSON, ModelCard, ModelConfig
 from segnets.weights.description import METADATA_KEY, encode
 from tests.fuzz.structure import Document, Entry
 from weights_tools.reader.identify import LEGACY_MAGIC
@@ -101,7 +101,12 @@ def _headers() -> Iterator[tuple[str, bytes]]:
     yield "a header nested deep", b'{"a":' + b"[" * 12_000_000 + b"]" * 12_000_000 + b"}"
     yield "a header of many digits", b'{"a":[' + b",".join([b"9" * 4000] * 6000) + b"]}"
     yield "much metadata", json.dumps({"__metadata__": {f"{index}": "" for index in range(1_000_000)}}).encode()
-    for option, value in (("atrous_rates", [1] * 500_000), ("multi_grid", [1] * 500_000), ("num_classes", 1 << 20)):
+    values: tuple[tuple[str, JSON], ...] = (
+        ("atrous_rates", [1] * 500_000),
+        ("multi_grid", [1] * 500_000),
+        ("num_classes", 1 << 20),
+    )
+    for option, value in values:
         description = encode(ModelConfig("deeplabv3_resnet152", {option: value}), ModelCard())
         metadata = {"__metadata__": {METADATA_KEY: description}, "w": nothing}
         yield f"a description with much {option}", json.dumps(metadata).encode()

@@ -138,7 +138,7 @@ def _scripts() -> dict[str, bytes]:
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
     scripted = torch.jit.script(net)
     modules = {"script": scripted, "frozen": torch.jit.freeze(scripted)}
-    modules["trace"] = torch.jit.trace(net, torch.ones(1, 1, 2, 2))  # type: ignore[no-untyped-call]
+    modules["trace"] = torch.jit.trace(net, torch.ones(1, 1, 2, 2))
     files = {}
     for name, module in modules.items():
         torch.jit.save(module, file := io.BytesIO())

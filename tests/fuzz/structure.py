@@ -1,0 +1,440 @@
+"""Edit files part by part, so that checksums and lengths stay correct wherever they were not edited on purpose.
+
+Without this, the checksums of a zip archive or the length of a safetensors header would stop nearly every change
+before it reaches the code behind them. An edit is a name and the seed of its random choices: the same edits of the
+same file give the same bytes, and a failing input is shortened by leaving edits out.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import json
+import math
+import pickletools
+import random
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+from unittest import mock
+
+from weights_tools.reader.identify import LEGACY_MAGIC
+
+MAX_BYTES = 2 << 20
+Edit: TypeAlias = tuple[str, int]
+Pool: TypeAlias = Sequence[bytes]  # files to take pieces from
+# Names, opcodes and values that the formats use; bytes are written as Latin-1.
+_DICTIONARY: dict[str, list[Any]] = json.loads(Path(__file__).with_name("dictionary.json").read_text())
+_MAX_OPCODES = 6000  # opcodes split apart; the rest is one piece
+_BITS = (0, 3, 6, 8, 15, 16, 31, 32, 48, 63, 64)
+EDGES = tuple(sign * (1 << bits) + step for bits in _BITS for sign in (1, -1) for step in (0, -1))
+
+
+@dataclass
+class Entry:
+    """A file in a zip archive, deflated if `packed`."""
+
+    name: bytes
+    data: bytes
+    packed: bool = False
+
+
+@dataclass
+class Document:
+    """One file in parts.
+
+    Attributes:
+        kind: "zip", "pickles", "safetensors", "json" or "bytes".
+        entries: The entries of a zip archive.
+        wrong_fields: Header signatures, offsets, the bytes to write there, and which header (None for all).
+        aligned: Whether the entries start at multiples of 64 bytes, as torch writes them.
+        wide: Whether the archive has zip64 records.
+        pickles: Pickles as lists of opcodes with their arguments.
+        header: The header of a safetensors file, or all bytes of a JSON or other file.
+        length: The header's length as the file states it, if not the true one.
+        tail: The bytes after the pickles or the header.
+    """
+
+    kind: str
+    entries: list[Entry] = field(default_factory=list)
+    wrong_fields: list[tuple[bytes, int, bytes, int | None]] = field(default_factory=list)
+    aligned: bool = True
+    wide: bool = False
+    pickles: list[list[bytes]] = field(default_factory=list)
+    header: bytes = b""
+    length: int | None = None
+    tail: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        """Return the file."""
+        if self.kind == "zip":
+            return _write_zip(self)
+        if self.kind == "pickles":
+            return b"".join(itertools.chain(*self.pickles)) + self.tail
+        length = len(self.header) if self.length is None else self.length
+        return (_fit(length, 8) if self.kind == "safetensors" else b"") + self.header + self.tail
+
+
+def parse(data: bytes) -> Document:
+    """Split a file into its parts; what can't be split is plain bytes."""
+    if data.startswith(b"PK") and (entries := _read_zip(data)):
+        return Document("zip", entries=[replace(entry) for entry in entries])
+    if data[:1] == b"\x80" or data[:2] == b"(d":
+        *pickles, tail = _split_pickles(data, 5 if data.startswith(LEGACY_MAGIC) else 1)
+        return Document("pickles", pickles=[list(opcodes) for opcodes in pickles], tail=b"".join(tail))
+    end = 8 + int.from_bytes(data[:8], "little")
+    if data[8:9] == b"{" and end <= len(data):
+        return Document("safetensors", header=data[8:end], tail=data[end:])
+    return Document("json" if data[:1] == b"{" else "bytes", header=data)
+
+
+def draw(data: bytes, rng: random.Random) -> list[Edit]:
+    """Choose one to eight edits that suit a file, most of them edits of its structure."""
+    suited = _SUITED[parse(data).kind]
+    count = min(8, int(rng.expovariate(0.6)) + 1)
+    names = [rng.choice(suited) if suited and rng.random() < 0.9 else "bytes" for _ in range(count)]
+    return [(name, rng.getrandbits(32)) for name in names]
+
+
+def apply(data: bytes, edits: Sequence[Edit], pool: Pool) -> bytes:
+    """Return the file after the edits; edits that don't suit it do nothing."""
+    document = parse(data)
+    for name, seed in edits:
+        if name in _SUITED[document.kind]:
+            EDITS[name](document, random.Random(seed), pool)
+            if sum(len(entry.data) for entry in document.entries) + len(document.header) > 64 * MAX_BYTES:
+                break
+    data = document.to_bytes()
+    for name, seed in edits:
+        if name == "bytes":
+            data = _change(data, random.Random(seed), pool)
+    return data[:MAX_BYTES]
+
+
+def _change(data: bytes, rng: random.Random, pool: Pool) -> bytes:
+    """Change bytes: flip a bit, write a number, cut, copy, or take a piece of another file."""
+    at, to, span = rng.randrange(len(data) + 1), rng.randrange(len(data) + 1), int(rng.expovariate(0.05)) + 1
+    piece, kind = data[at : at + span], rng.randrange(6)
+    if kind == 0:
+        return data[:at] + bytes(byte ^ 1 << rng.randrange(8) for byte in data[at : at + 1]) + data[at + 1 :]
+    if kind == 1:
+        width = rng.choice((1, 2, 4, 8))
+        new = _fit(rng.choice(EDGES), width) if rng.random() < 0.6 else rng.randbytes(width)
+        return data[:at] + (new if rng.random() < 0.5 else new[::-1]) + data[at + width :]
+    if kind == 2:
+        return data[:at] + (data[at + span :] if rng.random() < 0.7 else b"")
+    if kind == 3:
+        return data[:to] + piece * (1 if rng.random() < 0.5 else _times(rng, len(piece))) + data[to:]
+    other = rng.choice(pool)
+    there = rng.randrange(len(other) + 1)
+    return data[:at] + (other[there:] if kind == 4 else other[there : there + span] + data[at:])
+
+
+def _times(rng: random.Random, size: int) -> int:
+    """Choose how often to repeat `size` bytes: mostly a few times, rarely very often."""
+    often = rng.random() < 0.003
+    count = 1 << 17 if often else rng.choice((2, 2, 3, 10, 100, 1000))
+    return min(count, (1 << 18 if often else 1 << 12) // max(size, 1))
+
+
+def _fit(value: int, width: int) -> bytes:
+    return (value & (1 << 8 * width) - 1).to_bytes(width, "little")
+
+
+def _word(rng: random.Random, name: str) -> bytes:
+    return str(rng.choice(_DICTIONARY[name])).encode("latin-1")
+
+
+# Flags, method, checksum, sizes, lengths of name and extra, position: offsets in both headers of an entry, and width.
+_FIELDS = ((6, 8, 2), (8, 10, 2), (14, 16, 4), (18, 20, 4), (22, 24, 4), (26, 28, 2), (28, 30, 2), (0, 42, 4))
+_END_FIELDS = ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))
+
+
+def _zip_entry(document: Document, rng: random.Random, pool: Pool) -> None:
+    """Change the content or name of an entry, whether it is deflated, or how often it is there."""
+    entry, other, kind = rng.choice(document.entries), rng.choice(document.entries), rng.randrange(7)
+    if kind == 0:
+        entry.data = _word(rng, "entry_contents") if rng.random() < 0.2 else _change(entry.data, rng, pool)
+    elif kind == 1:
+        entry.name = _word(rng, "entry_names") if rng.random() < 0.6 else _change(entry.name, rng, pool)[:60_000]
+    elif kind == 2:
+        for each in document.entries if rng.random() < 0.3 else [entry]:
+            each.packed = not each.packed
+    elif kind == 3:  # a compression bomb
+        size = rng.choice((1 << 10, 1 << 14, 1 << 16)) if rng.random() < 0.95 else rng.choice((1 << 20, 24 << 20))
+        entry.packed = True
+        entry.data += rng.choice((b"\0", b"0", b"(", b"}", b"]", b"N", b"I1\n", b"K\1")) * size
+    elif kind == 4 and len(document.entries) > 1:
+        document.entries.remove(entry)
+    elif kind == 5:
+        entry.data, other.data = other.data, entry.data
+    else:
+        same = rng.random() < 0.3
+        for index in range(1 if same else _times(rng, len(entry.data) + 200)):
+            copy = replace(entry, name=entry.name + (b"" if same else b"%d" % index))
+            document.entries.insert(rng.randrange(len(document.entries) + 1), copy)
+
+
+def _zip_headers(document: Document, rng: random.Random, _pool: Pool) -> None:
+    """Write wrong fields into headers or the end record, no checksums, another alignment or zip64 records."""
+    value = rng.choice(EDGES) if rng.random() < 0.7 else rng.randrange(64)
+    kind, which = rng.randrange(10), rng.randrange(len(document.entries))
+    if kind < 5:
+        local, central, width = rng.choice(_FIELDS)
+        fields = [(b"PK\3\4", local), (b"PK\1\2", central)]
+        for signature, offset in rng.choice((fields, fields[:1], fields[1:])):
+            document.wrong_fields.append((signature, offset, _fit(value, width), which))
+    elif kind < 7:
+        offset, width = rng.choice(_END_FIELDS)
+        document.wrong_fields.append((b"PK\5\6", offset, _fit(value, width), 0))
+    elif kind == 7:  # as torch.save writes with compute_crc32=False
+        document.wrong_fields += [(b"PK\3\4", 14, bytes(4), None), (b"PK\1\2", 16, bytes(4), None)]
+    elif kind == 8:
+        document.aligned = not document.aligned
+    else:
+        document.wide = not document.wide
+
+
+@functools.lru_cache(maxsize=256)
+def _read_zip(data: bytes) -> tuple[Entry, ...]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = [info for info in archive.infolist() if info.file_size < 1 << 22]
+            return tuple(Entry(i.orig_filename.encode(), archive.read(i), i.compress_type == 8) for i in infos)
+    except Exception:  # zipfile raises any exception for a damaged file
+        return ()
+
+
+def _write_zip(document: Document) -> bytes:
+    file = io.BytesIO()
+    with (
+        warnings.catch_warnings(action="ignore"),  # names that are there twice
+        mock.patch("zipfile.ZIP64_LIMIT", 0 if document.wide else zipfile.ZIP64_LIMIT),
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        for entry in document.entries:
+            info = zipfile.ZipInfo("x")
+            info.filename = entry.name.decode("utf-8", "replace")  # ZipInfo would cut it at a zero byte
+            info.compress_type = zipfile.ZIP_DEFLATED if entry.packed else zipfile.ZIP_STORED
+            free = -(file.tell() + 34 + len(info.filename.encode())) % 64
+            info.extra = struct.pack("<2sH", b"FB", free) + b"Z" * free if document.aligned else b""
+            archive.writestr(info, entry.data, compresslevel=1)
+    data = bytearray(file.getvalue())
+    for signature, offset, new, which in document.wrong_fields:
+        places = [found.start() + offset for found in re.finditer(re.escape(signature), data)]
+        for place in places if which is None else places[which : which + 1]:
+            data[place : place + len(new)] = new
+    return bytes(data)
+
+
+# Opcodes without an argument: stack, memo, containers, calls, constants.
+_BARE = [bytes((code,)) for code in b"(.0121)Nl]}dabtseo\x85\x86\x87\x88\x89R\x81\x8f\x90\x91\x92\x93\x94QPbq"]
+
+
+def _opcodes(document: Document, rng: random.Random, pool: Pool) -> None:
+    """Change one to six opcodes of a pickle."""
+    changes = rng.choice((1, 1, 1, 2, 3, 6))
+    if entry := _pickle_entry(document, rng):
+        if len(entry.data) < 1 << 20:
+            entry.data = b"".join(_edit_opcodes(list(split_pickle(entry.data)), changes, rng, pool))
+    elif document.pickles:
+        # The fourth pickle of a legacy file holds the weights.
+        which = 3 if len(document.pickles) == 5 and rng.random() < 0.7 else rng.randrange(len(document.pickles))
+        document.pickles[which] = _edit_opcodes(document.pickles[which], changes, rng, pool)
+
+
+def _pickle_bytes(document: Document, rng: random.Random, pool: Pool) -> None:
+    """Change the bytes of a pickle in an archive, or the storages after the pickles of a legacy file."""
+    if entry := _pickle_entry(document, rng):
+        entry.data = _change(entry.data, rng, pool)
+    else:
+        document.tail = _change(document.tail, rng, pool)
+
+
+def _pickle_entry(document: Document, rng: random.Random) -> Entry | None:
+    pickles = [entry for entry in document.entries if entry.name.endswith(b".pkl")]
+    main = [entry for entry in pickles if entry.name.endswith(b"/data.pkl")]
+    chosen = main if main and rng.random() < 0.95 else pickles
+    return rng.choice(chosen) if chosen else None
+
+
+def _edit_opcodes(ops: list[bytes], changes: int, rng: random.Random, pool: Pool) -> list[bytes]:
+    for _ in range(changes):
+        at, to, kind = rng.randrange(len(ops) + 1), rng.randrange(len(ops) + 1), rng.randrange(8)
+        span = rng.choice((1, 1, 1, 2, 5, 20))
+        piece, run = ops[at : at + span], _word(rng, "opcode_runs")
+        if kind == 0:
+            ops = ops[:at] + ops[at + span :]
+        elif kind < 3:
+            ops = [*ops[:at], _new_opcode(rng), *ops[at + kind - 1 :]]
+        elif kind == 3:
+            ops = ops[:to] + piece * (_times(rng, sum(map(len, piece))) if rng.random() < 0.5 else 1) + ops[to:]
+        elif kind == 4:
+            other = split_pickle(rng.choice(pool))
+            there = rng.randrange(len(other) + 1)
+            ops = ops[:at] + list(other[there : there + span]) + ops[at:]
+        elif kind == 5:
+            ops = [*ops[:at], run * _times(rng, len(run)), *ops[at:]]
+        else:  # the argument of an opcode
+            chosen, new = ((b"K", b"M", b"J", b"\x8a", b"G"), _number) if kind == 6 else ((b"X", b"\x8c", b"c"), _text)
+            if places := [index for index, op in enumerate(ops) if op[:1] in chosen]:
+                place = rng.choice(places)
+                ops[place] = _change(ops[place], rng, pool) if rng.random() < 0.2 else new(rng)
+    return ops
+
+
+def _new_opcode(rng: random.Random) -> bytes:
+    module, name = _word(rng, "globals").split()
+    memo = rng.choice((b"h", b"q")) + _fit(rng.randrange(30), 1)
+    far = rng.choice((b"j", b"r")) + _fit(rng.choice(EDGES), 4)
+    named = rng.choice((b"c", b"i")) + module + b"\n" + name + b"\n"
+    return rng.choice((_number(rng), _text(rng), named, memo, far, _word(rng, "opcode_runs"), *rng.sample(_BARE, 2)))
+
+
+def _number(rng: random.Random) -> bytes:
+    value = rng.choice(EDGES) if rng.random() < 0.7 else rng.randrange(64)
+    real = b"G" + struct.pack(">d", rng.choice((0.0, -1.0, math.nan, math.inf, float(value))))
+    digits = b"I" + b"9" * rng.choice((20, 500, 4299, 5000)) + b"\n"
+    binary = (b"K" + _fit(value, 1), b"J" + _fit(value, 4), b"\x8a\x0a" + _fit(value, 10))
+    return rng.choice((*binary, b"I%d\n" % value, b"L%dL\n" % value, digits, real))
+
+
+def _text(rng: random.Random) -> bytes:
+    data = str(rng.choice(_DICTIONARY["texts"])).encode("utf-8", "surrogatepass")
+    length = len(data) if rng.random() < 0.9 else rng.choice(EDGES)
+    long = rng.choice((b"\x8d", b"\x8e", b"\x96")) + _fit(length, 8) + data
+    short = rng.choice((b"\x8c", b"U", b"C")) + _fit(length, 1) + data[:255]
+    line = rng.choice((b"S'" + data + b"'\n", b"V" + data.replace(b"\n", b"") + b"\n"))
+    return rng.choice((b"X" + _fit(length, 4) + data, long, short, line))
+
+
+@functools.lru_cache(maxsize=512)
+def split_pickle(data: bytes) -> tuple[bytes, ...]:
+    """Split the first pickle of `data` into opcodes with their arguments; the rest of the data comes last."""
+    starts = []
+    try:
+        found = itertools.islice(pickletools.genops(data), _MAX_OPCODES)
+        starts += [position for _, _, position in found if position is not None]
+    except Exception:  # pickletools documents no exceptions
+        pass
+    starts += [len(data)]
+    if len(starts) > 1 and data[starts[-2] : starts[-2] + 1] == b".":
+        starts.insert(-1, starts[-2] + 1)
+    return tuple(data[start:end] for start, end in itertools.pairwise(starts))
+
+
+@functools.lru_cache(maxsize=256)
+def _split_pickles(data: bytes, count: int) -> tuple[tuple[bytes, ...], ...]:
+    found: list[tuple[bytes, ...]] = []
+    while len(found) < count and b"." in (ops := split_pickle(data)):
+        found.append(ops[: ops.index(b".") + 1])
+        data = data[sum(map(len, found[-1])) :]
+    return (*found, (data,))
+
+
+_NOT_JSON = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # after another edit
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2}
+
+
+def _json_value(document: Document, rng: random.Random, _pool: Pool) -> None:
+    """Change a value or key of the JSON text, or of a JSON text inside it; mostly with tensors where they belong."""
+    metadata: dict[str, str] = {}
+    try:
+        top = json.loads(document.header)
+        metadata = top["__metadata__"]
+        name = rng.choice(sorted(metadata))
+        inner = json.loads(metadata[name])
+        metadata[name] = json.dumps(_edit_json(inner, rng))
+    except _NOT_JSON:
+        top = _edit_json(top if isinstance(metadata, dict) and "top" in locals() else {}, rng)
+    if rng.random() < 0.4:
+        _place_tensors(document, top)
+    document.header = json.dumps(top, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+
+
+def _json_bytes(document: Document, rng: random.Random, pool: Pool) -> None:
+    """Change bytes of the header or after it, state a wrong length, or nest a value deeply."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        document.header = _change(document.header, rng, pool)
+    elif kind == 1:
+        document.tail = _change(document.tail, rng, pool)
+    elif kind == 2:
+        document.length = rng.choice((*EDGES, len(document.header) + 1, len(document.header) - 1))
+    else:
+        depth, at = rng.choice((3, 50, 900, 5000, 100_000)), document.header.find(b":") + 1
+        deep = rng.choice((b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth, b"9" * depth))
+        document.header = document.header[:at] + deep + b"," + document.header[at:]
+
+
+def _edit_json(top: Any, rng: random.Random) -> Any:
+    places: list[tuple[Any, Any]] = []
+    waiting = [top]
+    while waiting and len(places) < 2000:
+        node = waiting.pop()
+        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            waiting.append(node[key])
+    values = _DICTIONARY["json_values"]
+    if not places:
+        return rng.choice(values)
+    (node, key), kind = rng.choice(places), rng.randrange(6)
+    value, times = node[key], _times(rng, 100)
+    if kind == 0:
+        node[key] = rng.choice(values) if rng.random() < 0.6 else rng.choice(EDGES)
+    elif kind == 1:
+        del node[key]
+    elif kind == 2 and isinstance(node, dict):
+        new = rng.choice(_DICTIONARY["json_keys"]) if rng.random() < 0.7 else f"{key}{rng.randrange(10)}"
+        node[new] = node.pop(key)
+    elif kind == 3 and isinstance(node, dict):
+        node |= {f"{key}.{index}": value for index in range(times)}
+    elif kind == 4 and isinstance(value, list):
+        node[key] = value * times + rng.choice(([], [0], [1 << 48], [None]))
+    elif isinstance(value, int | float) and abs(value) < 1 << 100:
+        node[key] = value + rng.choice((-1, 1, 4, 1 << 32, 0.5, -value, value))
+    else:
+        other, there = rng.choice(places)
+        node[key] = json.loads(json.dumps(other[there]))
+    return top
+
+
+def _place_tensors(document: Document, top: Any) -> None:
+    """Give every tensor of a safetensors header its place and as many bytes as it needs."""
+    position = 0
+    try:
+        for described in (value for name, value in top.items() if name != "__metadata__"):
+            # The product of texts or lists among the lengths could fill the memory.
+            if not all(type(length) is int and 0 <= length < 1 << 20 for length in described["shape"]):
+                return
+            size = math.prod(described["shape"]) * _SIZES[described["dtype"]]
+            if size >= 1 << 20:
+                return
+            described["data_offsets"] = [position, position + size]
+            position += size
+    except _NOT_JSON:
+        return
+    document.tail = (document.tail + bytes(position))[:position]
+
+
+EDITS: dict[str, Callable[[Document, random.Random, Pool], None]] = {
+    "zip entry": _zip_entry,
+    "zip headers": _zip_headers,
+    "opcodes": _opcodes,
+    "pickle bytes": _pickle_bytes,
+    "JSON value": _json_value,
+    "JSON bytes": _json_bytes,
+}
+_SUITED = {  # repeated by how often to choose them; most of the reader's code is behind the opcodes
+    "zip": ("zip entry", "zip entry", "zip headers", "pickle bytes", "opcodes", "opcodes", "opcodes"),
+    "pickles": ("opcodes", "opcodes", "opcodes", "pickle bytes"),
+    "safetensors": ("JSON value", "JSON value", "JSON bytes"),
+    "json": ("JSON value",),
+    "bytes": (),
+}
