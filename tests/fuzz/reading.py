@@ -12,7 +12,7 @@ from segnets.errors import OutputError, WeightsError
 from segnets.weights.weights_file import read_weights_file
 from tests.fuzz.seeds import INDEX
 from weights_tools import convert, inspect
-from weights_tools.check.values import examine
+from weights_tools.check.values import check_values
 from weights_tools.reader import open_checkpoint
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.reader.values import TensorRef
@@ -80,7 +80,7 @@ def _read_tensors(path: Path) -> Iterator[str]:
                 tensors[str(index)] = reader.read(str(index), ref)
             except WeightsError as error:
                 yield str(error)
-        yield from examine(tensors).problems
+        yield from check_values(tensors).problems
 
 
 def _tensors(top: object) -> Iterator[TensorRef]:
