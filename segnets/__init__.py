@@ -1,12 +1,12 @@
-"""Classic segmentation networks: train, convert with proof, deploy to C++.
+"""Classic segmentation networks: train, convert with verification, deploy to C++.
 
-FCN, DeepLabV3, DeepLabV3+, PSPNet and LR-ASPP on dilated ResNets and MobileNetV3, exact to torchvision; weights in one
-self-describing file; exports that a C++ program runs with the very same result.
+FCN, DeepLabV3, DeepLabV3+, PSPNet and LR-ASPP on dilated ResNets and MobileNetV3, with the same results as torchvision.
+Weights are stored in one self-describing file. Exports run in C++ with the same results as in Python.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from segnets._cost import Cost, cost
 from segnets.backbones import IntermediateLayerGetter
 from segnets.card import ModelCard, ModelConfig
 from segnets.deploy import ExportReport, VerifyReport, export, join_onnx, load_exported, verify
@@ -35,8 +35,10 @@ from segnets.weights.pretrained import (
 )
 
 if TYPE_CHECKING:
+    from segnets._cost import Cost, cost
     from segnets.frame_ring import FrameRing
 
+# The only place of the version: pyproject.toml, cpp/pyproject.toml and cpp/CMakeLists.txt read it here.
 __version__ = "0.1.0"
 
 __all__ = [
@@ -79,10 +81,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported when first used: most programs have no ring, and `import segnets` shall stay quick.
-    if name != "FrameRing":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from segnets.frame_ring import FrameRing
+# Imported when first used, to keep `import segnets` fast.
+_LAZY = {"Cost": "segnets._cost", "FrameRing": "segnets.frame_ring", "cost": "segnets._cost"}
 
-    return FrameRing
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
     align_corners: bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # rows are compared by identity; generating __eq__ would slow down the import
 class Option:
     """One option of a network.
 

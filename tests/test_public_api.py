@@ -7,13 +7,14 @@ import inspect
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import segnets
 import segnets.cli
 import weights_tools
-from segnets.registry import BACKBONES
+from segnets.registry import BACKBONES, HEADS
 from tests.oracle import NAMES as NAMES_OF_TORCHVISION
 
 NAMES = [
@@ -100,12 +101,25 @@ def test_builders_take_torchvisions_arguments_and_say_so(name: str) -> None:
     assert "https://arxiv.org/abs/" in getattr(segnets, name).__doc__
 
 
+def test_the_version_stands_in_one_place() -> None:
+    root = Path(segnets.__file__).parents[1]
+    for name in ("pyproject.toml", "cpp/pyproject.toml", "cpp/CMakeLists.txt"):
+        text = (root / name).read_text()
+        assert segnets.__version__ not in text, name
+        assert "segnets/__init__.py" in text or "segnets.__version__" in text, name
+
+
+def test_costs_are_imported_when_first_used() -> None:
+    script = "import sys, segnets; print('segnets._cost' in sys.modules, segnets.Cost, segnets.cost)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("False <class 'segnets._cost.Cost'> <function cost")
+
+
 def test_list_models() -> None:
     names = segnets.list_models()
     assert names == sorted(names)
-    heads = ("deeplabv3", "deeplabv3plus", "fcn", "lraspp", "pspnet")
-    assert set(names) == {f"{head}_{backbone}" for head in heads for backbone in BACKBONES}
-    assert len(names) == 5 * 12
+    assert set(names) == {f"{head.name}_{backbone}" for head in HEADS for backbone in BACKBONES}
+    assert len(names) == len(HEADS) * len(BACKBONES)
     assert segnets.list_models("fcn_resnet???") == ["fcn_resnet101", "fcn_resnet152"]
     assert set(NAMES_OF_TORCHVISION) <= set(names)
 
