@@ -1,7 +1,7 @@
-"""All heads on all backbones, and which of these networks every run of the tests takes.
+"""All heads on all backbones, and the networks of an everyday test run.
 
-The everyday ones are each head on the lightest ResNet and MobileNetV3, and each other backbone of up to fifty million
-parameters below one head. The rest of the product is marked `full`: the parts are the same, and take their time.
+Everyday networks are each head on the lightest ResNet and MobileNetV3, and one head on each other backbone with up to
+fifty million parameters. The rest of the product is marked `full`: it consists of the same parts and takes long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import segnets
-from segnets.registry import HEADS, build_described
+from segnets.registry import HEADS, MODELS, build_described
 from tests.oracle import randomise_
 
 NAMES = segnets.list_models()
@@ -27,15 +27,15 @@ EVERYDAY = {
 
 
 def on(*backbones: str) -> set[str]:
-    """The names of every head on these backbones."""
+    """Return the names of every head on these backbones."""
     return {f"{head}_{backbone}" for head in HEAD_NAMES for backbone in backbones}
 
 
 def random_network(name: str, **options: object) -> nn.Module:
-    """In eval mode, with an auxiliary classifier where there can be one, and every tensor unlike every other."""
-    if not name.startswith("lraspp"):
+    """Return a network in eval mode, with an auxiliary classifier if it can have one; all tensors are different."""
+    if MODELS[name].head.auxiliary:
         options["aux_loss"] = True
-    # Built without initial values, which would take longer than everything else and are replaced at once.
+    # Drawing initial values would take longer than everything else, and they are replaced at once.
     network = build_described(name, {"num_classes": 3, **options}).to_empty(device="cpu")
     randomise_(network, seed=sum(map(ord, name)))
     return network.eval()
@@ -46,7 +46,7 @@ def images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Bit for bit, and nothing infinite that would be equal to everything infinite."""
+    """Check that outputs are finite and bit-identical."""
     assert list(ours) == list(theirs)
     for name in theirs:
         assert theirs[name].isfinite().all(), name

@@ -1,4 +1,4 @@
-"""What networks cost, against torchvision's published numbers; and docs/models.md, which must not go stale."""
+"""`segnets.cost` against torchvision's published numbers, and the tables of networks in docs/models.md."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 import segnets
-from benchmarks.models import DOCUMENT, split_document, table
+from benchmarks.models import split_document, table
 from segnets._cost import Cost, cost
 from segnets.backbones import IntermediateLayerGetter
-from segnets.options import NAMES, TRAINING
-from segnets.registry import HEADS, MODELS
+from segnets.registry import BACKBONES, HEADS, MODELS
 from tests.oracle import torchvision
 
 PUBLISHED = {
@@ -29,7 +28,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_torchvision_publishes_the_same(name: str) -> None:
-    """Its numbers are those with the auxiliary classifier, at 520x520."""
+    """torchvision's numbers include the auxiliary classifier and are for 520x520."""
     theirs = getattr(torchvision.models.segmentation, PUBLISHED[name]).DEFAULT.meta
     counted = cost(name, aux_loss=None if name.startswith("lraspp") else True)
     assert counted.parameters == theirs["num_params"]
@@ -37,7 +36,7 @@ def test_torchvision_publishes_the_same(name: str) -> None:
 
 
 def test_by_hand() -> None:
-    """One 3x3 convolution with stride 2 and one 1x1: what everybody can multiply."""
+    """One 3x3 convolution with stride 2 and one 1x1 convolution."""
     layers = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
     model = segnets.SegmentationModel(IntermediateLayerGetter(layers, {"2": "out"}), nn.Conv2d(8, 5, 1))
     counted = cost(model, 6, 10)
@@ -86,33 +85,13 @@ def test_errors() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: str(head.name))
-def test_every_number_in_the_document_is_counted_anew(head: object) -> None:
+def test_the_document_has_current_numbers(head: object) -> None:
     builders = sorted((each for each in MODELS.values() if each.head is head), key=lambda each: each.name)
-    assert len(builders) == 12
+    assert len(builders) == len(BACKBONES)
     assert table(builders) in split_document()[1], "run `python -m benchmarks.models --write`"
 
 
-def test_the_document_has_nothing_beside_the_networks() -> None:
+def test_the_document_has_the_networks_of_the_registry_only() -> None:
     assert re.findall(r"^\| `(\w+)`", split_document()[1], flags=re.MULTILINE) == [
         name for head in HEADS for name in sorted(name for name, each in MODELS.items() if each.head is head)
     ]
-
-
-def test_the_document_names_every_option() -> None:
-    text = DOCUMENT.read_text().partition("## What they cost")[0]
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    assert [row[0].strip("`") for row in rows] == list(NAMES)
-    applicable = [builder.applicable({}) for builder in MODELS.values()]
-    for name, _values, default, networks, _line in rows:
-        option = name.strip("`")
-        if option in TRAINING:
-            assert networks == "60"
-            continue
-        having = [options[option] for options in applicable if option in options]
-        assert re.findall(r"^\d+", networks) == [str(len(having))], option
-        if having[0] is None:  # not in use by default, and nothing is recorded
-            assert not re.fullmatch("`[^`]*`", default), option
-        elif all(value == having[0] for value in having):
-            assert default == f"`{having[0]!r}`".replace("'", '"'), option
-        else:
-            assert not re.fullmatch("`[^`]*`", default), f"{option}: not every network has this default"

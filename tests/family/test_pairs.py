@@ -1,6 +1,6 @@
-"""Every head on every backbone: scores for any image, a gradient for every parameter, saved and loaded the same.
+"""Every head on every backbone: logits for any image size, gradients for all parameters, saving and loading.
 
-The networks are as published: no width is made smaller.
+The networks have their published widths.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Emptied at once; pytest would keep some gigabytes of its own `tmp_path`s."""
+    """Return a folder that is removed after the test; pytest would keep gigabytes in its own `tmp_path`s."""
     with tempfile.TemporaryDirectory() as path:
         yield Path(path)
 
@@ -38,15 +38,15 @@ def test_every_head_is_on_every_backbone() -> None:
     assert all(any(name.startswith(f"{head}_") for name in EVERYDAY) for head in HEAD_NAMES)
 
 
-def test_scores_have_the_size_of_the_image(network: nn.Module) -> None:
+def test_logits_have_the_size_of_the_image(network: nn.Module) -> None:
     keys = ["out"] if getattr(network, "aux_classifier", None) is None else ["out", "aux"]
     for height, width in ((33, 50), (1, 1), (2, 35)):
         with torch.inference_mode():
             output = network(images(1, height, width))
         assert list(output) == keys
-        for key, scores in output.items():
-            assert scores.shape == (1, 3, height, width), key
-            assert scores.isfinite().all(), key
+        for key, logits in output.items():
+            assert logits.shape == (1, 3, height, width), key
+            assert logits.isfinite().all(), key
 
 
 def test_saved_and_loaded_it_is_the_same(network: nn.Module, folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_training_reaches_every_parameter(network: nn.Module) -> None:
     """The last test of a network: its batch norms have moved afterwards."""
     network.train()
     output = network(images(2, 33, 41))
-    sum(scores.square().mean() for scores in output.values()).backward()
+    sum(logits.square().mean() for logits in output.values()).backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
