@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from segnets import backbones, cli
 from segnets.registry import BACKBONES, HEADS
 from tests.models.pairs import images
 from tests.oracle import randomise_, torchvision
+from tests.tiers import full_but
 from tests.typed import options_of, part
 
 FAMILIES = ["resnet18", "resnet50", "mobilenet_v3_large", "mobilenet_v3_small"]
@@ -117,8 +119,10 @@ def test_loading_requires_exactly_the_tensors_of_the_features(tmp_path: Path) ->
     assert torch.equal(part(model, "layer4.1.conv2.weight"), part(full, "layer4.1.conv2.weight"))
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
-@pytest.mark.parametrize("head", [head.name for head in HEADS])
+PAIRS = list(itertools.product([head.name for head in HEADS], ["resnet18", "mobilenet_v3_small"]))
+
+
+@pytest.mark.parametrize(("head", "backbone"), full_but(PAIRS[::3], PAIRS))
 def test_every_builder_loads_features_as_backbone_weights(head: str, backbone: str, tmp_path: Path) -> None:
     full, model = BACKBONES[backbone](num_classes=3), BACKBONES[backbone](num_classes=0)
     randomise_(full)

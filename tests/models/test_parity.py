@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import segnets
-from tests.models.pairs import NAMES, assert_same_output, images, random_pair, torchvision_model, with_aux
+from tests.models.pairs import DEEP_IN_FULL, NAMES, assert_same_output, images, random_pair, torchvision_model, with_aux
 from tests.tiers import full_but
 from tests.typed import in_memory_format
 
@@ -33,7 +33,7 @@ def test_state_dict_has_the_same_names_order_shapes_and_dtypes(name: str) -> Non
         assert described == [(key, tensor.shape, tensor.dtype) for key, tensor in theirs.items()]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP_IN_FULL)
 def test_state_dicts_load_strictly_in_both_directions(name: str) -> None:
     ours, theirs = random_pair(name, aux_loss=with_aux(name))  # theirs into ours
     back = copy.deepcopy(theirs)
@@ -44,7 +44,7 @@ def test_state_dicts_load_strictly_in_both_directions(name: str) -> None:
         assert torch.equal(back.state_dict()[key], tensor), key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP_IN_FULL)
 def test_the_same_seed_draws_the_same_initial_weights(name: str) -> None:
     for aux_loss in aux_options(name):
         torch.manual_seed(5)
