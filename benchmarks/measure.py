@@ -43,7 +43,7 @@ def run_once(prepare: str, work: str) -> dict[str, float]:
 
 
 def take_turns(candidates: Mapping[str, tuple[str, str]], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """name -> (prepare, work), to name -> one result per round. A first round warms the disk cache and is dropped."""
+    """Map name -> (prepare, work) to name -> one result per round. A first round warms the disk cache and is dropped."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for name, (prepare, work) in candidates.items():

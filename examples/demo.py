@@ -117,7 +117,7 @@ def real_photograph() -> np.ndarray:
 
 
 def build_cpp_program() -> Path | None:
-    """cmake and ninja come from PyPI; a C++ compiler must be there already."""
+    """Build `segnets-run` with CMake and ninja from PyPI; return its path, or None if there is no C++ compiler."""
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         print("No C++ compiler found, so this part is left out. Install one (Debian, Ubuntu: apt-get install g++) and")
         print("run `make demo` again.")

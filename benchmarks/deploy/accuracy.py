@@ -1,4 +1,4 @@
-"""What each export costs in accuracy, on real images with real weights:
+"""Measure the accuracy of each export on real images with real weights.
 
     python -m benchmarks.deploy.accuracy weights.safetensors FOLDER_OF_IMAGES model.ts model.onnx ...
     python -m benchmarks.deploy.accuracy weights.safetensors FOLDER_OF_IMAGES --calibration FOLDER

@@ -28,7 +28,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_torchvision_publishes_the_same(name: str) -> None:
-    """torchvision's numbers include the auxiliary classifier and are for 520x520."""
+    """The numbers of torchvision include the auxiliary classifier and are for 520x520."""
     theirs = getattr(torchvision.models.segmentation, PUBLISHED[name]).DEFAULT.meta
     counted = cost(name, aux_loss=None if name.startswith("lraspp") else True)
     assert counted.parameters == theirs["num_params"]

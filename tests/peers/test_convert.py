@@ -1,5 +1,6 @@
-"""Every layout and every network in its table is converted from the real project; and each option that no tensor shows
-matters there.
+"""Convert every layout and every network in its table from the real project.
+
+Each option that no tensor shows matters there.
 
 The conversions are in `test_convert_<layout>.py`.
 """
