@@ -43,7 +43,12 @@ def run_once(prepare: str, work: str) -> dict[str, float]:
 
 
 def take_turns(candidates: Mapping[str, tuple[str, str]], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Map name -> (prepare, work) to name -> one result per round. A first round warms the disk cache and is dropped."""
+    """Measure all candidates in turn and return one result per round for each name.
+
+    Args:
+        candidates: Name -> (prepare, work), two pieces of Python code.
+        rounds: Number of rounds, after a first one that warms the disk cache and is dropped.
+    """
     results: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for name, (prepare, work) in candidates.items():
