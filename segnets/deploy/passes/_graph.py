@@ -1,4 +1,7 @@
-"""What flows where in a network, found by running it once and watching, whatever its modules are called."""
+"""Analyses of a network's data flow, made by running it once and watching its modules' inputs and outputs.
+
+They don't depend on the names of modules or on their place in the network.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,24 @@ _First = TypeVar("_First", bound=nn.Module)
 _Second = TypeVar("_Second", bound=nn.Module)
 
 
-def followers(
-    model: nn.Module, first: type[_First], second: type[_Second] | tuple[type[_Second], ...]
+def consecutive_pairs(
+    network: nn.Module, first: type[_First], second: type[_Second] | tuple[type[_Second], ...]
 ) -> list[tuple[_First, _Second]]:
-    """Run the model once and see which module of kind `second` reads the untouched output of which of kind `first`.
+    """Find modules that read the unchanged output of another module.
 
-    Watching the data finds the pairs whatever the modules are called and wherever they stand. A module that runs more
-    than once is left alone. That nobody else reads the first one's output can't be seen here; the comparison after the
-    export would find it.
-    Raises ExportError if the model doesn't run on a (1, 3, 64, 64) input, or gives no {"out": logits}.
+    Modules that run more than once are left out. Other readers of the first module's output can't be seen here; the
+    comparison after the export would find them.
+
+    Args:
+        network: Network in eval mode, float32, on the CPU.
+        first: Type of the modules that write.
+        second: Type or types of the modules that read.
+
+    Returns:
+        Pairs of a writing and a reading module, in the order of the calls.
+
+    Raises:
+        ExportError: If the network doesn't run on a (1, 3, 64, 64) input, or doesn't return {"out": logits}.
     """
     produced: dict[int, tuple[_First, int]] = {}
     kept: list[Tensor] = []  # alive, so that no id is used twice
@@ -43,45 +55,52 @@ def followers(
         assert isinstance(module, second)
         calls[module] = calls.get(module, 0) + 1
         source, version = produced.get(id(inputs[0]), (None, -1))
-        # Another version means that something wrote into the output in place, such as an activation.
+        # Another version means that an operation, such as an activation, wrote into the output in place.
         if source is not None and inputs[0]._version == version:
             pairs.append((source, module))
 
-    modules = list(model.modules())
+    modules = list(network.modules())
     handles = [m.register_forward_hook(after_first) for m in modules if isinstance(m, first)]
     handles += [m.register_forward_pre_hook(before_second) for m in modules if isinstance(m, second)]
     try:
         with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
-            scores = returned_by(model, torch.zeros(1, 3, 64, 64, dtype=torch.float32))
+            output = returned_by(network, torch.zeros(1, 3, 64, 64, dtype=torch.float32))
     finally:
         for handle in handles:
             handle.remove()
-    logits_in(scores, model)  # raises for a classifier
+    logits_in(output, network)  # raises for a classifier
     return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
-def names_of(model: nn.Module, wanted: nn.Module) -> list[str]:
-    """Every name under which `model` has the module."""
-    return [name for name, module in model.named_modules(remove_duplicate=False) if module is wanted]
+def names_of(network: nn.Module, wanted: nn.Module) -> list[str]:
+    """Return all names of a module in a network."""
+    return [name for name, module in network.named_modules(remove_duplicate=False) if module is wanted]
 
 
-def convolution_inputs(model: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
-    """The shape that every convolution reads of one image of this size, found without computing anything.
+def convolution_input_shapes(network: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
+    """Find the shape of every convolution's input for one image, without computing values.
 
-    image_size: (height, width). Of several maps that one reads it is the largest. Convolutions that don't run are left
-    out.
-    Raises ExportError if the model doesn't run on such an image, or only where values are known.
+    Args:
+        network: Network in eval mode, float32, on the CPU.
+        image_size: Height and width of the image, in pixels.
+
+    Returns:
+        Shapes (1, C, H, W) by convolution. If a convolution runs several times, its largest input is recorded.
+        Convolutions that don't run are left out.
+
+    Raises:
+        ExportError: If the network doesn't run on such an image, or its shapes depend on values.
     """
-    sizes: dict[nn.Module, list[int]] = {}
+    shapes: dict[nn.Module, list[int]] = {}
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[module] = max(sizes.get(module, [0]), list(inputs[0].shape), key=math.prod)
+        shapes[module] = max(shapes.get(module, [0]), list(inputs[0].shape), key=math.prod)
 
-    handles = [m.register_forward_pre_hook(before) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    handles = [m.register_forward_pre_hook(before) for m in network.modules() if isinstance(m, nn.Conv2d)]
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            model(torch.zeros(1, 3, *image_size))
-    except Exception as error:  # what tensors without values raise are kinds of their own
+            network(torch.zeros(1, 3, *image_size))
+    except Exception as error:  # fake tensors raise errors of many types
         raise ExportError(
             f"the model doesn't run on a float32 {(1, 3, *image_size)} input whose values aren't known: "
             f"{reason_of(error)}"
@@ -89,14 +108,17 @@ def convolution_inputs(model: nn.Module, image_size: tuple[int, int]) -> dict[nn
     finally:
         for handle in handles:
             handle.remove()
-    return sizes
+    return shapes
 
 
-def last_readers(model: nn.Module, blocks: set[nn.Module]) -> set[nn.Module]:
-    """Those of `blocks` whose input no other module reads afterwards, nor a module around them: they may overwrite it.
+def may_overwrite_input(network: nn.Module, candidates: set[nn.Module]) -> set[nn.Module]:
+    """Find modules whose input no other module reads afterwards, including the modules that contain them.
 
-    model: runs on a float32 (1, 3, 64, 64) input. What reads between modules can't be seen here; the comparison after
-    the export would find it.
+    Reads by plain operations between modules can't be seen here; the comparison after the export would find them.
+
+    Args:
+        network: Network that runs on a float32 (1, 3, 64, 64) input.
+        candidates: Modules to choose from.
     """
     clock = 0
     kept: list[Tensor] = []  # alive, so that no memory is used twice
@@ -112,9 +134,9 @@ def last_readers(model: nn.Module, blocks: set[nn.Module]) -> set[nn.Module]:
         kept.extend(tensors)
         read = [tensor.untyped_storage().data_ptr() for tensor in tensors]
         last_read.update(dict.fromkeys(read, clock))
-        # A sequence only hands on; another module around may use its input once more.
-        around = [memory for outer, others in running if not isinstance(outer, nn.Sequential) for memory in others]
-        if module in ends or set(read) & set(around):
+        # A Sequential only passes its input on. Any other container may read its input again.
+        outside = [memory for outer, others in running if not isinstance(outer, nn.Sequential) for memory in others]
+        if module in ends or set(read) & set(outside):
             unsafe.add(module)
         running.append((module, read))
 
@@ -122,18 +144,18 @@ def last_readers(model: nn.Module, blocks: set[nn.Module]) -> set[nn.Module]:
         kept.extend(_tensors(output))
         ends[module] = (clock, running.pop()[1])
 
-    handles = [m.register_forward_pre_hook(before) for m in model.modules()]
-    handles += [m.register_forward_hook(after) for m in model.modules()]
+    handles = [m.register_forward_pre_hook(before) for m in network.modules()]
+    handles += [m.register_forward_hook(after) for m in network.modules()]
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, 64, 64))
+            network(torch.zeros(1, 3, 64, 64))
     finally:
         for handle in handles:
             handle.remove()
     return {
         module
         for module, (end, read) in ends.items()
-        if module in blocks and module not in unsafe and all(last_read[memory] <= end for memory in read)
+        if module in candidates and module not in unsafe and all(last_read[memory] <= end for memory in read)
     }
 
 

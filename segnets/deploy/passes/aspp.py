@@ -1,7 +1,7 @@
-"""ASPP whose pooling branch stays a number for each channel, which every pixel of the result adds.
+"""Passes for ASPP and other branches that pool the whole image.
 
-ASPP spreads the branch over a map, concatenates it with the others and projects it at every pixel, a fifth of the
-projection, although it is the same everywhere. Projected by itself it costs nothing. Last bits differ.
+ASPP spreads its pooled branch over the feature map, concatenates it with the others, and projects it at every pixel,
+although it is the same everywhere. That is a fifth of the projection. Projected by itself, it costs nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from segnets.layers import ASPP, PooledBranch
 
 
 class PooledApart(nn.Module):
-    """An ASPP for which `can_pool_apart` holds. (N, in, H, W) -> (N, out, H, W). Scriptable."""
+    """An ASPP whose pooled branch is projected by itself. (N, in, H, W) -> (N, out, H, W). Scriptable.
+
+    Args:
+        aspp: Module for which `can_pool_apart` holds.
+    """
 
     def __init__(self, aspp: ASPP) -> None:
         super().__init__()
@@ -24,30 +28,35 @@ class PooledApart(nn.Module):
         projection, activation = aspp.project[0], aspp.project[2]
         assert isinstance(projection, nn.Conv2d)
         width = projection.in_channels // len(aspp.convs)
-        of_pooled = slice(0, width) if aspp.pool_first else slice(projection.in_channels - width, None)
-        of_maps = slice(width, None) if aspp.pool_first else slice(0, projection.in_channels - width)
-        self.maps = Pieces(branches)
-        self.projection = _part(projection, of_maps, bias=False)
-        # The pooling branch before it is spread, and its share of the projection with all of the bias.
-        self.pooled = nn.Sequential(*pooling, _part(projection, of_pooled, bias=True))
+        pooled_channels = slice(0, width) if aspp.pool_first else slice(projection.in_channels - width, None)
+        other_channels = slice(width, None) if aspp.pool_first else slice(0, projection.in_channels - width)
+        self.maps = Pieces(branches)  # part of tensor names in ONNX files
+        self.projection = _part(projection, other_channels, bias=False)
+        # The pooled branch before it is spread, then its share of the projection, with the whole bias.
+        self.pooled = nn.Sequential(*pooling, _part(projection, pooled_channels, bias=True))
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute ASPP's output."""
         result: Tensor = self.activation(self.projection(self.maps(x)) + self.pooled(x))
         return result
 
 
 class BroadcastBranch(nn.Module):
-    """A branch that pools the whole image: its one value per channel is repeated, where others would upsample it."""
+    """A branch that pools the whole image and repeats its value per channel instead of resizing it.
+
+    (N, in, H, W) -> (N, out, H, W), channels last.
+    """
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the branch's output."""
         pooled = self.layers(x)  # (N, C, 1, 1)
         spread: Tensor = pooled.expand(-1, -1, x.shape[2], x.shape[3])
-        # As the maps that it meets; of mixed layouts torch.cat makes the slower one.
+        # In the memory format of the other branches: torch.cat of mixed formats returns the slower one.
         return spread.contiguous(memory_format=torch.channels_last)
 
 
@@ -61,6 +70,7 @@ class FusedPooledApart(nn.Module):
         self.projection = ConvAdd(aspp.projection, aspp.activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute ASPP's output."""
         result: Tensor = self.projection(self.maps(x), self.pooled(x))
         return result
 
@@ -74,7 +84,7 @@ def pool_apart(network: nn.Module, _context: Context) -> Outcome:
 
 
 def broadcast_pooled_branches(network: nn.Module, _context: Context) -> Outcome:
-    """Repeat the values of branches that pool the whole image, and add them inside ASPP's projection."""
+    """Repeat the values of branches that pool the whole image, and add ASPP's inside its projection."""
     branches = fused = 0
     for name, module in list(network.named_modules()):
         if isinstance(module, PooledBranch) and module.bins == 1:
@@ -89,8 +99,8 @@ def broadcast_pooled_branches(network: nn.Module, _context: Context) -> Outcome:
 def can_pool_apart(aspp: ASPP) -> bool:
     """Return whether an ASPP can become a `PooledApart`.
 
-    Its last branch has to pool the whole image, and its projection has to be a 1x1 convolution that only an activation
-    follows: the batch norm is folded and the dropout removed.
+    Its last branch has to pool the whole image. Its projection has to be a 1x1 convolution that only an activation
+    follows, with the batch norm folded and the dropout removed.
     """
     pooling = aspp.convs[-1]
     if len(aspp.project) != 4 or not isinstance(pooling, PooledBranch) or pooling.bins != 1:
@@ -108,7 +118,7 @@ def can_pool_apart(aspp: ASPP) -> bool:
 
 
 def _part(projection: nn.Conv2d, channels: slice, *, bias: bool) -> nn.Conv2d:
-    """The same projection of some of its input channels."""
+    """Build the same 1x1 convolution for some of its input channels."""
     weight = projection.weight.detach()[:, channels].clone()
     part = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias, device="meta")
     part.weight = nn.Parameter(weight, requires_grad=False)

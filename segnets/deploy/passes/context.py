@@ -1,4 +1,4 @@
-"""The interface of a pass: a network and a context in, a network and counts out."""
+"""The argument and the result of every pass."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Context:
 
     Attributes:
         format: Format of the exported file: "torchscript", "aoti" or "onnx".
-        target: Where the file runs: "portable", "cpu" or "cuda".
+        target: Platform that the file runs on: "portable", "cpu" or "cuda".
         dtype: Precision between the image and the logits.
-        image_size: Height and width, in pixels, of the image that the network should be fastest on.
-        largest_side: Upper limit of an image's height and width, in pixels, or None without a limit.
-        winograd: Whether convolutions may be computed by Winograd's algorithm.
+        image_size: Height and width of the images that the network should be fastest on, in pixels.
+        largest_side: Limit of an image's height and width, in pixels; None for no limit.
+        winograd: Whether convolutions may use Winograd's algorithm.
     """
 
     format: str
@@ -37,8 +37,8 @@ class Outcome:
     """The result of one pass.
 
     Attributes:
-        network: The rewritten network. Most passes change the given one in place and return it.
-        counts: Number of changes, by their kind. Empty, or zeros, if nothing was changed.
+        network: Rewritten network. Most passes change their argument in place and return it.
+        counts: Number of changes by kind.
     """
 
     network: nn.Module

@@ -9,11 +9,11 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from segnets.deploy.passes._graph import convolution_inputs
+from segnets.deploy.passes._graph import convolution_input_shapes
 from segnets.deploy.passes.context import Context, Outcome
 from segnets.deploy.passes.winograd import WinogradProducts, winograd_is_faster
 
-# Measured with 2048 and 1024 input channels. Dilated kernels, which skip much of the image, gain nothing from pieces.
+# Measured with 2048 and 1024 input channels. Dilated kernels skip much of the image and gain nothing from pieces.
 _MANY_CHANNELS = 1024
 _PIECE = 128
 
@@ -23,7 +23,7 @@ class Form(Enum):
 
     Attributes:
         PLAIN: One call of the library's convolution.
-        ONE_PIXEL: Sums over a feature map of a single pixel, without the library.
+        ONE_PIXEL: Plain sums, for a feature map of a single pixel.
         WINOGRAD: Winograd's minimal filtering (`segnets.deploy.passes.winograd`).
         PIECES: Several convolutions, each of which computes some of the output channels.
     """
@@ -36,7 +36,7 @@ class Form(Enum):
 
 def form_of(
     convolution: nn.Conv2d,
-    input_size: Sequence[int],
+    input_shape: Sequence[int],
     context: Context,
     *,
     activation: str = "none",
@@ -45,20 +45,20 @@ def form_of(
     """Choose the fastest form for a convolution.
 
     Args:
-        convolution: With its batch norm folded.
-        input_size: (N, in, H, W) of the feature map that it reads.
+        convolution: Convolution with its batch norm folded.
+        input_shape: Shape (N, in, H, W) of its input.
         context: Deployment that the network is rewritten for.
-        activation: Activation that is computed together with it, by oneDNN's name.
-        adds: Whether another feature map is added together with it.
+        activation: Activation in the same call, by oneDNN's name.
+        adds: Whether the same call adds another feature map.
     """
-    if context.format == "aoti" and list(input_size[2:]) == [1, 1] and _is_matrix_product(convolution):
+    if context.format == "aoti" and list(input_shape[2:]) == [1, 1] and _is_matrix_product(convolution):
         return Form.ONE_PIXEL  # in gates, and in the branch that pools the whole image
     if (
         context.winograd
         and context.dtype == torch.float32
         and activation in ("none", "relu")
-        and (context.largest_side is None or _is_no_larger(input_size, context.image_size))
-        and winograd_is_faster(convolution, input_size)
+        and (context.largest_side is None or _is_no_larger(input_shape, context.image_size))
+        and winograd_is_faster(convolution, input_shape)
     ):
         return Form.WINOGRAD
     if (
@@ -74,18 +74,18 @@ def form_of(
 
 
 def choose_forms(network: nn.Module, context: Context) -> Outcome:
-    """Replace convolutions by the forms that torch's compiler makes faster code of.
+    """Replace convolutions by the forms for which torch's compiler generates the fastest code.
 
     Raises:
         ExportError: If the network doesn't run on an image of `context.image_size`.
     """
     assert context.largest_side is not None
-    sizes = convolution_inputs(network, context.image_size)
+    shapes = convolution_input_shapes(network, context.image_size)
     counts: Counter[str] = Counter()
     for name, module in list(network.named_modules()):
-        if not isinstance(module, nn.Conv2d) or module not in sizes:
+        if not isinstance(module, nn.Conv2d) or module not in shapes:
             continue
-        form = form_of(module, sizes[module], context)
+        form = form_of(module, shapes[module], context)
         counts[form.value] += 1
         if form is Form.ONE_PIXEL:
             network.set_submodule(name, OnePixelConv(module))
@@ -108,15 +108,16 @@ class ConvAdd(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """Compute the convolution, add `other`, and apply the activation."""
         result: Tensor = self.activation(self.convolution(x).add_(other))
         return result
 
 
 class OnePixelConv(nn.Module):
-    """A 1x1 convolution of pooled maps, (N, in, 1, 1) -> (N, out, 1, 1), as plain sums of float32.
+    """A 1x1 convolution of a pooled feature map as plain sums in float32. (N, in, 1, 1) -> (N, out, 1, 1).
 
-    The compiler makes a loop of them. oneDNN would lay the weight out anew in every call where the process has another
-    number of threads than the one that compiled: a third of LR-ASPP's time.
+    The compiler turns the sums into a loop. oneDNN would reorder the weight in every call if the process has another
+    number of threads than the compiling one, which takes a third of LR-ASPP's time.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -125,6 +126,7 @@ class OnePixelConv(nn.Module):
         self.bias = convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the convolution."""
         sums: Tensor = (x.flatten(1).unsqueeze(1).float() * self.weight.float()).sum(2)
         if self.bias is not None:
             sums = sums + self.bias.float()
@@ -132,11 +134,11 @@ class OnePixelConv(nn.Module):
 
 
 class Pieces(nn.Module):
-    """Modules that read the same input, concatenated in channels. (N, C, H, W) -> (N, C', H', W').
+    """Modules that read the same input, their outputs concatenated in channels. (N, C, H, W) -> (N, C', H', W').
 
-    The kernels of a 3x3 convolution with many input and output channels don't fit the nearest cache: the head of an
-    FCN on a ResNet-50, with 2048 channels, runs at three quarters of the speed of the others. In pieces they fit, and
-    every sum has the same terms.
+    The kernels of a 3x3 convolution with many input and output channels don't fit the nearest cache. For example, the
+    head of an FCN on a ResNet-50 (2048 channels) runs at three quarters of other convolutions' speed. The kernels of a
+    piece fit, and every sum has the same terms.
     """
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
@@ -144,22 +146,23 @@ class Pieces(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Concatenate the outputs of all parts."""
         return torch.cat([part(x) for part in self.parts], dim=1)
 
 
 def is_plain(convolution: nn.Conv2d) -> bool:
-    """Return whether the padding is a number of zeros."""
+    """Return whether the convolution pads with a fixed number of zeros."""
     return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
-def two(value: tuple[int, ...] | str) -> list[int]:
-    """Convert the numbers of a convolution that `is_plain` to the list that operators take."""
+def as_ints(value: tuple[int, ...] | str) -> list[int]:
+    """Convert a setting of an `is_plain` convolution to the list that torch's operators take."""
     assert not isinstance(value, str)
     return list(value)
 
 
 def pieces_of(convolution: nn.Conv2d) -> list[nn.Conv2d]:
-    """Split a convolution into several that compute its output channels in their order."""
+    """Split a convolution into several that compute its output channels in order."""
     return [
         _piece(convolution, slice(start, min(start + _PIECE, convolution.out_channels)))
         for start in range(0, convolution.out_channels, _PIECE)
@@ -184,7 +187,7 @@ def _piece(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
 
 
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Convert a two-dimensional layer's numbers, which torch types as a tuple of any length."""
+    """Give a two-dimensional layer's setting, which torch types as a tuple of any length, its precise type."""
     height, width = sizes
     return height, width
 
@@ -193,6 +196,6 @@ def _is_matrix_product(convolution: nn.Conv2d) -> bool:
     return convolution.kernel_size == (1, 1) and convolution.padding == (0, 0) and convolution.groups == 1
 
 
-def _is_no_larger(input_size: Sequence[int], image_size: tuple[int, int]) -> bool:
-    """Return whether a feature map (N, C, H, W) is at most as large as the image."""
-    return input_size[2] <= image_size[0] and input_size[3] <= image_size[1]
+def _is_no_larger(input_shape: Sequence[int], image_size: tuple[int, int]) -> bool:
+    """Return whether a feature map's height and width are at most the image's."""
+    return input_shape[2] <= image_size[0] and input_shape[3] <= image_size[1]

@@ -1,7 +1,7 @@
-"""Convolution, bias, ReLU and residual addition in one call of cuDNN, by operators that LibTorch has for CUDA.
+"""Passes for CUDA: compute convolution, bias, ReLU and residual addition in one call of cuDNN.
 
-The maps are as large as the kernels are small: read and written once instead of three times, a 1x1 convolution that
-makes many channels of few takes a third of the time. Convolutions in groups stay as they are.
+LibTorch has operators for such calls. They read and write the large feature maps once instead of three times: a 1x1
+convolution from few to many channels takes a third of the time. Grouped convolutions stay as they are.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segnets.deploy.passes._graph import followers, names_of
+from segnets.deploy.passes._graph import consecutive_pairs, names_of
 from segnets.deploy.passes.context import Context, Outcome
-from segnets.deploy.passes.convolutions import ConvAdd, is_plain, two
+from segnets.deploy.passes.convolutions import ConvAdd, as_ints, is_plain
 from segnets.deploy.passes.residual import FusedResidual
 
 
 class _Conv(nn.Module):
-    """What a fused convolution is made of."""
+    """Weights and settings of a fused convolution."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -25,29 +25,31 @@ class _Conv(nn.Module):
         bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
-        self.stride = two(convolution.stride)
-        self.padding = two(convolution.padding)
-        self.dilation = two(convolution.dilation)
+        self.stride = as_ints(convolution.stride)
+        self.padding = as_ints(convolution.padding)
+        self.dilation = as_ints(convolution.dilation)
         self.widest = max(convolution.in_channels, convolution.out_channels)
 
     def _fits(self, x: Tensor) -> bool:
-        """Whether it lies on a GPU, in maps whose elements 32 bits count: cuDNN has no others."""
+        """Return whether cuDNN takes the input: on a GPU, with fewer elements than 32 bits count."""
         return x.is_cuda and x.shape[0] * self.widest * x.shape[2] * x.shape[3] < 2147483648
 
 
 class ConvReLU(_Conv):
-    """A convolution with its bias and ReLU. (N, in, H, W) -> (N, out, H', W'). Scriptable; runs on processors too."""
+    """A convolution with its bias and ReLU. (N, in, H, W) -> (N, out, H', W'). Scriptable; runs on CPUs too."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the convolution and ReLU."""
         if self._fits(x):
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, self.stride, self.padding, self.dilation, 1)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation).relu()
 
 
 class ConvAddReLU(_Conv):
-    """The same with another map of the result's shape, which is added before the ReLU."""
+    """A `ConvReLU` that adds another feature map of the result's shape before the ReLU."""
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """Compute the convolution, add `other`, and apply ReLU."""
         if self._fits(x):
             return torch.cudnn_convolution_add_relu(
                 x, self.weight, other, 1.0, self.bias, self.stride, self.padding, self.dilation, 1
@@ -58,7 +60,7 @@ class ConvAddReLU(_Conv):
 def merge_shortcut_biases(network: nn.Module, _context: Context) -> Outcome:
     """Move the bias of a shortcut's convolution into the convolution that adds the shortcut.
 
-    This saves one pass over the feature map.
+    Adding it separately would read and write the feature map once more.
     """
     count = 0
     for module in network.modules():
@@ -75,13 +77,13 @@ def merge_shortcut_biases(network: nn.Module, _context: Context) -> Outcome:
 
 
 def fuse_convolutions(network: nn.Module, _context: Context) -> Outcome:
-    """Replace convolutions by a call of cuDNN that computes bias, ReLU and addition too."""
+    """Replace each convolution and its ReLU, with or without an addition, by one call of cuDNN."""
     additions = fused = 0
     for name, module in list(network.named_modules()):
         if isinstance(module, ConvAdd) and type(module.activation) is nn.ReLU and _is_fusible(module.convolution):
             network.set_submodule(name, ConvAddReLU(module.convolution))
             additions += 1
-    for convolution, activation in followers(network, nn.Conv2d, nn.ReLU):
+    for convolution, activation in consecutive_pairs(network, nn.Conv2d, nn.ReLU):
         if type(activation) is nn.ReLU and _is_fusible(convolution):
             for name in names_of(network, convolution):
                 network.set_submodule(name, ConvReLU(convolution))

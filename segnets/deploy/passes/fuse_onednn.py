@@ -1,8 +1,7 @@
-"""Networks for CPUs: convolution, bias, activation and residual addition in one call of LibTorch's oneDNN operators.
+"""The pass for CPUs: compute convolution, bias, activation and residual addition in one call of oneDNN.
 
-What the compiler of `torch.compile` calls on CPUs (`mkldnn::_convolution_pointwise`), an archive can call as well. The
-weights are laid out for the processor once, when the file is loaded, and images run with channels last in memory.
-It computes the same function in another order, so that last bits differ: done on a copy, for an export, which compares.
+LibTorch's operators for such calls (`mkldnn::_convolution_pointwise`) are those that `torch.compile` uses on CPUs. The
+weights are reordered for the CPU once, when the file is loaded. Feature maps have channels last in memory.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segnets.deploy.passes._graph import convolution_inputs, followers, names_of
+from segnets.deploy.passes._graph import consecutive_pairs, convolution_input_shapes, names_of
 from segnets.deploy.passes.context import Context, Outcome
-from segnets.deploy.passes.convolutions import ConvAdd, Form, Pieces, form_of, is_plain, pieces_of, two
+from segnets.deploy.passes.convolutions import ConvAdd, Form, Pieces, as_ints, form_of, is_plain, pieces_of
 from segnets.deploy.passes.winograd import WinogradConv
 
-# The names of oneDNN's post-operations.
+# oneDNN's names of the activations that it can compute after a convolution.
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.Hardswish: "hardswish",
@@ -32,25 +31,29 @@ _State = tuple[Tensor, Tensor, list[int], list[int], list[int], int, list[int], 
 
 
 class PackedConv(nn.Module):
-    """What a fused convolution is made of.
+    """Weights and settings of a fused convolution.
 
-    input_size: (N, in, H, W) that the weight is laid out for. An input of another size may want another layout, which
-    then is made in every call: right, but slower.
-    activation: "none" or a name of `_ACTIVATIONS`. A loaded one holds its weight in an opaque layout of this processor
-    and can't be saved again.
+    A loaded one holds its weight in an opaque layout for this CPU and can't be saved again.
+
+    Args:
+        convolution: Convolution to take them from; `is_plain` holds for it.
+        activation: "none" or a name in `_ACTIVATIONS`.
+        dtype: Precision of weights and feature maps.
+        input_shape: Input shape (N, in, H, W) that the weight is reordered for. For other shapes oneDNN may have to
+            reorder it again in every call, which is slower.
     """
 
-    def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_size: Sequence[int]) -> None:
+    def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_shape: Sequence[int]) -> None:
         super().__init__()
         bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
-        # Attributes and not parameters: what loading sets in their place is no parameter either.
+        # Attributes instead of parameters, because loading replaces them by plain tensors.
         self.weight = convolution.weight.detach().to(dtype).contiguous()
         self.bias = bias.to(dtype)
-        self.padding = two(convolution.padding)
-        self.stride = two(convolution.stride)
-        self.dilation = two(convolution.dilation)
+        self.padding = as_ints(convolution.padding)
+        self.stride = as_ints(convolution.stride)
+        self.dilation = as_ints(convolution.dilation)
         self.groups = convolution.groups
-        self.input_size = list(input_size)
+        self.input_shape = list(input_shape)
         self.activation = activation
         self.eval()
 
@@ -63,7 +66,7 @@ class PackedConv(nn.Module):
             self.stride,
             self.dilation,
             self.groups,
-            self.input_size,
+            self.input_shape,
             self.activation,
             self.training,
         )
@@ -75,18 +78,19 @@ class PackedConv(nn.Module):
         self.stride = state[3]
         self.dilation = state[4]
         self.groups = state[5]
-        self.input_size = state[6]
+        self.input_shape = state[6]
         self.activation = state[7]
         self.training = state[8]
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            state[0], self.padding, self.stride, self.dilation, self.groups, self.input_size
+            state[0], self.padding, self.stride, self.dilation, self.groups, self.input_shape
         )
 
 
 class FusedConv(PackedConv):
-    """A convolution with its bias and activation. (N, in, H, W), channels last -> (N, out, H', W'), channels last."""
+    """A convolution with its bias and activation. (N, in, H, W) -> (N, out, H', W'), channels last."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the convolution and the activation."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, self.activation, [], ""
         )
@@ -94,9 +98,10 @@ class FusedConv(PackedConv):
 
 
 class FusedConvAdd(PackedConv):
-    """A convolution to whose result, before the activation, another map of its shape is added; it is overwritten."""
+    """A `FusedConv` that adds another feature map of the result's shape before the activation."""
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """Overwrite `other` with the result and return it."""
         activation: str | None = None
         if self.activation != "none":
             activation = self.activation
@@ -119,59 +124,61 @@ class FusedConvAdd(PackedConv):
 
 
 def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
-    """Replace every convolution by a call of oneDNN that computes bias, activation and addition too.
+    """Replace each convolution and its activation, with or without an addition, by one call of oneDNN.
 
-    Convolutions that don't run, or pad with anything but zeros, stay as they are.
+    Convolutions that don't run or pad with other values than zeros stay as they are.
 
     Raises:
         ExportError: If the network doesn't run on an image of `context.image_size`.
     """
     activations = dict(_convolutions_with_activation(network))
-    sizes = convolution_inputs(network, context.image_size)
+    shapes = convolution_input_shapes(network, context.image_size)
     counts: Counter[str] = Counter()
     for name, module in list(network.named_modules()):
-        if isinstance(module, ConvAdd) and is_plain(module.convolution) and module.convolution in sizes:
-            convolution, size = module.convolution, sizes[module.convolution]
-            activation = _ACTIVATIONS.get(type(module.activation), "none")
-            form = form_of(convolution, size, context, activation=activation, adds=True)
-            network.set_submodule(name, _fused_with_addition(convolution, form, activation, context.dtype, size))
+        if isinstance(module, ConvAdd) and is_plain(module.convolution) and module.convolution in shapes:
+            convolution, shape = module.convolution, shapes[module.convolution]
+            layer = module.activation
+            activation = "none" if isinstance(layer, nn.Identity) else _ACTIVATIONS[type(layer)]
+            form = form_of(convolution, shape, context, activation=activation, adds=True)
+            network.set_submodule(name, _fused_with_addition(convolution, form, activation, context.dtype, shape))
             counts[f"{form.value}_with_addition"] += 1
     for activation_layer in activations.values():
         for name in names_of(network, activation_layer):
             network.set_submodule(name, nn.Identity())
     for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d) and is_plain(module) and module in sizes:
+        if isinstance(module, nn.Conv2d) and is_plain(module) and module in shapes:
             activation = _ACTIVATIONS[type(activations[module])] if module in activations else "none"
-            form = form_of(module, sizes[module], context, activation=activation)
-            network.set_submodule(name, _fused(module, form, activation, context.dtype, sizes[module]))
+            form = form_of(module, shapes[module], context, activation=activation)
+            network.set_submodule(name, _fused(module, form, activation, context.dtype, shapes[module]))
             counts[form.value] += 1
     return Outcome(network, counts)
 
 
 def _fused(
-    convolution: nn.Conv2d, form: Form, activation: str, dtype: torch.dtype, input_size: Sequence[int]
+    convolution: nn.Conv2d, form: Form, activation: str, dtype: torch.dtype, input_shape: Sequence[int]
 ) -> nn.Module:
+    """Build the replacement of a convolution and its activation."""
     if form is Form.WINOGRAD:
         return WinogradConv(convolution, relu=activation == "relu")
     if form is Form.PIECES:
-        return Pieces([FusedConv(piece, activation, dtype, input_size) for piece in pieces_of(convolution)])
-    return FusedConv(convolution, activation, dtype, input_size)
+        return Pieces([FusedConv(piece, activation, dtype, input_shape) for piece in pieces_of(convolution)])
+    return FusedConv(convolution, activation, dtype, input_shape)
 
 
 def _fused_with_addition(
-    convolution: nn.Conv2d, form: Form, activation: str, dtype: torch.dtype, input_size: Sequence[int]
+    convolution: nn.Conv2d, form: Form, activation: str, dtype: torch.dtype, input_shape: Sequence[int]
 ) -> nn.Module:
-    """As `_fused`, with the second input of `ConvAdd`."""
+    """Build the replacement of a `ConvAdd`."""
     if form is Form.WINOGRAD:
         return WinogradConv(convolution, relu=activation == "relu")
-    return FusedConvAdd(convolution, activation, dtype, input_size)
+    return FusedConvAdd(convolution, activation, dtype, input_shape)
 
 
 def _convolutions_with_activation(network: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
-    """Pair convolutions that can be fused with the activation, called once in a run, that reads their output."""
+    """Find convolutions that can be fused and the activations that read their output."""
     types = tuple(_ACTIVATIONS)
     return [
         (convolution, activation)
-        for convolution, activation in followers(network, nn.Conv2d, types)
+        for convolution, activation in consecutive_pairs(network, nn.Conv2d, types)
         if type(activation) in _ACTIVATIONS and is_plain(convolution)
     ]

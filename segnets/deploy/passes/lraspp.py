@@ -1,6 +1,6 @@
-"""MobileNetV3's gates and the head of LR-ASPP, which multiply large maps by a number for each channel.
+"""Passes for MobileNetV3's gates and the head of LR-ASPP, which multiply feature maps by one number per channel.
 
-Both compute the same function with less memory to go through; last bits differ.
+The replacements move less memory.
 """
 
 from __future__ import annotations
@@ -8,28 +8,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segnets.deploy.passes._graph import last_readers
+from segnets.deploy.passes._graph import may_overwrite_input
 from segnets.deploy.passes.context import Context, Outcome
 from segnets.heads.lraspp import LRASPPHead
 from segnets.layers import SqueezeExcitation, resize_bilinear
 
 
 class GateInPlace(nn.Module):
-    """As SqueezeExcitation, overwriting its input, which nobody else may read. (N, C, H, W) -> (N, C, H, W)."""
+    """A `SqueezeExcitation` that overwrites its input. (N, C, H, W) -> (N, C, H, W).
+
+    No other module may read the input afterwards.
+    """
 
     def __init__(self, gate: SqueezeExcitation) -> None:
         super().__init__()
         self.layers = nn.Sequential(gate.avgpool, gate.fc1, gate.activation, gate.fc2, gate.scale_activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scale every channel of `x` in place."""
         return x.mul_(self.layers(x))
 
 
 class ClassifiedFirst(nn.Module):
-    """As LRASPPHead, which brings its 128 channels to a larger size and classifies them there.
+    """An `LRASPPHead` that classifies its 128 channels before it resizes them. Its logits are float32.
 
-    One sums pixels and the other channels, so that they can change places; classes are fewer than channels. Scores are
-    float32.
+    Resizing sums over pixels and classification over channels, so their order can change. There are fewer classes than
+    channels to resize.
     """
 
     reads_all_features = True
@@ -43,17 +47,18 @@ class ClassifiedFirst(nn.Module):
         self.high_classifier = head.high_classifier
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Compute logits (N, num_classes, H, W) in the size of the feature map "low"."""
         low = features["low"]
         high = features["high"]
-        scores = self.high_classifier(self.cbr(high) * self.scale(high))  # (N, num_classes, h, w)
-        # In float32, whatever the rest computes in: of few channels it costs nothing, and scores keep their digits.
-        scores = resize_bilinear(scores.to(torch.float32), [low.shape[2], low.shape[3]], self.align_corners)
-        result: Tensor = scores + self.low_classifier(low)
+        logits = self.high_classifier(self.cbr(high) * self.scale(high))  # (N, num_classes, h, w)
+        # In float32, whatever the dtype of the rest: for few channels it costs nothing, and logits keep their digits.
+        logits = resize_bilinear(logits.to(torch.float32), [low.shape[2], low.shape[3]], self.align_corners)
+        result: Tensor = logits + self.low_classifier(low)
         return result
 
 
 def classify_before_resizing(network: nn.Module, _context: Context) -> Outcome:
-    """Replace heads of LR-ASPP by ones that classify their features before they resize them."""
+    """Replace heads of LR-ASPP by heads that classify before they resize."""
     heads = [(name, module) for name, module in network.named_modules() if type(module) is LRASPPHead]
     for name, head in heads:
         network.set_submodule(name, ClassifiedFirst(head))
@@ -61,10 +66,10 @@ def classify_before_resizing(network: nn.Module, _context: Context) -> Outcome:
 
 
 def gate_in_place(network: nn.Module, _context: Context) -> Outcome:
-    """Let gates overwrite their input where no other module reads it afterwards."""
+    """Let gates overwrite their input if no other module reads it afterwards."""
     gates: set[nn.Module] = {module for module in network.modules() if isinstance(module, SqueezeExcitation)}
-    last = last_readers(network, gates)
+    overwriting = may_overwrite_input(network, gates)
     for name, module in list(network.named_modules()):
-        if isinstance(module, SqueezeExcitation) and module in last:
+        if isinstance(module, SqueezeExcitation) and module in overwriting:
             network.set_submodule(name, GateInPlace(module))
-    return Outcome(network, {"gates": len(last)})
+    return Outcome(network, {"gates": len(overwriting)})

@@ -1,6 +1,6 @@
-"""Means of maps, for gates and for branches that see the whole image, in other forms than nn.AdaptiveAvgPool2d.
+"""Passes that replace nn.AdaptiveAvgPool2d, in gates and in branches that see the whole image.
 
-They compute the same, summed in float32; last bits differ.
+The replacements sum in float32.
 """
 
 from __future__ import annotations
@@ -15,45 +15,51 @@ from segnets.deploy.passes.context import Context, Outcome
 
 
 class MeanByWindow(nn.Module):
-    """By a window as large as the map. (N, C, H, W) -> (N, C, 1, 1). Scriptable.
+    """Average over a window as large as the feature map. (N, C, H, W) -> (N, C, 1, 1). Scriptable.
 
-    Of bfloat16, torch's mean makes a copy in float32 and then walks it against the order of channels last: 13 ms for
-    2048 channels of 65x65, where a pooling, which sums in float32 too, takes half of one.
+    In bfloat16, torch's mean copies the feature map to float32 and then reads it against the order of channels last.
+    For 2048 channels of 65x65 this takes 13 ms. A pooling, which sums in float32 too, takes 0.5 ms.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Average every channel."""
         return F.avg_pool2d(x, [x.shape[2], x.shape[3]])
 
 
 class MeanByLines(nn.Module):
-    """Of each line, and then of the lines, which a compiler makes loops of. (N, C, H, W) -> (N, C, 1, 1).
+    """Average over each line, then over the lines. (N, C, H, W) -> (N, C, 1, 1).
 
-    Its loops read a few channels of all pixels, then the next few: of a line, which a near cache holds, and of a
-    whole map, which it doesn't, a page of memory for each pixel.
+    The compiler's loop reads a few channels of all pixels, then the next few. A line fits a near cache. A whole feature
+    map doesn't, and its loop would touch a page of memory per pixel.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Average every channel."""
         lines = x.mean(3, keepdim=True, dtype=torch.float32)
         return lines.mean(2, keepdim=True).to(x.dtype)
 
 
 class WholeAverage(nn.Module):
-    """The mean of every channel, as ONNX's own pooling: runtimes have no fast mean, in 8 bits least of all.
+    """Average over the feature map by ONNX's GlobalAveragePool. (N, C, H, W) -> (N, C, 1, 1).
 
-    (N, C, H, W) -> (N, C, 1, 1).
+    Runtimes compute it faster than a mean, above all in 8 bits.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the right shape, which the ONNX exporter records as GlobalAveragePool."""
         shape = (x.shape[0], x.shape[1], 1, 1)
         result: Tensor = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=shape)
         return result
 
 
 class GridAverage(nn.Module):
-    """As nn.AdaptiveAvgPool2d, by matrices made of the size: (N, C, H, W) -> (N, C, rows, columns).
+    """An nn.AdaptiveAvgPool2d by matrix products. (N, C, H, W) -> (N, C, rows, columns).
 
-    rows, columns: None for as many as come.
-    ONNX has no such pooling, and torch's compiler gives wrong results with another size than the one it traced.
+    ONNX has no such pooling, and torch's compiler returns wrong results for other sizes than the traced one.
+
+    Args:
+        rows: Height of the grid; None keeps the feature map's.
+        columns: Width of the grid; None keeps the feature map's.
     """
 
     def __init__(self, rows: int | None, columns: int | None) -> None:
@@ -61,6 +67,7 @@ class GridAverage(nn.Module):
         self.rows, self.columns = rows, columns
 
     def forward(self, x: Tensor) -> Tensor:
+        """Average over every cell of the grid."""
         result = x.to(torch.float32)
         if self.rows is not None:
             result = torch.matmul(_averages(self.rows, x.shape[2]), result)
@@ -70,14 +77,14 @@ class GridAverage(nn.Module):
 
 
 def average_by_window(network: nn.Module, context: Context) -> Outcome:
-    """Replace averages over the whole feature map in bfloat16; in float32 torch's own are as fast."""
+    """Replace averages over the whole feature map in bfloat16. In float32, torch's own are as fast."""
     if context.dtype != torch.bfloat16:
         return Outcome(network)
     return Outcome(network, _replace_poolings(network, MeanByWindow))
 
 
 def average_by_lines(network: nn.Module, _context: Context) -> Outcome:
-    """Replace averages by forms that torch's compiler turns into good loops."""
+    """Replace averages by forms that torch's compiler turns into fast loops."""
     return Outcome(network, _replace_poolings(network, MeanByLines, GridAverage))
 
 
@@ -94,9 +101,12 @@ def _replace_poolings(
     """Replace every nn.AdaptiveAvgPool2d, under all of its names.
 
     Args:
-        network: Changed in place.
-        whole: Replaces those with a single cell.
-        grid: Called with rows and columns, makes the replacement of the others; None leaves them.
+        network: Network to change in place.
+        whole: Type of the replacement for poolings with a single cell.
+        grid: Factory of the replacement for other poolings, called with rows and columns. None keeps them.
+
+    Returns:
+        Number of replaced modules of both kinds.
     """
     wholes, grids = set(), set()
     for name, module in list(network.named_modules(remove_duplicate=False)):
@@ -113,7 +123,7 @@ def _replace_poolings(
 
 
 def _averages(cells: int, length: int) -> Tensor:
-    """(cells, length) float32: what each pixel counts in each cell."""
+    """Return the weight of every pixel in every cell: (cells, length), float32."""
     cell, pixel = torch.arange(cells).view(-1, 1), torch.arange(length).view(1, -1)
     start = torch.div(cell * length, cells, rounding_mode="floor")
     end = torch.div((cell + 1) * length + cells - 1, cells, rounding_mode="floor")

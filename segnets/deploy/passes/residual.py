@@ -1,11 +1,11 @@
-"""Residual blocks whose addition and last activation are computed by their last convolution."""
+"""The pass that moves the addition and last activation of residual blocks into their last convolution."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from segnets.backbones import BasicBlock, Bottleneck
-from segnets.deploy.passes._graph import last_readers
+from segnets.deploy.passes._graph import may_overwrite_input
 from segnets.deploy.passes.context import Context, Outcome
 from segnets.deploy.passes.convolutions import ConvAdd, is_plain
 from segnets.layers import InvertedResidual
@@ -18,8 +18,8 @@ class FusedResidual(nn.Module):
 
     Args:
         body: Layers before the last convolution.
-        last: Last convolution; takes the body's output and the shortcut's.
-        shortcut: Layers beside them.
+        last: Last convolution, called with the body's and the shortcut's output.
+        shortcut: Layers of the shortcut.
     """
 
     def __init__(self, body: nn.Module, last: nn.Module, shortcut: nn.Module) -> None:
@@ -29,26 +29,28 @@ class FusedResidual(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         body = self.body(x)
         result: Tensor = self.last(body, self.shortcut(x))
         return result
 
 
 class Copy(nn.Module):
-    """An identity whose output has memory of its own."""
+    """An identity whose output has its own memory."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Copy `x`."""
         return x.clone()
 
 
 def fuse_additions(network: nn.Module, context: Context) -> Outcome:
     """Move the addition of residual blocks into their last convolution.
 
-    For target "cpu" the convolution will overwrite the shortcut with the sum; the shortcut is copied where another
-    module reads it afterwards.
+    For target "cpu", that convolution overwrites the shortcut with the sum. A shortcut that another module reads
+    afterwards is copied.
     """
     blocks: set[nn.Module] = {module for module in network.modules() if isinstance(module, _Block)}
-    overwritable = last_readers(network, blocks) if context.target == "cpu" else blocks
+    overwritable = may_overwrite_input(network, blocks) if context.target == "cpu" else blocks
     count = 0
     for name, module in list(network.named_modules()):
         if isinstance(module, _Block):
@@ -60,7 +62,12 @@ def fuse_additions(network: nn.Module, context: Context) -> Outcome:
 
 
 def _fused(block: _Block, unchanged: nn.Module) -> FusedResidual | None:
-    """Build the same block with its addition in the last convolution, or return None if it has another structure."""
+    """Build the same block with a `ConvAdd`, or return None if it has another structure.
+
+    Args:
+        block: Block with its batch norms folded.
+        unchanged: Shortcut of a block that has no layers in it.
+    """
     if isinstance(block, InvertedResidual):
         if not block.has_residual:
             return None
@@ -78,9 +85,9 @@ def _fused(block: _Block, unchanged: nn.Module) -> FusedResidual | None:
 
 
 def _plain_convolutions(block: Bottleneck | BasicBlock) -> list[nn.Conv2d]:
-    """Return a ResNet block's convolutions in their order, each followed by ReLU, the last one after the addition.
+    """Return a ResNet block's convolutions in order. A ReLU follows each; before the last ReLU is the addition.
 
-    The list is empty for subclasses, other activations, norms that were not folded, and padding other than zeros.
+    The list is empty for subclasses, other activations, unfolded norms, and padding other than zeros.
     """
     if type(block) not in (Bottleneck, BasicBlock) or type(block.relu) is not nn.ReLU:
         return []

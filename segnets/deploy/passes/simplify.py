@@ -1,7 +1,4 @@
-"""Passes of every format: drop what inference doesn't need, and fold batch norms into convolutions.
-
-The results have different last bits than the plain model's. Passes therefore change a copy.
-"""
+"""Passes of every format that drop what inference doesn't need and fold batch norms into convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from segnets.deploy.check.reference import evaluation_copy
-from segnets.deploy.passes._graph import followers
+from segnets.deploy.passes._graph import consecutive_pairs
 from segnets.deploy.passes.context import Context, Outcome
 
 
@@ -42,7 +39,7 @@ def fold_batch_norms(network: nn.Module, _context: Context) -> Outcome:
     """
     pairs = [
         (convolution, norm)
-        for convolution, norm in followers(network, nn.Conv2d, nn.BatchNorm2d)
+        for convolution, norm in consecutive_pairs(network, nn.Conv2d, nn.BatchNorm2d)
         if norm.running_mean is not None
     ]
     for convolution, norm in pairs:

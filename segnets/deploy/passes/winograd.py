@@ -1,14 +1,16 @@
-"""3x3 convolutions of many channels with less than half of the multiplications: Winograd's minimal filtering.
+"""Winograd's minimal filtering: 3x3 convolutions with less than half of the multiplications.
 
-Four neighbouring outputs of a 3x3 convolution take 36 products from each input channel. Sums and differences of the
-4x4 inputs that they read, and of the kernel, need 16 (Lavin & Gray, "Fast Algorithms for Convolutional Neural
-Networks", 2015, arXiv:1509.09308, F(2x2, 3x3)): sixteen matrix products, of a tile's channels with as many matrices.
-A dilated convolution is one on every dilation-th line and column. The sums are of so few terms that float32 keeps as
-many digits as oneDNN's own convolution; larger tiles would save more products and lose digits, and bfloat16 would
-lose them here.
+Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks", F(2x2, 3x3), https://arxiv.org/abs/1509.09308
 
-oneDNN's matrix products run about as fast as its convolutions, so that the head of an FCN on a ResNet-50 takes half of
-its time, and layers of 256 channels three quarters.
+Four neighbouring outputs of a 3x3 convolution take 36 products per input channel. With sums and differences of the 4x4
+inputs that they read, and of the kernel, they take 16. The convolution becomes 16 matrix products over channels. A
+dilated convolution is a plain one on every dilation-th line and column.
+
+In float32 the sums have so few terms that they keep as many digits as oneDNN's own convolution. Larger tiles would
+save more products but lose digits, and so would bfloat16.
+
+oneDNN's matrix products run about as fast as its convolutions. The head of an FCN on a ResNet-50 takes half of its
+former time, and layers with 256 channels take three quarters.
 """
 
 from __future__ import annotations
@@ -20,18 +22,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Channels. Of fewer, sums take nearly all that products save: measured with oneDNN 3 on two threads of an AMD EPYC.
-_FEWEST = 256
-# The share of a convolution's products that has to be left, those with its padding not counted: oneDNN leaves them out.
-_WORTH = 0.75
-# Tiles that are summed before they are multiplied: few enough for the caches, and enough for products at full speed.
+# With fewer channels, the sums cost nearly as much as the products save (oneDNN 3, two threads of an AMD EPYC).
+_FEWEST_CHANNELS = 256
+# Largest worthwhile ratio of Winograd's products to the convolution's. oneDNN skips products with the padding, so they
+# don't count.
+_LARGEST_SHARE = 0.75
+# Tiles that are summed before they are multiplied: they fit the caches, and their products run at full speed.
 _TILES = 1024
 
 _State = tuple[Tensor, Tensor, int, bool, bool]
 
 
-def winograd_is_faster(convolution: nn.Conv2d, input_size: Sequence[int]) -> bool:
-    """Return whether Winograd's algorithm is faster on an input of size (N, in, H, W)."""
+def winograd_is_faster(convolution: nn.Conv2d, input_shape: Sequence[int]) -> bool:
+    """Return whether Winograd's algorithm is faster than oneDNN's convolution.
+
+    Args:
+        convolution: Any convolution.
+        input_shape: Shape (N, in, H, W) of its input.
+    """
     dilation = convolution.dilation[0]
     if (
         convolution.kernel_size != (3, 3)
@@ -40,29 +48,33 @@ def winograd_is_faster(convolution: nn.Conv2d, input_size: Sequence[int]) -> boo
         or convolution.dilation != (dilation, dilation)
         or convolution.padding != (dilation, dilation)
         or convolution.padding_mode != "zeros"
-        or min(convolution.in_channels, convolution.out_channels) < _FEWEST
+        or min(convolution.in_channels, convolution.out_channels) < _FEWEST_CHANNELS
     ):
         return False
     share = 1.0
-    for side in input_size[2:]:
-        taps = 1 + 2 * max(0.0, 1 - dilation / side)  # of three; the others are in the padding
+    for side in input_shape[2:]:
+        taps = 1 + 2 * max(0.0, 1 - dilation / side)  # of three; the rest lies in the padding
         covered = 2 * dilation * _tiles(side, dilation) / side
         share *= 2 * covered / taps
-    return share < _WORTH
+    return share < _LARGEST_SHARE
 
 
 def transformed(weight: Tensor) -> Tensor:
-    """Kernels as Winograd's products take them. (out, in, 3, 3) -> (4, 4, out, in) float32. Scriptable."""
+    """Transform kernels for Winograd's products: (out, in, 3, 3) -> (4, 4, out, in), float32. Scriptable."""
     half = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
     sums = torch.matmul(torch.matmul(half, weight.to(torch.float64)), half.t())
     return sums.permute(2, 3, 0, 1).to(torch.float32).contiguous()
 
 
 class WinogradConv(nn.Module):
-    """A convolution with its bias, and ReLU or nothing. (N, in, H, W) -> (N, out, H, W), float32, channels last.
+    """A convolution with its bias and optional ReLU. (N, in, H, W) -> (N, out, H, W), float32, channels last.
 
-    A part of an archive: it runs when it is loaded again, which transforms the kernels and lays them out for the
-    processor. It works through the image strip by strip, each as many tiles as the caches hold.
+    The module runs only after its archive is loaded: loading transforms the kernels and reorders them for the CPU. The
+    image is computed in strips of as many tiles as the caches hold.
+
+    Args:
+        convolution: Convolution for which `winograd_is_faster` holds.
+        relu: Whether ReLU follows.
     """
 
     __constants__ = ("tiles",)
@@ -70,7 +82,7 @@ class WinogradConv(nn.Module):
     def __init__(self, convolution: nn.Conv2d, *, relu: bool) -> None:
         super().__init__()
         bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
-        # Attributes and not parameters: what loading sets in their place is no parameter either.
+        # Attributes instead of parameters, because loading replaces them by plain tensors.
         self.weight = convolution.weight.detach().contiguous()
         self.bias = bias
         self.dilation = convolution.dilation[0]
@@ -91,10 +103,15 @@ class WinogradConv(nn.Module):
         self.training = state[4]
         matrices = transformed(state[0]).flatten(0, 1)
         self.weights = [torch.ops.mkldnn._reorder_linear_weight(matrix, self.tiles) for matrix in matrices.unbind(0)]
-        self.weight = torch.empty(0)  # it isn't needed twice
+        self.weight = torch.empty(0)  # frees the original kernels
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """other: a map of the result's shape that is added before the ReLU; it is overwritten with the result."""
+        """Compute the convolution.
+
+        Args:
+            x: Feature map.
+            other: Feature map of the result's shape to add before the ReLU; overwritten with the result.
+        """
         n, _, height, width = x.shape
         if other is None:
             result = torch.empty([n, height, width, self.bias.shape[0]], dtype=x.dtype)
@@ -107,20 +124,30 @@ class WinogradConv(nn.Module):
         for i in range(n):
             for top in range(0, lines, strip):
                 bottom = min(top + strip, lines)
-                made = self._products(self._padded(x[i], top, bottom, columns))
+                outputs = self._products(self._padded(x[i], top, bottom, columns))
                 start, end = 2 * top * d, min(2 * bottom * d, height)
-                made = made[: end - start, :width]
+                outputs = outputs[: end - start, :width]
                 target = result[i, start:end]
                 if other is not None:
-                    target += made
+                    target += outputs
                 else:
-                    target.copy_(made)
+                    target.copy_(outputs)
                 if self.relu:
                     target.clamp_min_(0)
         return result.permute(0, 3, 1, 2)
 
     def _padded(self, image: Tensor, top: int, bottom: int, columns: int) -> Tensor:
-        """The inputs of the tiles from `top` to `bottom`: (tiles + 1, 2, dilation, columns + 1, 2, dilation, in)."""
+        """Return the padded inputs of the tiles from line `top` to `bottom`.
+
+        Args:
+            image: Feature map (in, H, W).
+            top: First line of tiles.
+            bottom: Line of tiles after the last one.
+            columns: Number of tiles in a line.
+
+        Returns:
+            Inputs (tiles + 1, 2, dilation, columns + 1, 2, dilation, in).
+        """
         d = self.dilation
         channels, height, width = image.shape
         first = (2 * top - 1) * d
@@ -131,7 +158,7 @@ class WinogradConv(nn.Module):
         return padded.view(bottom - top + 1, 2, d, columns + 1, 2, d, channels)
 
     def _products(self, inputs: Tensor) -> Tensor:
-        """What `_padded` gives -> (lines, width, out), as many as the tiles make."""
+        """Compute the tiles' outputs (lines, width, out) from the inputs that `_padded` returns."""
         channels = inputs.shape[6]
         left: list[Tensor] = []
         right: list[Tensor] = []
@@ -153,20 +180,26 @@ class WinogradConv(nn.Module):
         d = self.dilation
         tiles, columns, outputs = inputs.shape[0] - 1, inputs.shape[3] - 1, self.bias.shape[0]
         shape = [tiles, d, columns, d, outputs]
-        made = torch.empty([tiles, 2, d, columns, 2, d, outputs], dtype=inputs.dtype)
+        result = torch.empty([tiles, 2, d, columns, 2, d, outputs], dtype=inputs.dtype)
         for j, m in enumerate([left, right]):
-            made[:, 0, :, :, j] = m[0].add_(m[1]).add_(m[2]).view(shape)
-            made[:, 1, :, :, j] = m[1].sub_(m[2]).sub_(m[3]).view(shape)
-        return made.view(2 * tiles * d, 2 * columns * d, outputs)
+            result[:, 0, :, :, j] = m[0].add_(m[1]).add_(m[2]).view(shape)
+            result[:, 1, :, :, j] = m[1].sub_(m[2]).sub_(m[3]).view(shape)
+        return result.view(2 * tiles * d, 2 * columns * d, outputs)
 
 
 class WinogradProducts(nn.Module):
-    """The same in plain operations on all tiles at once, which a compiler makes loops of, without an activation.
+    """A convolution with its bias, for torch's compiler. (N, in, H, W) -> (N, out, H, W), float32.
 
-    longest: the most lines or columns that an input has. The sixteen products are one convolution in sixteen groups.
-    Lines and columns are found in tables: the compiler can't always compile divisions of their numbers, and of views
-    it would have to prove that their sizes can be divided. A map's channels are its second dimension wherever the
-    compiler may write it to memory: it has that dimension innermost in whatever has four.
+    The module uses plain operations on all tiles at once, which compile to loops. The sixteen products are one
+    convolution in sixteen groups.
+
+    Lines and columns are looked up in tables. The compiler can't always compile divisions of their indices, and for
+    views it would have to prove that sizes are divisible. Channels are the second dimension of every feature map that
+    the compiler may write to memory: it stores four-dimensional tensors with that dimension innermost.
+
+    Args:
+        convolution: Convolution for which `winograd_is_faster` holds.
+        longest: Largest height or width of an input, the length of the tables.
     """
 
     first: Tensor
@@ -186,16 +219,17 @@ class WinogradProducts(nn.Module):
         self.bias = nn.Parameter(bias.flatten(), requires_grad=False)
         self.dilation = d
         line = torch.arange(longest)
-        # Of each tile, the inputs of its four sums: first + sign * second.
+        # Inputs of each tile's four sums: first + sign * second.
         start = (2 * d * (line // d) + line % d - d)[:, None]
         self.register_buffer("first", start + d * torch.tensor([0, 1, 2, 1]))
         self.register_buffer("second", start + d * torch.tensor([2, 2, 1, 3]))
         self.register_buffer("sign", torch.tensor([-1.0, 1.0, -1.0, -1.0]))
-        # Of each output, its tile, and which of the tile's two it is: 0 + 1 + 2 of the four products, or 1 - 2 - 3.
+        # Each output's tile, and its position there: the first sums products 0 + 1 + 2, the second 1 - 2 - 3.
         self.register_buffer("tile", line // (2 * d) * d + line % d)
         self.register_buffer("second_output", line // d % 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the convolution."""
         height, width = x.shape[2:]
         m = self._products(x)
         tile_line, tile_column = self.tile[:height, None], self.tile[:width]
@@ -207,7 +241,7 @@ class WinogradProducts(nn.Module):
         return _output(lines, line)  # (N, out, H, W)
 
     def _products(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) -> (N, lines, columns, 4, 4, out), of all tiles."""
+        """Compute the products of all tiles: (N, in, H, W) -> (N, lines, columns, 4, 4, out)."""
         height, width = x.shape[2:]
         lines, columns = self._covering(height), self._covering(width)
         image = x.permute(0, 2, 3, 1)
@@ -223,7 +257,11 @@ class WinogradProducts(nn.Module):
         return products.permute(0, 2, 3, 1).view(x.shape[0], lines, columns, 4, 4, -1)
 
     def _inputs(self, count: int, side: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Both inputs of each sum of `count` tiles: their places and their signs, 0 in the padding, (count, 4) each."""
+        """Look up both inputs of each sum of `count` tiles.
+
+        Returns:
+            For each input, its positions and its signs, (count, 4) each. The sign is 0 in the padding.
+        """
         first, second = self.first[:count], self.second[:count]
         return (
             (first.clamp(0, side - 1), _is_inside(first, side)),
@@ -231,28 +269,31 @@ class WinogradProducts(nn.Module):
         )
 
     def _covering(self, side: int) -> int:
-        """Lines of tiles, of all grids. Even: of other numbers the compiler's own bounds can't be computed."""
+        """Return how many lines of tiles cover a side, over all grids.
+
+        The number is even, because the compiler can't compute its bounds for odd ones.
+        """
         unit = math.lcm(self.dilation, 2)
         return unit * _tiles(side, unit)
 
 
 def _output(products: list[Tensor], second: Tensor) -> Tensor:
-    """Of three products in a row the sum, or where `second` is 1 the first less the others."""
+    """Sum three products, or subtract the last two from the first where `second` is 1."""
     return products[0] + (1 - 2 * second) * (products[1] + products[2])
 
 
 def _is_inside(places: Tensor, side: int) -> Tensor:
-    """float32, 1 for 0..side - 1."""
+    """Return 1.0 for positions in 0..side - 1 and 0.0 for others."""
     return ((places >= 0) & (places < side)).to(torch.float32)
 
 
 def _tiles(side: int, dilation: int) -> int:
-    """How many tiles of two outputs, for each of a dilated convolution's grids, cover a side."""
+    """Return how many tiles of two outputs, per grid of a dilated convolution, cover a side."""
     return (side + 2 * dilation - 1) // (2 * dilation)
 
 
 def _combined(a: Tensor, b: Tensor, c: Tensor, d: Tensor, index: int) -> Tensor:
-    """The `index`-th of Winograd's four sums of a tile's four lines or columns. Scriptable."""
+    """Compute the `index`-th of Winograd's four sums of a tile's four lines or columns. Scriptable."""
     if index == 0:
         return a - c
     if index == 1:

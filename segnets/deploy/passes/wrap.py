@@ -1,4 +1,4 @@
-"""A SegmentationModel as it is deployed: its parts, the precision that they compute in, and the resizing."""
+"""Passes that wrap a network in its deployed form: precision, memory format, batching and resizing."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from segnets.deploy.passes.resize import Upsample, UpsampleLines, UpsamplePlain,
 from segnets.errors import ExportError
 from segnets.model import SegmentationModel
 
-# What a processor computes at once: of one image of usual size most maps stay in its caches, and of a batch none do.
-# cpp/src/aoti.cpp has the same number.
+# Pixels per chunk. One 520x520 image mostly fits in cache; a batch does not. cpp/src/aoti.cpp has the same number.
 PIXELS_AT_ONCE = 520 * 520
 
 
 def images_at_once(height: int, width: int, pixels: int = PIXELS_AT_ONCE) -> int:
-    """How many images of this size a processor should compute together. Scriptable."""
+    """Return how many images of this size a CPU should compute together, at least 1. Scriptable."""
     return max(1, pixels // max(1, height * width))
 
 
 class Deployed(nn.Module):
-    """(N, 3, H, W) float32, normalised -> {"out": (N, C, H, W) float32 logits}.
+    """A SegmentationModel in its deployed form.
 
     The backbone and the classifier compute in `dtype` with channels last in memory, the resizing in float32.
+
+    Args:
+        model: Model whose backbone and classifier are taken.
+        dtype: Precision of backbone and classifier.
+        upsample: Type of the module that resizes the logits.
     """
 
     __constants__ = ("reads_all_features",)
@@ -38,33 +42,43 @@ class Deployed(nn.Module):
         self.upsample = upsample(model.align_corners)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"out": self.upsample(self._scores(x), x.shape[2], x.shape[3])}
+        """Compute {"out": (N, C, H, W) float32 logits} of normalised float32 images (N, 3, H, W)."""
+        return {"out": self.upsample(self._logits(x), x.shape[2], x.shape[3])}
 
-    def _scores(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, C, h, w) float32, not resized."""
+    def _logits(self, x: Tensor) -> Tensor:
+        """Compute logits before they are resized: (N, 3, H, W) -> (N, C, h, w), float32."""
         features = self.backbone(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
         if self.reads_all_features:
-            scores = self.classifier(features)
+            logits = self.classifier(features)
         else:
-            scores = self.classifier(features["out"])
-        result: Tensor = scores.to(torch.float32)
+            logits = self.classifier(features["out"])
+        result: Tensor = logits.to(torch.float32)
         return result
 
 
 class DeployedInGroups(Deployed):
-    """As Deployed, a few images of a batch at a time: as fast for each as one alone, in no more memory."""
+    """A `Deployed` that computes a few images of a batch at a time.
+
+    Each image takes as long as one alone, and a batch takes no more memory than a group.
+    """
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute {"out": (N, C, H, W) float32 logits} of normalised float32 images (N, 3, H, W)."""
         group = images_at_once(x.shape[2], x.shape[3])
         if x.shape[0] <= group:
-            scores = self._scores(x)
+            logits = self._logits(x)
         else:
-            scores = torch.cat([self._scores(x[start : start + group]) for start in range(0, x.shape[0], group)])
-        return {"out": self.upsample(scores, x.shape[2], x.shape[3])}
+            logits = torch.cat([self._logits(x[start : start + group]) for start in range(0, x.shape[0], group)])
+        return {"out": self.upsample(logits, x.shape[2], x.shape[3])}
 
 
 class InPrecision(nn.Module):
-    """Any network that returns {"out": logits}, computed like `Deployed` does it for one whose parts are known."""
+    """Any network that returns {"out": logits}, in another precision.
+
+    Args:
+        network: Network that resizes its logits itself, in `dtype`.
+        dtype: Precision of the network.
+    """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -72,8 +86,9 @@ class InPrecision(nn.Module):
         self.dtype = dtype
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        scores = self.network(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        return {"out": scores["out"].to(torch.float32)}
+        """Compute {"out": float32 logits}."""
+        output = self.network(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return {"out": output["out"].to(torch.float32)}
 
 
 class LogitsOnly(nn.Module):
@@ -81,9 +96,10 @@ class LogitsOnly(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = model  # part of tensor names in ONNX files
 
     def forward(self, image: Tensor) -> Tensor:
+        """Compute logits."""
         logits: Tensor = self.model(image)["out"]
         return logits
 
@@ -92,14 +108,14 @@ def require_segmentation_model(network: nn.Module, context: Context) -> Outcome:
     """Refuse a network whose parts are unknown.
 
     Raises:
-        ExportError: If the network is no SegmentationModel.
+        ExportError: If the network isn't a SegmentationModel.
     """
     _parts(network, context)
     return Outcome(network)
 
 
 def resize_by_lines(network: nn.Module, context: Context) -> Outcome:
-    """Compute a batch in groups, in `context.dtype`, and resize its logits line by line."""
+    """Compute batches in groups, in `context.dtype`, and resize logits line by line."""
     return Outcome(DeployedInGroups(_parts(network, context), context.dtype, UpsampleLines), {"networks": 1})
 
 
@@ -117,7 +133,7 @@ def compute_in_precision(network: nn.Module, context: Context) -> Outcome:
 
 
 def return_logits(network: nn.Module, _context: Context) -> Outcome:
-    """Return the logits instead of a dictionary, which graphs don't have."""
+    """Return logits instead of a dictionary, because graphs have no dictionaries."""
     return Outcome(LogitsOnly(network), {"networks": 1})
 
 
@@ -126,6 +142,6 @@ def _parts(network: nn.Module, context: Context) -> SegmentationModel:
         return network
     option = "device" if context.target == "cuda" else "target"
     raise ExportError(
-        f"{option}={context.target!r} takes a segnets.SegmentationModel, whose parts are known, and not a "
-        f"{type(network).__name__}; target='portable' with device='cpu' takes any network that gives {{'out': scores}}"
+        f"{option}={context.target!r} takes a segnets.SegmentationModel, not a {type(network).__name__}. Use "
+        "target='portable' with device='cpu', which takes any network that returns {'out': logits}."
     )

@@ -1,4 +1,4 @@
-"""MobileNetV3's gates in place and LR-ASPP's classes before their resize, against the plain layers."""
+"""Gates in place and LR-ASPP's classification before resizing, compared with the plain layers."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_classified_first(align_corners: bool, low_size: tuple[int, int]) -> Non
     assert half.dtype == torch.float32
 
 
-def test_networks_have_them() -> None:
+def test_networks_use_them() -> None:
     model = random_model(num_classes=5)
-    optimized = simplified(model)
-    assert isinstance(optimized.classifier, ClassifiedFirst)
-    gates = sum(isinstance(module, SqueezeExcitation) for module in optimized.modules())
+    plain = simplified(model)
+    assert isinstance(plain.classifier, ClassifiedFirst)
+    gates = sum(isinstance(module, SqueezeExcitation) for module in plain.modules())
     fused = fused_for_cpu(model)
     assert gates == 8
     assert sum(isinstance(module, GateInPlace) for module in fused.modules()) == gates

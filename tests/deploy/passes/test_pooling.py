@@ -1,4 +1,4 @@
-"""Means of maps in other forms, against float64 and torch's own, and which poolings are exchanged for them."""
+"""Replacements of adaptive average pooling, compared with float64 and with torch's own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from segnets.deploy.passes.pooling import GridAverage, MeanByLines, MeanByWindow
 from tests.typed import part
 
 
-@pytest.mark.parametrize("kind", [MeanByWindow, MeanByLines])
+@pytest.mark.parametrize("average", [MeanByWindow, MeanByLines])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(65, 65), (7, 33), (1, 1)])
-def test_a_whole_map(size: tuple[int, int], dtype: torch.dtype, kind: type[MeanByWindow | MeanByLines]) -> None:
+def test_a_whole_feature_map(
+    size: tuple[int, int], dtype: torch.dtype, average: type[MeanByWindow | MeanByLines]
+) -> None:
     x = torch.rand(2, 40, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     exact = x.double().mean((2, 3), keepdim=True)
-    mean = kind()(x)
+    mean = average()(x)
     assert mean.dtype == dtype
     assert mean.shape == exact.shape
     error = (mean.double() - exact).abs().max()
-    # Sums of up to 4225 values in float32; of a result from 0.5 to 1, bfloat16 then rounds half of a 256th away.
+    # Sums of up to 4225 values in float32. bfloat16 then rounds a result in 0.5..1 by up to half of 1/256.
     assert error <= (0 if dtype == torch.float32 else 2**-9) + 1e-5
     if dtype == torch.bfloat16:
         assert error <= (x.mean((2, 3), keepdim=True).double() - exact).abs().max()  # torch's own
@@ -48,8 +50,8 @@ class _PowerMean(nn.AdaptiveAvgPool2d):
         return super().forward(x**3) ** (1 / 3)
 
 
-def test_which_are_exchanged() -> None:
-    """However their sizes are written and wherever they stand; but not what computes something else."""
+def test_which_poolings_are_replaced() -> None:
+    """Every way to write a size is replaced, shared modules too, but no subclass."""
     pool: Any = nn.AdaptiveAvgPool2d  # its hints rule out lists
     shared = pool([3, 2])
     sizes = [1, (1, 1), [1, 1], 6, (6, 1), (2, None), None]

@@ -1,4 +1,4 @@
-"""Winograd's way to compute 3x3 convolutions, against float64, and where the exports for CPUs take it."""
+"""Winograd's convolution, compared with float64, and its use in exports for CPUs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGER = Preprocessing(resize="fixed", size=(128, 160))
 
 
 def loaded(module: nn.Module) -> Any:
-    """As a user runs it: compiled, saved and loaded."""
+    """Compile, save and load a module, as a user runs it."""
     return torchscript.from_file(io.BytesIO(torchscript.to_bytes(torchscript.script(module), {})))
 
 
@@ -46,7 +46,7 @@ def exact(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     ("dilation", "height", "width"), [(1, 9, 12), (1, 1, 1), (2, 13, 7), (2, 16, 16), (4, 5, 23), (12, 30, 31)]
 )
 def test_exact(dilation: int, height: int, width: int, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "_TILES", tiles)  # of few, an image is many strips
+    monkeypatch.setattr(winograd, "_TILES", tiles)  # with few tiles, an image is many strips
     convolution = convolution_of(dilation, outputs=300)
     x = torch.randn(2, 256, height, width).contiguous(memory_format=torch.channels_last)
     expected = exact(convolution, x)
@@ -81,8 +81,8 @@ def test_products_are_exact(dilation: int, height: int, width: int) -> None:
 
 @pytest.mark.full
 @needs_compiler
-def test_compiled_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the compiler can't do with Winograd's sums, it does without them."""
+def test_compiled_without_it_as_a_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the compiler fails on Winograd's sums, the network is compiled without them."""
     tried = []
 
     def compile_plain_only(model: nn.Module, *rest: Any) -> None:
@@ -120,7 +120,7 @@ def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wide() -> nn.Module:
-    """Two layers of 512 channels, the second dilated, at an eighth of the image's size."""
+    """Return a network of two layers of 512 channels, the second dilated, at an eighth of the image's size."""
 
     class Wide(nn.Module):
         def __init__(self) -> None:
@@ -131,16 +131,16 @@ def wide() -> nn.Module:
             self.classify = nn.Conv2d(512, 4, 1)
 
         def forward(self, x: Tensor) -> dict[str, Tensor]:
-            maps = torch.relu(self.layer(torch.relu(self.stem(x))))
-            scores = self.classify(torch.relu(self.dilated(maps)))
-            return {"out": F.interpolate(scores, size=x.shape[2:], mode="bilinear", align_corners=False)}
+            features = torch.relu(self.layer(torch.relu(self.stem(x))))
+            logits = self.classify(torch.relu(self.dilated(features)))
+            return {"out": F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)}
 
     torch.manual_seed(0)
     return Wide().eval()
 
 
-def test_where_it_is_taken() -> None:
-    """Many channels, and no more padding than it leaves out products."""
+def test_where_it_is_faster() -> None:
+    """The algorithm is used for many channels, unless products with the padding outweigh the saved ones."""
     assert winograd_is_faster(convolution_of(1), [1, 256, 65, 65])
     assert winograd_is_faster(convolution_of(2), [1, 256, 65, 65])
     assert winograd_is_faster(nn.Conv2d(2048, 256, 3, padding=12, dilation=12), [1, 2048, 65, 65])
@@ -163,17 +163,17 @@ def test_where_it_is_taken() -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("fcn_resnet18", 7), ("deeplabv3_resnet50", 11)])
 def test_networks(name: str, count: int) -> None:
-    """Blocks of two convolutions, whose second adds the shortcut, and of three; odd sizes and a batch."""
+    """Networks with basic and bottleneck blocks use it, also for odd sizes and batches."""
     model = calm_model(name, num_classes=5)
-    optimized = simplified(model)
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in optimized.modules())
+    plain = simplified(model)
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in plain.modules())
     x = torch.rand(2, 3, 151, 130)
     with torch.inference_mode():
-        expected = optimized(x)["out"]
+        expected = plain(x)["out"]
         fused = fused_for_cpu(model, image_size=(520, 520))
-        taken = sum(isinstance(module, WinogradConv) for module in fused.modules())
-        assert taken == count
-        assert taken + sum(isinstance(module, PackedConv) for module in fused.modules()) == convolutions
+        used = sum(isinstance(module, WinogradConv) for module in fused.modules())
+        assert used == count
+        assert used + sum(isinstance(module, PackedConv) for module in fused.modules()) == convolutions
         difference = (loaded(fused)(x)["out"] - expected).abs().max()
     assert difference < 1e-4 * expected.abs().max()
 

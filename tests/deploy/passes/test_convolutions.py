@@ -1,4 +1,4 @@
-"""Convolutions in pieces of their output channels."""
+"""Convolutions split into pieces of their output channels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_pieces_compute_the_same(outputs: int, count: int, bias: bool) -> None:
         torch.testing.assert_close(Pieces(parts)(x), whole(x), rtol=1e-4, atol=1e-4)
 
 
-def test_others_stay_whole() -> None:
+def test_other_convolutions_are_not_split() -> None:
     for convolution in (
         nn.Conv2d(512, 512, 3),
         nn.Conv2d(2048, 512, 1),

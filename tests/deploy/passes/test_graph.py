@@ -1,4 +1,4 @@
-"""What may be overwritten in a network, and how large maps are, found by running it."""
+"""Analyses of a network's data flow."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor, nn
 
 import segnets
-from segnets.deploy.passes._graph import convolution_inputs, last_readers
+from segnets.deploy.passes._graph import convolution_input_shapes, may_overwrite_input
 from segnets.errors import ExportError
 from segnets.layers import InvertedResidual
 from tests.deploy.common import simplified
 
 
-def test_a_feature_that_the_head_reads_is_kept() -> None:
+def test_a_feature_map_of_the_head_is_not_overwritten() -> None:
     model = simplified(segnets.create_model("lraspp_mobilenet_v3_large"))
     blocks: set[nn.Module] = {module for module in model.modules() if isinstance(module, InvertedResidual)}
-    names = [name for name, module in model.named_modules() if module in blocks - last_readers(model, blocks)]
-    assert names == ["backbone.5"]  # reads what block 4 gives, the head's "low"
+    names = [name for name, module in model.named_modules() if module in blocks - may_overwrite_input(model, blocks)]
+    assert names == ["backbone.5"]  # reads the output of block 4, which is the head's "low"
 
 
-class _Around(nn.Module):
+class _AddsItsInput(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
@@ -30,13 +30,13 @@ class _Around(nn.Module):
         return result
 
 
-def test_a_module_around_may_read_its_input_again() -> None:
+def test_a_container_may_read_its_input_again() -> None:
     inner, outer, twice = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(outer), _Around(inner), twice, twice)
-    assert last_readers(model, {inner, outer, twice}) == {outer}
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(outer), _AddsItsInput(inner), twice, twice)
+    assert may_overwrite_input(model, {inner, outer, twice}) == {outer}
 
 
-def test_a_later_reader_keeps_it() -> None:
+def test_an_input_with_a_later_reader_is_not_overwritten() -> None:
     first, second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
 
     class Both(nn.Module):
@@ -49,12 +49,12 @@ def test_a_later_reader_keeps_it() -> None:
             result: Tensor = self.first(x) + self.second({"of": [x]}["of"][0])
             return result
 
-    assert last_readers(Both(), {first, second}) == {second}
+    assert may_overwrite_input(Both(), {first, second}) == {second}
     assert torch.is_grad_enabled()
 
 
-class _ByPosition(nn.Module):
-    """Makes a tensor of its own, and reads two maps with one convolution."""
+class _Shapes(nn.Module):
+    """A network that creates a tensor and runs one convolution on two feature maps."""
 
     def __init__(self, *, by_value: bool = False) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class _ByPosition(nn.Module):
         return result
 
 
-def test_how_large_maps_are() -> None:
-    model = _ByPosition()
-    assert convolution_inputs(model, (33, 65)) == {model.stem: [1, 3, 33, 65], model.twice: [1, 4, 16, 32]}
+def test_input_shapes() -> None:
+    model = _Shapes()
+    assert convolution_input_shapes(model, (33, 65)) == {model.stem: [1, 3, 33, 65], model.twice: [1, 4, 16, 32]}
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_sizes_that_values_decide() -> None:
+def test_shapes_that_depend_on_values() -> None:
     with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 33, 65\) input whose values aren't known"):
-        convolution_inputs(_ByPosition(by_value=True), (33, 65))
+        convolution_input_shapes(_Shapes(by_value=True), (33, 65))

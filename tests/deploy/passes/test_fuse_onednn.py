@@ -1,4 +1,4 @@
-"""Exports for CPUs: fused convolutions, in float32 and bfloat16, compared with the plain model and replayed in C++."""
+"""Exports for target "cpu" in float32 and bfloat16, compared with the plain model."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def test_agrees_with_the_model(name: str, dtype: str, tmp_path: Path) -> None:
     again = verify(tmp_path / "m.ts", against=model)
     assert again.passed
     assert [again.contract.target, again.contract.dtype] == ["cpu", dtype]
-    # What bfloat16 costs is seen, and what float32 costs is not confused with it.
+    # The rounding of bfloat16 is visible; that of float32 is much smaller.
     differences = [comparison.difference for comparison in again.comparisons]
     assert (max(differences) > 1e-3) == (dtype == "bfloat16")
     assert all(comparison.tolerance < 0.2 for comparison in again.comparisons)
 
 
-def test_every_convolution_is_fused_and_nothing_is_left() -> None:
+def test_every_convolution_is_fused() -> None:
     for name in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50"):
         model = random_model(name)
         count = sum(isinstance(module, nn.Conv2d) for module in simplified(model).modules())
         fused = fused_for_cpu(model)
-        kinds = {type(module) for module in fused.modules()}
-        assert not kinds & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
+        types = {type(module) for module in fused.modules()}
+        assert not types & {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish}
         assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
 
 
@@ -67,13 +67,13 @@ def test_layers_that_do_not_run_stay_as_they_are() -> None:
         torch.testing.assert_close(fused(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_in_groups_is_each_image_alone(tmp_path: Path) -> None:
+def test_a_batch_in_groups_equals_single_images(tmp_path: Path) -> None:
     sizes = (520, 520), (260, 300), (33, 4096), (4096, 4096), (0, 7)
     assert [images_at_once(*size) for size in sizes] == [1, 3, 2, 1, PIXELS_AT_ONCE]
     model = calm_model(num_classes=5)
     export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
     exported = load_exported(tmp_path / "m.ts")
-    images = torch.randn(5, 3, 260, 300, generator=torch.Generator().manual_seed(0))  # three and two
+    images = torch.randn(5, 3, 260, 300, generator=torch.Generator().manual_seed(0))  # groups of three and two
     logits = exported.logits(images)
     assert logits.is_contiguous()
     for image, alone in zip(logits, images, strict=True):
@@ -90,7 +90,7 @@ def test_another_network_is_noticed(tmp_path: Path) -> None:
     assert not verify(tmp_path / "m.ts", against=model).passed
 
 
-def test_the_mask_is_the_models(tmp_path: Path) -> None:
+def test_the_mask_agrees_with_the_model(tmp_path: Path) -> None:
     model = random_model(num_classes=5)
     export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL, output="dict")
     image = random_image(50, 70)
@@ -104,17 +104,17 @@ def test_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="target='gpu'"):
         export(random_model(), tmp_path / "m.ts", target="gpu")
 
-    class Scores(nn.Module):
+    class Identity(nn.Module):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"out": x}
 
     with pytest.raises(ExportError, match=r"takes a segnets\.SegmentationModel"):
-        export(Scores(), tmp_path / "m.ts", target="cpu")
+        export(Identity(), tmp_path / "m.ts", target="cpu")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_that_bfloat16_destroys_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"bfloat16 logits are .* of the largest away from float64"):
+    with pytest.raises(ExportError, match=r"bfloat16 logits differ from float64 by .* of the largest"):
         export(random_model(num_classes=5), tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
     assert list(tmp_path.iterdir()) == []
 
@@ -129,5 +129,5 @@ def test_a_libtorch_without_onednn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "n.ts").exists()
 
 
-def test_files_from_before_are_portable(tmp_path: Path, small: Path) -> None:
+def test_the_default_target_is_portable(tmp_path: Path, small: Path) -> None:
     assert read_contract(small).target == "portable"
