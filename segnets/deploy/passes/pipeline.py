@@ -17,11 +17,11 @@ class Pass:
 
     Attributes:
         apply: Function that rewrites a network, usually in place, and counts its changes.
-        place: Reason for its place in the order.
+        reason: Reason for its place in the order.
     """
 
     apply: Callable[[nn.Module, Context], Outcome]
-    place: str
+    reason: str
 
     @property
     def name(self) -> str:
@@ -31,11 +31,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class Done:
-    """What a pass did.
+    """The changes that one pass made.
 
     Attributes:
         name: Name of the pass.
-        counts: Number of changes, by their kind.
+        counts: Number of changes by kind.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Rewritten:
 
     Attributes:
         network: The network in its deployed form.
-        done: What each pass did, in the order of the pipeline.
+        done: The changes of each pass, in the order of the pipeline.
     """
 
     network: nn.Module
@@ -68,13 +68,14 @@ class Rewritten:
         return sum(counts.values()) if kind is None else counts.get(kind, 0)
 
 
+# What every format needs: a simpler network of plain layers that still runs in torch.
 COMMON = (
     Pass(simplify.copy_for_evaluation, "First: the other passes change the network in place."),
     Pass(simplify.drop_aux_classifier, "Before fold_batch_norms, which would fold the classifier's norm in vain."),
     Pass(simplify.remove_dropouts, "Before pool_apart, which splits ASPP's projection only if no dropout follows it."),
     Pass(simplify.fold_batch_norms, "Before every pass that replaces or splits a convolution."),
-    Pass(lraspp.classify_before_resizing, "After fold_batch_norms, to hold the folded convolutions."),
-    Pass(aspp.pool_apart, "After fold_batch_norms, as it splits a convolution that a norm is folded into."),
+    Pass(lraspp.classify_before_resizing, "Anywhere: it reorders layers without changing them."),
+    Pass(aspp.pool_apart, "After fold_batch_norms: it splits a convolution that a norm is folded into."),
 )
 
 PIPELINES: Mapping[tuple[str, str], tuple[Pass, ...]] = {
@@ -82,32 +83,32 @@ PIPELINES: Mapping[tuple[str, str], tuple[Pass, ...]] = {
     ("torchscript", "cpu"): (
         *COMMON,
         Pass(wrap.require_segmentation_model, "Before any work for a network that is refused."),
-        Pass(pooling.average_by_window, "Before gate_in_place, so that gates hold the new poolings."),
-        Pass(lraspp.gate_in_place, "Before fuse_additions, so that blocks hold the new gates."),
+        Pass(pooling.average_by_window, "Anywhere: no other pass looks at poolings."),
+        Pass(lraspp.gate_in_place, "Before fuse_convolutions, after which the network can't run in Python."),
         Pass(residual.fuse_additions, "Before fuse_convolutions, which lowers each addition with its convolution."),
-        Pass(aspp.broadcast_pooled_branches, "Before fuse_convolutions, which lowers each addition."),
-        Pass(fuse_onednn.fuse_convolutions, "After every pass that runs the network: a packed convolution can't run."),
-        Pass(wrap.resize_by_lines, "Last, as passes before it look for modules of a SegmentationModel."),
+        Pass(aspp.broadcast_pooled_branches, "Before fuse_convolutions, for the same reason."),
+        Pass(fuse_onednn.fuse_convolutions, "After every pass that runs the network or replaces a convolution."),
+        Pass(wrap.resize_by_lines, "Last: it keeps only the rewritten parts of the network."),
     ),
     ("torchscript", "cuda"): (
         *COMMON,
         Pass(wrap.require_segmentation_model, "Before any work for a network that is refused."),
         Pass(residual.fuse_additions, "Before fuse_convolutions, which lowers each addition with its convolution."),
-        Pass(fuse_cudnn.merge_shortcut_biases, "After fuse_additions, which finds the shortcuts; before lowering."),
+        Pass(fuse_cudnn.merge_shortcut_biases, "Between the two: it needs an addition that is not lowered yet."),
         Pass(fuse_cudnn.fuse_convolutions, "Before compute_in_precision, which converts the new weights."),
-        Pass(wrap.compute_in_precision, "Last, to convert every weight."),
+        Pass(wrap.compute_in_precision, "Last: it converts every weight."),
     ),
     ("aoti", "cpu"): (
         *COMMON,
-        Pass(convolutions.choose_forms, "Before compute_in_precision, as Winograd's kernels are made of float32."),
-        Pass(pooling.average_by_lines, "After choose_forms, which runs the network, so that torch's own pooling runs."),
-        Pass(wrap.compute_in_precision, "After the passes that make new weights, to convert them."),
-        Pass(wrap.return_logits, "Last, as other passes run the network and expect its dictionary."),
+        Pass(convolutions.choose_forms, "Before compute_in_precision, which converts the new weights."),
+        Pass(pooling.average_by_lines, "Anywhere: no other pass looks at poolings."),
+        Pass(wrap.compute_in_precision, "After every pass that makes weights: it converts them."),
+        Pass(wrap.return_logits, "Last: passes that run the network expect its dictionary."),
     ),
     ("onnx", "portable"): (
         *COMMON,
-        Pass(pooling.average_in_onnx, "After passes that run the network: ONNX's pooling gives no values in torch."),
-        Pass(wrap.return_logits, "Last, as other passes run the network and expect its dictionary."),
+        Pass(pooling.average_in_onnx, "After passes that run the network: ONNX's pooling computes nothing in torch."),
+        Pass(wrap.return_logits, "Last: passes that run the network expect its dictionary."),
     ),
 }
 
@@ -120,7 +121,7 @@ def rewrite(model: nn.Module, context: Context) -> Rewritten:
         context: Deployment to rewrite it for; its format and target select the pipeline.
 
     Returns:
-        A network that computes the same function, up to the last bits, and what each pass did.
+        A network that computes the same function, up to the last bits, and the changes of each pass.
 
     Raises:
         ExportError: If the model doesn't run, returns something else, or has parts that a pass needs and doesn't find.

@@ -57,7 +57,7 @@ ORDER = {
 
 def test_order() -> None:
     assert {key: [each.name for each in passes] for key, passes in PIPELINES.items()} == ORDER
-    assert all(each.place for passes in PIPELINES.values() for each in passes)
+    assert all(each.reason for passes in PIPELINES.values() for each in passes)
 
 
 Count = Callable[[nn.Module], int]
