@@ -78,7 +78,8 @@ def biases(network: nn.Module) -> int:
 
 def plain_convolutions(network: nn.Module) -> int:
     """Return the number of fused convolutions that are not a piece of another."""
-    pieces = sum(len(module.parts) for module in network.modules() if is_pieces_of_convolutions(module))
+    split = [m for m in network.modules() if isinstance(m, Pieces) and is_pieces_of_convolutions(m)]
+    pieces = sum(len(module.parts) for module in split)
     return number_of(FusedConv)(network) - pieces
 
 
@@ -152,7 +153,7 @@ def test_passes_report_what_they_did(format_: str, target: str, dtype: torch.dty
     context = Context(format_, target, dtype, (520, 520), 4096 if format_ == "aoti" else None)
     changed: set[tuple[str, str]] = set()
     for model_name, options in MODELS.items():
-        network = calm_model(model_name, num_classes=5, **options)
+        network: nn.Module = calm_model(model_name, num_classes=5, **options)
         for step in PIPELINES[format_, target]:
             counts = {} if step.name in SILENT else evidence_of(step.name, target)
             before = {kind: count(network) for kind, count in counts.items()}
