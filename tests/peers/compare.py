@@ -1,11 +1,11 @@
-"""The same weights in our network and in another project's, and how far apart their results are.
+"""Compare the outputs of our network and another project's with the same weights.
 
-The other project's network is built first and every parameter and buffer of it made random (`randomised`). Its state
-dict is renamed by a table of rules (`renamed`), in which every name must find its rule, and loaded into ours, where
-every name must be filled. Both then run in float32 and float64, at an even and an odd size of the image.
+The other project's network is built and all its parameters and buffers are randomised (`randomised`). Its state dict
+is renamed by a table of rules (`renamed`), in which every name needs a rule, and loaded into ours, where every name
+has to be filled. Both run in float32 and float64 on images of an even and an odd size.
 
-A strict load proves nothing about the numbers: most options leave every name and shape as it is. So the same cases
-with one such option changed (`with_one_option_changed`) must give other numbers.
+A strict load proves nothing about the outputs: most options leave every name and shape unchanged. So the same cases
+with one such option changed (`with_one_option_changed`) must give other outputs.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 import segnets
 from segnets.layers import NormLayer
 from segnets.registry import MODELS
-from tests.oracle import randomise_  # importing torchvision by its door, which opens the way for the peers that use it
+from tests.oracle import randomise_  # imports torchvision_compat, which peers that use torchvision need
 
-# The largest difference of any number, where the largest results are of order 10: other kernels, other last bits.
+# Largest absolute difference, for outputs of order 10. Other kernels round differently.
 LIMITS = {torch.float32: 1e-4, torch.float64: 1e-10}
 NUM_CLASSES = 7
-# What is imported of each peer.
+# Modules of each peer that have to be importable.
 MODULES = {
     "timm": ("timm",),
     "segmentation_models_pytorch": ("segmentation_models_pytorch",),
@@ -39,7 +39,7 @@ MODULES = {
 }
 
 State = dict[str, Tensor]
-# What a name begins with, a regular expression -> what takes its place; None for a tensor that never runs.
+# Regular expression for the beginning of a name -> replacement; None for a tensor that is never used.
 Rules = Mapping[str, str | None]
 
 
@@ -47,7 +47,10 @@ Rules = Mapping[str, str | None]
 class Theirs:
     """Another project's network with random weights.
 
-    run: image -> its results under our names; state: its tensors under our names.
+    Attributes:
+        module: The network.
+        run: Function from images to outputs under our names.
+        state: Tensors under our names.
     """
 
     module: nn.Module
@@ -57,12 +60,17 @@ class Theirs:
 
 @dataclass(frozen=True)
 class Case:
-    """One network of another project, and the network of ours that must give the same numbers.
+    """A network of another project and the network of ours that must give the same outputs.
 
-    peer: the package's name; network: what is built of it, for people; theirs: builds it.
-    model, options: our network. layers: of its backbone, by their names, to compare in place of the scores.
-    divisible: it takes images of multiples of the output stride only.
-    adapts: the weights are for RGB, and ours must fit them to its own in_channels.
+    Attributes:
+        peer: Name of the project's package.
+        network: Readable call that builds the project's network.
+        model: Name of our network.
+        options: Options of our network.
+        theirs: Function that builds the project's network.
+        layers: Layers of the backbone to compare instead of the logits.
+        divisible: Whether the project's network only takes sizes that are multiples of the output stride.
+        adapts: Whether the weights are for RGB and ours have to adapt to another number of channels.
     """
 
     peer: str
@@ -76,7 +84,7 @@ class Case:
 
     @property
     def text(self) -> str:
-        """Our network as one calls for it."""
+        """The call that builds our network."""
         return f"{self.model}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
 
     def __str__(self) -> str:
@@ -84,22 +92,22 @@ class Case:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Of the images: an even and an odd one, wide and high where there is ASPP.
+        """Image sizes: an even and an odd one; with ASPP, one wide and one high.
 
-        In a feature map that is smaller than an atrous rate, that rate might as well be any other.
+        In a feature map smaller than an atrous rate, that rate could have any value.
         """
         options = {} if self.layers else MODELS[self.model].resolve(self.options)
         return sizes_for(options, divisible=self.divisible)
 
     def ours(self, state: State) -> nn.Module:
-        """Our network with these weights. Raises RuntimeError if a name or a shape does not fit."""
+        """Build our network with these weights. Raises RuntimeError if a name or a shape does not fit."""
         weights: dict[str, Any] = {"weights_backbone" if self.layers else "weights": state} if self.adapts else {}
         model = segnets.create_model(self.model, num_classes=NUM_CLASSES, **self.options, **weights)
         module: nn.Module = model
         if self.layers:
             module = segnets.IntermediateLayerGetter(model.backbone, {path: path for path in self.layers})
         if not self.adapts:
-            one_sided = module.state_dict().keys() ^ state.keys()  # a strict load forgives a missing counter
+            one_sided = module.state_dict().keys() ^ state.keys()  # a strict load accepts missing counters
             if one_sided:
                 raise RuntimeError(f"names on one side only: {', '.join(sorted(one_sided))}")
             module.load_state_dict(state, strict=True)
@@ -107,7 +115,7 @@ class Case:
 
 
 def sizes_for(options: Mapping[str, Any], *, divisible: bool) -> list[tuple[int, int]]:
-    """See `Case.sizes`. options: of our network, settled."""
+    """Return the sizes of `Case.sizes` for a network with these resolved options."""
     if "atrous_rates" not in options:
         return [(64, 96), (96, 160) if divisible else (65, 97)]
     long = (max(options["atrous_rates"]) + 2) * options["output_stride"]
@@ -117,7 +125,12 @@ def sizes_for(options: Mapping[str, Any], *, divisible: bool) -> list[tuple[int,
 
 @dataclass(frozen=True)
 class Parity:
-    """What a comparison gave. largest: the largest absolute difference, by dtype; reference: the largest result."""
+    """Result of a comparison.
+
+    Attributes:
+        largest: Largest absolute difference by dtype.
+        reference: Largest absolute output.
+    """
 
     largest: Mapping[torch.dtype, float]
     reference: float
@@ -128,7 +141,7 @@ class Parity:
 
 
 def measure(case: Case, dtypes: Iterable[torch.dtype] = tuple(LIMITS)) -> Parity:
-    """Run both networks and compare every map that they give. Raises ValueError if these are not the same maps."""
+    """Run both networks and compare all outputs. Raises ValueError if names or shapes of the outputs differ."""
     theirs = case.theirs()
     ours = case.ours(theirs.state)
     theirs.module.eval()
@@ -136,37 +149,53 @@ def measure(case: Case, dtypes: Iterable[torch.dtype] = tuple(LIMITS)) -> Parity
     for dtype in differences:
         ours.to(dtype)
         theirs.module.to(dtype)
-        for size in case.sizes:
-            channels = case.options.get("in_channels", 3)
-            x = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
-            with torch.inference_mode():
-                got, expected = ours(x), theirs.run(x)
-            shapes = [{name: tuple(tensor.shape) for name, tensor in maps.items()} for maps in (got, expected)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(f"maps {shapes[0]}, expected {shapes[1]}")
-            for name, tensor in expected.items():
-                differences[dtype] = max(differences[dtype], largest(got[name] - tensor))
-                reference = max(reference, largest(tensor))
+        channels = case.options.get("in_channels", 3)
+        differences[dtype], largest = run_both(ours, theirs.run, case.sizes, channels, dtype)
+        reference = max(reference, largest)
     return Parity(differences, reference)
 
 
-def largest(x: Tensor) -> float:
-    """The largest absolute value. Raises ValueError if there is one that is no number."""
+def run_both(
+    ours: Callable[[Tensor], State],
+    theirs: Callable[[Tensor], State],
+    sizes: Iterable[tuple[int, int]],
+    channels: int = 3,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[float, float]:
+    """Run two networks on random images; return the largest difference and the largest output of `theirs`.
+
+    Raises ValueError if names or shapes of the outputs differ, or a value is not finite.
+    """
+    difference, reference = 0.0, 0.0
+    for size in sizes:
+        x = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+        with torch.inference_mode():
+            got, expected = ours(x), theirs(x)
+        shapes = [{name: tuple(tensor.shape) for name, tensor in outputs.items()} for outputs in (got, expected)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"outputs {shapes[0]}, expected {shapes[1]}")
+        for name, tensor in expected.items():
+            difference = max(difference, _largest(got[name] - tensor))
+            reference = max(reference, _largest(tensor))
+    return difference, reference
+
+
+def _largest(x: Tensor) -> float:
     if not x.isfinite().all():
-        raise ValueError("not all results are finite")
+        raise ValueError("not all outputs are finite")
     return x.abs().max().item()
 
 
 def check(case: Case) -> None:
-    """The test of a case."""
+    """Assert that both networks of a case give the same outputs."""
     parity = measure(case)
-    assert 1 <= parity.reference <= 100, f"results up to {parity.reference:.3g} say little about a limit of 1e-4"
+    assert 1 <= parity.reference <= 100, f"outputs up to {parity.reference:.3g} are a poor test of a limit of 1e-4"
     assert parity.holds, f"{case}: {parity}"
 
 
 @dataclass(frozen=True)
 class Change:
-    """A case with one option changed, so that it must fail. `case` is the changed one."""
+    """A case with one option changed, which must fail; `case` is the changed one."""
 
     option: str
     before: Any
@@ -177,7 +206,7 @@ class Change:
         return f"{self.option}={self.after!r} in place of {self.before!r}, {self.case.network}"
 
 
-# Options that no name and no shape shows -> another value.
+# Options that the weights do not show -> another value.
 OTHERS: dict[str, Callable[[Any], Any]] = {
     "first_block_dilation": lambda value: {"same": "previous", "previous": "same"}[value],
     "basic_block_dilation": lambda value: {"first": "both", "both": "first"}[value],
@@ -193,12 +222,12 @@ OTHERS: dict[str, Callable[[Any], Any]] = {
 
 
 def with_one_option_changed(cases: Iterable[Case]) -> list[Change]:
-    """For each option that no tensor shows, the first case of each output stride and kind of model that sets it."""
+    """Return, per option that the weights do not show, the first case of each output stride and head that sets it."""
     changes: dict[tuple[object, ...], Change] = {}
     for case in cases:
         for option, other in OTHERS.items():
             if option not in case.options or (option == "downsample" and case.options.get("output_stride") == 32):
-                continue  # without dilation both kinds of average pooling are one
+                continue  # without dilation both kinds of average pooling are the same
             before = case.options[option]
             after = other(before)
             options = {**case.options, option: after}
@@ -208,19 +237,19 @@ def with_one_option_changed(cases: Iterable[Case]) -> list[Change]:
 
 
 def difference_of(change: Change) -> float:
-    """How far apart the results are with the option changed."""
+    """Return the largest difference between the outputs with the option changed."""
     return measure(change.case, [torch.float32]).largest[torch.float32]
 
 
 def check_differs(change: Change) -> None:
-    """The test of a change: far outside of the limit that the case is held to."""
+    """Assert that the outputs differ by far more than the limit for unchanged cases."""
     assert difference_of(change) > 100 * LIMITS[torch.float32]
 
 
 def randomised(module: nn.Module, *, gain: float, within: str = "") -> nn.Module:
-    """The module with random values in every tensor; convolutions whose names begin with `within` scaled by `gain`.
+    """Randomise every tensor of a module and scale the convolutions below `within` by `gain`.
 
-    Without the gain the residual branches of a ResNet would add up to numbers in the thousands.
+    Without the gain, the residual branches of a ResNet add up to values in the thousands.
     """
     randomise_(module)
     with torch.no_grad():
@@ -231,7 +260,7 @@ def randomised(module: nn.Module, *, gain: float, within: str = "") -> nn.Module
 
 
 def with_norms(module: nn.Module, make: NormLayer, *, but: type[nn.Module] | tuple[()] = ()) -> nn.Module:
-    """The module with its batch norms replaced; but: a kind of module inside which they stay."""
+    """Replace the batch norms of a module, except inside modules of type `but`."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, make(child.num_features))
@@ -241,9 +270,9 @@ def with_norms(module: nn.Module, make: NormLayer, *, but: type[nn.Module] | tup
 
 
 def renamed(state: Mapping[str, Tensor], rules: Rules) -> State:
-    """A copy of the tensors under our names; the first rule that fits decides.
+    """Return copies of the tensors under our names; the first matching rule applies.
 
-    Raises KeyError for a name without a rule, and for two that become one.
+    Raises KeyError for a name without a rule, and for two names that become one.
     """
     result: State = {}
     for name, tensor in state.items():
@@ -261,16 +290,16 @@ def renamed(state: Mapping[str, Tensor], rules: Rules) -> State:
 
 
 def version(peer: str) -> str:
-    """The installed version of a package."""
+    """Return the installed version of a package."""
     return importlib.metadata.version(peer)
 
 
 def absent(peer: str) -> list[str]:
-    """The modules of a peer that are not installed."""
+    """Return the modules of a peer that are not installed."""
     return [module for module in MODULES[peer] if importlib.util.find_spec(module) is None]
 
 
 def needs(peer: str) -> pytest.MarkDecorator:
-    """Skip the tests of a file where the other project is not installed."""
+    """Return a mark that skips tests if the project is not installed."""
     missing = absent(peer)
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed: make test-peers")

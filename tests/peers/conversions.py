@@ -1,6 +1,6 @@
-"""Checkpoints of other projects' networks, saved as they save, converted, loaded, and run beside the original.
+"""Save networks of other projects as these do, convert the files, and compare outputs with the originals.
 
-The files `test_convert_<layout>.py` have the lists, which their tests run and `python -m tests.peers.layouts` prints.
+The lists of conversions are in `test_convert_<layout>.py`; `python -m tests.peers.layouts` prints them.
 """
 
 from __future__ import annotations
@@ -19,33 +19,42 @@ import segnets
 import weights_tools
 from segnets.card import ModelConfig
 from segnets.registry import BACKBONES, MODELS
-from tests.peers.compare import LIMITS, OTHERS, Case, Parity, State, Theirs, absent, largest, sizes_for
+from tests.peers.compare import LIMITS, OTHERS, Case, Parity, State, Theirs, absent, run_both, sizes_for
+from weights_tools._compare import CompareReport
 from weights_tools._reports import ConversionReport
 from weights_tools.check.network import build_network
+from weights_tools.check.peer import PeerComparison
 from weights_tools.recognise.layouts.key_map import NetworkTable
 
 LIMIT = LIMITS[torch.float32]
-# Writes a network into a folder, as its project does, and returns the file.
+# Function that saves a network in a folder, as its project does, and returns the file.
 Save = Callable[[nn.Module, Path], Path]
 
 
 def state_dict(module: nn.Module, folder: Path) -> Path:
-    """The bare state dict, as most people save."""
+    """Save the bare state dict."""
     torch.save(module.state_dict(), folder / "w.pth")
     return folder / "w.pth"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """One network of another project in a file, and what the converted file must be.
+    """A saved network of another project, and what its converted file must be.
 
-    peer: the package that has the network; "" where it was put together after a description.
-    layout, origin: by what it is recognised; no origin for torchvision, whose layout is no table.
-    network: what is built, for people; theirs: builds it. model: ours.
-    save, saved: how it gets into a file, and that for people.
-    options: what somebody who knows the network says with --option. asked: what he says with --layout.
-    layers: of the backbone, converted alone and compared by them.
-    divisible: it takes images of multiples of the output stride only.
+    Attributes:
+        peer: Package that has the network; "" if the network was composed after a description.
+        layout: Layout that recognises it.
+        origin: Table that recognises it; None for torchvision, whose layout is not a table.
+        network: Readable call that builds the network.
+        model: Name of our network.
+        theirs: Function that builds the project's network.
+        save: Function that saves it.
+        saved: Readable form of the saved file.
+        options: Values for `--option`, known to users of the network.
+        asked: Value for `--layout`.
+        layers: Layers to compare, if only the backbone is converted.
+        divisible: Whether the project's network only takes sizes that are multiples of the output stride.
+        compared_by: Project whose own network `compare` must find the same, if any.
     """
 
     peer: str
@@ -60,10 +69,11 @@ class Conversion:
     asked: str = "auto"
     layers: tuple[str, ...] = ()
     divisible: bool = False
+    compared_by: str = ""
 
     @property
     def of(self) -> str:
-        """The network's name in the layout."""
+        """Name of the network in the layout."""
         return self.model if self.origin is None else self.origin.name
 
     def __str__(self) -> str:
@@ -74,22 +84,23 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Converted:
-    """A conversion that was done. theirs: the network that was saved, in eval mode."""
+    """A finished conversion; `theirs` is the saved network in eval mode."""
 
     conversion: Conversion
     theirs: Theirs
     report: ConversionReport
+    source: Path
     path: Path
 
 
 def converted(conversion: Conversion, folder: Path) -> Converted:
-    """Build, save, convert."""
+    """Build a network, save it and convert the file."""
     if missing := [] if not conversion.peer else absent(conversion.peer):
         pytest.skip(f"{', '.join(missing)} not installed: make test-peers")
     theirs = conversion.theirs()
     theirs.module.eval()
     source = conversion.save(theirs.module, folder)
-    theirs.module.eval()  # a way of saving may have trained it
+    theirs.module.eval()  # some ways of saving train it
     report = weights_tools.convert(
         source,
         folder / "converted.safetensors",
@@ -101,23 +112,19 @@ def converted(conversion: Conversion, folder: Path) -> Converted:
         raise ValueError(f"{conversion} became a {report.model} by the layout {report.layout}")
     if conversion.layout != "torchvision" and conversion.origin is None:
         raise ValueError(f"{conversion} has no origin")
-    return Converted(conversion, theirs, report, folder / "converted.safetensors")
+    return Converted(conversion, theirs, report, source, folder / "converted.safetensors")
 
 
 def measure(done: Converted, model: nn.Module | None = None) -> Parity:
-    """Run both. model: another network than the one in the file. Raises ValueError for other maps than theirs."""
+    """Compare outputs of the converted network, or of `model`, with the original's at one or all sizes."""
     ours = segnets.load(done.path) if model is None else model
     sizes = sizes_for(done.report.options, divisible=done.conversion.divisible)
-    difference, reference = 0.0, 0.0
-    for size in sizes[:1] if model is not None else sizes:
-        x = torch.randn(1, _channels(done), *size, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            expected, got = done.theirs.run(x), _run(ours, x, done.conversion.layers)
-        if {n: t.shape for n, t in got.items()} != {n: t.shape for n, t in expected.items()}:
-            raise ValueError(f"{done.conversion}: other maps")
-        for name, tensor in expected.items():
-            difference = max(difference, largest(got[name] - tensor))
-            reference = max(reference, largest(tensor))
+    difference, reference = run_both(
+        lambda x: _run(ours, x, done.conversion.layers),
+        done.theirs.run,
+        sizes if model is None else sizes[:1],
+        _channels(done),
+    )
     return Parity({torch.float32: difference}, reference)
 
 
@@ -137,16 +144,33 @@ def _run(ours: nn.Module, x: Tensor, layers: tuple[str, ...]) -> State:
 
 
 def check(conversion: Conversion, folder: Path) -> None:
-    """The test of a conversion."""
+    """Assert that a conversion gives the original's outputs, and that `compare` finds so too."""
     done = converted(conversion, folder)
-    _check_origin(done)
+    _check_notes(done)
     parity = measure(done)
-    assert 0.5 <= parity.reference <= 100, f"results up to {parity.reference:.3g} say little about a limit of 1e-4"
+    assert 0.5 <= parity.reference <= 100, f"outputs up to {parity.reference:.3g} are a poor test of a limit of 1e-4"
     assert parity.holds, f"{conversion}: {parity}"
+    if conversion.compared_by:
+        sizes = COMPARED_SIZES[conversion.compared_by]
+        report = weights_tools.compare(done.source, done.path, project=conversion.compared_by, sizes=sizes)
+        check_same(report)
+        outputs = {"out", "aux"} if done.report.options.get("aux_loss") else {"out"}
+        assert {each.output for each in report.measured} == outputs
 
 
-def _check_origin(done: Converted) -> None:
-    """What no tensor shows was said aloud, or chosen."""
+# Small images; a few tests run the default sizes, which reach every dilation.
+COMPARED_SIZES = {"smp": [(64, 96), (96, 64)], "mmseg": [(64, 96), (65, 33)]}
+
+
+def check_same(result: CompareReport | PeerComparison) -> None:
+    """Assert that outputs are the same and not all near 0, in float32 and float64."""
+    assert result.holds, result.verdict
+    assert all(each.largest > 1e-2 for each in result.measured)
+    assert {each.dtype for each in result.measured} == {"float32", "float64"}
+
+
+def _check_notes(done: Converted) -> None:
+    """Assert that the report notes every default that the weights do not determine."""
     origin = done.conversion.origin
     if origin is None or done.conversion.layers or not origin.head:
         return
@@ -159,7 +183,7 @@ def _check_origin(done: Converted) -> None:
 
 @dataclass(frozen=True)
 class OtherOption:
-    """The tensors of a conversion under another value of an option. difference: from the results of the original."""
+    """The largest difference that another value of an option makes for the same tensors."""
 
     option: str
     before: Any
@@ -167,7 +191,7 @@ class OtherOption:
     difference: float
 
 
-# Far from the others: the effect of an eps is small beside variances of about 1.
+# Values of large effect: that of an eps is small for variances of about 1.
 _OTHERS: dict[str, Callable[[Any], Any]] = {
     **OTHERS,
     **dict.fromkeys(("norm_eps", "head_norm_eps", "aspp_norm_eps"), lambda _: 1e-2),
@@ -176,7 +200,7 @@ _OTHERS: dict[str, Callable[[Any], Any]] = {
 
 
 def under_other_options(done: Converted) -> Iterator[OtherOption]:
-    """The converted tensors with one option changed that no tensor shows, for each such option."""
+    """Yield the difference that another value makes, for each option that the weights do not show."""
     tensors = {name: tensor.clone() for name, tensor in segnets.load(done.path).state_dict().items()}
     model, options = done.report.model, dict(done.report.options)
     known = {**(BACKBONES[model].geometry if model in BACKBONES else {}), **options}
@@ -189,7 +213,7 @@ def under_other_options(done: Converted) -> Iterator[OtherOption]:
 
 
 def _changes_nothing(option: str, options: Mapping[str, Any], model: str) -> bool:
-    """Whether this network is too plain for the option to mean something."""
+    """Return whether the option has no effect in this network."""
     undilated = options.get("output_stride", 32) == 32
     fixed = options.get("backbone_stages", 4) != 4 and option == "output_stride"
     basic = option == "stride_in_1x1" and model.endswith(("resnet18", "resnet34"))
@@ -199,7 +223,7 @@ def _changes_nothing(option: str, options: Mapping[str, Any], model: str) -> boo
 
 
 def open_options(case: Case, origins: tuple[NetworkTable, ...]) -> dict[str, Any]:
-    """What somebody who knows this network has to say of it: the options that no tensor shows."""
+    """Return the options of a case that the weights do not show and a user has to pass."""
     known = {name for origin in origins if origin.head == case.model.partition("_")[0] for name in origin.choices}
     return {name: value for name, value in MODELS[case.model].resolve(case.options).items() if name in known}
 
@@ -207,7 +231,7 @@ def open_options(case: Case, origins: tuple[NetworkTable, ...]) -> dict[str, Any
 def of_case(
     case: Case, layout: str, origins: tuple[NetworkTable, ...], origin: NetworkTable, save: Save, saved: str
 ) -> Conversion:
-    """The conversion of a network that is compared directly, too."""
+    """Return the conversion of a network that is also compared directly."""
     return Conversion(
         case.peer,
         layout,
@@ -219,11 +243,12 @@ def of_case(
         saved,
         open_options(case, origins),
         divisible=case.divisible,
+        compared_by=layout if "mobilenet" not in case.model and not case.layers else "",
     )
 
 
 def logits(module: nn.Module) -> Callable[[Tensor], State]:
-    """How a classifier runs."""
+    """Return a function that runs a classifier."""
     return partial(_logits, module)
 
 

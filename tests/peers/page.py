@@ -1,4 +1,4 @@
-"""A page of docs/ that is computed: printed, or written when the last line of it holds."""
+"""Print a computed page of docs/, or write it once all of its comparisons passed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from tests.peers.compare import MODULES, absent
 
 
 def make(page: Path, lines: Iterable[str], *, target: str, about: str | None, networks: int) -> int:
-    """Print `lines`, or with `--write` write them to `page`; return the exit status.
+    """Print the lines of a page or, with `--write`, write them to the page.
 
-    target: that of the Makefile which installs what is needed and writes the page.
+    Args:
+        page: Path of the page.
+        lines: Lines of the page, computed one after the other.
+        target: Target of the Makefile that installs the projects and writes the page.
+        about: Description of the command.
+        networks: Number of networks, for the last message.
+
+    Returns:
+        Exit status.
     """
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--write", action="store_true", help=f"write {page.name} in place of printing")
+    parser.add_argument("--write", action="store_true", help=f"write {page.name} instead of printing it")
     write = parser.parse_args().write
     missing = [module for peer in MODULES for module in absent(peer)]
     if missing:

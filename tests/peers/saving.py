@@ -1,4 +1,4 @@
-"""How projects and their users save: training checkpoints, wrappers around a network, folders, C++ archives."""
+"""Ways to save a network: training checkpoints, wrapped networks, folders, C++ archives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Names = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
-    """After one step, so that it has a momentum for every parameter."""
+    """Return an optimizer after one step, with a momentum for every parameter."""
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -35,7 +35,7 @@ def _scheduler(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def torchvision_script(module: nn.Module, folder: Path) -> Path:
-    """references/segmentation/train.py."""
+    """Save as torchvision's references/segmentation/train.py."""
     optimizer = _optimizer(module)
     checkpoint = {
         "model": module.state_dict(),
@@ -49,7 +49,7 @@ def torchvision_script(module: nn.Module, folder: Path) -> Path:
 
 
 def vainf(module: nn.Module, folder: Path) -> Path:
-    """main.py of VainF/DeepLabV3Plus-Pytorch; its best score is a number of numpy."""
+    """Save as main.py of VainF/DeepLabV3Plus-Pytorch, whose best score is a NumPy scalar."""
     optimizer = _optimizer(module)
     checkpoint = {
         "cur_itrs": 30000,
@@ -63,7 +63,7 @@ def vainf(module: nn.Module, folder: Path) -> Path:
 
 
 def timm_saver(module: nn.Module, folder: Path) -> Path:
-    """timm.utils.CheckpointSaver of its train.py."""
+    """Save with timm.utils.CheckpointSaver, as timm's train.py."""
     utils: Any = importlib.import_module("timm.utils")
     saver = utils.CheckpointSaver(
         module,
@@ -77,7 +77,7 @@ def timm_saver(module: nn.Module, folder: Path) -> Path:
 
 
 def timm_hub(module: nn.Module, folder: Path) -> Path:
-    """timm.models.save_for_hf: a folder with model.safetensors and config.json."""
+    """Save with timm.models.save_for_hf: a folder with model.safetensors and config.json."""
     from timm.models import save_for_hf
 
     save_for_hf(module, str(folder / "hub"), safe_serialization=True)
@@ -85,7 +85,7 @@ def timm_hub(module: nn.Module, folder: Path) -> Path:
 
 
 def pretrained(module: Any, folder: Path) -> Path:
-    """save_pretrained of transformers: a folder with model.safetensors and config.json."""
+    """Save with transformers' save_pretrained: a folder with model.safetensors and config.json."""
     module.save_pretrained(folder / "hub")
     return folder / "hub" / "model.safetensors"
 
@@ -97,14 +97,14 @@ def data_parallel(module: nn.Module, folder: Path) -> Path:
 
 def compiled(module: nn.Module, folder: Path) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's compiler, of torch's own TorchScript
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.compile uses deprecated TorchScript
         wrapped = torch.compile(module)
     torch.save(wrapped.state_dict(), folder / "w.pth")  # type: ignore[attr-defined]
     return folder / "w.pth"
 
 
 def lightning(module: nn.Module, folder: Path) -> Path:
-    """What the trainer of lightning writes after one step; the loss has a buffer of its own."""
+    """Save with Lightning's Trainer after one step; the loss has a buffer of its own."""
     from lightning.pytorch import LightningModule, Trainer
 
     class Segmentation(LightningModule):
@@ -135,7 +135,7 @@ def lightning(module: nn.Module, folder: Path) -> Path:
 
 
 def mmengine(module: nn.Module, folder: Path) -> Path:
-    """What mmengine 0.10's Runner gives to its save_checkpoint, with the history of a loss."""
+    """Save as the Runner of mmengine 0.10, with the history of a loss."""
     from mmengine.logging import MessageHub
     from mmengine.runner import save_checkpoint
     from mmengine.runner.checkpoint import get_state_dict, weights_to_cpu

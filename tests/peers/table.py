@@ -1,6 +1,6 @@
-"""Every comparison with another project as a table: `python -m tests.peers.table`, and `--write` for docs/parity.md.
+"""Table of all comparisons with other projects: `python -m tests.peers.table`, with `--write` docs/parity.md.
 
-All figures are computed by this command, on one thread; they differ in the last bits between processors.
+The command computes all figures on one thread. The last digits differ between CPUs.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ LIMITS_OF_THIS = """## Not compared
 
 
 def versions() -> str:
-    """What was installed, one line each."""
+    """Return the installed versions, one per line."""
     names = ["torch", *MODULES]
     return "\n".join(f"- {name} {version(name)}" for name in sorted(names))
 
 
 def lines() -> Iterator[str]:
-    """The page, a piece at a time. Raises RuntimeError if a comparison fails."""
+    """Yield the page in pieces. Raises RuntimeError if a comparison fails."""
     yield HEAD
     yield f"Versions:\n\n{versions()}\n"
     for peer, cases in itertools.groupby(CASES, key=lambda case: case.peer):

@@ -1,12 +1,13 @@
-"""`compare` with each project: its own network and ours give the same, and with an argument changed they do not.
+"""`compare` with SMP and mmsegmentation: default sizes, records, and differences that must be caught.
 
-Files of segmentation_models_pytorch and mmsegmentation, saved as they save, are converted and compared.
+test_convert_smp.py and test_convert_mmseg.py compare every conversion at small sizes.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,15 @@ from segnets.errors import WeightsError
 from segnets.weights import read_weights_file, write_weights_file
 from tests.peers import test_mmseg, test_smp
 from tests.peers.compare import MODULES, Case, absent, randomised
-from tests.peers.conversions import open_options
+from tests.peers.conversions import check_same, open_options
 from tests.typed import card_of
-from weights_tools._compare import CompareReport
 from weights_tools.check.network import build_network
-from weights_tools.check.peer import PeerComparison, compare_with_peer, default_sizes
+from weights_tools.check.peer import compare_with_peer, default_sizes
 from weights_tools.check.peers import PEERS, Peer
 from weights_tools.recognise.layouts.tables import MMSEG, SMP
 
-# Small images for most; the sizes that reach every dilation for a few.
-SIZES = {"smp": [(64, 96), (96, 64)], "mmseg": [(64, 96), (65, 33)]}
 NAMES = {"segmentation_models_pytorch": "smp", "mmsegmentation": "mmseg"}
-# Features alone are no network that a file holds.
+# Features alone are not saved in files.
 WHOLE = [
     case
     for case in (*test_smp.CASES, *test_mmseg.CASES)
@@ -40,29 +38,42 @@ WHOLE = [
 
 
 def needs(project: str) -> None:
+    """Skip the test if the project is not installed."""
     peer = next((peer for peer, name in NAMES.items() if name == project), project)
     if missing := absent(peer):
         pytest.skip(f"{', '.join(missing)} not installed: make test-peers")
 
 
 def saved(case: Case, state: Mapping[str, Any], path: Path) -> None:
-    """As mmsegmentation wraps a state dict, and as SMP's users do."""
+    """Save a state dict as mmsegmentation does, or bare, as users of SMP do."""
     meta = {"mmseg_version": "1.2.2", "CLASSES": None}
     torch.save({"meta": meta, "state_dict": state} if case.peer == "mmsegmentation" else dict(state), path)
 
 
-def converted(case: Case, folder: Path) -> tuple[Path, Path]:
-    """The two files: as the project's users save it, and as we convert it."""
-    needs(NAMES[case.peer])
-    src, dst = folder / "w.pth", folder / "w.safetensors"
-    saved(case, case.theirs().module.state_dict(), src)
-    origins = MMSEG if case.peer == "mmsegmentation" else SMP
-    weights_tools.convert(src, dst, options=open_options(case, origins))
-    return src, dst
+Convert = Callable[[Case, Path], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    """A function that returns a case's saved file, and the converted one as a copy in the given folder."""
+    folders: dict[str, Path] = {}
+
+    def convert(case: Case, folder: Path) -> tuple[Path, Path]:
+        needs(NAMES[case.peer])
+        if str(case) not in folders:
+            made = tmp_path_factory.mktemp("converted")
+            saved(case, case.theirs().module.state_dict(), made / "w.pth")
+            tables = MMSEG if case.peer == "mmsegmentation" else SMP
+            weights_tools.convert(made / "w.pth", made / "w.safetensors", options=open_options(case, tables))
+            folders[str(case)] = made
+        shutil.copy(folders[str(case)] / "w.safetensors", folder)
+        return folders[str(case)] / "w.pth", folder / "w.safetensors"
+
+    return convert
 
 
 def first(project: str, **options: Any) -> Case:
-    """The first case with these options, on the smallest network that has it."""
+    """Return the first case with these options, on the smallest network that has them."""
     found = [
         case
         for case in WHOLE
@@ -73,34 +84,13 @@ def first(project: str, **options: Any) -> Case:
 
 
 FULL = [first("smp", model="deeplabv3"), first("mmseg", model="deeplabv3", align_corners=True, output_stride=8)]
-CASES = [
-    first("smp", model="deeplabv3", output_stride=16),
-    first("smp", model="deeplabv3", aspp_separable=True),
-    first("smp", model="deeplabv3", in_channels=4),
-    first("smp", model="deeplabv3plus"),
-    first("smp", model="deeplabv3plus", backbone_stages=3),
-    *(first("smp", model="pspnet", backbone_stages=stages) for stages in (2, 3, 4)),
-    first("mmseg", model="fcn", head_variant="mmseg", output_stride=32),
-    first("mmseg", model="fcn", head_variant="mmseg", output_stride=16),  # bottlenecks
-    first("mmseg", model="fcn", align_corners=True, output_stride=8),
-    next(case for case in WHOLE if "num_convs=1" in case.network),
-    first("mmseg", model="pspnet", norm_eps=1e-2),
-]
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_converted_it_is_the_same(case: Case, tmp_path: Path) -> None:
-    project = NAMES[case.peer]
-    report = weights_tools.compare(*converted(case, tmp_path), project=project, sizes=SIZES[project])
-    check(report)
-    assert {each.output for each in report.measured} == ({"out", "aux"} if case.options.get("aux_loss") else {"out"})
 
 
 @pytest.mark.parametrize("case", FULL, ids=str)
-def test_at_its_default_sizes_and_recorded(case: Case, tmp_path: Path) -> None:
+def test_default_sizes_and_record(case: Case, tmp_path: Path, converted: Convert) -> None:
     src, dst = converted(case, tmp_path)
     project = NAMES[case.peer]
-    check(weights_tools.compare(src, dst, project=project, record=True))
+    check_same(weights_tools.compare(src, dst, project=project, record=True))
     model = segnets.load(dst)
     proof: Any = card_of(model).provenance["proof"]
     done = proof["compared"][project]
@@ -110,12 +100,6 @@ def test_at_its_default_sizes_and_recorded(case: Case, tmp_path: Path) -> None:
     assert isinstance(model.config, ModelConfig)
     assert measured == set(default_sizes(PEERS[project], model.config))
     assert any(max(size) >= 304 for size in measured)
-
-
-def check(result: CompareReport | PeerComparison) -> None:
-    assert result.holds, str(result)
-    assert all(each.largest > 1e-2 for each in result.measured)
-    assert {each.dtype for each in result.measured} == {"float32", "float64"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +120,7 @@ def check(result: CompareReport | PeerComparison) -> None:
     ids=str,
 )
 def test_another_argument_of_the_projects_network_is_caught(
-    case: Case, changed: dict[str, JSON], tmp_path: Path
+    case: Case, changed: dict[str, JSON], tmp_path: Path, converted: Convert
 ) -> None:
     sizes = None if "dilations" in str(changed) or "rates" in str(changed) else [(64, 96)]
     src, dst = converted(case, tmp_path)
@@ -159,9 +143,9 @@ def test_another_argument_of_the_projects_network_is_caught(
     ],
 )
 def test_an_option_that_the_project_does_not_have_is_caught(
-    case: Case, option: str, value: JSON, recorded: bool, tmp_path: Path
+    case: Case, option: str, value: JSON, recorded: bool, tmp_path: Path, converted: Convert
 ) -> None:
-    """recorded: it is one that the conversion settled, so that it was changed since; that is said first."""
+    """If the conversion recorded the option, the change itself is reported."""
     src, dst = converted(case, tmp_path)
     file = read_weights_file(dst)
     assert file.config is not None
@@ -177,35 +161,19 @@ def test_an_option_that_the_project_does_not_have_is_caught(
 
 
 def test_shortcuts_that_mmsegmentation_does_not_have() -> None:
-    """They show in the tensors, so that no file can say otherwise; the project has no such network all the same."""
+    """The tensors show these shortcuts; mmsegmentation has no such network."""
     options: dict[str, JSON] = {**FULL[1].options, "stem": "deep", "downsample": "average_dilated"}
     with pytest.raises(WeightsError, match=r"has no \w+ with the downsample of this file"):
         PEERS["mmseg"].call(ModelConfig(FULL[1].model, options), ())
 
 
-def test_sizes_that_the_project_does_not_take(tmp_path: Path) -> None:
+def test_sizes_that_the_project_does_not_take(tmp_path: Path, converted: Convert) -> None:
     src, dst = converted(FULL[0], tmp_path)
     with pytest.raises(
         WeightsError,
         match=r"image size 65x97: segmentation_models_pytorch takes multiples of 8 for this network. Use 72x104",
     ):
         weights_tools.compare(src, dst, project="smp", sizes=[(65, 97)])
-
-
-def test_names_of_an_older_version_of_smp(tmp_path: Path) -> None:
-    """Its own loading renames them."""
-    case = first("smp", model="deeplabv3", head_channels=64)
-    needs("smp")
-    state = case.theirs().module.state_dict()
-    older = {"decoder.aspp.": "decoder.0.", "decoder.conv.": "decoder.1.", "decoder.bn.": "decoder.2."}
-    for new, old in older.items():
-        state = {name.replace(new, old): tensor for name, tensor in state.items()}
-    torch.save(state, tmp_path / "w.pth")
-    options = open_options(case, SMP)
-    weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=options)
-    check(
-        weights_tools.compare(tmp_path / "w.pth", tmp_path / "w.safetensors", project="smp", sizes=[(64, 96), (96, 64)])
-    )
 
 
 def test_an_encoder_of_timm_in_smp() -> None:
@@ -223,7 +191,7 @@ def test_an_encoder_of_timm_in_smp() -> None:
         ours = {name.replace(old, new): tensor for name, tensor in ours.items()}
     options: dict[str, JSON] = {"num_classes": 4, "output_stride": 16, "atrous_rates": [12, 24, 36]}
     config = ModelConfig("deeplabv3_resnet18", {**options, "align_corners": True})
-    check(compare_with_peer("smp", theirs, config, build_network(config, ours), sizes=[(64, 96), (96, 64)]))
+    check_same(compare_with_peer("smp", theirs, config, build_network(config, ours), sizes=[(64, 96), (96, 64)]))
     same = ModelConfig(config.name, {**config.options, "first_block_dilation": "same"})
     with pytest.raises(WeightsError, match="first_block_dilation of this file; it supports only 'previous'"):
         compare_with_peer("smp", theirs, same, build_network(config, ours))

@@ -1,4 +1,4 @@
-"""`compare` with the classifiers of timm and transformers, in memory: the same, and with an option changed not."""
+"""`compare` with the classifiers of timm and transformers, in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from segnets.errors import WeightsError
 from segnets.weights import read_weights_file
 from tests.peers import test_timm, test_transformers
 from tests.peers.compare import randomised
-from tests.peers.test_compare import check, needs
+from tests.peers.conversions import check_same
+from tests.peers.test_compare import needs
 from weights_tools import convert
 from weights_tools.check.network import build_network
 from weights_tools.check.peer import compare_with_peer
@@ -61,7 +62,7 @@ def transformers_resnet(name: str, **arguments: Any) -> tuple[Mapping[str, Tenso
 
 Build = Callable[..., tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 DILATED: JSON = [False, True, True]
-# The project, its network, ours, our options, and the project's arguments for them.
+# Project, function that builds its network, its name, our name, our options, the project's arguments.
 CLASSIFIERS: list[tuple[str, Build, str, str, dict[str, JSON], dict[str, Any]]] = [
     ("timm", timm_resnet, "resnet18", "resnet18", {}, {}),
     ("timm", timm_resnet, "resnet50", "resnet50", {}, {}),
@@ -103,14 +104,14 @@ def test_classifiers(
 ) -> None:
     their_state, our_state = build(theirs, **arguments)
     config = ModelConfig(ours, {"num_classes": 9, **options})
-    check(compare_with_peer(project, their_state, config, build_network(config, our_state)))
-    # With other batch norms, ours is another network under the same names.
+    check_same(compare_with_peer(project, their_state, config, build_network(config, our_state)))
+    # With another eps, ours computes something else under the same names.
     if options.get("norm_layer") != "group":
         other = build_network(ModelConfig(ours, {**config.options, "norm_eps": 1e-4}), our_state)
         assert not compare_with_peer(project, their_state, config, other, sizes=[(64, 96)]).holds
 
 
-def test_what_of_a_classifier_decides() -> None:
+def test_options_that_decide_about_a_classifier() -> None:
     their_state, our_state = transformers_resnet("resnet50", downsample_in_bottleneck=True)
     plain = ModelConfig("resnet50", {"num_classes": 9})
     stride_in_1x1 = ModelConfig("resnet50", {"num_classes": 9, "stride_in_1x1": True})
@@ -133,8 +134,8 @@ def test_what_of_a_classifier_decides() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18d"])
-def test_a_backbone_alone_beside_timm(name: str, tmp_path: Path) -> None:
-    """Which has a network without the last layer, too."""
+def test_a_backbone_alone_is_compared_with_timm(name: str, tmp_path: Path) -> None:
+    """A network of timm can also lack the last layer."""
     torch.save(dict(timm_resnet(name)[0]), tmp_path / "w.pth")
     convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="timm")
     card = read_weights_file(tmp_path / "w.safetensors").card
@@ -144,14 +145,14 @@ def test_a_backbone_alone_beside_timm(name: str, tmp_path: Path) -> None:
     assert "num_classes=0" in proof["compared"]["timm"]["network"]
 
 
-def test_a_backbone_alone_beside_transformers(tmp_path: Path) -> None:
+def test_a_backbone_alone_is_compared_with_transformers(tmp_path: Path) -> None:
     torch.save(dict(transformers_resnet("resnet18")[0]), tmp_path / "w.pth")
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="transformers")
     assert "the same results" in report.proven[0]
 
 
 def test_timms_mobilenet_is_never_a_backbone_alone(tmp_path: Path) -> None:
-    """Without its last layer it still has one more than ours."""
+    """Without the last layer, timm's network still has one layer more than ours."""
     torch.save(dict(timm_mobilenet("small")[0]), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="a backbone alone has no logits to compare"):
         convert(tmp_path / "w.pth", tmp_path / "w.safetensors", backbone_only=True, compare_with="timm")

@@ -1,6 +1,4 @@
-"""Convert every layout and every network in its table from the real project.
-
-Each option that no tensor shows matters there.
+"""Every network of every layout is converted, and each option that its weights do not show matters.
 
 The conversions are in `test_convert_<layout>.py`.
 """
@@ -41,8 +39,8 @@ def test_no_conversion_is_there_twice() -> None:
 
 
 @pytest.mark.parametrize("conversion", smallest(), ids=str)
-def test_each_option_that_no_tensor_shows_matters(conversion: Conversion, tmp_path: Path) -> None:
-    """The same tensors under another value give results that are outside of the limit, ten times at least."""
+def test_each_hidden_option_matters(conversion: Conversion, tmp_path: Path) -> None:
+    """With another value, the same tensors give outputs that differ by at least ten times the limit."""
     others = list(under_other_options(converted(conversion, tmp_path)))
     assert others
     assert [str(other) for other in others if other.difference <= 10 * LIMIT] == []

@@ -1,4 +1,4 @@
-"""mmsegmentation: every whole network that is compared, as mmengine saves it and as 0.x did; backbones alone."""
+"""Conversions from mmsegmentation: all compared whole networks, as saved by mmengine and by 0.x."""
 
 from __future__ import annotations
 

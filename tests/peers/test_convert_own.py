@@ -1,4 +1,4 @@
-"""segnets' own networks as plain state dicts: every head, and every option that no tensor shows, said."""
+"""segnets' own networks as plain state dicts: every head, and every option that the weights do not show."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def network(model: str, options: dict[str, Any]) -> Theirs:
 def case(
     origin: NetworkTable, model: str, shown: dict[str, Any] | None = None, /, layout: str = "segnets", **said: Any
 ) -> Conversion:
-    """shown: options that the tensors show. said: those that they don't."""
+    """Return a conversion; `shown` are options that the weights show, `said` are the others."""
     text = ", ".join(f"{name}={value!r}" for name, value in {**(shown or {}), **said}.items())
     theirs = partial(network, model, {**(shown or {}), **said})
     asked = "auto" if origin.unique else "segnets"

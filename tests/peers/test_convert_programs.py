@@ -1,9 +1,9 @@
-"""Programs that are on no package index, put together from torchvision's and SMP's parts after their descriptions.
+"""Conversions from programs that are on no package index, composed of torchvision's and SMP's parts.
 
-VainF/DeepLabV3Plus-Pytorch: its DeepLabV3 is torchvision's under other names; its DeepLabV3+ is written out here, which
-shows that the names find their places, and less than the project itself would.
-Navifra-Kerry/SemanticSegmentation-Libtorch: torchvision's networks with eps 1e-3 in the heads' norms outside of ASPP,
-saved by C++. AllentDan/LibtorchSegmentation: SMP's networks under that program's names, saved by C++.
+VainF/DeepLabV3Plus-Pytorch: its DeepLabV3 is torchvision's under other names. Its DeepLabV3+ is written here after its
+description, so these tests show where the names go, but not that the project computes the same.
+Navifra-Kerry/SemanticSegmentation-Libtorch: torchvision's networks with eps 1e-3 in the heads' norms outside ASPP,
+saved by C++. AllentDan/LibtorchSegmentation: SMP's networks under the names of that program, saved by C++.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 
 
 class Classifier(nn.Module):
-    """VainF's DeepLabHead: what torchvision's is, one module deeper."""
+    """VainF's DeepLabHead: torchvision's, one module deeper."""
 
     def __init__(self, channels: int, rates: tuple[int, ...]) -> None:
         super().__init__()
         self.classifier = deeplab(channels, rates)
 
     def forward(self, features: State) -> Tensor:
-        scores: Tensor = self.classifier(features["out"])
-        return scores
+        logits: Tensor = self.classifier(features["out"])
+        return logits
 
 
 class PlusClassifier(nn.Module):
-    """VainF's DeepLabHeadV3Plus, by its description."""
+    """VainF's DeepLabHeadV3Plus, after its description."""
 
     def __init__(self, channels: int, low_channels: int, rates: tuple[int, ...]) -> None:
         super().__init__()
@@ -61,12 +61,12 @@ class PlusClassifier(nn.Module):
     def forward(self, features: State) -> Tensor:
         low = self.project(features["low"])
         high = F.interpolate(self.aspp(features["out"]), size=low.shape[2:], mode="bilinear", align_corners=False)
-        scores: Tensor = self.classifier(torch.cat([low, high], dim=1))
-        return scores
+        logits: Tensor = self.classifier(torch.cat([low, high], dim=1))
+        return logits
 
 
 class Segmentation(nn.Module):
-    """Its _SimpleSegmentationModel."""
+    """VainF's _SimpleSegmentationModel."""
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -74,8 +74,8 @@ class Segmentation(nn.Module):
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.classifier(self.backbone(x))
-        return F.interpolate(scores, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.classifier(self.backbone(x))
+        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def vainf(name: str, plus: bool, stride: int) -> Theirs:
@@ -102,7 +102,7 @@ def vainf_case(name: str, plus: bool, stride: int, **options: Any) -> Conversion
 
 
 def navifra(kind: str, depth: str) -> Theirs:
-    """Always with an auxiliary head."""
+    """Return one of Navifra's networks; all have an auxiliary head."""
     head = deeplab(2048, RATES[8]) if kind == "deeplabv3" else fcn(2048)
     norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
     backbone = resnet(depth, 8, {"layer3": "aux", **OUT})
@@ -153,7 +153,7 @@ ALLENTDAN_NAMES = {
 
 
 def as_allentdan(state: Mapping[str, Tensor]) -> State:
-    """With the classifier of ImageNet that the encoder keeps there."""
+    """Rename SMP's tensors and add the ImageNet classifier that this program's encoder keeps."""
     result: State = {"encoder.fc.weight": torch.ones(1000, 512), "encoder.fc.bias": torch.zeros(1000)}
     for name, tensor in state.items():
         pattern = next(pattern for pattern in ALLENTDAN_NAMES if re.match(pattern, name))
@@ -197,7 +197,7 @@ def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["deeplabv3", "fcn"])
 def test_a_cpp_archive_with_torchvisions_names_may_be_either(kind: str, tmp_path: Path) -> None:
-    """And torchvision's eps give other numbers."""
+    """With torchvision's eps the outputs differ, so the layout can't be guessed."""
     conversion = navifra_case(kind, "resnet50")
     converted(conversion, tmp_path)
     with pytest.raises(WeightsError, match="it fits several layouts: torchvision, navifra; choose one with --layout"):

@@ -1,4 +1,4 @@
-"""segmentation_models_pytorch: every network that is compared, and what its users wrap around them."""
+"""Conversions from segmentation_models_pytorch: all compared networks, also in common wrappers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORIGINS = {"DeepLabV3": DEEPLABV3, "DeepLabV3Plus": DEEPLABV3PLUS, "PSPNet": PSP
 
 
 def older(state: Mapping[str, Tensor]) -> State:
-    """The names from before 0.5: the inverse of what SMP's own DeepLabV3.load_state_dict does to them."""
+    """Return the tensors under SMP's names before 0.5, which DeepLabV3.load_state_dict renames."""
     result = {}
     for name, tensor in state.items():
         for new, old in (("decoder.aspp.", "0"), ("decoder.conv.", "1"), ("decoder.bn.", "2")):
@@ -42,7 +42,7 @@ def older(state: Mapping[str, Tensor]) -> State:
     return result
 
 
-def as_before(module: nn.Module, folder: Path) -> Path:
+def save_older(module: nn.Module, folder: Path) -> Path:
     torch.save(older(module.state_dict()), folder / "w.pth")
     return folder / "w.pth"
 
@@ -61,7 +61,7 @@ def built(architecture: str, encoder: str, arguments: Mapping[str, Any]) -> nn.M
 
 
 def whole(architecture: str, encoder: str, arguments: Mapping[str, Any]) -> Theirs:
-    """With a head for the image as a whole where `aux_params` asks for one, which gives a second result."""
+    """Return a network; with `aux_params` it also has a head for whole images, whose output is ignored."""
     module = built(architecture, encoder, arguments)
 
     def run(x: Tensor) -> State:
@@ -95,7 +95,7 @@ def other(
     )
 
 
-# Weights for RGB in a network for other channels are no file.
+# Weights for RGB in a network for other channels are not saved in files.
 COMPARED = [case for case in test_smp.CASES if not case.adapts]
 FIRST = COMPARED[0]
 STRIDE_16 = {"encoder_output_stride": 16}
@@ -103,7 +103,7 @@ ALONE = {"layers": RESNET_LAYERS}
 CONVERSIONS: list[Conversion] = [
     *(conversion(case) for case in COMPARED),
     *(
-        conversion(next(case for case in COMPARED if text in case.network), OLDER, as_before, "names from before 0.5")
+        conversion(next(case for case in COMPARED if text in case.network), OLDER, save_older, "names from before 0.5")
         for text in ("DeepLabV3(resnet18, encoder_output_stride=8)", "DeepLabV3(resnet50, encoder_output_stride=16")
     ),
     conversion(FIRST, None, saving.data_parallel, "DataParallel"),
@@ -113,7 +113,7 @@ CONVERSIONS: list[Conversion] = [
     other("DeepLabV3", "tu-resnet50d", {}, "deeplabv3_resnet50", {}),
     other("DeepLabV3Plus", "tu-resnet34", {}, "deeplabv3plus_resnet34", {}),
     other("PSPNet", "tu-resnet18", {"encoder_depth": 5, "upsampling": 32}, "pspnet_resnet18", {}),
-    # Of fewer stages: timm's encoders lose those that are not used, SMP's own keep them.
+    # Fewer stages: timm's encoders drop the unused ones, SMP's own keep them.
     *(
         other(name, encoder, {"encoder_depth": 4}, f"{name.lower()}_resnet18", {})
         for name, encoder in (("DeepLabV3", "tu-resnet18"), ("DeepLabV3Plus", "tu-resnet18"), ("DeepLabV3", "resnet18"))
@@ -132,8 +132,8 @@ def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) 
     check(conversion, tmp_path)
 
 
-def test_a_proof_says_what_it_assumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No tensor shows that this network was built for another output stride than SMP's networks get by default."""
+def test_a_check_states_its_assumptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights do not show that this network has another output stride than SMP's default."""
     torch.save(built("DeepLabV3", "resnet18", STRIDE_16).state_dict(), tmp_path / "w.pth")
     report = weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", compare_with="smp")
     assumed = " (assuming output_stride=8, atrous_rates=[12, 24, 36], which the weights do not show)"
@@ -179,7 +179,7 @@ def test_names_of_timms_encoders() -> None:
 
 
 def test_its_own_loading_takes_the_older_names() -> None:
-    """So these are the names that it had."""
+    """SMP itself loads these names, so they are the older ones."""
     network = built("DeepLabV3", "resnet18", {})
     fresh = built("DeepLabV3", "resnet18", {})
     randomised(fresh, gain=2.0)

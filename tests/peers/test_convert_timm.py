@@ -1,4 +1,4 @@
-"""timm's classifiers and its networks of features alone, from its two ways of saving."""
+"""Conversions of timm's classifiers and feature extractors, saved in timm's two ways."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def case(
     return Conversion("timm", layout, own, f"{name}{text}", model, theirs, save, saved, options)
 
 
-# Where timm's network is torchvision's, name for name and number for number, the layout is called so.
+# A network of timm that equals torchvision's is recognised as torchvision's.
 SAME: Any = {"layout": "torchvision"}
 PLAIN = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
 HUB = (timm_hub, "model.safetensors of save_for_hf")
@@ -100,8 +100,8 @@ def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) 
     check(conversion, tmp_path)
 
 
-def test_by_name_a_plain_resnet_is_timms(tmp_path: Path) -> None:
-    """And gives the same file."""
+def test_a_plain_resnet_is_timms_on_request(tmp_path: Path) -> None:
+    """--layout timm gives the same network."""
     theirs = classifier("resnet18")
     plain = partial(lambda: theirs)
     conversion = Conversion("timm", "timm", RESNET, "resnet18", "resnet18", plain, asked="timm")

@@ -1,4 +1,4 @@
-"""torchvision: its six segmentation networks as its reference script saves them, and its classifiers."""
+"""Conversions from torchvision: the six segmentation networks as its reference script saves them, and classifiers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""transformers' ResNets as save_pretrained writes them: classifiers, and the network without one."""
+"""Conversions of transformers' ResNets as save_pretrained writes them, with and without classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every option that changes what a network computes is compared with another project, in each of its values."""
+"""Every option that changes the outputs is compared with another project at each of its values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from segnets.options import NAMES, TRAINING
 from segnets.registry import MODELS
 from tests.peers.table import CASES
 
-# At least these values of each option, beside others.
+# Values of each option that must be compared.
 VALUES: dict[str, set[Any]] = {
     "in_channels": {1, 3, 4},
     "output_stride": {8, 16, 32},
@@ -31,12 +31,12 @@ VALUES: dict[str, set[Any]] = {
     "aspp_norm_eps": {1e-5},
     "align_corners": {False, True},
 }
-# They change no result of a trained network, or the number of scores alone.
+# Options that change no output in eval mode, or only the number of classes.
 OTHERS = {"num_classes", "aux_loss", "head_dropout", *TRAINING}
 
 
 def test_every_option_has_its_values_here() -> None:
-    assert VALUES.keys() | OTHERS == set(NAMES), "a new option: compare it in tests/peers and enter it here"
+    assert VALUES.keys() | OTHERS == set(NAMES), "new option: compare it in tests/peers and add it here"
 
 
 def test_every_value_is_compared() -> None:

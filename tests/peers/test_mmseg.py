@@ -1,6 +1,6 @@
-"""mmsegmentation: the features of its ResNets, and whole networks with its FCN, DeepLabV3 and PSPNet heads.
+"""Parity with mmsegmentation: features of ResNets, and whole networks with FCN, DeepLabV3 and PSPNet heads.
 
-The whole networks are its own EncoderDecoder with an auxiliary head, so its own resizing is compared too.
+Whole networks are mmsegmentation's EncoderDecoder with an auxiliary head, so its resizing is compared too.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from weights_tools.check.peers._mmseg_import import mmseg_models, silence_advice
 pytestmark = needs("mmsegmentation")
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-# The deep stem is one Sequential there: convolutions, norms and ReLUs; we keep the last norm apart.
-# Norms are called after their kind: gn1 for a group norm.
+# mmsegmentation's deep stem is one Sequential of convolutions, norms and ReLUs; ours has the last norm apart.
+# Norms are named after their kind: gn1 for a group norm.
 BACKBONE: Rules = {r"stem\.7\.": "bn1.", r"stem\.": "conv1.", r"(layer\d\.\d\.)?gn(\d)\.": r"\1bn\2.", "": ""}
 ENCODER: Rules = {rf"backbone\.{pattern}": f"backbone.{new}" for pattern, new in BACKBONE.items()}
 AUXILIARY = {
@@ -66,13 +66,13 @@ HEADS: dict[str, Rules] = {
         r"decode_head\.conv_seg\.": "classifier.classify.",
     },
 }
-# Its strides and dilations for our output strides.
+# Output stride -> mmsegmentation's strides and dilations.
 STRIDES: dict[int, dict[str, Any]] = {
     8: {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
     16: {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)},
     32: {},
 }
-# The FCNHead of every auxiliary head, and torchvision's.
+# Arguments of the FCNHead of auxiliary heads, which is also torchvision's FCN.
 ONE_CONV = {"num_convs": 1, "concat_input": False}
 
 
@@ -117,7 +117,7 @@ def features(kind: str, depth: int, stride: int, arguments: Mapping[str, Any] | 
 def network(
     head: str, ours: str, depth: int, stride: int, arguments: Mapping[str, Any], rules: Rules | None = None, **own: Any
 ) -> Case:
-    """A whole network as it is published: deep stem, contracted dilation, auxiliary head. own: our further options."""
+    """Return a whole network as published: deep stem, contracted dilation, auxiliary head."""
     channels = 2048 if depth >= 50 else 512
     norms = {part: {"type": "BN", "eps": own.get(part, 1e-5)} for part in ("norm_eps", "head_norm_eps")}
     corners = own.get("align_corners", False)
@@ -191,5 +191,5 @@ def test_mmseg(case: Case) -> None:
 
 
 @pytest.mark.parametrize("change", with_one_option_changed(CASES), ids=str)
-def test_another_value_gives_other_numbers(change: Change) -> None:
+def test_another_value_gives_other_outputs(change: Change) -> None:
     check_differs(change)

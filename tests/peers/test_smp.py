@@ -1,6 +1,6 @@
-"""segmentation_models_pytorch: DeepLabV3, DeepLabV3+ and PSPNet, image in, scores out.
+"""Parity with segmentation_models_pytorch: DeepLabV3, DeepLabV3+ and PSPNet, from image to logits.
 
-It dilates every convolution of a dilated stage, the first block's too, and resizes with align_corners=True.
+SMP dilates every convolution of a dilated stage, also in its first block, and resizes with align_corners=True.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PSPNET: Rules = {
 
 
 def unused(rules: Rules, depth: int) -> Rules:
-    """An encoder of a smaller depth keeps the deeper stages, and never runs them."""
+    """Return rules that drop the unused stages: an encoder of smaller depth keeps them."""
     return {rf"encoder\.layer[{depth}-4]\.": None, **rules} if depth < 5 else rules
 
 
@@ -69,7 +69,7 @@ def network(architecture: str, encoder: str, rules: Rules, in_channels: int, arg
 
 
 def on_mobilenet(architecture: str, size: str, rules: Rules, arguments: dict[str, Any]) -> Theirs:
-    """SMP runs timm's MobileNetV3 there."""
+    """Return a network of SMP with timm's MobileNetV3 as encoder."""
     import segmentation_models_pytorch as smp
 
     name = f"tu-mobilenetv3_{size}_100"
@@ -83,7 +83,7 @@ def on_mobilenet(architecture: str, size: str, rules: Rules, arguments: dict[str
 
 
 def adapted(architecture: str, encoder: str, rules: Rules, in_channels: int, arguments: dict[str, Any]) -> Theirs:
-    """The state is for RGB; the network itself has the first convolution that SMP makes of it."""
+    """Return a network whose first convolution SMP adapted from the returned state, which is for RGB."""
     from segmentation_models_pytorch.encoders._utils import patch_first_conv
 
     theirs = network(architecture, encoder, rules, 3, arguments)
@@ -120,7 +120,7 @@ def deeplabv3plus(encoder: str, stride: int, arguments: dict[str, Any], **option
     arguments = {"encoder_output_stride": stride, **arguments}
     if "backbone_stages" not in options:
         options["first_block_dilation"] = "same"
-    # SMP keeps these rates at every stride; ours halve at stride 16.
+    # SMP has these rates at every output stride; our defaults halve at 16.
     options = {"atrous_rates": (12, 24, 36), **options}
     return case("DeepLabV3Plus", encoder, DEEPLABV3PLUS, arguments, output_stride=stride, **options)
 
@@ -177,7 +177,7 @@ CASES = [
         output_stride=16,
         atrous_rates=(6, 12, 18),
     ),
-    # The one reads the last of several blocks at a quarter of the image's size, the other has a single one.
+    # "large" has several blocks at 1/4 of the image's size, "small" a single one.
     mobilenet("DeepLabV3Plus", "large", DEEPLABV3PLUS, {"encoder_output_stride": 16}, output_stride=16, **WIDE),
     mobilenet("DeepLabV3Plus", "small", DEEPLABV3PLUS, {"encoder_output_stride": 16}, output_stride=16, **WIDE),
     mobilenet("PSPNet", "small", PSPNET, {"encoder_depth": 5, "upsampling": 32}, output_stride=32, head_variant="smp"),
@@ -190,5 +190,5 @@ def test_smp(case: Case) -> None:
 
 
 @pytest.mark.parametrize("change", with_one_option_changed(CASES), ids=str)
-def test_another_value_gives_other_numbers(change: Change) -> None:
+def test_another_value_gives_other_outputs(change: Change) -> None:
     check_differs(change)

@@ -1,6 +1,6 @@
-"""timm's ResNets and MobileNetV3: the features of every stage, at every output stride, and first convolutions adapted.
+"""Parity with timm: features of ResNets and MobileNetV3 at every output stride, and adapted first convolutions.
 
-timm's convention is our default for ResNets; its MobileNetV3 has other norms and dilates its first blocks less.
+timm's convention is our default for ResNets. Its MobileNetV3 has another eps and dilates first blocks less.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.peers.compare import (
 pytestmark = needs("timm")
 
 RESNET_LAYERS = ("relu", "layer1", "layer2", "layer3", "layer4")
-# Our names of timm's feature maps (stages 0, 1, 2, 4 and the last layer), and the blocks of its stages.
+# Our names of timm's feature maps (stages 0, 1, 2, 4 and the last layer), and the number of blocks per stage.
 MOBILENETS = {
     "large": (("1", "3", "6", "12", "16"), (1, 2, 3, 4, 2, 3)),
     "small": (("0", "1", "3", "8", "12"), (1, 2, 3, 2, 3)),
@@ -49,7 +49,7 @@ def resnet(name: str, **arguments: Any) -> Theirs:
 
 
 def adapted_resnet(name: str, in_chans: int) -> Theirs:
-    """The state is for RGB; the network itself has the first convolution that timm makes of it."""
+    """Return a network whose first convolution timm adapted from the returned state, which is for RGB."""
     import timm
     from timm.models import adapt_input_conv
 
@@ -70,7 +70,7 @@ def mobilenet(size: str, output_stride: int) -> Theirs:
 
 
 def mobilenet_names(state: State, depths: tuple[int, ...]) -> State:
-    """Ours are numbers in the order of the layers, and a block's layers too."""
+    """Rename timm's tensors to our names, which number the layers and the layers of a block."""
     result: State = {}
     for name, tensor in state.items():
         result[_mobilenet_name(name, state, depths)] = tensor.clone()
@@ -87,7 +87,7 @@ def _mobilenet_name(name: str, state: State, depths: tuple[int, ...]) -> str:
     assert match is not None, name
     stage, block, layer, leaf = int(match[1]), int(match[2]), match[3], match[4]
     number = 1 + sum(depths[:stage]) + block
-    if stage == len(depths):  # the last layer is a stage of its own
+    if stage == len(depths):  # timm has the last layer as a stage
         return f"{number}.{ {'conv': 0, 'bn1': 1}[layer] }.{leaf}"
     path = f"blocks.{stage}.{block}."
     gated = f"{path}se.conv_reduce.weight" in state
@@ -95,7 +95,7 @@ def _mobilenet_name(name: str, state: State, depths: tuple[int, ...]) -> str:
         order = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1"}
         order.update({"conv_pwl": f"{2 + gated}.0", "bn3": f"{2 + gated}.1"})
         gate = 2
-    else:  # a block that does not expand
+    else:  # a block without expansion
         order = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": f"{1 + gated}.0", "bn2": f"{1 + gated}.1"}
         gate = 1
     order.update({"se.conv_reduce": f"{gate}.fc1", "se.conv_expand": f"{gate}.fc2"})
@@ -178,5 +178,5 @@ def test_timm(case: Case) -> None:
 
 
 @pytest.mark.parametrize("change", with_one_option_changed(CASES), ids=str)
-def test_another_value_gives_other_numbers(change: Change) -> None:
+def test_another_value_gives_other_outputs(change: Change) -> None:
     check_differs(change)

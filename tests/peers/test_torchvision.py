@@ -1,8 +1,8 @@
-"""torchvision, put together in ways of its own: other norms and eps, any of its heads on any of its backbones.
+"""Parity with compositions of torchvision's parts: other norms and eps, any of its heads on any of its backbones.
 
-The networks that torchvision has builders for are compared bit for bit in `tests/models/test_parity.py`. "VainF"
-stands for the DeepLabV3+ of VainF/DeepLabV3Plus-Pytorch, which is on no package index: the composition below was
-written from its description, out of torchvision's ASPP and plain modules, and is not that project itself.
+`tests/models/test_parity.py` compares the networks that torchvision has builders for bit for bit. "VainF" stands for
+the DeepLabV3+ of VainF/DeepLabV3Plus-Pytorch, which is on no package index. It is composed of torchvision's ASPP and
+plain modules after the project's description, and is not that project itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.peers.compare import (
 
 models = torchvision.models
 segmentation = models.segmentation
-GAINS = {"resnet18": 0.7, "mobilenet_v3_large": 0.88, "mobilenet_v3_small": 0.93}  # results of order 1 to 10
+GAINS = {"resnet18": 0.7, "mobilenet_v3_large": 0.88, "mobilenet_v3_small": 0.93}  # outputs of order 1 to 10
 DILATE = {8: (False, True, True), 16: (False, False, True), 32: (False, False, False)}
 
 
@@ -52,7 +52,7 @@ def mobilenet(name: str, layers: dict[str, str], eps: float = 1e-3) -> nn.Module
 
 
 class VainF(nn.Module):
-    """ASPP, spread to a quarter of the image, after the 48 channels of a projection of layer1; one 3x3; the classes."""
+    """DeepLabV3+ head: ASPP resized to 1/4 of the image, a projection of layer1 to 48 channels, a 3x3 convolution."""
 
     def __init__(self, channels: int, low_channels: int, rates: Sequence[int]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class VainF(nn.Module):
 
 
 class Scores(nn.Module):
-    """A backbone, a classifier that reads all of its feature maps, the size of the image."""
+    """Backbone and a classifier that reads all feature maps, with logits at the size of the image."""
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Scores(nn.Module):
 
 
 class AlignedLRASPP(segmentation.lraspp.LRASPP):  # type: ignore[name-defined]
-    """torchvision's, every resizing with align_corners=True."""
+    """torchvision's LR-ASPP with align_corners=True in every resizing."""
 
     def forward(self, x: Tensor) -> State:
         features, head = self.backbone(x), self.classifier
@@ -122,7 +122,7 @@ def whole(text: str, ours: str, build: Callable[[], nn.Module], **options: Any) 
 
 
 OUT = {"layer4": "out"}
-NEAR = (3, 6, 9)  # our rates at output stride 32
+NEAR = (3, 6, 9)  # our default rates at output stride 32
 FROZEN = torchvision.ops.FrozenBatchNorm2d
 ASPP = segmentation.deeplabv3.ASPP
 EPS = partial(nn.BatchNorm2d, eps=1e-2)
@@ -295,5 +295,5 @@ def test_torchvision(case: Case) -> None:
 
 
 @pytest.mark.parametrize("change", with_one_option_changed(CASES), ids=str)
-def test_another_value_gives_other_numbers(change: Change) -> None:
+def test_another_value_gives_other_outputs(change: Change) -> None:
     check_differs(change)

@@ -1,4 +1,4 @@
-"""transformers' ResNet, built from a configuration: the features of every stage, the stride in either convolution."""
+"""Parity with transformers: features of its ResNet, with the stride in either convolution."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def test_transformers(case: Case) -> None:
 
 
 @pytest.mark.parametrize("change", with_one_option_changed(CASES), ids=str)
-def test_another_value_gives_other_numbers(change: Change) -> None:
+def test_another_value_gives_other_outputs(change: Change) -> None:
     check_differs(change)
