@@ -31,16 +31,6 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The same inside packages. Modules that are not named here are above them all.
 INNER_FLOORS = {
     "segnets.deploy": [{"_reason", "contract"}, {"check"}, {"passes"}, {"formats"}],
-    "weights_tools": [
-        {"_text"},
-        {"reader"},
-        {"extract", "fetching"},
-        {"recognise"},
-        {"_provenance", "_reports"},
-        {"edit"},
-        {"check"},
-        {"_convert", "_inspect", "_compare", "_export"},
-    ],
 }
 
 
