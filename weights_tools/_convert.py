@@ -21,19 +21,14 @@ from segnets.files import check_writable_target
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.weights import write_weights_file
-from weights_tools._provenance import Numbers, find_published, new_card, updated_card, with_checks
+from weights_tools._provenance import Numbers, find_published, hash_in_name, new_card, updated_card, with_checks
 from weights_tools._reports import ConversionReport
 from weights_tools.check.requested import CheckResults, RequestedChecks
 from weights_tools.check.values import ValueCheck, check_values
 from weights_tools.edit import ClassMap, Edits, Weights
 from weights_tools.extract.safety import refuse_attacks
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
-from weights_tools.recognise._recognise import (
-    Asked,
-    Recognised,
-    hash_in_name,
-    recognise,
-)
+from weights_tools.recognise import Recognised, recognise
 
 
 def convert(
@@ -95,7 +90,9 @@ def convert(
         with open_checkpoint(src) as (content, container):
             _check_not_source(content.paths, target)
             refuse_attacks(container)
-            found = recognise(container, key, Asked(layout, options or {}, backbone_only), file=content.path)
+            found = recognise(
+                container, key, file=content.path, layout=layout, options=options, backbone_only=backbone_only
+            )
             source = _read_source(content, container, found)
             edited = edits.apply(source.weights)
             values = _check_values(source.weights, edited, edits.dtype)
@@ -197,14 +194,14 @@ def _read_source(content: Content, container: Container, found: Recognised) -> _
 
 def _card_of_config(found: Recognised) -> ModelCard:
     """Return the card that the source project's own config file, if there is one, implies."""
-    told, count = found.told, found.match.config.options.get("num_classes")
-    if told is None:
+    config, count = found.source_config, found.match.config.options.get("num_classes")
+    if config is None:
         return ModelCard()
-    named = len(told.classes) == count
+    named = len(config.classes) == count
     return ModelCard(
-        classes=told.classes if named else (),
-        palette=told.palette if named and len(told.palette) == count else (),
-        preprocessing=told.preprocessing or Preprocessing(),
+        classes=config.classes if named else (),
+        palette=config.palette if named and len(config.palette) == count else (),
+        preprocessing=config.preprocessing or Preprocessing(),
     )
 
 

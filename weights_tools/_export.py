@@ -26,7 +26,7 @@ from segnets.weights.geometry import describe
 from weights_tools.check.peers import PEERS
 from weights_tools.reader import TensorReader, open_checkpoint, prefix_errors
 from weights_tools.reader.values import StorageRef, TensorRef
-from weights_tools.recognise._recognise import recognise
+from weights_tools.recognise import recognise
 from weights_tools.recognise.layouts import LAYOUTS, ExportNames, Match, match_layout
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")

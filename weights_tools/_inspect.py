@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from dataclasses import replace
 
 from segnets.errors import WeightsError
+from weights_tools._provenance import hash_in_name
 from weights_tools._reports import Candidate, InspectReport
 from weights_tools._text import printable
 from weights_tools.check.values import ValueCheck, check_values
 from weights_tools.extract.state_dict import StateDict, find_candidates, find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint
 from weights_tools.reader.values import ITEM_SIZES
-from weights_tools.recognise._architecture import architecture
-from weights_tools.recognise._recognise import Recognised, count_dtypes, hash_in_name, recognise
+from weights_tools.recognise import Recognised, describe_architecture, recognise
 
 _MOST_READ = 4  # times the size of the file
 _MOST_CANDIDATES = 10  # each takes a tenth of a second, and the error names as many
@@ -113,7 +114,7 @@ def _with_tensors(base: InspectReport, state: StateDict) -> InspectReport:
         base,
         tensors=len(state.tensors),
         parameters=sum(ref.numel for ref in state.tensors.values()),
-        dtypes=count_dtypes(state.tensors),
+        dtypes=dict(sorted(Counter(ref.dtype for ref in state.tensors.values()).items())),
         path=state.path,
         stripped=state.stripped,
         dropped=state.dropped,
@@ -138,7 +139,7 @@ def _recognised(
         layout=found.match.layout,
         model=found.match.config.name,
         options=found.match.config.options,
-        architecture=architecture(found.match.config),
+        architecture=describe_architecture(found.match.config),
         geometry=found.match.geometry,
         notes=tuple(notes),
         doubts=tuple(doubts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,18 @@ from segnets.weights.geometry import other_geometry
 from weights_tools._text import printable
 from weights_tools.extract.state_dict import StateDict
 from weights_tools.reader import Container
-from weights_tools.recognise._recognise import Recognised
+from weights_tools.recognise import Recognised
 
+# torchvision and torch.hub put the beginning of the sha256 into file names.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
 # Keys of provenance["proof"]: about the tensors, by a golden file, by comparing with projects' own networks.
 _TENSORS, _GOLDEN, _COMPARED = "tensors", "golden", "compared"
+
+
+def hash_in_name(path: Path) -> str | None:
+    """Return the first eight digits of the sha256 that a file name states, or None."""
+    found = _HASH_IN_NAME.search(path.name)
+    return found[1] if found else None
 
 
 def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | None:

@@ -9,7 +9,7 @@ from typing import cast
 from segnets.card import JSON, ModelConfig
 from segnets.weights.geometry import describe
 from weights_tools._text import join_names, printable
-from weights_tools.recognise._architecture import architecture, in_words
+from weights_tools.recognise import describe_architecture, format_architecture
 
 _NOT_CHECKED = "tensor values only; to check the outputs too, use --golden, --with or the command `compare`"
 
@@ -54,7 +54,7 @@ class InspectReport:
         layout: Layout of the tensors' names, for example "timm"; None if it is not recognised.
         model: Model that segnets would build; None if it is not recognised.
         options: Options of that model.
-        architecture: Parts of that model, see `weights_tools.recognise`.
+        architecture: Parts of that model, see `weights_tools.recognise.describe_architecture`.
         geometry: What the weights do not show, as the layout settles it.
         tensors: Number of tensors.
         parameters: Number of values in all tensors.
@@ -198,7 +198,7 @@ def _network_rows(
     settled = ", ".join(f"{name}={value}" for name, value in geometry.items())
     return [
         ("network", describe(config)),
-        ("made of", in_words(architecture(config))),
+        ("made of", format_architecture(describe_architecture(config))),
         ("layout", f"{layout}: {settled}" if settled else str(layout)),
     ]
 

@@ -24,7 +24,7 @@ from weights_tools._compare import CompareReport
 from weights_tools._reports import ConversionReport
 from weights_tools.check.network import build_network
 from weights_tools.check.peer import PeerComparison
-from weights_tools.recognise.layouts.key_map import NetworkTable
+from weights_tools.recognise.layouts.network_table import NetworkTable
 
 LIMIT = LIMITS[torch.float32]
 # Function that saves a network in a folder, as its project does, and returns the file.

@@ -29,7 +29,7 @@ from tests.peers.compare import LIMITS, version
 from tests.peers.conversions import Conversion, converted, measure
 from tests.peers.look_alikes import KIN
 from weights_tools.recognise.layouts import LAYOUTS
-from weights_tools.recognise.layouts.key_map import NetworkTable
+from weights_tools.recognise.layouts.network_table import NetworkTable
 from weights_tools.recognise.layouts.table_layout import TableLayout
 
 PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"

@@ -195,7 +195,7 @@ KIN = [
         "transformers",
         "ResNet with downsample_in_first_stage=True",
         partial(_resnet, downsample_in_first_stage=True),
-        "a ResNet with downsample_in_first_stage .* has the same names",
+        "a ResNet whose config.json has downsample_in_first_stage .* has the same names",
         SAME,
         refused=False,
     ),

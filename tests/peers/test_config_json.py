@@ -18,7 +18,7 @@ from tests.peers import test_smp as peer
 from tests.peers.compare import Rules, needs
 from tests.peers.layers import layers
 from weights_tools.reader.values import StorageRef, TensorRef
-from weights_tools.recognise.config import contradiction, read_source_config
+from weights_tools.recognise.config import find_contradiction, read_source_config
 from weights_tools.recognise.layouts import Match
 from weights_tools.recognise.layouts.base import Evidence
 from weights_tools.recognise.layouts.torchvision import TorchvisionLayout
@@ -49,7 +49,7 @@ def test_smp(network: str, arguments: dict[str, Any], rules: Rules, tmp_path: Pa
     report = weights_tools.inspect(tmp_path / "model.safetensors")
     assert report.model is not None
     assert told.expects.keys() >= {"head", "backbone", "stem", "num_classes", "head_channels", "backbone_stages"}
-    assert contradiction(told, ModelConfig(report.model, report.options)) == ""
+    assert find_contradiction(told, ModelConfig(report.model, report.options)) == ""
     required: dict[str, Any] = {"align_corners": True}
     if network.startswith("DeepLab"):
         required["first_block_dilation"] = "same"
@@ -84,7 +84,7 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
         assert told is not None
         assert told.preprocessing is not None
         assert told.preprocessing.mean == theirs.pretrained_cfg["mean"]
-        assert contradiction(told, match.config) == "", name
+        assert find_contradiction(told, match.config) == "", name
         same = layers(build_described(match.config.name, dict(match.config.options))) == layers(theirs)
         assert same == (told.refused is None), name
         (alike if same else refused).add(name)
@@ -103,7 +103,7 @@ def test_mobilenet_of_timm(tmp_path: Path) -> None:
         told = read_source_config({}, (), tmp_path / "model.safetensors")
         assert told is not None
         assert told.classes == ("a", "b")
-        assert contradiction(told, ModelConfig(f"mobilenet_v3_{name.split('_')[-2]}", {"num_classes": 2})) == ""
+        assert find_contradiction(told, ModelConfig(f"mobilenet_v3_{name.split('_')[-2]}", {"num_classes": 2})) == ""
         eps = {layer.eps for layer in theirs.modules() if isinstance(layer, nn.BatchNorm2d)}
         if name.startswith("tf_"):
             assert "TensorFlow" in (told.refused or "")
@@ -129,7 +129,9 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     assert told.preprocessing is not None
     assert told.preprocessing.mean == (0.25, 0.5, 0.75)
     assert told.refused is None
-    assert contradiction(told, ModelConfig("resnet50", {"num_classes": 2})).startswith("backbone=a ResNet of bottlenec")
+    assert find_contradiction(told, ModelConfig("resnet50", {"num_classes": 2})).startswith(
+        "backbone=a ResNet of bottlenec"
+    )
     config = ResNetConfig(id2label=labels)  # every other value is a default, which it does not write
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     report = weights_tools.inspect(tmp_path / "model.safetensors")
@@ -137,4 +139,4 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     assert report.model is not None
     assert told is not None
     assert told.expects == {"backbone": "resnet50", "num_classes": 2}
-    assert contradiction(told, ModelConfig(report.model, report.options)) == ""
+    assert find_contradiction(told, ModelConfig(report.model, report.options)) == ""

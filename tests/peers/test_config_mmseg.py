@@ -24,7 +24,7 @@ from tests.peers.compare import LIMITS, needs, randomised
 from tests.peers.layers import layers
 from weights_tools.check.peers._mmseg_import import mmseg_models, silence_advice
 from weights_tools.reader import Source, read_container
-from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
+from weights_tools.recognise.config import SourceConfig, find_contradiction, read_source_config
 from weights_tools.recognise.layouts.tables import MMSEG
 
 pytestmark = needs("mmsegmentation")
@@ -175,8 +175,8 @@ def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: P
     assert config is not None
     expected_facts = {"head": "fcn", "backbone": "resnet18", "stem": "deep", "num_classes": 3}
     assert expected_facts.items() <= told.expects.items()
-    assert contradiction(told, config) == ""
-    assert contradiction(replace(told, expects={"backbone": "resnet34"}), config) != ""
+    assert find_contradiction(told, config) == ""
+    assert find_contradiction(replace(told, expects={"backbone": "resnet34"}), config) != ""
     x = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), silence_advice():
         expected = theirs.decode_head.predict(theirs.extract_feat(x), [{"img_shape": (65, 97)}], theirs.test_cfg)

@@ -9,7 +9,7 @@ import pytest
 from tests.peers import saving, test_mmseg
 from tests.peers.compare import Case, needs
 from tests.peers.conversions import Conversion, check, of_case, state_dict
-from weights_tools.recognise.layouts.key_map import NetworkTable
+from weights_tools.recognise.layouts.network_table import NetworkTable
 from weights_tools.recognise.layouts.tables import MMSEG
 
 pytestmark = needs("mmsegmentation")

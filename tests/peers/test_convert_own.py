@@ -12,10 +12,10 @@ from torch import Tensor
 import segnets
 from tests.peers.compare import NUM_CLASSES, State, Theirs, randomised
 from tests.peers.conversions import Conversion, check
-from weights_tools.recognise.layouts.key_map import NetworkTable
-from weights_tools.recognise.layouts.tables import OWN
+from weights_tools.recognise.layouts.network_table import NetworkTable
+from weights_tools.recognise.layouts.tables import SEGNETS
 
-PSPNET, PLUS, PLUS_VAINF, FCN_MMSEG, DEEPLABV3, DEEPLABV3_MMSEG, LRASPP, FCN = OWN
+PSPNET, PLUS, PLUS_VAINF, FCN_MMSEG, DEEPLABV3, DEEPLABV3_MMSEG, LRASPP, FCN = SEGNETS
 
 
 def network(model: str, options: dict[str, Any]) -> Theirs:

@@ -22,7 +22,7 @@ from tests.peers.compare import NUM_CLASSES, Case, State, Theirs, needs, randomi
 from tests.peers.conversions import Conversion, Save, check, of_case, state_dict
 from tests.peers.test_timm import RESNET_LAYERS
 from weights_tools.check.peers import PEERS
-from weights_tools.recognise.layouts.key_map import NetworkTable
+from weights_tools.recognise.layouts.network_table import NetworkTable
 from weights_tools.recognise.layouts.tables import SMP
 
 pytestmark = needs("segmentation_models_pytorch")

@@ -13,7 +13,7 @@ from tests.peers.compare import Theirs, needs, randomised
 from tests.peers.conversions import Conversion, Save, check, logits, state_dict
 from tests.peers.saving import timm_hub, timm_saver
 from tests.peers.test_timm import MOBILENETS, RESNET_LAYERS, mobilenet, resnet
-from weights_tools.recognise.layouts.key_map import NetworkTable
+from weights_tools.recognise.layouts.network_table import NetworkTable
 from weights_tools.recognise.layouts.tables import TIMM
 
 pytestmark = needs("timm")

@@ -60,7 +60,7 @@ NO_WEIGHTS: dict[str, tuple[Any, str]] = {
     ),
     "LoRA": (
         {f"base_model.model.layer1.0.conv1.lora_{c}.weight": torch.ones(4, 4) for c in "AB"},
-        "it looks like a LoRA adapter, which is only a change to the weights of another file",
+        "the tensors look like a LoRA adapter, which is only a change to the weights of another file",
     ),
 }
 
@@ -141,9 +141,9 @@ def test_objects_of_libraries_that_are_not_installed(tmp_path: Path, state: Stat
 PARTS = {
     "backbone": (
         "backbone.",
-        "it holds only the backbone of a segmentation network (mobilenet_v3_large), no classifier",
+        "the tensors are only the backbone of a segmentation network (mobilenet_v3_large), without a classifier",
     ),
-    "classifier": ("classifier.", "fit no network that is known here"),
+    "classifier": ("classifier.", "no known network has these"),
 }
 
 
@@ -158,7 +158,7 @@ def test_missing_and_extra_tensors_are_listed(tmp_path: Path, state: State, caps
     extra = {f"extra.{i}": torch.ones(1) for i in range(12)}
     without = {name: tensor for name, tensor in state.items() if "high_classifier" not in name}
     lines = _refusal(tmp_path, {**without, **extra}, capsys).splitlines()
-    assert lines[0].endswith("but its tensors do not fit: 2 missing, 12 unexpected")
+    assert lines[0].endswith("but do not fit it: 2 missing, 12 unexpected")
     assert lines[1:3] == ["  - classifier.high_classifier.weight", "  - classifier.high_classifier.bias"]
     assert lines[3:] == [*(f"  + extra.{i}" for i in range(10)), "  + and 2 more"]
 
@@ -168,7 +168,7 @@ def test_classifiers_of_different_numbers_of_classes(tmp_path: Path, capsys: pyt
     for name in ("classifier.4.weight", "classifier.4.bias"):
         state[name] = state[name][:19].clone()
     said = _refusal(tmp_path, state, capsys)
-    assert "(num_classes=19, aux_loss=True), but its tensors do not fit: 2 of another shape" in said
+    assert "(num_classes=19, aux_loss=True) but do not fit it: 2 of another shape" in said
     assert "~ aux_classifier.4.bias: file (21,), model (19,)" in said
 
 

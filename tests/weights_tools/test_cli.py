@@ -94,7 +94,7 @@ def test_inspect_answers_for_what_can_not_be_converted(tmp_path: Path, capsys: p
     assert main(["inspect", str(path)]) == 1
     shown, complaint = capsys.readouterr()
     assert complaint == ""
-    assert "refused    its 2 tensors fit no network that is known here" in shown
+    assert "refused    no known network has these 2 tensors" in shown
     assert "doubt      the file's name states the checksum 0676ba61, but its sha256 begins with" in shown
 
 

@@ -13,7 +13,7 @@ from segnets import Preprocessing
 from segnets.card import JSON, ModelConfig
 from segnets.options import check_values
 from weights_tools.reader.values import Value
-from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
+from weights_tools.recognise.config import SourceConfig, find_contradiction, read_source_config
 from weights_tools.recognise.config._json_file import MAX_BYTES
 
 
@@ -31,7 +31,7 @@ def test_transformers(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     told = beside(tmp_path, {**RESNET, "downsample_in_bottleneck": True})
     assert told == SourceConfig(
-        "config.json beside it",
+        "config.json",
         "transformers",
         {"stride_in_1x1": True, "in_channels": 3},
         classes=("a", "b"),
@@ -138,9 +138,7 @@ def test_timm(tmp_path: Path) -> None:
     facts: dict[str, JSON] = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
     for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
         told = beside(tmp_path, {**TIMM, **form})
-        assert told == SourceConfig(
-            "config.json beside it", "timm", {}, ("a", "b"), preprocessing=images, expects=facts
-        )
+        assert told == SourceConfig("config.json", "timm", {}, ("a", "b"), preprocessing=images, expects=facts)
     told = beside(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
     assert told is not None
     assert told.options == {"norm_eps": 1e-5}
@@ -199,8 +197,8 @@ def test_a_config_json_of_another_network_of_smp(change: dict[str, Any], differs
     told = beside(tmp_path, {**OF_PLUS, **change})
     assert told is not None
     assert told.refused is None
-    assert contradiction(told, PLUS).startswith(differs)
-    assert bool(contradiction(told, PLUS)) == bool(differs)
+    assert find_contradiction(told, PLUS).startswith(differs)
+    assert bool(find_contradiction(told, PLUS)) == bool(differs)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +222,9 @@ def test_a_config_json_of_another_network_of_smp(change: dict[str, Any], differs
 def test_a_config_json_of_another_classifier(config: dict[str, Any], differs: str, tmp_path: Path) -> None:
     told = beside(tmp_path, config)
     assert told is not None
-    assert contradiction(told, ModelConfig("resnet50", {"num_classes": 2})) == differs
+    assert find_contradiction(told, ModelConfig("resnet50", {"num_classes": 2})) == differs
     # Classes are those of the head that a backbone alone has lost.
-    alone = contradiction(told, ModelConfig("resnet50", {"num_classes": 0}))
+    alone = find_contradiction(told, ModelConfig("resnet50", {"num_classes": 0}))
     assert alone == ("" if differs.startswith("num_classes") else differs)
 
 
@@ -254,7 +252,7 @@ def test_a_config_json_that_is_none(text: str, tmp_path: Path) -> None:
     told = beside(tmp_path, text)
     assert told is not None
     assert (told.project, told.options, told.refused) == (None, {}, None)
-    assert "config.json beside it is ignored" in told.notes[0]
+    assert "ignored config.json: " in told.notes[0]
     assert len(told.notes[0]) < 200
 
 

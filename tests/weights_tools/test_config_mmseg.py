@@ -22,7 +22,7 @@ def test_mmseg() -> None:
     told = of_mmseg(dataset_meta={"classes": ("road", "car"), "palette": [[1, 2, 3], [4, 5, 6]]})
     assert told.options == OPTIONS
     assert (told.project, told.refused, told.notes) == ("mmseg", None, ())
-    assert told.source == "the configuration in the checkpoint (meta.cfg)"
+    assert told.source == "the config in the checkpoint (meta.cfg)"
     assert (told.classes, told.palette) == (("road", "car"), ((1, 2, 3), (4, 5, 6)))
     assert told.preprocessing == IMAGENET
 
@@ -123,11 +123,11 @@ def test_what_mmseg_settles(changes: list[tuple[str, str]], expected: dict[str, 
         ([("depth=50", "depth=50, conv_cfg=dict(type='ConvWS')")], "its backbone has convolutions of another kind"),
         ([("            2,\n            4,", "1, 1")], r"strides=\(1, 2, 1, 1\) with dilations=\(1, 1, 1, 1\)"),
         ([("            12,", "            1,")], r"its decode_head has dilations=\(1, 1, 24, 36\)"),
-        ([("sampler", "act_cfg=dict(type='GELU'), sampler")], "its decode_head has another activation than ReLU"),
+        ([("sampler", "act_cfg=dict(type='GELU'), sampler")], "its decode_head has an activation other than ReLU"),
         ([("sampler", "input_transform='resize_concat', sampler")], "its decode_head has an input_transform"),
         ([("in_index=3", "in_index=2")], "its decode_head reads another stage"),
-        ([("type='SyncBN'", "type='IN'")], "its backbone is normalised by 'IN'"),
-        ([("type='SyncBN'", "type='GN', num_groups=32")], "its backbone is normalised by 'GN'"),  # of a deep stem
+        ([("type='SyncBN'", "type='IN'")], "its backbone has the norm 'IN'"),
+        ([("type='SyncBN'", "type='GN', num_groups=32")], "its backbone has the norm 'GN'"),  # of a deep stem
         ([("sampler", "norm_cfg=dict(type='GN', num_groups=32), sampler")],
          "head_norm_layer is batch in its auxiliary_head and group in its decode_head"),
         ([("in_index=2", "norm_cfg=dict(type='GN', num_groups=32), in_index=2"),
@@ -152,7 +152,7 @@ def test_an_auxiliary_head_that_the_file_has_not_does_not_matter() -> None:
 def test_a_value_that_needs_running_is_left_open() -> None:
     told = of_mmseg(changed(("contract_dilation=True", "contract_dilation=bool(1)"), ("style='pytorch'", "style=S")))
     assert told.options == {k: v for k, v in OPTIONS.items() if k not in ("first_block_dilation", "stride_in_1x1")}
-    assert told.notes == ("backbone style can't be read there", "backbone contract_dilation can't be read there")
+    assert told.notes == ("ignored backbone style: unreadable", "ignored backbone contract_dilation: unreadable")
 
 
 def test_norms_that_need_running_are_left_open() -> None:
@@ -216,7 +216,7 @@ def test_classes_that_are_none(classes: Value) -> None:
 def test_a_configuration_of_another_project() -> None:
     told = of_mmseg("model = dict(type='FasterRCNN', backbone=dict(type='ResNet', depth=50))")
     assert (told.project, told.options, told.refused) == (None, {}, None)
-    assert told.notes == ("it describes no segmentation network of mmsegmentation",)
+    assert told.notes == ("ignored the config: it describes no segmentation network of mmsegmentation",)
     assert "_base_" in of_mmseg("_base_ = ['x.py']\n" + TEXT).notes[0]
     assert of_mmseg("default_scope = 'mine'\n" + TEXT).project is None
 

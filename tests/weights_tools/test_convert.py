@@ -100,8 +100,8 @@ def test_network_within_a_larger_one_is_refused(tmp_path: Path) -> None:
     decoder = {f"decoder.{i}.weight": torch.ones(4, 4, 3, 3) for i in range(20)}
     with pytest.raises(
         WeightsError,
-        match=r"it holds a resnet18 under 'backbone\.' and other weights beside it, which would be lost: "
-        r"'decoder\.0\.weight', .* and 17 more; to convert that network only, save its state dict alone",
+        match=r"the checkpoint holds a resnet18 under 'backbone\.', and other weights that would be lost: "
+        r"'decoder\.0\.weight', .* and 17 more\. To convert that network only, save its state dict alone",
     ):
         _convert(tmp_path, _resnet18_inside(decoder))
     assert inspect(tmp_path / "source.pth").refused is not None

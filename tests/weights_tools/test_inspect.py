@@ -54,7 +54,7 @@ def test_candidates_that_would_be_refused_say_why(tmp_path: Path, state: State) 
     found = {candidate.key: candidate for candidate in inspect(tmp_path / "w.pth").candidates}
     assert found["model"].model == "lraspp_mobilenet_v3_large"
     assert found["model"].refused == f"1 tensors hold NaN or infinite values: {name} (21 of 21)"
-    assert found["model_ema"].refused == "its 1 tensors fit no network that is known here; their names begin with 'a'"
+    assert found["model_ema"].refused == "no known network has these 1 tensors, whose names begin with 'a'"
     assert found["state_dict"].refused is not None
     assert "missing" in found["state_dict"].refused
     quick = {candidate.key: candidate for candidate in inspect(tmp_path / "w.pth", data=False).candidates}

@@ -17,9 +17,9 @@ from segnets.registry import BACKBONES
 from tests.oracle import NAMES, torchvision
 from tests.weights_tools.files import described
 from weights_tools.commands import convert
-from weights_tools.recognise._fit import fit
+from weights_tools.recognise._fit import fit_tensors
 from weights_tools.recognise.layouts import LAYOUTS, match_layout
-from weights_tools.recognise.layouts._unsupported import UNSUPPORTED, describe_unsupported
+from weights_tools.recognise.layouts._unsupported import UNSUPPORTED, explain_no_match
 from weights_tools.recognise.layouts.base import Match
 
 State = dict[str, Tensor]
@@ -36,7 +36,7 @@ def _state(name: str, **options: Any) -> State:
 def _refusal(state: State) -> str:
     def attempt() -> None:
         match = match_layout(described(state))
-        fit(match.config, match.names, described(state))
+        fit_tensors(match.config, match.names, described(state))
 
     with pytest.raises(WeightsError) as error:
         attempt()
@@ -53,7 +53,7 @@ def test_segmentation_networks(name: str, aux: bool) -> None:
         options = {"num_classes": 19, "aux_loss": aux}
     match = match_layout(described(state))
     assert (match.config.name, match.config.options) == (name, options)
-    assert set(fit(match.config, match.names, described(state)).names) == set(state)
+    assert set(fit_tensors(match.config, match.names, described(state)).names) == set(state)
     assert match.geometry["align_corners"] is False
 
 
@@ -62,7 +62,7 @@ def test_classification_networks(name: str) -> None:
     state = _state(name, num_classes=7)
     match = match_layout(described(state))
     assert (match.config.name, match.config.options) == (name, {"num_classes": 7})
-    assert set(fit(match.config, match.names, described(state)).names) == set(state)
+    assert set(fit_tensors(match.config, match.names, described(state)).names) == set(state)
 
 
 def _renamed(state: State, pattern: str, replacement: str) -> State:
@@ -104,7 +104,7 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], State], str]] = {
     ),
     "backbone only": (
         lambda: {n: t for n, t in _state("fcn_resnet50").items() if n.startswith("backbone.")},
-        r"only the backbone of a segmentation network \(resnet50\), no classifier",
+        r"only the backbone of a segmentation network \(resnet50\), without a classifier",
     ),
     "timm's MobileNetV3 of another release": (
         lambda: {"conv_stem.weight": _meta(16, 3, 3, 3), "conv_head.weight": _meta(1280, 960, 1, 1)},
@@ -140,7 +140,7 @@ def test_every_difference_is_listed_at_once() -> None:
     state["backbone.extra.weight"] = _meta(3)
     state["classifier.0.weight"] = _meta(512, 2049, 3, 3)
     message = _refusal(state)
-    assert "it looks like fcn_resnet50(num_classes=21, aux_loss=False), but its tensors do not fit: " in message
+    assert "the tensors look like fcn_resnet50(num_classes=21, aux_loss=False) but do not fit it: " in message
     assert "2 missing, 1 unexpected, 1 of another shape" in message
     for line in (
         "- backbone.bn1.running_mean",
@@ -168,7 +168,7 @@ def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> 
     state = _state("fcn_resnet50")
     old = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
     match = match_layout(described(old))
-    assert len(fit(match.config, match.names, described(old)).zeroed) == 54
+    assert len(fit_tensors(match.config, match.names, described(old)).zeroed) == 54
     broken = {n: t for n, t in old.items() if n != "backbone.layer4.0.bn1.running_mean"}
     assert "2 missing" in _refusal(broken)
 
@@ -186,9 +186,9 @@ def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> 
     ],
 )
 def test_strangers_are_named(name: str, what: str) -> None:
-    message = describe_unsupported(described({name: _meta(1)}))
+    message = explain_no_match(described({name: _meta(1)}))
     assert what in message
-    assert "which can't be converted so far" in message
+    assert "which is not supported" in message
 
 
 def test_strangers_patterns_compile() -> None:
@@ -196,7 +196,7 @@ def test_strangers_patterns_compile() -> None:
 
 
 def test_tensors_of_nothing_known() -> None:
-    assert "its 2 tensors fit no network that is known here; their names begin with 'a.weight', 'b'" in _refusal(
+    assert "no known network has these 2 tensors, whose names begin with 'a.weight', 'b'" in _refusal(
         {"a.weight": _meta(1), "b": _meta(2)}
     )
 
@@ -217,7 +217,7 @@ def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
             return Match("other", 1, ModelConfig("resnet18", {"num_classes": 1000, "norm_eps": 1e-3}), match.names, {})
 
     monkeypatch.setitem(LAYOUTS, "other", Other())
-    with pytest.raises(WeightsError, match="it fits several layouts: torchvision, other; choose one with --layout"):
+    with pytest.raises(WeightsError, match="the tensors fit several layouts: torchvision, other"):
         match_layout(tensors)
 
 
@@ -242,14 +242,14 @@ def test_variants_that_timm_has(case: str) -> None:
     make, options = VARIANTS[case]
     match = match_layout(described(make()))
     assert (match.layout, match.config.options) == ("timm", {"num_classes": 1000, **options})
-    assert set(fit(match.config, match.names, described(make())).names) == set(make())
+    assert set(fit_tensors(match.config, match.names, described(make())).names) == set(make())
 
 
 def test_group_norm_has_to_be_said() -> None:
     bare = {n: t for n, t in _state("resnet50").items() if not n.endswith(("running_mean", "running_var", "tracked"))}
     match = match_layout(described(bare), "timm", {"norm_layer": "group"})
     assert match.config.options == {"num_classes": 1000, "norm_layer": "group"}
-    assert set(fit(match.config, match.names, described(bare)).names) == set(bare)
+    assert set(fit_tensors(match.config, match.names, described(bare)).names) == set(bare)
 
 
 @pytest.mark.parametrize("options", [{"width_mult": 0.5}, {"reduced_tail": True}])

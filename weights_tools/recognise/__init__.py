@@ -1,0 +1,12 @@
+"""Recognise which network a checkpoint holds.
+
+`recognise` matches the state dict with the layouts of known projects (`layouts`), takes what the weights do not
+determine from the project's own config file (`config`), and checks every tensor against the network.
+"""
+
+from __future__ import annotations
+
+from weights_tools.recognise._architecture import describe_architecture, format_architecture
+from weights_tools.recognise._recognise import Recognised, recognise
+
+__all__ = ["Recognised", "describe_architecture", "format_architecture", "recognise"]

@@ -1,4 +1,4 @@
-"""Comparing tensors with the network that they are said to be, which is built on the meta device, without memory."""
+"""Compare the tensors of a file with a network that is built on the meta device, without memory for its values."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from segnets.weights.mismatch import COUNTER, absent_counters, find_mismatch
 from weights_tools._text import printable
 from weights_tools.reader.values import FLOAT_DTYPES, INTEGER_DTYPES, TensorRef
 
-_LISTED = 10
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How tensors fit a network.
+    """A network, and the tensors of a file that fill it.
 
-    config: what the network records of itself, with every option that it needs.
-    names: for each tensor of the network its name in the file; absent counters are left out.
-    zeroed: batch norm counters that the file lacks; they become 0.
-    reshaped: counters of another shape or number format; they become int64 without dimensions.
+    Attributes:
+        config: Description of the network with every option resolved, as the network itself records it.
+        names: Name in the file for each tensor of the network; absent counters are left out.
+        zeroed: Batch norm counters that the file lacks. They become 0.
+        reshaped: Batch norm counters with another shape or dtype. They become int64 scalars.
     """
 
     config: ModelConfig
@@ -34,10 +35,18 @@ class Fit:
     reshaped: tuple[str, ...] = ()
 
 
-def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, TensorRef]) -> Fit:
-    """Compare names, shapes and kinds of number; tensors of old files may lack the batch norm counters.
+def fit_tensors(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, TensorRef]) -> Fit:
+    """Compare the names, shapes and dtypes of a file's tensors with those of a network.
 
-    Raises WeightsError if segnets can't build the network, or one that lists every difference at once.
+    Old files may lack the batch norm counters; every other difference is an error.
+
+    Args:
+        config: Network that the tensors should fill.
+        names: Name in the file for each tensor name of the network.
+        tensors: Tensors of the file by the file's names.
+
+    Raises:
+        WeightsError: If segnets cannot build the network, or if tensors differ. The message lists every difference.
     """
     network = build_described(config.name, dict(config.options))
     recorded = getattr(network, "config", None)
@@ -52,8 +61,8 @@ def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, Ten
         compare_dtypes=lambda name: _other_dtype(name, given[name]),
     )
     if mismatch:
-        first = f"it looks like {describe(config)}, but its tensors do not fit: {mismatch.summary()}"
-        lines = mismatch.lines(_LISTED, lambda line: printable(line, quote=False))
+        first = f"the tensors look like {describe(config)} but do not fit it: {mismatch.summary()}"
+        lines = mismatch.lines(_MAX_LISTED, lambda line: printable(line, quote=False))
         raise WeightsError("\n".join([first, *lines]))
     reshaped = [name for name in counters if (given[name].dtype, given[name].shape) != ("int64", ())]
     kept = {name: names[name] for name in expected if name in names}
@@ -63,7 +72,7 @@ def fit(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[str, Ten
 def _other_dtype(name: str, ref: TensorRef) -> str:
     """Describe the dtype of a tensor, or the form of a counter, that does not fit; "" if it fits."""
     if name.endswith(COUNTER):
-        # A script that halves every tensor halves the counters too.
+        # Scripts that cast every tensor to float16 cast the counters too.
         fits = ref.dtype in INTEGER_DTYPES | FLOAT_DTYPES and ref.shape in ((), (1,))
         return "" if fits else f"file {ref.dtype} {ref.shape}, model int64 ()"
     return "" if ref.dtype in FLOAT_DTYPES else f"file {ref.dtype}, model float32"

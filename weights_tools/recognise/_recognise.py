@@ -1,10 +1,8 @@
-"""The way that `inspect` and `convert` share: open a file, find its weights, recognise the network, fit them to it."""
+"""Find the weights in a checkpoint and the network that they fit."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,20 +15,22 @@ from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_n
 from weights_tools.reader import Container
 from weights_tools.reader.tensors import check_bounds
 from weights_tools.reader.values import TensorRef
-from weights_tools.recognise._fit import Fit, fit
-from weights_tools.recognise.config import SourceConfig, contradiction, read_source_config
-from weights_tools.recognise.layouts import Match, match_layout
-from weights_tools.recognise.layouts._backbone import match_own_backbone
-
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
+from weights_tools.recognise._fit import Fit, fit_tensors
+from weights_tools.recognise.config import SourceConfig, find_contradiction, read_source_config
+from weights_tools.recognise.layouts import Match, match_layout, match_own_backbone
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network in a file. card: what the file itself says of the weights, if it is one of segnets.
+    """A network found in a checkpoint.
 
-    state: the tensors as the file has them. tensors: those of our network, by our names and in our shapes.
-    told: what a configuration of the project's own says beside them.
+    Attributes:
+        state: State dict under the names of the file.
+        match: Layout that the state dict matched, and the network that it describes.
+        fit: Names of the network's tensors in the file, and the batch norm counters to correct.
+        tensors: Tensors of the network, by the names and with the shapes that they have in segnets.
+        card: Description of the weights, if segnets wrote the file.
+        source_config: Config of the source project, if there is one that belongs to these weights.
     """
 
     state: StateDict
@@ -38,15 +38,12 @@ class Recognised:
     fit: Fit
     tensors: Mapping[str, TensorRef]
     card: ModelCard | None = None
-    told: SourceConfig | None = None
+    source_config: SourceConfig | None = None
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What somebody said of a file. layout: where it comes from. options: what no tensor shows.
-
-    backbone_only: the backbone is wanted, whatever the head.
-    """
+class _Request:
+    """Arguments of `recognise` that every attempt needs."""
 
     layout: str = "auto"
     options: Mapping[str, JSON] = field(default_factory=dict)
@@ -54,145 +51,186 @@ class Asked:
 
 
 def recognise(
-    container: Container, key: str | None = None, asked: Asked | None = None, *, file: Path | None = None
+    container: Container,
+    key: str | None = None,
+    *,
+    file: Path | None = None,
+    layout: str = "auto",
+    options: Mapping[str, JSON] | None = None,
+    backbone_only: bool = False,
 ) -> Recognised:
-    """Find the weights and the network that they are. file: where they lie, for what may lie beside them.
+    """Find the weights in a checkpoint and the network that they fit.
 
-    Raises WeightsError if there is none, or no single one.
+    Args:
+        container: Structure of the checkpoint.
+        key: Key of the dictionary that holds the weights, if the checkpoint has several.
+        file: Path of the checkpoint. A config file is looked for in its folder.
+        layout: Name of the layout, if the caller knows it.
+        options: Options that the weights do not determine. They override the project's config and defaults.
+        backbone_only: Recognise the backbone alone, whatever head the network has.
+
+    Raises:
+        WeightsError: If the checkpoint has no weights, no known network fits them, or several do.
     """
-    asked = asked or Asked()
+    request = _Request(layout, options or {}, backbone_only)
     state = find_state_dict(container, key)
-    described = container.metadata.get(METADATA_KEY)
-    if described is not None:
-        return _own(container, state, described, asked)
-    told = read_source_config(container.top, state.path, file or Path())
+    description = container.metadata.get(METADATA_KEY)
+    if description is not None:
+        return _recognise_own(container, state, description, request)
+    config = read_source_config(container.top, state.path, file or Path())
     try:
-        return _recognised(container, state, asked, told)
-    except WeightsError as error:
-        inner = []
-        for candidate in inner_networks(state):
-            with contextlib.suppress(WeightsError):
-                inner.append(_recognised(container, candidate, asked, told))
-        if len(inner) > 1:
-            names = " and ".join(printable("".join(each.state.stripped)) for each in inner)
-            raise WeightsError(
-                f"it holds several networks, whose names begin with {names}; choose one with --key, "
-                f"{''.join(inner[0].state.stripped).rstrip('.')} say"
-            ) from None
-        if not inner:
-            raise error
-    if not asked.backbone_only:
-        _check_dropped(state, inner[0])
-    return inner[0]
+        return _recognise_foreign(container, state, request, config)
+    except WeightsError:
+        inner = _recognise_inner(container, state, request, config)
+        if inner is None:
+            raise
+        return inner
+
+
+def _recognise_inner(
+    container: Container, state: StateDict, request: _Request, config: SourceConfig | None
+) -> Recognised | None:
+    """Recognise the one network among other tensors, such as the attribute of a Lightning module; None if none fits.
+
+    Raises:
+        WeightsError: If several networks fit, or if weights of a larger network would be lost.
+    """
+    found = []
+    for candidate in inner_networks(state):
+        with contextlib.suppress(WeightsError):
+            found.append(_recognise_foreign(container, candidate, request, config))
+    if len(found) > 1:
+        names = " and ".join(printable("".join(each.state.stripped)) for each in found)
+        example = "".join(found[0].state.stripped).rstrip(".")
+        raise WeightsError(
+            f"the checkpoint holds several networks, whose names begin with {names}. Choose one with --key, for "
+            f"example --key {example}"
+        ) from None
+    if not found:
+        return None
+    if not request.backbone_only:
+        _check_dropped(state, found[0])
+    return found[0]
 
 
 def _check_dropped(outer: StateDict, inner: Recognised) -> None:
-    """Raise WeightsError if the tensors beside a network that was found are part of a larger one."""
+    """Raise WeightsError if the tensors outside an inner network are weights too."""
     lost = [name for name in inner.state.dropped if name in outer.tensors and looks_trained(name, outer.tensors[name])]
     if lost:
         raise WeightsError(
-            f"it holds a {inner.match.config.name} under {printable(''.join(inner.state.stripped))} and other weights "
-            f"beside it, which would be lost: {join_names(map(printable, lost), 3)}; to convert that network only, "
+            f"the checkpoint holds a {inner.match.config.name} under {printable(''.join(inner.state.stripped))}, and "
+            f"other weights that would be lost: {join_names(map(printable, lost), 3)}. To convert that network only, "
             "save its state dict alone"
         )
 
 
-def _recognised(container: Container, state: StateDict, asked: Asked, told: SourceConfig | None) -> Recognised:
-    if told is None:
-        return _fitted(container, state, _matched(container, state, asked, None))
-    why = _why_unbelieved(container, state, asked, told)
-    if why:
-        match = _matched(container, state, asked, None)
-        match = replace(match, notes=(*match.notes, f"{told.source} is of {why}, and is not believed"))
-        return _fitted(container, state, match)
-    match = _believed(_matched(container, state, asked, told), told)
-    return replace(_fitted(container, state, match), told=told)
-
-
-def _why_unbelieved(container: Container, state: StateDict, asked: Asked, told: SourceConfig) -> str:
-    """Whose a configuration is if it is not that of the network beside it; "" if it is."""
+def _recognise_foreign(
+    container: Container, state: StateDict, request: _Request, config: SourceConfig | None
+) -> Recognised:
+    """Recognise a network of another project, with the project's config if it belongs to these weights."""
+    if config is None:
+        return _fit_match(container, state, _match(container, state, request))
+    found: Recognised | None = None
+    failure: WeightsError | None = None
     try:
-        match = _matched(container, state, asked, None)
-    except WeightsError:  # it may be what settles that network
-        return ""
+        match = _match(container, state, request, config)
+        found = replace(_fit_match(container, state, _apply_config(match, config)), source_config=config)
+    except WeightsError as error:
+        failure = error
+    else:
+        if not _why_ignored(config, match, request):
+            return found
+    # The config may be another network's: see what the weights are without it.
+    try:
+        match = _match(container, state, request)
+    except WeightsError:
+        pass  # only the config settles what network this is
+    else:
+        why = _why_ignored(config, match, request)
+        if why:
+            note = f"ignored {config.source}: it describes {why}"
+            return _fit_match(container, state, replace(match, notes=(*match.notes, note)))
+    if found is None:
+        assert failure is not None
+        raise failure
+    return found
+
+
+def _why_ignored(config: SourceConfig, match: Match, request: _Request) -> str:
+    """Return what a config describes if that is not the network that matched, else ""."""
     # timm's ResNets have torchvision's names.
-    if told.project not in (match.layout, None) and (told.project, match.layout) != ("timm", "torchvision"):
-        return str(told.project)
-    # Of a backbone alone only a part is known, and the configuration may be the whole network's.
-    other = "" if asked.backbone_only else contradiction(told, match.config)
-    return f"another network, {other}" if other else ""
+    if config.project not in (match.layout, None) and (config.project, match.layout) != ("timm", "torchvision"):
+        return f"a network of {config.project}"
+    # A backbone shows only a part of the network that the config describes.
+    difference = "" if request.backbone_only else find_contradiction(config, match.config)
+    return f"another network, {difference}" if difference else ""
 
 
-def _matched(container: Container, state: StateDict, asked: Asked, told: SourceConfig | None) -> Match:
+def _match(container: Container, state: StateDict, request: _Request, config: SourceConfig | None = None) -> Match:
     try:
         return match_layout(
             state.tensors,
-            asked.layout,
-            asked.options,
-            told=told.options if told else None,
-            told_by=told.project if told else None,
+            request.layout,
+            request.options,
+            configured=config.options if config else None,
+            configured_by=config.project if config else None,
             container=container.kind,
-            backbone_only=asked.backbone_only,
+            backbone_only=request.backbone_only,
         )
     except ValueError as error:  # options that don't go together
         raise WeightsError(str(error)) from None
 
 
-def _believed(match: Match, told: SourceConfig) -> Match:
-    """The match with what a configuration beside it adds. Raises WeightsError if it says that it is something else."""
-    if told.refused is not None:
-        raise WeightsError(f"it has the tensors of a {match.config.name}, but {told.source} says {told.refused}")
-    notes = [*match.notes, *told.notes]
-    settled = [f"{name}={match.geometry[name]}" for name in told.options if name in match.geometry]
+def _apply_config(match: Match, config: SourceConfig) -> Match:
+    """Add the notes of a config to a match.
+
+    Raises:
+        WeightsError: If the config describes a network that segnets does not support.
+    """
+    if config.refused is not None:
+        raise WeightsError(
+            f"the tensors are those of a {match.config.name}, but {config.source} describes a network that segnets "
+            f"does not support: {config.refused}"
+        )
+    notes = [*match.notes, *config.notes]
+    settled = [f"{name}={match.geometry[name]}" for name in config.options if name in match.geometry]
     if settled:
-        notes.append(f"{told.source} says {', '.join(settled)}")
+        notes.append(f"from {config.source}: {', '.join(settled)}")
     return replace(match, notes=tuple(notes))
 
 
-def _own(container: Container, state: StateDict, described: str, asked: Asked) -> Recognised:
-    """A file that segnets wrote says itself what it is."""
+def _recognise_own(container: Container, state: StateDict, description: str, request: _Request) -> Recognised:
+    """Recognise a file that segnets wrote by the description in its metadata."""
     try:
-        config, card = decode(described, "it")
+        config, card = decode(description, "it")
     except WeightsError as error:
         raise WeightsError(str(error).removeprefix("it: ")) from None
-    if asked.options:
-        raise WeightsError(f"it says itself what it is; the option {next(iter(asked.options))} is not open")
+    if request.options:
+        raise WeightsError(
+            f"the file records its options, so the option {next(iter(request.options))} cannot be set. Leave it out"
+        )
     names = {name: name for name in state.tensors}
-    found = _fitted(container, state, Match("segnets", 1, config, names, {}), card)
-    if not asked.backbone_only or config.options.get("num_classes") == 0:
+    found = _fit_match(container, state, Match("segnets", 1, config, names, {}), card)
+    if not request.backbone_only or config.options.get("num_classes") == 0:
         return found
     match = match_own_backbone(config, state.tensors)
-    return _fitted(container, state, match, card.without_classes())
+    return _fit_match(container, state, match, card.without_classes())
 
 
-def _fitted(container: Container, state: StateDict, match: Match, card: ModelCard | None = None) -> Recognised:
-    """Compare with the network, and take the options that it records itself: equal networks have equal ones."""
+def _fit_match(container: Container, state: StateDict, match: Match, card: ModelCard | None = None) -> Recognised:
+    """Fit the tensors to the network, and take the config that the network records: equal networks have equal ones."""
     state = replace(state, dropped=(*state.dropped, *match.unused))
-    flat = {match.names[name]: _flattened(name, state.tensors[match.names[name]]) for name in match.flattened}
+    flat = {match.names[name]: _flatten(name, state.tensors[match.names[name]]) for name in match.flattened}
     tensors = {**state.tensors, **flat}
-    fitted = fit(match.config, match.names, tensors)
-    ours = {name: tensors[theirs] for name, theirs in fitted.names.items()}
-    _check_tensors(container, ours)
-    return Recognised(state, replace(match, config=fitted.config), fitted, ours, card)
-
-
-def _flattened(name: str, ref: TensorRef) -> TensorRef:
-    """A 1x1 convolution as the linear layer that it is."""
-    if ref.shape[2:] != (1, 1):
-        raise WeightsError(f"its {name} (as it is called here) has the shape {ref.shape}; (C, C, 1, 1) was expected")
-    return replace(ref, shape=ref.shape[:2], stride=ref.stride[:2])
-
-
-def _check_tensors(container: Container, tensors: Mapping[str, TensorRef]) -> None:
-    for name, ref in tensors.items():
+    fit = fit_tensors(match.config, match.names, tensors)
+    ours = {name: tensors[theirs] for name, theirs in fit.names.items()}
+    for name, ref in ours.items():
         check_bounds(name, ref, container)
+    return Recognised(state, replace(match, config=fit.config), fit, ours, card)
 
 
-def count_dtypes(tensors: Mapping[str, TensorRef]) -> dict[str, int]:
-    return dict(sorted(Counter(ref.dtype for ref in tensors.values()).items()))
-
-
-def hash_in_name(path: Path) -> str | None:
-    """Return the eight digits that torchvision and torch.hub put into file names: the beginning of the sha256."""
-    found = _HASH_IN_NAME.search(path.name)
-    return found[1] if found else None
+def _flatten(name: str, ref: TensorRef) -> TensorRef:
+    """Return the weight of a 1x1 convolution as that of a linear layer."""
+    if ref.shape[2:] != (1, 1):
+        raise WeightsError(f"the tensor that becomes {name} has shape {ref.shape}; expected (C, C, 1, 1)")
+    return replace(ref, shape=ref.shape[:2], stride=ref.stride[:2])

@@ -1,4 +1,4 @@
-"""Does a configuration speak of the network that the tensors are? The one beside them may be another file's."""
+"""Check that a config describes the network of the tensors: config.json may belong to another file."""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ from typing import Any
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
+from segnets.options import DEFAULTS
 from segnets.registry import BACKBONES, MODELS
 from weights_tools._text import printable
 from weights_tools.recognise.config._facts import SourceConfig
 
-_PLAIN: dict[str, JSON] = {"in_channels": 3, "stem": "plain", "backbone_stages": 4}
+# Options that a classifier does not record if they have their defaults.
+_UNRECORDED: dict[str, JSON] = {name: DEFAULTS[name] for name in ("in_channels", "stem", "backbone_stages")}
 
 
-def contradiction(told: SourceConfig, config: ModelConfig) -> str:
-    """Return how the network that a configuration describes differs from the one that was recognised; "" if it fits.
+def find_contradiction(source_config: SourceConfig, config: ModelConfig) -> str:
+    """Compare what the tensors must show if a config is theirs with what they show.
 
-    Only what tensors show is compared, `told.expects`. What one of the two leaves open differs in nothing.
+    Args:
+        source_config: Config of the project. Only `expects` is compared.
+        config: Network that was recognised by the tensors.
+
+    Returns:
+        The differences for a message, or "" if there are none. A fact that one of the two leaves open is none.
     """
-    here = _facts(config)
-    other = [
-        f"{name}={_in_words(value)} (the tensors: {_in_words(here[name])})"
-        for name, value in told.expects.items()
-        if name in here and here[name] != value
+    shown = _visible_facts(config)
+    differences = [
+        f"{name}={_format(value)} (the tensors: {_format(shown[name])})"
+        for name, value in source_config.expects.items()
+        if name in shown and shown[name] != value
     ]
-    return ", ".join(other)
+    return ", ".join(differences)
 
 
-def _facts(config: ModelConfig) -> Mapping[str, JSON]:
-    """What the tensors of a network show, as far as it is one that segnets has."""
+def _visible_facts(config: ModelConfig) -> Mapping[str, JSON]:
+    """Return what the tensors of a network show, if segnets has the network."""
     if config.name in MODELS:
         builder = MODELS[config.name]
         try:
             options: Mapping[str, Any] = builder.resolve(config.options)
         except (TypeError, ValueError) as error:
             raise WeightsError(str(error)) from None
-        facts = {**_PLAIN, **options, "head": builder.head.name, "backbone": builder.backbone.name}
+        facts = {**_UNRECORDED, **options, "head": builder.head.name, "backbone": builder.backbone.name}
     elif config.name in BACKBONES:
-        facts = {**_PLAIN, **config.options, "backbone": config.name}
-        # A configuration of the whole network says the classes of a head that a backbone alone has lost.
+        facts = {**_UNRECORDED, **config.options, "backbone": config.name}
+        # The config of a whole network has the classes of a head that a backbone alone has lost.
         if facts.get("num_classes") == 0:
             del facts["num_classes"]
     else:
@@ -49,5 +56,5 @@ def _facts(config: ModelConfig) -> Mapping[str, JSON]:
     return facts
 
 
-def _in_words(value: JSON) -> str:
+def _format(value: JSON) -> str:
     return printable(value, quote=False) if isinstance(value, str) else str(value)

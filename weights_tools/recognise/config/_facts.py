@@ -1,4 +1,4 @@
-"""What a configuration tells of the tensors beside it (`SourceConfig`), and how it is gathered (`Findings`)."""
+"""Collect what a config says (`Findings`) and hold the result (`SourceConfig`)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from segnets.card import JSON, Colour
 from segnets.preprocessing import Preprocessing
 from weights_tools._text import join_names
 
-_MOST = 8  # notes, and reasons: a file could have as many as it likes
+_MAX_NOTES = 8  # of notes and of reasons each: a file could cause any number
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """What a checkpoint's own configuration says. Everything is optional.
+    """Facts about a network from the config of the project that wrote its weights.
 
-    source: where it says so, for people. project: whose configuration it is: "mmseg", "smp", "timm", "transformers".
-    options: those of segnets that it settles; None is "none", as of multi_grid. Tensors may show some of them too.
-    preprocessing: channels, mean and std; sizes are left alone.
-    refused: why no network of segnets computes what this one does, although its tensors may have the same names.
-    expects: what the tensors themselves have to show if it is theirs: "head", "backbone", options that they show. To be
-    compared (`contradiction`), never believed.
+    Attributes:
+        source: Where the config was found, for messages.
+        project: Layout of the project: "mmseg", "smp", "timm" or "transformers"; None if unknown.
+        options: Options of segnets that the config settles. The weights may determine some of them, too. None stands
+            for an option that is not used, such as multi_grid.
+        classes: Names of the classes.
+        palette: Colours of the classes.
+        preprocessing: Channel order, mean and standard deviation; sizes are left alone.
+        notes: Remarks for the user.
+        refused: Why segnets has no network that computes the same, although the tensors may fit one.
+        expects: Facts that the tensors must show if the config is theirs: "head", "backbone", and options. They are
+            only compared, by `find_contradiction`.
     """
 
     source: str
@@ -37,7 +43,7 @@ class SourceConfig:
 
 @dataclass
 class Findings:
-    """What has been found so far. preprocessing stays None as long as nothing is known of the images."""
+    """Facts found in a config so far; the attributes are those of `SourceConfig`, with `reasons` for `refused`."""
 
     options: dict[str, JSON] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
@@ -48,20 +54,24 @@ class Findings:
     expects: dict[str, JSON] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
+        """Add a remark for the user."""
         self.notes.append(text)
 
     def refuse(self, reason: str) -> None:
+        """Add a reason why segnets has no such network."""
         self.reasons.append(reason)
 
-    def state(self, option: str, value: JSON) -> None:
+    def settle(self, option: str, value: JSON) -> None:
+        """Settle an option of segnets."""
         self.options[option] = value
 
     def expect(self, fact: str, value: JSON) -> None:
-        """Something that shows in the tensors; None is not known."""
+        """Add a fact that the tensors must show, unless its value is None (unknown)."""
         if value is not None:
             self.expects[fact] = value
 
-    def told(self, source: str, project: str | None) -> SourceConfig:
+    def finish(self, source: str, project: str | None) -> SourceConfig:
+        """Return the findings as the config of `project`, found at `source`."""
         return SourceConfig(
             source,
             project,
@@ -69,7 +79,7 @@ class Findings:
             self.classes,
             self.palette,
             self.preprocessing,
-            tuple(dict.fromkeys(self.notes))[:_MOST],
-            join_names(dict.fromkeys(self.reasons), _MOST) if self.reasons else None,
+            tuple(dict.fromkeys(self.notes))[:_MAX_NOTES],
+            join_names(dict.fromkeys(self.reasons), _MAX_NOTES) if self.reasons else None,
             self.expects,
         )

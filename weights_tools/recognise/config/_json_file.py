@@ -1,4 +1,4 @@
-"""A small JSON file beside the weights: an object, or nothing."""
+"""Read a small JSON file next to the weights."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from segnets.errors import WeightsError
 from weights_tools.reader.source import Source
 from weights_tools.reader.values import Value
 
-MAX_BYTES = 4 << 20  # a configuration with the names of 20,000 classes has one million
+MAX_BYTES = 4 << 20  # a config with the names of 20,000 classes has one million
 
 
 class UnreadableFileError(ValueError):
-    """Why a file is no JSON object. The reason has the file for its subject ("it is no JSON")."""
+    """A file that is not a JSON object; the message is the reason without the file's name."""
 
 
 def read_object(path: Path) -> dict[str, Value] | None:
-    """Return the object in a file, or None where there is no such file. Raises UnreadableFileError."""
+    """Return the object in a JSON file, or None if there is no such file.
+
+    Raises:
+        UnreadableFileError: If the file is too large, cannot be read or is not a JSON object.
+    """
     try:
         if not path.is_file():
             return None
         with Source(path) as source:
             if source.size > MAX_BYTES:
-                raise UnreadableFileError(f"it has {source.size:,} bytes, more than any configuration")
+                raise UnreadableFileError(f"{source.size:,} bytes are more than any config has")
             data = bytes(source.view(0, source.size))
     except WeightsError as error:
         raise UnreadableFileError(str(error)) from None
@@ -32,18 +36,18 @@ def read_object(path: Path) -> dict[str, Value] | None:
     try:
         value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise UnreadableFileError("it is no JSON") from None
+        raise UnreadableFileError("not JSON") from None
     if not isinstance(value, dict):
-        raise UnreadableFileError("it is no JSON object")
+        raise UnreadableFileError("not a JSON object")
     return value
 
 
 def _object(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key that occurs twice")
-    return made
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("duplicate key")
+    return values
 
 
 def _refuse_constant(name: str) -> Value:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""Small arrays and numbers of numpy in a pickle, which stay descriptions of the calls that would make them.
+"""Read small arrays and numbers of numpy from a pickle, where they are descriptions of calls that are never made.
 
 Format: numpy 2 `ndarray.__reduce__` and `generic.__reduce__`; torch.save writes protocol 2, whose bytes are Latin-1.
 """
@@ -10,13 +10,13 @@ from typing import Literal, TypeGuard
 from segnets.card import Colour
 from weights_tools.reader.values import Foreign, Value
 
-_MOST = 1 << 16  # numbers of an array
+_MAX_NUMBERS = 1 << 16
 _DTYPES = {"u1": (1, False), "i1": (1, True), "i2": (2, True), "u2": (2, False), "i4": (4, True), "i8": (8, True)}
 _CORE = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
 def read_palette(value: Value, classes: int) -> tuple[Colour, ...]:
-    """One RGB colour for each of so many classes; empty if it is anything else."""
+    """Return one RGB colour for each of `classes` classes, or () if the value is anything else."""
     rows = _plain(value)
     if not isinstance(rows, list | tuple) or len(rows) != classes:
         return ()
@@ -37,7 +37,10 @@ def _is_shade(value: Value) -> TypeGuard[int]:
 
 
 def _plain(value: Value) -> Value:
-    """A whole number of numpy as int, an array of them with two dimensions or one as lists; else the value itself."""
+    """Return an integer of numpy as int, and an array of integers with one or two dimensions as lists.
+
+    Any other value is returned as it is.
+    """
     if not isinstance(value, Foreign) or value.origin is None:
         return value
     module, name = value.origin.module, value.origin.name
@@ -50,7 +53,7 @@ def _plain(value: Value) -> Value:
     if name != "_reconstruct" or not isinstance(state, tuple) or len(state) != 5:
         return value
     shape, fortran = state[1], state[3]
-    if not isinstance(shape, tuple) or not all(type(size) is int and 0 < size <= _MOST for size in shape):
+    if not isinstance(shape, tuple) or not all(type(size) is int and 0 < size <= _MAX_NUMBERS for size in shape):
         return value
     numbers = _numbers(state[2], state[4])
     if len(shape) == 1 and len(numbers) == shape[0]:
@@ -64,7 +67,7 @@ def _plain(value: Value) -> Value:
 
 
 def _numbers(dtype: Value, data: Value) -> list[int]:
-    """Empty if it is no short run of whole numbers."""
+    """Return the integers in the data of a small array, or [] if the data is anything else."""
     kind = dtype.args[0] if isinstance(dtype, Foreign) and isinstance(dtype.args, tuple) and dtype.args else None
     raw = _raw(data)
     if not isinstance(dtype, Foreign) or dtype.kind != "numpy.dtype" or not isinstance(kind, str):
@@ -72,7 +75,7 @@ def _numbers(dtype: Value, data: Value) -> list[int]:
     if kind not in _DTYPES or raw is None:
         return []
     width, signed = _DTYPES[kind]
-    if len(raw) % width or len(raw) > _MOST * width:
+    if len(raw) % width or len(raw) > _MAX_NUMBERS * width:
         return []
     swapped = isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] == ">"
     order: Literal["big", "little"] = "big" if swapped else "little"
@@ -85,7 +88,7 @@ def _raw(data: Value) -> bytes | None:
     if not isinstance(data, Foreign) or data.kind != "_codecs.encode" or not isinstance(data.args, tuple):
         return None
     text = data.args[0] if len(data.args) == 2 and data.args[1] == "latin1" else None
-    if not isinstance(text, str) or len(text) > 8 * _MOST:
+    if not isinstance(text, str) or len(text) > 8 * _MAX_NUMBERS:
         return None
     try:
         return text.encode("latin-1")

@@ -1,8 +1,8 @@
-"""The text of a configuration of mmengine or mmcv: Python source that only sets names to plain values.
+"""Read the text of an mmengine or mmcv config: Python source that only assigns plain values to names.
 
-It is parsed and never compiled. Literals, lists, tuples, dictionaries, `dict(a=1)`, signed numbers and names that were
-set before have a value; whatever else an expression is, its value is OPAQUE. A statement that could change what was
-set before (a loop, a call, an assignment into a dictionary) makes the whole text unreadable.
+The text is parsed and never compiled. Literals, lists, tuples, dictionaries, `dict(a=1)`, signed numbers and names that
+were assigned before have a value; any other expression has the value OPAQUE. A statement that could change an earlier
+value (a loop, a call, an assignment into a dictionary) makes the whole text unreadable.
 Format: mmengine 0.10 config/config.py, Config.pretty_text.
 """
 
@@ -13,33 +13,37 @@ import warnings
 
 from weights_tools.reader.values import Value
 
-MAX_TEXT = 1 << 18  # the longest that mmsegmentation publishes has 42 thousand characters
+MAX_TEXT = 1 << 18  # characters; the longest that mmsegmentation publishes has 42 thousand
 _MAX_NODES = 100_000
 _MAX_DEPTH = 40
 
 
 class Opaque:
-    """A value that only running the text could give."""
+    """A value that only executing the text would give."""
 
 
 OPAQUE = Opaque()
 
 
 class UnreadableTextError(ValueError):
-    """Why a text is no plain configuration."""
+    """A text that is not a plain config; the message is the reason."""
 
 
 def read_text(text: str) -> dict[str, Value]:
-    """Return what each name of the text is set to. Raises UnreadableTextError."""
+    """Return the value that the text assigns to each name.
+
+    Raises:
+        UnreadableTextError: If the text is too long, is not Python, or does more than assign values.
+    """
     if len(text) > MAX_TEXT:
-        raise UnreadableTextError(f"it has {len(text):,} characters, more than any configuration")
+        raise UnreadableTextError(f"{len(text):,} characters are more than any config has")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in texts
+            warnings.simplefilter("ignore")  # about invalid escapes in strings
             tree = ast.parse(text)
-    # Nesting beyond the parser's stack is a MemoryError there, and beyond Python's a RecursionError.
+    # Nesting too deep for the parser raises MemoryError, and too deep for Python RecursionError.
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        raise UnreadableTextError("it is no Python, or nested too deep") from None
+        raise UnreadableTextError("not Python, or nested too deep") from None
     return _Reader().statements(tree)
 
 
@@ -60,18 +64,18 @@ class _Reader:
                 for alias in statement.names:
                     self.names[(alias.asname or alias.name).partition(".")[0]] = OPAQUE
             elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-                raise UnreadableTextError(f"line {statement.lineno} does more than to set a name to a value")
+                raise UnreadableTextError(f"line {statement.lineno} does more than assign a value to a name")
         return self.names
 
     def assign(self, target: ast.expr, value: Value) -> None:
         if not isinstance(target, ast.Name):
-            raise UnreadableTextError(f"line {target.lineno} does more than to set a name to a value")
+            raise UnreadableTextError(f"line {target.lineno} does more than assign a value to a name")
         self.names[target.id] = value
 
     def value(self, node: ast.expr, depth: int) -> Value:
         self.left -= 1
         if self.left < 0:
-            raise UnreadableTextError(f"it has more than {_MAX_NODES:,} values")
+            raise UnreadableTextError(f"more than {_MAX_NODES:,} values")
         if depth > _MAX_DEPTH:
             return OPAQUE
         if isinstance(node, ast.Constant):
@@ -94,16 +98,16 @@ class _Reader:
         return None if node is None else self.value(node, depth + 1)
 
     def pairs(self, pairs: list[tuple[Value, ast.expr]], depth: int) -> Value:
-        """A dictionary, or OPAQUE if it takes in another one (`**other`) or has keys that are neither text nor number.
+        """Return a dictionary, or OPAQUE if it unpacks another one (`**other`) or has a key other than text or number.
 
-        Such a key might stand for one that matters.
+        Such a key might override one that matters.
         """
-        made: dict[Value, Value] = {}
+        items: dict[Value, Value] = {}
         for key, node in pairs:
             if not isinstance(key, str | int | float):
                 return OPAQUE
-            made[key] = self.value(node, depth + 1)
-        return made
+            items[key] = self.value(node, depth + 1)
+        return items
 
     def signed(self, node: ast.expr) -> Value:
         if not isinstance(node, ast.UnaryOp) or not isinstance(node.operand, ast.Constant):

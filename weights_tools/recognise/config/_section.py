@@ -1,7 +1,7 @@
-"""A dictionary of a configuration, read key by key with the defaults of the project whose it is.
+"""Read a dictionary of a config key by key, with the defaults of its project.
 
-A value that is there and can't be read (a call, an object, a number out of all bounds) is not replaced by the default:
-it becomes a note, and None to the caller, who then says nothing of it.
+A value that is present but unreadable (a call, an object, a number out of bounds) is not replaced by the default. It
+becomes a note, and the caller gets None.
 """
 
 from __future__ import annotations
@@ -13,14 +13,22 @@ from weights_tools._text import printable
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings
 
-_LARGEST = 1 << 20
-_LONGEST = 64  # of a list of numbers: strides, rates, the blocks of a stage
-_LONGEST_TEXT = 200
-_MOST_CLASSES = 100_000
+_MAX_NUMBER = 1 << 20
+_MAX_LIST = 64  # numbers in a list: strides, rates, the blocks of a stage
+_MAX_TEXT = 200
+_MAX_CLASSES = 100_000
 
 
 class Section:
-    """name: what messages call it, or nothing. Values are never compared or shown whole: they may be endless."""
+    """Dictionary of a config.
+
+    Values are never compared or printed whole: they may refer to themselves.
+
+    Attributes:
+        name: Name of the section in messages, or "".
+        values: The dictionary; empty if the config has something else in its place.
+        findings: Collects the notes about unreadable values.
+    """
 
     def __init__(self, name: str, values: Value, findings: Findings) -> None:
         self.name = name
@@ -28,20 +36,22 @@ class Section:
         self.findings = findings
 
     def get(self, key: str) -> Value:
+        """Return the value of a key as it is, or None."""
         return self.values.get(key)
 
-    def gives(self, key: str) -> bool:
-        """Whether the key is there, and not None."""
+    def has(self, key: str) -> bool:
+        """Return whether the key is present and not None."""
         return self.values.get(key) is not None
 
     def part(self, key: str) -> Section:
-        """The dictionary under a key; an empty one where there is none."""
+        """Return the dictionary under a key as a section; an empty one if there is none."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             self._unreadable(key)
         return Section(f"{self.name} {key}".strip(), value, self.findings)
 
     def flag(self, key: str, default: bool) -> bool | None:
+        """Return a boolean."""
         value = self.values.get(key, default)
         if isinstance(value, bool):
             return value
@@ -49,7 +59,7 @@ class Section:
         return None
 
     def count(self, key: str, default: int | None = None) -> int | None:
-        """A whole number; None also where it is missing and has no default."""
+        """Return an integer; also None if it is missing and has no default."""
         value = self.values.get(key, default)
         if is_count(value):
             return value
@@ -58,6 +68,7 @@ class Section:
         return None
 
     def number(self, key: str, default: float) -> float | None:
+        """Return a number."""
         value = self.values.get(key, default)
         if _is_number(value):
             return float(value)
@@ -65,15 +76,17 @@ class Section:
         return None
 
     def word(self, key: str, default: str) -> str | None:
+        """Return a short text."""
         value = self.values.get(key, default)
-        if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
+        if isinstance(value, str) and len(value) <= _MAX_TEXT:
             return value
         self._unreadable(key)
         return None
 
     def counts(self, key: str, default: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return a short list of integers."""
         value = self.values.get(key, default)
-        if isinstance(value, list | tuple) and len(value) <= _LONGEST:
+        if isinstance(value, list | tuple) and len(value) <= _MAX_LIST:
             numbers = tuple(item for item in value if is_count(item))
             if len(numbers) == len(value):
                 return numbers
@@ -81,7 +94,7 @@ class Section:
         return None
 
     def triple(self, key: str) -> tuple[float, float, float] | None:
-        """A number for each of three channels; None also where the key is missing."""
+        """Return a number for each of three channels; also None if the key is missing."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -93,34 +106,37 @@ class Section:
         return None
 
     def _unreadable(self, key: str) -> None:
-        self.findings.note(f"{self.name} {key} can't be read there".strip())
+        self.findings.note(f"ignored {f'{self.name} {key}'.strip()}: unreadable")
 
 
 def is_count(value: Value) -> TypeGuard[int]:
-    """Whether it is a whole number of a size that a network can have."""
-    return type(value) is int and 0 <= value <= _LARGEST
+    """Return whether a value is an integer of a size that a network can have."""
+    return type(value) is int and 0 <= value <= _MAX_NUMBER
 
 
 def _is_number(value: Value) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX_NUMBER <= value <= _MAX_NUMBER
 
 
-def class_names(value: Value, findings: Findings) -> tuple[str, ...]:
-    """The names of classes in the order of their ids; empty, with a note, if they are no list of decent texts."""
+def parse_class_names(value: Value, findings: Findings) -> tuple[str, ...]:
+    """Return the names of classes in the order of their ids.
+
+    If they are not a list of short, printable texts, add a note and return ().
+    """
     if not isinstance(value, list | tuple) or not value:
         return ()
-    names = tuple(name for name in value[:_MOST_CLASSES] if isinstance(name, str) and _is_decent(name))
+    names = tuple(name for name in value[:_MAX_CLASSES] if isinstance(name, str) and _is_class_name(name))
     if len(names) != len(value):
-        findings.note("its class names are empty, too long or not printable, and are left out")
+        findings.note("ignored class names: empty, too long or not printable")
         return ()
     return names
 
 
-def _is_decent(name: str) -> bool:
-    return len(name) <= _LONGEST_TEXT and bool(name.strip()) and name.isprintable()
+def _is_class_name(name: str) -> bool:
+    return len(name) <= _MAX_TEXT and bool(name.strip()) and name.isprintable()
 
 
-def input_of(
+def set_preprocessing(
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
     findings: Findings,
@@ -128,7 +144,15 @@ def input_of(
     scale: float = 1.0,
     channel_order: str = "RGB",
 ) -> None:
-    """Find the preprocessing. scale: what white is in the numbers of mean and std, 1 or 255."""
+    """Record the preprocessing, if the config has both numbers.
+
+    Args:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        findings: Receives the preprocessing.
+        scale: Value of white in the units of `mean` and `std`, 1 or 255.
+        channel_order: "RGB" or "BGR".
+    """
     if mean is None or std is None:
         return
     try:
@@ -139,15 +163,15 @@ def input_of(
             channel_order=channel_order,
         )
     except ValueError as error:
-        findings.note(f"its mean and standard deviation are left out: {error}")
+        findings.note(f"ignored mean and standard deviation: {error}")
 
 
 def _scaled(values: tuple[float, float, float], scale: float) -> tuple[float, float, float]:
-    """Rounded, so that 57.12 / 255 is the 0.224 that was meant."""
+    """Scale and round, so that 57.12 / 255 is the 0.224 that was meant."""
     a, b, c = (round(value / scale, 10) for value in values)
     return a, b, c
 
 
-def named(value: Value) -> str:
-    """A short form of a text for messages; of anything else, only that it is something else."""
-    return printable(value) if isinstance(value, str) else "something that is no name"
+def quote(value: Value) -> str:
+    """Return a short form of a text for messages. Other values are not printed."""
+    return printable(value) if isinstance(value, str) else "something other than a name"

@@ -1,7 +1,7 @@
-"""What segmentation_models_pytorch writes beside the weights: the arguments of the network, as config.json.
+"""Read configs of segmentation_models_pytorch: the arguments of the network.
 
-Its `save_pretrained` (since 0.4) writes every argument with its value and the name of the class. Lightning modules keep
-what they were called with, `hyper_parameters`; of these, only what is written counts.
+Its `save_pretrained` (since 0.4) writes config.json with every argument and the name of the class. Lightning modules
+store the arguments that they got as `hyper_parameters`; missing ones have no default there.
 Source: segmentation_models_pytorch 0.6 base/hub_mixin.py, decoders/{deeplabv3,pspnet}/model.py, base/modules.py.
 """
 
@@ -11,18 +11,18 @@ import re
 
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
-from weights_tools.recognise.config._section import Section, is_count, named
+from weights_tools.recognise.config._section import Section, is_count, quote
 
-_STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 had no other
+_STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 had only 8
 _RATES = (12, 24, 36)
-_HEADS = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus", "PSPNet": "pspnet"}  # ours
-# Its own encoders, and timm's below the same names; "d": with the stem and the shortcuts of ResNet-D.
+_HEADS = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus", "PSPNet": "pspnet"}  # -> head of segnets
+# Its own encoders, and timm's under the same names. "d": with the stem and the shortcuts of ResNet-D.
 _ENCODER = re.compile(r"(resnet(?:18|34|50|101|152)|resnext50_32x4d|resnext101_32x8d)")
 _FROM_TIMM = re.compile(r"tu-(?:(resnet(?:18|34|50|101|152))(d?)|(resnext\d+_\d+x\d+d))(?:\..*)?")
 
 
 def read_config(values: dict[str, Value], source: str) -> SourceConfig:
-    """values: of config.json."""
+    """Return the facts in the values of a config.json."""
     found = Findings()
     config = Section("config.json", values, found)
     network = config.word("_model_class", "")
@@ -31,19 +31,19 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
     elif network == "PSPNet":
         _read_pspnet(config)
     elif network:
-        found.refuse(f"it is a {named(network)} of segmentation_models_pytorch")
+        found.refuse(f"a {quote(network)} of segmentation_models_pytorch")
     if network in _HEADS:
         _expect_shapes(config, _HEADS[network])
-    if config.gives("activation"):
-        found.note(f"its scores go through {named(config.get('activation'))} there; here they are those before it")
+    if config.has("activation"):
+        found.note(f"the project applies {quote(config.get('activation'))} to its logits; segnets returns plain logits")
     channels = config.count("in_channels")
     if channels:
-        found.state("in_channels", channels)
-    return found.told(source, "smp")
+        found.settle("in_channels", channels)
+    return found.finish(source, "smp")
 
 
 def _expect_shapes(config: Section, head: str) -> None:
-    """State what the tensors show, too, as far as it is written: the defaults were not the same in all releases."""
+    """Record facts that the tensors show, if they are written: releases have different defaults."""
     found = config.findings
     found.expect("head", head)
     _expect_encoder(config)
@@ -64,7 +64,7 @@ def _expect_shapes(config: Section, head: str) -> None:
 
 
 def _expect_encoder(config: Section) -> None:
-    """The backbone, if the encoder is one of ours by its name."""
+    """Record the backbone, if segnets has the encoder."""
     encoder = config.get("encoder_name")
     if not isinstance(encoder, str):
         return
@@ -81,66 +81,66 @@ def _read_deeplab(config: Section, network: str) -> None:
     stride = config.count("encoder_output_stride", _STRIDES[network])
     depth = config.count("encoder_depth", 5)
     if stride in (8, 16) and depth in (3, 4, 5):
-        stride = min(stride, 1 << depth)  # an encoder of fewer stages does not shrink the image further
-        found.state("output_stride", stride)
+        stride = min(stride, 1 << depth)  # fewer stages shrink the image less
+        found.settle("output_stride", stride)
         _check_upsampling(config, 4 if network == "DeepLabV3Plus" else stride)
     rates = config.counts("decoder_atrous_rates", _RATES)
     if rates and 0 not in rates:
-        found.state("atrous_rates", [*rates])
+        found.settle("atrous_rates", [*rates])
     separable = config.flag("decoder_aspp_separable", network == "DeepLabV3Plus")
     if separable is not None:
-        found.state("aspp_separable", separable)
+        found.settle("aspp_separable", separable)
     _read_dropout(config, "decoder_aspp_dropout", 0.5)
 
 
 def _read_pspnet(config: Section) -> None:
     depth = config.count("encoder_depth", 3)
     if depth in (3, 4, 5):
-        config.findings.state("output_stride", 1 << depth)
+        config.findings.settle("output_stride", 1 << depth)
         _check_upsampling(config, 1 << depth)
     _read_dropout(config, "psp_dropout", 0.2)
-    _read_norm(config, "psp_use_batchnorm" if config.gives("psp_use_batchnorm") else "decoder_use_norm")
+    _read_norm(config, "psp_use_batchnorm" if config.has("psp_use_batchnorm") else "decoder_use_norm")
 
 
 def _check_upsampling(config: Section, needed: int) -> None:
-    factor = config.count("upsampling", needed) if config.gives("upsampling") else needed
+    factor = config.count("upsampling", needed) if config.has("upsampling") else needed
     if factor not in (needed, None):
-        config.findings.refuse(f"its scores have another size than the image (upsampling={factor})")
+        config.findings.refuse(f"its logits have another size than the image (upsampling={factor})")
 
 
 def _read_dropout(config: Section, key: str, default: float) -> None:
     dropout = config.number(key, default)
     if dropout is not None and 0 <= dropout < 1:
-        config.findings.state("head_dropout", dropout)
+        config.findings.settle("head_dropout", dropout)
 
 
 def _read_norm(config: Section, key: str) -> None:
-    """True, False, a name, or a dictionary with arguments of the layer."""
+    """Read the head's norm: True, False, a name, or a dictionary with arguments of the layer."""
     value = config.values.get(key, "batchnorm")
     norm = Section(f"config.json {key}", value, config.findings)
     kind = "batchnorm" if value is True else norm.word("type", "") if norm.values else value
     eps = norm.number("eps", 1e-5)
     if not isinstance(kind, str) or kind.lower() != "batchnorm":
-        config.findings.refuse(f"its head is normalised by {named(kind)} ({key})")
+        config.findings.refuse(f"its head has the norm {quote(kind)} ({key})")
     elif eps is not None and 0 < eps < 1:
-        config.findings.state("head_norm_eps", eps)
+        config.findings.settle("head_norm_eps", eps)
 
 
 def read_hyper_parameters(values: Value, source: str) -> SourceConfig | None:
-    """values: what a Lightning module was called with; None if that is not obviously SMP's."""
+    """Return the facts in the arguments of a Lightning module, or None if they are not clearly those of SMP."""
     arguments = Section("hyper_parameters", values, Findings())
-    stated = arguments.gives("encoder_output_stride") or arguments.gives("decoder_atrous_rates")
+    stated = arguments.has("encoder_output_stride") or arguments.has("decoder_atrous_rates")
     if not isinstance(arguments.get("encoder_name"), str) or not stated:
         return None
     found = arguments.findings
-    if arguments.gives("encoder_output_stride"):
+    if arguments.has("encoder_output_stride"):
         stride = arguments.count("encoder_output_stride")
         depth = arguments.count("encoder_depth", 5)
         if stride in (8, 16) and depth in (3, 4, 5):
-            found.state("output_stride", min(stride, 1 << depth))
-    if arguments.gives("decoder_atrous_rates"):
+            found.settle("output_stride", min(stride, 1 << depth))
+    if arguments.has("decoder_atrous_rates"):
         rates = arguments.counts("decoder_atrous_rates", ())
         if rates and 0 not in rates:
-            found.state("atrous_rates", [*rates])
+            found.settle("atrous_rates", [*rates])
     _expect_encoder(arguments)
-    return found.told(source, "smp")
+    return found.finish(source, "smp")

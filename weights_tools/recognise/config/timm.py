@@ -1,4 +1,4 @@
-"""What timm writes beside the weights: config.json with the architecture, its arguments and the preprocessing.
+"""Read config.json of timm: the architecture, its arguments and the preprocessing.
 
 Source: timm 1.0 models/_hub.py save_config_for_hf, models/resnet.py, models/mobilenetv3.py.
 """
@@ -9,17 +9,17 @@ import re
 
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
-from weights_tools.recognise.config._section import Section, class_names, input_of, named
+from weights_tools.recognise.config._section import Section, parse_class_names, quote, set_preprocessing
 
-# Networks whose tensors have the names and shapes of others, and what they do besides.
+# Pattern of networks with the names and shapes of others, and how they differ.
 _LOOK_ALIKES = (
-    (r"tf_", "pads images on one side more than on the other, as TensorFlow does"),
-    (r"(se|eca|sk)?resne(s?t|xt)(aa|blur)\d", "blurs features before it shrinks them"),
+    (r"tf_", "pads one side of the image more than the other, like TensorFlow"),
+    (r"(se|eca|sk)?resne(s?t|xt)(aa|blur)\d", "blurs feature maps before downsampling"),
 )
-# Arguments that change no number once the network is trained; or whose value, given here, is every network's own.
+# Arguments that change no output of a trained network, and arguments with the default of every network.
 _HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 _DEFAULTS: dict[str, Value] = {"global_pool": "avg", "output_stride": 32}
-# ResNet-D after "d"; of the others, only those that are called here as there.
+# "d": ResNet-D. The others are those with the same names in segnets.
 _RESNET = re.compile(
     r"(resnet(?:18|34|50|101|152))(d?)|(resnext50_32x4d|resnext101_(?:32x8d|64x4d)|wide_resnet(?:50|101)_2)"
 )
@@ -27,28 +27,28 @@ _MOBILENET = re.compile(r"mobilenetv3_(large|small)_100")
 
 
 def read_config(values: dict[str, Value], source: str) -> SourceConfig:
-    """values: of config.json."""
+    """Return the facts in the values of a config.json."""
     found = Findings()
     config = Section("config.json", values, found)
     architecture = (config.word("architecture", "") or "").partition(".")[0]  # without the tag of the weights
     for pattern, what in _LOOK_ALIKES:
         if re.match(pattern, architecture):
-            found.refuse(f"{named(architecture)} {what}")
+            found.refuse(f"{quote(architecture)} {what}")
     for key, value in config.part("model_args").values.items():
         if key not in _HARMLESS and not (key in _DEFAULTS and value == _DEFAULTS[key]) and value is not None:
-            found.refuse(f"it was built with {named(key)}")
+            found.refuse(f"it was built with {quote(key)}")
     _expect_shapes(config, architecture)
     if _MOBILENET.fullmatch(architecture):
-        found.state("norm_eps", 1e-5)  # torchvision's has 1e-3
-    # Older files have the one inside the other, or all in one.
-    weights = config.part("pretrained_cfg") if config.gives("pretrained_cfg") else config
-    input_of(weights.triple("mean"), weights.triple("std"), found)
-    _read_labels(config if config.gives("label_names") else weights, config.count("num_classes"))
-    return found.told(source, "timm")
+        found.settle("norm_eps", 1e-5)  # torchvision's has 1e-3
+    # Older files nest pretrained_cfg, or have everything at the top.
+    weights = config.part("pretrained_cfg") if config.has("pretrained_cfg") else config
+    set_preprocessing(weights.triple("mean"), weights.triple("std"), found)
+    _read_labels(config if config.has("label_names") else weights, config.count("num_classes"))
+    return found.finish(source, "timm")
 
 
 def _expect_shapes(config: Section, architecture: str) -> None:
-    """State what the tensors show, too, of an architecture that is known here by this name."""
+    """Record facts that the tensors show, if segnets has the architecture."""
     found = config.findings
     mobile = _MOBILENET.fullmatch(architecture)
     if mobile:
@@ -61,10 +61,10 @@ def _expect_shapes(config: Section, architecture: str) -> None:
 
 
 def _read_labels(section: Section, classes: int | None) -> None:
-    """A list, or a dictionary from ids; only with a name for each class."""
+    """Record the class names, a list or a dictionary from ids, if there is one for each class."""
     labels = section.get("label_names")
     if isinstance(labels, dict):
         labels = [labels.get(str(number)) for number in range(len(labels))]
-    names = class_names(labels, section.findings)
+    names = parse_class_names(labels, section.findings)
     if names and len(names) == classes:
         section.findings.classes = names

@@ -1,4 +1,4 @@
-"""What transformers writes beside a ResNet: config.json and preprocessor_config.json.
+"""Read config.json and preprocessor_config.json of a ResNet of transformers.
 
 Source: transformers 5 models/resnet/{configuration,modeling}_resnet.py, image_processing_utils.py.
 """
@@ -9,10 +9,10 @@ import re
 
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
-from weights_tools.recognise.config._section import Section, class_names, input_of, named
+from weights_tools.recognise.config._section import Section, parse_class_names, quote, set_preprocessing
 
 _CLASSIFIER = "ResNetForImageClassification"
-# Whether its blocks are bottlenecks, and how many each stage has: the name here.
+# (bottleneck blocks, blocks per stage) -> name in segnets.
 _DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
@@ -23,30 +23,36 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 
 
 def read_config(values: dict[str, Value], images: dict[str, Value] | None, source: str) -> SourceConfig:
-    """values: of config.json, whose model_type is "resnet"; images: of preprocessor_config.json."""
+    """Return the facts in the config of a ResNet.
+
+    Args:
+        values: Values of config.json, whose model_type is "resnet".
+        images: Values of preprocessor_config.json, if there is one.
+        source: Name of the config for messages.
+    """
     found = Findings()
     config = Section("config.json", values, found)
     if config.flag("downsample_in_first_stage", False):
         found.refuse("its first stage shrinks the image too (downsample_in_first_stage)")
     activation = config.word("hidden_act", "relu")
     if activation not in ("relu", None):
-        found.refuse(f"its activation is {named(activation)}")
-    # A block of two convolutions has no 1x1 one, and ignores it.
+        found.refuse(f"its activation is {quote(activation)}")
+    # Basic blocks have no 1x1 convolution and ignore it.
     in_1x1 = config.flag("downsample_in_bottleneck", False)
     if config.word("layer_type", "bottleneck") == "bottleneck" and in_1x1 is not None:
-        found.state("stride_in_1x1", in_1x1)
+        found.settle("stride_in_1x1", in_1x1)
     channels = config.count("num_channels", 3)
     if channels:
-        found.state("in_channels", channels)
+        found.settle("in_channels", channels)
     _expect_shapes(config)
     _read_labels(config)
     if images is not None:
         _read_images(Section("preprocessor_config.json", images, found))
-    return found.told(source, "transformers")
+    return found.finish(source, "transformers")
 
 
 def _expect_shapes(config: Section) -> None:
-    """State what the tensors show, too. What is missing has the default: only what differs from it is written."""
+    """Record facts that the tensors show. transformers writes only what differs from the defaults."""
     found = config.findings
     layer, depths = config.word("layer_type", "bottleneck"), config.counts("depths", (3, 4, 6, 3))
     if layer is not None and depths is not None:
@@ -64,18 +70,18 @@ def _is_classifier(config: Section) -> bool:
 
 
 def _read_labels(config: Section) -> None:
-    """Names for the ids 0, 1, 2 ... of a classifier, unless they are its placeholders."""
+    """Record the class names of a classifier for the ids 0, 1, 2 ..., unless they are placeholders."""
     labels = config.get("id2label")
     if not isinstance(labels, dict) or not _is_classifier(config):
         return
-    names = class_names([labels.get(str(number)) for number in range(len(labels))], config.findings)
+    names = parse_class_names([labels.get(str(number)) for number in range(len(labels))], config.findings)
     if not all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         config.findings.classes = names
 
 
 def _read_images(images: Section) -> None:
-    """Mean and standard deviation, where it scales pixels to 0..1 first."""
+    """Record mean and standard deviation, if pixels are scaled to 0..1 first."""
     scale = images.number("rescale_factor", 1 / 255)
     scaled = images.flag("do_rescale", True) and scale is not None and abs(scale * 255 - 1) < 1e-6
     if images.flag("do_normalize", True) and scaled:
-        input_of(images.triple("image_mean"), images.triple("image_std"), images.findings)
+        set_preprocessing(images.triple("image_mean"), images.triple("image_std"), images.findings)

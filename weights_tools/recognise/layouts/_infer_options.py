@@ -1,57 +1,66 @@
-"""What the names and shapes of a network show of its options, once they are called as here."""
+"""Infer options of a network from the names and shapes of its tensors, once they have the names of segnets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from segnets.card import JSON
+from segnets.options import DEFAULTS
 from segnets.registry import BACKBONES
 from weights_tools.recognise.layouts._backbone import BACKBONE
-from weights_tools.recognise.layouts._mobilenet import describe_mobilenet
-from weights_tools.recognise.layouts._resnet import describe_resnet, resnet_variants
+from weights_tools.recognise.layouts._mobilenet import identify_mobilenet
+from weights_tools.recognise.layouts._resnet import identify_resnet, infer_resnet_options
 from weights_tools.recognise.layouts.base import Tensors
-from weights_tools.recognise.layouts.key_map import BackboneTable
+from weights_tools.recognise.layouts.network_table import BackboneTable
 
 
-def describe_body(ours: Tensors, body: BackboneTable, known: Mapping[str, JSON]) -> tuple[str, str]:
-    """Return (name of the backbone, "") or ("", what it looks like)."""
-    mobile = describe_mobilenet(ours, BACKBONE)
-    if mobile is not None:
-        return mobile
+def identify_backbone(ours: Tensors, table: BackboneTable, known: Mapping[str, JSON]) -> tuple[str, str]:
+    """Identify the backbone of a network.
+
+    Args:
+        ours: Tensors of the network by the names of segnets.
+        table: Table by which the backbone was renamed.
+        known: Options from the caller or from the project's config.
+
+    Returns:
+        The backbone's name and "", or "" and a description of an unsupported backbone.
+    """
+    mobilenet = identify_mobilenet(ours, BACKBONE)
+    if mobilenet is not None:
+        return mobilenet
     group_norm = known.get("norm_layer") == "group"
-    resnet = describe_resnet(ours, BACKBONE, variants=True, group_norm=group_norm, stages=body.stages)
-    return ("", "an encoder that is no ResNet and no MobileNetV3") if resnet is None else resnet
+    resnet = identify_resnet(ours, BACKBONE, variants=True, group_norm=group_norm, min_stages=table.min_stages)
+    return ("", "an encoder that is neither a ResNet nor a MobileNetV3") if resnet is None else resnet
 
 
-def options_of_backbone(ours: Tensors, network: str) -> dict[str, JSON]:
-    """What the shapes show of the backbone's options."""
-    if not network.startswith("mobilenet"):
-        return resnet_variants(ours, BACKBONE)
+def infer_backbone_options(ours: Tensors, backbone: str) -> dict[str, JSON]:
+    """Return the options of the backbone that its names and shapes determine, if they are not the defaults."""
+    if not backbone.startswith("mobilenet"):
+        return infer_resnet_options(ours, BACKBONE)
     channels = ours[f"{BACKBONE}0.0.weight"].shape[1]
-    return {} if channels == 3 else {"in_channels": channels}
+    return {} if channels == DEFAULTS["in_channels"] else {"in_channels": channels}
 
 
-def required_of_classifier(body: BackboneTable, network: str) -> dict[str, JSON]:
-    """The options that a backbone needs and a classifier has too."""
-    return options_of_classifier(body.required, body.required, network)
+def select_classifier_options(options: Mapping[str, JSON], names: Collection[str], backbone: str) -> dict[str, JSON]:
+    """Return the options that a classifier with this backbone records: those it has, if they are not the defaults.
 
-
-def options_of_classifier(
-    options: Mapping[str, JSON], names: Mapping[str, JSON] | Sequence[str], network: str
-) -> dict[str, JSON]:
-    """Those options that a classifier of this kind has, where they are not its defaults."""
-    kind = {"norm_layer": "batch", **BACKBONES[network].geometry}
-    if network in ("resnet18", "resnet34"):
-        kind.pop("stride_in_1x1")  # there is no 1x1 in a basic block
+    Args:
+        options: Options with their values; None stands for the default.
+        names: Names of the options to consider.
+        backbone: Name of the backbone.
+    """
+    defaults = {"norm_layer": DEFAULTS["norm_layer"], **BACKBONES[backbone].geometry}
+    if backbone in ("resnet18", "resnet34"):
+        defaults.pop("stride_in_1x1")  # basic blocks have no 1x1 convolution
     return {
         name: value
         for name, value in options.items()
-        if name in names and name in kind and value is not None and value != kind[name]
+        if name in names and name in defaults and value is not None and value != defaults[name]
     }
 
 
-def options_of_head(ours: Tensors) -> dict[str, JSON]:
-    """Options of the head that its shapes show."""
+def infer_head_options(ours: Tensors) -> dict[str, JSON]:
+    """Return the options that the names and shapes of the head determine."""
     options: dict[str, JSON] = {}
     for aspp in ("classifier.0.", "classifier.aspp."):
         if f"{aspp}project.0.weight" in ours:
@@ -60,11 +69,15 @@ def options_of_head(ours: Tensors) -> dict[str, JSON]:
     if "classifier.fuse.0.weight" in ours and "classifier.pyramid.0.1.weight" in ours:
         options["head_variant"] = "smp" if ours["classifier.fuse.0.weight"].shape[2:] == (1, 1) else "mmseg"
         options["pool_norm"] = "classifier.pyramid.0.2.weight" in ours
-    reading = ("classifier.0.convs.0.0.weight", "classifier.aspp.convs.0.0.weight", "classifier.pyramid.0.1.weight")
-    read = next((ours[name] for name in reading if name in ours), None)
-    if read is not None and len(read.shape) == 4 and "backbone.layer1.0.conv1.weight" in ours:
+    first_layers = (
+        "classifier.0.convs.0.0.weight",
+        "classifier.aspp.convs.0.0.weight",
+        "classifier.pyramid.0.1.weight",
+    )
+    first = next((ours[name] for name in first_layers if name in ours), None)
+    if first is not None and len(first.shape) == 4 and "backbone.layer1.0.conv1.weight" in ours:
         expansion = 4 if "backbone.layer1.0.conv3.weight" in ours else 1
-        stages = {64 * expansion << stage: stage + 1 for stage in (1, 2, 3)}.get(read.shape[1], 4)
+        stages = {64 * expansion << stage: stage + 1 for stage in (1, 2, 3)}.get(first.shape[1], 4)
         options["backbone_stages"] = stages
         if stages < 4 and "classifier.pyramid.0.1.weight" in ours:  # SMP's PSPNet does not dilate
             options["output_stride"] = 2 << stages
@@ -72,6 +85,6 @@ def options_of_head(ours: Tensors) -> dict[str, JSON]:
 
 
 def is_used(name: str, options: Mapping[str, JSON]) -> bool:
-    """SMP's encoders keep the stages that a network of fewer never runs."""
+    """Return whether the network runs the module of a tensor: SMP's encoders keep stages that are never run."""
     stages = options.get("backbone_stages")
     return not any(name.startswith(f"backbone.layer{i}.") for i in (3, 4) if isinstance(stages, int) and i > stages)

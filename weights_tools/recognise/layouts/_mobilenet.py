@@ -1,19 +1,25 @@
-"""Telling MobileNetV3s apart by names and shapes. Source: torchvision 0.28, models/mobilenetv3.py."""
+"""Identify MobileNetV3s by names and shapes. Source: torchvision 0.28, models/mobilenetv3.py."""
 
 from __future__ import annotations
 
 from weights_tools.recognise.layouts.base import Tensors
 
-# The two by the number of their last part.
+# Name by the index of the last module of the features.
 _MOBILENETS = {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}
-# Their first gate and its width.
+# First squeeze-and-excitation gate and its width.
 _FIRST_GATES = {"mobilenet_v3_large": ("4.block.2", 24), "mobilenet_v3_small": ("1.block.1", 8)}
 
 
-def describe_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | None:
-    """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no MobileNetV3.
+def identify_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | None:
+    """Identify a MobileNetV3.
 
-    features: what stands before the numbers of its parts.
+    Args:
+        tensors: Tensors by the names of torchvision.
+        features: Prefix of the features, for example "features.".
+
+    Returns:
+        torchvision's name of the network and ""; "" and a description of an unsupported variant; or None if the
+        tensors are not those of a MobileNetV3.
     """
     if f"{features}1.block.0.0.weight" not in tensors:
         return None

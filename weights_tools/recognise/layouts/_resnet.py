@@ -1,6 +1,6 @@
-"""Telling ResNets apart by names and shapes: depth, width, groups, and the variants that look alike.
+"""Identify ResNets by names and shapes: depth, width, groups and variants.
 
-Source: torchvision 0.28 models/resnet.py for the table; timm 1.0 models/resnet.py for the look-alikes.
+Source: torchvision 0.28 models/resnet.py for the table; timm 1.0 models/resnet.py for the variants.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from segnets.card import JSON
 from weights_tools.recognise.layouts.base import Tensors
 
-# (bottleneck blocks?, blocks per stage, channels of the first 3x3 convolution, its groups): the name in torchvision.
+# (bottleneck blocks, blocks per stage, channels of the first 3x3 convolution, its groups) -> name in torchvision.
 RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
     (False, (2, 2, 2, 2), 64, 1): "resnet18",
     (False, (3, 4, 6, 3), 64, 1): "resnet34",
@@ -23,13 +23,21 @@ RESNETS: dict[tuple[bool, tuple[int, ...], int, int], str] = {
 }
 
 
-def describe_resnet(
-    tensors: Tensors, prefix: str, *, variants: bool = False, group_norm: bool = False, stages: int = 4
+def identify_resnet(
+    tensors: Tensors, prefix: str, *, variants: bool = False, group_norm: bool = False, min_stages: int = 4
 ) -> tuple[str, str] | None:
-    """Return (name of torchvision's network, ""), or ("", what it looks like), or None if it is no ResNet.
+    """Identify a ResNet.
 
-    prefix: what stands before `conv1.weight`. variants: accept those that `resnet_variants` knows. group_norm: somebody
-    said that its norms are of groups, so that they need no statistics. stages: as many of its stages have to be there.
+    Args:
+        tensors: Tensors by the names of torchvision.
+        prefix: Prefix of `conv1.weight`.
+        variants: Accept the variants that `infer_resnet_options` finds.
+        group_norm: Whether the norms are known to be group norms, which have no running statistics.
+        min_stages: Number of stages that must be present.
+
+    Returns:
+        torchvision's name of the network and ""; "" and a description of an unsupported variant; or None if the
+        tensors are not those of a ResNet.
     """
     first = tensors.get(f"{prefix}layer1.0.conv1.weight")
     second = tensors.get(f"{prefix}layer1.0.conv2.weight")
@@ -41,13 +49,13 @@ def describe_resnet(
     width = second.shape[0]
     groups = width // second.shape[1] if second.shape[1] else 0
     present = max(stage for stage, blocks in enumerate(depths, start=1) if blocks)
-    # Networks that differ in later stages only are one without them.
+    # Networks that differ only in stages that are absent count as one.
     names = [
         name
-        for (kind_of_block, every, *rest), name in RESNETS.items()
-        if (kind_of_block, every[:present], rest) == (bottleneck, depths[:present], [width, groups])
+        for (is_bottleneck, every, *rest), name in RESNETS.items()
+        if (is_bottleneck, every[:present], rest) == (bottleneck, depths[:present], [width, groups])
     ]
-    name = names[0] if names and present >= stages else ""
+    name = names[0] if names and present >= min_stages else ""
     if name and not variant:
         return name, ""
     if variant:
@@ -60,8 +68,8 @@ def _blocks(tensors: Tensors, stage: str) -> int:
     return len({name.removeprefix(stage).split(".")[0] for name in tensors if name.startswith(stage)})
 
 
-def resnet_variants(tensors: Tensors, prefix: str) -> dict[str, JSON]:
-    """What the names and shapes show of the options of segnets that torchvision's ResNets don't have."""
+def infer_resnet_options(tensors: Tensors, prefix: str) -> dict[str, JSON]:
+    """Return the options that names and shapes determine and that torchvision's ResNets do not have."""
     options: dict[str, JSON] = {}
     conv = tensors.get(f"{prefix}conv1.0.weight")
     if conv is not None:
@@ -77,8 +85,8 @@ def resnet_variants(tensors: Tensors, prefix: str) -> dict[str, JSON]:
 
 
 def _known_variant(tensors: Tensors, prefix: str) -> str:
-    """Return how the network differs from torchvision's in a way that is an option here, or ""."""
-    options = resnet_variants(tensors, prefix)
+    """Return a difference from torchvision's networks that is an option of segnets, or ""."""
+    options = infer_resnet_options(tensors, prefix)
     if any(f"{prefix}{stem}.0.weight" in tensors for stem in ("conv1", "stem")):
         return "a deep stem of three 3x3 convolutions (ResNet-C, ResNet-D)"
     if "in_channels" in options:
@@ -87,10 +95,10 @@ def _known_variant(tensors: Tensors, prefix: str) -> str:
 
 
 def _unknown_variant(tensors: Tensors, prefix: str, group_norm: bool) -> str:
-    """Return how the network differs in a way that no layout takes, or ""."""
+    """Return a difference from torchvision's networks that no layout supports, or ""."""
     if any(".se." in name or ".se_module." in name for name in tensors):
         return "squeeze-and-excitation blocks"
     norm = f"{prefix}layer1.0.bn1."
     if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors and not group_norm:
-        return "group normalisation (--option norm_layer=group if it is timm's), or without its batch norms' statistics"
+        return "group normalisation (--option norm_layer=group if it is timm's), or without batch norm statistics"
     return ""

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects and networks, known by a few names, so that a refusal can say what a file is."""
+"""Name checkpoints that no layout supports by a few of their tensors, so that a refusal says what the file is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from weights_tools._text import join_names, printable
 from weights_tools.recognise.layouts.base import Tensors
 
-# A pattern that one of the names matches, and what such a checkpoint is. The first that fits counts.
+# Pattern of a tensor name, and the network that has such a tensor. The first match is used.
 UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"lora_[AB](\.|$)", "a LoRA adapter, which is only a change to the weights of another file"),
     (r"decode_head\.sep_bottleneck\.", "a DeepLabV3+ of mmsegmentation"),
@@ -43,18 +43,18 @@ UNSUPPORTED: tuple[tuple[str, str], ...] = (
 
 
 def name_unsupported(names: Iterable[str]) -> str:
-    """Return what has such names, or ""."""
+    """Return the network that has tensors with such names, or ""."""
     every = list(names)
     return next((what for pattern, what in UNSUPPORTED if any(re.search(pattern, name) for name in every)), "")
 
 
-def describe_unsupported(tensors: Tensors) -> str:
-    """Return a reason for the refusal of tensors that no layout knows."""
+def explain_no_match(tensors: Tensors) -> str:
+    """Return why tensors that no layout matches are refused."""
     names = list(tensors)
     what = name_unsupported(names)
     if what:
-        return f"it looks like {what}, which can't be converted so far"
+        return f"the tensors look like {what}, which is not supported"
     return (
-        f"its {len(names)} tensors fit no network that is known here; their names begin with "
+        f"no known network has these {len(names)} tensors, whose names begin with "
         f"{join_names((printable(name) for name in names), 4)}"
     )

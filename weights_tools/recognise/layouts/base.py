@@ -1,4 +1,4 @@
-"""What a layout is: the names and shapes by which one project's networks are recognised, and what they mean."""
+"""Define what a layout is: the rules by which the networks of one project are recognised."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ Tensors = Mapping[str, TensorRef]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a layout may judge by.
+    """Everything that a layout may judge a checkpoint by.
 
-    tensors: by their names in the file, wrappers taken off.
-    chosen: options that no tensor shows, by somebody who knows them. told: the same, by a configuration of the
-    project's own that stands beside the tensors; what is chosen counts more.
-    container: the kind of file. by_name: this layout was asked for, and need not be sure.
+    Attributes:
+        tensors: Tensors by their names in the file, without the prefixes of wrappers.
+        chosen: Options that the caller chose.
+        configured: Options from the project's own config. `chosen` overrides them.
+        container: Format of the file, as in `Container.kind`.
+        requested: Whether the caller asked for this layout. Otherwise names that other projects share are no evidence.
     """
 
     tensors: Tensors
     chosen: Mapping[str, JSON] = field(default_factory=dict)
-    told: Mapping[str, JSON] = field(default_factory=dict)
+    configured: Mapping[str, JSON] = field(default_factory=dict)
     container: str = ""
-    by_name: bool = False
+    requested: bool = False
 
 
 @dataclass(frozen=True)
 class Match:
-    """A network that was recognised.
+    """A recognised network.
 
-    layout, version: the rules that recognised it, recorded in the converted file.
-    config: what builds the network in segnets.
-    names: for each tensor of the network its name in the file.
-    geometry: what no tensor shows, and how this layout settles it.
-    flattened: 1x1 convolutions of the file, by our names, that are linear layers here: the same numbers in the same
-    order, two dimensions fewer.
-    unused: tensors of the file that the network never uses.
+    Attributes:
+        layout: Name of the layout, recorded in the converted file.
+        version: Version of the layout's rules, recorded in the converted file.
+        config: Network of segnets that computes the same.
+        names: Name in the file for each tensor of the network.
+        geometry: Options that the weights do not determine, with the values that the layout settled on.
+        notes: Remarks for the user.
+        flattened: Linear layers of the network, by our names, that are 1x1 convolutions in the file. The values and
+            their order are the same.
+        unused: Tensors of the file that the network never uses.
     """
 
     layout: str
@@ -54,10 +59,12 @@ class Match:
 
 @dataclass(frozen=True)
 class ExportNames:
-    """One set of names that a project may have for a network of ours.
+    """One set of names that a project may use for the tensors of a network of segnets.
 
-    names: ours -> theirs. chosen: the options that have to be said when the file is read again. flattened: as in
-    `Match`.
+    Attributes:
+        names: Name in the project for each tensor of ours.
+        chosen: Options that a reader of the exported file has to choose.
+        flattened: Linear layers, by our names, that are 1x1 convolutions in the project.
     """
 
     names: Mapping[str, str]
@@ -66,22 +73,36 @@ class ExportNames:
 
 
 class Layout(Protocol):
-    """One origin of checkpoints."""
+    """The names, shapes and conventions of one project's checkpoints."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name for `--layout` and for the converted file."""
+        ...
 
     @property
-    def version(self) -> int: ...
+    def version(self) -> int:
+        """Version of the rules, increased when they give another result."""
+        ...
 
     def match(self, evidence: Evidence) -> Match | str | None:
-        """Return the network, a reason why this relative of the layout is refused, or None if it is nothing of it."""
+        """Recognise a network.
+
+        Returns:
+            The network; a reason for a refusal if the tensors resemble this layout but are not supported; or None if
+            they have nothing to do with it.
+        """
         ...
 
     def match_backbone(self, evidence: Evidence) -> Match | str | None:
-        """As `match`, of the backbone alone; all else in the file is unused."""
+        """Recognise the backbone alone, as `match` does; all other tensors are unused."""
         ...
 
     def export_names(self, config: ModelConfig, names: Sequence[str]) -> Iterator[ExportNames]:
-        """Yield what the tensors of a network of ours, `names`, may be called there; none of it is checked."""
+        """Yield the sets of names that the project may use for a network of segnets. None of them is checked.
+
+        Args:
+            config: Network to export.
+            names: Names of its tensors.
+        """
         ...

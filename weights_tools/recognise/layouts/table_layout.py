@@ -1,4 +1,4 @@
-"""A layout that is tables (`weights_tools.recognise.layouts.tables`): recognising, and naming backwards."""
+"""Match checkpoints with the tables of a project (`layouts.tables`), and use the tables backwards for export."""
 
 from __future__ import annotations
 
@@ -6,25 +6,58 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from segnets.card import JSON, ModelConfig
+from segnets.options import CLASSIFIER_OPTIONS, OPTIONS
 from segnets.registry import BACKBONES, MODELS
 from weights_tools._text import join_names, printable
-from weights_tools.recognise.layouts._backbone import with_backbone, without_backbone
+from weights_tools.recognise.layouts._backbone import add_backbone_prefix, strip_backbone_prefix
 from weights_tools.recognise.layouts._infer_options import (
-    describe_body,
+    identify_backbone,
+    infer_backbone_options,
+    infer_head_options,
     is_used,
-    options_of_backbone,
-    options_of_classifier,
-    options_of_head,
-    required_of_classifier,
+    select_classifier_options,
 )
 from weights_tools.recognise.layouts._unsupported import name_unsupported
 from weights_tools.recognise.layouts.base import Evidence, ExportNames, Match, Tensors
-from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, is_in, rename, rename_back
+from weights_tools.recognise.layouts.key_map import is_in, rename, rename_back
+from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
+
+# Not part of the features' geometry: they belong to the classifier.
+_NO_GEOMETRY = ("num_classes", *(option.name for option in CLASSIFIER_OPTIONS))
+# Options of a backbone alone that the weights do not determine.
+_HIDDEN_IN_BACKBONE = tuple(option.name for option in OPTIONS if option.in_backbone_file and option.visible == "no")
+
+
+@dataclass(frozen=True)
+class _Renamed:
+    """A checkpoint under the names of segnets.
+
+    Attributes:
+        backbone: Name of the backbone.
+        backbone_table: Table by which the backbone was renamed.
+        names: Name in the file for each of our names. Those of the backbone begin with "backbone.".
+        tensors: Tensors by our names.
+        unused: Tensors of the file that the network never uses.
+    """
+
+    backbone: str
+    backbone_table: BackboneTable
+    names: Mapping[str, str]
+    tensors: Tensors
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """See `base.Layout`. project: what people call it; container: the only kind of its files."""
+    """A layout that consists of tables; see `base.Layout`.
+
+    Attributes:
+        name: Name for `--layout` and for the converted file.
+        project: Name of the project in messages.
+        networks: Networks of the project.
+        version: Version of the rules.
+        container: Only format that the project writes, or "" if it writes several.
+    """
 
     name: str
     project: str
@@ -33,221 +66,223 @@ class TableLayout:
     container: str = ""
 
     def match(self, evidence: Evidence) -> Match | str | None:
-        if self._is_elsewhere(evidence):
+        """Recognise a network; see `base.Layout.match`."""
+        table = self._find_table(evidence)
+        if table is None:
             return None
         tensors = evidence.tensors
-        found = [origin for origin in self.networks if origin.signature in tensors]
-        origin = next((origin for origin in found if origin.unique or self.container or evidence.by_name), None)
-        if origin is None:
-            return None
-        what = f"a {origin.name} of {self.project}"
-        body = _body(origin.backbones, tensors)
-        if body is None:
-            root = origin.signature.partition(".")[0] + "."
-            what = (
-                name_unsupported(rename((name for name in tensors if name.startswith(root)), origin.table)[1]) or what
-            )
-            return f"it looks like {what} on an encoder that can't be converted" if origin.head else None
-        unused = [name for name in tensors if is_in(name, origin.unused)]
-        names, unknown = rename((name for name in tensors if name not in unused), {**body.table, **origin.table})
+        what = f"a {table.name} of {self.project}"
+        backbone_table = _find_backbone_table(table.backbones, tensors)
+        if backbone_table is None:
+            root = table.signature.partition(".")[0] + "."
+            unknown = rename((name for name in tensors if name.startswith(root)), table.keys)[1]
+            what = name_unsupported(unknown) or what
+            return f"the tensors look like {what} on an encoder that is not supported" if table.head else None
+        unused = tuple(name for name in tensors if is_in(name, table.unused))
+        key_map = {**backbone_table.keys, **table.keys}
+        names, unknown = rename((name for name in tensors if name not in unused), key_map)
         if unknown:
             what = name_unsupported(unknown) or what
-            return (
-                f"it looks like {what}, with tensors that have no place here: {join_names(map(printable, unknown), 3)}"
-            )
+            listed = join_names(map(printable, unknown), 3)
+            return f"the tensors look like {what}, but some belong to no part of it that segnets supports: {listed}"
         ours = {new: tensors[old] for new, old in names.items()}
-        network, strange = describe_body(ours, body, {**evidence.told, **evidence.chosen})
-        if strange:
-            return f"it looks like {what} on {strange}, which can't be converted"
-        if origin.head:
-            return self._segmentation(origin, body, network, names, unused, evidence)
-        return self._classifier(origin, body, network, names, evidence)
+        known = {**evidence.configured, **evidence.chosen}
+        backbone, unsupported = identify_backbone(ours, backbone_table, known)
+        if unsupported:
+            return f"the tensors look like {what} on {unsupported}, which is not supported"
+        renamed = _Renamed(backbone, backbone_table, names, ours, unused)
+        if table.head:
+            return self._match_segmentation(table, renamed, evidence)
+        return self._match_classifier(table, renamed, evidence)
 
     def match_backbone(self, evidence: Evidence) -> Match | str | None:
-        if self._is_elsewhere(evidence):
+        """Recognise the backbone alone; see `base.Layout.match_backbone`."""
+        if self._is_other_format(evidence):
             return None
         tensors = evidence.tensors
-        bodies = [body for origin in self.networks if origin.unique or evidence.by_name for body in origin.backbones]
-        body = _body(bodies, tensors)
-        if body is None:
+        tables = [table for table in self.networks if table.unique or evidence.requested]
+        backbone_table = _find_backbone_table([each for table in tables for each in table.backbones], tensors)
+        if backbone_table is None:
             return None
-        names, others = rename(tensors, body.table)
-        network, strange = describe_body(
-            {new: tensors[old] for new, old in names.items()}, body, {**evidence.told, **evidence.chosen}
+        names, others = rename(tensors, backbone_table.keys)
+        ours = {new: tensors[old] for new, old in names.items()}
+        known = {**evidence.configured, **evidence.chosen}
+        backbone, unsupported = identify_backbone(ours, backbone_table, known)
+        if unsupported:
+            return f"the backbone looks like {unsupported} of {self.project}, which is not supported"
+        options: dict[str, JSON] = {
+            "num_classes": 0,
+            **infer_backbone_options(ours, backbone),
+            **select_classifier_options(backbone_table.required, backbone_table.required, backbone),
+            **select_classifier_options(known, _HIDDEN_IN_BACKBONE, backbone),
+        }
+        note = "a backbone's file records neither output stride nor dilation: the network that loads it has its own"
+        return Match(
+            self.name,
+            self.version,
+            ModelConfig(backbone, options),
+            {strip_backbone_prefix(name, backbone): theirs for name, theirs in names.items()},
+            _classifier_geometry(backbone, options),
+            (note,),
+            unused=tuple(others),
         )
-        if strange:
-            return f"its backbone looks like {strange} of {self.project}, which can't be converted"
-        return self._features(body, network, names, tuple(others), evidence)
 
     def export_names(self, config: ModelConfig, names: Sequence[str]) -> Iterator[ExportNames]:
+        """Yield the sets of names that the tables give; see `base.Layout.export_names`."""
         head = config.name.partition("_")[0] if config.name in MODELS else ""
-        body_names = {with_backbone(name, config.name): name for name in names}
-        for origin in self.networks:
-            if origin.head != head:
+        prefixed = {add_backbone_prefix(name, config.name): name for name in names}
+        for table in self.networks:
+            if table.head != head:
                 continue
-            for body in origin.backbones:
-                theirs = rename_back(body_names, {**body.table, **origin.table})
+            for backbone_table in table.backbones:
+                theirs = rename_back(prefixed, {**backbone_table.keys, **table.keys})
                 if theirs is not None:
-                    chosen = {name: config.options[name] for name in origin.choices if name in config.options}
-                    flattened = tuple(name for name in body.flattened if not head and name in names)
-                    yield ExportNames({body_names[new]: old for new, old in theirs.items()}, chosen, flattened)
+                    chosen = {name: config.options[name] for name in table.choices if name in config.options}
+                    flattened = tuple(name for name in backbone_table.flattened if not head and name in names)
+                    yield ExportNames({prefixed[new]: old for new, old in theirs.items()}, chosen, flattened)
 
-    def _is_elsewhere(self, evidence: Evidence) -> bool:
-        return bool(self.container) and evidence.container != self.container and not evidence.by_name
+    def _is_other_format(self, evidence: Evidence) -> bool:
+        return bool(self.container) and evidence.container != self.container and not evidence.requested
 
-    def _segmentation(
-        self,
-        origin: NetworkTable,
-        body: BackboneTable,
-        network: str,
-        names: Mapping[str, str],
-        unused: list[str],
-        evidence: Evidence,
-    ) -> Match | str:
-        ours = {new: evidence.tensors[old] for new, old in names.items()}
-        last = ours.get(f"{origin.last}.weight")
+    def _find_table(self, evidence: Evidence) -> NetworkTable | None:
+        """Return the network whose signature is there, if that is evidence enough."""
+        if self._is_other_format(evidence):
+            return None
+        found = [table for table in self.networks if table.signature in evidence.tensors]
+        return next((table for table in found if table.unique or self.container or evidence.requested), None)
+
+    def _match_segmentation(self, table: NetworkTable, renamed: _Renamed, evidence: Evidence) -> Match | str:
+        last = renamed.tensors.get(f"{table.last_layer}.weight")
         if last is None or len(last.shape) != 4:
-            what = f"a {origin.name} of {self.project}"
-            return f"it looks like {what}, but {origin.last!r} (as it is called here) gives no scores"
-        model = f"{origin.head}_{network}"
-        shown_by_tensors: dict[str, JSON] = {
+            return (
+                f"the tensors look like a {table.name} of {self.project}, but its last layer ({table.last_layer!r} in "
+                "segnets) is missing or no convolution"
+            )
+        visible: dict[str, JSON] = {
             "num_classes": last.shape[0],
             "head_channels": last.shape[1],
-            "aux_loss": any(name.startswith("aux_classifier.") for name in ours),
-            **options_of_backbone(ours, network),
-            **options_of_head(ours),
+            "aux_loss": any(name.startswith("aux_classifier.") for name in renamed.tensors),
+            **infer_backbone_options(renamed.tensors, renamed.backbone),
+            **infer_head_options(renamed.tensors),
         }
-        if "downsample" in shown_by_tensors:
-            shown_by_tensors["downsample"] = body.average
-        refused = self._refuse_chosen(origin, shown_by_tensors, evidence.chosen)
-        if refused:
-            return refused
-        return self._settled(origin, body, model, shown_by_tensors, names, unused, evidence)
+        if "downsample" in visible:
+            visible["downsample"] = renamed.backbone_table.average_downsample
+        refusal = self._check_chosen(table, visible, evidence.chosen)
+        if refusal:
+            return refusal
+        return self._resolve_segmentation(table, renamed, visible, evidence)
 
-    def _settled(
-        self,
-        origin: NetworkTable,
-        body: BackboneTable,
-        model: str,
-        options: dict[str, JSON],
-        names: Mapping[str, str],
-        unused: list[str],
-        evidence: Evidence,
+    def _resolve_segmentation(
+        self, table: NetworkTable, renamed: _Renamed, options: dict[str, JSON], evidence: Evidence
     ) -> Match:
+        """Add the options that the weights do not determine. What the caller chose overrides the project's config."""
+        model = f"{table.head}_{renamed.backbone}"
         builder = MODELS[model]
-        told = {name: value for name, value in evidence.told.items() if name in origin.choices}
-        # The project's own configuration may say what is not open there otherwise, an unusual rule of dilation say.
-        required = {**origin.required, **body.required, **_others(evidence.told, origin)}
-        wanted = {"output_stride": None, **origin.choices, **told, **evidence.chosen, **required}
+        configured = {name: value for name, value in evidence.configured.items() if name in table.choices}
+        # A config can also change what users of the project rarely do, such as a rule of dilation.
+        others = {name: value for name, value in evidence.configured.items() if name not in table.choices}
+        required = {**table.required, **renamed.backbone_table.required, **others}
+        wanted = {"output_stride": None, **table.choices, **configured, **evidence.chosen, **required}
         stages = options.get("backbone_stages", 4)
         if isinstance(stages, int) and isinstance(wanted["output_stride"], int):
             wanted["output_stride"] = min(wanted["output_stride"], 2 << stages)  # fewer stages shrink less
         for name, value in wanted.items():
             if value is not None and name not in options and name in builder.applicable(options):
                 options[name] = value
-        settled = builder.resolve(options)
-        taken = {
-            name: settled[name]
-            for name in origin.choices
-            if name in settled and name not in evidence.chosen and name not in told
+        resolved = builder.resolve(options)
+        assumed = {
+            name: resolved[name]
+            for name in table.choices
+            if name in resolved and name not in evidence.chosen and name not in configured
         }
-        notes = []
-        if taken:
-            values = ", ".join(f"{name}={value}" for name, value in taken.items())
-            notes.append(
-                f"no tensor shows {values}; these are {self.project}'s defaults, --option NAME=VALUE says otherwise"
-            )
-        kept = {name: theirs for name, theirs in names.items() if is_used(name, settled)}
-        unused += [theirs for name, theirs in names.items() if name not in kept]
-        geometry = {name: settled[name] for name in (*required, *origin.choices) if name in settled}
-        config = ModelConfig(model, settled)
-        notes += origin.look_alike_notes(model.partition("_")[2])
-        return Match(self.name, self.version, config, kept, geometry, tuple(notes), unused=tuple(unused))
+        kept = {name: theirs for name, theirs in renamed.names.items() if is_used(name, resolved)}
+        never_run = [theirs for name, theirs in renamed.names.items() if name not in kept]
+        return Match(
+            self.name,
+            self.version,
+            ModelConfig(model, resolved),
+            kept,
+            {name: resolved[name] for name in (*required, *table.choices) if name in resolved},
+            (*self._note_assumed(assumed), *table.look_alike_notes(renamed.backbone)),
+            unused=(*renamed.unused, *never_run),
+        )
 
-    def _classifier(
-        self, origin: NetworkTable, body: BackboneTable, network: str, names: Mapping[str, str], evidence: Evidence
-    ) -> Match | str:
-        ours = {new: evidence.tensors[old] for new, old in names.items()}
-        last = ours.get(f"{origin.last}.weight")
+    def _match_classifier(self, table: NetworkTable, renamed: _Renamed, evidence: Evidence) -> Match | str:
+        backbone = renamed.backbone
+        last = renamed.tensors.get(f"{table.last_layer}.weight")
         if last is None:
             return (
-                f"it holds the {network} of {self.project} without its last layer ({origin.last!r} here); "
-                "--backbone-only converts it as a backbone"
+                f"the tensors are those of a {backbone} of {self.project} without its last layer ({table.last_layer!r} "
+                "in segnets); --backbone-only converts the backbone"
             )
         if len(last.shape) != 2 or last.shape[0] < 1:
-            return f"its last layer has the shape {last.shape}; (classes, features) was expected"
-        shown_by_tensors: dict[str, JSON] = {"num_classes": last.shape[0], **options_of_backbone(ours, network)}
-        refused = self._refuse_chosen(origin, shown_by_tensors, evidence.chosen)
-        if refused:
-            return refused
-        wanted = {**origin.choices, **evidence.told, **evidence.chosen}
+            return f"the last layer has shape {last.shape}; expected (classes, features)"
+        visible: dict[str, JSON] = {
+            "num_classes": last.shape[0],
+            **infer_backbone_options(renamed.tensors, backbone),
+        }
+        refusal = self._check_chosen(table, visible, evidence.chosen)
+        if refusal:
+            return refusal
+        required = renamed.backbone_table.required
+        wanted = {**table.choices, **evidence.configured, **evidence.chosen}
         options = {
-            **shown_by_tensors,
-            **required_of_classifier(body, network),
-            **options_of_classifier(wanted, origin.choices, network),
+            **visible,
+            **select_classifier_options(required, required, backbone),
+            **select_classifier_options(wanted, table.choices, backbone),
         }
-        notes = (*self._note_classifier(origin, options, evidence, network), *origin.look_alike_notes(network))
-        geometry = {**BACKBONES[network].geometry, **options}
-        for name in ("num_classes", "replace_stride_with_dilation", "dilated"):
-            geometry.pop(name, None)
-        mine = {without_backbone(name, network): theirs for name, theirs in names.items()}
+        names = {strip_backbone_prefix(name, backbone): theirs for name, theirs in renamed.names.items()}
         flattened = tuple(
-            name for name in body.flattened if name in mine and len(evidence.tensors[mine[name]].shape) == 4
+            name
+            for name in renamed.backbone_table.flattened
+            if name in names and len(evidence.tensors[names[name]].shape) == 4
         )
-        config = ModelConfig(network, options)
-        return Match(self.name, self.version, config, mine, geometry, notes, flattened)
+        notes = (*self._note_classifier(table, options, evidence, backbone), *table.look_alike_notes(backbone))
+        geometry = _classifier_geometry(backbone, options)
+        return Match(self.name, self.version, ModelConfig(backbone, options), names, geometry, notes, flattened)
 
-    def _features(
-        self, body: BackboneTable, network: str, names: Mapping[str, str], others: tuple[str, ...], evidence: Evidence
-    ) -> Match:
-        ours = {new: evidence.tensors[old] for new, old in names.items()}
-        known = {**evidence.told, **evidence.chosen}
-        options: dict[str, JSON] = {
-            "num_classes": 0,
-            **options_of_backbone(ours, network),
-            **required_of_classifier(body, network),
-            **options_of_classifier(known, ("stride_in_1x1", "norm_eps"), network),
-        }
-        mine = {without_backbone(name, network): theirs for name, theirs in names.items()}
-        geometry = {**BACKBONES[network].geometry, **options}
-        for name in ("num_classes", "replace_stride_with_dilation", "dilated"):
-            geometry.pop(name, None)
-        notes = ("a backbone keeps neither its output stride nor its dilation: the network that takes it has its own",)
-        return Match(self.name, self.version, ModelConfig(network, options), mine, geometry, notes, unused=others)
-
-    def _refuse_chosen(
-        self, origin: NetworkTable, shown_by_tensors: Mapping[str, JSON], chosen: Mapping[str, JSON]
-    ) -> str:
-        """Say why an option that was chosen is not open, or "" if all are."""
-        fixed = [name for name in chosen if name not in origin.choices]
+    def _check_chosen(self, table: NetworkTable, visible: Mapping[str, JSON], chosen: Mapping[str, JSON]) -> str:
+        """Return why an option cannot be chosen for this network, or "" if all can."""
+        fixed = [name for name in chosen if name not in table.choices]
         if fixed:
             return (
-                f"of a {origin.name} of {self.project} the option {fixed[0]} is not open: the tensors show it, or the "
-                f"project has one value; open are {', '.join(origin.choices) or 'none'}"
+                f"the option {fixed[0]} cannot be chosen for a {table.name} of {self.project}: the weights or the "
+                f"project determine it. Options to choose: {', '.join(table.choices) or 'none'}"
             )
         for name, value in chosen.items():
-            if shown_by_tensors.get(name, value) != value:
-                return f"{name}={value} was given, but its tensors are those of {name}={shown_by_tensors[name]}"
+            if visible.get(name, value) != value:
+                return f"{name}={value} was chosen, but the tensors are those of {name}={visible[name]}"
         return ""
 
     def _note_classifier(
-        self, origin: NetworkTable, options: Mapping[str, JSON], evidence: Evidence, network: str
+        self, table: NetworkTable, options: Mapping[str, JSON], evidence: Evidence, backbone: str
     ) -> tuple[str, ...]:
-        kind = BACKBONES[network].geometry
-        taken = {
-            name: options.get(name, kind[name])
-            for name in origin.choices
-            if name in kind and name not in evidence.chosen and name not in evidence.told
+        geometry = BACKBONES[backbone].geometry
+        assumed = {
+            name: options.get(name, geometry[name])
+            for name in table.choices
+            if name in geometry and name not in evidence.chosen and name not in evidence.configured
         }
-        if not taken or (network in ("resnet18", "resnet34") and set(taken) == {"stride_in_1x1"}):
+        # Basic blocks have no 1x1 convolution.
+        if backbone in ("resnet18", "resnet34") and set(assumed) == {"stride_in_1x1"}:
             return ()
-        values = ", ".join(f"{name}={value}" for name, value in taken.items())
-        return (f"no tensor shows {values}; these are {self.project}'s defaults, --option NAME=VALUE says otherwise",)
+        return self._note_assumed(assumed)
+
+    def _note_assumed(self, assumed: Mapping[str, JSON]) -> tuple[str, ...]:
+        """Return a note of the project's defaults that were assumed, if there are any."""
+        if not assumed:
+            return ()
+        values = ", ".join(f"{name}={value}" for name, value in assumed.items())
+        return (
+            f"the weights do not determine {values}: assumed {self.project}'s defaults. --option NAME=VALUE sets "
+            "another value",
+        )
 
 
-def _body(bodies: Sequence[BackboneTable], tensors: Tensors) -> BackboneTable | None:
-    return next((body for body in bodies if body.signature in tensors), None)
+def _find_backbone_table(tables: Sequence[BackboneTable], tensors: Tensors) -> BackboneTable | None:
+    return next((table for table in tables if table.signature in tensors), None)
 
 
-def _others(told: Mapping[str, JSON], origin: NetworkTable) -> dict[str, JSON]:
-    return {name: value for name, value in told.items() if name not in origin.choices}
+def _classifier_geometry(backbone: str, options: Mapping[str, JSON]) -> dict[str, JSON]:
+    geometry = {**BACKBONES[backbone].geometry, **options}
+    return {name: value for name, value in geometry.items() if name not in _NO_GEOMETRY}

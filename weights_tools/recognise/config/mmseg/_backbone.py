@@ -1,28 +1,28 @@
-"""The backbone in a configuration of mmsegmentation, in terms of the options of segnets.
+"""Translate the backbone of an mmsegmentation config to options of segnets.
 
 Source: mmsegmentation 1.2.2, models/backbones/resnet.py and resnext.py, models/utils/res_layer.py; 0.30 has the same.
 """
 
 from __future__ import annotations
 
-from weights_tools.recognise.config._section import Section, named
+from weights_tools.recognise.config._section import Section, quote
 
 KINDS = ("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt")
-# depth: the blocks of the fourth stage. Up to 34 they are BasicBlocks.
+# depth -> blocks of the fourth stage. Up to 34 they are BasicBlocks.
 _FOURTH_STAGE = {18: 2, 34: 3, 50: 3, 101: 3, 152: 3}
 _BOTTLENECK = 50
-# The strides and dilations of the stages in which dilation takes the place of a stride: the output stride.
+# (strides, dilations) of the stages -> output stride, where dilation replaces stride.
 _OUTPUT_STRIDES = {
     ((1, 2, 2, 2), (1, 1, 1, 1)): 32,
     ((1, 2, 2, 1), (1, 1, 1, 2)): 16,
     ((1, 2, 1, 1), (1, 1, 2, 4)): 8,
 }
-# Names of layers that are batch norm once they run.
+# Layers that compute batch norm.
 _BATCH_NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN", "BatchNorm2d", "SyncBatchNorm")
 
 
 def type_of(section: Section) -> str:
-    """The name of a class of mmsegmentation, also where it is written with its module; another project's in full."""
+    """Return the class name of a section, without the module if it is mmsegmentation's own."""
     name = section.word("type", "")
     if not name:
         return ""
@@ -31,15 +31,15 @@ def type_of(section: Section) -> str:
 
 
 def read_backbone(backbone: Section) -> None:
-    """State what the backbone settles, and refuse what segnets does not compute."""
+    """Settle the options of the backbone, and refuse what segnets does not support."""
     found = backbone.findings
     kind = type_of(backbone)
     depth = backbone.count("depth")
     if kind not in KINDS:
-        found.refuse(f"its backbone is {named(kind)}")
+        found.refuse(f"its backbone is {quote(kind)}")
         return
     for key in ("dcn", "plugins"):
-        if backbone.gives(key):
+        if backbone.has(key):
             found.refuse(f"its backbone has {key}")
     if backbone.count("num_stages", 4) not in (4, None):
         found.refuse(f"its backbone has num_stages={backbone.get('num_stages')!r}")
@@ -48,15 +48,15 @@ def read_backbone(backbone: Section) -> None:
     deep = kind in ("ResNetV1c", "ResNetV1d") or backbone.get("deep_stem") is True
     read_norm(backbone, "norm_eps", deep_stem=deep)
     if depth not in _FOURTH_STAGE:
-        found.note("its depth can't be read there, so its dilation is left open")
+        found.note("ignored the dilation of the backbone: its depth is unreadable")
         return
-    if kind != "ResNeXt":  # of which there are several of each depth
+    if kind != "ResNeXt":  # several networks share each depth
         found.expect("backbone", f"resnet{depth}")
         found.expect("stem", "deep" if deep else "plain")
     if depth >= _BOTTLENECK:
         style = backbone.word("style", "pytorch")
         if style in ("pytorch", "caffe"):
-            found.state("stride_in_1x1", style == "caffe")
+            found.settle("stride_in_1x1", style == "caffe")
     _read_dilation(backbone, depth)
 
 
@@ -64,7 +64,7 @@ def _read_dilation(backbone: Section, depth: int) -> None:
     found = backbone.findings
     strides = backbone.counts("strides", (1, 2, 2, 2))
     dilations = backbone.counts("dilations", (1, 1, 1, 1))
-    grid = backbone.counts("multi_grid", ()) if backbone.gives("multi_grid") else ()
+    grid = backbone.counts("multi_grid", ()) if backbone.has("multi_grid") else ()
     contracted = backbone.flag("contract_dilation", False)
     if strides is None or dilations is None or grid is None:
         return
@@ -76,17 +76,17 @@ def _read_dilation(backbone: Section, depth: int) -> None:
     if stride is None:
         found.refuse(f"its backbone has strides={strides} with dilations={dilations}")
         return
-    found.state("output_stride", stride)
-    found.state("multi_grid", [*grid[:blocks]] if grid else None)
+    found.settle("output_stride", stride)
+    found.settle("multi_grid", [*grid[:blocks]] if grid else None)
     # With multi_grid the fourth stage has dilations of its own.
     if contracted is not None and stride < (16 if grid else 32):
-        found.state("first_block_dilation", "previous" if contracted else "same")
+        found.settle("first_block_dilation", "previous" if contracted else "same")
     if depth < _BOTTLENECK and (stride < 32 or grid):
-        found.state("basic_block_dilation", "first")
+        found.settle("basic_block_dilation", "first")
 
 
 def _output_stride(strides: tuple[int, ...], dilations: tuple[int, ...], grid: bool) -> int | None:
-    """None where dilation does not take the place of a stride. With multi_grid the fourth dilation is never used."""
+    """Return the output stride, or None if dilation does not replace stride. `grid` replaces the fourth dilation."""
     for (known_strides, known_dilations), stride in _OUTPUT_STRIDES.items():
         used = 3 if grid else 4
         if strides == known_strides and len(dilations) == 4 and dilations[:used] == known_dilations[:used]:
@@ -95,14 +95,15 @@ def _output_stride(strides: tuple[int, ...], dilations: tuple[int, ...], grid: b
 
 
 def refuse_other_convolutions(section: Section) -> None:
-    if section.gives("conv_cfg"):
+    """Refuse a section whose convolutions are not plain ones."""
+    if section.has("conv_cfg"):
         kind = type_of(section.part("conv_cfg"))
         if kind not in ("Conv", "Conv2d") or len(section.part("conv_cfg").values) > 1:
-            section.findings.refuse(f"its {section.name} has convolutions of another kind, {named(kind)}")
+            section.findings.refuse(f"its {section.name} has convolutions of another kind, {quote(kind)}")
 
 
 def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None:
-    """State the eps of the norms as `option`. A backbone without norm_cfg has plain batch norm."""
+    """Settle the eps of the norms as `option`. A backbone without norm_cfg has plain batch norm."""
     found = section.findings
     norm = section.part("norm_cfg")
     if "norm_cfg" in section.values and not norm.values:
@@ -110,13 +111,13 @@ def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None
     kind = type_of(norm) if norm.values else "BN"
     kind = kind.rpartition(".")[2] if kind.startswith("torch.nn.") else kind
     if kind == "GN" and norm.count("num_groups") == 32 and not deep_stem:
-        # Of a deep stem's 32 channels each would be a group; ours have two channels or more.
-        found.state(option.replace("eps", "layer"), "group")
+        # Each of a deep stem's 32 channels would be a group; ours have at least two channels.
+        found.settle(option.replace("eps", "layer"), "group")
     elif kind not in _BATCH_NORMS:
-        found.refuse(f"its {section.name} is normalised by {named(kind)}")
+        found.refuse(f"its {section.name} has the norm {quote(kind)}")
         return
     elif found.options.get("norm_layer") == "group":
-        found.state("head_norm_layer", "batch")  # else it would be as the backbone's
+        found.settle("head_norm_layer", "batch")  # the default is the backbone's
     eps = norm.number("eps", 1e-5)
     if eps is not None and 0 < eps < 1:
-        found.state(option, eps)
+        found.settle(option, eps)

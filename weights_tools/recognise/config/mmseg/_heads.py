@@ -1,4 +1,4 @@
-"""The heads in a configuration of mmsegmentation, in terms of the options of segnets.
+"""Translate the heads of an mmsegmentation config to options of segnets.
 
 Source: mmsegmentation 1.2.2, models/decode_heads/{decode_head,fcn_head,aspp_head,psp_head}.py; 0.30 has the same.
 """
@@ -6,14 +6,19 @@ Source: mmsegmentation 1.2.2, models/decode_heads/{decode_head,fcn_head,aspp_hea
 from __future__ import annotations
 
 from weights_tools.recognise.config._facts import Findings
-from weights_tools.recognise.config._section import Section, named
+from weights_tools.recognise.config._section import Section, quote
 from weights_tools.recognise.config.mmseg._backbone import read_norm, refuse_other_convolutions, type_of
 
-HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # ours
+HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # -> head of segnets
 
 
 def read_heads(model: Section, *, auxiliary: bool) -> None:
-    """State what the heads settle, and refuse what segnets does not compute. auxiliary: the file holds such a head."""
+    """Settle the options of the heads, and refuse what segnets does not support.
+
+    Args:
+        model: Section of the whole model.
+        auxiliary: Whether the checkpoint has tensors of an auxiliary head.
+    """
     found = model.findings
     head = model.part("decode_head")
     if not head.values:
@@ -21,43 +26,50 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
         return
     kind = type_of(head)
     if kind not in HEADS:
-        found.refuse(f"its decode_head is {named(kind)}")
+        found.refuse(f"its decode_head is {quote(kind)}")
         return
     found.expect("head", HEADS[kind])
-    # Without out_channels there is a score for each class.
+    # Without out_channels, the logits have a channel for each class.
     found.expect("num_classes", head.count("out_channels") or head.count("num_classes"))
     found.expect("head_channels", head.count("channels"))
     _read_head(head, kind, model.part("backbone"), stage=3)
     dropout = head.number("dropout_ratio", 0.1)
     if dropout is not None and dropout < 1:
-        found.state("head_dropout", max(dropout, 0.0))
+        found.settle("head_dropout", max(dropout, 0.0))
     if kind == "ASPPHead":
         _read_rates(head)
     elif kind == "PSPHead" and head.counts("pool_scales", (1, 2, 3, 6)) not in ((1, 2, 3, 6), None):
         found.refuse(f"its decode_head has pool_scales={head.counts('pool_scales', ())}")
     if head.count("out_channels") == 1:
-        found.note("its one score is of the foreground, through a sigmoid and compared with its threshold there")
+        found.note("the project applies a sigmoid and a threshold to its one channel, the foreground")
     if auxiliary:
         _read_auxiliary(model)
 
 
 def _read_head(head: Section, kind: str, backbone: Section, *, stage: int) -> None:
-    """What all heads share. stage: which of the backbone's stages it has to read, from 0."""
+    """Read what all heads share.
+
+    Args:
+        head: Section of the head.
+        kind: Class of the head.
+        backbone: Section of the backbone.
+        stage: Stage of the backbone that the head must read, from 0.
+    """
     found = head.findings
     refuse_other_convolutions(head)
     if "act_cfg" in head.values and type_of(head.part("act_cfg")) != "ReLU":
-        found.refuse(f"its {head.name} has another activation than ReLU")
-    if head.gives("input_transform"):
+        found.refuse(f"its {head.name} has an activation other than ReLU")
+    if head.has("input_transform"):
         found.refuse(f"its {head.name} has an input_transform")
     else:
         _refuse_other_stage(head, backbone, stage)
-    if head.gives("norm_cfg"):
+    if head.has("norm_cfg"):
         read_norm(head, "head_norm_eps")
     else:
         found.refuse(f"its {head.name} has no norms")
     corners = head.flag("align_corners", False)
     if corners is not None:
-        found.state("align_corners", corners)
+        found.settle("align_corners", corners)
     if kind == "FCNHead":
         for key, only in (("dilation", 1), ("kernel_size", 3)):
             value = head.count(key, only)
@@ -69,30 +81,30 @@ def _refuse_other_stage(head: Section, backbone: Section, stage: int) -> None:
     index = head.get("in_index") if "in_index" in head.values else -1
     stages = backbone.counts("out_indices", (0, 1, 2, 3))
     if type(index) is not int or stages is None:
-        head.findings.note(f"which stage its {head.name} reads can't be read there")
+        head.findings.note(f"ignored in_index of {head.name}: unreadable")
     elif not -len(stages) <= index < len(stages) or stages[index] != stage:
-        head.findings.refuse(f"its {head.name} reads another stage of the backbone than here (in_index)")
+        head.findings.refuse(f"its {head.name} reads another stage of the backbone than in segnets (in_index)")
 
 
 def _read_rates(head: Section) -> None:
-    """The first rate is the 1x1 convolution; any other of 1 would be one too."""
+    """Settle the atrous rates. The first dilation is that of the 1x1 convolution; any other 1 would be one too."""
     dilations = head.counts("dilations", (1, 6, 12, 18))
     if dilations is None:
         return
     if len(dilations) < 2 or dilations[0] != 1 or min(dilations[1:]) < 2:
         head.findings.refuse(f"its decode_head has dilations={dilations}")
         return
-    head.findings.state("atrous_rates", [*dilations[1:]])
+    head.findings.settle("atrous_rates", [*dilations[1:]])
 
 
 def _read_auxiliary(model: Section) -> None:
-    """One head of one convolution, with the eps and the resizing of the other head: segnets has them once."""
+    """Check that the auxiliary head has the norms and the resizing of the other: segnets has one option for both."""
     found = model.findings
     own = Findings({name: value for name, value in found.options.items() if name == "norm_layer"})
     aux = Section("auxiliary_head", model.get("auxiliary_head"), own)
     kind = type_of(aux)
     if kind != "FCNHead":
-        found.refuse(f"its auxiliary_head is {named(kind)}" if kind else "its auxiliary_head is no single head")
+        found.refuse(f"its auxiliary_head is {quote(kind)}" if kind else "its auxiliary_head is no single head")
         return
     _read_head(aux, kind, model.part("backbone"), stage=2)
     found.notes += own.notes

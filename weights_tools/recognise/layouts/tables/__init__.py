@@ -1,16 +1,16 @@
-"""The tables: which networks other projects have, what they call the parts, and what these compute the same under.
+"""Tables of the networks of other projects: names of the modules, and options under which ours compute the same.
 
-One file per project; each is compared with the project's own network, every tensor random (tests/peers).
+There is one file per project. tests/peers compares each network with the project's own, with every tensor random.
 """
 
 from __future__ import annotations
 
 from weights_tools.recognise.layouts.tables.libtorch import ALLENTDAN, NAVIFRA
 from weights_tools.recognise.layouts.tables.mmseg import MMSEG
-from weights_tools.recognise.layouts.tables.segnets import OWN
+from weights_tools.recognise.layouts.tables.segnets import SEGNETS
 from weights_tools.recognise.layouts.tables.smp import SMP
 from weights_tools.recognise.layouts.tables.timm import TIMM
 from weights_tools.recognise.layouts.tables.transformers import TRANSFORMERS
 from weights_tools.recognise.layouts.tables.vainf import VAINF
 
-__all__ = ["ALLENTDAN", "MMSEG", "NAVIFRA", "OWN", "SMP", "TIMM", "TRANSFORMERS", "VAINF"]
+__all__ = ["ALLENTDAN", "MMSEG", "NAVIFRA", "SEGNETS", "SMP", "TIMM", "TRANSFORMERS", "VAINF"]

@@ -1,24 +1,25 @@
-"""Programs that train with LibTorch in C++ and save with torch::save.
+"""Tables of C++ programs that train with LibTorch and save with torch::save.
 
-Navifra-Kerry/SemanticSegmentation-Libtorch (kerry-Cho's): models/segmentation/. torchvision's names, other eps.
-AllentDan/LibtorchSegmentation: src/architectures/DeepLab*.cpp, src/backbones/ResNet.cpp, a SMP in C++.
+Navifra-Kerry/SemanticSegmentation-Libtorch (by kerry-Cho), models/segmentation/: torchvision's names, another eps.
+AllentDan/LibtorchSegmentation, src/architectures/DeepLab*.cpp and src/backbones/ResNet.cpp: SMP in C++.
 """
 
 from __future__ import annotations
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
-from weights_tools.recognise.layouts.tables.timm import resnet_table
+from weights_tools.recognise.layouts.key_map import KeyMap
+from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
+from weights_tools.recognise.layouts.tables._resnet import resnet_keys
 
-_NAVIFRA_BODIES = (BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),)
-_SAME: Table = {"classifier": "classifier", "aux_classifier": "aux_classifier"}
+_NAVIFRA_BACKBONES = (BackboneTable("backbone.conv1.weight", resnet_keys("backbone.")),)
+_SAME: KeyMap = {"classifier": "classifier", "aux_classifier": "aux_classifier"}
 
 NAVIFRA = (
     NetworkTable(
         "DeepLabV3",
         "classifier.0.convs.0.0.weight",
         "deeplabv3",
-        _NAVIFRA_BODIES,
+        _NAVIFRA_BACKBONES,
         _SAME,
         "classifier.4",
         {"head_norm_eps": 1e-3, "aspp_norm_eps": 1e-5},
@@ -28,7 +29,7 @@ NAVIFRA = (
         "FCN",
         "classifier.0.weight",
         "fcn",
-        _NAVIFRA_BODIES,
+        _NAVIFRA_BACKBONES,
         _SAME,
         "classifier.4",
         {"head_norm_eps": 1e-3},
@@ -36,11 +37,11 @@ NAVIFRA = (
     ),
 )
 
-_BODIES = (BackboneTable("encoder.conv1.weight", resnet_table("encoder.")),)
+_BACKBONES = (BackboneTable("encoder.conv1.weight", resnet_keys("encoder.")),)
 _RULES: dict[str, JSON] = {"first_block_dilation": "same", "basic_block_dilation": "both", "align_corners": True}
 
 
-def _aspp(theirs: str, ours: str) -> Table:
+def _aspp(theirs: str, ours: str) -> KeyMap:
     return {
         f"{theirs}.aspppooling.seq.1": f"{ours}.convs.4.1",
         f"{theirs}.aspppooling.seq.2": f"{ours}.convs.4.2",
@@ -53,7 +54,7 @@ ALLENTDAN = (
         "DeepLabV3",
         "decoder.seq.0.modules.0.0.weight",
         "deeplabv3",
-        _BODIES,
+        _BACKBONES,
         {
             **{f"decoder.seq.0.modules.{i}": f"classifier.0.convs.{i}" for i in range(4)},
             **_aspp("decoder.seq.0", "classifier.0"),
@@ -62,17 +63,17 @@ ALLENTDAN = (
             "segmentation_head.conv2d": "classifier.4",
         },
         "classifier.4",
-        {**_RULES, "output_stride": 8, "atrous_rates": [12, 24, 36]},  # both written into the program
+        {**_RULES, "output_stride": 8, "atrous_rates": [12, 24, 36]},  # both fixed in the program
         unused=("encoder.fc",),
     ),
     NetworkTable(
         "DeepLabV3+",
         "decoder.aspp.modules.0.0.weight",
         "deeplabv3plus",
-        _BODIES,
+        _BACKBONES,
         {
             "decoder.aspp.modules.0": "classifier.aspp.convs.0",
-            # A separable convolution is two modules of the branch there, and one here.
+            # Their separable convolution is two modules of the branch; ours is one.
             **{
                 f"decoder.aspp.modules.{branch}.{layer}": f"classifier.aspp.convs.{branch}.{ours}"
                 for branch in (1, 2, 3)

@@ -1,15 +1,17 @@
-"""mmsegmentation 0.x and 1.x: models/decode_heads, models/backbones/resnet.py; of 1.2.2, 0.30 has the same names.
+"""Tables of mmsegmentation 0.x and 1.x.
 
-The configurations that it publishes have contract_dilation=True.
+Source: mmsegmentation 1.2.2, models/decode_heads and models/backbones/resnet.py; 0.30 has the same names. Its published
+configs have contract_dilation=True.
 """
 
 from __future__ import annotations
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
-from weights_tools.recognise.layouts.tables.timm import resnet_table
+from weights_tools.recognise.layouts.key_map import KeyMap
+from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
+from weights_tools.recognise.layouts.tables._resnet import resnet_keys
 
-BODIES = (
+BACKBONES = (
     BackboneTable(
         "backbone.stem.0.weight",
         {
@@ -18,15 +20,15 @@ BODIES = (
             **{f"backbone.layer{stage}": f"backbone.layer{stage}" for stage in (1, 2, 3, 4)},
         },
     ),
-    BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),
+    BackboneTable("backbone.conv1.weight", resnet_keys("backbone.")),
 )
-_AUXILIARY: Table = {
+_AUXILIARY: KeyMap = {
     "auxiliary_head.convs.0.conv": "aux_classifier.0",
     "auxiliary_head.convs.0.bn": "aux_classifier.1",
     "auxiliary_head.conv_seg": "aux_classifier.4",
 }
 _RULES: dict[str, JSON] = {"basic_block_dilation": "first"}
-_OPEN: dict[str, JSON] = {
+_CHOICES: dict[str, JSON] = {
     "output_stride": 8,
     "first_block_dilation": "previous",
     "multi_grid": None,
@@ -42,7 +44,7 @@ MMSEG = (
         "FCN of two convolutions",
         "decode_head.conv_cat.conv.weight",
         "fcn",
-        BODIES,
+        BACKBONES,
         {
             **_AUXILIARY,
             "decode_head.convs.{}.conv": "classifier.convs.{}.0",
@@ -53,14 +55,14 @@ MMSEG = (
         },
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
-        _OPEN,
+        _CHOICES,
         look_alikes=_DILATED_HEAD,
     ),
     NetworkTable(
         "DeepLabV3",
         "decode_head.image_pool.1.conv.weight",
         "deeplabv3",
-        BODIES,
+        BACKBONES,
         {
             **_AUXILIARY,
             **{f"decode_head.aspp_modules.{i}.conv": f"classifier.0.convs.{i}.0" for i in range(4)},
@@ -73,13 +75,13 @@ MMSEG = (
         },
         "classifier.1",
         {**_RULES, "head_variant": "mmseg"},
-        {**_OPEN, "atrous_rates": None},
+        {**_CHOICES, "atrous_rates": None},
     ),
     NetworkTable(
         "PSPNet",
         "decode_head.psp_modules.0.1.conv.weight",
         "pspnet",
-        BODIES,
+        BACKBONES,
         {
             **_AUXILIARY,
             "decode_head.psp_modules.{}.1.conv": "classifier.pyramid.{}.1",
@@ -90,14 +92,14 @@ MMSEG = (
         },
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
-        _OPEN,
+        _CHOICES,
         look_alikes={"": "a PSPHead with other pool_scales than (1, 2, 3, 6)"},
     ),
     NetworkTable(
         "FCN of one convolution",
         "decode_head.convs.0.conv.weight",
         "fcn",
-        BODIES,
+        BACKBONES,
         {
             **_AUXILIARY,
             "decode_head.convs.0.conv": "classifier.0",
@@ -106,7 +108,7 @@ MMSEG = (
         },
         "classifier.4",
         _RULES,
-        _OPEN,
+        _CHOICES,
         look_alikes=_DILATED_HEAD,
     ),
 )

@@ -1,7 +1,8 @@
-"""segmentation_models_pytorch 0.6: decoders/deeplabv3, decoders/pspnet, encoders/.
+"""Tables of segmentation_models_pytorch.
 
-It dilates the first block of a stage like the others, and resizes with aligned corners. Encoders with "tu-" or "timm-"
-before their name are timm's networks.
+Source: segmentation_models_pytorch 0.6, decoders/deeplabv3, decoders/pspnet and encoders/. It dilates the first block
+of a stage like the others, and aligns corners when it resizes. Encoders whose names begin with "tu-" or "timm-" are
+timm's networks.
 """
 
 from __future__ import annotations
@@ -9,51 +10,51 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segnets.card import JSON
-from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable
-from weights_tools.recognise.layouts.tables.timm import mobilenet_bodies, resnet_table
+from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
+from weights_tools.recognise.layouts.tables._resnet import resnet_keys
+from weights_tools.recognise.layouts.tables.timm import mobilenet_backbones
 
 _RULES: dict[str, JSON] = {
     "first_block_dilation": "same",
     "basic_block_dilation": "both",
     "align_corners": True,
 }
-# timm makes its networks dilated itself, by its own rule.
+# timm dilates its networks itself, by its own rule.
 _TIMM_RULES: dict[str, JSON] = {"first_block_dilation": "previous"}
-_RATES: JSON = [12, 24, 36]  # at every output stride, where they are not chosen
-# Labels for the whole image, beside the mask.
+_RATES: JSON = [12, 24, 36]  # the default at every output stride
+# Classifies the whole image, in addition to the mask.
 _UNUSED = ("classification_head",)
 
-# Of the same names and shapes.
-_KIN = {
-    "": "a network with another upsampling than its output stride, or with an activation behind its scores",
-    **{f"resnet{n}": f"an encoder that smooths before it shrinks (tu-resnetblur{n}, tu-resnetaa{n})" for n in (18, 50)},
+_LOOK_ALIKES = {
+    "": "a network whose upsampling is not its output stride, or with an activation after its logits",
+    **{f"resnet{n}": f"an encoder with anti-aliased downsampling (tu-resnetblur{n}, tu-resnetaa{n})" for n in (18, 50)},
     **{
-        f"mobilenet_v3_{size}": f"the encoder tu-tf_mobilenetv3_{size}_100 (another eps, padding as TensorFlow's)"
+        f"mobilenet_v3_{size}": f"the encoder tu-tf_mobilenetv3_{size}_100 (another eps, TensorFlow's padding)"
         for size in ("large", "small")
     },
 }
 
-BODIES = (
-    BackboneTable("encoder.conv1.weight", resnet_table("encoder.")),
+BACKBONES = (
+    BackboneTable("encoder.conv1.weight", resnet_keys("encoder.")),
     *(
-        # timm's average pooling in shortcuts dilates too, and its networks lose the stages that are not used.
+        # timm's average pooling in shortcuts dilates too. Its networks lose the stages that are not used.
         BackboneTable(
             f"encoder.model.{stem}.weight",
-            resnet_table("encoder.model."),
+            resnet_keys("encoder.model."),
             _TIMM_RULES,
-            average="average_dilated",
-            stages=2,
+            average_downsample="average_dilated",
+            min_stages=2,
         )
         for stem in ("conv1", "conv1.0")
     ),
-    *mobilenet_bodies("encoder.model."),
+    *mobilenet_backbones("encoder.model."),
 )
 
 _DEEPLABV3 = NetworkTable(
     "DeepLabV3",
     "decoder.aspp.convs.0.0.weight",
     "deeplabv3",
-    BODIES,
+    BACKBONES,
     {
         "decoder.aspp": "classifier.0",
         "decoder.conv": "classifier.1",
@@ -64,7 +65,7 @@ _DEEPLABV3 = NetworkTable(
     _RULES,
     {"output_stride": 8, "atrous_rates": _RATES},
     _UNUSED,
-    look_alikes=_KIN,
+    look_alikes=_LOOK_ALIKES,
 )
 
 SMP = (
@@ -73,13 +74,13 @@ SMP = (
         _DEEPLABV3,
         name="DeepLabV3 from before 0.5",
         signature="decoder.0.convs.0.0.weight",
-        table={**{f"decoder.{i}": f"classifier.{i}" for i in range(3)}, "segmentation_head.0": "classifier.4"},
+        keys={**{f"decoder.{i}": f"classifier.{i}" for i in range(3)}, "segmentation_head.0": "classifier.4"},
     ),
     NetworkTable(
         "DeepLabV3+",
         "decoder.aspp.0.convs.0.0.weight",
         "deeplabv3plus",
-        BODIES,
+        BACKBONES,
         {
             "decoder.aspp.0": "classifier.aspp",
             "decoder.aspp.1": "classifier.refine.0",
@@ -92,13 +93,13 @@ SMP = (
         {**_RULES, "head_variant": "smp"},
         {"output_stride": 16, "atrous_rates": _RATES},
         _UNUSED,
-        look_alikes=_KIN,
+        look_alikes=_LOOK_ALIKES,
     ),
     NetworkTable(
         "PSPNet",
         "decoder.psp.blocks.0.pool.1.0.weight",
         "pspnet",
-        BODIES,
+        BACKBONES,
         {
             "decoder.psp.blocks.{}.pool.1.0": "classifier.pyramid.{}.1",
             "decoder.psp.blocks.{}.pool.1.1": "classifier.pyramid.{}.2",
@@ -106,9 +107,9 @@ SMP = (
             "segmentation_head.0": "classifier.classify",
         },
         "classifier.classify",
-        # 32 of all its stages; fewer shrink less.
+        # With all stages; fewer shrink less.
         {"align_corners": True, "head_variant": "smp", "output_stride": 32},
         unused=_UNUSED,
-        look_alikes=_KIN,
+        look_alikes=_LOOK_ALIKES,
     ),
 )

@@ -1,6 +1,7 @@
-"""timm 1.0: ResNets with their variants C and D, and MobileNetV3. Source: models/resnet.py, models/mobilenetv3.py.
+"""Tables of timm: ResNets with their variants C and D, and MobileNetV3.
 
-Its plain ResNets have torchvision's names and compute torchvision's bits.
+Source: timm 1.0, models/resnet.py and models/mobilenetv3.py. Its plain ResNets have torchvision's names and compute
+torchvision's bits.
 """
 
 from __future__ import annotations
@@ -9,46 +10,49 @@ from collections.abc import Sequence
 
 from segnets.backbones.mobilenet_v3 import large_blocks, small_blocks
 from segnets.layers import InvertedResidualSpec
-from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable, Table
+from weights_tools.recognise.layouts.key_map import KeyMap
+from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
+from weights_tools.recognise.layouts.tables._resnet import resnet_keys
 
 
-def resnet_table(prefix: str = "") -> Table:
-    """A ResNet without its classifier, under a prefix such as "encoder."."""
-    return {
-        **{f"{prefix}{module}": f"backbone.{module}" for module in ("conv1", "bn1")},
-        **{f"{prefix}layer{stage}": f"backbone.layer{stage}" for stage in (1, 2, 3, 4)},
-    }
+def mobilenet_keys(specs: Sequence[InvertedResidualSpec], depths: Sequence[int], prefix: str = "") -> KeyMap:
+    """Return the names of a MobileNetV3 without its classifier.
 
-
-def mobilenet_table(specs: Sequence[InvertedResidualSpec], depths: Sequence[int], prefix: str = "") -> Table:
-    """A MobileNetV3 without its classifier. depths: blocks in each of timm's stages; ours are numbered throughout."""
-    table = {f"{prefix}conv_stem": "backbone.0.0", f"{prefix}bn1": "backbone.0.1"}
+    Args:
+        specs: Blocks of the network.
+        depths: Number of blocks in each of timm's stages. Our blocks are numbered throughout.
+        prefix: Prefix of every name, for example "encoder.model.".
+    """
+    keys = {f"{prefix}conv_stem": "backbone.0.0", f"{prefix}bn1": "backbone.0.1"}
     places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     for number, ((stage, block), spec) in enumerate(zip(places, specs, strict=True), start=1):
         expands = spec.expanded_channels != spec.in_channels
         convolutions = ["conv_pw", "conv_dw", "conv_pwl"] if expands else ["conv_dw", "conv_pw"]
         for place, convolution in enumerate(convolutions):
-            # The gate stands between the last two, and counts.
+            # The gate comes before the last convolution and is counted.
             ours = place + (spec.squeeze_excitation and place == len(convolutions) - 1)
             theirs = f"{prefix}blocks.{stage}.{block}"
-            table[f"{theirs}.{convolution}"] = f"backbone.{number}.block.{ours}.0"
-            table[f"{theirs}.bn{place + 1}"] = f"backbone.{number}.block.{ours}.1"
+            keys[f"{theirs}.{convolution}"] = f"backbone.{number}.block.{ours}.0"
+            keys[f"{theirs}.bn{place + 1}"] = f"backbone.{number}.block.{ours}.1"
         if spec.squeeze_excitation:
             gate = f"backbone.{number}.block.{len(convolutions) - 1}"
-            table[f"{prefix}blocks.{stage}.{block}.se.conv_reduce"] = f"{gate}.fc1"
-            table[f"{prefix}blocks.{stage}.{block}.se.conv_expand"] = f"{gate}.fc2"
+            keys[f"{prefix}blocks.{stage}.{block}.se.conv_reduce"] = f"{gate}.fc1"
+            keys[f"{prefix}blocks.{stage}.{block}.se.conv_expand"] = f"{gate}.fc2"
     last, stage = len(places) + 1, len(depths)
-    table[f"{prefix}blocks.{stage}.0.conv"] = f"backbone.{last}.0"
-    table[f"{prefix}blocks.{stage}.0.bn1"] = f"backbone.{last}.1"
-    return table
+    keys[f"{prefix}blocks.{stage}.0.conv"] = f"backbone.{last}.0"
+    keys[f"{prefix}blocks.{stage}.0.bn1"] = f"backbone.{last}.1"
+    return keys
 
 
-def mobilenet_bodies(prefix: str = "") -> tuple[BackboneTable, ...]:
-    """Both MobileNetV3s. timm's have another eps than torchvision's, and its first dilated blocks dilate less."""
+def mobilenet_backbones(prefix: str = "") -> tuple[BackboneTable, ...]:
+    """Return the tables of both MobileNetV3s.
+
+    timm's have another eps than torchvision's, and the first block of a dilated stage dilates less.
+    """
     return tuple(
         BackboneTable(
             f"{prefix}blocks.{len(depths)}.0.conv.weight",
-            mobilenet_table(blocks(), depths, prefix),
+            mobilenet_keys(blocks(), depths, prefix),
             {"norm_eps": 1e-5, "first_block_dilation": "previous"},
             flattened=("classifier.0.weight",),
         )
@@ -57,8 +61,8 @@ def mobilenet_bodies(prefix: str = "") -> tuple[BackboneTable, ...]:
 
 
 _STEMS = (
-    BackboneTable("conv1.weight", resnet_table()),
-    BackboneTable("conv1.0.weight", resnet_table()),
+    BackboneTable("conv1.weight", resnet_keys()),
+    BackboneTable("conv1.0.weight", resnet_keys()),
 )
 
 TIMM = (
@@ -71,21 +75,21 @@ TIMM = (
         "fc",
         choices={"norm_layer": None},
         look_alikes={
-            "resnet18": "timm's resnetblur18 (smooths before it shrinks)",
-            "resnet34": "timm's resnetaa34d (smooths before it shrinks)",
-            "resnet50": "timm's resnetaa50, resnetaa50d, resnetblur50 or resnetblur50d (smooths before it shrinks)",
-            "resnet101": "timm's resnetaa101d or resnetblur101d (smooths before it shrinks)",
+            "resnet18": "timm's resnetblur18 (anti-aliased downsampling)",
+            "resnet34": "timm's resnetaa34d (anti-aliased downsampling)",
+            "resnet50": "timm's resnetaa50, resnetaa50d, resnetblur50 or resnetblur50d (anti-aliased downsampling)",
+            "resnet101": "timm's resnetaa101d or resnetblur101d (anti-aliased downsampling)",
         },
     ),
     NetworkTable(
         "MobileNetV3",
         "conv_stem.weight",
         "",
-        mobilenet_bodies(),
+        mobilenet_backbones(),
         {"conv_head": "classifier.0", "classifier": "classifier.3"},
         "classifier.3",
         look_alikes={
-            f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (another eps, padding as TensorFlow's)"
+            f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (another eps, TensorFlow's padding)"
             for size in ("large", "small")
         },
     ),

@@ -1,18 +1,18 @@
-"""VainF/DeepLabV3Plus-Pytorch: network/. Its command line has output stride 16 by default, and rates that follow it."""
+"""Tables of VainF/DeepLabV3Plus-Pytorch, network/. Its default is output stride 16; the atrous rates follow from it."""
 
 from __future__ import annotations
 
-from weights_tools.recognise.layouts.key_map import BackboneTable, NetworkTable
-from weights_tools.recognise.layouts.tables.timm import resnet_table
+from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
+from weights_tools.recognise.layouts.tables._resnet import resnet_keys
 
-BODIES = (BackboneTable("backbone.conv1.weight", resnet_table("backbone.")),)
+BACKBONES = (BackboneTable("backbone.conv1.weight", resnet_keys("backbone.")),)
 
 VAINF = (
     NetworkTable(
         "DeepLabV3",
         "classifier.classifier.0.convs.0.0.weight",
         "deeplabv3",
-        BODIES,
+        BACKBONES,
         {"classifier.classifier": "classifier"},
         "classifier.4",
         {},
@@ -22,7 +22,7 @@ VAINF = (
         "DeepLabV3+",
         "classifier.aspp.convs.0.0.weight",
         "deeplabv3plus",
-        BODIES,
+        BACKBONES,
         {
             "classifier.project": "classifier.project_low",
             "classifier.aspp": "classifier.aspp",
