@@ -1,4 +1,4 @@
-"""Names that come out of files: which are accepted, and how they are shown in messages."""
+"""Check names that come from files, and make them printable for messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LISTED = 10
 
 
 def check_name(name: object) -> str:
-    """Return a tensor's name if any file format and any tool can hold it; raise WeightsError otherwise."""
+    """Return a tensor's name; raise WeightsError if a file format or tool could not hold the name."""
     if not isinstance(name, str):
         raise WeightsError("one of its tensors has a name that is no text; the names of a state dict are texts")
     if len(name) > MAX_NAME:
@@ -23,7 +23,7 @@ def check_name(name: object) -> str:
 
 
 def printable(name: object, *, quote: bool = True) -> str:
-    """Return a short, printable form of a name from a file."""
+    """Return a shortened, printable form of a name from a file."""
     if not isinstance(name, str):
         return str(name) if type(name) is int else "a key that is no text"
     short = name if len(name) <= 80 else f"{name[:77]}..."
@@ -36,7 +36,7 @@ def printable(name: object, *, quote: bool = True) -> str:
 
 
 def join_names(names: Iterable[str], most: int = _LISTED) -> str:
-    """Join at most `most` names and say how many more there are."""
+    """Join at most `most` names with commas, and append the number of the others."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more

@@ -21,8 +21,8 @@ from weights_tools.reader.values import TensorRef
 STAGES = ("head", "container", "pickle", "opened", "weights", "network")
 _STAGE_OF_MODULE = {
     **dict.fromkeys(("identify", "onnx_model"), "head"),
-    **dict.fromkeys(("source", "shards", "strict_json", "ziparchive", "torch_zip", "safetensors_file"), "container"),
-    **dict.fromkeys(("torch_legacy", "machine", "opcodes", "constructors"), "pickle"),
+    **dict.fromkeys(("source", "shards", "strict_json", "_zip_archive", "torch_zip", "safetensors_file"), "container"),
+    **dict.fromkeys(("torch_legacy", "_machine", "_opcodes", "_constructors"), "pickle"),
 }
 _MAX_TENSORS = 300
 
@@ -66,7 +66,7 @@ def _stage(error: WeightsError) -> str:
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "").rpartition(".")[2]
         trace = trace.tb_next
-    if module == "single":
+    if module == "_single_file":
         return "pickle" if "bare pickle" in str(error) else "head"
     return _STAGE_OF_MODULE.get(module, "opened")
 

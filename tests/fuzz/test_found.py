@@ -16,9 +16,9 @@ from segnets.weights.description import METADATA_KEY, encode
 from tests.fuzz.structure import Document, Entry
 from tests.weights_tools.files import rezip, saved
 from weights_tools import inspect
-from weights_tools.reader.constructors import construct, storage_of
+from weights_tools.reader._constructors import construct, storage_of
+from weights_tools.reader._machine import Machine
 from weights_tools.reader.limits import MAX_TENSORS
-from weights_tools.reader.machine import Machine
 
 EMPTY = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from segnets.errors import WeightsError
 from tests.weights_tools.files import Bomb, rezip, saved
 from weights_tools import convert, inspect
-from weights_tools.reader.constructors import construct, storage_of
-from weights_tools.reader.machine import Machine
+from weights_tools.reader._constructors import construct, storage_of
+from weights_tools.reader._machine import Machine
 from weights_tools.reader.values import Foreign, Global, OpaqueKey
 
 

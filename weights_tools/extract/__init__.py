@@ -1,0 +1,1 @@
+"""Extract one flat state dict from the content of a checkpoint."""

@@ -1,7 +1,7 @@
-"""From the modules of an archive to one flat state dict: TorchScript's, and those that torch::save of C++ writes.
+"""Extract one flat state dict from the module tree of a TorchScript archive, or of one that torch::save of C++ wrote.
 
-Both hold a tree of modules whose attributes are parameters, buffers, modules and much else. Source: torch/csrc/jit/
-serialization and torch/csrc/api/src/serialize of torch 2.13.
+Both hold a tree of modules whose attributes are parameters, buffers, modules and other values. Source:
+torch/csrc/jit/serialization and torch/csrc/api/src/serialize of torch 2.13.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from weights_tools.reader.values import Foreign, TensorRef, UnreadableTensor, Va
 
 
 def walk_modules(top: Value) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
-    """Return the tensors of a module by the dotted names of their attributes, and what is to be noted of them.
+    """Collect the tensors of a module and its submodules.
 
-    Raises WeightsError if there are none, or if they are the state of an optimizer or a list without names.
+    Returns:
+        The tensors by the dotted names of their attributes, and notes for the report.
+
+    Raises:
+        WeightsError: If there are none, or they are the state of an optimizer or an unnamed list.
     """
     attributes = top.state if isinstance(top, Foreign) and isinstance(top.state, dict) else {}
     if "param_groups" in attributes or any(isinstance(n, str) and n.endswith("/size") for n in attributes):
@@ -50,7 +54,7 @@ def _is_numbered(name: Value, value: Value) -> bool:
 
 
 def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | UnreadableTensor]]:
-    """Yield prefix, name and tensor for a module and those within it, which may recall each other without end."""
+    """Yield prefix, name and tensor for a module and its submodules. Cycles end at the limits."""
     waiting: list[tuple[str, Value, int]] = [("", top, 0)]
     modules = attributes = 0
     while waiting:
@@ -58,7 +62,7 @@ def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | Unreadable
         if not isinstance(node, Foreign) or not isinstance(node.state, dict):
             continue
         children = [(k, v) for k, v in node.state.items() if isinstance(v, Foreign) and isinstance(k, str)]
-        modules += len(children)  # counted before they wait, so that the list can't grow beyond the limit
+        modules += len(children)  # counted before they are added, to bound the list
         attributes += len(node.state)
         if modules > MAX_MODULES or attributes > MAX_ATTRIBUTES or depth > MAX_DEPTH:
             raise WeightsError(
@@ -68,7 +72,7 @@ def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | Unreadable
         for name, value in node.state.items():
             if isinstance(value, TensorRef | UnreadableTensor):
                 yield prefix, name, value
-        # Longer names are refused where they belong to a tensor; none is copied at full length for each module.
+        # Cut, so that a long name is not copied for each module; `check_name` refuses it for a tensor.
         waiting += [
             (f"{prefix}{name[:MAX_NAME]}."[: MAX_NAME + 1], child, depth + 1) for name, child in reversed(children)
         ]

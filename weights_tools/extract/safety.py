@@ -7,7 +7,7 @@ from weights_tools.reader import Container
 
 
 def refuse_attacks(container: Container) -> None:
-    """Raise WeightsError if the file names functions that only an attack needs; none of them was run."""
+    """Raise WeightsError if the file names functions that only an attack needs. Nothing was executed."""
     hostile = container.hostile()
     if hostile:
         raise WeightsError(

@@ -1,8 +1,8 @@
-"""From what a file holds to one flat state dict: which of its dictionaries, which tensors, under which names.
+"""Extract one flat state dict from a loaded checkpoint.
 
-Training scripts wrap a state dict in dictionaries, with optimizers and arguments beside it, and their wrappers
-(DataParallel, torch.compile, AveragedModel, Lightning) put prefixes before every name. All of it is taken off here, and
-everything that was taken off or left out is reported.
+Training scripts nest a state dict in dictionaries, together with optimizers and arguments. Wrappers (DataParallel,
+torch.compile, AveragedModel, Lightning) prefix every name. Both are removed here, and everything removed or ignored is
+reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weights_tools.reader.container import MODULE_KINDS, Container
 from weights_tools.reader.limits import MAX_TENSORS
 from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
 
-# Where training scripts keep the weights: torchvision's references, mmengine, VainF, Lightning, timm, common habit.
+# Keys under which training scripts store the weights: torchvision, mmengine, VainF, Lightning, timm, common usage.
 CANDIDATES = (
     "state_dict",
     "model",
@@ -36,22 +36,25 @@ CANDIDATES = (
     "params_ema",
 )
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel, beside the prefix `module.`
+_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel, without the prefix `module.`
 _DEPTH = 4
-TOP = "."  # what --key calls the outermost dictionary
-_COMPARABLE = 2  # a set of half as many tensors as the largest could be a network, too
+TOP = "."  # the outermost dictionary in --key
+_COMPARABLE = 2  # a dictionary with half as many tensors as the largest may be a network too
 _MAX_PREFIXES = 8
-_LARGE = 4  # a quarter of all tensors may be a network beside others
+_LARGE = 4  # a quarter of all tensors may be one of several networks
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of one network by name, and how they were found.
+    """The tensors of one network, and how they were found.
 
-    path: the keys that lead to them, outermost first.
-    stripped: prefixes taken off every name, outermost first.
-    dropped: tensors beside the network's, left out.
-    ignored: objects beside the weights, each with its kind.
+    Attributes:
+        tensors: Tensors by name, prefixes removed.
+        path: Keys of the dictionaries that lead to the tensors, outermost first.
+        stripped: Prefixes removed from every name, outermost first.
+        dropped: Names of tensors that do not belong to the network.
+        ignored: Other objects in the file, each with its kind.
+        notes: Remarks for the reports.
     """
 
     tensors: Mapping[str, TensorRef]
@@ -63,11 +66,15 @@ class StateDict:
 
 
 def find_state_dict(container: Container, key: str | None = None) -> StateDict:
-    """Find the weights in a file; `key` names the dictionary that holds them where there are several ("ema" or "a.b").
+    """Find the weights in a file.
 
-    It may also name what the names of one network in a dictionary of several begin with ("ema" for "ema.conv1.weight").
+    Args:
+        container: The content of the file.
+        key: The dictionary that holds the weights, if there are several ("ema" or "a.b"). It may also be the prefix of
+            one of several networks in a dictionary ("ema" for "ema.conv1.weight").
 
-    Raises WeightsError if there are none, several, or names or tensors that no network has.
+    Raises:
+        WeightsError: If there are no weights, several sets of weights, or names or tensors that no network has.
     """
     top = container.top
     if container.kind in MODULE_KINDS:
@@ -83,7 +90,7 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
 
 
 def find_candidates(container: Container) -> list[str]:
-    """Return what `key` may name in a file that holds several sets of weights; nothing where there is no choice."""
+    """Return the possible values of `key` for a file with several sets of weights, else an empty list."""
     if container.kind in MODULE_KINDS:
         return []
     found = _search(container.top, _DEPTH, set())
@@ -91,7 +98,7 @@ def find_candidates(container: Container) -> list[str]:
 
 
 def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
-    """Split a --key into the keys that it names, which may contain dots, and a prefix of names behind them."""
+    """Split `key` into dictionary keys, which may contain dots, and a remaining prefix of tensor names."""
     if key == TOP and TOP not in (top if isinstance(top, dict) else ()):
         return (), ""
     node, path, rest = top, [], key
@@ -128,7 +135,7 @@ def _at(top: Value, path: tuple[str, ...]) -> Value:
 
 
 def _under(found: StateDict, prefix: str) -> StateDict:
-    """The tensors whose names begin with `prefix`; the others are dropped."""
+    """Keep the tensors whose names begin with `prefix`, and drop the others."""
     kept = {name.removeprefix(prefix): ref for name, ref in found.tensors.items() if name.startswith(prefix)}
     others = tuple(name for name in found.tensors if not name.startswith(prefix))
     return replace(found, tensors=kept, stripped=(*found.stripped, prefix), dropped=(*found.dropped, *others))
@@ -145,7 +152,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
 
 
 def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
-    """Return the paths to the dictionaries that may hold the weights; one that has two names counts once."""
+    """Return the paths to the dictionaries that may hold the weights; a dictionary under two keys counts once."""
     if not isinstance(node, dict) or depth == 0 or id(node) in seen:
         return []
     seen.add(id(node))
@@ -157,14 +164,14 @@ def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
     known = [path for name in CANDIDATES for path in children.get(name, ())]
     every = [path for paths in children.values() for path in paths]
     own: list[tuple[str, ...]] = [()] if _has_tensors(node) else []
-    # Under a name of their own, and among other things, only what could be a network too counts.
+    # Under other keys than the usual ones, only a dictionary as large as a network counts.
     found = known or own or every
     largest = max((_count(node, path) for path in found), default=0)
     return [path for path in (*own, *every) if path in found or _count(node, path) * _COMPARABLE >= largest]
 
 
 def _count(node: Value, path: tuple[str, ...]) -> int:
-    """How many tensors stand in the dictionary at the end of a path."""
+    """Count the tensors in the dictionary at the end of a path."""
     end = _at(node, path)
     return sum(isinstance(value, TensorRef) for value in end.values()) if isinstance(end, dict) else 0
 
@@ -203,7 +210,7 @@ def _explain_none(top: Value) -> str:
 
 
 def _is_optimizer(value: Value) -> bool:
-    """Whether this is what torch.optim saves, or one process of DeepSpeed's ZeRO."""
+    """Return whether this is a state of torch.optim, or of one process of DeepSpeed's ZeRO."""
     return isinstance(value, dict) and ({"param_groups", "state"} <= value.keys() or "zero_stage" in value)
 
 
@@ -218,7 +225,7 @@ def _contents(node: Value) -> str:
 
 
 def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
-    """Take the tensors at the end of `path`, and note what stands beside the way and beside them."""
+    """Collect the tensors at the end of `path`, and record the other objects on the way."""
     node, ignored = top, []
     for name in path:
         if not isinstance(node, dict):
@@ -244,7 +251,7 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
 
 
 def strip_prefixes(found: StateDict) -> StateDict:
-    """Take off prefixes that every name shares, as often as there is one; AveragedModel's counter does not count."""
+    """Remove known prefixes that every name shares, repeatedly; AveragedModel's counter may lack them."""
     tensors, stripped, dropped = dict(found.tensors), list(found.stripped), list(found.dropped)
     for _ in range(_MAX_PREFIXES):
         counter = tensors.get(_AVERAGED)
@@ -260,9 +267,9 @@ def strip_prefixes(found: StateDict) -> StateDict:
 
 
 def inner_networks(found: StateDict) -> list[StateDict]:
-    """Return what could be a network within the tensors, if all else beside it (losses, metrics) is left out.
+    """Return the groups of tensors with a common first name that are large enough to be a network.
 
-    Lightning modules hold the network as an attribute of any name, and states of metrics beside it.
+    Lightning modules hold the network as an attribute of any name, together with the states of losses and metrics.
     """
     sizes = Counter(name.partition(".")[0] for name in found.tensors if "." in name)
     large = [first for first, size in sizes.items() if size * _LARGE >= len(found.tensors)]
@@ -270,6 +277,6 @@ def inner_networks(found: StateDict) -> list[StateDict]:
 
 
 def looks_trained(name: str, ref: TensorRef) -> bool:
-    """Tell weights of a network from what stands beside one: counters, confusion matrices, weights of classes."""
+    """Return whether a tensor is a weight of a network, and not a counter, confusion matrix or class weight."""
     matrix = len(ref.shape) >= 2 and (ref.dtype not in INTEGER_DTYPES or name.endswith("weight"))
     return matrix or name.endswith("running_mean")

@@ -1,4 +1,4 @@
-"""What every kind of file is turned into: a tree of inert values, and where the bytes of its tensors lie."""
+"""The content of a checkpoint of any format: a tree of inert values, and where the bytes of its tensors are."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from weights_tools.reader.values import Value
 
-# Modules whose functions run commands, code or network traffic. No checkpoint needs them, an attack does. The list
-# only chooses the words of a refusal: nothing that a file names is ever imported, on this list or not.
+# Modules whose functions run commands or code, or open connections. No checkpoint needs them. The list only chooses the
+# words of a refusal: nothing that a file names is ever imported, whether listed or not.
 _HOSTILE_MODULES = frozenset(
     {"os", "posix", "nt", "subprocess", "runpy", "pty", "socket", "shutil", "ctypes", "importlib", "webbrowser", "code"}
     | {"_posixsubprocess", "sys", "pip", "timeit", "pdb", "bdb", "marshal", "pydoc", "cProfile", "profile", "smtplib"}
 )
 _HOSTILE_BUILTINS = frozenset({"eval", "exec", "compile", "open", "__import__", "breakpoint", "execfile", "input"})
 
-# Trees of modules in place of dictionaries.
+# Formats that hold trees of modules instead of dictionaries.
 MODULE_KINDS = ("TorchScript archive", "C++ archive")
 
 
@@ -23,11 +23,16 @@ MODULE_KINDS = ("TorchScript archive", "C++ archive")
 class Container:
     """The content of a file, or of the files that an index lists.
 
-    kind: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive" (of
-    Python) or "C++ archive" (of torch::save).
-    top: the outermost value.
-    spans: for each storage key the first byte in the file and the number of bytes.
-    unaligned: tensors lie at any byte, each behind 8 bytes that are of no more use.
+    Attributes:
+        kind: "torch zip", "torch legacy", "safetensors", "sharded torch", "sharded safetensors", "TorchScript archive"
+            (written from Python) or "C++ archive" (written by torch::save).
+        top: The outermost value.
+        spans: Start and size in bytes of each storage, by its key.
+        big_endian: Byte order of the tensors.
+        globals: Dotted names of the classes and functions that the file names.
+        metadata: Metadata of a safetensors file.
+        notes: Remarks for the reports.
+        unaligned: Storages start at any byte, each after 8 bytes that may be overwritten.
     """
 
     kind: str
@@ -40,7 +45,7 @@ class Container:
     unaligned: bool = False
 
     def hostile(self) -> list[str]:
-        """Return the named globals that only an attack would name."""
+        """Return the globals that only an attack would name."""
         return [name for name in self.globals if _is_hostile(name)]
 
 

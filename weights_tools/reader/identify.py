@@ -1,6 +1,6 @@
-"""What a file is, by its content: its name may say anything.
+"""Identify a file by its first bytes; its name does not count.
 
-Everything that is no readable checkpoint is refused here with what it is and what to do instead.
+For everything but a readable checkpoint, the result says what the file is and what to do instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 HEAD_BYTES = 4096
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickled magic number of torch.save before 1.6
 
-# First bytes, what they mean, what to do. None of these holds weights that can be read here.
+# First bytes of files without readable weights: what the file is, and what to do.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "it is a git-LFS pointer, not the file itself; run `git lfs pull` and try again"),
     (b"\x93NUMPY", "it is a NumPy array (.npy), not a checkpoint"),
@@ -37,7 +37,7 @@ _TAR = (
 EXPLAIN_DISTRIBUTED = (
     "make one file of its folder with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
 )
-# The names that flatbuffer files have at their fifth byte.
+# Identifiers of flatbuffer files, at their fifth byte.
 _FLATBUFFERS = {
     b"TFL3": "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted",
     b"ET12": "it is an ExecuTorch program; give the checkpoint that it was exported from",
@@ -46,9 +46,15 @@ _FLATBUFFERS = {
 
 
 def identify(head: bytes, size: int) -> str:
-    """Return "zip", "legacy", "pickle", "safetensors", "index" or "protobuf", or a reason that begins with "it ".
+    """Identify the format of a file.
 
-    head: the first HEAD_BYTES of the file; size: the bytes of the whole file.
+    Args:
+        head: The first HEAD_BYTES of the file.
+        size: Size of the whole file in bytes.
+
+    Returns:
+        "zip", "legacy", "pickle", "safetensors", "index" or "protobuf"; for any other file a reason to refuse it,
+        which begins with "it ".
     """
     if size == 0:
         return "it is empty; the download or the copy failed"
@@ -77,17 +83,17 @@ def _looks_like_safetensors(head: bytes, size: int) -> bool:
         return False
     header = int.from_bytes(head[:8], "little")
     start = head[8:].removeprefix(b"\xef\xbb\xbf").lstrip()
-    # Generous on purpose: the strict rules are in reader.safetensors, which says what is wrong.
+    # Lenient on purpose: reader.safetensors_file is strict and explains what is wrong.
     return start.startswith(b"{") and (header < 1 << 40 or start.startswith((b'{"', b"{}")))
 
 
 def _looks_like_index(head: bytes) -> bool:
-    """Whether it is the JSON text that lists the files of a checkpoint; what is in it, `reader.shards` looks at."""
+    """Return whether the file is JSON that lists the files of a checkpoint; `reader.shards` checks the content."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and b'"weight_map"' in head
 
 
 def explain_other(head: bytes, size: int) -> str:
-    """Say what a file is that has no beginning of its own: a text, nothing but zeros, a model of another project."""
+    """Describe a file without a known signature: text, zeros, or a model of another project."""
     if head[4:8] in _FLATBUFFERS:
         return _FLATBUFFERS[head[4:8]]
     if head.startswith(b"\x08\x01\x12"):
@@ -140,7 +146,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def explain_folder(path: Path) -> str:
-    """Say what a folder is that was given in place of a file."""
+    """Describe a folder that was given instead of a file."""
     try:
         names = sorted(item.name for item in path.iterdir())[:10_000]
     except OSError:

@@ -1,7 +1,7 @@
-"""Recognising ONNX models, to say what they are: nothing of them is converted.
+"""Recognise ONNX models, to refuse them with a description.
 
-A file is a protobuf message, a row of fields, each with a number, a kind and for most kinds a length. Only the outer
-fields are looked at, and those of the graph up to its name. Source: onnx/onnx.proto of ONNX 1.19, `ModelProto`.
+A file is a protobuf message: a sequence of fields, each with a number, a wire type and usually a length. Only the outer
+fields are parsed, and those of the graph up to its name. Source: onnx/onnx.proto of ONNX 1.19, `ModelProto`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _MAX_FIELDS = 20_000
 _MAX_IR_VERSION = 100
 _WHAT_TO_DO = "only PyTorch checkpoints can be converted, so give the checkpoint that it was exported from"
 
-# A field: its number, the value if it is a number, and where its bytes are if it has any.
+# A field: its number, its value if that is a number, and start and size of its bytes otherwise.
 _Field = tuple[int, int, int, int]
 
 
 class _NoMessageError(Exception):
-    """The bytes are no protobuf message of this kind."""
+    """The bytes are not a `ModelProto` message."""
 
 
 def explain(source: Source) -> str | None:
-    """Return what a file is and what to do, or None if it is no ONNX model."""
-    said: dict[int, str] = {}
+    """Return why an ONNX model is refused, or None for any other file."""
+    facts: dict[int, str] = {}
     opsets: list[str] = []
     graph = ""
     try:
@@ -41,30 +41,30 @@ def explain(source: Source) -> str | None:
             if number == 1:
                 if not 0 < value < _MAX_IR_VERSION:
                     return None
-                said[number] = f"IR version {value}"
+                facts[number] = f"IR version {value}"
             elif number in (_PRODUCER, _VERSION):
-                said[number] = _text(source, start, length)
+                facts[number] = _text(source, start, length)
             elif number == _OPSET:
                 opsets.append(_opset(source, start, length))
             elif number == _GRAPH:
                 graph = _graph_name(source, start, length)
-                said[number] = f"graph {graph!r}" if graph else "a graph without a name"
+                facts[number] = f"graph {graph!r}" if graph else "a graph without a name"
     except _NoMessageError:
         return None
     except WeightsError:
-        # A field reaches beyond the end. Enough was seen to know it, if it names its producer.
-        if 1 in said and said.get(_PRODUCER):
-            return f"it is an ONNX model ({_facts(said, opsets)}) that was cut off; {_WHAT_TO_DO}"
+        # A field exceeds the file. The producer's name is enough to recognise a truncated model.
+        if 1 in facts and facts.get(_PRODUCER):
+            return f"it is an ONNX model ({_describe(facts, opsets)}) that was cut off; {_WHAT_TO_DO}"
         return None
-    if 1 not in said or _GRAPH not in said:
+    if 1 not in facts or _GRAPH not in facts:
         return None
-    return f"it is an ONNX model ({_facts(said, opsets)}); {_WHAT_TO_DO}"
+    return f"it is an ONNX model ({_describe(facts, opsets)}); {_WHAT_TO_DO}"
 
 
-def _facts(said: dict[int, str], opsets: list[str]) -> str:
-    producer = " ".join(text for number in (_PRODUCER, _VERSION) if (text := said.get(number)))
-    facts = [said[1], f"written by {producer}" if producer else "", *opsets[:3], said.get(_GRAPH, "")]
-    return ", ".join(fact for fact in facts if fact)
+def _describe(facts: dict[int, str], opsets: list[str]) -> str:
+    producer = " ".join(text for number in (_PRODUCER, _VERSION) if (text := facts.get(number)))
+    parts = [facts[1], f"written by {producer}" if producer else "", *opsets[:3], facts.get(_GRAPH, "")]
+    return ", ".join(part for part in parts if part)
 
 
 def _fields(source: Source, start: int, end: int) -> Iterator[_Field]:
@@ -90,7 +90,7 @@ def _fields(source: Source, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(source: Source, position: int, end: int) -> tuple[int, int]:
-    """Return a number and the position behind it: seven bits in each byte, the lowest first, the last below 128."""
+    """Return a base-128 number, lowest bits first, and the position after it."""
     data = source.view(position, min(10, end - position))
     value = 0
     for count, byte in enumerate(data):
@@ -125,6 +125,6 @@ def _graph_name(source: Source, start: int, length: int) -> str:
         for number, _, at, size in _fields(source, start, start + length):
             if number == _GRAPH_NAME and at:
                 return _text(source, at, size)
-    except _NoMessageError:  # more nodes than are looked at, or a name that can't be shown
+    except _NoMessageError:  # too many nodes, or an unprintable name
         pass
     return ""

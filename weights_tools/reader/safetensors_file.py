@@ -1,7 +1,8 @@
-"""Safetensors files, checked as the specification asks and not as leniently as most readers do.
+"""Read safetensors files, more strictly than most readers.
 
-8 bytes header size, a JSON header that begins with `{`, the tensors without holes or overlaps, nothing behind them;
-no duplicate names; `__metadata__` maps text to text. Source: https://github.com/huggingface/safetensors (README).
+A file is 8 bytes of header size, a JSON header that begins with `{`, and the tensors, without holes, overlaps or
+trailing bytes. Names are unique, and `__metadata__` maps strings to strings. Source: README of
+https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _DTYPES = {
 
 
 def read(source: Source) -> Container:
-    """Read the header. Raises WeightsError that says which rule of the format is broken."""
+    """Read the header; raise WeightsError that names the violated rule of the format."""
     length = int.from_bytes(source.view(0, 8), "little")
     if length > MAX_SAFETENSORS_HEADER:
         raise WeightsError(f"its safetensors header claims {length:,} bytes; {MAX_SAFETENSORS_HEADER:,} is the most")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segnets.errors import WeightsError
+from weights_tools.reader._single_file import kind_of_file, read_file
 from weights_tools.reader.container import Container
 from weights_tools.reader.shards import Shards, open_shards, part_of_several, read_shards
-from weights_tools.reader.single import kind_of_file, read_file
 from weights_tools.reader.source import Content, Source
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints in several files: an index says which tensor is in which file beside it.
+"""Read checkpoints in several files, listed by an index.
 
-The index is JSON with `weight_map`, a file name for each tensor, as transformers writes it beside
-`model-00001-of-00002.safetensors` or `pytorch_model-00001-of-00002.bin`. What index and files say must agree exactly.
+The index is a JSON file in the same folder. Its `weight_map` has a file name for each tensor, as transformers writes it
+for `model-00001-of-00002.safetensors` or `pytorch_model-00001-of-00002.bin`. Index and files must agree exactly.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from segnets.errors import WeightsError
 from weights_tools._text import join_names
+from weights_tools.reader._single_file import read_file
 from weights_tools.reader.container import Container
 from weights_tools.reader.identify import EXPLAIN_DISTRIBUTED
 from weights_tools.reader.limits import MAX_INDEX_BYTES, MAX_SHARDS, MAX_TENSORS
-from weights_tools.reader.single import read_file
 from weights_tools.reader.source import Source, require_memory
 from weights_tools.reader.strict_json import parse_object
 from weights_tools.reader.values import TensorRef, UnreadableTensor, Value, kind_of
@@ -33,9 +33,9 @@ _DISTRIBUTED = re.compile(r"__\d+_\d+\.distcp|\.metadata")
 
 
 class Shards:
-    """The files that an index lists, as if they were one: each begins at a multiple of 64.
+    """The files that an index lists, presented as one file without the index.
 
-    So a tensor is as well aligned as in its own file. The index itself is not part of what `view` shows.
+    Each file begins at a multiple of 64, so that its tensors keep their alignment.
     """
 
     def __init__(self, index: Source, weight_map: Mapping[str, str], files: Mapping[str, Source]) -> None:
@@ -50,19 +50,20 @@ class Shards:
             position += file.size + -file.size % _ALIGNMENT
         self.size = index.size + sum(file.size for file in files.values())
         self._index = index
-        self._in_a_row = list(files.values())
+        self._sequence = list(files.values())
 
     @property
     def loaded(self) -> bool:
-        return all(file.loaded for file in self._in_a_row)
+        """Whether every file is in memory."""
+        return all(file.loaded for file in self._sequence)
 
     def view(self, start: int, count: int) -> memoryview:
-        """Return `count` bytes from `start`, all of one file; raise WeightsError where it does not have them."""
+        """Return `count` bytes from `start`, within one file; raise WeightsError if the file is too short."""
         number = bisect.bisect_right(self.starts, start) - 1
-        return self._in_a_row[number].view(start - self.starts[number], count)
+        return self._sequence[number].view(start - self.starts[number], count)
 
     def sha256(self) -> str:
-        """Return the sha256 of the lines that `sha256sum INDEX FILE...` prints in their folder, files by name."""
+        """Return the sha256 of the lines that `sha256sum INDEX FILE...` prints in their folder, sorted by file name."""
         lines = [f"{file.sha256()}  {name}\n" for name, file in sorted(self.files.items())]
         first = f"{self._index.sha256()}  {self.path.name}\n"
         return hashlib.sha256("".join([first, *lines]).encode("utf-8", "surrogateescape")).hexdigest()
@@ -70,7 +71,7 @@ class Shards:
 
 @contextlib.contextmanager
 def open_shards(index: Source) -> Iterator[Shards]:
-    """Open the files that an index lists. Raises WeightsError if it asks for any that do not lie beside it."""
+    """Open the files that an index lists; raise WeightsError if any is missing or outside the index's folder."""
     weight_map = _weight_map(index)
     names = sorted(set(weight_map.values()))
     if len(names) > MAX_SHARDS:
@@ -113,7 +114,7 @@ def _check_name(name: str) -> None:
 
 
 def _place(index: Path, name: str) -> Path:
-    """Return the real path of a file; a link may lead only to where the index itself really is, as in hub caches."""
+    """Return the real path of a file. A link may lead only to the real folder of the index, as in hub caches."""
     path = index.parent / name
     if not path.is_symlink():
         return path
@@ -132,7 +133,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def read_shards(shards: Shards, *, data: bool) -> Container:
-    """Read every file and put them together; see `reader.read_container`."""
+    """Read every file and join their contents; see `reader.read_container`."""
     if data:
         require_memory(shards.size)
     parts: dict[str, Container] = {}
@@ -169,7 +170,7 @@ def read_shards(shards: Shards, *, data: bool) -> Container:
 
 
 def _check_agreement(weight_map: Mapping[str, str], parts: Mapping[str, Container]) -> None:
-    """Raise WeightsError if a file holds anything but the tensors that the index says are in it."""
+    """Raise WeightsError unless each file holds exactly the tensors that the index lists for it."""
     found: dict[Value, str] = {}
     for file, part in parts.items():
         if not isinstance(part.top, dict):
@@ -205,12 +206,12 @@ def _key(number: int, key: str) -> str:
 
 
 def _common(every: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What all files say of the whole."""
+    """Return the metadata on which all files agree."""
     return {key: text for key, text in every[0].items() if all(other.get(key) == text for other in every)}
 
 
 def part_of_several(path: Path) -> str | None:
-    """Say so if a file is named as one of several; alone it is seldom of use."""
+    """Return a hint if a file's name marks it as one of several, else None."""
     if _DISTRIBUTED.fullmatch(path.name):
         return f"by its name it is part of a distributed checkpoint; {EXPLAIN_DISTRIBUTED}"
     found = _PART.search(path.name)

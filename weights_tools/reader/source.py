@@ -1,6 +1,6 @@
-"""A file that is read once: into one buffer that belongs to us, so that nobody can change it under our feet.
+"""Read a file once, into a buffer that other processes can't change.
 
-A memory map would be as fast, but ends the process (SIGBUS) when another program truncates the file meanwhile.
+A memory map would be as fast, but the process would die (SIGBUS) if another one truncated the file.
 """
 
 from __future__ import annotations
@@ -22,36 +22,45 @@ from segnets.errors import WeightsError
 from weights_tools.reader.identify import explain_folder
 
 _CHUNK = 4 << 20
-_ALIGNMENT = 64  # torch's zip files align every storage so; with the buffer aligned too, tensors can be views of it
+_ALIGNMENT = 64  # of every storage in torch's zip files; in an aligned buffer, tensors can be views
 _KEPT_FREE = 64 << 20
-_SMALL = 1 << 20  # bytes: below, starting a thread takes longer than what it would do
+_SMALL = 1 << 20  # bytes; below this, starting a thread costs more than it saves
 
 
 class Content(Protocol):
-    """The bytes of a checkpoint: of one file (`Source`) or of several (`reader.shards.Shards`).
-
-    paths: every file that is read. size: of all of them together. loaded: every byte is in memory of our own.
-    """
+    """The bytes of a checkpoint: of one file (`Source`) or of several (`reader.shards.Shards`)."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The file that the user named."""
+        ...
 
     @property
-    def paths(self) -> tuple[Path, ...]: ...
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Total size in bytes."""
+        ...
 
     @property
-    def loaded(self) -> bool: ...
+    def loaded(self) -> bool:
+        """Whether all bytes are in memory."""
+        ...
 
-    def view(self, start: int, count: int) -> memoryview: ...
+    def view(self, start: int, count: int) -> memoryview:
+        """Return `count` bytes from `start`."""
+        ...
 
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """Return the sha256 in hex digits."""
+        ...
 
 
 class Source:
-    """One regular file, opened for reading; `view` gives its bytes, `load` brings all of them into memory."""
+    """One regular file, opened for reading; `view` returns some of its bytes, `load` reads all into memory."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -73,10 +82,11 @@ class Source:
 
     @property
     def loaded(self) -> bool:
+        """Whether all bytes are in memory."""
         return self.buffer is not None
 
     def view(self, start: int, count: int) -> memoryview:
-        """Return `count` bytes from `start`; raise WeightsError where the file does not have them."""
+        """Return `count` bytes from `start`; raise WeightsError if the file is too short."""
         if start < 0 or count < 0 or start + count > self.size:
             raise WeightsError("it refers to bytes beyond its end: it is damaged or was cut off")
         if self.buffer is not None:
@@ -92,7 +102,8 @@ class Source:
     def load(self) -> None:
         """Read the whole file into `buffer` and start computing its hash.
 
-        Raises WeightsError if it is larger than the free memory or changes meanwhile.
+        Raises:
+            WeightsError: If the file is larger than the free memory, or changes meanwhile.
         """
         require_memory(self.size)
         buffer = _aligned(self.size)
@@ -102,7 +113,7 @@ class Source:
             self.buffer = buffer
             return
         arrived: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        self._sha256 = self._workers.submit(_hash, arrived)  # on the second processor, while the file still comes in
+        self._sha256 = self._workers.submit(_hash, arrived)  # on another CPU core, while the file is read
         try:
             self._fill(buffer.data, arrived)
         finally:
@@ -126,18 +137,18 @@ class Source:
     def sha256(self) -> str:
         """Return the sha256 of the bytes that `load` read, as 64 hexadecimal digits."""
         if self._sha256 is None:
-            raise RuntimeError("load() comes before sha256()")
+            raise RuntimeError("call load() before sha256()")
         return self._sha256 if isinstance(self._sha256, str) else self._sha256.result()
 
     def checksums(self, spans: list[tuple[int, int]]) -> list[int]:
-        """Return the CRC-32 of each (start, count); both processors work where there are two."""
+        """Return the CRC-32 of each (start, count), computed on two CPU cores for large files."""
         spread = map if self.size < _SMALL else self._workers.map
         return list(spread(lambda span: zlib.crc32(self.view(*span)), spans))
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:
     try:
-        status = path.stat()  # before opening: opening alone can wait for ever (pipe) or act (device)
+        status = path.stat()  # checked first: opening a pipe could block, opening a device could act
         _require_regular(path, status)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except WeightsError:
@@ -176,7 +187,7 @@ def _aligned(size: int) -> npt.NDArray[np.uint8]:
 
 
 def require_memory(size: int) -> None:
-    """Raise WeightsError if so many bytes are more than the free memory, where the system tells."""
+    """Raise WeightsError if `size` bytes exceed the free memory, where the system reports that."""
     free = _free_memory()
     if free is not None and size + _KEPT_FREE > free:
         raise WeightsError(
@@ -186,7 +197,7 @@ def require_memory(size: int) -> None:
 
 
 def _free_memory() -> int | None:
-    """Bytes that can be had without swapping, where the system tells."""
+    """Return the bytes available without swapping, or None if the system does not report them."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

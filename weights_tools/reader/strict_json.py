@@ -1,4 +1,4 @@
-"""JSON from files of strangers: one meaning only, and no answer but an object or a reason."""
+"""Parse JSON from untrusted files: no duplicate names, no constants such as NaN, bounded nesting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from segnets.garbage_collection import without_garbage_collection
 
 
 def parse_object(text: bytes, what: str) -> dict[str, object]:
-    """Return the object that `text` holds.
+    """Parse a JSON object.
 
-    Raises WeightsError, which names `what` ("safetensors header"), for damaged text and for names that come twice.
+    Args:
+        text: UTF-8 text.
+        what: Name of the text in messages, for example "safetensors header".
+
+    Raises:
+        WeightsError: If the text is damaged, no object, or has duplicate names.
     """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -23,7 +28,7 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         return found
 
     try:
-        with without_garbage_collection():  # it would look at millions of empty lists again and again
+        with without_garbage_collection():  # a collection would traverse millions of lists each time
             parsed = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
     except UnicodeDecodeError:
         raise WeightsError(f"its {what} is not UTF-8 text") from None

@@ -1,4 +1,4 @@
-"""From the description of a tensor to a torch.Tensor: bounds first, then a view of the bytes that were read."""
+"""Turn described tensors into torch.Tensors: check the bounds, then view the bytes that were read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from weights_tools.reader.container import Container
 from weights_tools.reader.source import Content
 from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
 
-_WIDEST = 8  # bytes of an element; the wider complex numbers are no weights
+_WIDEST = 8  # bytes of an element; complex128 is refused earlier
 
 
 class TensorReader:
-    """Makes tensors of a loaded checkpoint. They share its memory and are not to be written to."""
+    """Make tensors of a loaded checkpoint. They share its memory and must not be written to."""
 
     def __init__(self, source: Content, container: Container) -> None:
         self._source = source
@@ -26,7 +26,7 @@ class TensorReader:
         self._moved: dict[str, memoryview] = {}
 
     def read(self, name: str, ref: TensorRef) -> torch.Tensor:
-        """Return the tensor; raise WeightsError that names it if its storage does not hold it."""
+        """Return the tensor; raise WeightsError that names the tensor if its storage is missing or too small."""
         check_bounds(name, ref, self._container)
         dtype = getattr(torch, ref.dtype)
         if ref.numel == 0:
@@ -50,7 +50,7 @@ class TensorReader:
         return torch.frombuffer(data, dtype=getattr(torch, dtype), count=len(data) // width)
 
     def _bytes(self, key: str, width: int) -> memoryview:
-        """Return the bytes of a storage where elements of `width` bytes can be read."""
+        """Return the bytes of a storage, aligned for elements of `width` bytes."""
         start, size = self._container.spans[key]
         if self._container.unaligned and self._source.loaded:
             if key not in self._moved:
@@ -60,14 +60,14 @@ class TensorReader:
         return memoryview(bytearray(data)) if start % width else data
 
     def _move(self, start: int, size: int) -> memoryview:
-        """Legacy files align nothing. The 8 bytes before each storage were read already and may be overwritten.
+        """Align a storage of a legacy file by moving it over the 8 bytes before it, which are no longer needed.
 
-        Once for each storage, and far enough for every dtype: tensors of several may share it.
+        A storage is moved once, to the alignment of the widest dtype, because tensors of several dtypes may share it.
         """
         skip = start % _WIDEST
         room = self._source.view(start - skip, skip + size)
         if skip:
-            self._source.sha256()  # of the bytes as they were in the file
+            self._source.sha256()  # computed before the bytes move
             room[:size] = room[skip:]
         return room[:size]
 

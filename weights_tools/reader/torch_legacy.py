@@ -1,16 +1,16 @@
-"""Files of torch.save before 1.6, or with `_use_new_zipfile_serialization=False`.
+"""Read files of torch.save before 1.6, or with `_use_new_zipfile_serialization=False`.
 
-Five pickles in a row (magic number, protocol, machine, the object, the storage keys), then for each key the number of
+A file is five pickles (magic number, protocol, machine, the object, the storage keys), then for each key the number of
 elements as int64 and the elements. Source: `_legacy_save` in torch/serialization.py of torch 2.13.
 """
 
 from __future__ import annotations
 
 from segnets.errors import WeightsError
-from weights_tools.reader.constructors import construct, storage_of
+from weights_tools.reader._constructors import construct, storage_of
+from weights_tools.reader._machine import Machine
 from weights_tools.reader.container import Container
 from weights_tools.reader.limits import MAX_ENTRIES
-from weights_tools.reader.machine import Machine
 from weights_tools.reader.source import Source
 from weights_tools.reader.values import ITEM_SIZES, StorageRef, Value
 
@@ -19,9 +19,9 @@ _FIRST_WINDOW = 4 << 20
 
 
 def read(source: Source) -> Container:
-    """Read the structure of the file. Raises WeightsError if it is damaged or cut off."""
+    """Read the structure of the file; raise WeightsError if the file is damaged or truncated."""
     reader = _Reader(source)
-    reader.next()  # the magic number, by which the file was recognised
+    reader.next()  # the magic number, already checked
     if reader.next() != _PROTOCOL:
         raise WeightsError("it is a legacy file of torch.save with an unknown protocol version")
     machine = reader.next()
@@ -36,7 +36,7 @@ def read(source: Source) -> Container:
 
 
 class _Reader:
-    """Reads one pickle after the other, and remembers the storages that they mention."""
+    """Read one pickle after the other and collect the storages that they name."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -48,7 +48,7 @@ class _Reader:
         source = self.source
         whole = source.size - self.position
         if source.buffer is None and whole > _FIRST_WINDOW:
-            # Without the file in memory, look at a window first: the pickles are small beside the tensors.
+            # If the file is not in memory, try a window first: the pickles are small compared with the tensors.
             try:
                 return self._run(source.view(self.position, _FIRST_WINDOW))
             except WeightsError:
@@ -64,7 +64,7 @@ class _Reader:
 
     def _persistent(self, identity: Value) -> Value:
         if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
-            return identity[1]  # the class of a whole pickled module, with its source code, which is left alone
+            return identity[1]  # the class of a pickled module; its source code is ignored
         storage = storage_of(identity)
         known = self.storages.setdefault(storage.key, storage)
         if (known.dtype, known.numel) != (storage.dtype, storage.numel):

@@ -1,4 +1,4 @@
-"""Zip archives of torch: files of torch.save since 1.6, and TorchScript archives, from Python and from C++.
+"""Read zip archives of torch: files of torch.save since 1.6, and TorchScript archives of Python and C++.
 
 Layout: one folder with data.pkl, data/<key> for every storage, byteorder, version; TorchScript adds constants.pkl and
 code/. Source: torch/serialization.py, caffe2/serialize/inline_container.h of torch 2.13.
@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 
 from segnets.errors import WeightsError
-from weights_tools.reader import ziparchive
-from weights_tools.reader.constructors import construct, storage_of
+from weights_tools.reader import _zip_archive
+from weights_tools.reader._constructors import construct, storage_of
+from weights_tools.reader._machine import Machine
+from weights_tools.reader._zip_archive import Entry
 from weights_tools.reader.container import Container
 from weights_tools.reader.limits import MAX_PICKLE_BYTES
-from weights_tools.reader.machine import Machine
 from weights_tools.reader.source import Source
 from weights_tools.reader.values import Foreign, Value
-from weights_tools.reader.ziparchive import Entry
 
 _CPP_CLASS = re.compile(r"__torch__\.(?:___torch_mangle_\d+\.)?Module")
 _NO_CHECKSUM = "the archive holds no checksums (every CRC-32 is 0), so damage can't be noticed"
@@ -26,20 +26,21 @@ _NO_CHECKSUM = "the archive holds no checksums (every CRC-32 is 0), so damage ca
 def read(source: Source, *, check: bool) -> Container:
     """Read the structure of the archive; with `check`, compare the checksum of every entry.
 
-    Raises WeightsError if it is damaged, ambiguous, or another kind of archive.
+    Raises:
+        WeightsError: If the archive is damaged, ambiguous, or of another kind.
     """
-    entries = ziparchive.read_entries(source)
+    entries = _zip_archive.read_entries(source)
     root = _root(entries)
     notes = []
-    if check and not ziparchive.check_sums(source, list(entries.values())):
+    if check and not _zip_archive.check_sums(source, list(entries.values())):
         notes.append(_NO_CHECKSUM)
     is_script = f"{root}constants.pkl" in entries
-    data = ziparchive.read_small(source, entries[f"{root}data.pkl"], MAX_PICKLE_BYTES)
+    data = _zip_archive.read_small(source, entries[f"{root}data.pkl"], MAX_PICKLE_BYTES)
     machine = Machine(data, 0, construct, storage_of)
     top = machine.run()
     kind = "torch zip"
     if is_script:
-        kind = "C++ archive" if _is_of_cpp(top, machine.globals) else "TorchScript archive"
+        kind = "C++ archive" if _is_cpp_archive(top, machine.globals) else "TorchScript archive"
         notes.append("its program was not run and not looked at: only its parameters were read")
     return Container(
         kind=kind,
@@ -51,10 +52,10 @@ def read(source: Source, *, check: bool) -> Container:
     )
 
 
-def _is_of_cpp(top: Value, names: Iterable[str]) -> bool:
-    """Whether torch::save of a C++ program wrote these modules.
+def _is_cpp_archive(top: Value, names: Iterable[str]) -> bool:
+    """Return whether torch::save of a C++ program wrote these modules.
 
-    All of them are called `Module` there, and none has the attribute `training`, which every module of Python has.
+    There, every class is called `Module` and lacks the attribute `training`, which modules of Python have.
     """
     classes = [name for name in names if name.startswith("__torch__.")]
     if not isinstance(top, Foreign) or not isinstance(top.state, dict) or "training" in top.state:
@@ -63,7 +64,7 @@ def _is_of_cpp(top: Value, names: Iterable[str]) -> bool:
 
 
 def _root(entries: Mapping[str, Entry]) -> str:
-    """Return the folder that holds data.pkl, with its slash."""
+    """Return the folder that holds data.pkl, with a trailing slash."""
     names = list(entries)
     if not names:
         raise WeightsError("it is an empty zip archive")
@@ -90,7 +91,7 @@ def _root(entries: Mapping[str, Entry]) -> str:
 def _spans(entries: Mapping[str, Entry], root: str) -> dict[str, tuple[int, int]]:
     folder = f"{root}data/"
     return {
-        # Nothing that torch writes is compressed; a small file could unpack to any size.
+        # torch compresses nothing, and a small entry could unpack to any size: -1 refuses it.
         name.removeprefix(folder): (entry.start, -1 if entry.compressed else entry.size)
         for name, entry in entries.items()
         if name.startswith(folder)
@@ -100,7 +101,7 @@ def _spans(entries: Mapping[str, Entry], root: str) -> dict[str, tuple[int, int]
 def _is_big_endian(source: Source, entry: Entry | None) -> bool:
     if entry is None:
         return False
-    order = bytes(ziparchive.read_small(source, entry, 16)).strip()
+    order = bytes(_zip_archive.read_small(source, entry, 16)).strip()
     if order not in (b"little", b"big"):
         raise WeightsError(f"its byte order {order!r} is unknown; little and big are")
     return order == b"big"

@@ -1,7 +1,7 @@
-"""The only kinds of value that reading a checkpoint can make, beside the plain ones of JSON, bytes and tuples.
+"""The values that reading a checkpoint can create, in addition to those of JSON, bytes and tuples.
 
-None of them does anything. A class or function named in a file stays a name (`Global`), and what the file wanted to
-build with it stays a description (`Foreign`). Tensors are described, not read: a storage key, an offset, a shape.
+All are inert. A class or function named in a file stays a name (`Global`), and an object that the file would build
+stays a description (`Foreign`). Tensors are described, not read: a storage key, an offset, a shape.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-# A pickle can nest its values as deep as it likes: walk them with a bound, and never format or compare them whole.
+# A pickle can nest values to any depth: traverse them with a bound, and never format or compare whole values.
 Value: TypeAlias = object
 
-# The names of torch.dtype, and the bytes of one element. Quantised and complex ones are here to be refused by name.
+# Names of torch.dtype and bytes per element. Quantised and complex dtypes are listed to be refused by name.
 ITEM_SIZES = {
     "float64": 8,
     "float32": 4,
@@ -41,22 +41,22 @@ INTEGER_DTYPES = frozenset({"int64", "int32", "int16", "int8", "uint64", "uint32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Global:
-    """A class or function that the file names. It is never imported."""
+    """A class or function that the file names. Never imported."""
 
     module: str
     name: str
 
     @property
     def dotted(self) -> str:
-        """Short, and printable: it is shown to people."""
-        # Cut first: a file may name one text of megabytes again and again.
+        """Module and name, shortened and printable."""
+        # Cut first: a file may repeat a name of megabytes.
         text = f"{self.module[:120]}.{self.name[:120]}"[:120]
         return text if text.isprintable() else ascii(text)[1:-1]
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Foreign:
-    """An object that the file wanted to build by calling `origin`. Nothing was called."""
+    """An object that the file would build by calling `origin`. Nothing was called."""
 
     origin: Global | None
     args: Value = ()
@@ -64,30 +64,31 @@ class Foreign:
 
     @property
     def kind(self) -> str:
+        """Dotted name of what would be called."""
         return self.origin.dotted if self.origin is not None else "an unknown object"
 
-    def __repr__(self) -> str:  # never the arguments: they may be nested without end
+    def __repr__(self) -> str:  # without the arguments, which may be nested to any depth
         return f"<Foreign {self.kind}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpaqueKey:
-    """Stands for a dictionary key that is no plain string or small number, such as a nested tuple."""
+    """A placeholder for a dictionary key other than a string or a small integer, such as a nested tuple."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StorageRef:
-    """A run of elements that lies elsewhere in the file under `key`."""
+    """A contiguous run of elements, stored in the file under `key`."""
 
     key: str
     dtype: str
     numel: int
-    offset: int = 0  # in elements; not 0 only for the storage views of legacy files
+    offset: int = 0  # in elements; 0 except for storage views in legacy files
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorRef:
-    """A strided view of a storage; offset and strides count elements. Not checked yet, see `reader.tensors`."""
+    """A strided view of a storage; offset and strides count elements. `reader.tensors` checks the bounds."""
 
     storage: StorageRef
     dtype: str
@@ -97,6 +98,7 @@ class TensorRef:
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         count = 1
         for size in self.shape:
             count *= size
@@ -105,13 +107,13 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnreadableTensor:
-    """A tensor of a kind that holds no plain weights: sparse, quantised, on the meta device, a subclass."""
+    """A tensor that is no plain array: sparse, quantised, on the meta device, or a subclass."""
 
     kind: str
 
 
 def kind_of(value: Value) -> str:
-    """Name what a value is, in a few words and without looking inside it."""
+    """Describe a value in a few words, without traversing it."""
     if isinstance(value, Foreign):
         return value.kind
     if isinstance(value, Global):

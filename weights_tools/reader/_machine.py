@@ -1,8 +1,8 @@
-"""A pickle machine that can build nothing but inert values.
+"""A pickle machine that builds inert values only.
 
-It follows the opcodes that `pickletools` documents (protocols 0 to 5, as far as torch writes them), but a named
-global is only noted down, and a call is only described (`Foreign`), except for the handful of known constructors in
-`reader.constructors`. Every opcode, memo slot and stack slot is counted, so that no file can make it run for long.
+The machine follows the opcodes that `pickletools` documents (protocols 0 to 5, as far as torch writes them). A named
+global is recorded, not imported. A call is described (`Foreign`), not made, except for the few constructors in
+`reader._constructors`. Opcodes, memo slots and stack slots are limited, so that no file runs for long.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MARK = Mark()
 
 
 class Machine:
-    """Runs one pickle that starts at `start` of `data`; afterwards `position` is the byte behind it."""
+    """Run the pickle that starts at `start` of `data`; afterwards `position` is the byte after it."""
 
     def __init__(self, data: memoryview, start: int, construct: Construct, persistent_load: PersistentLoad) -> None:
         self.data = data
@@ -38,19 +38,20 @@ class Machine:
         self.stack: list[Value] = []
         self.memo: dict[int, Value] = {}
         self.budget = MAX_OPCODES
-        self.globals: dict[str, None] = {}  # dotted names, in the order in which they were met
+        self.globals: dict[str, None] = {}  # dotted names, in order of appearance
         self.construct = construct
         self.persistent_load = persistent_load
 
     def run(self) -> Value:
         """Return the value that the pickle describes.
 
-        Raises WeightsError if it is damaged, asks for too much, or uses what no checkpoint needs.
+        Raises:
+            WeightsError: If the pickle is damaged, exceeds a limit, or uses an opcode that no checkpoint needs.
         """
-        from weights_tools.reader.opcodes import OPCODES  # the table needs this module
+        from weights_tools.reader._opcodes import OPCODES  # _opcodes imports this module
 
         try:
-            with without_garbage_collection():  # it would look at millions of nested values again and again
+            with without_garbage_collection():  # a collection would traverse millions of nested values each time
                 while True:
                     code = self.take(1)[0]
                     if code == 0x2E:  # STOP
@@ -142,8 +143,8 @@ class Machine:
 
     def set_item(self, target: Value, key: Value, value: Value) -> None:
         if not isinstance(target, dict):
-            return  # an item of a foreign container: nothing of it is wanted
-        # Anything else could be made to hash or compare without end. Small integers are the keys of optimizers.
+            return  # an item of a foreign container, which is ignored
+        # Hashing or comparing any other key could take forever. Optimizers use small integers as keys.
         plain = type(key) is str or (type(key) is int and abs(key) < 1 << 31)
         safe = key if plain else OpaqueKey()
         if safe in target:

@@ -1,8 +1,8 @@
-"""A strict reader for the zip archives that torch writes.
+"""Read the zip archives that torch writes, strictly.
 
-Python's zipfile accepts archives with two meanings: junk in front, bytes behind, two archives in a row, a name twice,
-gaps that another reader would take for entries. All of these are refused. So are encrypted entries, and compressed
-tensors; the CRC-32 of every entry is checked, which torch itself does not do.
+Python's zipfile accepts ambiguous archives: leading or trailing bytes, two concatenated archives, duplicate names, gaps
+that another reader would take for entries. All of these are refused, and so are encrypted entries and compressed
+tensors. The CRC-32 of every entry is checked, which torch itself does not do.
 Source: APPNOTE.TXT 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 """
 
@@ -27,7 +27,7 @@ _DESCRIPTOR_SIZES = (12, 16, 20, 24)
 
 @dataclass(frozen=True)
 class Entry:
-    """One file in the archive; its bytes are `packed` bytes at `start` of the archive."""
+    """A file in the archive, stored as `packed` bytes from `start`."""
 
     name: str
     crc: int
@@ -39,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Listed:
-    """An entry as the central directory lists it, before its local header was looked at."""
+    """An entry of the central directory, before its local header is checked."""
 
     name: str
     raw_name: bytes
@@ -54,7 +54,8 @@ class _Listed:
 def read_entries(source: Source) -> dict[str, Entry]:
     """Return the entries of the archive by name.
 
-    Raises WeightsError if the archive is damaged, cut off, ambiguous or encrypted.
+    Raises:
+        WeightsError: If the archive is damaged, truncated, ambiguous or encrypted.
     """
     start, length, count = _find_directory(source)
     listed = _read_directory(source.view(start, length), count)
@@ -71,7 +72,7 @@ def read_entries(source: Source) -> dict[str, Entry]:
         entries[entry.name] = entry
         position = entry.start + entry.packed
         if item.flags & _HAS_DESCRIPTOR:
-            position = -position  # remembered by the sign: a descriptor of unknown size follows
+            position = -position  # the sign marks that a descriptor of unknown size follows
     if start != position and start not in _after_descriptor(position):
         raise WeightsError("its entries overlap or leave gaps, so that it could be read in two ways")
     return entries
@@ -82,7 +83,7 @@ def _after_descriptor(position: int) -> tuple[int, ...]:
 
 
 def _find_directory(source: Source) -> tuple[int, int, int]:
-    """Return where the central directory starts, how long it is, and how many entries it has."""
+    """Return start, size in bytes, and number of entries of the central directory."""
     tail_start = max(0, source.size - (22 + 0xFFFF))
     tail = bytes(source.view(tail_start, source.size - tail_start))
     found = tail.rfind(_END)
@@ -138,7 +139,7 @@ def _read_directory(data: memoryview, count: int) -> list[_Listed]:
 
 
 def _large_values(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
-    """Replace the values that do not fit 32 bits by those of the zip64 field."""
+    """Return size, packed size and header offset, taking values beyond 32 bits from the zip64 field."""
     while len(extra) >= 4:
         kind, length = struct.unpack("<2H", extra[:4])
         if kind == 1:
@@ -182,7 +183,7 @@ def _open_entry(source: Source, item: _Listed) -> Entry:
 
 
 def read_small(source: Source, entry: Entry, limit: int) -> memoryview:
-    """Return the bytes of an entry, unpacked; raise WeightsError if they are more than `limit`."""
+    """Return the unpacked bytes of an entry; raise WeightsError if they exceed `limit` or are damaged."""
     if entry.size > limit:
         raise WeightsError(
             f"its entry {entry.name[:80]!r} has {entry.size:,} bytes, more than any checkpoint needs there"
@@ -203,9 +204,13 @@ def read_small(source: Source, entry: Entry, limit: int) -> memoryview:
 
 
 def check_sums(source: Source, entries: list[Entry]) -> bool:
-    """Compare the CRC-32 of stored entries; return False if the archive has none (every field is 0).
+    """Compare the CRC-32 of uncompressed entries.
 
-    Raises WeightsError that names the first entry whose bytes were changed.
+    Returns:
+        False if the archive has no checksums (every field is 0).
+
+    Raises:
+        WeightsError: If an entry's checksum differs; the message names the first.
     """
     filled = [entry for entry in entries if entry.size and not entry.compressed]
     if not any(entry.crc for entry in filled):

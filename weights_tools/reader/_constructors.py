@@ -1,4 +1,4 @@
-"""The few constructors whose result the pickle machine builds itself; every other call stays a description.
+"""Build the results of the few constructors that checkpoints need. Every other call stays a description.
 
 Sources: torch/_utils.py, torch/_tensor.py, torch/storage.py, torch/jit/_pickle.py of torch 2.13.
 """
@@ -6,8 +6,8 @@ Sources: torch/_utils.py, torch/_tensor.py, torch/storage.py, torch/jit/_pickle.
 from __future__ import annotations
 
 from segnets.errors import WeightsError
+from weights_tools.reader._machine import Machine
 from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SIZE
-from weights_tools.reader.machine import Machine
 from weights_tools.reader.values import (
     ITEM_SIZES,
     Foreign,
@@ -38,7 +38,7 @@ STORAGE_DTYPES = {
 }
 STORAGE_MODULES = frozenset({"torch", "torch.cuda", "torch.storage"})
 
-# Tensors that are no plain arrays of numbers. They matter only if they stand among the weights.
+# Tensors that are not plain arrays. They matter only among the weights.
 UNREADABLE = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_sparse_csr_tensor": "sparse",
@@ -72,7 +72,7 @@ def construct(machine: Machine, target: Global, args: tuple[Value, ...]) -> Valu
         return _from_type(machine, args)
     if dotted == "torch.Size" and len(args) == 1 and isinstance(args[0], tuple):
         return args[0]
-    if target.module == "torch.jit._pickle" and args:  # restore_type_tag, build_intlist and its like
+    if target.module == "torch.jit._pickle" and args:  # restore_type_tag, build_intlist and similar
         return args[0]
     return Foreign(target, args)
 
@@ -128,7 +128,7 @@ def _from_type(machine: Machine, args: tuple[Value, ...]) -> Value:
 
 
 def storage_of(identity: Value) -> StorageRef:
-    """Read the persistent id of a storage: ("storage", type, key, location, numel[, view]); the device is ignored."""
+    """Parse the persistent id of a storage: ("storage", type, key, location, numel[, view]). Ignores the device."""
     if not isinstance(identity, (tuple, list)) or len(identity) < 5 or identity[0] != "storage":
         raise WeightsError("its pickle refers to something outside it that is no tensor storage")
     kind, key, numel = identity[1], identity[2], identity[4]

@@ -1,7 +1,7 @@
-"""The opcodes of the pickle machine: a byte, and what it does.
+"""The opcodes of the pickle machine: a table from byte to action.
 
 Names and meanings are those of CPython's Lib/pickletools.py. Opcodes for out-of-band buffers and the extension
-registry are left out: no checkpoint uses them.
+registry are missing, because no checkpoint uses them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import struct
 from collections.abc import Callable
 
 from segnets.errors import WeightsError
+from weights_tools.reader._machine import MARK, Machine
 from weights_tools.reader.limits import MAX_DIGITS, MAX_INTEGER_BYTES
-from weights_tools.reader.machine import MARK, Machine
 from weights_tools.reader.values import Foreign, Global, Value
 
 Step = Callable[[Machine], None]
@@ -37,7 +37,7 @@ def text_of(width: int) -> Step:
 
 def old_text_of(width: int) -> Step:
     def step(m: Machine) -> None:
-        data = bytes(m.take(m.unsigned(width)))  # a string of Python 2, which could hold anything
+        data = bytes(m.take(m.unsigned(width)))  # a string of Python 2, which may be any bytes
         try:
             m.push(data.decode())
         except UnicodeDecodeError:
@@ -105,7 +105,7 @@ def proto(m: Machine) -> None:
 
 @on(pickle.FRAME)
 def frame(m: Machine) -> None:
-    m.take(8)  # only a hint for reading ahead
+    m.take(8)  # a hint for reading ahead
 
 
 @on(pickle.BININT)

@@ -1,26 +1,27 @@
-"""Reading one file: what it is, by its content, and then what it holds."""
+"""Read one file: identify its format, then read its structure."""
 
 from __future__ import annotations
 
 from segnets.errors import WeightsError
 from weights_tools.reader import onnx_model, safetensors_file, torch_legacy, torch_zip
-from weights_tools.reader.constructors import construct
+from weights_tools.reader._constructors import construct
+from weights_tools.reader._machine import Machine
 from weights_tools.reader.container import Container
 from weights_tools.reader.identify import HEAD_BYTES, explain_other, identify
-from weights_tools.reader.machine import Machine
 from weights_tools.reader.source import Source
 from weights_tools.reader.values import Foreign, Value
 
 
 def kind_of_file(source: Source) -> str:
-    """Return what `reader.identify` says of the beginning of a file."""
+    """Return the result of `identify` for a file."""
     return identify(bytes(source.view(0, min(source.size, HEAD_BYTES))), source.size)
 
 
 def read_file(source: Source, *, data: bool) -> Container:
-    """Read the structure of a file; with `data`, bring it into memory and check what checksums it has.
+    """Read the structure of a file; with `data`, load all bytes and verify the checksums that the format has.
 
-    Raises WeightsError with a reason that has the file for its subject ("it is empty"); the caller names the file.
+    Raises:
+        WeightsError: If the file is no checkpoint or is damaged. The message lacks the file's name.
     """
     kind = kind_of_file(source)
     if kind == "pickle":
@@ -42,7 +43,7 @@ def read_file(source: Source, *, data: bool) -> Container:
 
 
 def _explain_pickle(source: Source) -> str:
-    """Say what a bare pickle names; it is read as inert values like everything else."""
+    """Explain why a bare pickle is refused. The pickle is read as inert values, like any other."""
     machine = Machine(source.view(0, min(source.size, 16 << 20)), 0, construct, _no_reference)
     reason = "it is a bare pickle, which torch.save did not write"
     try:
