@@ -164,7 +164,7 @@ def test_flipped_bit_under_a_name_with_a_hash_is_noted(tmp_path: Path, state: St
     path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     assert any(doubt.startswith("the file's name states the checksum") for doubt in inspect(path).doubts)
     report = convert(path, tmp_path / "out.safetensors")
-    assert any("not with the digits in its name" in note for note in report.notes)
+    assert any("not with the digits in the file's name" in note for note in report.notes)
 
 
 def test_junk_in_front_with_corrected_offsets(tmp_path: Path) -> None:

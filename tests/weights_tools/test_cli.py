@@ -107,7 +107,9 @@ def test_inspect_of_an_attack_ends_with_1(
     assert json.loads(capsys.readouterr().out)["refused"] == "the file is probably an attack; nothing in it was run"
     with pytest.raises(SystemExit):
         main(["inspect", "--help"])
-    assert "Exit 0 if it could be converted, 1 if it would be refused." in " ".join(capsys.readouterr().out.split())
+    assert "Exit status: 0 if it can be converted, 1 if it would be refused." in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_code_under_other_names_is_ignored_and_mentioned(tmp_path: Path, state: 
 def test_inspect_tells_of_an_attack(tmp_path: Path, state: dict[str, Tensor]) -> None:
     (tmp_path / "w.pth").write_bytes(saved({"model": state, "x": Bomb(tmp_path / "executed")}))
     report = inspect(tmp_path / "w.pth")
-    assert report.doubts == ("it names posix.mkdir, which no checkpoint needs and an attack does",)
+    assert report.doubts == ("the file names posix.mkdir, which an attack needs and a checkpoint does not",)
     assert report.refused == "the file is probably an attack; nothing in it was run"
     assert not (tmp_path / "executed").exists()
 
