@@ -27,7 +27,7 @@ from segnets.deploy.passes.pipeline import Rewritten
 from segnets.errors import ExportError, WeightsError
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocessing import Preprocessing
-from segnets.weights.description import check_card, listed
+from segnets.weights.description import as_tuple, check_card
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,9 @@ def _card(model: object, classes: Sequence[str] | None, palette: Sequence[Sequen
     card: ModelCard = (getattr(model, "card", None) or ModelCard()).derived()  # folded, they are other tensors
     try:
         if classes is not None:
-            card = replace(card, classes=listed("classes", classes))
+            card = replace(card, classes=as_tuple("classes", classes))
         if palette is not None:
-            card = replace(card, palette=tuple(listed("palette colour", c) for c in listed("palette", palette)))
+            card = replace(card, palette=tuple(as_tuple("palette colour", c) for c in as_tuple("palette", palette)))
         check_card(card, None)  # how many classes there are, the contract checks
     except WeightsError as error:
         raise ExportError(str(error)) from None

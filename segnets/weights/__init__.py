@@ -1,4 +1,4 @@
-"""Weights in and out: our self-describing .safetensors, torchvision's published files, and fitting them to a model."""
+"""Weights: self-describing .safetensors files, torchvision's published files, and loading both into models."""
 
 from segnets.weights.fitting import LoadReport
 from segnets.weights.store import load, load_weights, save

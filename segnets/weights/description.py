@@ -1,7 +1,7 @@
-"""The description inside a weights file: a model's config and card as one JSON text with sorted keys.
+"""Encode and decode the description in a weights file: config and card of a model as JSON with sorted keys.
 
-The text stands in the safetensors metadata under the one key `segnets`. One key and sorted, because the safetensors
-library writes several keys in random order, and the same weights should give the same bytes.
+The text is stored in the safetensors metadata under the single key `segnets`. The safetensors library writes several
+keys in random order, but the same weights should give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ FORMAT_VERSION = 1
 
 
 def encode(config: ModelConfig, card: ModelCard) -> str:
-    """The JSON text for a config and a card. Raises WeightsError for what JSON can't hold."""
+    """Return the JSON text for a config and a card.
+
+    Raises:
+        WeightsError: If JSON cannot represent a value.
+    """
     description = {
         "format": FORMAT_VERSION,
         "model": {"name": config.name, "options": dict(config.options)},
@@ -35,7 +39,15 @@ def encode(config: ModelConfig, card: ModelCard) -> str:
 
 
 def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
-    """The inverse of `encode`. `where` names the file in messages. Raises WeightsError for anything unexpected."""
+    """Decode the text that `encode` made.
+
+    Args:
+        text: The JSON text.
+        where: Name of the file in messages.
+
+    Raises:
+        WeightsError: If the text is not a description that this version can read.
+    """
     try:
         description = json.loads(text)
     except (ValueError, RecursionError):
@@ -58,26 +70,38 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
         raise WeightsError(f"{where}: its description is damaged ({reason}); convert the original again") from None
 
 
-def listed(what: str, values: Any) -> tuple[Any, ...]:
-    """The entries of a list that a user gave. Raises WeightsError for what is none, a single text among it."""
+def as_tuple(what: str, values: Any) -> tuple[Any, ...]:
+    """Return the entries of a list that the caller gave.
+
+    Raises:
+        WeightsError: If `values` is not iterable, or a single string.
+    """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise WeightsError(f"{what}={values!r}: expected a list with an entry for each")
     return tuple(values)
 
 
 def check_card(card: ModelCard, num_classes: int | None) -> None:
-    """Raise WeightsError for a card that could not be read back, or that speaks of another number of classes."""
+    """Check that a card can be written and read back.
+
+    Args:
+        card: Card to check.
+        num_classes: Number of classes of the model, or None to leave the number of names and colours unchecked.
+
+    Raises:
+        WeightsError: If an entry has a wrong type or range, or the number of classes differs.
+    """
     for i, name in enumerate(card.classes):
         if not is_class_name(name):
-            raise WeightsError(f"classes[{i}]={name!r}: expected a printable text")
+            raise WeightsError(f"classes[{i}]={name!r}: expected a printable string")
     for i, colour in enumerate(card.palette):
         if not is_colour(colour):
-            raise WeightsError(f"palette[{i}]={colour!r}: expected three whole numbers 0..255 (red, green, blue)")
+            raise WeightsError(f"palette[{i}]={colour!r}: expected three integers 0..255 (red, green, blue)")
     if not isinstance(card.preprocessing, Preprocessing):
         raise WeightsError(f"preprocessing={card.preprocessing!r}: expected a segnets.Preprocessing")
     for what, count in (("class names", len(card.classes)), ("palette colours", len(card.palette))):
         if count and num_classes is not None and count != num_classes:
-            raise WeightsError(f"{count} {what} for a model of {num_classes} classes; give one for each class id")
+            raise WeightsError(f"{count} {what} for a model of {num_classes} classes. Give one for each class id.")
 
 
 def _config(model: Any) -> ModelConfig:

@@ -1,7 +1,8 @@
-"""Fitting a state dict to a model: nothing is skipped in silence, and nothing is changed before all of it fits.
+"""Load a state dict into a model.
 
-Two differences are no errors, because people meet them every day and mean them: an auxiliary classifier on one side
-only, and another number of classes. Both are reported. Every other difference raises, all of them in one message.
+Nothing is skipped silently, and the model is not changed unless everything fits. Two common differences are reported
+and are no errors: an auxiliary classifier on one side only, and another number of classes. Every other difference is
+an error; one message lists all of them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ AUXILIARY = "aux_classifier."
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened when weights were put into a model.
+    """Result of loading weights into a model.
 
-    loaded: how many tensors were taken from the file.
-    fresh: tensors that keep their initial values (last convolutions for another number of classes, an auxiliary
-    classifier that the file lacks).
-    ignored: tensors of the file that the model has no place for (its auxiliary classifier; counters of batch norms
-    that are frozen here).
-    adapted: the first convolution, where the weights are for another number of image channels: summed over them for
-    one channel; repeated, and scaled so that the sum stays, for more (as timm does).
-    zeroed: batch norm counters that old files lack; they start at 0.
-    cast: dtype of the file -> dtype of the model, where they differ.
+    Attributes:
+        loaded: Number of tensors taken from the weights.
+        fresh: Tensors that keep their initial values: last convolutions for another number of classes, or an auxiliary
+            classifier that the weights lack.
+        ignored: Tensors of the weights that the model has no place for: an auxiliary classifier, or counters of batch
+            norms that are frozen in the model.
+        adapted: First convolution, if the model has another number of image channels than the weights. For one channel
+            its weights are summed; for more they are repeated and scaled so that the sum stays (as in timm).
+        zeroed: Batch norm counters that old files lack; they start at 0.
+        cast: Dtype of the weights -> dtype of the model, where they differ.
     """
 
     loaded: int
@@ -43,7 +45,7 @@ class LoadReport:
     cast: Mapping[str, str] = field(default_factory=dict)
 
     def card_for(self, card: ModelCard | None) -> ModelCard | None:
-        """What is still true of the loaded weights' card: class names go where the last convolutions are fresh."""
+        """Return the card of the loaded weights, without class names if last convolutions are newly initialised."""
         if card is None or all(name.startswith(AUXILIARY) for name in self.fresh):
             return card
         return card.without_classes()
@@ -51,7 +53,7 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"{self.loaded} tensors loaded"]
         if self.fresh:
-            lines.append(f"initialised afresh: {', '.join(self.fresh)}")
+            lines.append(f"newly initialised: {', '.join(self.fresh)}")
         counters = [name for name in self.ignored if name.endswith(COUNTER)]
         others = [name for name in self.ignored if name not in counters]
         if others:
@@ -67,16 +69,25 @@ class LoadReport:
 
 
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: bool = False) -> LoadReport:
-    """Put `tensors` into `model`, or raise WeightsError with every difference and change nothing.
+    """Load `tensors` into `model`.
 
-    where: what the messages call the weights. assign: take the tensors themselves in place of copying their values,
-    for a model on the meta device that was built for them: dtype and device are then the file's, and no difference
-    is meant.
-    Warns (UserWarning, once) if last convolutions keep their initial values for another number of classes.
+    Warns (UserWarning, once) if last convolutions keep their initial values because the number of classes differs.
+
+    Args:
+        model: Model to fill. It is not changed unless everything fits.
+        tensors: State dict under the model's names.
+        where: Name of the weights in messages.
+        assign: Use the tensors themselves instead of copying their values, for a model on the meta device. The model
+            then has their dtype and device, and every difference is an error.
+
+    Raises:
+        WeightsError: If the tensors do not fit. The message lists every difference.
     """
     own = model.state_dict()
     if not assign and any(tensor.is_meta for tensor in own.values()):
-        raise WeightsError("the model has no values to fill (meta device): use segnets.load, or model.to_empty first")
+        raise WeightsError(
+            "the model is on the meta device and has no values to fill. Use segnets.load, or call model.to_empty first."
+        )
     aux_of_file = [name for name in tensors if name.startswith(AUXILIARY)]
     aux_of_model = [name for name in own if name.startswith(AUXILIARY)]
     ignored = aux_of_file if not aux_of_model and not assign else []
@@ -110,18 +121,18 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     if resized:
         warn_caller(
             f"{where} has {_rows(tensors, resized)} classes and the model {_rows(own, resized)}: "
-            f"{', '.join(resized)} are initialised afresh and need training"
+            f"{', '.join(resized)} are newly initialised and need training"
         )
     return LoadReport(len(common), tuple(fresh), tuple(ignored), tuple(adapted), tuple(zeroed), cast)
 
 
 def _is_frozen(name: str, own: Mapping[str, Tensor]) -> bool:
-    """Whether this is the counter of a batch norm that the model has as fixed numbers."""
+    """Return whether this is the counter of a batch norm that is frozen in the model."""
     return name.endswith(COUNTER) and name.removesuffix(COUNTER) + "running_mean" in own
 
 
 def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors of the convolutions that give the scores, if the number of classes is all that differs; else none."""
+    """Return the tensors of the last convolutions if only their number of classes differs, otherwise none."""
     parts = [(name, part) for name, part in model.named_children() if f"{name}." in ("classifier.", AUXILIARY)]
     names = [
         f"{part_name}.{layer}.{leaf}"
@@ -140,7 +151,7 @@ def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The weight that reads the image, if the weights' is for three channels and the model's for another number."""
+    """Return the weight of the first convolution if it has three channels and the model another number."""
     name = next((f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
     if name not in tensors or tensors[name].ndim != 4 or not tensors[name].is_floating_point():
         return []
@@ -149,9 +160,9 @@ def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _for_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution for RGB, made one for another number of channels, with the same response to equal ones.
+    """Adapt the weight of a first convolution to another number of channels, for the same response to grey images.
 
-    In float32 at least: a model that keeps it so loses nothing of the sum.
+    Computed in float32 or wider, so that a float32 model loses no precision of a half-precision file's sum.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if channels == 1:
@@ -160,7 +171,7 @@ def _for_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _hint(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Which option of the model a difference looks like, for the most common ones."""
+    """Return a hint at the option that explains the difference, for common ones."""
     hints = []
     for prefix in ("", "backbone."):
         deep, plain = f"{prefix}conv1.0.weight", f"{prefix}conv1.weight"
@@ -182,7 +193,7 @@ def _rows(tensors: Mapping[str, Tensor], names: list[str]) -> int:
 
 
 def _castable(source: Tensor, target: Tensor) -> bool:
-    """Floats into floats and integers into integers; load_state_dict would also turn int8 or complex into floats."""
+    """Return whether a cast is allowed: float to float, integer to integer. load_state_dict allows more."""
     if source.is_quantized or source.is_complex() or source.layout != torch.strided or source.is_meta:
         return False
     if target.is_floating_point():

@@ -1,6 +1,7 @@
-"""The part of a network that no tensor shows: the same weights compute something else under other options.
+"""Compare options that the weights do not determine.
 
-A strict load proves nothing about it, so the options of a file are compared with those of the model that reads it.
+The same tensors fit a network with another output stride, eps or align_corners, and then compute something else. A
+strict load cannot notice that, so the options of a file are compared with those of the model that loads it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from segnets.registry import BACKBONES, MODELS
 
 
 def essential_options(config: ModelConfig, where: str = "the model") -> dict[str, JSON]:
-    """The options of a recorded network that are not what its builder would settle on without them.
+    """Return the recorded options that differ from what the builder would choose without them.
 
-    Raises WeightsError, which names `where`, if the recorded options are none that the builder has.
+    Args:
+        config: Recorded network.
+        where: Name of the file in messages.
+
+    Raises:
+        WeightsError: If the builder does not accept the recorded options.
     """
     builder = MODELS.get(config.name)
     if builder is None:
         return dict(config.options)
-    kept = _settled(config, where)
+    kept = _resolved(config, where)
     for name, value in list(kept.items()):
         others = {other: kept[other] for other in kept if other != name}
         try:
@@ -33,17 +39,20 @@ def essential_options(config: ModelConfig, where: str = "the model") -> dict[str
     return kept
 
 
-def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of a file together with those that were given, which win.
+def merge_options(config: ModelConfig, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Merge the options of a file with options that were given, which take precedence.
 
-    Options of the file that mean nothing beside them are left out. Raises WeightsError as `essential_options`.
+    Options of the file that would have no effect with the given ones are left out.
+
+    Raises:
+        WeightsError: If the builder does not accept the recorded options.
     """
     builder = MODELS[config.name]
     of_file = essential_options(config, where)
     try:
         builder.resolve({**of_file, **given})
         return {**of_file, **given}
-    except ValueError:  # a mistake in those given comes again when they settle
+    except ValueError:  # a mistake in the given options is reported when they are resolved
         chosen = dict(given)
     for name, value in of_file.items():
         try:
@@ -55,7 +64,7 @@ def options_beside(config: ModelConfig, given: Mapping[str, Any], where: str) ->
 
 
 def describe(config: ModelConfig) -> str:
-    """A network in few words, `deeplabv3_resnet50(num_classes=5, output_stride=16)`, for messages."""
+    """Return a short description for messages, such as `deeplabv3_resnet50(num_classes=5, output_stride=16)`."""
     shown = {key: config.options[key] for key in ("num_classes", "aux_loss") if key in config.options}
     try:
         shown.update(essential_options(config))
@@ -65,10 +74,18 @@ def describe(config: ModelConfig) -> str:
 
 
 def other_geometry(model: object, weights: ModelConfig | None, where: str) -> str:
-    """What to warn of if the weights were made for options under which they compute something else; "" if not.
+    """Compare the hidden options of weights with those of the model that loads them.
 
-    model: the ModelConfig of the model that reads them, or anything else if it has none.
-    Raises WeightsError for a description of the weights that can't be built.
+    Args:
+        model: ModelConfig of the model; anything else if it has none.
+        weights: Network that the weights were made for, or None if unknown.
+        where: Name of the weights in messages.
+
+    Returns:
+        Text of a warning, empty if the model computes what the weights were made for.
+
+    Raises:
+        WeightsError: If the builder does not accept the options recorded with the weights.
     """
     if weights is None or not isinstance(model, ModelConfig):
         return ""
@@ -84,12 +101,12 @@ def other_geometry(model: object, weights: ModelConfig | None, where: str) -> st
 
 
 def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of both that can be compared."""
+    """Return the options of both networks that can be compared."""
     if weights.name in MODELS:
-        made = _settled(weights, where)
+        made = _resolved(weights, where)
         if weights.name != model.name:
             return {}, {}
-        asked = _settled(model, "the model")
+        asked = _resolved(model, "the model")
         if "aspp_norm_eps" in {**made, **asked}:  # where only one of them has it, the other's is the whole head's
             for options in (made, asked):
                 options.setdefault("aspp_norm_eps", options["head_norm_eps"])
@@ -101,13 +118,13 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
     if model.name == weights.name:
         return made, {**kind.geometry, **model.options}
     if model.name in MODELS and MODELS[model.name].backbone is kind:
-        settled = _settled(model, "the model")
+        settled = _resolved(model, "the model")
         return made, {name: settled[name] for name in kind.geometry if name in settled}
     return {}, {}
 
 
-def _settled(config: ModelConfig, where: str) -> dict[str, Any]:
+def _resolved(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
         return MODELS[config.name].resolve(config.options)
     except (ValueError, TypeError) as error:  # what builders raise for options they can't take
-        raise WeightsError(f"{where}: its description of {config.name} can't be built: {error}") from None
+        raise WeightsError(f"{where}: the description of {config.name} can't be built: {error}") from None

@@ -1,7 +1,7 @@
-"""The builders as people call them: torchvision's arguments, `weights=` included.
+"""The public builders, with torchvision's arguments, `weights=` included.
 
-Each wraps a builder of `segnets.builders`, which knows nothing of files. torchvision's `pretrained=`, its positional
-arguments and its habit of swallowing unknown arguments are not taken over; all raise TypeError with a hint.
+Each wraps a builder of `segnets.builders`, which does not read files. torchvision's `pretrained=`, positional arguments
+and unknown arguments, which torchvision ignores, raise TypeError with a hint.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from segnets.builders import Builder
 from segnets.card import ModelConfig
 from segnets.errors import WeightsError, warn_caller
 from segnets.model import SegmentationModel
-from segnets.options import NAMES, Options
+from segnets.options import NAMES, OPTIONS, Options
 from segnets.registry import BACKBONES, MODELS, build_described, find_builder
 from segnets.weights.fitting import AUXILIARY, fit
-from segnets.weights.geometry import options_beside, other_geometry
+from segnets.weights.geometry import merge_options, other_geometry
 from segnets.weights.sources import FoundWeights, WeightsSource, read_source
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _HINTS = {
     "pretrained": "use weights= (a file, a state dict or a published name)",
     "pretrained_backbone": "use weights_backbone= (a file, a state dict or a published name)",
     "aux": "use aux_loss=",
-    "backbone": "the backbone is part of the model's name, see segnets.list_models()",
+    "backbone": "the backbone is part of the name of the network, see segnets.list_models()",
     "replace_stride_with_dilation": "use output_stride=",
 }
 # In the order of torchvision's builders; the other options follow.
@@ -38,24 +38,28 @@ _FIRST = ("weights", "progress", "num_classes", "aux_loss", "weights_backbone")
 
 
 class PretrainedBuilder(Protocol):
-    """What every public builder takes, beside the options that its network has (`segnets.options.Options`).
+    """Signature of every public builder, apart from the options of its network (`segnets.options.Options`).
 
-    weights: a `.safetensors` or plain `.pth` file, a state dict, or a published name such as
-    "COCO_WITH_VOC_LABELS_V1", whose file must lie in torch's hub cache. Nothing is ever downloaded. Options that are
-    not given are then the file's, unless they follow from one that is given (the atrous rates from the output stride);
-    where the same tensors then compute something else than they were made for, a warning says so.
-    progress: accepted for torchvision's sake; there is no download to show.
-    num_classes: classes, background included; by default those of the weights, else 21. If it differs from the
-    weights', the last convolutions keep their initial values, and a warning names them.
-    aux_loss: with an auxiliary classifier, whose scores come out under "aux"; by default as in the weights, else not.
-    weights_backbone: the same for the backbone alone, from a classifier with or without its last layers
-    (num_classes=0); not read if weights are given.
+    Weights for three channels fit other values of `in_channels`: the first convolution is summed for one channel, and
+    repeated and scaled for more, as in timm.
 
-    Weights for three channels fit other in_channels: the first convolution is summed for one channel, and repeated and
-    scaled for more, as timm does it.
+    Args:
+        weights: A `.safetensors` or plain `.pth` file, a state dict, or a published name such as
+            "COCO_WITH_VOC_LABELS_V1", whose file must be in torch's hub cache. Nothing is downloaded. Options that are
+            not given are then those of the file, unless they follow from one that is given (atrous rates from the
+            output stride). A warning names options under which the tensors compute something else than they were
+            made for.
+        progress: Ignored; accepted because torchvision's builders have it.
+        weights_backbone: As `weights`, for the backbone alone: weights of its classifier, with or without the last
+            layers. Not read if `weights` is given.
+        **options: `num_classes` is by default that of the weights, otherwise 21; if it differs from the weights', the
+            last convolutions keep their initial values, and a warning names them. `aux_loss` is by default that of the
+            weights, otherwise False. The others are described in docs/models.md.
 
-    Raises TypeError for unknown arguments, ValueError for options that don't go together or mean nothing for this
-    network, WeightsError if weights are not found or don't fit.
+    Raises:
+        TypeError: If an argument is unknown.
+        ValueError: If options contradict each other or have no effect in this network.
+        WeightsError: If weights are not found or do not fit.
     """
 
     __name__: str
@@ -71,12 +75,11 @@ class PretrainedBuilder(Protocol):
 
 
 def with_weights(build: Builder) -> PretrainedBuilder:
-    """Give a builder torchvision's arguments for weights."""
+    """Wrap a builder with torchvision's arguments for weights."""
 
     def builder(
         *,
         weights: WeightsSource | None = None,
-        # Unused: torchvision's builders take it and programs pass it, but here nothing is downloaded.
         progress: bool = True,  # noqa: ARG001
         weights_backbone: WeightsSource | None = None,
         **options: Unpack[Options],
@@ -97,12 +100,22 @@ def with_weights(build: Builder) -> PretrainedBuilder:
         return model
 
     builder.__name__ = builder.__qualname__ = build.name
-    builder.__doc__ = f"{build.title}\n\n    The arguments are those of `PretrainedBuilder`; these options apply here."
-    return _refusing_unknown(builder, _signature(build))
+    signature = _signature(build)
+    described = [
+        f"        {option.name}: {option.description}." for option in OPTIONS if option.name in signature.parameters
+    ]
+    builder.__doc__ = "\n".join(
+        [
+            f"{build.title}\n\n    Args:",
+            "        weights, progress, weights_backbone: See `PretrainedBuilder`.",
+            *described,
+        ]
+    )
+    return _refusing_unknown(builder, signature)
 
 
 def _signature(build: Builder) -> inspect.Signature:
-    """The arguments that mean something for this network, with its own defaults, for `help()` and editors."""
+    """Return the arguments that have an effect in this network, with its defaults, for `help()` and editors."""
     defaults = {
         **dict.fromkeys(_FIRST),
         "progress": True,
@@ -116,7 +129,7 @@ def _signature(build: Builder) -> inspect.Signature:
 
 
 def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: inspect.Signature) -> PretrainedBuilder:
-    """Turn an unknown argument into a TypeError that knows what was meant."""
+    """Turn an unknown argument into a TypeError with a suggestion."""
     known = (*_FIRST, *NAMES)
 
     @functools.wraps(builder)
@@ -133,8 +146,7 @@ def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: insp
             )
         return builder(**options)
 
-    # What inspect.signature and editors show (PEP 362). Python lets any function have it, but the type of functions, by
-    # which mypy judges, does not list it.
+    # What inspect.signature and editors show (PEP 362).
     checked.__signature__ = signature  # type: ignore[attr-defined]
     return checked
 
@@ -143,28 +155,28 @@ def _read(weights: WeightsSource, model: str) -> FoundWeights:
     found = read_source(weights, model=model)
     if found.config is not None and found.config.name != model:
         of_backbone = model in MODELS and found.config.name in BACKBONES
-        advice = "for a backbone alone use weights_backbone=" if of_backbone else "call that builder"
-        raise WeightsError(f"{found.where}: is for {found.config.name}, not for {model}; {advice}")
+        advice = "For a backbone alone use weights_backbone=." if of_backbone else "Call that builder."
+        raise WeightsError(f"{found.where}: the weights are for {found.config.name}, not for {model}. {advice}")
     return found
 
 
 def _options_for(found: FoundWeights, build: Builder, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, and beside them what the file says of its network, or its tensors show."""
+    """Return the given options, completed by those that the file records or its tensors determine."""
     if found.config is not None:
         _check_describes(found.config, found)
-        return options_beside(found.config, given, found.where)
-    # Where the last convolution is, the head knows; build one to ask.
+        return merge_options(found.config, given, found.where)
+    # Only the head says which convolution is its last: build one.
     head = build_described(build.name, build.resolve(given)).classifier
     names = [f"classifier.{layer}.bias" for layer in getattr(head, "last_layers", ())]
     last = [found.tensors[name] for name in names if name in found.tensors]
     if not last or not last[0].ndim:
-        raise WeightsError(f"{found.where}: has no classifier; for a backbone alone use weights_backbone=")
+        raise WeightsError(f"{found.where}: there is no classifier. For a backbone alone use weights_backbone=.")
     shown = {"num_classes": len(last[0]), "aux_loss": any(name.startswith(AUXILIARY) for name in found.tensors)}
     return {**shown, **given}
 
 
 def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
-    """Raise WeightsError if a file describes other tensors than it has, before a network of any size is built."""
+    """Raise WeightsError if a file describes other tensors than it has, before memory is allocated for them."""
     try:
         described = build_described(config.name, dict(config.options)).state_dict()
     except WeightsError as error:
@@ -173,11 +185,11 @@ def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
         name for name, tensor in found.tensors.items() if name in described and described[name].shape != tensor.shape
     ]
     if other:
-        raise WeightsError(f"{found.where}: its description and its tensors don't fit: {', '.join(other[:5])}")
+        raise WeightsError(f"{found.where}: the description and the tensors don't fit: {', '.join(other[:5])}")
 
 
 def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSource) -> None:
-    """Fill the backbone from a classifier of the same family; its last layers are not part of the backbone."""
+    """Load the backbone from weights of its classifier, whose last layers are left out."""
     kind = build.backbone
     found = _read(source, kind.name)
     assert model.config is not None
@@ -210,11 +222,21 @@ def create_model(
     weights_backbone: WeightsSource | None = None,
     **options: Unpack[Options],
 ) -> SegmentationModel:
-    """Build a network by name, "<head>_<backbone>" (see `segnets.list_models`), with the arguments of its builder.
+    """Build a network by name, with random weights or given ones.
 
-    weights, progress, weights_backbone: see `segnets.weights.pretrained.PretrainedBuilder`.
-    options: see `segnets.options.Options`.
-    Raises ValueError for an unknown name, with the nearest known one; otherwise what the builder raises.
+    Args:
+        name: Name of the network, "<head>_<backbone>" or registered with `segnets.register_model`; see
+            `segnets.list_models`.
+        weights: Weights to load: a `.safetensors` or plain `.pth` file, a state dict, or a published name such as
+            "COCO_WITH_VOC_LABELS_V1". Nothing is downloaded.
+        progress: Ignored; accepted because torchvision's builders have it.
+        weights_backbone: Weights of the backbone's classifier, to load into the backbone only.
+        **options: Options of the network, described in docs/models.md.
+
+    Raises:
+        TypeError: If an argument is unknown.
+        ValueError: If the name is unknown, or options contradict each other or have no effect in this network.
+        WeightsError: If weights are not found or do not fit.
     """
     build = with_weights(find_builder(name))
     return build(weights=weights, progress=progress, weights_backbone=weights_backbone, **options)

@@ -1,4 +1,4 @@
-"""What `weights=` may be: a state dict, a file, or the name of a published file that lies in torch's hub cache.
+"""Read what `weights=` accepts: a state dict, a file, or the name of a published file in torch's hub cache.
 
 Nothing is downloaded here.
 """
@@ -28,7 +28,14 @@ WeightsSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor] | enum
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Tensors and what is known of them. where: what messages call them."""
+    """Tensors and their description.
+
+    Attributes:
+        tensors: State dict.
+        where: Name of the weights in messages.
+        config: Network that they were made for, if known.
+        card: Their meaning, if known.
+    """
 
     tensors: Mapping[str, Tensor]
     where: str
@@ -37,9 +44,14 @@ class FoundWeights:
 
 
 def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeights:
-    """Find weights. `model` is the builder they are for; only with it can a published name be looked up.
+    """Read weights.
 
-    Raises WeightsError if there are none, or they can't be read.
+    Args:
+        source: File, state dict or published name.
+        model: Name of the network or backbone to load, which is needed to look up a published name.
+
+    Raises:
+        WeightsError: If there are no such weights, or they cannot be read.
     """
     if isinstance(source, Mapping):
         _check_state_dict(source, "the state dict")
@@ -70,19 +82,19 @@ def _read_file(path: Path) -> FoundWeights:
 
 
 def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
-    """A plain state dict in a `.pth`. Everything else is the converter's work."""
+    """Read a `.pth` with a plain state dict; `weights-tools convert` handles all other contents."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about TorchScript archives, which are refused below
             if is_zipfile(path):
-                _check_checksums(path)  # torch does not look at them
+                _check_checksums(path)  # which torch ignores
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:  # files older than the zip format can't be mapped
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except Exception:  # a damaged file makes the library raise nearly everything that there is
-        # The library's own text recommends weights_only=False, which executes what the file says.
+    except Exception:  # torch raises many types for a damaged file
+        # torch's message recommends weights_only=False, which executes code in the file.
         raise WeightsError(
             f"{path}: is not a plain state dict; see what it is with `weights-tools inspect {path}` and make a safe "
             f"file of it with `weights-tools convert {path} OUT.safetensors`"
@@ -93,7 +105,7 @@ def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
 
 
 def _check_checksums(path: Path) -> None:
-    """Raise WeightsError if a byte of the archive was changed; archives without checksums pass."""
+    """Raise WeightsError if an entry of the archive does not match its checksum; archives without checksums pass."""
     with ZipFile(path) as archive:
         if any(entry.CRC for entry in archive.infolist()) and (damaged := archive.testzip()) is not None:
             raise WeightsError(f"{path}: is damaged: {damaged} does not match its checksum; fetch or copy it again")
@@ -123,20 +135,11 @@ def _read_published(published: Published) -> FoundWeights:
 
 
 def check_hash(path: Path, published: Published) -> None:
-    """Raise WeightsError unless the file is the published one: all of its sha256 where known, else eight hex digits."""
+    """Raise WeightsError unless the file has the published sha256, or its first eight digits if only they are known."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(published.sha256 or published.hash_prefix):
         raise WeightsError(
             f"{path}: is not the published file: its sha256 begins with {digest[:8]}, not {published.hash_prefix}; "
             f"it is damaged or another file, remove it and fetch {published.url} again"
         )
-
-
-def _digest(path: Path) -> str:
-    """hashlib.file_digest for Python 3.10."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()

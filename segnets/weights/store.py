@@ -1,4 +1,4 @@
-"""save, load and load_weights: the three calls that most people need."""
+"""Save and load models: `save`, `load` and `load_weights`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segnets.errors import WeightsError, warn_caller
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import build_described
-from segnets.weights.description import check_card, listed
+from segnets.weights.description import as_tuple, check_card
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.geometry import other_geometry
 from segnets.weights.sources import read_source
@@ -34,24 +34,35 @@ def save(
 ) -> None:
     """Write a model that a builder made to one self-describing `.safetensors` file.
 
-    classes, palette (RGB, 0..255), preprocessing, provenance: what is not given is kept from the file that the model
-    was loaded from; what a conversion proved of that file's tensors is kept as `derived_from`, without the proof.
-    The same model gives the same bytes; a file that stood there survives any failure.
+    The same model gives the same bytes. An existing file is replaced only after the new one was read back and compared.
+    What is not given comes from `model.card`, the card of the weights that were loaded. Provenance that holds only for
+    the original tensors is kept as `derived_from`.
 
-    Raises WeightsError if the model does not know its builder or is no longer what that builds, if the card can't be
-    right or a tensor can't be stored; OutputError if `path` can't be written.
+    Args:
+        model: Model with a `config`, as builders and `load` return it.
+        path: File to write.
+        classes: Name of each class id.
+        palette: RGB colour (0..255) of each class id.
+        preprocessing: Preprocessing from an image to the input of the network.
+        provenance: Facts about the origin of the weights, JSON-able.
+        overwrite: Replace an existing file.
+
+    Raises:
+        WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, or a
+            tensor cannot be stored.
+        OutputError: If `path` cannot be written.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
         raise WeightsError(
-            f"this {type(model).__name__} does not know which builder makes it, so a file could not describe it; "
-            "build it with segnets.create_model, or set model.config to a segnets ModelConfig"
+            f"this {type(model).__name__} has no config, so a file could not describe it. Build it with "
+            "segnets.create_model, or set model.config to a segnets.ModelConfig."
         )
     card = (getattr(model, "card", None) or ModelCard()).derived()
     if classes is not None:
-        card = replace(card, classes=listed("classes", classes))
+        card = replace(card, classes=as_tuple("classes", classes))
     if palette is not None:
-        card = replace(card, palette=tuple(listed("palette colour", c) for c in listed("palette", palette)))
+        card = replace(card, palette=tuple(as_tuple("palette colour", c) for c in as_tuple("palette", palette)))
     if preprocessing is not None:
         card = replace(card, preprocessing=preprocessing)
     if provenance is not None:
@@ -64,15 +75,15 @@ def save(
 
 
 def _check_is_described(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    """A file that `load` would refuse must not take the place of one that it takes."""
+    """Check that `load` will accept the file, before it replaces one that `load` accepts."""
     described = build_described(config.name, dict(config.options)).state_dict()
     if [(name, tensor.shape) for name, tensor in described.items()] == [(n, t.shape) for n, t in tensors.items()]:
         return
     other = [name for name in {**described, **tensors} if _shape(described, name) != _shape(tensors, name)]
     raise WeightsError(
         f"this model was changed and is no longer the {config.name} that model.config describes: {', '.join(other[:5])}"
-        f"{f' and {len(other) - 5} more tensors' if len(other) > 5 else ''} differ; build it with the options that you "
-        "need (num_classes, aux_loss), and load the weights into that"
+        f"{f' and {len(other) - 5} more tensors' if len(other) > 5 else ''} differ. Build a model with the options "
+        "that you need (num_classes, aux_loss), and load the weights into it."
     )
 
 
@@ -81,18 +92,26 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
-    """Build the model that a weights file describes, in eval mode, with its tensors mapped from the file.
+    """Build the model that a weights file describes.
 
-    Nothing is initialised and next to nothing copied: pages are read when they are first used. The tensors have the
-    dtype of the file; `model.float()` or `.half()` changes it. `model.config` and `model.card` are what the file says.
+    The tensors are mapped from the file: hardly anything is copied, and pages are read when they are first used. They
+    have the dtype of the file; `model.float()` or `model.half()` changes it.
 
-    Raises WeightsError if the file is not one of ours, is damaged, or holds other tensors than its model needs.
+    Args:
+        path: Weights file (.safetensors) written by segnets.
+
+    Returns:
+        The model in eval mode, with the file's `config` and `card`.
+
+    Raises:
+        WeightsError: If segnets did not write the file, it is damaged, its network is not registered
+            (`segnets.register_model`), or its tensors do not fit its network.
     """
     file = read_weights_file(path)
     if file.config is None or file.card is None:
         raise WeightsError(
-            f"{path}: does not say which model it is for; convert it with: weights-tools convert {path} "
-            "OUT.safetensors, or build the model and use segnets.load_weights"
+            f"{path}: the file does not describe its network. Convert it with: weights-tools convert {path} "
+            "OUT.safetensors, or build the network and call segnets.load_weights."
         )
     with without_garbage_collection():
         try:
@@ -105,19 +124,26 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of one that lies where kernels may compute other last bits: few and small in our files."""
+    """Return the tensor, or a copy if its address is not aligned, since kernels may then compute other last bits."""
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 or not tensor.is_floating_point() else tensor.clone()
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> LoadReport:
-    """Copy weights into a model: from a `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names.
+    """Copy weights into a model, which keeps its dtype and device.
 
-    The model keeps its dtype and device. Returns what was loaded, left fresh and ignored.
+    An auxiliary classifier on one side only is reported and is no error. If the number of classes differs, the last
+    1x1 convolutions keep their initial values, with one warning. Another warning names the
+    options (output stride, eps, ...) of the file that differ from the model's and change what the tensors compute.
 
-    Raises WeightsError listing every missing, unexpected and misshapen tensor at once; the model is then unchanged.
-    An auxiliary classifier on one side only is reported and no error; for another number of classes the last 1x1
-    convolutions keep their initial values, with one warning. So does a file that was made for other options (output
-    stride, eps, ...), under which the same tensors compute something else.
+    Args:
+        model: Model to fill.
+        source: `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names.
+
+    Returns:
+        Names of what was loaded, left at its initial values and ignored.
+
+    Raises:
+        WeightsError: If the weights do not fit. The message lists every difference, and the model is unchanged.
     """
     found = read_source(source)
     warning = other_geometry(getattr(model, "config", None), found.config, found.where)
@@ -129,5 +155,5 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
 
 
 def _attach(model: Any, card: ModelCard | None) -> None:
-    """The card of the weights becomes the model's; `save` and `export` pass it on. (Any: a plain attribute.)"""
+    """Give the card of the weights to the model; `save` and `export` pass it on."""
     model.card = card

@@ -1,8 +1,8 @@
-"""Reading and writing one `.safetensors` file with a description of the network inside.
+"""Read and write a `.safetensors` file that contains a description of its network.
 
-Writing is our own few lines and not `safetensors.torch.save_file`, which ignores the umask (new files are 0600),
-replaces links and devices, and leaves unrecognisable temporary files after a kill. The format is the same,
-https://github.com/huggingface/safetensors#format: 8 bytes of header length, a JSON header, the tensors' bytes.
+`safetensors.torch.save_file` is not used for writing: it ignores the umask (new files are 0600), replaces links and
+devices, and leaves unrecognisable temporary files when it is killed. The format is the same: 8 bytes of header length,
+a JSON header, the bytes of the tensors (https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
@@ -41,16 +41,19 @@ _DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 
-# Where torch puts tensors of its own. Some kernels compute other last bits from a tensor that lies elsewhere.
+# Alignment of torch's own tensors in bytes. Some kernels compute other last bits from an unaligned tensor.
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a `.safetensors` file holds. config and card are None in one that segnets did not write.
+    """Contents of a `.safetensors` file.
 
-    The tensors are mapped from the file: they cost memory only as far as they are touched, and writing to them
-    changes the memory, never the file.
+    Attributes:
+        tensors: Tensors mapped from the file. They take memory only where they are read, and writing to them never
+            changes the file.
+        config: Network of the weights; None if segnets did not write the file.
+        card: Meaning of the weights; None if segnets did not write the file.
     """
 
     tensors: Mapping[str, Tensor]
@@ -59,7 +62,11 @@ class WeightsFile:
 
 
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
-    """Open a `.safetensors` file. Raises WeightsError, also for the files that people mistake for one."""
+    """Open a `.safetensors` file.
+
+    Raises:
+        WeightsError: If the file cannot be read, is damaged, or is of another kind. The message then names the kind.
+    """
     _check_is_safetensors(Path(path))
     where = str(path)
     try:
@@ -85,11 +92,21 @@ def write_weights_file(
     *,
     overwrite: bool = True,
 ) -> None:
-    """Write tensors and their description; read back and compare byte for byte; only then does the file get its name.
+    """Write tensors and their description to a file.
 
-    tensors: any layout in memory (non-contiguous and shared ones are written out in full), on any device.
-    The same input gives the same bytes. Raises WeightsError for tensors that can't be stored, OutputError for a
-    target that can't be written.
+    The same input gives the same bytes. The file is written under a temporary name, read back and compared byte for
+    byte before it gets its name.
+
+    Args:
+        path: File to write.
+        tensors: Tensors on any device, contiguous or not; shared memory is written in full for each.
+        config: Network of the weights.
+        card: Meaning of the weights.
+        overwrite: Replace an existing file.
+
+    Raises:
+        WeightsError: If a tensor cannot be stored.
+        OutputError: If the file cannot be written.
     """
     _check_storable(tensors)
     names = sorted(tensors, key=lambda name: (-_evenness(tensors[name]), name))
@@ -107,9 +124,9 @@ def write_weights_file(
 
 
 def _evenness(tensor: Tensor) -> int:
-    """The power of two that a tensor's size in bytes is a multiple of, ALIGNMENT at most.
+    """Return the largest power of two up to ALIGNMENT that divides a tensor's size in bytes.
 
-    In falling order of it, every tensor lies at a multiple of its own, and nearly all at a multiple of ALIGNMENT.
+    Sorted by it in falling order, every tensor is aligned to its own value, and nearly all to ALIGNMENT.
     """
     size = tensor.numel() * tensor.element_size()
     return min(size & -size, ALIGNMENT) or ALIGNMENT
@@ -147,7 +164,7 @@ def _compare(
         for begin in range(0, len(expected), len(room)):
             part = expected[begin : begin + len(room)]
             read = room[: len(part)]
-            # By numpy: comparing a memoryview with bytes goes element by element, in Python's own time.
+            # Comparing a memoryview with bytes would be an element-wise loop in the interpreter.
             if file.readinto(read.data) != len(part) or not np.array_equal(read, part):
                 raise WeightsError(
                     f"{path}: what was written reads back differently at {name}; the disk may be failing"
@@ -173,9 +190,12 @@ def _check_storable(tensors: Mapping[str, object]) -> None:
 
 
 def read_start(path: Path) -> bytes:
-    """The first 16 bytes of a regular file that is not empty. Raises WeightsError.
+    """Return the first 16 bytes of a regular file.
 
-    What it is comes before opening it: opening alone waits for ever at a pipe, and acts at a device.
+    The kind of the file is checked before it is opened: opening a pipe blocks, and opening a device can have effects.
+
+    Raises:
+        WeightsError: If the file is missing, empty, not regular or not readable.
     """
     try:
         status = path.stat()
@@ -192,7 +212,7 @@ def read_start(path: Path) -> bytes:
 
 
 def _check_is_safetensors(path: Path) -> None:
-    """Say what a file is that is no safetensors file, before a library says something less helpful."""
+    """Refuse a file of another kind with a message that names the kind."""
     start = read_start(path)
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise WeightsError(

@@ -139,10 +139,10 @@ def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
         ({"output": "list"}, "output='list' is not supported yet; allowed: 'tensor', 'dict'"),
         ({"classes": ["a", "b"]}, "classes: 2 names for a model with 5 classes"),
         ({"palette": [(0, 0, 0)]}, "palette: 1 colours for a model with 5 classes"),
-        ({"palette": [(0, 0, 256)] * 5}, "expected three whole numbers 0..255"),
+        ({"palette": [(0, 0, 256)] * 5}, "expected three integers 0..255"),
         ({"preprocessing": "none"}, "preprocessing='none': expected a segnets"),
         ({"minimum_agreement": "0.5"}, "minimum_agreement='0.5': expected a share"),
-        ({"classes": [1, 2, 3, 4, 5]}, r"classes\[0\]=1: expected a printable text"),
+        ({"classes": [1, 2, 3, 4, 5]}, r"classes\[0\]=1: expected a printable string"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:

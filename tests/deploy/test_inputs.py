@@ -29,8 +29,8 @@ from tests.deploy.common import SMALL, random_model
     ("card", "message"),
     [
         ({"classes": 5}, "classes=5: expected a list"),
-        ({"classes": ["a"] * 4 + ["\ud800"]}, r"classes\[4\]='\\ud800': expected a printable text"),
-        ({"palette": [(1, 2)] * 5}, r"palette\[0\]=\(1, 2\): expected three whole numbers"),
+        ({"classes": ["a"] * 4 + ["\ud800"]}, r"classes\[4\]='\\ud800': expected a printable string"),
+        ({"palette": [(1, 2)] * 5}, r"palette\[0\]=\(1, 2\): expected three integers"),
         ({"palette": "red"}, "palette='red': expected a list"),
     ],
 )

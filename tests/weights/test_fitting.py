@@ -49,7 +49,9 @@ def test_an_auxiliary_classifier_only_in_the_model(state: dict[str, Tensor]) -> 
 def test_another_number_of_classes_keeps_everything_but_the_last_convolutions(state: dict[str, Tensor]) -> None:
     model = network(num_classes=9, aux_loss=True)
     last = part(model, "classifier.4.weight").detach().clone()
-    with pytest.warns(UserWarning, match=r"has 4 classes and the model 9: classifier\.4\.weight, .* afresh") as caught:
+    with pytest.warns(
+        UserWarning, match=r"has 4 classes and the model 9: classifier\.4\.weight, .* newly initialised"
+    ) as caught:
         report = segnets.load_weights(model, state)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -114,7 +116,7 @@ def test_tensors_without_values_do_not_fit(state: dict[str, Tensor]) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     with torch.device("meta"):
         empty = segnets.deeplabv3_mobilenet_v3_large(num_classes=4, aux_loss=True)
-    with pytest.raises(segnets.WeightsError, match="the model has no values to fill"):
+    with pytest.raises(segnets.WeightsError, match="has no values to fill"):
         segnets.load_weights(empty, state)
 
 

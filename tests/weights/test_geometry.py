@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import segnets
 from segnets import backbones
 from segnets.registry import HEADS, MODELS
-from segnets.weights.geometry import describe, essential_options, options_beside
+from segnets.weights.geometry import describe, essential_options, merge_options
 from tests.oracle import randomise_
 from tests.typed import card_of, config_of, options_of, part
 
@@ -186,7 +186,7 @@ def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, 
     same = segnets.create_model(name, weights=state, head_variant=variant, **options)
     assert options_of(same)["num_classes"] == 4
     assert same_output(same, model)
-    with pytest.warns(UserWarning, match="has 4 classes and the model 7: .* are initialised afresh"):
+    with pytest.warns(UserWarning, match="has 4 classes and the model 7: .* are newly initialised"):
         other = segnets.create_model(name, weights=state, head_variant=variant, num_classes=7, **options)
     kept = [key for key, tensor in other.state_dict().items() if torch.equal(tensor, state[key])]
     fresh = state.keys() - kept
@@ -247,7 +247,7 @@ def test_options_of_the_file_give_way_to_those_that_are_given(
     of_file: dict[str, Any], given: dict[str, Any], settled: dict[str, Any], tmp_path: Path
 ) -> None:
     config = segnets.ModelConfig("fcn_resnet18", MODELS["fcn_resnet18"].resolve(of_file))
-    chosen = options_beside(config, given, "the file")
+    chosen = merge_options(config, given, "the file")
     assert settled.items() <= MODELS["fcn_resnet18"].resolve(chosen).items()
 
 
@@ -281,7 +281,7 @@ def test_classifiers_of_another_function_are_warned_of(tmp_path: Path) -> None:
 
 def test_a_classifier_whose_norm_is_a_function_is_not_saved_as_another(tmp_path: Path) -> None:
     model = backbones.mobilenet_v3_small(norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=0.1))
-    with pytest.raises(segnets.WeightsError, match="does not know which builder makes it"):
+    with pytest.raises(segnets.WeightsError, match="has no config, so a file could not"):
         segnets.save(model, tmp_path / "w.safetensors")
 
 

@@ -133,7 +133,7 @@ def test_a_weights_file_brings_its_card(trained: nn.Module, tmp_path: Path) -> N
     model = segnets.create_model(NAME, weights=tmp_path / "w.safetensors")
     assert same(model, trained)
     assert card_of(model).classes == VOC_CLASSES
-    with pytest.raises(segnets.WeightsError, match=f"is for {NAME}, not for fcn_resnet50; call that builder"):
+    with pytest.raises(segnets.WeightsError, match=rf"the weights are for {NAME}, not for fcn_resnet50\. Call that"):
         segnets.fcn_resnet50(weights=tmp_path / "w.safetensors")
 
 

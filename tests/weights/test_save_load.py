@@ -154,10 +154,10 @@ def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int
     [
         ({"classes": ["a", "b"]}, "2 class names for a model of 3 classes"),
         ({"classes": "abc"}, "classes='abc': expected a list"),
-        ({"classes": [1, 2, 3]}, r"classes\[0\]=1: expected a printable text"),
-        ({"classes": ["a", "b", "\ud800"]}, r"classes\[2\]='\\ud800': expected a printable text"),
+        ({"classes": [1, 2, 3]}, r"classes\[0\]=1: expected a printable string"),
+        ({"classes": ["a", "b", "\ud800"]}, r"classes\[2\]='\\ud800': expected a printable string"),
         ({"palette": [(0, 0, 0)]}, "1 palette colours for a model of 3 classes"),
-        ({"palette": [(999, 0, 0)] * 3}, r"palette\[0\]=\(999, 0, 0\): expected three whole numbers 0\.\.255"),
+        ({"palette": [(999, 0, 0)] * 3}, r"palette\[0\]=\(999, 0, 0\): expected three integers 0\.\.255"),
         ({"palette": [(1, 2)] * 3}, r"palette\[0\]=\(1, 2\): expected three"),
         ({"palette": ["red"] * 3}, "palette colour='red': expected a list"),
         ({"preprocessing": "x"}, "preprocessing='x': expected a segnets.Preprocessing"),
@@ -177,7 +177,7 @@ def test_a_card_that_can_not_be_is_not_saved(
 
 def test_a_model_that_can_not_be_described_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    with pytest.raises(segnets.WeightsError, match=r"this Linear does not know which builder makes it.*create_model"):
+    with pytest.raises(segnets.WeightsError, match=r"this Linear has no config.*create_model"):
         segnets.save(nn.Linear(2, 2), path)
     with torch.device("meta"):
         empty = segnets.lraspp_mobilenet_v3_large(num_classes=3)
@@ -207,7 +207,7 @@ def test_fine_tuning_keeps_the_preprocessing(tmp_path: Path) -> None:
     segnets.save(source, tmp_path / "w.safetensors", classes=["a", "b"], preprocessing=preprocessing)
     with_aux = segnets.create_model(name, weights=tmp_path / "w.safetensors", aux_loss=True)
     assert with_aux.card == segnets.ModelCard(("a", "b"), (), preprocessing)
-    with pytest.warns(UserWarning, match="afresh"):
+    with pytest.warns(UserWarning, match="newly initialised"):
         other = segnets.create_model(name, weights=tmp_path / "w.safetensors", num_classes=5)
     assert other.card == segnets.ModelCard((), (), preprocessing)
     segnets.load_weights(with_aux, source.state_dict())
@@ -233,9 +233,7 @@ def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> No
     with pytest.raises(segnets.WeightsError, match="not a regular file"):
         segnets.load(tmp_path)
     save_file(model.state_dict(), tmp_path / "plain.safetensors")
-    with pytest.raises(
-        segnets.WeightsError, match="does not say which model it is for; convert it with: weights-tools"
-    ):
+    with pytest.raises(segnets.WeightsError, match=r"does not describe its network\. Convert it with: weights-tools"):
         segnets.load(tmp_path / "plain.safetensors")
 
 

@@ -14,7 +14,7 @@ from segnets.card import JSON, ModelConfig
 from segnets.errors import SegnetsError
 from segnets.options import ALL_OPTIONS
 from segnets.registry import BACKBONES, MODELS
-from segnets.weights.geometry import options_beside
+from segnets.weights.geometry import merge_options
 from weights_tools.check.network import build_network
 from weights_tools.check.outputs import compare_outputs, outputs_by_name
 
@@ -94,7 +94,7 @@ def _with_options(config: ModelConfig, changed: Mapping[str, JSON]) -> ModelConf
     """
     if config.name not in MODELS:
         return ModelConfig(config.name, {**config.options, **changed})
-    chosen = options_beside(config, changed, "the network")
+    chosen = merge_options(config, changed, "the network")
     for name, value in hidden_options(config).items():
         if name not in chosen:
             with contextlib.suppress(ValueError):
