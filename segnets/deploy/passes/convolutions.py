@@ -53,11 +53,13 @@ def form_of(
     """
     if context.format == "aoti" and list(input_shape[2:]) == [1, 1] and _is_matrix_product(convolution):
         return Form.ONE_PIXEL  # in gates, and in the branch that pools the whole image
+    # The tables of WinogradProducts are as long as the largest image's side.
+    in_tables = context.largest_side is None or _is_no_larger(input_shape, context.image_size)
     if (
         context.winograd
         and context.dtype == torch.float32
         and activation in ("none", "relu")
-        and (context.largest_side is None or _is_no_larger(input_shape, context.image_size))
+        and in_tables
         and winograd_is_faster(convolution, input_shape)
     ):
         return Form.WINOGRAD

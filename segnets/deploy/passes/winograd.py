@@ -59,7 +59,7 @@ def winograd_is_faster(convolution: nn.Conv2d, input_shape: Sequence[int]) -> bo
     return share < _LARGEST_SHARE
 
 
-def transformed(weight: Tensor) -> Tensor:
+def transform_kernels(weight: Tensor) -> Tensor:
     """Transform kernels for Winograd's products: (out, in, 3, 3) -> (4, 4, out, in), float32. Scriptable."""
     half = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
     sums = torch.matmul(torch.matmul(half, weight.to(torch.float64)), half.t())
@@ -101,7 +101,7 @@ class WinogradConv(nn.Module):
         self.dilation = state[2]
         self.relu = state[3]
         self.training = state[4]
-        matrices = transformed(state[0]).flatten(0, 1)
+        matrices = transform_kernels(state[0]).flatten(0, 1)
         self.weights = [torch.ops.mkldnn._reorder_linear_weight(matrix, self.tiles) for matrix in matrices.unbind(0)]
         self.weight = torch.empty(0)  # frees the original kernels
 
@@ -211,7 +211,7 @@ class WinogradProducts(nn.Module):
     def __init__(self, convolution: nn.Conv2d, longest: int) -> None:
         super().__init__()
         outputs, d = convolution.out_channels, convolution.dilation[0]
-        kernels = transformed(convolution.weight.detach()).flatten(0, 2)[:, :, None, None]
+        kernels = transform_kernels(convolution.weight.detach()).flatten(0, 2)[:, :, None, None]
         self.weight = nn.Parameter(kernels, requires_grad=False)
         bias = torch.zeros(16, outputs)
         if convolution.bias is not None:
