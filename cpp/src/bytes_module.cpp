@@ -11,7 +11,7 @@
 namespace segnets {
 namespace {
 
-// LibTorch reads the bytes whose checksums were checked, and not the file once more.
+// Gives LibTorch the bytes whose checksums were verified, instead of reading the file again.
 class BytesReader : public caffe2::serialize::ReadAdapterInterface {
  public:
   explicit BytesReader(std::string_view bytes) : bytes_(bytes) {}
@@ -36,9 +36,8 @@ torch::jit::Module load_module(std::string_view bytes, c10::Device device) {
 }
 
 c10::IValue call_method(const torch::jit::Module& module, const char* name, std::vector<c10::IValue> inputs) {
-  // The executor would watch the first call and compile again in the second, which makes the second call take up to
-  // ten times as long as the third, and finds nothing: exports are folded, and nothing is fused on a CPU.
-  // This is a setting of the thread, as InferenceMode is.
+  // The profiling executor would compile again in the second call, which then takes up to ten times as long as the
+  // third. It gains nothing: exports are folded already, and nothing is fused on a CPU. The guard is per thread.
   const torch::jit::GraphOptimizerEnabledGuard without_profiling(false);
   return module.get_method(name)(std::move(inputs));
 }

@@ -25,7 +25,7 @@ Colour read_colour(const Json& json) {
   return colour;
 }
 
-// What this library can't run is refused before LibTorch sees it.
+// Refuse what this library can't run before LibTorch reads it.
 std::string read_choice(const Json& json, const std::string& key, const std::vector<std::string>& known,
                         const std::string& advice) {
   const std::string& value = json.at(key).string();
@@ -46,7 +46,7 @@ std::map<std::string, std::array<std::int64_t, 2>> read_bounds(const Json& json)
   return bounds;
 }
 
-// Machine code ends the process where its instructions are unknown, so that is asked beforehand.
+// Check the CPU first: an unknown instruction in compiled code ends the process.
 void check_processor(const Json& json) {
   const Json* instructions = json.find("instructions");
   std::ifstream file("/proc/cpuinfo");
@@ -56,7 +56,7 @@ void check_processor(const Json& json) {
       std::istringstream words(line.substr(line.find(':') + 1));
       here = {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
     }
-  if (instructions == nullptr || here.empty()) return;  // the file or the system does not tell
+  if (instructions == nullptr || here.empty()) return;  // unknown to the file or the system
   for (const Json& instruction : instructions->array())
     if (!here.contains(instruction.string()))
       throw Error("it uses instructions that this processor lacks: " + instruction.string() +

@@ -18,7 +18,7 @@ class Json {
   // Throws Error: "<what>: not JSON: ...". Nesting deeper than 64, repeated keys and trailing text are refused.
   static Json parse(std::string_view text, const std::string& what);
 
-  // Each throws Error, naming `path`, when the value is of another type.
+  // Return the value; throw Error, naming `path`, if it has another type.
   const Array& array() const;
   const Object& object() const;
   const std::string& string() const;
@@ -31,7 +31,7 @@ class Json {
  private:
   friend class JsonReader;
   std::variant<std::nullptr_t, bool, double, std::string, Array, Object> value_;
-  std::string path_;  // what it is called, for messages
+  std::string path_;  // its name, for messages
 };
 
 }  // namespace segnets

@@ -12,7 +12,7 @@ namespace segnets {
 void keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_TRIM_THRESHOLD, INT_MAX);
-  mallopt(M_MMAP_MAX, 0);  // mapped memory goes back to the system whenever it is freed
+  mallopt(M_MMAP_MAX, 0);  // mapped memory returns to the system when it is freed
 #endif
 }
 

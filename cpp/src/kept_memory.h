@@ -2,9 +2,9 @@
 
 namespace segnets {
 
-// Ask the C library to keep freed memory for later calls, for the whole process. A network's maps are so large that
-// glibc gives them back to the system one by one; the next call would wait for new pages, filled with zeros.
-// Does nothing where the C library is another one.
+// Ask glibc to keep freed memory for later calls, in the whole process. Feature maps are so large that glibc returns
+// each of them to the system, and the next call waits for new pages filled with zeros.
+// Does nothing with another C library.
 void keep_freed_memory();
 
 }  // namespace segnets

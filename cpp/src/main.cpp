@@ -1,4 +1,4 @@
-// segnets-run: segment one image with an exported model, or test the model against what it should compute.
+// segnets-run: segment one image with an exported model, or run the model's self-test.
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
@@ -28,13 +28,13 @@ constexpr const char* kUsage =
     "OUT      the mask, class ids as grey values: *.pgm, or *.png in a build with OpenCV\n"
     "\n"
     "--overlay FILE  also write the image with the classes' colours: *.ppm, or *.png\n"
-    "--logits FILE   also write the scores behind the mask, as a NumPy array: *.npy\n"
-    "--repeat N      segment N times (1..1000000); print how long calls 1, 2, 3 and the later ones took, and memory\n"
-    "--warm-up       segment a grey image of IMAGE's size beforehand\n"
-    "--threads N     threads of one operator (1..1024)\n"
-    "--self-test     replay the image and answers that MODEL carries\n"
+    "--logits FILE   also write the logits, as a NumPy array: *.npy\n"
+    "--repeat N      segment N times (1..1000000); print the time of calls 1, 2, 3 and later ones, and memory use\n"
+    "--warm-up       segment a grey image of IMAGE's size first\n"
+    "--threads N     number of threads per operator (1..1024)\n"
+    "--self-test     run the image that MODEL carries and compare with its reference output\n"
     "\n"
-    "Exit: 0 fine, 1 bad input, 2 wrong call.\n";
+    "Exit status: 0 success, 1 bad input, 2 wrong usage.\n";
 
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -55,7 +55,7 @@ int whole_number(const std::string& option, const std::string& text, int maximum
   int value = 0;
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || stop != text.data() + text.size() || value < 1 || value > maximum)
-    throw UsageError{option + " " + text + ": expected a whole number, 1.." + std::to_string(maximum)};
+    throw UsageError{option + " " + text + ": expected an integer, 1.." + std::to_string(maximum)};
   return value;
 }
 
@@ -64,7 +64,7 @@ Arguments parse(const std::vector<std::string>& words) {
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     const auto value = [&]() -> const std::string& {
-      if (i + 1 >= words.size()) throw UsageError{word + ": expected a value behind it"};
+      if (i + 1 >= words.size()) throw UsageError{word + ": expected a value"};
       return words[++i];
     };
     if (word == "--help" || word == "-h") arguments.help = true;
@@ -97,7 +97,7 @@ int self_test(const std::string& path) {
               static_cast<long long>(result.disagreements), static_cast<long long>(result.pixels),
               static_cast<long long>(result.near_ties));
   std::printf("%s\n", result.passed ? "passed" : "FAILED");
-  if (!result.passed) throw segnets::Error(path + ": computes something else than the model that was exported");
+  if (!result.passed) throw segnets::Error(path + ": computes other outputs than the exported model");
   return 0;
 }
 
@@ -131,7 +131,7 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-// The first three calls are told apart, because each may have something to do that no later one has.
+// The first three calls are listed separately, because each may do work that later calls don't repeat.
 void print_times(const std::vector<double>& milliseconds) {
   constexpr std::size_t kFirst = 3;
   for (std::size_t call = 0; call < std::min(kFirst, milliseconds.size()); ++call)
@@ -211,7 +211,7 @@ int run(const Arguments& arguments) {
   return arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
 }
 
-// File names and file contents may hold control characters; the terminal must not see them, and one line stays one.
+// Replace control characters, which names and contents of files may hold, so that a message stays one line.
 std::string one_line(std::string text) {
   for (char& c : text)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';

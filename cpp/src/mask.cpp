@@ -1,4 +1,4 @@
-// Masks one by one, and colours for them.
+// Masks of single images, and colours for them.
 #include <algorithm>
 
 #include "segnets/error.h"
@@ -17,7 +17,7 @@ Mask MaskBatch::mask(std::int64_t index) const {
   return result;
 }
 
-// The bits of the class id are dealt out to red, green and blue in turn, highest bit of the colour first.
+// The bits of the class id go to red, green and blue in turn, starting at the colour's highest bit.
 // Everingham et al., PASCAL VOC development kit, VOClabelcolormap.m.
 std::vector<Colour> voc_palette(std::int64_t num_classes) {
   std::vector<Colour> palette;

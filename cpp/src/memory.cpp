@@ -10,7 +10,7 @@ namespace segnets {
 Memory memory() {
   Memory result;
 #ifdef __linux__
-  // Not getrusage, whose maximum a process inherits from the one that started it.
+  // getrusage reports a maximum that a process inherits from its parent.
   std::ifstream status("/proc/self/status");
   for (std::string field; status >> field;) {
     std::int64_t kib = 0;

@@ -1,11 +1,11 @@
-// How much memory this process has.
+// Memory use of this process.
 #pragma once
 
 #include <cstdint>
 
 namespace segnets {
 
-// In bytes; 0 where the system does not say.
+// Memory in bytes; 0 if the system doesn't report it.
 struct Memory {
   std::int64_t resident = 0;  // now
   std::int64_t peak = 0;      // at most, since the process began

@@ -24,8 +24,8 @@ Contract contract_of(const Archive& archive, const std::string& path) {
   if (text == nullptr) throw Error(path + ": is " + what + " without a contract: it was not made by segnets.export");
   Contract contract = read_contract(*text, path);
   if (contract.kind != archive.kind())
-    throw Error(path + ": its contract speaks of " + contract.kind + ", and it is " + archive.kind() +
-                "; export the model again");
+    throw Error(path + ": segnets.json declares kind '" + contract.kind + "', but the file is " + archive.kind() +
+                ". Export the model again.");
   return contract;
 }
 
@@ -33,7 +33,7 @@ std::unique_ptr<const Program> load_program(const Archive& archive, const Contra
   return contract.kind == "aoti" ? load_aoti(archive, contract, path) : load_torchscript(archive, contract, path);
 }
 
-// Run `work` without gradients; whatever it throws becomes an Error, whose text begins with `what` when it is not ours.
+// Run `work` in inference mode and turn any exception into an Error, prefixed by `what` unless it is one already.
 template <typename Work>
 auto run(const std::string& what, Work work) {
   try {

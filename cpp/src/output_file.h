@@ -1,4 +1,4 @@
-// Writing files that are complete or not there at all (POSIX).
+// Atomic writing of files (POSIX).
 #pragma once
 
 #include <string>
@@ -6,14 +6,14 @@
 
 namespace segnets {
 
-// Throws Error unless a regular file may be created or replaced there; links, devices and folders are refused,
-// because a rename would put a regular file in their place.
+// Throw Error unless a regular file may be created or replaced at the path. Links, devices and folders are refused,
+// because a rename would replace them by a regular file.
 void check_writable_target(const std::string& path);
 
-// A name that nobody else has, in the folder of `path`: ".segnets-*.tmp".
+// Return an unused name in the folder of `path`: ".segnets-*.tmp".
 std::string temporary_beside(const std::string& path);
 
-// Through a temporary file beside the target, flushed and renamed. On failure the target is as it was. Throws Error.
+// Write a temporary file next to the target, flush it and rename it. On failure the target is unchanged. Throws Error.
 void write_file(const std::string& path, std::string_view bytes);
 
 }  // namespace segnets

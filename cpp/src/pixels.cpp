@@ -18,7 +18,7 @@ constexpr std::int64_t kMaxStride = std::int64_t{1} << 32;  // so that no sum be
 
 std::string size_of(const ImageView& image) { return std::to_string(image.height) + "x" + std::to_string(image.width); }
 
-// name: "image", or which one of several.
+// Throw Error for an impossible view; `name` is "image", or which one of several.
 void check_view(const ImageView& image, const std::string& name) {
   if (image.data == nullptr) throw Error(name + ": its data pointer is null");
   if (image.height < 1 || image.width < 1) throw Error(name + ": " + size_of(image) + " holds no pixels");
@@ -54,7 +54,7 @@ bool same_layout(const ImageView& a, const ImageView& b) {
          a.channel_stride == b.channel_stride && a.order == b.order;
 }
 
-// The distance in bytes from each image to the next, if all have one layout and one distance.
+// Return the distance in bytes between successive images, if all have the same layout and distance.
 std::optional<std::int64_t> distance(const std::vector<ImageView>& images) {
   if (images.size() == 1) return images[0].height * images[0].bytes_per_row();
   const auto address = [&](std::size_t i) { return reinterpret_cast<std::uintptr_t>(images[i].data); };
@@ -65,7 +65,7 @@ std::optional<std::int64_t> distance(const std::vector<ImageView>& images) {
   return static_cast<std::int64_t>(step);
 }
 
-// LibTorch only reads them; its interface has no const.
+// LibTorch only reads the pixels; its interface has no const.
 at::Tensor blob(const ImageView& first, std::int64_t count, std::int64_t step) {
   return at::from_blob(const_cast<std::uint8_t*>(first.data), {count, first.height, first.width, 3},
                        {step, first.bytes_per_row(), first.pixel_stride, first.channel_stride}, at::kByte);
@@ -78,7 +78,7 @@ at::Tensor pixels_of(const std::vector<ImageView>& images) {
   const auto count = static_cast<std::int64_t>(images.size());
   const std::optional<std::int64_t> step = distance(images);
   if (step && images[0].order == ChannelOrder::rgb) return blob(images[0], count, *step);
-  // No tensor has negative strides, so BGR can't be read as RGB where it is.
+  // Tensors have no negative strides, so BGR must be copied to become RGB.
   const at::Tensor planes = at::empty({count, 3, images[0].height, images[0].width}, at::kByte);
   for (std::int64_t i = 0; i < count; ++i) {
     const ImageView& image = images[static_cast<std::size_t>(i)];

@@ -1,4 +1,4 @@
-// Somebody else's pixels as a tensor.
+// The caller's pixels as a tensor.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,10 +9,10 @@
 
 namespace segnets {
 
-// (N, H, W, 3) uint8 RGB, not contiguous in general; valid as long as the pixels are. Where the images are RGB and at
-// equal distances (one image always is), their memory is used as it is. Otherwise they are gathered, once, in the
-// order in which preprocessing would have made its copy, which then makes none.
-// Throws Error if there is no image, one has no pixels or impossible strides, or their sizes differ.
+// Return images as (N, H, W, 3) uint8 RGB, in general not contiguous, valid as long as the pixels are. RGB images at
+// equal distances, or a single one, are not copied. Others are copied once, to the layout that preprocessing would
+// copy to, so that it need not copy again.
+// Throws Error if there is no image, one has no pixels or impossible strides, or the sizes differ.
 at::Tensor pixels_of(const std::vector<ImageView>& images);
 
 }  // namespace segnets

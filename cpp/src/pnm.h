@@ -8,7 +8,7 @@
 
 namespace segnets {
 
-// One binary 8-bit PPM (P6). path: for messages. Throws Error for anything else, before any pixel is allocated.
+// Decode one binary 8-bit PPM (P6); `path` is for messages. Throws Error for anything else, before allocating pixels.
 Image decode_ppm(std::string_view bytes, const std::string& path);
 
 std::string encode_ppm(const Image& image);

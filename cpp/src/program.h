@@ -1,4 +1,4 @@
-// The network of an export, whatever format its program has.
+// The program of an export, behind one interface for all formats.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,8 +12,8 @@
 
 namespace segnets {
 
-// Each of the three may be called from many threads at once, in inference mode.
-// They may throw anything; Model makes an Error of it.
+// A loaded program. Any number of threads may call its methods at once, in inference mode.
+// They may throw anything; Model turns it into an Error.
 class Program {
  public:
   virtual ~Program() = default;
@@ -28,14 +28,15 @@ class Program {
   virtual at::Tensor segment(const at::Tensor& image) const = 0;
 };
 
-// contract: its own. path: for messages. Throws Error if LibTorch can't load it, a method or the device is missing.
+// Load the program of an archive; `path` is for messages.
+// Throws Error if LibTorch can't load it, or if a method or the device is missing.
 std::unique_ptr<const Program> load_torchscript(const Archive& archive, const Contract& contract,
                                                 const std::string& path);
 
-// The same for machine code by AOTInductor.
+// Load a program that AOTInductor compiled; otherwise like load_torchscript.
 std::unique_ptr<const Program> load_aoti(const Archive& archive, const Contract& contract, const std::string& path);
 
-// What LibTorch says went wrong, in one line.
+// Return LibTorch's reason for a failure in one line.
 std::string reason(const std::exception& exception);
 
 }  // namespace segnets

@@ -1,4 +1,4 @@
-// A reader of the small part of safetensors that a golden pair needs.
+// Reader of the part of safetensors that a golden pair uses.
 // The format: https://github.com/huggingface/safetensors, "Format".
 #pragma once
 
@@ -13,10 +13,10 @@ namespace segnets {
 struct TensorView {
   std::string dtype;  // "U8", "I16" or "F32"
   std::vector<std::int64_t> shape;
-  std::string_view data;  // exactly as many bytes as shape and dtype say
+  std::string_view data;  // as many bytes as shape and dtype imply
 };
 
-// The views point into `bytes`. Throws Error, beginning with `what`, for anything that is not complete and consistent.
+// Return views into `bytes`. Throws Error, prefixed by `what`, for anything incomplete or inconsistent.
 std::map<std::string, TensorView> read_safetensors(std::string_view bytes, const std::string& what);
 
 }  // namespace segnets

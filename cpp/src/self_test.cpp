@@ -24,7 +24,7 @@ torch::Tensor to_tensor(const std::map<std::string, TensorView>& tensors, const 
   return tensor;
 }
 
-// Not a number counts as infinitely far.
+// A NaN counts as an infinite difference.
 double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
   if (a.sizes() != b.sizes()) throw Error("the golden pair has other shapes than the model; export the model again");
   const auto difference = (a - b).abs().max().item<double>();

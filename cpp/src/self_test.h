@@ -1,4 +1,4 @@
-// Replaying the golden pair of an export.
+// Replay of an export's golden pair.
 #pragma once
 
 #include <string_view>
@@ -8,7 +8,8 @@
 
 namespace segnets {
 
-// golden: the bytes of golden.safetensors. To be called in inference mode. Throws Error, and what LibTorch throws.
+// Run the golden image and compare with the reference output; `golden` holds the bytes of golden.safetensors.
+// Call it in inference mode. Throws Error, and whatever LibTorch throws.
 SelfTest replay(const Program& program, const Contract& contract, std::string_view golden);
 
 }  // namespace segnets

@@ -6,7 +6,7 @@
 
 namespace segnets {
 
-// Bad input or a file that can't be used. what() is one line for a person: which file, what is wrong, what to do.
+// Bad input or an unusable file. what() is one line: which file, what failed, what to do.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message);

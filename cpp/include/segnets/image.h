@@ -9,13 +9,13 @@
 
 namespace segnets {
 
-// What the first channel of a pixel is: most libraries hold RGB, OpenCV holds BGR.
+// Order of a pixel's channels. Most libraries use RGB; OpenCV uses BGR.
 enum class ChannelOrder { rgb, bgr };
 
-// Somebody else's pixels, one byte per channel, top row first. Nothing is copied or kept.
+// A view of the caller's pixels: one byte per channel, top row first. Nothing is copied or kept.
 //
-// The first four fields describe the usual layout, interleaved; the strides describe every other one, such as the
-// three channels of RGBA (pixel_stride 4) or planes (pixel_stride 1, channel_stride height * width).
+// The first four fields describe interleaved pixels, the usual layout. The strides describe every other layout, for
+// example three channels of RGBA (pixel_stride 4) or planes (pixel_stride 1, channel_stride height * width).
 struct ImageView {
   const std::uint8_t* data = nullptr;  // the first channel of the top left pixel
   std::int64_t height = 0;             // 1..2^30
@@ -28,7 +28,7 @@ struct ImageView {
   std::int64_t bytes_per_row() const { return row_stride == 0 ? pixel_stride * width : row_stride; }
 };
 
-// Our own pixels: RGB, interleaved, without gaps.
+// An image that owns its pixels: RGB, interleaved, contiguous.
 struct Image {
   std::int64_t height = 0;
   std::int64_t width = 0;
@@ -47,29 +47,29 @@ struct Mask {
 
 using Colour = std::array<std::uint8_t, 3>;  // red, green, blue
 
-// Read a PPM (P6, 8 bit), and JPEG, PNG and whatever else OpenCV decodes in a build with OpenCV; recognised by content.
-// EXIF orientation is applied as cv::imread applies it; PPM has none. Throws Error.
+// Read a PPM (P6, 8 bit), or in a build with OpenCV any format that OpenCV decodes, recognised by its content.
+// EXIF orientation is applied as in cv::imread. Throws Error.
 Image read_image(const std::string& path);
 
-// Whether this build reads JPEG and PNG and writes PNG.
+// Return whether this build reads JPEG and PNG and writes PNG.
 bool has_opencv();
 
-// Write class ids as grey values: .pgm (8 bit up to 256 classes, else 16 bit), or .png in a build with OpenCV.
+// Write class ids as grey values: .pgm (8 bit for up to 256 classes, else 16 bit), or .png in a build with OpenCV.
 // The file appears complete or not at all. Throws Error.
 void write_mask(const std::string& path, const Mask& mask);
 
-// Write an image as .ppm, or .png in a build with OpenCV, as write_mask does. Throws Error.
+// Write an image as .ppm, or .png in a build with OpenCV. Like write_mask otherwise. Throws Error.
 void write_image(const std::string& path, const Image& image);
 
-// Throws Error unless write_mask (or write_image) could write there: to be asked before long work.
+// Throw Error unless write_mask (or write_image) could write to the path. Call it before long work.
 void check_mask_path(const std::string& path);
 void check_image_path(const std::string& path);
 
-// PASCAL VOC's colour map: class 0 is black, 1 is dark red, 2 dark green, and so on.
+// Return PASCAL VOC's colour map: class 0 is black, 1 is dark red, 2 dark green, and so on.
 std::vector<Colour> voc_palette(std::int64_t num_classes);
 
-// Half image, half colour of the class; classes whose colour is black leave the image as it is.
-// The mask must have the image's size; `palette` needs a colour for each of its ids. Throws Error.
+// Blend an image half and half with the colours of its classes. Classes whose colour is black leave the image
+// unchanged. The mask must have the image's size, and `palette` a colour for each of its ids. Throws Error.
 Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette);
 
 }  // namespace segnets

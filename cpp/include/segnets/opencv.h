@@ -1,4 +1,4 @@
-// Images of OpenCV, without a copy. Header only: include it where you have OpenCV; the library needs none for it.
+// Views of OpenCV images, without a copy. Header only; the library itself doesn't need OpenCV for it.
 //
 //   cv::Mat frame = cv::imread("photo.jpg");  // BGR
 //   segnets::Mask mask = model.segment(segnets::view(frame));
@@ -13,9 +13,8 @@
 
 namespace segnets {
 
-// The pixels of a matrix of 8-bit BGR (CV_8UC3) or BGRA (CV_8UC4, whose A is not read), OpenCV's order; `order` says so
-// where yours holds RGB. Rows may have any step, so a region of a matrix is read where it is. The matrix must outlive
-// the view. Throws Error for every other kind of matrix.
+// View a matrix of 8-bit BGR (CV_8UC3) or BGRA (CV_8UC4, A is ignored); pass `order` if it holds RGB. Rows may have any
+// step, so a region of a matrix is not copied either. The matrix must outlive the view. Throws Error for other types.
 inline ImageView view(const cv::Mat& matrix, ChannelOrder order = ChannelOrder::bgr) {
   if (matrix.dims > 2 || matrix.depth() != CV_8U || (matrix.channels() != 3 && matrix.channels() != 4))
     throw Error("cv::Mat: expected two dimensions of CV_8UC3 or CV_8UC4, got " + std::to_string(matrix.dims) + " of " +
@@ -27,7 +26,7 @@ inline ImageView view(const cv::Mat& matrix, ChannelOrder order = ChannelOrder::
   return image;
 }
 
-// A mask as a matrix of its own, CV_8U up to 256 classes, else CV_16U. Throws Error unless 0 <= index < count.
+// Copy a mask to a matrix, CV_8U for up to 256 classes, else CV_16U. Throws Error unless 0 <= index < count.
 inline cv::Mat to_mat(const MaskBatch& batch, std::int64_t index = 0) {
   if (index < 0 || index >= batch.count)
     throw Error("mask " + std::to_string(index) + ": the batch has " + std::to_string(batch.count));
