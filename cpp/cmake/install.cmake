@@ -1,4 +1,4 @@
-# What `cmake --install` puts where, so that find_package(segnets) gives other projects the target segnets::segnets.
+# Install rules; find_package(segnets) then defines the target segnets::segnets.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS segnets segnets_frame_ring EXPORT segnetsTargets ARCHIVE DESTINATION lib)

@@ -1,5 +1,5 @@
-// The Python module segnets_native: segnets::Model for NumPy, without PyTorch's Python.
-// The pixels are read where NumPy has them and the mask stays where the network put it; the GIL is released meanwhile.
+// The Python module segnets_native: segnets::Model for NumPy, without importing torch.
+// Neither pixels nor masks are copied, and calls release the GIL.
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -25,7 +25,7 @@ using segnets::ImageView;
 
 PYBIND11_CONSTINIT py::gil_safe_call_once_and_store<py::object> plain_error, joined_error;
 
-// A class that is both Error and segnets.errors.SegnetsError; pickled, it is an Error, which every process has.
+// Make a class derived from Error and segnets.errors.SegnetsError. It is pickled as an Error, which every process has.
 py::object join_errors(const py::object& segnets_error) {
   const py::object base = plain_error.get_stored();
   const py::dict members;
@@ -37,12 +37,12 @@ py::object join_errors(const py::object& segnets_error) {
   return py::type::of(base)("Error", py::make_tuple(base, segnets_error), members);
 }
 
-// Programs that have imported segnets may catch its SegnetsError; the others need not wait for it to import torch.
+// A program that imported segnets can catch SegnetsError; other programs need not import segnets, and so torch.
 py::object error_type() {
   const py::dict modules = py::module_::import("sys").attr("modules");
   if (!modules.contains("segnets.errors")) return plain_error.get_stored();
   const py::object known = modules["segnets.errors"];
-  if (!py::hasattr(known, "SegnetsError")) return plain_error.get_stored();  // it is being imported just now
+  if (!py::hasattr(known, "SegnetsError")) return plain_error.get_stored();  // still being imported
   return joined_error.call_once_and_store_result([&] { return join_errors(known.attr("SegnetsError")); }).get_stored();
 }
 
@@ -50,7 +50,7 @@ void translate(std::exception_ptr pointer) {
   try {
     std::rethrow_exception(std::move(pointer));
   } catch (const Error& error) {
-    // File names and file contents may hold bytes that are no UTF-8.
+    // Names and contents of files may hold bytes that are not UTF-8.
     const auto size = static_cast<Py_ssize_t>(std::strlen(error.what()));
     const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(error.what(), size, "replace"));
     PyErr_SetObject(error_type().ptr(), text.ptr());
@@ -84,7 +84,7 @@ py::array checked_array(const py::object& object) {
   return array;
 }
 
-// The layout of one image of `array`, or false where only a copy can be read: rows or pixels that run backwards,
+// Fill in the layout of one image of `array`. Return false if it needs a copy: rows or pixels that run backwards,
 // repeat or overlap. Reversed channels are BGR.
 bool describe(const py::array& array, ImageView& image) {
   const auto axes = array.ndim();
@@ -100,7 +100,7 @@ bool describe(const py::array& array, ImageView& image) {
     image.channel_stride = -image.channel_stride;
     image.order = segnets::ChannelOrder::bgr;
   }
-  if (image.width == 1) image.pixel_stride = 1;  // NumPy lets the stride of one element be anything
+  if (image.width == 1) image.pixel_stride = 1;  // the stride of a single element may be anything in NumPy
   const bool interleaved = image.channel_stride <= image.pixel_stride;
   const std::int64_t span = (image.width - 1) * image.pixel_stride + (interleaved ? 2 * image.channel_stride : 0) + 1;
   if (image.height == 1) image.row_stride = span;
@@ -127,7 +127,7 @@ Input read_images(const py::object& object) {
 
 // ---- masks and logits out ----
 
-// An array over `elements`, which live as long as it does.
+// Make an array over `elements`, and keep them alive as long as the array.
 template <typename Element>
 py::array share(const std::shared_ptr<const Element>& elements, std::vector<py::ssize_t> shape, bool batch) {
   if (!batch) shape.erase(shape.begin());
@@ -149,11 +149,11 @@ py::array segment(const segnets::Model& model, const py::object& object) {
 
 py::array logits(const segnets::Model& model, const py::object& object) {
   const Input input = read_images(object);
-  const segnets::LogitsBatch scores = [&] {
+  const segnets::LogitsBatch logits = [&] {
     const py::gil_scoped_release others_may_run;
     return model.logits_batch(input.images);
   }();
-  return share(scores.values, {scores.count, scores.num_classes, scores.height, scores.width}, input.batch);
+  return share(logits.values, {logits.count, logits.num_classes, logits.height, logits.width}, input.batch);
 }
 
 // ---- the module ----
@@ -179,7 +179,7 @@ std::string represent(const segnets::SelfTest& test) {
 }  // namespace
 
 PYBIND11_MODULE(segnets_native, module) {
-  module.doc() = "Run what segnets.export wrote, by LibTorch, on NumPy arrays. Needs no `import torch`.";
+  module.doc() = "Run exported models with LibTorch on NumPy arrays, without importing torch.";
   plain_error.call_once_and_store_result([&] {
     return py::reinterpret_steal<py::object>(PyErr_NewExceptionWithDoc(
         "segnets_native.Error",
@@ -205,7 +205,7 @@ PYBIND11_MODULE(segnets_native, module) {
   using segnets::Model;
   py::class_<Model>(module, "Model", py::module_local(), "An exported model, safe to use from many threads at once.")
       .def(py::init(&load), py::arg("path"), py::kw_only(), py::arg("keep_memory") = true,
-           "Load a file that segnets.export wrote; it is a program, so load only what you trust. Raises Error.")
+           "Load a file that segnets.export wrote. It is a program: load only files that you trust. Raises Error.")
       .def("segment", &segment, py::arg("image"),
            "The class id of every pixel.\n\n"
            "image: (H, W, 3) or (N, H, W, 3) uint8 RGB, 0..255. Read where it is unless its rows or pixels run\n"

@@ -1,4 +1,4 @@
-"""Run what segnets.export wrote, by LibTorch, on NumPy arrays. Needs no `import torch`."""
+"""Run exported models with LibTorch on NumPy arrays, without importing torch."""
 
 import os
 from typing import Any, final
@@ -7,19 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 class Error(ValueError):
-    """Bad input, or a file that can't be used: what is wrong and what to do, in one line.
+    """Bad input or an unusable file: what failed and what to do, in one line.
 
-    A ValueError; and a segnets.errors.SegnetsError in programs that have imported segnets.
+    In programs that have imported segnets, it is also a segnets.errors.SegnetsError.
     """
 
 @final
 class SelfTest:
-    """What a replay of the golden pair measured.
+    """Measurements of a replay of the golden pair.
 
-    sample_difference: of the preprocessed image, in grey levels of 0..255.
-    logits_difference: relative to the largest logit; allowed is tolerance.
-    disagreements: how many of all pixels are of another class; near_ties: those of them whose two best classes were
-    within the tolerance.
+    Attributes:
+        sample_difference: Largest difference of the preprocessed image, in grey levels of 0..255.
+        logits_difference: Largest difference of the logits, relative to the largest logit.
+        tolerance: Allowed `logits_difference`.
+        pixels: Number of pixels.
+        disagreements: Number of pixels with another class.
+        near_ties: Number of disagreements whose two largest logits were within the tolerance.
+        passed: Whether the file computes its reference output.
     """
 
     @property
@@ -38,41 +42,71 @@ class SelfTest:
     def passed(self) -> bool: ...
 
 class Model:
-    """An exported model, safe to use from many threads at once. Calls release the GIL."""
+    """An exported model that any number of threads may call at once. Calls release the GIL."""
 
     def __init__(self, path: str | bytes | os.PathLike[str], *, keep_memory: bool = True) -> None:
-        """Load a file that segnets.export wrote; it is a program, so load only what you trust. Raises Error.
+        """Load a file that segnets.export wrote. It is a program: load only files that you trust.
 
-        keep_memory: on glibc, let the process keep the memory that a call frees for the next call, which then is a
-        tenth to a half faster; the process stays as large as its largest call was.
+        Args:
+            path: Path of the file.
+            keep_memory: Whether the process keeps memory that a call frees for the next call (glibc only). Calls then
+                take a tenth to a half less time, and the process stays as large as its largest call.
+
+        Raises:
+            Error: If the file can't be loaded.
         """
 
     def segment(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.int16]:
-        """The class id of every pixel.
+        """Return the class id of every pixel.
 
-        image: (H, W, 3) or (N, H, W, 3) uint8 RGB, 0..255. Read where it is unless its rows or pixels run backwards;
-        `bgr[..., ::-1]` costs nothing.
-        Returns (H, W) or (N, H, W), uint8 up to 256 classes, else int16. Raises Error.
+        Args:
+            image: (H, W, 3) or (N, H, W, 3) uint8 RGB, 0..255. It is copied only if its rows or pixels run backwards;
+                `bgr[..., ::-1]` costs nothing.
+
+        Returns:
+            (H, W) or (N, H, W), uint8 for up to 256 classes, else int16.
+
+        Raises:
+            Error: If the image is not one, or can't be segmented.
         """
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The scores behind the mask, at the size of the network's input.
+        """Return the logits at the network's input resolution.
 
-        image: as for `segment`. Returns (C, h, w) or (N, C, h, w) float32. Raises Error.
+        Args:
+            image: As for `segment`.
+
+        Returns:
+            (C, h, w) or (N, C, h, w) float32.
+
+        Raises:
+            Error: If the image is not one, or can't be segmented.
         """
 
     def warm_up(self, height: int, width: int, calls: int = 2) -> None:
-        """Segment a grey image of this size, so that the next call is as fast as the later ones. Raises Error."""
+        """Segment a grey image of this size, so that the next call is as fast as later ones.
+
+        Raises:
+            Error: If the size is impossible.
+        """
 
     def self_test(self) -> SelfTest:
-        """Replay the image that the file carries with its expected answers. Raises Error if it carries none."""
+        """Run the image that the file carries and compare with its reference output.
+
+        Raises:
+            Error: If the file carries none.
+        """
 
     @property
     def contract(self) -> dict[str, Any]:
-        """What the file promises about itself: segnets.json as a dictionary, a new one each time."""
+        """The contents of segnets.json, as a new dictionary."""
 
 def set_threads(count: int) -> None:
-    """How many threads one operator may use (1..1024), for the whole process; before the first call.
+    """Set how many threads one operator may use, in the whole process. Call it before a model's first call.
 
-    Where several Python threads call one model, 1 is the fastest. Raises Error.
+    Args:
+        count: Number of threads, 1..1024. If several Python threads call one model, 1 is fastest.
+
+    Raises:
+        Error: If `count` is out of range.
     """

@@ -1,4 +1,4 @@
-// The machine code of a .pt2 file, and the small TorchScript program that prepares its images.
+// The compiled network of a .pt2 file, and the small TorchScript program that prepares its images.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <unistd.h>
 
@@ -15,7 +15,7 @@
 namespace segnets {
 namespace {
 
-constexpr std::size_t kMostRunners = 8;  // calls at a time; each further one waits
+constexpr std::size_t kMostRunners = 8;  // concurrent calls; further ones wait
 
 // What is computed at once, as PIXELS_AT_ONCE of segnets/deploy/passes/wrap.py says.
 constexpr std::int64_t kPixelsAtOnce = std::int64_t{520} * 520;
@@ -40,7 +40,7 @@ class Aoti : public Program {
     const std::int64_t count = images.size(0);
     const std::int64_t group = images_at_once(images.size(2), images.size(3));
     if (count <= group) return logits_of(images);
-    // What a group says is copied to its place while the caches still have it.
+    // Copy a group's logits while they are still in the caches.
     at::Tensor logits;
     for (std::int64_t start = 0; start < count; start += group) {
       const std::int64_t length = std::min(group, count - start);
@@ -73,19 +73,21 @@ class Aoti : public Program {
     }
   }
 
-  // Runs several at a time: each call takes one of its runners.
+  // Several calls may run at once; each takes a runner.
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network_;
   torch::jit::Module image_;
   std::map<std::string, std::array<std::int64_t, 2>> bounds_;
 };
 
-// The loader takes paths only. It gets the bytes whose checksums were checked, in a file that goes when it has loaded.
+// A temporary file for a loader that takes paths only. It holds the verified bytes and is removed after loading.
 class TemporaryFile {
  public:
   explicit TemporaryFile(std::string_view bytes)
       : path_((std::filesystem::temp_directory_path() / "segnets-XXXXXX.pt2").string()) {
     const int file = ::mkstemps(path_.data(), 4);
-    if (file < 0) throw Error(path_ + ": can't be created, and machine code is loaded from there; set TMPDIR");
+    if (file < 0)
+      throw Error(path_ +
+                  ": can't be created. The compiled network is loaded from there; set TMPDIR to another folder.");
     std::size_t written = 0;
     while (written < bytes.size()) {
       const ::ssize_t count = ::write(file, bytes.data() + written, bytes.size() - written);
@@ -95,7 +97,8 @@ class TemporaryFile {
     ::close(file);
     if (written == bytes.size()) return;
     ::unlink(path_.c_str());
-    throw Error(path_ + ": can't be written, and machine code is loaded from there; free some space or set TMPDIR");
+    throw Error(path_ +
+                ": can't be written. The compiled network is loaded from there; free some space or set TMPDIR.");
   }
   ~TemporaryFile() { ::unlink(path_.c_str()); }
   TemporaryFile(const TemporaryFile&) = delete;
@@ -111,7 +114,8 @@ class TemporaryFile {
 
 std::unique_ptr<const Program> load_aoti(const Archive& archive, const Contract& contract, const std::string& path) {
   const std::string_view* image = archive.extra_file("image.ts");
-  if (image == nullptr) throw Error(path + ": has no image.ts, what prepares images; export the model again");
+  if (image == nullptr)
+    throw Error(path + ": has no image.ts, the program that prepares images. Export the model again.");
   try {
     const TemporaryFile file(archive.bytes());
     const std::size_t runners = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMostRunners);

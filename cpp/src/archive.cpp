@@ -34,7 +34,7 @@ std::string what_it_is(std::string_view bytes) {
   if (bytes.starts_with("<!") || bytes.starts_with("<html")) return " but a web page (the download failed)";
   if (bytes.starts_with("\x80\x02") || bytes.starts_with("\x80\x04")) return " but a pickle (an old Python checkpoint)";
   if (bytes.size() > 8 && bytes[8] == '{') return " but a safetensors file (weights without a program)";
-  // Its version, a small number, and then the producer's name or the graph.
+  // ONNX begins with its version, a small number, followed by the producer's name or the graph.
   if (bytes.size() > 2 && bytes[0] == '\x08' && (bytes[2] == '\x12' || bytes[2] == '\x3a'))
     return " but an ONNX network (for ONNX Runtime; this program takes the formats torchscript and aoti)";
   return "";
@@ -75,13 +75,13 @@ Archive::Archive(const std::string& path) : bytes_(read_file(path, kMaxArchiveBy
 }
 
 const std::string_view* Archive::extra_file(const std::string& name) const {
-  // torch's own loader of a .pt2 takes what lies below extra/ for text.
+  // torch's own .pt2 loader reads everything below extra/ as text.
   const auto found = entries_.find((kind() == "aoti" ? "segnets/" : "extra/") + name);
   return found == entries_.end() ? nullptr : &found->second;
 }
 
 void Archive::read_directory(const std::string& path) {
-  // The end record is the last thing in the file; PyTorch writes no comment behind it.
+  // The end record ends the file; PyTorch writes no archive comment.
   if (bytes_.size() < kEndSize) throw Error("no end record");
   const std::size_t end = bytes_.size() - kEndSize;
   if (little_endian(bytes_, end, 4) != kEnd) throw Error("no end record");

@@ -1,4 +1,4 @@
-// The zip archive that an exported file is. LibTorch never looks at its checksums; this does.
+// The zip archive of an exported file. Unlike LibTorch, this class verifies its checksums.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@ namespace segnets {
 
 class Archive {
  public:
-  // Reads the whole file. Throws Error unless it is a complete, undamaged archive of TorchScript or of AOTInductor.
+  // Read the whole file. Throws Error unless it is a complete, undamaged archive of TorchScript or AOTInductor.
   explicit Archive(const std::string& path);
 
-  // The contents of an extra file such as "segnets.json", or nothing if there is none.
+  // Return the contents of an extra file, for example "segnets.json", or null if there is none.
   const std::string_view* extra_file(const std::string& name) const;
 
   std::string_view bytes() const { return bytes_; }
@@ -27,8 +27,8 @@ class Archive {
   void check_kind(const std::string& path) const;
 
   std::string bytes_;
-  std::string folder_;                               // every entry's name begins with it: "model/"
-  std::map<std::string, std::string_view> entries_;  // those that are stored as they are, by their name in the folder
+  std::string folder_;                               // prefix of every entry's name: "model/"
+  std::map<std::string, std::string_view> entries_;  // uncompressed entries, by their name in the folder
 };
 
 // Read a whole file. Throws Error if it can't be read, is empty, or is larger than `limit` bytes.

@@ -1,4 +1,4 @@
-// Image files: PPM by ourselves; JPEG and PNG by OpenCV where the build has it.
+// Image files: PPM, and JPEG and PNG in a build with OpenCV.
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
@@ -37,9 +37,9 @@ void check_extension(const std::string& path, const std::string& plain) {
 
 #ifdef SEGNETS_WITH_OPENCV
 
-// Whether a JPEG lacks its end. OpenCV decodes such a file all the same, and paints what is missing gray.
-// Segments follow each other by their lengths up to the first scan; from there on, FF D9 is the end of the image
-// and nothing else (ITU-T T.81, B.1.1).
+// Return whether a JPEG is truncated. OpenCV would decode it and fill the missing part with grey.
+// Segments are skipped by their lengths up to the first scan. After it, FF D9 only occurs as the end of the image
+// (ITU-T T.81, B.1.1).
 bool is_truncated_jpeg(std::string_view bytes) {
   if (!bytes.starts_with("\xFF\xD8")) return false;
   std::size_t at = 2;
@@ -62,7 +62,7 @@ Image decode_by_opencv(const std::string& bytes, const std::string& path) {
   if (is_truncated_jpeg(bytes)) throw Error(path + ": is a JPEG image that ends too early; copy or fetch it again");
   try {
     const cv::Mat encoded(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
-    // Gray becomes RGB, transparency is dropped, the EXIF orientation is applied: as cv::imread does.
+    // Like cv::imread: grey becomes RGB, transparency is dropped, the EXIF orientation is applied.
     const cv::Mat bgr = cv::imdecode(encoded, cv::IMREAD_COLOR);
     if (bgr.empty()) throw Error(path + ": is not an image, or a damaged one; OpenCV can't decode it");
     Image image{bgr.rows, bgr.cols, {}};
@@ -117,7 +117,7 @@ Image decode_by_opencv(const std::string& bytes, const std::string& path) {
 
 template <typename Picture>
 std::string encode_png(const Picture&, const std::string& path) {
-  check_extension(path, "");  // throws: without OpenCV there is no PNG
+  check_extension(path, "");  // throws, as PNG needs OpenCV
   return {};
 }
 

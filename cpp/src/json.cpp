@@ -104,7 +104,7 @@ class JsonReader {
     return result;
   }
 
-  // JSON allows fewer spellings than from_chars: no leading '+', zeros, "inf" or hexadecimal.
+  // JSON is stricter than from_chars: no leading '+' or zeros, no "inf", no hexadecimal.
   double number() {
     const char* begin = text_.data() + position_;
     const char* end = text_.data() + text_.size();

@@ -11,7 +11,7 @@ class Header {
  public:
   Header(std::string_view bytes, const std::string& path) : bytes_(bytes), path_(path) {}
 
-  // White space and comments, then a whole number.
+  // Skip white space and comments, and read an integer.
   std::int64_t number(const char* name) {
     skip_space();
     std::int64_t value = 0;
@@ -24,7 +24,7 @@ class Header {
     return value;
   }
 
-  // The one white space between the header and the pixels.
+  // Skip the single white space between header and pixels.
   std::string_view pixels() {
     if (position_ >= bytes_.size() || !is_space(bytes_[position_]))
       throw Error(path_ + ": its PPM header does not end in white space");
@@ -46,7 +46,7 @@ class Header {
 
   std::string_view bytes_;
   const std::string& path_;
-  std::size_t position_ = 2;  // behind "P6"
+  std::size_t position_ = 2;  // after "P6"
 };
 
 }  // namespace

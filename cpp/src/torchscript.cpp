@@ -34,7 +34,7 @@ std::unique_ptr<const Program> load_torchscript(const Archive& archive, const Co
                                                 const std::string& path) {
   const bool on_gpu = contract.device == "cuda";
   if (on_gpu && !torch::cuda::is_available())
-    throw Error(path + ": needs a GPU that CUDA finds, and there is none; an export with device='cpu' runs everywhere");
+    throw Error(path + ": needs a CUDA GPU, and none was found. Export with device='cpu' to run without one.");
   try {
     torch::jit::Module module = load_module(archive.bytes(), on_gpu ? torch::kCUDA : torch::kCPU);
     for (const char* method : {"forward", "preprocess", "segment"})
@@ -48,7 +48,7 @@ std::unique_ptr<const Program> load_torchscript(const Archive& archive, const Co
 }
 
 std::string reason(const std::exception& exception) {
-  // LibTorch's messages carry stack traces of two languages; the line that was raised is the one to show.
+  // LibTorch's messages contain stack traces of two languages; show only the line of the exception.
   const std::string text = exception.what();
   for (const std::string_view kind : {"ValueError: ", "RuntimeError: "}) {
     const auto found = text.rfind(kind);

@@ -144,7 +144,7 @@ def test_tampered_golden_pairs(golden: bytes | None, message: str, build: Path, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_export_for_a_gpu(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
     model = rewrite(small, tmp_path / "t.ts", change_contract(device="cuda"))
-    message = "t.ts: needs a GPU that CUDA finds, and there is none; an export with device='cpu' runs everywhere"
+    message = "t.ts: needs a CUDA GPU, and none was found. Export with device='cpu' to run without one."
     fails(build, message, model, small_ppm, tmp_path / "m.pgm")
 
 
