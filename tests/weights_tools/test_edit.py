@@ -162,8 +162,8 @@ def test_refused_edits(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-classes", "0"], "0: expected a whole number of at least 1"),
-        (["--num-classes", "many"], "many: expected a whole number of at least 1"),
+        (["--num-classes", "0"], "0: expected an integer of at least 1"),
+        (["--num-classes", "many"], "many: expected an integer of at least 1"),
         (["--option", "output_stride"], "output_stride: expected NAME=VALUE"),
         (["--golden-tolerance", "0.1"], "--golden-tolerance needs --golden"),
         (["--with", "keras"], "invalid choice: 'keras'"),
