@@ -1,7 +1,7 @@
-"""Facts about the weights that torchvision publishes for these networks. Data only; nothing is fetched from here.
+"""Catalog of the weights that torchvision publishes for these networks. Nothing is downloaded here.
 
-Numbers as torchvision 0.28 states them in its weight classes (a test compares). Licence: torchvision's code is
-BSD-3-Clause; its pages state no licence of the weights themselves, nor do they for the images of COCO and ImageNet.
+The numbers are those in the weight classes of torchvision 0.28 (a test compares them). torchvision's code is
+BSD-3-Clause; its pages state no licence for the weights, or for the images of COCO and ImageNet.
 """
 
 from __future__ import annotations
@@ -43,11 +43,19 @@ _SOURCE = "https://docs.pytorch.org/vision/0.28/models.html"
 
 @dataclass(frozen=True)
 class Published:
-    """One published file.
+    """A published weights file.
 
-    model: the builder it is for; name: what `weights=` calls it; file: its name, which carries the first eight hex
-    digits of its sha256; sha256: all 64 once the file has been seen, else None; num_params: parameters, the auxiliary
-    classifier included; scores: metric -> value in percent, measured on `dataset`.
+    Attributes:
+        model: Name of the network or backbone.
+        name: Name of the weights for `weights=`.
+        file: File name, which contains the first eight hex digits of the sha256.
+        num_params: Number of parameters, including an auxiliary classifier's.
+        dataset: Data set on which `metrics` were measured.
+        metrics: Metric -> value in percent.
+        sha256: All 64 hex digits, or None if the file has not been seen.
+        classes: Name of each class id; empty for a classifier.
+        licence: Licence of the weights.
+        source: Page with these facts.
     """
 
     model: str
@@ -55,7 +63,7 @@ class Published:
     file: str
     num_params: int
     dataset: str
-    scores: Mapping[str, float]
+    metrics: Mapping[str, float]
     sha256: str | None = None
     classes: tuple[str, ...] = ()
     licence: str = "not stated by the publisher"
@@ -63,14 +71,16 @@ class Published:
 
     @property
     def url(self) -> str:
+        """Address of the file."""
         return _FOLDER + self.file
 
     @property
     def hash_prefix(self) -> str:
+        """First eight hex digits of the sha256."""
         return self.file.removesuffix(".pth").rpartition("-")[2]
 
     def config(self) -> ModelConfig:
-        """The network that the file is for, with its default geometry."""
+        """Return the network of the weights, with its default geometry."""
         if not self.classes:  # a classifier
             return ModelConfig(self.model, {"num_classes": 1000})
         return ModelConfig(
@@ -78,6 +88,7 @@ class Published:
         )
 
     def card(self) -> ModelCard:
+        """Return the card of the weights."""
         provenance = {
             "layout": "torchvision",
             "published_as": f"{self.model} {self.name}",
@@ -88,17 +99,17 @@ class Published:
 
 
 def _coco(model: str, file: str, num_params: int, miou: float, pixel_accuracy: float) -> Published:
-    """Trained on the part of COCO that shows the 20 classes of PASCAL VOC."""
-    scores = {"mIoU": miou, "pixel accuracy": pixel_accuracy}
+    """Return a row for weights trained on the images of COCO with the 20 classes of PASCAL VOC."""
+    metrics = {"mIoU": miou, "pixel accuracy": pixel_accuracy}
     name = "COCO_WITH_VOC_LABELS_V1"
-    return Published(model, name, file, num_params, "COCO val2017, VOC labels, 520", scores, classes=VOC_CLASSES)
+    return Published(model, name, file, num_params, "COCO val2017, VOC labels, 520", metrics, classes=VOC_CLASSES)
 
 
 def _imagenet(
     model: str, version: int, file: str, num_params: int, top1: float, top5: float, sha256: str | None = None
 ) -> Published:
-    scores = {"top-1 accuracy": top1, "top-5 accuracy": top5}
-    return Published(model, f"IMAGENET1K_V{version}", file, num_params, "ImageNet-1K", scores, sha256)
+    metrics = {"top-1 accuracy": top1, "top-5 accuracy": top5}
+    return Published(model, f"IMAGENET1K_V{version}", file, num_params, "ImageNet-1K", metrics, sha256)
 
 
 CATALOG: tuple[Published, ...] = (
@@ -140,15 +151,20 @@ CATALOG: tuple[Published, ...] = (
 
 
 def published_for(model: str) -> list[Published]:
-    """The files published for a builder or backbone, oldest first; empty if there are none."""
+    """Return the files published for a network or backbone, oldest first."""
     return [row for row in CATALOG if row.model == model]
 
 
 def find_published(source: object, model: str) -> Published | None:
-    """The row that a `weights=` argument names for `model`, or None if it names none.
+    """Find the published weights that a `weights=` argument names.
 
-    source: "COCO_WITH_VOC_LABELS_V1", "DEFAULT" (the newest), "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1" or a
-    member of such an enum of torchvision's, provided that the enum is the one of `model`.
+    Args:
+        source: "COCO_WITH_VOC_LABELS_V1", "DEFAULT" (the newest), "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1", or a
+            member of such an enum of torchvision, if the enum is that of `model`.
+        model: Name of the network or backbone.
+
+    Returns:
+        The row of the catalog, or None if `source` does not name one.
     """
     if isinstance(source, enum.Enum):
         source = f"{type(source).__name__}.{source.name}"

@@ -17,7 +17,7 @@ def test_facts_are_torchvisions(row: Published) -> None:
     theirs = torchvision.models.get_model_weights(row.model)[row.name]
     assert row.url == theirs.url
     assert row.num_params == theirs.meta["num_params"]
-    assert list(row.scores.values()) == list(next(iter(theirs.meta["_metrics"].values())).values())
+    assert list(row.metrics.values()) == list(next(iter(theirs.meta["_metrics"].values())).values())
     if row.classes:
         assert list(row.classes) == theirs.meta["categories"]
 

@@ -14,6 +14,7 @@ from typing import Any
 from segnets.card import JSON, Colour
 from segnets.errors import ExportError
 from segnets.preprocessing import Preprocessing
+from segnets.weights.description import is_colour
 
 FORMAT = "segnets-export"
 FORMAT_VERSION = 1
@@ -211,6 +212,5 @@ def _check_names_and_colours(classes: tuple[Any, ...], palette: tuple[Any, ...])
         if not isinstance(name, str):
             raise ExportError(f"classes: {name!r} is not a name")
     for colour in palette:
-        numbers = [isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in colour]
-        if len(numbers) != 3 or not all(numbers):
+        if not is_colour(colour):
             raise ExportError(f"palette: {colour!r} is not an RGB colour of three numbers 0..255")

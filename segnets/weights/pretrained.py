@@ -71,7 +71,9 @@ class PretrainedBuilder(Protocol):
         progress: bool = True,
         weights_backbone: WeightsSource | None = None,
         **options: Unpack[Options],
-    ) -> SegmentationModel: ...
+    ) -> SegmentationModel:
+        """Build the network."""
+        ...
 
 
 def with_weights(build: Builder) -> PretrainedBuilder:
