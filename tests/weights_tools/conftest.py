@@ -13,7 +13,7 @@ from segnets import catalog
 from tests.weights_tools.cpp_archive import build as cpp_archive
 from tests.weights_tools.files import network
 from tests.weights_tools.server import ROW, Server, running
-from weights_tools.fetching import download
+from weights_tools.fetching import _download
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def torch_save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server for `fetch`, and a catalog with one made-up row. What breaks is tried once more, at once."""
     monkeypatch.setattr(catalog, "CATALOG", (ROW,))
-    monkeypatch.setattr(download, "PAUSES", (0.0,))
+    monkeypatch.setattr(_download, "PAUSES", (0.0,))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with running() as server:

@@ -34,7 +34,7 @@ from tests.weights_tools.server import (
     row_for,
     stalled,
 )
-from weights_tools.fetching.partial import if_range
+from weights_tools.fetching._partial import if_range
 
 
 def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:

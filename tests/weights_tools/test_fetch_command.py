@@ -39,7 +39,7 @@ from tests.weights_tools.server import (
 )
 from weights_tools import FetchReport, fetch
 from weights_tools.cli import main
-from weights_tools.fetching.bar import Bar
+from weights_tools.fetching._bar import Bar
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """

@@ -18,10 +18,10 @@ from segnets.errors import OutputError, WeightsError
 from tests.oracle import torchvision
 from tests.weights_tools.server import BODY, DIGEST, ROW, Server, good, names, running
 from weights_tools import fetch
-from weights_tools.fetching import download
-from weights_tools.fetching.bar import Bar
+from weights_tools.fetching import _download
+from weights_tools.fetching._bar import Bar
+from weights_tools.fetching._web import next_url
 from weights_tools.fetching.find import cache_folder, choose_url, find_row, make_cache_folder
-from weights_tools.fetching.web import next_url
 
 PUBLISHED = "https://download.pytorch.org/models/fcn_resnet50_coco-1167a1af.pth"
 
@@ -38,7 +38,7 @@ def test_every_published_file_has_its_names() -> None:
 def test_every_published_size_is_within_the_bounds() -> None:
     for row in CATALOG:
         size = torchvision.models.get_model_weights(row.model)[row.name].meta["_file_size"] * 2**20
-        fewest, most = download._bounds(row)
+        fewest, most = _download._bounds(row)
         assert 1.5 * fewest < size < most / 1.5
 
 

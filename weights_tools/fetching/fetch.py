@@ -12,11 +12,11 @@ from segnets.card import JSON
 from segnets.catalog import Published
 from segnets.errors import WeightsError
 from segnets.files import check_writable_target
-from weights_tools.fetching.bar import Bar
-from weights_tools.fetching.download import download
+from weights_tools.fetching._bar import Bar
+from weights_tools.fetching._download import download
+from weights_tools.fetching._partial import Partial, open_partial, sha256
+from weights_tools.fetching._web import redact_url
 from weights_tools.fetching.find import cache_folder, choose_url, find_row, full_name, make_cache_folder
-from weights_tools.fetching.partial import Partial, open_partial, sha256
-from weights_tools.fetching.web import redact_url
 
 
 @dataclass(frozen=True)

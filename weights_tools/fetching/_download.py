@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from segnets.catalog import Published
 from segnets.errors import WeightsError
-from weights_tools.fetching.bar import Bar
-from weights_tools.fetching.partial import Partial, if_range
-from weights_tools.fetching.web import Answer, BrokenError, UnreachableError, get, redact_url, refuse_status
+from weights_tools.fetching._bar import Bar
+from weights_tools.fetching._partial import Partial, if_range
+from weights_tools.fetching._web import Answer, BrokenError, UnreachableError, get, redact_url, refuse_status
 from weights_tools.reader.identify import HEAD_BYTES, identify
 
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
