@@ -65,8 +65,8 @@ def whole(architecture: str, encoder: str, arguments: Mapping[str, Any]) -> Thei
     module = built(architecture, encoder, arguments)
 
     def run(x: Tensor) -> State:
-        scores = module(x)
-        return {"out": scores[0] if isinstance(scores, tuple) else scores}
+        logits = module(x)
+        return {"out": logits[0] if isinstance(logits, tuple) else logits}
 
     return Theirs(module, run, {})
 

@@ -64,8 +64,8 @@ class VainF(nn.Module):
     def forward(self, features: State) -> Tensor:
         low = self.project_low(features["low"])
         high = F.interpolate(self.aspp(features["out"]), size=low.shape[2:], mode="bilinear", align_corners=False)
-        scores: Tensor = self.classify(self.fuse(torch.cat([low, high], dim=1)))
-        return scores
+        logits: Tensor = self.classify(self.fuse(torch.cat([low, high], dim=1)))
+        return logits
 
 
 class Scores(nn.Module):
@@ -77,8 +77,8 @@ class Scores(nn.Module):
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> State:
-        scores = self.classifier(self.backbone(x))
-        return {"out": F.interpolate(scores, size=x.shape[2:], mode="bilinear", align_corners=False)}
+        logits = self.classifier(self.backbone(x))
+        return {"out": F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)}
 
 
 class AlignedLRASPP(segmentation.lraspp.LRASPP):  # type: ignore[name-defined]
@@ -88,8 +88,8 @@ class AlignedLRASPP(segmentation.lraspp.LRASPP):  # type: ignore[name-defined]
         features, head = self.backbone(x), self.classifier
         high = head.cbr(features["high"]) * head.scale(features["high"])
         high = F.interpolate(high, size=features["low"].shape[2:], mode="bilinear", align_corners=True)
-        scores = head.low_classifier(features["low"]) + head.high_classifier(high)
-        return {"out": F.interpolate(scores, size=x.shape[2:], mode="bilinear", align_corners=True)}
+        logits = head.low_classifier(features["low"]) + head.high_classifier(high)
+        return {"out": F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=True)}
 
 
 def without_pool_norm(head: Any) -> nn.Module:
