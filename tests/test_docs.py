@@ -1,7 +1,8 @@
-"""The code in `docs/` runs, and the files that it names exist."""
+"""Code in `docs/` runs, and the files and names that the pages mention exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -34,3 +35,37 @@ def test_files_that_are_named_exist(path: Path) -> None:
     missing = [name for name in named if not (ROOT / name).exists()]
     missing += [link for link in links if not (path.parent / link).exists()]
     assert not missing
+
+
+def test_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [
+        path.name for path in DOCS if path.name != "index.md" and f"- [{path.name}]({path.name}): " not in index
+    ] == []
+
+
+def names_defined_in(body: list[ast.stmt], prefix: str = "") -> set[str]:
+    """Return the functions, classes, methods and variables of a module, with dots for members of a class."""
+    names = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(prefix + node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= names_defined_in(node.body, f"{prefix}{node.name}.")
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {prefix + target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_names_that_link_to_code_exist(path: Path) -> None:
+    """Links such as [`Builder.resolve`](../segnets/builders.py) name something that the module defines, or offers."""
+    links = re.findall(r"\[`([\w.]+)`\]\(([^)]+\.py)\)", path.read_text())
+    missing = []
+    for name, file in links:
+        tree = ast.parse((path.parent / file).read_text())
+        imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        if name not in names_defined_in(tree.body) | imported:
+            missing.append(f"{file}: {name}")
+    assert missing == []
