@@ -27,7 +27,7 @@ from tests.peers import (
 )
 from tests.peers.compare import LIMITS, version
 from tests.peers.conversions import Conversion, converted, measure
-from tests.peers.look_alikes import KIN
+from tests.peers.look_alikes import LOOK_ALIKES
 from weights_tools.recognise.layouts import LAYOUTS
 from weights_tools.recognise.layouts.network_table import NetworkTable
 from weights_tools.recognise.layouts.table_layout import TableLayout
@@ -81,7 +81,7 @@ something for it and that no tensor shows, one at a time: the results are then o
 `make layouts` writes this page, `make test-peers` tests what it says; [parity.md](parity.md) has the networks of whole
 projects beside ours, option by option.
 """
-KIN_HEAD = """## Relatives that are not converted
+LOOK_ALIKES_HEAD = """## Relatives that are not converted
 
 Built from the projects too, where it is not said otherwise. What has the same names and shapes can't be told from the
 tensors: it is converted as what it resembles, and the report says so. A golden file (`--golden`) tells them apart;
@@ -173,14 +173,14 @@ def lines() -> Iterator[str]:
                 yield f"{row.static} {len(row.conversions)} | {shown} |"
         saved = dict.fromkeys(each.saved for each in CONVERSIONS if each.layout == layout)
         yield f"\nSaved as: {', '.join(saved)}.\n"
-    yield KIN_HEAD
-    yield from kin_rows()
+    yield LOOK_ALIKES_HEAD
+    yield from look_alike_rows()
     yield LIMITS_OF_THIS.rstrip("\n")
 
 
-def kin_rows() -> Iterator[str]:
-    for kin in KIN:
-        yield f"| {kin} | {'yes' if kin.refused else 'no'} | {kin.why} |"
+def look_alike_rows() -> Iterator[str]:
+    for each in LOOK_ALIKES:
+        yield f"| {each} | {'yes' if each.refused else 'no'} | {each.why} |"
 
 
 if __name__ == "__main__":

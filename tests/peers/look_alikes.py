@@ -1,4 +1,4 @@
-"""Networks that resemble those which are converted, built from their projects: refused, or the likeness said aloud."""
+"""Networks that resemble supported ones, built from their projects: they are refused, or a note names the likeness."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ NORM = {"type": "BN"}
 
 
 @dataclass(frozen=True)
-class Kin:
-    """A network that can't be converted. build: it, on the meta device where only names and shapes count.
+class LookAlike:
+    """A network that resembles a supported one.
 
-    message: what the refusal says, or where it is not `refused`, the note beside the conversion. why: for people.
+    Attributes:
+        peer: Project that has the network.
+        network: Name of the network.
+        build: Function that builds it; on the meta device where only names and shapes count.
+        message: Pattern of the refusal, or of the conversion's note if it is not refused.
+        why: Reason, for docs/layouts.md.
+        refused: Whether a conversion is refused.
     """
 
     peer: str
@@ -36,7 +42,7 @@ class Kin:
         return f"{self.peer}: {self.network}"
 
     def state(self) -> Mapping[str, Tensor]:
-        """Zeros under the network's names: nothing here depends on values."""
+        """Return zeros under the names of the network; the values do not matter."""
         with torch.device("meta"):
             state = self.build().state_dict()
         return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()}
@@ -49,8 +55,8 @@ def _timm(name: str) -> nn.Module:
     return module
 
 
-def timm(name: str, message: str, why: str, *, refused: bool = True) -> Kin:
-    return Kin("timm", name, partial(_timm, name), message, why, refused)
+def timm(name: str, message: str, why: str, *, refused: bool = True) -> LookAlike:
+    return LookAlike("timm", name, partial(_timm, name), message, why, refused)
 
 
 def _smp(architecture: str, encoder: str) -> nn.Module:
@@ -60,9 +66,9 @@ def _smp(architecture: str, encoder: str) -> nn.Module:
     return module
 
 
-def smp(architecture: str, message: str, why: str, encoder: str = "resnet18") -> Kin:
+def smp(architecture: str, message: str, why: str, encoder: str = "resnet18") -> LookAlike:
     network = f"{architecture}({encoder})"
-    return Kin("segmentation_models_pytorch", network, partial(_smp, architecture, encoder), message, why)
+    return LookAlike("segmentation_models_pytorch", network, partial(_smp, architecture, encoder), message, why)
 
 
 def _mmseg(head: Mapping[str, Any], backbone: Mapping[str, Any]) -> nn.Module:
@@ -85,8 +91,8 @@ def mmseg(
     backbone: Mapping[str, Any] = RESNET,
     *,
     refused: bool = True,
-) -> Kin:
-    return Kin("mmsegmentation", network, partial(_mmseg, head, backbone), message, why, refused)
+) -> LookAlike:
+    return LookAlike("mmsegmentation", network, partial(_mmseg, head, backbone), message, why, refused)
 
 
 def _mobilenet_v2() -> nn.Module:
@@ -102,7 +108,7 @@ def _resnet(**arguments: Any) -> nn.Module:
 
 
 class _VainFOnMobileNet(nn.Module):
-    """Its names: the backbone in two parts."""
+    """Names of VainF's network, with the backbone in two parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +126,7 @@ def _torchvision(name: str) -> nn.Module:
 
 OTHER_DECODER = "its decoder is no head here; `--backbone-only` takes the encoder"
 SAME = "the same names and shapes, other numbers: it is converted, and the likeness said aloud; `--golden` refuses it"
-KIN = [
+LOOK_ALIKES = [
     timm("tf_mobilenetv3_large_100", "timm's tf_mobilenetv3_large_100 .* has the same names", SAME, refused=False),
     timm("tf_mobilenetv3_small_100", "timm's tf_mobilenetv3_small_100 .* has the same names", SAME, refused=False),
     timm("resnetblur18", "resnetblur18 .* has the same names", SAME, refused=False),
@@ -135,7 +141,7 @@ KIN = [
     timm("seresnet50", "squeeze-and-excitation blocks", "blocks that ours do not have"),
     timm("skresnet18", "ResNet of timm with selective kernels", "blocks that ours do not have"),
     timm("resnet26", "ResNet of 2-2-2-2 bottleneck blocks", "another depth"),
-    timm("resnet50s", "tensors do not fit", "a deep stem of another width"),
+    timm("resnet50s", "look like resnet50.* but do not fit it", "a deep stem of another width"),
     timm("efficientnet_b0", "a MobileNet or EfficientNet of timm", "another backbone"),
     smp("Unet", "a U-Net of .*--backbone-only converts", OTHER_DECODER),
     smp("UnetPlusPlus", r"a U-Net\+\+ of .*--backbone-only converts", OTHER_DECODER),
@@ -184,14 +190,14 @@ KIN = [
         "its head has three branches, its backbone another padding and output stride",
         MOBILENET,
     ),
-    Kin(
+    LookAlike(
         "transformers",
         "MobileNetV2ForSemanticSegmentation",
         _mobilenet_v2,
         "a MobileNetV2 DeepLab of transformers",
         "an ASPP without dilated branches, padding as TensorFlow's",
     ),
-    Kin(
+    LookAlike(
         "transformers",
         "ResNet with downsample_in_first_stage=True",
         partial(_resnet, downsample_in_first_stage=True),
@@ -199,7 +205,7 @@ KIN = [
         SAME,
         refused=False,
     ),
-    Kin(
+    LookAlike(
         "VainF",
         "DeepLabV3 on MobileNetV2 (composed)",
         _VainFOnMobileNet,
@@ -210,7 +216,7 @@ KIN = [
 
 
 def quiet(build: Callable[[], Any]) -> Any:
-    """Some projects advise while they build."""
+    """Build without the warnings that some projects print."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build()

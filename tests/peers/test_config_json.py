@@ -43,19 +43,19 @@ def test_smp(network: str, arguments: dict[str, Any], rules: Rules, tmp_path: Pa
 
     theirs = getattr(smp, network)("resnet18", encoder_weights=None, classes=3, **arguments)
     theirs.save_pretrained(tmp_path)
-    told = read_source_config({}, (), tmp_path / "model.safetensors")
-    assert told is not None
-    assert (told.project, told.refused, told.notes) == ("smp", None, ())
+    found = read_source_config({}, (), tmp_path / "model.safetensors")
+    assert found is not None
+    assert (found.project, found.refused, found.notes) == ("smp", None, ())
     report = weights_tools.inspect(tmp_path / "model.safetensors")
     assert report.model is not None
-    assert told.expects.keys() >= {"head", "backbone", "stem", "num_classes", "head_channels", "backbone_stages"}
-    assert find_contradiction(told, ModelConfig(report.model, report.options)) == ""
+    assert found.expects.keys() >= {"head", "backbone", "stem", "num_classes", "head_channels", "backbone_stages"}
+    assert find_contradiction(found, ModelConfig(report.model, report.options)) == ""
     required: dict[str, Any] = {"align_corners": True}
     if network.startswith("DeepLab"):
         required["first_block_dilation"] = "same"
     if network != "DeepLabV3":
         required["head_variant"] = "smp"
-    required |= told.options
+    required |= found.options
     ours = segnets.create_model(f"{network.lower()}_resnet18", num_classes=3, **required)
     assert layers(ours) == layers(theirs, rules)
 
@@ -80,13 +80,13 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
         if not isinstance(match, Match):
             continue
         save_config_for_hf(theirs, str(tmp_path / "config.json"))
-        told = read_source_config({}, (), tmp_path / "model.safetensors")
-        assert told is not None
-        assert told.preprocessing is not None
-        assert told.preprocessing.mean == theirs.pretrained_cfg["mean"]
-        assert find_contradiction(told, match.config) == "", name
+        found = read_source_config({}, (), tmp_path / "model.safetensors")
+        assert found is not None
+        assert found.preprocessing is not None
+        assert found.preprocessing.mean == theirs.pretrained_cfg["mean"]
+        assert find_contradiction(found, match.config) == "", name
         same = layers(build_described(match.config.name, dict(match.config.options))) == layers(theirs)
-        assert same == (told.refused is None), name
+        assert same == (found.refused is None), name
         (alike if same else refused).add(name)
     assert {"resnet50", "resnext50_32x4d", "wide_resnet50_2"} <= alike
     assert {"resnetblur50", "resnetaa50"} <= refused
@@ -100,15 +100,15 @@ def test_mobilenet_of_timm(tmp_path: Path) -> None:
     for name in ("mobilenetv3_large_100", "mobilenetv3_small_100", "tf_mobilenetv3_large_100"):
         theirs = timm.create_model(name, num_classes=2)
         save_for_hf(theirs, str(tmp_path), model_config={"label_names": ["a", "b"]}, safe_serialization=True)
-        told = read_source_config({}, (), tmp_path / "model.safetensors")
-        assert told is not None
-        assert told.classes == ("a", "b")
-        assert find_contradiction(told, ModelConfig(f"mobilenet_v3_{name.split('_')[-2]}", {"num_classes": 2})) == ""
+        found = read_source_config({}, (), tmp_path / "model.safetensors")
+        assert found is not None
+        assert found.classes == ("a", "b")
+        assert find_contradiction(found, ModelConfig(f"mobilenet_v3_{name.split('_')[-2]}", {"num_classes": 2})) == ""
         eps = {layer.eps for layer in theirs.modules() if isinstance(layer, nn.BatchNorm2d)}
         if name.startswith("tf_"):
-            assert "TensorFlow" in (told.refused or "")
+            assert "TensorFlow" in (found.refused or "")
         else:
-            assert eps == {told.options["norm_eps"]}
+            assert eps == {found.options["norm_eps"]}
 
 
 @needs("transformers")
@@ -121,22 +121,22 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     theirs: Any = ResNetForImageClassification(config)
     theirs.save_pretrained(tmp_path)
     ConvNextImageProcessor(image_mean=[0.25, 0.5, 0.75]).save_pretrained(tmp_path)
-    told = read_source_config({}, (), tmp_path / "model.safetensors")
-    assert told is not None
+    found = read_source_config({}, (), tmp_path / "model.safetensors")
+    assert found is not None
     strides = [theirs.resnet.encoder.stages[1].layers[0].layer[i].convolution.stride[0] for i in (0, 1)]
-    assert strides == ([2, 1] if told.options["stride_in_1x1"] else [1, 2])
-    assert told.classes == ("a", "b")
-    assert told.preprocessing is not None
-    assert told.preprocessing.mean == (0.25, 0.5, 0.75)
-    assert told.refused is None
-    assert find_contradiction(told, ModelConfig("resnet50", {"num_classes": 2})).startswith(
+    assert strides == ([2, 1] if found.options["stride_in_1x1"] else [1, 2])
+    assert found.classes == ("a", "b")
+    assert found.preprocessing is not None
+    assert found.preprocessing.mean == (0.25, 0.5, 0.75)
+    assert found.refused is None
+    assert find_contradiction(found, ModelConfig("resnet50", {"num_classes": 2})).startswith(
         "backbone=a ResNet of bottlenec"
     )
     config = ResNetConfig(id2label=labels)  # every other value is a default, which it does not write
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     report = weights_tools.inspect(tmp_path / "model.safetensors")
-    told = read_source_config({}, (), tmp_path / "model.safetensors")
+    found = read_source_config({}, (), tmp_path / "model.safetensors")
     assert report.model is not None
-    assert told is not None
-    assert told.expects == {"backbone": "resnet50", "num_classes": 2}
-    assert find_contradiction(told, ModelConfig(report.model, report.options)) == ""
+    assert found is not None
+    assert found.expects == {"backbone": "resnet50", "num_classes": 2}
+    assert find_contradiction(found, ModelConfig(report.model, report.options)) == ""

@@ -50,19 +50,19 @@ def built(config: Mapping[str, Any]) -> Any:
         return MODELS.build({k: v for k, v in config.items() if k not in ("pretrained", "data_preprocessor")})
 
 
-def told_of(text: str) -> SourceConfig:
+def source_config_of(text: str) -> SourceConfig:
     top = {"meta": {"mmseg_version": "1.2.2", "cfg": text}, "state_dict": {"auxiliary_head.conv_seg.weight": 0}}
-    told = read_source_config(top, ("state_dict",), Path("w.pth"))
-    assert told is not None
-    return told
+    found = read_source_config(top, ("state_dict",), Path("w.pth"))
+    assert found is not None
+    return found
 
 
-def ours_of(model: Mapping[str, Any], told: SourceConfig) -> nn.Module:
+def ours_of(model: Mapping[str, Any], found: SourceConfig) -> nn.Module:
     head, backbone = model["decode_head"], model["backbone"]
     shown: dict[str, Any] = {"num_classes": head["num_classes"], "aux_loss": True, "head_channels": head["channels"]}
     shown["stem"] = "plain" if backbone["type"] == "ResNet" else "deep"
     shown["downsample"] = "average" if backbone["type"] == "ResNetV1d" else "conv"
-    shown |= told.options
+    shown |= found.options
     return segnets.create_model(
         f"{HEADS[head['type']]}_resnet{backbone['depth']}",
         head_variant="mmseg",
@@ -70,14 +70,14 @@ def ours_of(model: Mapping[str, Any], told: SourceConfig) -> nn.Module:
     )
 
 
-def check_mmseg(model: Mapping[str, Any], told: SourceConfig) -> None:
-    assert (told.project, told.refused) == ("mmseg", None)
+def check_mmseg(model: Mapping[str, Any], found: SourceConfig) -> None:
+    assert (found.project, found.refused) == ("mmseg", None)
     rules = {**test_mmseg.ENCODER, **test_mmseg.HEADS[model["decode_head"]["type"]], **test_mmseg.AUXILIARY}
     with torch.device("meta"):
-        theirs, ours = built(model), ours_of(model, told)
+        theirs, ours = built(model), ours_of(model, found)
     assert layers(ours) == layers(theirs, rules)
-    assert told.options["align_corners"] == theirs.align_corners == theirs.auxiliary_head.align_corners
-    assert told.options["head_dropout"] == theirs.decode_head.dropout_ratio
+    assert found.options["align_corners"] == theirs.align_corners == theirs.auxiliary_head.align_corners
+    assert found.options["head_dropout"] == theirs.decode_head.dropout_ratio
 
 
 @pytest.mark.filterwarnings("ignore:``build_pixel_sampler`` would be deprecated:UserWarning")
@@ -95,7 +95,7 @@ def check_mmseg(model: Mapping[str, Any], told: SourceConfig) -> None:
 )
 def test_published_configurations_of_mmseg(path: str) -> None:
     config = published(path)
-    check_mmseg(config.model.to_dict(), told_of(config.pretty_text))
+    check_mmseg(config.model.to_dict(), source_config_of(config.pretty_text))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_published_configurations_of_mmseg(path: str) -> None:
     ],
 )
 def test_published_configurations_that_segnets_has_not(path: str, reason: str) -> None:
-    assert reason in (told_of(published(path).pretty_text).refused or "")
+    assert reason in (source_config_of(published(path).pretty_text).refused or "")
 
 
 def a_model(head: str = "ASPPHead", depth: int = 50) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def test_mmseg_with_its_defaults_and_others(depth: int, backbone: dict[str, Any]
     model = a_model(depth=depth)
     model["backbone"].update(backbone)
     model["decode_head"].update(head)
-    check_mmseg(model, told_of(Config({"model": model}).pretty_text))
+    check_mmseg(model, source_config_of(Config({"model": model}).pretty_text))
 
 
 def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: Path) -> None:
@@ -165,18 +165,18 @@ def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: P
     meta = {"cfg": Config({"model": model}).pretty_text, "dataset_meta": {"classes": ("a", "b", "c")}}
     torch.save({"meta": meta, "state_dict": theirs.state_dict()}, tmp_path / "w.pth")
     with Source(tmp_path / "w.pth") as source:
-        told = read_source_config(read_container(source).top, ("state_dict",), tmp_path / "w.pth")
-    assert told is not None
-    assert told.classes == ("a", "b", "c")
+        found = read_source_config(read_container(source).top, ("state_dict",), tmp_path / "w.pth")
+    assert found is not None
+    assert found.classes == ("a", "b", "c")
     # What no tensor shows: the rest would be refused as an option.
-    chosen = {name: value for name, value in told.options.items() if name in MMSEG[0].choices}
+    chosen = {name: value for name, value in found.options.items() if name in MMSEG[0].choices}
     weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=chosen)
     config = read_weights_file(tmp_path / "w.safetensors").config
     assert config is not None
     expected_facts = {"head": "fcn", "backbone": "resnet18", "stem": "deep", "num_classes": 3}
-    assert expected_facts.items() <= told.expects.items()
-    assert find_contradiction(told, config) == ""
-    assert find_contradiction(replace(told, expects={"backbone": "resnet34"}), config) != ""
+    assert expected_facts.items() <= found.expects.items()
+    assert find_contradiction(found, config) == ""
+    assert find_contradiction(replace(found, expects={"backbone": "resnet34"}), config) != ""
     x = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), silence_advice():
         expected = theirs.decode_head.predict(theirs.extract_feat(x), [{"img_shape": (65, 97)}], theirs.test_cfg)
@@ -189,8 +189,8 @@ def test_images_of_mmseg(flags: dict[str, bool]) -> None:
     from mmengine.config import Config
 
     images = {"type": "SegDataPreProcessor", "mean": [1.0, 20.0, 200.0], "std": [50.0, 60.0, 70.0], **flags}
-    told = told_of(Config({"model": {**a_model(), "data_preprocessor": images}}).pretty_text)
-    assert told.preprocessing is not None
+    found = source_config_of(Config({"model": {**a_model(), "data_preprocessor": images}}).pretty_text)
+    assert found.preprocessing is not None
     rgb = torch.randint(0, 256, (1, 4, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     theirs = built(images)({"inputs": [rgb[0].permute(2, 0, 1).flip(0)]})["inputs"]  # as cv2 reads it
-    assert (Preprocess(told.preprocessing)(rgb) - theirs).abs().max() < 1e-5
+    assert (Preprocess(found.preprocessing)(rgb) - theirs).abs().max() < 1e-5

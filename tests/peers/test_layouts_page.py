@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.peers.compare import LIMITS
-from tests.peers.layouts import HEAD, KIN_HEAD, LIMITS_OF_THIS, PAGE, Row, kin_rows, rows
+from tests.peers.layouts import HEAD, LIMITS_OF_THIS, LOOK_ALIKES_HEAD, PAGE, Row, look_alike_rows, rows
 from weights_tools.recognise.layouts import LAYOUTS
 
 PAGE_LINES = PAGE.read_text().splitlines() if PAGE.exists() else []
@@ -26,11 +26,11 @@ def test_every_network_has_its_row(row: Row) -> None:
     assert float(difference) <= LIMITS[torch.float32]
 
 
-def test_every_layout_and_every_relative_stands_there() -> None:
+def test_every_layout_and_look_alike_is_listed() -> None:
     assert [f"## {name}" for name in LAYOUTS if f"## {name}" not in PAGE_LINES] == [], STALE
-    assert [line for line in kin_rows() if line not in PAGE_LINES] == [], STALE
+    assert [line for line in look_alike_rows() if line not in PAGE_LINES] == [], STALE
 
 
-@pytest.mark.parametrize("text", [HEAD, KIN_HEAD, LIMITS_OF_THIS], ids=["head", "relatives", "limits"])
+@pytest.mark.parametrize("text", [HEAD, LOOK_ALIKES_HEAD, LIMITS_OF_THIS], ids=["head", "look-alikes", "limits"])
 def test_its_text_is_current(text: str) -> None:
     assert text.strip() in PAGE.read_text(), STALE

@@ -1,4 +1,4 @@
-"""Relatives of what is converted are refused with their name, or what can't be told from the tensors is said aloud."""
+"""Refuse networks that resemble supported ones, or note what the tensors cannot show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segnets.registry import BACKBONES
 from tests.oracle import torchvision
 from tests.peers.compare import MODULES, NUM_CLASSES, absent, randomised, with_norms
 from tests.peers.conversions import converted
-from tests.peers.look_alikes import KIN, Kin, quiet
+from tests.peers.look_alikes import LOOK_ALIKES, LookAlike, quiet
 from tests.peers.test_convert_mmseg import CONVERSIONS as MMSEG
 from weights_tools.recognise.layouts.tables import TIMM
 
@@ -27,21 +27,21 @@ def needs(peer: str) -> None:
         pytest.skip(f"{', '.join(missing)} not installed: make test-peers")
 
 
-@pytest.mark.parametrize("kin", KIN, ids=str)
-def test_kin(kin: Kin, tmp_path: Path) -> None:
-    needs(kin.peer)
-    torch.save(quiet(kin.state), tmp_path / "w.pth")
+@pytest.mark.parametrize("look_alike", LOOK_ALIKES, ids=str)
+def test_look_alikes(look_alike: LookAlike, tmp_path: Path) -> None:
+    needs(look_alike.peer)
+    torch.save(quiet(look_alike.state), tmp_path / "w.pth")
     convert = partial(weights_tools.convert, tmp_path / "w.pth", tmp_path / "w.safetensors", allow_nonfinite=True)
-    if kin.refused:
-        with pytest.raises(WeightsError, match=kin.message):
+    if look_alike.refused:
+        with pytest.raises(WeightsError, match=look_alike.message):
             convert()
         assert not (tmp_path / "w.safetensors").exists()
     else:
-        assert re.search(kin.message, " ".join(convert().notes))
+        assert re.search(look_alike.message, " ".join(convert().notes))
 
 
 def golden(module: nn.Module, folder: Path, name: str) -> Path:
-    """One result of the original."""
+    """Save an input and the output of the original."""
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         result = module.eval()(x)
@@ -53,7 +53,7 @@ def golden(module: nn.Module, folder: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["tf_mobilenetv3_large_100", "resnetblur18"])
 def test_a_golden_file_refuses_what_has_the_same_names(name: str, tmp_path: Path) -> None:
     needs("timm")
-    module = next(kin for kin in KIN if kin.network == name).build()
+    module = next(each for each in LOOK_ALIKES if each.network == name).build()
     randomised(module, gain=0.9 if "mobile" in name else 0.6)
     torch.save(module.state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="golden"):
@@ -62,7 +62,7 @@ def test_a_golden_file_refuses_what_has_the_same_names(name: str, tmp_path: Path
 
 
 def test_a_golden_file_refuses_torchvisions_network_with_another_eps(tmp_path: Path) -> None:
-    """A program that changed the eps of torchvision's network left no trace of it in the tensors."""
+    """Another eps of torchvision's network leaves no trace in the tensors."""
     module = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=NUM_CLASSES)
     with_norms(module.backbone, partial(nn.BatchNorm2d, eps=1e-3))
     randomised(module, gain=0.6, within="backbone.")
@@ -71,7 +71,7 @@ def test_a_golden_file_refuses_torchvisions_network_with_another_eps(tmp_path: P
         weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", golden=golden(module, tmp_path, "output"))
 
 
-def test_a_dilated_head_of_mmseg_is_caught_beside_the_project(tmp_path: Path) -> None:
+def test_comparison_with_mmseg_notices_a_dilated_head(tmp_path: Path) -> None:
     needs("mmsegmentation")
     conversion = next(each for each in MMSEG if each.of == "FCN of two convolutions" and "resnet18" in each.model)
     done = converted(conversion, tmp_path)
@@ -99,7 +99,7 @@ def test_every_resnet_and_mobilenet_of_timm_with_the_names_of_another_is_known()
     plain |= {f"resnet{depth}{kind}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152) for kind in "cd"}
     known = {shapes(name): ours for name, ours in plain.items() if timm.is_model(name)}
     families = timm.list_models(["resnet*", "resnext*", "wide_resnet*", "*mobilenetv3*"], exclude_filters="resnetv2*")
-    told = " ".join(what for origin in TIMM for what in origin.look_alikes.values())
+    named = " ".join(what for table in TIMM for what in table.look_alikes.values())
     for name in families:
         if name not in plain and shapes(name) in known:
-            assert re.search(rf"\b{name}\b", told), f"{name} has the names of {known[shapes(name)]}"
+            assert re.search(rf"\b{name}\b", named), f"{name} has the names of {known[shapes(name)]}"

@@ -1,4 +1,4 @@
-"""A configuration as mmengine writes it, and what is told of a checkpoint with it."""
+"""Text of a config as mmengine writes it, and the facts read from it."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ OPTIONS = {
 
 
 def of_mmseg(text: Value = TEXT, **meta: Value) -> SourceConfig:
-    """What is told by a checkpoint of mmengine with this configuration and an auxiliary head among its tensors."""
+    """Read a checkpoint of mmengine that has this config and an auxiliary head."""
     top = {"meta": {"cfg": text, **meta}, "state_dict": {"auxiliary_head.conv_seg.weight": 0}}
-    told = read_source_config(top, ("state_dict",), Path("w.pth"))
-    assert told is not None
-    assert all(isinstance(note, str) for note in told.notes)
-    check_values({name: value for name, value in told.options.items() if value is not None})
-    return told
+    found = read_source_config(top, ("state_dict",), Path("w.pth"))
+    assert found is not None
+    assert all(isinstance(note, str) for note in found.notes)
+    check_values({name: value for name, value in found.options.items() if value is not None})
+    return found
 
 
 def changed(*changes: tuple[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Configurations in checkpoints that were made to do harm: nothing is run, and what can't be read settles nothing."""
+"""Read malicious configs: nothing is executed, and unreadable values settle nothing."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from weights_tools.recognise.config._python_literals import MAX_TEXT, read_text
     ],
     ids=range(21),
 )
-def test_hostile_texts_say_nothing(text: str, tmp_path: Path) -> None:
+def test_hostile_texts_settle_nothing(text: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    told = of_mmseg(text.replace("{}", str(touched)).replace("{!r}", repr(str(touched))))
-    assert (told.options, told.refused, told.project) == ({}, None, None)
-    assert all(len(note) < 200 for note in told.notes)
+    found = of_mmseg(text.replace("{}", str(touched)).replace("{!r}", repr(str(touched))))
+    assert (found.options, found.refused, found.project) == ({}, None, None)
+    assert all(len(note) < 200 for note in found.notes)
     assert not touched.exists()
 
 
@@ -64,21 +64,21 @@ def test_hostile_texts_say_nothing(text: str, tmp_path: Path) -> None:
 def test_hostile_values_settle_nothing(value: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     head = "dict(type='FCNHead', norm_cfg=dict(type='BN'))"
-    told = of_mmseg(
+    found = of_mmseg(
         f"model = dict(type='EncoderDecoder', decode_head={head}, backbone={value})".replace("{}", str(touched))
     )
-    assert not told.options.keys() & {"output_stride", "stride_in_1x1"}
+    assert not found.options.keys() & {"output_stride", "stride_in_1x1"}
     assert not touched.exists()
 
 
-def test_a_dict_that_is_another_function_by_then() -> None:
+def test_reassigned_dict_is_not_called() -> None:
     assert of_mmseg("dict = print\n" + TEXT).options == {}
 
 
-def test_values_that_are_shared_without_end_are_not_walked() -> None:
+def test_shared_and_recursive_values_are_not_walked() -> None:
     lines = ["x0 = [1, 1]"] + [f"x{i} = [x{i - 1}, x{i - 1}]" for i in range(1, 60)]
-    told = of_mmseg("\n".join(lines) + changed(("style='pytorch'", "style=x59"), ("in_index=3", "in_index=x59")))
-    assert told.options["output_stride"] == 8
+    found = of_mmseg("\n".join(lines) + changed(("style='pytorch'", "style=x59"), ("in_index=3", "in_index=x59")))
+    assert found.options["output_stride"] == 8
     loop: list[Value] = []
     loop.append(loop)
     model = {"decode_head": {"type": loop, "norm_cfg": loop}, "backbone": {"strides": loop}, "type": loop}
@@ -88,7 +88,7 @@ def test_values_that_are_shared_without_end_are_not_walked() -> None:
 @pytest.mark.parametrize(
     "top", [None, 7, [], {}, {"meta": 7}, {"meta": {}}, {"meta": {"cfg": 7}}, {"state_dict": {1: 2}}, Foreign(None)]
 )
-def test_a_checkpoint_that_tells_nothing(top: Value) -> None:
+def test_checkpoint_without_a_config(top: Value) -> None:
     assert read_source_config(top, ("state_dict",), Path("nowhere/w.safetensors")) is None
 
 
@@ -112,11 +112,11 @@ ODD: tuple[Value, ...] = (
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 def test_values_of_any_kind(odd: Value) -> None:
-    """In the place of each value of a configuration, and of each part of it."""
+    """Replace each value and each section of a config."""
     settings: dict[Value, Value] = dict(read_text(TEXT).items())
     for path in paths_of(settings):
-        told = of_mmseg(replaced(settings, path, odd), dataset_meta={"classes": odd, "palette": odd})
-        assert all(len(text) < 400 and text.isprintable() for text in (*told.notes, told.refused or ""))
+        found = of_mmseg(replaced(settings, path, odd), dataset_meta={"classes": odd, "palette": odd})
+        assert all(len(text) < 400 and text.isprintable() for text in (*found.notes, found.refused or ""))
 
 
 def paths_of(value: Value) -> list[tuple[Value, ...]]:

@@ -1,4 +1,4 @@
-"""config.json beside the weights, of transformers, SMP and timm; and what Lightning keeps of SMP."""
+"""Read config.json of transformers, SMP and timm, and the hyperparameters of Lightning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from weights_tools.recognise.config import SourceConfig, find_contradiction, rea
 from weights_tools.recognise.config._json_file import MAX_BYTES
 
 
-def beside(folder: Path, config: Any, name: str = "model.safetensors") -> SourceConfig | None:
+def read_config_json(folder: Path, config: Any, name: str = "model.safetensors") -> SourceConfig | None:
     text = config if isinstance(config, str) else json.dumps(config)
     (folder / "config.json").write_text(text)
     return read_source_config({}, (), folder / name)
@@ -29,8 +29,8 @@ RESNET = {"model_type": "resnet", "architectures": ["ResNetForImageClassificatio
 def test_transformers(tmp_path: Path) -> None:
     processor = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    told = beside(tmp_path, {**RESNET, "downsample_in_bottleneck": True})
-    assert told == SourceConfig(
+    found = read_config_json(tmp_path, {**RESNET, "downsample_in_bottleneck": True})
+    assert found == SourceConfig(
         "config.json",
         "transformers",
         {"stride_in_1x1": True, "in_channels": 3},
@@ -44,25 +44,25 @@ def test_transformers(tmp_path: Path) -> None:
     ("change", "reason"),
     [({"downsample_in_first_stage": True}, "downsample_in_first_stage"), ({"hidden_act": "gelu"}, "'gelu'")],
 )
-def test_transformers_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    told = beside(tmp_path, {**RESNET, **change})
-    assert told is not None
-    assert reason in (told.refused or "")
+def test_unsupported_networks_of_transformers(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    found = read_config_json(tmp_path, {**RESNET, **change})
+    assert found is not None
+    assert reason in (found.refused or "")
 
 
 @pytest.mark.parametrize(
     "labels", [{"0": "LABEL_0", "1": "LABEL_1"}, {"0": "a", "2": "b"}, {"0": "a", "1": ["b"]}, {"0": ""}, 7, {}]
 )
-def test_labels_that_are_no_names(labels: Any, tmp_path: Path) -> None:
-    told = beside(tmp_path, {**RESNET, "id2label": labels})
-    assert told is not None
-    assert told.classes == ()
+def test_invalid_labels(labels: Any, tmp_path: Path) -> None:
+    found = read_config_json(tmp_path, {**RESNET, "id2label": labels})
+    assert found is not None
+    assert found.classes == ()
 
 
 def test_labels_without_a_classifier(tmp_path: Path) -> None:
-    told = beside(tmp_path, {**RESNET, "architectures": ["ResNetModel"]})
-    assert told is not None
-    assert told.classes == ()
+    found = read_config_json(tmp_path, {**RESNET, "architectures": ["ResNetModel"]})
+    assert found is not None
+    assert found.classes == ()
 
 
 SMP = {"_model_class": "DeepLabV3", "encoder_name": "resnet18", "encoder_output_stride": 16, "upsampling": None}
@@ -88,11 +88,11 @@ SMP = {"_model_class": "DeepLabV3", "encoder_name": "resnet18", "encoder_output_
     ids=str,
 )
 def test_smp(change: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
-    told = beside(tmp_path, {**SMP, **change})
-    assert told is not None
-    assert (told.project, told.refused, told.notes) == ("smp", None, ())
-    assert expected.items() <= told.options.items()
-    check_values(told.options)
+    found = read_config_json(tmp_path, {**SMP, **change})
+    assert found is not None
+    assert (found.project, found.refused, found.notes) == ("smp", None, ())
+    assert expected.items() <= found.options.items()
+    check_values(found.options)
 
 
 @pytest.mark.parametrize(
@@ -108,23 +108,23 @@ def test_smp(change: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -
     ids=str,
 )
 def test_smp_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    told = beside(tmp_path, {**SMP, **change})
-    assert told is not None
-    assert reason in (told.refused or "")
+    found = read_config_json(tmp_path, {**SMP, **change})
+    assert found is not None
+    assert reason in (found.refused or "")
 
 
 def test_an_activation_of_smp_is_named(tmp_path: Path) -> None:
-    told = beside(tmp_path, {**SMP, "activation": "softmax2d"})
-    assert told is not None
-    assert "'softmax2d'" in told.notes[0]
+    found = read_config_json(tmp_path, {**SMP, "activation": "softmax2d"})
+    assert found is not None
+    assert "'softmax2d'" in found.notes[0]
 
 
 def test_hyper_parameters_of_lightning() -> None:
     arguments: dict[str, Value] = {"arch": "DeepLabV3", "encoder_name": "resnet18", "encoder_output_stride": 16}
     top = {"hyper_parameters": arguments, "state_dict": {}}
-    told = read_source_config(top, ("state_dict",), Path("w.ckpt"))
-    assert told is not None
-    assert (told.project, told.options) == ("smp", {"output_stride": 16})
+    found = read_source_config(top, ("state_dict",), Path("w.ckpt"))
+    assert found is not None
+    assert (found.project, found.options) == ("smp", {"output_stride": 16})
     del arguments["encoder_output_stride"]
     assert read_source_config(top, ("state_dict",), Path("w.ckpt")) is None
 
@@ -137,11 +137,11 @@ def test_timm(tmp_path: Path) -> None:
     images = Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     facts: dict[str, JSON] = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
     for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
-        told = beside(tmp_path, {**TIMM, **form})
-        assert told == SourceConfig("config.json", "timm", {}, ("a", "b"), preprocessing=images, expects=facts)
-    told = beside(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
-    assert told is not None
-    assert told.options == {"norm_eps": 1e-5}
+        found = read_config_json(tmp_path, {**TIMM, **form})
+        assert found == SourceConfig("config.json", "timm", {}, ("a", "b"), preprocessing=images, expects=facts)
+    found = read_config_json(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
+    assert found is not None
+    assert found.options == {"norm_eps": 1e-5}
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ def test_timm(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_timm_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    told = beside(tmp_path, {**TIMM, **change})
-    assert told is not None
-    assert reason in (told.refused or "")
+def test_unsupported_networks_of_timm(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    found = read_config_json(tmp_path, {**TIMM, **change})
+    assert found is not None
+    assert reason in (found.refused or "")
 
 
 # As DeepLabV3Plus("resnet18", classes=7) of SMP is recognised.
@@ -179,7 +179,7 @@ OF_PLUS = {
     [
         ({}, ""),
         ({"encoder_name": "tu-resnet18"}, ""),
-        ({"encoder_name": "resnest14"}, ""),  # it is not known here what that is
+        ({"encoder_name": "resnest14"}, ""),  # an encoder that segnets does not have
         ({"classes": "seven", "decoder_channels": None}, ""),
         ({"_model_class": "DeepLabV3"}, "head=deeplabv3 (the tensors: deeplabv3plus)"),
         ({"_model_class": "PSPNet", "encoder_depth": 4}, "head=pspnet (the tensors: deeplabv3plus), backbone_stages=3"),
@@ -192,13 +192,13 @@ OF_PLUS = {
     ],
     ids=str,
 )
-def test_a_config_json_of_another_network_of_smp(change: dict[str, Any], differs: str, tmp_path: Path) -> None:
-    """It says nothing wrong of itself, and its output stride would be believed."""
-    told = beside(tmp_path, {**OF_PLUS, **change})
-    assert told is not None
-    assert told.refused is None
-    assert find_contradiction(told, PLUS).startswith(differs)
-    assert bool(find_contradiction(told, PLUS)) == bool(differs)
+def test_config_json_of_another_network_of_smp(change: dict[str, Any], differs: str, tmp_path: Path) -> None:
+    """The config itself is valid, so only a contradiction keeps its output stride from being used."""
+    found = read_config_json(tmp_path, {**OF_PLUS, **change})
+    assert found is not None
+    assert found.refused is None
+    assert find_contradiction(found, PLUS).startswith(differs)
+    assert bool(find_contradiction(found, PLUS)) == bool(differs)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +219,12 @@ def test_a_config_json_of_another_network_of_smp(change: dict[str, Any], differs
     ],
     ids=str,
 )
-def test_a_config_json_of_another_classifier(config: dict[str, Any], differs: str, tmp_path: Path) -> None:
-    told = beside(tmp_path, config)
-    assert told is not None
-    assert find_contradiction(told, ModelConfig("resnet50", {"num_classes": 2})) == differs
-    # Classes are those of the head that a backbone alone has lost.
-    alone = find_contradiction(told, ModelConfig("resnet50", {"num_classes": 0}))
+def test_config_json_of_another_classifier(config: dict[str, Any], differs: str, tmp_path: Path) -> None:
+    found = read_config_json(tmp_path, config)
+    assert found is not None
+    assert find_contradiction(found, ModelConfig("resnet50", {"num_classes": 2})) == differs
+    # The classes belong to the head that a backbone alone has lost.
+    alone = find_contradiction(found, ModelConfig("resnet50", {"num_classes": 0}))
     assert alone == ("" if differs.startswith("num_classes") else differs)
 
 
@@ -248,12 +248,12 @@ def test_a_config_json_of_another_classifier(config: dict[str, Any], differs: st
     ],
     ids=range(14),
 )
-def test_a_config_json_that_is_none(text: str, tmp_path: Path) -> None:
-    told = beside(tmp_path, text)
-    assert told is not None
-    assert (told.project, told.options, told.refused) == (None, {}, None)
-    assert "ignored config.json: " in told.notes[0]
-    assert len(told.notes[0]) < 200
+def test_unusable_config_json(text: str, tmp_path: Path) -> None:
+    found = read_config_json(tmp_path, text)
+    assert found is not None
+    assert (found.project, found.options, found.refused) == (None, {}, None)
+    assert "ignored config.json: " in found.notes[0]
+    assert len(found.notes[0]) < 200
 
 
 @pytest.mark.parametrize("base", [RESNET, SMP, TIMM], ids=["transformers", "smp", "timm"])
@@ -265,15 +265,15 @@ def test_values_of_any_kind_in_config_json(base: dict[str, Any], value: Any, tmp
         "label_names num_classes _model_class"
     )
     for name in names.split():
-        told = beside(tmp_path, {**base, "_model_class": "PSPNet", name: value})
-        assert told is not None
-        check_values(told.options)
-        assert all(len(text) < 400 for text in (*told.notes, told.refused or ""))
+        found = read_config_json(tmp_path, {**base, "_model_class": "PSPNet", name: value})
+        assert found is not None
+        check_values(found.options)
+        assert all(len(text) < 400 for text in (*found.notes, found.refused or ""))
 
 
-def test_config_json_belongs_to_files_that_projects_put_beside_it(tmp_path: Path) -> None:
-    assert beside(tmp_path, SMP, "pytorch_model.bin") is not None
-    assert beside(tmp_path, SMP, "checkpoint.pth") is None
+def test_config_json_is_read_only_for_formats_that_come_with_it(tmp_path: Path) -> None:
+    assert read_config_json(tmp_path, SMP, "pytorch_model.bin") is not None
+    assert read_config_json(tmp_path, SMP, "checkpoint.pth") is None
     (tmp_path / "config.json").unlink()
-    os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
+    os.mkfifo(tmp_path / "config.json")  # reading the pipe would block forever
     assert read_source_config({}, (), tmp_path / "model.safetensors") is None

@@ -1,4 +1,4 @@
-"""What checkpoints of mmsegmentation tell of themselves."""
+"""Read configs from checkpoints of mmsegmentation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ IMAGENET = Preprocessing(resize="none")
 
 
 def test_mmseg() -> None:
-    told = of_mmseg(dataset_meta={"classes": ("road", "car"), "palette": [[1, 2, 3], [4, 5, 6]]})
-    assert told.options == OPTIONS
-    assert (told.project, told.refused, told.notes) == ("mmseg", None, ())
-    assert told.source == "the config in the checkpoint (meta.cfg)"
-    assert (told.classes, told.palette) == (("road", "car"), ((1, 2, 3), (4, 5, 6)))
-    assert told.preprocessing == IMAGENET
+    found = of_mmseg(dataset_meta={"classes": ("road", "car"), "palette": [[1, 2, 3], [4, 5, 6]]})
+    assert found.options == OPTIONS
+    assert (found.project, found.refused, found.notes) == ("mmseg", None, ())
+    assert found.source == "the config in the checkpoint (meta.cfg)"
+    assert (found.classes, found.palette) == (("road", "car"), ((1, 2, 3), (4, 5, 6)))
+    assert found.preprocessing == IMAGENET
 
 
 def test_mmseg_of_release_0() -> None:
@@ -35,22 +35,22 @@ def test_mmseg_of_release_0() -> None:
         "mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)])]\n"
     )
     meta = {"mmseg_version": "0.30.0", "config": text, "CLASSES": ["a", "b"], "PALETTE": None}
-    told = read_source_config({"meta": meta, "state_dict": {}}, ("state_dict",), Path("w.pth"))
-    assert told is not None
-    assert told.options == OPTIONS
-    assert told.classes == ("a", "b")
+    found = read_source_config({"meta": meta, "state_dict": {}}, ("state_dict",), Path("w.pth"))
+    assert found is not None
+    assert found.options == OPTIONS
+    assert found.classes == ("a", "b")
     one = round(1 / 255, 10)
-    # Caffe's: the channels as they are read, minus the mean.
-    assert told.preprocessing == Preprocessing(
+    # Caffe: channels in the order they are read, minus the mean.
+    assert found.preprocessing == Preprocessing(
         resize="none", mean=(0.406, 0.456, 0.485), std=(one, one, one), channel_order="BGR"
     )
 
 
-def test_mmseg_without_a_configuration() -> None:
+def test_mmseg_without_a_config() -> None:
     top = {"meta": {"mmseg_version": "0.6", "CLASSES": ("a",)}, "state_dict": {}}
-    told = read_source_config(top, ("state_dict",), Path())
-    assert told is not None
-    assert (told.project, told.options, told.classes) == ("mmseg", {}, ("a",))
+    found = read_source_config(top, ("state_dict",), Path())
+    assert found is not None
+    assert (found.project, found.options, found.classes) == ("mmseg", {}, ("a",))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_mmseg_without_a_configuration() -> None:
             [("            2,\n            1,\n            1,", "2, 2, 1"), ("            2,\n            4,", "1, 2")],
             {"output_stride": 16},
         ),
-        # The fourth dilation is not used beside multi_grid.
+        # multi_grid replaces the fourth dilation.
         (
             [
                 ("            2,\n            1,\n            1,", "2, 2, 1"),
@@ -99,10 +99,10 @@ def test_mmseg_without_a_configuration() -> None:
     ],
     ids=str,
 )
-def test_what_mmseg_settles(changes: list[tuple[str, str]], expected: dict[str, Any]) -> None:
-    told = of_mmseg(changed(*changes))
-    assert told.refused is None
-    assert told.options == {name: value for name, value in {**OPTIONS, **expected}.items() if value is not ...}
+def test_options_that_mmseg_settles(changes: list[tuple[str, str]], expected: dict[str, Any]) -> None:
+    found = of_mmseg(changed(*changes))
+    assert found.refused is None
+    assert found.options == {name: value for name, value in {**OPTIONS, **expected}.items() if value is not ...}
 
 
 @pytest.mark.parametrize(
@@ -138,42 +138,42 @@ def test_what_mmseg_settles(changes: list[tuple[str, str]], expected: dict[str, 
     ],
     ids=str,
 )  # fmt: skip
-def test_what_mmseg_has_and_segnets_has_not(changes: list[tuple[str, str]], reason: str) -> None:
+def test_unsupported_networks_of_mmseg(changes: list[tuple[str, str]], reason: str) -> None:
     assert re.search(reason, of_mmseg(changed(*changes)).refused or "")
 
 
-def test_an_auxiliary_head_that_the_file_has_not_does_not_matter() -> None:
+def test_absent_auxiliary_head_is_not_checked() -> None:
     top = {"meta": {"cfg": changed(("num_convs=1", "num_convs=1, dilation=2"))}, "state_dict": {"backbone.x": 0}}
-    told = read_source_config(top, ("state_dict",), Path("w.pth"))
-    assert told is not None
-    assert told.refused is None
+    found = read_source_config(top, ("state_dict",), Path("w.pth"))
+    assert found is not None
+    assert found.refused is None
 
 
-def test_a_value_that_needs_running_is_left_open() -> None:
-    told = of_mmseg(changed(("contract_dilation=True", "contract_dilation=bool(1)"), ("style='pytorch'", "style=S")))
-    assert told.options == {k: v for k, v in OPTIONS.items() if k not in ("first_block_dilation", "stride_in_1x1")}
-    assert told.notes == ("ignored backbone style: unreadable", "ignored backbone contract_dilation: unreadable")
+def test_values_that_need_execution_are_ignored() -> None:
+    found = of_mmseg(changed(("contract_dilation=True", "contract_dilation=bool(1)"), ("style='pytorch'", "style=S")))
+    assert found.options == {k: v for k, v in OPTIONS.items() if k not in ("first_block_dilation", "stride_in_1x1")}
+    assert found.notes == ("ignored backbone style: unreadable", "ignored backbone contract_dilation: unreadable")
 
 
-def test_norms_that_need_running_are_left_open() -> None:
-    told = of_mmseg(changed(("norm_cfg=dict(requires_grad=True, type='SyncBN')", "norm_cfg=make_norm()")))
-    assert not told.options.keys() & {"norm_eps", "head_norm_eps"}
-    assert told.refused is None
+def test_norms_that_need_execution_are_ignored() -> None:
+    found = of_mmseg(changed(("norm_cfg=dict(requires_grad=True, type='SyncBN')", "norm_cfg=make_norm()")))
+    assert not found.options.keys() & {"norm_eps", "head_norm_eps"}
+    assert found.refused is None
 
 
 @pytest.mark.parametrize(("flag", "order"), [("rgb_to_bgr=True", "RGB"), ("bgr_to_rgb=False", "BGR")])
 def test_channels(flag: str, order: str) -> None:
-    """Images are read as BGR, and both flags turn them round."""
-    told = of_mmseg(changed(("bgr_to_rgb=True", flag)))
-    assert told.preprocessing is not None
-    assert told.preprocessing.channel_order == order
+    """Images are read as BGR, and both flags swap the channels."""
+    found = of_mmseg(changed(("bgr_to_rgb=True", flag)))
+    assert found.preprocessing is not None
+    assert found.preprocessing.channel_order == order
 
 
-def test_names_that_were_set_before_have_their_values() -> None:
-    told = of_mmseg(
+def test_names_assigned_before_have_their_values() -> None:
+    found = of_mmseg(
         changed(("dropout_ratio=0.1", "dropout_ratio=RATIO"), ("crop_size", "RATIO: float = 0.25\ncrop_size"))
     )
-    assert told.options["head_dropout"] == 0.25
+    assert found.options["head_dropout"] == 0.25
 
 
 ARRAY = Global("numpy._core.multiarray", "_reconstruct")
@@ -204,31 +204,31 @@ def array(shape: Value, numbers: list[int], fortran: bool = False) -> Foreign:
     ],
     ids=range(12),
 )  # fmt: skip
-def test_colours_as_arrays_of_numpy(palette: Value, expected: Value) -> None:
+def test_palette_as_numpy_arrays(palette: Value, expected: Value) -> None:
     assert of_mmseg(dataset_meta={"classes": ["a", "b"], "palette": palette}).palette == expected
 
 
 @pytest.mark.parametrize("classes", [["a"], ["a", 1], ["a", ""], ["a", "b\x1b"], ["a", "b" * 1000], 7, Foreign(None)])
-def test_classes_that_are_none(classes: Value) -> None:
+def test_invalid_class_names(classes: Value) -> None:
     assert of_mmseg(dataset_meta={"classes": classes}).classes == ()
 
 
-def test_a_configuration_of_another_project() -> None:
-    told = of_mmseg("model = dict(type='FasterRCNN', backbone=dict(type='ResNet', depth=50))")
-    assert (told.project, told.options, told.refused) == (None, {}, None)
-    assert told.notes == ("ignored the config: it describes no segmentation network of mmsegmentation",)
+def test_config_of_another_project() -> None:
+    found = of_mmseg("model = dict(type='FasterRCNN', backbone=dict(type='ResNet', depth=50))")
+    assert (found.project, found.options, found.refused) == (None, {}, None)
+    assert found.notes == ("ignored the config: it describes no segmentation network of mmsegmentation",)
     assert "_base_" in of_mmseg("_base_ = ['x.py']\n" + TEXT).notes[0]
     assert of_mmseg("default_scope = 'mine'\n" + TEXT).project is None
 
 
-def test_meta_is_found_on_the_way_to_the_weights() -> None:
+def test_meta_in_an_outer_dictionary() -> None:
     top = {"checkpoint": {"meta": {"cfg": TEXT}, "state_dict": {}}}
-    told = read_source_config(top, ("checkpoint", "state_dict"), Path("w.pth"))
-    assert told is not None
-    assert told.options == OPTIONS
+    found = read_source_config(top, ("checkpoint", "state_dict"), Path("w.pth"))
+    assert found is not None
+    assert found.options == OPTIONS
 
 
-def test_what_is_told_builds_a_network() -> None:
+def test_settled_options_build_a_network() -> None:
     options: dict[str, Any] = dict(of_mmseg().options)
     model = segnets.create_model("deeplabv3_resnet50", head_variant="mmseg", **options)
     assert options_of(model)["output_stride"] == 8

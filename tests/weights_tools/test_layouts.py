@@ -1,4 +1,4 @@
-"""Which network a checkpoint is, from names and shapes alone; and what its look-alikes are called in a refusal."""
+"""Recognise networks by names and shapes alone, and name unsupported ones in the refusal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _meta(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
 
 
-LOOK_ALIKES: dict[str, tuple[Callable[[], State], str]] = {
+UNSUPPORTED_NETWORKS: dict[str, tuple[Callable[[], State], str]] = {
     "ResNeXt as ResNet-50": (lambda: _on(_state("resnext50_32x4d")), "FCN on a resnext50_32x4d backbone"),
     "wide as ResNet-50": (lambda: _on(_state("wide_resnet50_2")), "FCN on a wide_resnet50_2 backbone"),
     "ResNet-18": (lambda: _on(_state("resnet18")), "FCN on a resnet18 backbone"),
@@ -123,13 +123,13 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], State], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", LOOK_ALIKES)
-def test_look_alikes_are_named(case: str) -> None:
-    make, message = LOOK_ALIKES[case]
+@pytest.mark.parametrize("case", UNSUPPORTED_NETWORKS)
+def test_unsupported_networks_are_named(case: str) -> None:
+    make, message = UNSUPPORTED_NETWORKS[case]
     assert re.search(message, _refusal(make()))
 
 
-def test_depth_and_head_are_found_whatever_the_owner_believes() -> None:
+def test_depth_and_head_come_from_the_tensors() -> None:
     assert match_layout(described(_state("fcn_resnet101"))).config.name == "fcn_resnet101"
     assert match_layout(described(_state("deeplabv3_resnet50"))).config.name == "deeplabv3_resnet50"
 
@@ -185,17 +185,17 @@ def test_statistics_without_counters_are_legacy_but_counters_alone_are_not() -> 
         ("roi_heads.box_head.fc6.weight", "a detection network"),
     ],
 )
-def test_strangers_are_named(name: str, what: str) -> None:
+def test_unsupported_projects_are_named(name: str, what: str) -> None:
     message = explain_no_match(described({name: _meta(1)}))
     assert what in message
     assert "which is not supported" in message
 
 
-def test_strangers_patterns_compile() -> None:
+def test_patterns_of_unsupported_networks_compile() -> None:
     assert all(re.compile(pattern) and what for pattern, what in UNSUPPORTED)
 
 
-def test_tensors_of_nothing_known() -> None:
+def test_unknown_tensors() -> None:
     assert "no known network has these 2 tensors, whose names begin with 'a.weight', 'b'" in _refusal(
         {"a.weight": _meta(1), "b": _meta(2)}
     )
@@ -206,7 +206,7 @@ def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert match_layout(tensors, "torchvision").config.name == "resnet18"
     with pytest.raises(WeightsError, match="unknown layout 'keras'; known are auto, torchvision, timm, smp, mmseg"):
         match_layout(tensors, "keras")
-    assert set(convert.LAYOUTS) == set(LAYOUTS), "what the command offers is what there is"
+    assert set(convert.LAYOUTS) == set(LAYOUTS), "the command offers every layout"
 
     class Other:
         name, version = "other", 1
@@ -221,7 +221,7 @@ def test_layouts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         match_layout(tensors)
 
 
-def test_the_same_network_of_two_projects_is_one_answer() -> None:
+def test_equal_networks_of_two_projects_are_one_match() -> None:
     match = match_layout(described(_state("resnet50")))
     assert match.layout == "torchvision"
     assert "timm has the same names and computes the same" in match.notes
@@ -245,7 +245,7 @@ def test_variants_that_timm_has(case: str) -> None:
     assert set(fit_tensors(match.config, match.names, described(make())).names) == set(make())
 
 
-def test_group_norm_has_to_be_said() -> None:
+def test_group_norm_has_to_be_chosen() -> None:
     bare = {n: t for n, t in _state("resnet50").items() if not n.endswith(("running_mean", "running_var", "tracked"))}
     match = match_layout(described(bare), "timm", {"norm_layer": "group"})
     assert match.config.options == {"num_classes": 1000, "norm_layer": "group"}

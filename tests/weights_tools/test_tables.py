@@ -1,6 +1,6 @@
-"""Layouts that are tables: one to one, told apart, with what no tensor shows settled aloud or chosen.
+"""Match checkpoints with the tables of layouts: one to one, with options noted or chosen.
 
-That a converted network computes what the original does is tests/peers/test_convert_*.py's to show.
+tests/peers/test_convert_*.py show that a converted network computes what the original does.
 """
 
 from __future__ import annotations
@@ -30,58 +30,58 @@ from weights_tools.recognise.layouts.tables import SMP
 
 State = dict[str, Tensor]
 ALL = [
-    pytest.param(layout, origin, body, id=f"{layout.name}-{origin.name}-{body.signature.removesuffix('.weight')}")
+    pytest.param(layout, table, backbone, id=f"{layout.name}-{table.name}-{backbone.signature.removesuffix('.weight')}")
     for layout in LAYOUTS.values()
     if isinstance(layout, TableLayout)
-    for origin in layout.networks
-    for body in origin.backbones
+    for table in layout.networks
+    for backbone in table.backbones
     # transformers' network without a classifier is a backbone alone.
-    if (layout.name, body.signature) != ("transformers", "embedder.embedder.convolution.weight")
+    if (layout.name, backbone.signature) != ("transformers", "embedder.embedder.convolution.weight")
 ]
 
 
-def backbone_of(body: BackboneTable) -> tuple[str, dict[str, Any]]:
-    """The smallest network that has this backbone, and the options that show."""
-    last = max((int(new.split(".")[1]) for new in body.keys.values() if new.split(".")[1].isdecimal()), default=0)
-    if last == 0 and "{}" in "".join(body.keys.values()) and "backbone.{}" in body.keys:
-        last = int(body.signature.split(".")[1])
+def backbone_name_of(backbone: BackboneTable) -> tuple[str, dict[str, Any]]:
+    """Return the smallest network that has this backbone, and its visible options."""
+    last = max((int(new.split(".")[1]) for new in backbone.keys.values() if new.split(".")[1].isdecimal()), default=0)
+    if last == 0 and "{}" in "".join(backbone.keys.values()) and "backbone.{}" in backbone.keys:
+        last = int(backbone.signature.split(".")[1])
     if last:
         return {16: "mobilenet_v3_large", 12: "mobilenet_v3_small"}[last], {}
     deep = ("conv1.0.weight", "stem.0.weight")
-    return "resnet18", {"stem": "deep"} if body.signature.endswith(deep) else {}
+    return "resnet18", {"stem": "deep"} if backbone.signature.endswith(deep) else {}
 
 
-def random_model(origin: NetworkTable, body: BackboneTable | None = None, **options: Any) -> nn.Module:
-    """Ours, as a file of this origin would have it."""
-    backbone, shown = backbone_of(body or origin.backbones[0])
-    name = f"{origin.head}_{backbone}" if origin.head else backbone
-    options = {"num_classes": 4, **shown, **options}
-    if origin.head:
+def random_model(table: NetworkTable, backbone: BackboneTable | None = None, **options: Any) -> nn.Module:
+    """Build a random network of ours that a file of this table could hold."""
+    name_of_backbone, visible = backbone_name_of(backbone or table.backbones[0])
+    name = f"{table.head}_{name_of_backbone}" if table.head else name_of_backbone
+    options = {"num_classes": 4, **visible, **options}
+    if table.head:
         options = MODELS[name].resolve({"head_channels": 16, **options})
     model = build_described(name, options).to_empty(device="cpu")
     randomise_(model)
     return model
 
 
-def theirs(origin: NetworkTable, state: State, body: BackboneTable | None = None) -> State:
-    """Our tensors under the names that the other project has for them: the table, read backwards."""
-    names = rename_back(state, {**(body or origin.backbones[0]).keys, **origin.keys})
+def theirs(table: NetworkTable, state: State, backbone: BackboneTable | None = None) -> State:
+    """Rename our tensors to the names of the other project."""
+    names = rename_back(state, {**(backbone or table.backbones[0]).keys, **table.keys})
     assert names is not None
     return {names[ours]: tensor for ours, tensor in state.items()}
 
 
-def head_options(origin: NetworkTable) -> dict[str, Any]:
-    return {name: value for name, value in origin.required.items() if name == "head_variant"}
+def head_options(table: NetworkTable) -> dict[str, Any]:
+    return {name: value for name, value in table.required.items() if name == "head_variant"}
 
 
-@pytest.mark.parametrize(("layout", "origin", "body"), ALL)
-def test_every_tensor_has_its_place_and_comes_back(
-    layout: TableLayout, origin: NetworkTable, body: BackboneTable, tmp_path: Path
+@pytest.mark.parametrize(("layout", "table", "backbone"), ALL)
+def test_every_tensor_is_renamed_and_exported_back(
+    layout: TableLayout, table: NetworkTable, backbone: BackboneTable, tmp_path: Path
 ) -> None:
-    model = random_model(origin, body, **head_options(origin))
+    model = random_model(table, backbone, **head_options(table))
     config: Any = model.config
     own = model.state_dict()
-    ways = [way for way in layout.export_names(config, list(own)) if body.signature in way.names.values()]
+    ways = [way for way in layout.export_names(config, list(own)) if backbone.signature in way.names.values()]
     assert ways, "the table has a place for every tensor"
     names = ways[0].names
     assert names.keys() == own.keys()
@@ -95,44 +95,44 @@ def test_every_tensor_has_its_place_and_comes_back(
     options = loaded.config.options
     assert options["num_classes"] == 4
     builder = MODELS.get(config.name)
-    required = {**origin.required, **body.required}
+    required = {**table.required, **backbone.required}
     assert {name: value for name, value in required.items() if name in options}.items() <= options.items()
     if builder is None:
-        assert not body.required or options["norm_eps"] == body.required["norm_eps"]
+        assert not backbone.required or options["norm_eps"] == backbone.required["norm_eps"]
         return
     assert all(name in options for name in required if name in builder.applicable(options))
-    for name, value in origin.choices.items():
+    for name, value in table.choices.items():
         if value is not None and name in options:
             assert options[name] == value, "the project's default"
             assert f"{name}={value}" in " ".join(report.notes), "and noted"
 
 
-@pytest.mark.parametrize(("layout", "origin", "body"), ALL)
-def test_no_two_modules_become_one(layout: TableLayout, origin: NetworkTable, body: BackboneTable) -> None:
-    """The tables as they stand: each entry, read forwards and backwards, is itself."""
-    table = {**body.keys, **origin.keys}
-    modules = [module.replace("{}", "0") for module in table]
-    forwards, unknown = rename((f"{module}.weight" for module in modules), table)
+@pytest.mark.parametrize(("layout", "table", "backbone"), ALL)
+def test_keys_are_one_to_one(layout: TableLayout, table: NetworkTable, backbone: BackboneTable) -> None:
+    """Each entry of a table, applied forwards and backwards, gives itself."""
+    key_map = {**backbone.keys, **table.keys}
+    modules = [module.replace("{}", "0") for module in key_map]
+    forwards, unknown = rename((f"{module}.weight" for module in modules), key_map)
     assert unknown == []
     assert len(forwards) == len(modules)
-    backwards = rename_back(forwards, table)
+    backwards = rename_back(forwards, key_map)
     assert backwards == forwards
 
 
-def test_only_names_that_are_nobody_elses_are_taken_without_being_asked() -> None:
+def test_only_unique_names_match_without_a_request() -> None:
     for layout in LAYOUTS.values():
         if not isinstance(layout, TableLayout) or layout.container:
             continue
-        for origin in layout.networks:
-            model: Any = random_model(origin, **head_options(origin))
+        for table in layout.networks:
+            model: Any = random_model(table, **head_options(table))
             own = described(model.state_dict())
             ways = layout.export_names(model.config, list(own))
-            names = next(way.names for way in ways if origin.signature in way.names.values())
+            names = next(way.names for way in ways if table.signature in way.names.values())
             answer = layout.match(Evidence({new: own[old] for old, new in names.items()}))
-            assert isinstance(answer, Match) == origin.unique, f"{layout.name}: {origin.name}"
+            assert isinstance(answer, Match) == table.unique, f"{layout.name}: {table.name}"
 
 
-def test_what_no_tensor_shows_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_options_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = theirs(SMP[0], random_model(SMP[0]).state_dict())
     torch.save(state, tmp_path / "w.pth")
     arguments = ["convert", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")]
@@ -152,7 +152,7 @@ def test_what_no_tensor_shows_can_be_chosen(tmp_path: Path, capsys: pytest.Captu
     assert options_of(segnets.load(tmp_path / "w.safetensors"))["output_stride"] == 16, "untouched"
 
 
-def test_fewer_stages_show_and_are_not_chosen(tmp_path: Path) -> None:
+def test_number_of_stages_is_inferred(tmp_path: Path) -> None:
     """SMP's PSPNet keeps the deeper stages of its encoder and never runs them."""
     whole = random_model(SMP[3], head_variant="smp", backbone_stages=2)
     deeper = random_model(SMP[3], head_variant="smp").state_dict()
@@ -182,23 +182,23 @@ def test_fewer_stages_show_and_are_not_chosen(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_relatives_are_refused_with_the_reason(change: Any, message: str, tmp_path: Path) -> None:
+def test_similar_networks_are_refused_with_the_reason(change: Any, message: str, tmp_path: Path) -> None:
     torch.save(change(theirs(SMP[0], random_model(SMP[0]).state_dict())), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=message):
         weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
 
 
-def test_torchvisions_geometry_is_not_open(tmp_path: Path) -> None:
+def test_torchvisions_geometry_cannot_be_chosen(tmp_path: Path) -> None:
     torch.save(segnets.lraspp_mobilenet_v3_large().state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="option output_stride cannot be chosen: a network of torchvision has one"):
         weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options={"output_stride": 8})
 
 
-def test_a_configuration_of_another_network_is_not_believed(tmp_path: Path) -> None:
-    """config.json stays where it is when somebody puts another file beside it."""
-    origin = next(origin for origin in SMP if origin.name == "DeepLabV3+")
-    state = theirs(origin, random_model(origin, **head_options(origin)).state_dict())
+def test_config_of_another_network_is_ignored(tmp_path: Path) -> None:
+    """Another file may have been put next to an old config.json."""
+    table = next(table for table in SMP if table.name == "DeepLabV3+")
+    state = theirs(table, random_model(table, **head_options(table)).state_dict())
     path = tmp_path / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
     own = {"_model_class": "DeepLabV3Plus", "encoder_name": "resnet18", "encoder_depth": 5, "classes": 4}
