@@ -1,10 +1,14 @@
 #include "archive.h"
 
+#include <caffe2/serialize/in_memory_adapter.h>
+#include <caffe2/serialize/inline_container.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <utility>
 
 #include "crc32.h"
@@ -20,7 +24,8 @@ constexpr std::string_view kAgain = "; copy or export it again";
 constexpr std::uint32_t kLocalHeader = 0x04034b50, kDirectoryEntry = 0x02014b50, kEnd = 0x06054b50;
 constexpr std::uint32_t kEnd64 = 0x06064b50, kEnd64Locator = 0x07064b50;
 constexpr std::size_t kLocalSize = 30, kEntrySize = 46, kEndSize = 22, kEnd64Size = 56, kLocatorSize = 20;
-constexpr std::uint32_t kIn64 = 0xFFFFFFFF;  // "see the zip64 record"
+constexpr std::uint64_t kMostInflation = 1032;  // of the deflate format
+constexpr std::uint32_t kIn64 = 0xFFFFFFFF;     // "see the zip64 record"
 
 std::uint64_t little_endian(std::string_view bytes, std::size_t position, std::size_t count) {
   if (position > bytes.size() || bytes.size() - position < count) throw Error("it ends too early");
@@ -38,6 +43,20 @@ std::string what_it_is(std::string_view bytes) {
   if (bytes.size() > 2 && bytes[0] == '\x08' && (bytes[2] == '\x12' || bytes[2] == '\x3a'))
     return " but an ONNX network (for ONNX Runtime; this program takes the formats torchscript and aoti)";
   return "";
+}
+
+// The checksum of a compressed entry, of `size` bytes once unpacked: LibTorch unpacks it, but does not compare.
+std::uint32_t unpacked_crc32(const std::string& archive, const std::string& name, std::uint64_t stored,
+                             std::uint64_t size) {
+  if (size / kMostInflation > stored) throw Error("a damaged entry");
+  try {
+    caffe2::serialize::PyTorchStreamReader reader(
+        std::make_shared<caffe2::serialize::MemoryReadAdapter>(archive.data(), static_cast<off_t>(archive.size())));
+    const auto [data, count] = reader.getRecord(name);
+    return crc32({static_cast<const char*>(data.get()), count});
+  } catch (const std::exception&) {
+    throw Error("a damaged entry");
+  }
 }
 
 }  // namespace
@@ -130,9 +149,9 @@ void Archive::read_entry(std::size_t& position, const std::string& path) {
   if (folder_.empty()) folder_ = name.substr(0, slash + 1);
   if (!name.starts_with(folder_)) throw Error("an entry outside the folder");
   const std::string_view contents(bytes_.data() + data, stored);
-  // Compressed entries are program text; LibTorch unpacks and compiles them, which a damaged one doesn't survive.
   const bool plain = method == 0;
-  if (plain && (stored != size || crc32(contents) != expected_crc))
+  if (plain ? stored != size || crc32(contents) != expected_crc
+            : unpacked_crc32(bytes_, name.substr(folder_.size()), stored, size) != expected_crc)
     throw Error(path + ": is damaged: the checksum of '" + name + "' is wrong" + std::string(kAgain));
   if (!entries_.emplace(name.substr(folder_.size()), plain ? contents : std::string_view()).second)
     throw Error(path + ": has two entries named '" + name + "', so it is ambiguous" + std::string(kAgain));
