@@ -6,9 +6,9 @@ their colours, the preprocessing used in training, and the origin of the weights
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from segnets.preprocessing import Preprocessing
 
@@ -59,3 +59,70 @@ class ModelCard:
 
 # Provenance keys that hold only for unchanged tensors.
 _CLAIMS = {"proof", "source_sha256"}
+
+
+def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:
+    """Replace the class names and colours of a card by what a caller gave.
+
+    Args:
+        card: The card to start from.
+        classes: One name per class id, or None to keep the card's names.
+        palette: One RGB colour per class id, or None to keep the card's colours.
+
+    Returns:
+        A new card, of which `check_card` has not checked the entries yet.
+
+    Raises:
+        ValueError: If `classes`, `palette` or a colour is not a list.
+    """
+    if classes is not None:
+        card = replace(card, classes=_entries("classes", classes))
+    if palette is not None:
+        colours = (_entries("palette colour", colour) for colour in _entries("palette", palette))
+        card = replace(card, palette=tuple(colours))
+    return card
+
+
+def check_card(card: ModelCard, num_classes: int | None) -> None:
+    """Check the class names, colours and preprocessing of a card.
+
+    Args:
+        card: The card to check.
+        num_classes: Number of classes of the model, or None if it is unknown.
+
+    Raises:
+        ValueError: If a file could not store the card, or the card has another number of classes.
+    """
+    for i, name in enumerate(card.classes):
+        if not is_class_name(name):
+            raise ValueError(f"classes[{i}]={name!r}: expected a printable string")
+    for i, colour in enumerate(card.palette):
+        if not is_colour(colour):
+            raise ValueError(f"palette[{i}]={colour!r}: expected three integers 0..255 (red, green, blue)")
+    if not isinstance(card.preprocessing, Preprocessing):
+        raise ValueError(f"preprocessing={card.preprocessing!r}: expected a segnets.Preprocessing")
+    for field_name, what, count in (("classes", "names", len(card.classes)), ("palette", "colours", len(card.palette))):
+        if count and num_classes is not None and count != num_classes:
+            raise ValueError(
+                f"{field_name}: {count} {what} for a model with {num_classes} classes. Give one for each class id."
+            )
+
+
+def _entries(what: str, values: object) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{what}={values!r}: expected a list with an entry for each")
+    return tuple(values)
+
+
+def is_class_name(name: object) -> TypeGuard[str]:
+    """Return whether a card can hold `name` as the name of a class: printable text."""
+    return isinstance(name, str) and name.isprintable()
+
+
+def is_colour(colour: object) -> bool:
+    """Return whether a card can hold `colour` in its palette: three integers 0..255."""
+    return (
+        isinstance(colour, list | tuple)
+        and len(colour) == 3
+        and all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255 for value in colour)
+    )

@@ -7,10 +7,9 @@ keys in random order, but the same weights should give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any, TypeGuard
+from typing import Any
 
-from segnets.card import ModelCard, ModelConfig
+from segnets.card import ModelCard, ModelConfig, check_card
 from segnets.errors import WeightsError
 from segnets.preprocessing import Preprocessing
 
@@ -70,40 +69,6 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
         raise WeightsError(f"{where}: its description is damaged ({reason}); convert the original again") from None
 
 
-def as_tuple(what: str, values: Any) -> tuple[Any, ...]:
-    """Return the entries of a list that the caller gave.
-
-    Raises:
-        WeightsError: If `values` is not iterable, or a single string.
-    """
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise WeightsError(f"{what}={values!r}: expected a list with an entry for each")
-    return tuple(values)
-
-
-def check_card(card: ModelCard, num_classes: int | None) -> None:
-    """Check that a card can be written and read back.
-
-    Args:
-        card: Card to check.
-        num_classes: Number of classes of the model, or None to leave the number of names and colours unchecked.
-
-    Raises:
-        WeightsError: If an entry has a wrong type or range, or the number of classes differs.
-    """
-    for i, name in enumerate(card.classes):
-        if not is_class_name(name):
-            raise WeightsError(f"classes[{i}]={name!r}: expected a printable string")
-    for i, colour in enumerate(card.palette):
-        if not is_colour(colour):
-            raise WeightsError(f"palette[{i}]={colour!r}: expected three integers 0..255 (red, green, blue)")
-    if not isinstance(card.preprocessing, Preprocessing):
-        raise WeightsError(f"preprocessing={card.preprocessing!r}: expected a segnets.Preprocessing")
-    for what, count in (("class names", len(card.classes)), ("palette colours", len(card.palette))):
-        if count and num_classes is not None and count != num_classes:
-            raise WeightsError(f"{count} {what} for a model of {num_classes} classes. Give one for each class id.")
-
-
 def _config(model: Any) -> ModelConfig:
     _expect(isinstance(model["name"], str) and isinstance(model["options"], dict), "model")
     return ModelConfig(model["name"], model["options"])
@@ -111,29 +76,17 @@ def _config(model: Any) -> ModelConfig:
 
 def _card(description: Any) -> ModelCard:
     classes, palette, provenance = description["classes"], description["palette"], description["provenance"]
-    _expect(isinstance(classes, list) and all(is_class_name(name) for name in classes), "classes")
-    _expect(isinstance(palette, list) and all(is_colour(colour) for colour in palette), "palette")
+    _expect(isinstance(classes, list), "classes")
+    _expect(isinstance(palette, list), "palette")
     _expect(isinstance(provenance, dict), "provenance")
-    return ModelCard(
+    card = ModelCard(
         classes=tuple(classes),
-        palette=tuple((r, g, b) for r, g, b in palette),
+        palette=tuple(tuple(colour) if isinstance(colour, list) else colour for colour in palette),
         preprocessing=Preprocessing.from_json(description["preprocessing"]),
         provenance=provenance,
     )
-
-
-def is_class_name(name: object) -> TypeGuard[str]:
-    """Return whether a card can hold `name` as the name of a class: printable text."""
-    return isinstance(name, str) and name.isprintable()
-
-
-def is_colour(colour: object) -> bool:
-    """Return whether a card can hold `colour` in its palette: three integers 0..255."""
-    return (
-        isinstance(colour, list | tuple)
-        and len(colour) == 3
-        and all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255 for value in colour)
-    )
+    check_card(card, None)
+    return card
 
 
 def _expect(condition: bool, what: str) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.card import JSON, Colour, ModelCard, ModelConfig
+from segnets.card import JSON, Colour, ModelCard, ModelConfig, check_card, with_labels
 from segnets.errors import WeightsError, warn_caller
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import build_described
-from segnets.weights.description import as_tuple, check_card
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.geometry import other_geometry
 from segnets.weights.sources import read_source
@@ -59,16 +58,16 @@ def save(
             "segnets.create_model, or set model.config to a segnets.ModelConfig."
         )
     card = (getattr(model, "card", None) or ModelCard()).derived()
-    if classes is not None:
-        card = replace(card, classes=as_tuple("classes", classes))
-    if palette is not None:
-        card = replace(card, palette=tuple(as_tuple("palette colour", c) for c in as_tuple("palette", palette)))
     if preprocessing is not None:
         card = replace(card, preprocessing=preprocessing)
     if provenance is not None:
         card = replace(card, provenance=dict(provenance))
     num_classes = config.options.get("num_classes")
-    check_card(card, num_classes if isinstance(num_classes, int) else None)
+    try:
+        card = with_labels(card, classes, palette)
+        check_card(card, num_classes if isinstance(num_classes, int) else None)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
     tensors = model.state_dict()
     _check_is_described(config, tensors)
     write_weights_file(path, tensors, config, card, overwrite=overwrite)

@@ -102,7 +102,7 @@ def test_a_file_records_the_config(name: str, options: dict[str, Any], tmp_path:
     x = torch.randn(2, options.get("in_channels", 3), 64, 97)
     with torch.inference_mode():
         assert torch.equal(loaded(x), model(x))
-    with pytest.raises(segnets.WeightsError, match="1 class names for a model of 0 classes"):
+    with pytest.raises(segnets.WeightsError, match="classes: 1 names for a model with 0 classes"):
         segnets.save(model, tmp_path / "b.safetensors", classes=["one"])
 
 

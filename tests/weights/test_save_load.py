@@ -152,11 +152,11 @@ def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ({"classes": ["a", "b"]}, "2 class names for a model of 3 classes"),
+        ({"classes": ["a", "b"]}, "classes: 2 names for a model with 3 classes"),
         ({"classes": "abc"}, "classes='abc': expected a list"),
         ({"classes": [1, 2, 3]}, r"classes\[0\]=1: expected a printable string"),
         ({"classes": ["a", "b", "\ud800"]}, r"classes\[2\]='\\ud800': expected a printable string"),
-        ({"palette": [(0, 0, 0)]}, "1 palette colours for a model of 3 classes"),
+        ({"palette": [(0, 0, 0)]}, "palette: 1 colours for a model with 3 classes"),
         ({"palette": [(999, 0, 0)] * 3}, r"palette\[0\]=\(999, 0, 0\): expected three integers 0\.\.255"),
         ({"palette": [(1, 2)] * 3}, r"palette\[0\]=\(1, 2\): expected three"),
         ({"palette": ["red"] * 3}, "palette colour='red': expected a list"),

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from segnets.card import is_class_name
 from segnets.errors import WeightsError
-from segnets.weights.description import is_class_name
 from weights_tools._text import printable
 from weights_tools.reader import Source, prefix_errors
 from weights_tools.reader.strict_json import parse_object
