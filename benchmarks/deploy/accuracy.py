@@ -51,7 +51,7 @@ def images_in(folder: Path, count: int) -> list[torch.Tensor]:
 
 def measure(model: nn.Module, file: Exported, images: list[torch.Tensor]) -> Cost:
     """One file beside the plain model, in eval mode."""
-    cost, preprocessing = Cost(), file.contract.preprocessing
+    cost, preprocessing = Cost(), file.contract.card.preprocessing
     for image in images:
         prepared = segnets.preprocess(image, preprocessing)
         cost.prepared += torch.equal(prepared, file.preprocess(image))

@@ -17,18 +17,18 @@ namespace {
 
 constexpr std::size_t kMostRunners = 8;  // concurrent calls; further ones wait
 
-// What is computed at once, as PIXELS_AT_ONCE of segnets/deploy/passes/wrap.py says.
-constexpr std::int64_t kPixelsAtOnce = std::int64_t{520} * 520;
-
-std::int64_t images_at_once(std::int64_t height, std::int64_t width) {
-  return std::max<std::int64_t>(1, kPixelsAtOnce / std::max<std::int64_t>(1, height * width));
+std::int64_t images_at_once(std::int64_t height, std::int64_t width, std::int64_t pixels) {
+  return std::max<std::int64_t>(1, pixels / std::max<std::int64_t>(1, height * width));
 }
 
 class Aoti : public Program {
  public:
   Aoti(std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network, torch::jit::Module image,
        const Contract& contract)
-      : network_(std::move(network)), image_(std::move(image)), bounds_(contract.bounds) {}
+      : network_(std::move(network)),
+        image_(std::move(image)),
+        bounds_(contract.bounds),
+        pixels_at_once_(contract.pixels_at_once) {}
 
   at::Tensor preprocess(const at::Tensor& image) const override {
     return call_method(image_, "preprocess", {image}).toTensor();
@@ -38,7 +38,7 @@ class Aoti : public Program {
     check_bounds(input);
     const at::Tensor images = input.to(at::kFloat).contiguous();
     const std::int64_t count = images.size(0);
-    const std::int64_t group = images_at_once(images.size(2), images.size(3));
+    const std::int64_t group = images_at_once(images.size(2), images.size(3), pixels_at_once_);
     if (count <= group) return logits_of(images);
     // Copy a group's logits while they are still in the caches.
     at::Tensor logits;
@@ -77,6 +77,7 @@ class Aoti : public Program {
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> network_;
   torch::jit::Module image_;
   std::map<std::string, std::array<std::int64_t, 2>> bounds_;
+  std::int64_t pixels_at_once_;
 };
 
 // A temporary file for a loader that takes paths only. It holds the verified bytes and is removed after loading.

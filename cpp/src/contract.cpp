@@ -90,6 +90,8 @@ Contract read_fields(const Json& json) {
   if (std_deviation.size() != 3) throw Error("preprocessing.std doesn't have three numbers");
   for (std::size_t i = 0; i < 3; ++i) contract.std_deviation[i] = std_deviation[i].number();
   if (const Json* bounds = json.find("bounds")) contract.bounds = read_bounds(*bounds);
+  if (const Json* pixels = json.find("pixels_at_once")) contract.pixels_at_once = pixels->integer();
+  if (contract.pixels_at_once < 1) throw Error("pixels_at_once is below 1");
   if (const Json* processor = json.find("processor")) check_processor(*processor);
   contract.segnets_version = json.at("versions").at("segnets").string();
   contract.torch_version = json.at("versions").at("torch").string();

@@ -1,4 +1,4 @@
-"""Deploy: one file with network, preprocessing, contract and golden pair; and the proof that it agrees."""
+"""Export a model to one file with preprocessing, contract and golden pair; load, verify and join such files."""
 
 from segnets.deploy._export import ExportReport, export
 from segnets.deploy._join_onnx import join_onnx

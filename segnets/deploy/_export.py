@@ -1,4 +1,4 @@
-"""export(): a model becomes one file that runs without Python: in LibTorch, or as ONNX in other runtimes."""
+"""Export a model to one file that runs without Python: in LibTorch, or in ONNX runtimes."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from segnets.card import ModelCard, ModelConfig
+from segnets.card import ModelCard, ModelConfig, check_card, with_labels
 from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
 from segnets.deploy._verify import VerifyReport, verify_loaded
-from segnets.deploy.check.golden import Golden
 from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
-from segnets.deploy.formats._base import FORMATS, Options
-from segnets.deploy.formats.onnx.quantize import QuantizationReport
-from segnets.deploy.passes.pipeline import Rewritten
-from segnets.errors import ExportError, WeightsError
+from segnets.deploy.formats import FORMATS, ExportOptions
+from segnets.deploy.formats.onnx import QuantizationReport
+from segnets.errors import ExportError
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocessing import Preprocessing
-from segnets.weights.description import as_tuple, check_card
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did and measured; `str()` of it is for people.
+    """Result of an export; `str()` formats it for people.
 
-    verification: the written file, loaded again and compared with the plain model before it got its name.
-    quantization: what int8 costs on real images; None for other precisions.
+    Attributes:
+        path: The written file.
+        size_bytes: Size of the file.
+        folded_batch_norms: Number of batch norms folded into convolutions.
+        removed_dropouts: Number of dropout layers removed.
+        dropped_aux_classifier: Whether an auxiliary classifier was dropped.
+        seconds: Duration of the export.
+        verification: Comparison of the written file with the plain model.
+        quantization: Cost of int8, measured on images; None for other precisions.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class ExportReport:
     quantization: QuantizationReport | None = None
 
     def __str__(self) -> str:
+        """Format the report in a few lines."""
         done = [f"{self.folded_batch_norms} batch norms folded", f"{self.removed_dropouts} dropouts removed"]
         if self.dropped_aux_classifier:
             done.append("auxiliary classifier dropped")
@@ -59,8 +63,6 @@ def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    # The name that callers write, as in `export(model, path, format="onnx")`, and that the command has; to rename it
-    # would break them, and nothing in this function calls the builtin that it hides.
     format: str = "torchscript",  # noqa: A002
     output: str = "tensor",
     dtype: str = "float32",
@@ -74,27 +76,38 @@ def export(
     palette: Sequence[Sequence[int]] | None = None,
     overwrite: bool = True,
 ) -> ExportReport:
-    """Write `model` as one file that runs without the model's code, and prove that it computes the same.
+    """Export a model to one file, and verify that the file computes the same.
 
-    model: a SegmentationModel, in training or eval mode; it is not changed.
-    format: "torchscript", a program for every LibTorch; "aoti", machine code (.pt2) for processors like this one, which
-    takes torch 2.13, a C++ compiler and a minute to make; or "onnx", a graph for ONNX Runtime, OpenVINO and others.
-    output: what the file's `forward` gives: "tensor" logits (N, C, H, W), or "dict" {"out": logits}.
-    target: "portable", for every LibTorch; or "cpu", faster: convolution, bias, activation and residual addition in one
-    call of the oneDNN operators that LibTorch has on CPUs.
-    dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", device="cuda", or
-    "aoti"), "float16" likewise (device="cuda"); or "int8" ("onnx"), whose answers are others: the report says how far,
-    on images.
-    device: "cpu", or "cuda" for a program whose network runs on a GPU ("torchscript"); one has to be here to prove it.
-    opset: of ONNX's operators, 18 to 23; 20 when not given.
-    calibration: for int8, a folder of images like those that the network will see.
-    minimum_agreement: for int8, the share of pixels that must keep their class on images of that folder; 0.9 when not
-    given, 0 for any.
-    preprocessing, classes, palette: from the model's card when not given.
+    The file is written under a temporary name, loaded again and compared with the plain model. It replaces an existing
+    file only if it agrees.
 
-    The file is loaded again and compared with the plain model before it gets its name; a file that was there before
-    is replaced only then.
-    Raises ExportError for what can't be exported or disagrees, OutputError if the file can't be written.
+    Args:
+        model: A SegmentationModel, in training or eval mode. It is not changed.
+        path: File to write.
+        format: "torchscript", a program for every LibTorch; "aoti", a model compiled for CPUs like this one (`.pt2`),
+            which needs torch 2.13, a C++ compiler and a minute; or "onnx", a graph for ONNX Runtime, OpenVINO and
+            others.
+        output: Output of the file's `forward`: "tensor" for logits (N, C, H, W), or "dict" for `{"out": logits}`.
+        dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", device="cuda", or
+            "aoti"); "float16" likewise (device="cuda"); or "int8" (ONNX only), which changes the outputs: the report
+            measures by how much.
+        device: "cpu", or "cuda" for a network that runs on a GPU ("torchscript" only). The export needs the GPU too.
+        target: "portable", for every LibTorch; or "cpu", which is faster: one call of LibTorch's oneDNN operators
+            computes convolution, bias, activation and residual addition.
+        opset: ONNX operator set, 18 to 23; None for 20.
+        calibration: Folder of images like those that the network will see, for int8.
+        minimum_agreement: Share of pixels that must keep their class on images of `calibration`, 0 to 1; None for 0.9.
+        preprocessing: Preprocessing to include; None for that of the model's card.
+        classes: One name per class id; None for those of the model's card.
+        palette: One RGB colour per class id; None for those of the model's card.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        A report of the measured differences.
+
+    Raises:
+        ExportError: If the model can't be exported with these arguments, or the file disagrees with it.
+        OutputError: If the file can't be written.
     """
     started = time.monotonic()
     _check_choice("format", format, tuple(FORMATS))
@@ -107,22 +120,22 @@ def export(
     if not isinstance(minimum_agreement, int | float | None):
         raise ExportError(f"minimum_agreement={minimum_agreement!r}: expected a share, 0..1")
     chosen = FORMATS[format]
-    options = Options(output, dtype, device, target, opset, calibration, minimum_agreement)
+    options = ExportOptions(output, dtype, device, target, opset, calibration, minimum_agreement)
     chosen.check(options)
     file = check_writable_target(path, overwrite=overwrite)
-    card = _card(model, classes, palette)
-    preprocessing = preprocessing or card.preprocessing
+    card = _card(model, preprocessing, classes, palette)
 
-    reference = _copied(_checked_module(model))
-    draft = chosen.draft(model, preprocessing, options)
+    reference = _reference(_checked_module(model))
+    draft = chosen.draft(model, card.preprocessing, options)
     golden = draft.golden(reference)
-    contract = _contract(
-        model,
-        golden,
-        preprocessing=preprocessing,
-        classes=card.classes,
-        palette=card.palette,
-        provenance=card.provenance,
+    contract = Contract(
+        config=_config(model),
+        card=card,
+        num_classes=golden.tensors["logits"].shape[1],
+        tolerance=golden.tolerance,
+        sample_step=golden.sample_step,
+        segnets_version=_version(),
+        torch_version=str(torch.__version__),
         output=output,
         dtype=dtype,
         device=device,
@@ -132,11 +145,20 @@ def export(
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
     data = draft.pack(contract, extra_files)
     verification = _write_verified(data, file, reference, overwrite)
-    return _report(draft.rewritten, verification, draft.quantization, time.monotonic() - started)
+    return ExportReport(
+        path=verification.path,
+        size_bytes=verification.size_bytes,
+        folded_batch_norms=draft.rewritten.count("fold_batch_norms"),
+        removed_dropouts=draft.rewritten.count("remove_dropouts"),
+        dropped_aux_classifier=draft.rewritten.count("drop_aux_classifier") > 0,
+        seconds=time.monotonic() - started,
+        verification=verification,
+        quantization=draft.quantization,
+    )
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:
-    """Write, read back what arrived on the disk, compare, and only then let the file have its name."""
+    """Write the file, read it back from the disk, compare, and only then give it its name."""
     with atomic_write(target, overwrite=overwrite) as file:
         file.write(data)
         file.flush()
@@ -146,7 +168,7 @@ def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: 
         except ExportError:
             raise
         except (RuntimeError, torch.jit.Error) as error:
-            # TorchScript says last what its first lines only announce.
+            # TorchScript's message ends with the cause.
             last = str(error).strip().rpartition("\n")[2]
             raise ExportError(f"the exported file can't be run, so it was not kept: {last}") from error
         if not verification.passed:
@@ -154,24 +176,9 @@ def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: 
     return verification
 
 
-def _report(
-    rewritten: Rewritten, verification: VerifyReport, quantization: QuantizationReport | None, seconds: float
-) -> ExportReport:
-    return ExportReport(
-        path=verification.path,
-        size_bytes=verification.size_bytes,
-        folded_batch_norms=rewritten.count("fold_batch_norms"),
-        removed_dropouts=rewritten.count("remove_dropouts"),
-        dropped_aux_classifier=rewritten.count("drop_aux_classifier") > 0,
-        seconds=seconds,
-        verification=verification,
-        quantization=quantization,
-    )
-
-
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ExportError(f"{name}={value!r} is not supported yet; allowed: {', '.join(map(repr, allowed))}")
+        raise ExportError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
 
 
 def _checked_module(model: object) -> nn.Module:
@@ -181,49 +188,47 @@ def _checked_module(model: object) -> nn.Module:
     channels = config.options.get("in_channels", 3) if isinstance(config, ModelConfig) else 3
     if channels != 3:
         raise ExportError(
-            f"model: reads images of {channels} channels (in_channels), and an export prepares RGB images, of 3; "
+            f"model: reads images of {channels} channels (in_channels), but an export prepares RGB images with 3. "
             "torch.jit.script(model.eval()) makes a file of the bare network"
         )
     return model
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _reference(model: nn.Module) -> nn.Module:
     try:
         return evaluation_copy(model)
-    except Exception as error:  # of meta tensors, lazy and scripted modules, hooks that hold what can't be copied
+    # Meta tensors, lazy and scripted modules, and hooks with uncopyable state each raise their own error.
+    except Exception as error:
         raise ExportError(
             f"model: this {type(model).__name__} can't be copied to the CPU in float32: {reason_of(error)}"
         ) from error
 
 
-def _contract(model: nn.Module, golden: Golden, **fields: Any) -> Contract:
-    """The contract of `model`; fields: what its card or the caller says."""
-    config = getattr(model, "config", None)
-    return Contract(
-        # One that was put together by hand can be run, but not built again by name.
-        model_name=type(model).__name__ if config is None else config.name,
-        model_options={} if config is None else dict(config.options),
-        num_classes=golden.tensors["logits"].shape[1],
-        tolerance=golden.tolerance,
-        sample_step=golden.sample_step,
-        segnets_version=_version(),
-        torch_version=str(torch.__version__),
-        **fields,
-    )
+def _config(model: nn.Module) -> ModelConfig:
+    """Return the model's config, or the name of its class if no builder made it."""
+    config: ModelConfig | None = getattr(model, "config", None)
+    return ModelConfig(type(model).__name__) if config is None else config
 
 
-def _card(model: object, classes: Sequence[str] | None, palette: Sequence[Sequence[int]] | None) -> ModelCard:
-    """The model's card, with the class names and colours that were given instead. Raises ExportError."""
-    card: ModelCard = (getattr(model, "card", None) or ModelCard()).derived()  # folded, they are other tensors
+def _card(
+    model: object,
+    preprocessing: Preprocessing | None,
+    classes: Sequence[str] | None,
+    palette: Sequence[Sequence[int]] | None,
+) -> ModelCard:
+    """Return the model's card with the given values in place of its own.
+
+    Raises:
+        ExportError: If a class name or colour is invalid. The contract checks their number.
+    """
+    # Folding changes the tensors, so that claims about the original ones no longer hold.
+    card: ModelCard = (getattr(model, "card", None) or ModelCard()).derived()
     try:
-        if classes is not None:
-            card = replace(card, classes=as_tuple("classes", classes))
-        if palette is not None:
-            card = replace(card, palette=tuple(as_tuple("palette colour", c) for c in as_tuple("palette", palette)))
-        check_card(card, None)  # how many classes there are, the contract checks
-    except WeightsError as error:
+        card = with_labels(card, classes, palette)
+        check_card(card, None)
+    except ValueError as error:
         raise ExportError(str(error)) from None
-    return card
+    return card if preprocessing is None else replace(card, preprocessing=preprocessing)
 
 
 def _version() -> str:

@@ -1,8 +1,8 @@
-"""Whether the process keeps the memory that a call frees, for the next call.
+"""Keep the memory that a call frees for the next call.
 
-A network's maps are large, and the C library gives such memory back to the system as soon as it is free. The next call
-gets other pages, which the system first fills with zeros: up to half of a call's time. Other runtimes keep an arena of
-their own for that.
+Feature maps are large, and the C library returns such memory to the system as soon as it is freed. The next call then
+gets new pages, which the system first fills with zeros: up to half of a call's time. Other runtimes keep their own
+arena for this reason.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc to keep what is freed from now on, for the whole process; False where the C library is another one.
+    """Ask glibc to keep memory that is freed from now on, for the whole process.
 
-    `ctypes.CDLL(None).malloc_trim(0)` gives it back when wanted.
+    `ctypes.CDLL(None).malloc_trim(0)` returns it to the system.
+
+    Returns:
+        False if the C library is not glibc.
     """
     if sys.platform != "linux":
         return False

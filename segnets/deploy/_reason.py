@@ -1,4 +1,4 @@
-"""What LibTorch says went wrong, in one line."""
+"""Shorten error messages of other libraries to one line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _MAX_LENGTH = 300
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of the error's text, at most 300 characters.
+    """Return the first line of an error's text, at most 300 characters.
 
-    What follows it is source code, with the paths of the machine that compiled it.
+    The lines after it are source code, with paths of the machine that compiled it.
     """
     lines = (line.strip() for line in str(error).splitlines())
     line = next((line for line in lines if line), type(error).__name__)

@@ -85,7 +85,7 @@ class VerifyReport:
     def __str__(self) -> str:
         contract = self.contract
         lines = [
-            f"{self.path}: {contract.kind} ({contract.target}, {contract.dtype}), {contract.model_name}, "
+            f"{self.path}: {contract.kind} ({contract.target}, {contract.dtype}), {contract.config.name}, "
             f"{contract.num_classes} classes, {self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
             f"  {self.golden}",
             *(f"  {comparison}" for comparison in self.comparisons),
@@ -121,7 +121,9 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
         reference, contract = evaluation_copy(against), exported.contract
         if contract.dtype == "int8":
             allowed = QUANTIZED_FACTOR * contract.tolerance
-            comparisons = compare_quantized(exported.logits, reference, golden_input(contract.preprocessing), allowed)
+            comparisons = compare_quantized(
+                exported.logits, reference, golden_input(contract.card.preprocessing), allowed
+            )
         else:
             comparisons = compare(exported.logits, reference, contract.dtype)
     return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)
@@ -144,7 +146,7 @@ def replay(exported: Exported) -> Replay:
                 f"{exported.path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, but {golden[name].dtype} "
                 f"{tuple(golden[name].shape)} in the golden pair. Export the model again"
             )
-    std = torch.tensor(contract.preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
+    std = torch.tensor(contract.card.preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
     differs = mask != golden["mask"]
     near_ties = differs & (golden["margin"] <= 2 * contract.tolerance)
     return Replay(

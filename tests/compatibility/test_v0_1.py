@@ -15,7 +15,7 @@ from torch import nn
 import segnets
 from segnets.card import JSON, ModelCard
 from segnets.deploy import read_contract
-from segnets.deploy.formats._cpu import this_processor
+from segnets.deploy.formats._cpu import this_cpu
 from tests.compatibility.files import DEEPLAB, EXPORTS, LRASPP, image, mask, unpack
 
 
@@ -47,9 +47,9 @@ def test_exports(name: str, tmp_path: Path) -> None:
     path = unpack(name, tmp_path)
     model, card = load(unpack(f"{network}.safetensors", tmp_path))
     contract = read_contract(path)
-    assert contract.classes == card.classes
-    assert contract.preprocessing == card.preprocessing
-    missing = _instructions(contract.processor) - _instructions(this_processor())
+    assert contract.card.classes == card.classes
+    assert contract.card.preprocessing == card.preprocessing
+    missing = _instructions(contract.processor) - _instructions(this_cpu())
     if missing:
         with pytest.raises(segnets.ExportError, match=r"instructions that this .* lacks"):
             segnets.load_exported(path)

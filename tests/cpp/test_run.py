@@ -30,7 +30,7 @@ def test_the_mask_is_that_of_python(height: int, width: int, build: Path, small:
     exported = load_exported(small)
     mask = exported.segment(image)[0].numpy()
     assert np.array_equal(read_pnm(tmp_path / "m.pgm"), mask)
-    colours = np.array(exported.contract.palette)[mask]
+    colours = np.array(exported.contract.card.palette)[mask]
     blended = (image[0].numpy().astype(int) + colours + 1) // 2
     expected = np.where((colours == 0).all(-1, keepdims=True), image[0].numpy(), blended)
     assert np.array_equal(read_pnm(tmp_path / "o.ppm"), expected)

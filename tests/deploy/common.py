@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelCard
 from segnets.deploy import export
-from segnets.deploy.formats.aoti import CAN_COMPILE
+from segnets.deploy.formats._inductor import CAN_COMPILE
 from segnets.deploy.passes import pipeline
 from segnets.deploy.passes.context import Context
 from segnets.model import SegmentationModel

@@ -12,8 +12,8 @@ from torch import nn
 from torch.torch_version import TorchVersion
 
 from segnets.deploy import export, load_exported, read_contract, verify
-from segnets.deploy.formats import aoti
-from segnets.deploy.formats._cpu import check_processor, this_processor
+from segnets.deploy.formats import _inductor
+from segnets.deploy.formats._cpu import check_cpu, this_cpu
 from segnets.deploy.passes import pipeline
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.convolutions import OnePixelConv, choose_forms
@@ -120,8 +120,8 @@ def test_torchs_own_loader_takes_it(compiled: Path) -> None:
     ("change", "message"),
     [
         (changed(processor={"platform": "win32", "machine": "AMD64"}), "was compiled for platform win32"),
-        (changed(format_version=2), "has contract version 2, this segnets reads 1; upgrade segnets"),
-        (changed(kind="torchscript"), "speaks of 'torchscript', and it is aoti"),
+        (changed(format_version=2), "has version 2, and this segnets reads 1. Upgrade segnets"),
+        (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind='tensorrt': expected one of"),
         (changed(bounds={"depth": [1, 2]}), "bounds.depth"),
         (changed(dtype="int4"), "dtype='int4': expected one of"),
@@ -154,21 +154,21 @@ def test_damaged_files(compiled: Path, tmp_path: Path) -> None:
 
 
 def test_another_processor_is_refused() -> None:
-    here = this_processor()
-    check_processor(here, "m.pt2")
+    here = this_cpu()
+    check_cpu(here, "m.pt2")
     instructions = here["instructions"]
     assert isinstance(instructions, list)
     if instructions:
-        with pytest.raises(ExportError, match=r"m\.pt2: uses instructions that this processor lacks: avx1024; export"):
-            check_processor({**here, "instructions": [*instructions, "avx1024"]}, "m.pt2")
+        with pytest.raises(ExportError, match=r"m\.pt2: uses instructions that this CPU lacks: avx1024\. Export"):
+            check_cpu({**here, "instructions": [*instructions, "avx1024"]}, "m.pt2")
     with pytest.raises(ExportError, match=r"m\.pt2: was compiled for machine z80"):
-        check_processor({**here, "machine": "z80"}, "m.pt2")
+        check_cpu({**here, "machine": "z80"}, "m.pt2")
 
 
 def test_refused(tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"output": "dict"}, "output='dict' is TorchScript's"),
-        ({"target": "cpu"}, "target='cpu' is TorchScript's"),
+        ({"output": "dict"}, "output='dict' needs format='torchscript'"),
+        ({"target": "cpu"}, "target='cpu' needs format='torchscript'"),
     ]
     for options, message in refused:
         with pytest.raises(ExportError, match=message):
@@ -177,7 +177,7 @@ def test_refused(tmp_path: Path) -> None:
 
 
 def test_an_older_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aoti, "CAN_COMPILE", False)
+    monkeypatch.setattr(_inductor, "CAN_COMPILE", False)
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cpu"))
     with pytest.raises(ExportError, match=r"format='aoti' needs torch 2\.13 or newer, and this is 2\.9\.1\+cpu"):
         export(tiny(), tmp_path / "m.pt2", format="aoti")

@@ -18,7 +18,7 @@ from segnets.deploy.passes import pipeline
 from segnets.deploy.passes.context import Context
 from segnets.errors import ExportError
 from segnets.preprocessing import preprocess
-from segnets.segmenter import segment
+from segnets.segmenter import Segmenter, segment
 from tests.deploy.common import SMALL, calm_model, changed, random_image, rewrite
 from tests.tiers import full_but
 
@@ -35,7 +35,7 @@ EVERYDAY = [(NETWORKS[0], "float16"), (NETWORKS[1], "bfloat16")]
 def test_the_program_agrees_with_the_model(name: str, dtype: str) -> None:
     model = calm_model(name, num_classes=5)
     network = pipeline.rewrite(model, Context("torchscript", "cuda", getattr(torch, dtype))).network
-    compiled = compile_segmenter(network, SMALL, "tensor")
+    compiled = compile_segmenter(Segmenter(network, SMALL))
     loaded = torchscript.from_file(io.BytesIO(torchscript.to_bytes(compiled, {})))
     with torch.inference_mode():
         results = compare(loaded, evaluation_copy(model), dtype)
@@ -60,12 +60,12 @@ def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.
     ("options", "message"),
     [
         ({"device": "cuda"}, "dtype='float32': device='cuda' takes 'float16' or 'bfloat16'"),
-        ({"device": "cuda", "dtype": "float16", "target": "cpu"}, "target='cpu' is for processors"),
+        ({"device": "cuda", "dtype": "float16", "target": "cpu"}, "target='cpu' is for CPUs"),
         ({"device": "cuda", "format": "aoti"}, "device='cuda' needs format='torchscript'"),
         ({"dtype": "float16"}, "needs target='cpu'"),
         ({"dtype": "float16", "target": "cpu"}, "dtype='float16' needs device='cuda'"),
         ({"dtype": "float16", "format": "aoti"}, "dtype='float16' needs format='torchscript', device='cuda'"),
-        ({"dtype": "float16", "format": "onnx"}, "dtype='float16' is not offered in format='onnx'"),
+        ({"dtype": "float16", "format": "onnx"}, "dtype='float16': format='onnx' takes"),
     ],
 )
 def test_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_one_flipped_bit(small: Path, tmp_path: Path) -> None:
         (drop("segnets.json"), r"has no segnets\.json: it was not made by segnets\.export"),
         (drop("golden.safetensors"), r"has no golden\.safetensors"),
         (drop("constants.pkl"), "is a Python checkpoint"),
-        (edit_contract(format="other"), "is not a contract of segnets"),
-        (edit_contract(format_version=2), "has contract version 2, this segnets reads 1; upgrade segnets"),
+        (edit_contract(format="other"), "is not a segnets contract"),
+        (edit_contract(format_version=2), "has version 2, and this segnets reads 1. Upgrade segnets"),
         (edit_contract(classes=["a"]), "is damaged: classes: 1 names"),
         (edit_contract(num_classes=0), r"is damaged: num_classes=0: expected 1\.\.32767"),
         (edit_contract(golden={}), "is damaged: the field 'tolerance' is missing"),
@@ -86,7 +86,7 @@ def test_tampered(change: Callable[[str, bytes], bytes | None], message: str, sm
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         (b"\x10\0\0\0\0\0\0\0{}              ", "a safetensors file"),
         (b"\x80\x02}q\0.", "a pickle"),
-        (b"nonsense", "is not a TorchScript archive; export a model"),
+        (b"nonsense", "is not a TorchScript archive\\. Export a model"),
     ],
 )
 def test_other_files(contents: bytes, message: str, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: P
     model = random_model(num_classes=5)
     model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})
     export(model, tmp_path / "m.ts")
-    assert read_contract(tmp_path / "m.ts").provenance == {"derived_from": {"source_sha256": "12ab"}}
+    assert read_contract(tmp_path / "m.ts").card.provenance == {"derived_from": {"source_sha256": "12ab"}}
 
 
 def test_a_classifier_has_no_mask(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_no_paths_of_this_machine_and_the_same_bytes_from_elsewhere(tmp_path: Pa
 
 def test_networks_for_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
     model = segnets.create_model("lraspp_mobilenet_v3_small", in_channels=4)
-    with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), and an export prepares RGB"):
+    with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), but an export prepares RGB"):
         export(model, tmp_path / "m.ts")
     assert not list(tmp_path.iterdir())
 

@@ -20,6 +20,7 @@ import segnets
 from segnets.cli import main
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy.formats.onnx import container as onnx_file
+from segnets.deploy.formats.onnx._format import OnnxProgram
 from segnets.errors import ExportError, ImageError
 from segnets.preprocessing import Preprocess, Preprocessing, preprocess
 from segnets.segmenter import segment
@@ -94,6 +95,7 @@ def test_images_that_are_none(written: Path) -> None:
     ):
         with pytest.raises(ImageError, match=message):
             exported.segment(image)
+    assert isinstance(exported.module, OnnxProgram)
     strip = replace(exported.module, checks=Preprocess(Preprocessing()))
     with pytest.raises(ImageError, match="too large to segment"):
         strip.preprocess(torch.zeros(1, 1, 300, 3, dtype=torch.uint8))
@@ -119,15 +121,15 @@ def contract_with(**fields: object) -> Callable[[dict[str, str]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (contract_with(format_version=2), "has contract version 2, this segnets reads 1; upgrade segnets"),
-        (contract_with(kind="torchscript"), "speaks of 'torchscript', and it is onnx"),
+        (contract_with(format_version=2), "has version 2, and this segnets reads 1. Upgrade segnets"),
+        (contract_with(kind="torchscript"), "declares kind 'torchscript', but the file is onnx"),
         (contract_with(opset="new"), "opset is 'new', expected int"),
         (contract_with(dtype="int4"), "dtype='int4': expected one of"),
         (lambda entries: entries.pop("segnets.json"), r"is ONNX, but has no segnets\.json"),
         (lambda entries: entries.pop("golden.safetensors"), r"has no golden\.safetensors"),
         (lambda entries: entries.pop("preprocess.onnx"), r"has no preprocess\.onnx"),
         (lambda entries: entries.update({"mask.onnx": "AAAA"}), r"mask\.onnx: ONNX Runtime can't load it"),
-        (lambda entries: entries.update({"mask.onnx": "§"}), r"its mask\.onnx is damaged"),
+        (lambda entries: entries.update({"mask.onnx": "§"}), r"mask\.onnx is damaged"),
     ],
 )
 def test_files_that_were_changed(
@@ -192,9 +194,9 @@ def test_what_is_not_installed_is_named(written: Path, tmp_path: Path, monkeypat
         ({"opset": 17}, r"opset=17: expected 18\.\.23"),
         ({"opset": True}, "opset=True: expected"),
         ({"format": "torchscript", "opset": 20}, "opset=20 needs format='onnx'"),
-        ({"output": "dict"}, "output='dict' is TorchScript's"),
-        ({"target": "cpu"}, "target='cpu' is TorchScript's; an ONNX file runs everywhere"),
-        ({"dtype": "bfloat16"}, "dtype='bfloat16' is not offered in format='onnx'"),
+        ({"output": "dict"}, "output='dict' needs format='torchscript'"),
+        ({"target": "cpu"}, "target='cpu' needs format='torchscript'; an ONNX file runs everywhere"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16': format='onnx' takes 'float32' or 'int8'"),
         ({"dtype": "int8"}, "dtype='int8' needs calibration, a folder of images"),
         ({"calibration": "."}, "calibration and minimum_agreement need dtype='int8'"),
         ({"dtype": "int8", "calibration": ".", "minimum_agreement": 2}, "minimum_agreement=2: expected a share"),
@@ -209,6 +211,7 @@ def test_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
 
 def test_what_onnx_runtime_says_ends_in_one_line(written: Path) -> None:
     exported = load_exported(written)
+    assert isinstance(exported.module, OnnxProgram)
     swapped = replace(exported, module=replace(exported.module, network=exported.module.mask))
     with pytest.raises(ExportError, match=r"tiny\.onnx: ONNX Runtime can't run it: .*input") as caught:
         swapped.logits(torch.zeros(1, 3, 8, 8))

@@ -88,7 +88,7 @@ def test_int8_that_loses_too_much_is_refused(photographs: Path, tmp_path: Path) 
         weight[1:] = weight[:1] * (1 + 1e-4 * torch.arange(1, 5).view(-1, 1, 1, 1))
         part(model, "classifier.bias").zero_()
     options: dict[str, Any] = {"format": "onnx", "dtype": "int8", "calibration": photographs, "preprocessing": SMALL}
-    with pytest.raises(ExportError, match=r"int8 loses too much: .* at least 90% is asked for"):
+    with pytest.raises(ExportError, match=r"int8 loses too much: .* at least 90% is required"):
         export(model, tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
     assert export(model, tmp_path / "m.onnx", minimum_agreement=0.0, **options).verification.passed

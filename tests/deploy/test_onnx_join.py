@@ -59,7 +59,7 @@ def test_the_contract_goes_with_it(tmp_path: Path) -> None:
     join_onnx(source, target)
     entries = {each.key: each.value for each in onnx.load(target).metadata_props}
     assert json.loads(entries["segnets.json"])["classes"] == ["a", "b", "c", "d", "e"]
-    with pytest.raises(ExportError, match=r"joined\.onnx: is one graph from an image to its mask .* name the export"):
+    with pytest.raises(ExportError, match=r"joined\.onnx: is one graph from an image to its mask .* Name the export"):
         load_exported(target)
     with pytest.raises(ExportError, match="is one graph from an image to its mask"):
         join_onnx(target, tmp_path / "again.onnx")
@@ -76,7 +76,9 @@ def test_a_graph_that_gives_other_masks_is_not_kept(
         return torch.full(image.shape[:3], 7, dtype=torch.uint8)
 
     monkeypatch.setattr(Exported, "segment", another_class)
-    with pytest.raises(ExportError, match=r"joined, it gives another class in \d+ of \d+ pixels .* was not kept"):
+    with pytest.raises(
+        ExportError, match=r"the joined graph returns another class in \d+ of \d+ pixels .* was not kept"
+    ):
         join_onnx(source, target)
     assert target.read_bytes() == b"kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.onnx", "m.onnx"]
@@ -100,7 +102,7 @@ def test_the_export_stays(plain: Path, tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     shutil.copy(plain, source)
     before = source.read_bytes()
-    with pytest.raises(ExportError, match=r"m\.onnx: is the export itself, which stays"):
+    with pytest.raises(ExportError, match=r"m\.onnx: is the export itself, which the joined graph does not replace"):
         join_onnx(source, source)
     assert source.read_bytes() == before
 
@@ -126,7 +128,9 @@ def test_damage_and_what_is_not_installed(plain: Path, tmp_path: Path, monkeypat
     with pytest.raises(ExportError, match=r"cut\.onnx: is truncated or damaged"):
         join_onnx(tmp_path / "cut.onnx", tmp_path / "joined.onnx")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ExportError, match=r"join_onnx needs onnx and onnxruntime, which is not installed: pip install"):
+    with pytest.raises(
+        ExportError, match=r"join_onnx needs onnx and onnxruntime, which are not installed: pip install"
+    ):
         join_onnx(source, tmp_path / "joined.onnx")
 
 
@@ -142,6 +146,6 @@ def test_the_command(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_only_onnx_is_joined(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"is torchscript; expected what export\(format='onnx'\) wrote"):
+    with pytest.raises(ExportError, match=r"is torchscript\. Name a file that export\(format='onnx'\) wrote"):
         join_onnx(small, tmp_path / "joined.onnx")
     assert not (tmp_path / "joined.onnx").exists()

@@ -27,6 +27,8 @@ struct Contract {
   std::string dtype;   // precision of the network: "float32", "bfloat16" or "float16"; logits are float32
   // Smallest and largest "batch", "height" and "width" of the network's input; empty for any.
   std::map<std::string, std::array<std::int64_t, 2>> bounds;
+  // Pixels that a compiled model computes together, which splits larger batches; the default is that of older files.
+  std::int64_t pixels_at_once = std::int64_t{520} * 520;
   std::int64_t num_classes = 0;
   std::vector<std::string> classes;  // one name per id, or empty
   std::vector<Colour> palette;       // one colour per id; the VOC colour map if the file names none

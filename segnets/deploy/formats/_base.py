@@ -1,37 +1,32 @@
-"""The formats of `export`: what each allows, and how a model becomes a file of it.
+"""The protocol of an export format, and what formats share.
 
-An optimized model first becomes a draft. What can't be translated at all is said then, before anything is measured;
-compiling, which takes long, waits until the golden pair and the contract are there.
+An export takes two steps. A format first drafts a model, and refuses a model or an option that it does not support
+before anything is measured. Once golden pair and contract exist, it packs the draft into a file. This may take minutes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segnets.deploy.check.golden import Golden, make_golden
-from segnets.deploy.contract import Contract
-from segnets.deploy.formats import _script as torchscript
-from segnets.deploy.formats import aoti
-from segnets.deploy.formats import torchscript_cuda as cuda
-from segnets.deploy.formats._cpu import check_onednn, this_processor
-from segnets.deploy.formats.onnx import network as onnx
-from segnets.deploy.formats.onnx.quantize import MINIMUM_AGREEMENT, QuantizationReport, quantize, quantized_golden
-from segnets.deploy.passes.context import Context
-from segnets.deploy.passes.pipeline import Rewritten, rewrite
+from segnets.deploy.contract import Contract, ContractFields
+from segnets.deploy.passes.pipeline import Rewritten
 from segnets.errors import ExportError
 from segnets.preprocessing import DEFAULT_SHORT_SIDE, Preprocessing
 from segnets.segmenter import Segmenter
 
+if TYPE_CHECKING:
+    from segnets.deploy.formats.onnx.quantize import QuantizationReport
+
 
 @dataclass(frozen=True)
-class Options:
-    """What `export` was asked for, as it describes it."""
+class ExportOptions:
+    """The arguments of `export` that a format interprets; see there."""
 
     output: str
     dtype: str
@@ -44,162 +39,123 @@ class Options:
 
 @dataclass(frozen=True)
 class Draft:
-    """A model on its way into a file.
+    """A model translated to a format, but not yet packed into a file.
 
-    rewritten: the network, and what the passes did.
-    contract: what the format says in it. pack: contract and files that it shall carry -> the file's bytes.
-    golden: of the plain model, in eval mode.
+    Attributes:
+        rewritten: The deployed network, and what the passes did.
+        contract: Fields of the contract that the format determines.
+        golden: Function that makes the golden pair of a plain model in eval mode, in float32 on the CPU.
+        pack: Function that returns the bytes of a file that holds the model and the given files, by name.
+        quantization: Cost of int8; None for other precisions.
     """
 
     rewritten: Rewritten
-    contract: Mapping[str, Any]
-    pack: Callable[[Contract, Mapping[str, bytes]], bytes]
+    contract: ContractFields
     golden: Callable[[nn.Module], Golden]
+    pack: Callable[[Contract, Mapping[str, bytes]], bytes]
     quantization: QuantizationReport | None = None
 
 
-@dataclass(frozen=True)
-class Format:
-    """check: raises ExportError for options that exclude each other. draft: of a model, which is not changed."""
+class Container(Protocol):
+    """An exported file, opened and found undamaged, of which nothing was executed.
 
-    check: Callable[[Options], None]
-    draft: Callable[[nn.Module, Preprocessing, Options], Draft]
+    Attributes:
+        data: Contents of the file.
+        where: Name of the file, for messages.
+        kind: Format of the file, as its bytes show it.
+    """
 
+    data: bytes
+    where: str
+    kind: str
 
-def _check_torchscript(options: Options) -> None:
-    _refuse_onnx_options("torchscript", options)
-    if options.device == "cuda":
-        cuda.check(options.target, options.dtype)
-    elif options.target == "cpu":
-        check_onednn(options.dtype, "export")
-        if options.dtype == "float16":
-            raise ExportError("dtype='float16' needs device='cuda': processors compute it slower than float32")
-    elif options.dtype != "float32":
-        raise ExportError(
-            f"dtype={options.dtype!r} needs target='cpu' (bfloat16) or device='cuda': portable operators are slower in "
-            "it than in float32"
-        )
+    def read(self, name: str) -> bytes:
+        """Return the contents of one of our files in it.
+
+        Raises:
+            ExportError: If there is no such file.
+        """
 
 
-def _draft_torchscript(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:
-    target = "cuda" if options.device == "cuda" else options.target
-    context = Context("torchscript", target, getattr(torch, options.dtype), _usual_size(preprocessing))
-    rewritten = rewrite(model, context)
-    if options.device == "cuda":
-        program = cuda.compile_segmenter(rewritten.network, preprocessing, options.output)
-    else:
-        segmenter = Segmenter(rewritten.network, preprocessing)
-        program = torchscript.compile_segmenter(segmenter, options.output, options.target)
-    return Draft(
-        rewritten,
-        {"target": options.target},
-        lambda _contract, files: torchscript.to_bytes(program, files),
-        _golden(preprocessing, options.dtype),
-    )
+class Program(Protocol):
+    """A loaded export."""
+
+    def __call__(self, image: Tensor, /) -> Tensor | dict[str, Tensor]:
+        """Compute logits, (N, C, h, w), or `{"out": logits}`, from a normalised image, (N, 3, h, w) float32."""
+
+    def preprocess(self, image: Tensor, /) -> Tensor:
+        """Turn an RGB image, (N, H, W, 3) uint8, into the network's input, (N, 3, h, w) float32."""
+
+    def segment(self, image: Tensor, /) -> Tensor:
+        """Compute class ids, (N, H, W), from an RGB image, (N, H, W, 3) uint8."""
 
 
-def _check_aoti(options: Options) -> None:
-    _refuse_torchscript_options("aoti", options, "compiled code is always bound to a processor: leave it out")
-    _refuse_onnx_options("aoti", options)
-    if options.dtype == "float16":
-        raise ExportError("dtype='float16' needs format='torchscript', device='cuda'")
-    aoti.check_torch()
+class Format(Protocol):
+    """A format of exported files."""
+
+    def check(self, options: ExportOptions) -> None:
+        """Check that the format supports these options on this machine.
+
+        Raises:
+            ExportError: If it does not.
+        """
+
+    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+        """Translate a model, which is not changed.
+
+        Raises:
+            ExportError: If the format does not support the model.
+        """
+
+    def load(self, container: Container, contract: Contract) -> Program:
+        """Load an exported file. This executes the program in it.
+
+        Raises:
+            ExportError: If the file can't be loaded, or can't run here.
+        """
 
 
-def _draft_aoti(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:
-    largest = max(aoti.BOUNDS["height"][1], aoti.BOUNDS["width"][1])
-    context = Context("aoti", "cpu", getattr(torch, options.dtype), _usual_size(preprocessing), largest)
-    rewritten = rewrite(model, context)
-
-    def pack(_contract: Contract, files: Mapping[str, bytes]) -> bytes:
-        def without_winograd() -> nn.Module:
-            return rewrite(model, replace(context, winograd=False)).network
-
-        fallback = without_winograd if rewritten.count("choose_forms", "winograd") else None
-        return aoti.to_bytes(rewritten.network, preprocessing, files, context.image_size, fallback)
-
-    return Draft(
-        rewritten,
-        # The threads are said, not asked for: with others it computes the same, perhaps slower.
-        {
-            "target": "cpu",
-            "bounds": aoti.BOUNDS,
-            "processor": {**this_processor(), "threads": torch.get_num_threads()},
-        },
-        pack,
-        _golden(preprocessing, options.dtype),
-    )
-
-
-def _check_onnx(options: Options) -> None:
-    _refuse_torchscript_options("onnx", options, "an ONNX file runs everywhere: leave it out")
-    if options.dtype not in ("float32", "int8"):
-        raise ExportError(f"dtype={options.dtype!r} is not offered in format='onnx'; allowed: 'float32', 'int8'")
-    if options.opset is not None:
-        onnx.check_opset(options.opset)
-    if options.dtype == "int8" and options.calibration is None:
-        raise ExportError("dtype='int8' needs calibration, a folder of images like those that the network will see")
-    if options.dtype != "int8" and (options.calibration is not None or options.minimum_agreement is not None):
-        raise ExportError("calibration and minimum_agreement need dtype='int8'")
-    if options.minimum_agreement is not None and not 0 <= options.minimum_agreement <= 1:
-        raise ExportError(f"minimum_agreement={options.minimum_agreement!r}: expected a share of the pixels, 0 to 1")
-    onnx.check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
-
-
-def _draft_onnx(model: nn.Module, preprocessing: Preprocessing, options: Options) -> Draft:
-    opset = options.opset or onnx.DEFAULT_OPSET
-    rewritten = rewrite(model, Context("onnx", "portable"))
-    network = onnx.network_of(rewritten.network, opset)
-    if options.calibration is None:
-        return Draft(
-            rewritten,
-            {"opset": opset},
-            lambda contract, files: onnx.packed(network, contract, files),
-            _golden(preprocessing, options.dtype),
-        )
-    agreement = MINIMUM_AGREEMENT if options.minimum_agreement is None else options.minimum_agreement
-    small, report = quantize(network, preprocessing, options.calibration, agreement)
-    return Draft(
-        rewritten,
-        {"opset": opset, "quantization": report.to_json()},
-        lambda contract, files: onnx.packed(small, contract, files),
-        lambda reference: quantized_golden(small, reference, preprocessing),
-        report,
-    )
-
-
-def _golden(preprocessing: Preprocessing, dtype: str) -> Callable[[nn.Module], Golden]:
+def golden_maker(preprocessing: Preprocessing, dtype: str) -> Callable[[nn.Module], Golden]:
+    """Return a function that makes the golden pair of a plain model for a file in `dtype`."""
     return lambda reference: make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
 
 
-def _refuse_torchscript_options(name: str, options: Options, reason: str) -> None:
-    if options.output == "dict":
-        raise ExportError(f"output='dict' is TorchScript's; format={name!r} gives tensors: leave output out")
-    if options.device != "cpu":
-        raise ExportError(f"device={options.device!r} needs format='torchscript', not format={name!r}")
-    if options.target != "portable":
-        raise ExportError(f"target={options.target!r} is TorchScript's; {reason}")
-
-
-def _refuse_onnx_options(name: str, options: Options) -> None:
-    if options.opset is not None:
-        raise ExportError(f"opset={options.opset!r} needs format='onnx', not format={name!r}")
-    if options.dtype == "int8":
-        raise ExportError(f"dtype='int8' needs format='onnx', not format={name!r}")
-    if options.calibration is not None or options.minimum_agreement is not None:
-        raise ExportError("calibration and minimum_agreement need dtype='int8'")
-
-
-def _usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
-    """The size that images mostly have when they reach the network."""
+def usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the size that images mostly have at the network's input, (height, width)."""
     if isinstance(preprocessing.size, tuple):
         return preprocessing.size
     side = preprocessing.size or DEFAULT_SHORT_SIDE
     return side, side
 
 
-FORMATS: Mapping[str, Format] = {
-    "torchscript": Format(_check_torchscript, _draft_torchscript),
-    "aoti": Format(_check_aoti, _draft_aoti),
-    "onnx": Format(_check_onnx, _draft_onnx),
-}
+def refuse_torchscript_options(name: str, options: ExportOptions, reason: str) -> None:
+    """Refuse options of TorchScript only.
+
+    Args:
+        name: Format to export.
+        options: Options to check.
+        reason: Reason why the format has no targets.
+
+    Raises:
+        ExportError: If one of them is set.
+    """
+    if options.output == "dict":
+        raise ExportError(f"output='dict' needs format='torchscript'; format={name!r} returns tensors. Leave it out")
+    if options.device != "cpu":
+        raise ExportError(f"device={options.device!r} needs format='torchscript', not format={name!r}")
+    if options.target != "portable":
+        raise ExportError(f"target={options.target!r} needs format='torchscript'; {reason}. Leave it out")
+
+
+def refuse_onnx_options(name: str, options: ExportOptions) -> None:
+    """Refuse options of ONNX only.
+
+    Raises:
+        ExportError: If one of them is set.
+    """
+    if options.opset is not None:
+        raise ExportError(f"opset={options.opset!r} needs format='onnx', not format={name!r}")
+    if options.dtype == "int8":
+        raise ExportError(f"dtype='int8' needs format='onnx', not format={name!r}")
+    if options.calibration is not None or options.minimum_agreement is not None:
+        raise ExportError("calibration and minimum_agreement need dtype='int8'")

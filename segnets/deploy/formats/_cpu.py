@@ -1,4 +1,4 @@
-"""Which processor machine code was compiled for, and whether this one can run it."""
+"""Compare the CPU that a model was compiled for with the CPU of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from segnets.card import JSON
 from segnets.errors import ExportError
 
-# Instructions that a compiler may use where it finds them; the other flags are about kernels and hypervisors.
+# Prefixes of the instructions that a compiler may use; other flags describe kernels and hypervisors.
 _INSTRUCTIONS = (
     "sse",
     "ssse3",
@@ -29,38 +29,48 @@ _INSTRUCTIONS = (
     "adx",
 )
 _INSTRUCTIONS_ARM = ("asimd", "sve", "bf16", "i8mm", "fphp", "atomics")
+_ADVICE = "Export the model on a machine like this one, or with format='torchscript'"
 
 
-def this_processor() -> dict[str, JSON]:
-    """platform, machine and the instructions beyond the common ones, as far as the system names them."""
+def this_cpu() -> dict[str, JSON]:
+    """Describe this CPU: platform, machine, and its extra instructions, where the system lists them."""
     return {"platform": sys.platform, "machine": platform.machine(), "instructions": list(_instructions())}
 
 
-def check_processor(wanted: Mapping[str, JSON], where: str) -> None:
-    """Raise ExportError if this processor lacks what `wanted`, an earlier `this_processor`, had."""
-    here = this_processor()
+def check_cpu(wanted: Mapping[str, JSON], where: str) -> None:
+    """Check that this CPU runs a compiled model.
+
+    Args:
+        wanted: Description of the CPU that it was compiled for, by `this_cpu`.
+        where: Name of the file, for messages.
+
+    Raises:
+        ExportError: If this CPU has another platform or machine, or lacks instructions.
+    """
+    here = this_cpu()
     for key in ("platform", "machine"):
         if wanted.get(key) != here[key]:
-            raise ExportError(f"{where}: was compiled for {key} {wanted.get(key)}, and this is {here[key]}; {_ADVICE}")
+            raise ExportError(f"{where}: was compiled for {key} {wanted.get(key)}, and this is {here[key]}. {_ADVICE}")
     instructions = wanted.get("instructions")
     known = here["instructions"]
     if not isinstance(instructions, list) or not isinstance(known, list) or not known:
-        return  # the system does not tell
+        return  # the system does not list them
     if missing := [str(each) for each in instructions if each not in known]:
-        raise ExportError(f"{where}: uses instructions that this processor lacks: {', '.join(missing)}; {_ADVICE}")
+        raise ExportError(f"{where}: uses instructions that this CPU lacks: {', '.join(missing)}. {_ADVICE}")
 
 
 def check_onednn(dtype: str, where: str) -> None:
-    """Raise ExportError if this LibTorch has no oneDNN, or none that computes in `dtype` on this processor."""
+    """Check that this LibTorch has oneDNN, and that it computes in `dtype` on this CPU.
+
+    Raises:
+        ExportError: If not.
+    """
     if not torch.backends.mkldnn.is_available():
         raise ExportError(
-            f"{where}: target='cpu' needs oneDNN, which this LibTorch lacks; export with target='portable'"
+            f"{where}: target='cpu' needs oneDNN, which this LibTorch lacks. Export with target='portable'"
         )
     if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise ExportError(f"{where}: this processor has no bfloat16 that oneDNN could use; export with dtype='float32'")
-
-
-_ADVICE = "export the model on a machine like this one, or with format='torchscript'"
+        raise ExportError(f"{where}: oneDNN does not support bfloat16 on this CPU. Export with dtype='float32'")
 
 
 def _instructions() -> Sequence[str]:

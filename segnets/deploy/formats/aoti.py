@@ -1,7 +1,7 @@
-"""AOTInductor: the network compiled to machine code ahead of time, in one `.pt2`. Everything about it stands here.
+"""AOTInductor: the network compiled ahead of time for one kind of CPU, in a `.pt2`.
 
-The code is bound to the kind of processor that it was compiled on. What comes before the network and after it, resizing
-and the best class, stays the small TorchScript program of every export, so that it gives the same bits in each format.
+Preprocessing and argmax remain the small TorchScript program of every export, so that each format computes the same
+bits there.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,98 +18,155 @@ import torch
 from torch import Tensor, nn
 
 from segnets.deploy._reason import reason_of
-from segnets.deploy.contract import FOLDERS, IMAGE_PROGRAM, Bounds
-from segnets.deploy.formats import _script as torchscript
+from segnets.deploy.contract import PIXELS_AT_ONCE, Bounds, Contract
+from segnets.deploy.formats import _script
+from segnets.deploy.formats._base import (
+    Container,
+    Draft,
+    ExportOptions,
+    golden_maker,
+    refuse_onnx_options,
+    refuse_torchscript_options,
+    usual_size,
+)
+from segnets.deploy.formats._container import FOLDERS
+from segnets.deploy.formats._cpu import check_cpu, this_cpu
+from segnets.deploy.formats._inductor import check_torch, static_weight_layouts
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.pipeline import rewrite
 from segnets.deploy.passes.wrap import images_at_once
 from segnets.errors import ExportError, ImageError
 from segnets.preprocessing import Preprocessing, check_input
 from segnets.segmenter import Segmenter, logits_to_mask
 
-# What a compiled network takes: (smallest, largest). Below, feature maps would be of one pixel, which it would be
-# specialised on; above, indices could overflow.
+# Smallest and largest input of a compiled network. With smaller images, feature maps would have one pixel, on which the
+# compiler would specialise; with larger ones, indices could overflow.
 BOUNDS: Bounds = {"batch": (1, 64), "height": (33, 4096), "width": (33, 4096)}
-CAN_COMPILE = torch.__version__ >= "2.13.0a0"
+IMAGE_PROGRAM = "image.ts"  # the file with preprocessing and argmax
 _AXES = {0: "batch", 2: "height", 3: "width"}
-_MODEL = "model"
 _SOURCES = (".cpp", ".h", ".o")
 
 
-class _Nothing(nn.Module):
-    """In the place of the network in the program for images."""
+class Aoti:
+    """The format "aoti"."""
+
+    def check(self, options: ExportOptions) -> None:
+        """Check that AOTInductor supports these options, and that this torch has a working one.
+
+        Raises:
+            ExportError: If not.
+        """
+        refuse_torchscript_options("aoti", options, "a compiled model is always bound to a CPU")
+        refuse_onnx_options("aoti", options)
+        if options.dtype == "float16":
+            raise ExportError("dtype='float16' needs format='torchscript', device='cuda'")
+        check_torch()
+
+    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+        """Rewrite a model, which is not changed, for the compiler. Packing the draft compiles it.
+
+        Raises:
+            ExportError: If the model does not run, or returns no logits.
+        """
+        largest_side = max(BOUNDS["height"][1], BOUNDS["width"][1])
+        context = Context("aoti", "cpu", getattr(torch, options.dtype), usual_size(preprocessing), largest_side)
+        rewritten = rewrite(model, context)
+
+        def without_winograd() -> nn.Module:
+            return rewrite(model, replace(context, winograd=False)).network
+
+        fallback = without_winograd if rewritten.count("choose_forms", "winograd") else None
+        return Draft(
+            rewritten,
+            {
+                "target": "cpu",
+                "bounds": BOUNDS,
+                # The number of threads is recorded only. With another, the file computes the same, perhaps slower.
+                "processor": {**this_cpu(), "threads": torch.get_num_threads()},
+                "pixels_at_once": PIXELS_AT_ONCE,
+            },
+            golden_maker(preprocessing, options.dtype),
+            lambda _, files: to_bytes(rewritten.network, preprocessing, files, context.image_size, fallback),
+        )
+
+    def load(self, container: Container, contract: Contract) -> AotiProgram:
+        """Load a `.pt2`. This executes the compiled model and the TorchScript program in it.
+
+        Raises:
+            ExportError: If this CPU lacks instructions that it uses, or LibTorch can't load it.
+        """
+        check_cpu(contract.processor, container.where)
+        image = container.read(IMAGE_PROGRAM)
+        try:
+            network = _load_package(container.data)
+            image_program: ImageProgram = _script.from_file(io.BytesIO(image))
+        except RuntimeError as error:
+            raise ExportError(f"{container.where}: LibTorch can't load it: {reason_of(error)}") from None
+        except OSError as error:
+            raise ExportError(
+                f"{container.where}: can't be unpacked in {tempfile.gettempdir()}: {error.strerror or error}. Make "
+                "room, or set TMPDIR to a folder where programs may run"
+            ) from None
+        return AotiProgram(network, image_program, contract.bounds, contract.pixels_at_once)
+
+
+class _Identity(nn.Module):
+    """Placeholder for the network in `ImageProgram`."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"out": x}
 
 
 class ImageProgram(nn.Module):
-    """What happens to an image before the network and to its scores after it. Scriptable."""
+    """Preprocessing of images and argmax of logits. Scriptable."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.segmenter = Segmenter(_Nothing(), preprocessing)
+        self.segmenter = Segmenter(_Identity(), preprocessing)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As `Segmenter.preprocess`."""
+        """Preprocess an image as `Segmenter.preprocess` does."""
         return self.segmenter.preprocess(image)
 
     @torch.jit.export
     def preprocess(self, image: Tensor) -> Tensor:
-        """As `Segmenter.preprocess`."""
+        """Preprocess an image as `Segmenter.preprocess` does."""
         return self.segmenter.preprocess(image)
 
     @torch.jit.export
     def mask(self, logits: Tensor, height: int, width: int) -> Tensor:
-        """As `segnets.segmenter.logits_to_mask`."""
+        """Compute class ids as `segnets.segmenter.logits_to_mask` does."""
         return logits_to_mask(logits, height, width)
-
-
-def check_torch() -> None:
-    """Raise ExportError for a torch that can't make these files: 2.11 was seen to fail, compiling or loading."""
-    if not CAN_COMPILE:
-        raise ExportError(f"format='aoti' needs torch 2.13 or newer, and this is {torch.__version__}")
-
-
-def to_bytes(
-    network: nn.Module,
-    preprocessing: Preprocessing,
-    extra_files: Mapping[str, bytes],
-    image_size: tuple[int, int],
-    fallback: Callable[[], nn.Module] | None = None,
-) -> bytes:
-    """Compile a rewritten network; the .pt2 as bytes, with `extra_files` beside the machine code.
-
-    image_size: (height, width) of the images that it should be fastest on. fallback: makes the network without
-    Winograd's sums, which have indices whose bounds the compiler can't always compute; None if there are none.
-    Needs a C++ compiler, and a minute or two. Raises ExportError if the model can't be compiled.
-    """
-    with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the compiler's own making
-        path = Path(folder) / "network.pt2"
-        try:
-            try:
-                _compile(network, image_size, path)
-            except Exception:
-                if fallback is None:
-                    raise
-                _compile(fallback(), image_size, path)
-        except Exception as error:  # whatever a compiler's many layers raise
-            raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
-        image = torchscript.script(ImageProgram(preprocessing).eval())
-        return _packed(path, {**extra_files, IMAGE_PROGRAM: torchscript.to_bytes(image, {})})
 
 
 @dataclass(frozen=True)
 class AotiProgram:
-    """A loaded `.pt2`: called, it gives the logits; with the other two methods of every exported module.
+    """A loaded `.pt2`.
 
-    bounds: as `BOUNDS`, of this file.
+    Attributes:
+        network: The compiled network.
+        image: The compiled `ImageProgram`.
+        bounds: Smallest and largest "batch", "height" and "width" of the input.
+        pixels_at_once: Pixels that the network computes together. Larger batches are split.
     """
 
-    network: Any
-    image: Any
+    network: Callable[[Tensor], Tensor]
+    image: ImageProgram
     bounds: Bounds
+    pixels_at_once: int
 
     def __call__(self, image: Tensor) -> Tensor:
+        """Compute logits.
+
+        Args:
+            image: Normalised image, (N, 3, h, w).
+
+        Returns:
+            Logits, (N, C, h, w) float32.
+
+        Raises:
+            ImageError: If `image` is not such an image, or outside the bounds.
+        """
         check_input(image)
         for axis, name in _AXES.items():
             low, high = self.bounds[name]
@@ -120,61 +176,71 @@ class AotiProgram:
                     "a TorchScript export takes every size"
                 )
         images = image.to(torch.float32).contiguous()
-        group = images_at_once(images.shape[2], images.shape[3])
-        return self._logits(images) if len(images) <= group else self._logits_in_groups(images, group)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
-        return logits
+        group = images_at_once(images.shape[2], images.shape[3], self.pixels_at_once)
+        return self.network(images) if len(images) <= group else self._logits_in_groups(images, group)
 
     def _logits_in_groups(self, images: Tensor, group: int) -> Tensor:
-        """As DeployedInGroups; what a group says is copied to its place while the caches still have it."""
-        first = self._logits(images[:group])
+        """Compute `group` images at a time; the logits of each are copied while they are still in cache."""
+        first = self.network(images[:group])
         logits = first.new_empty(len(images), *first.shape[1:])
         logits[:group] = first
         for start in range(group, len(images), group):
-            logits[start : start + group] = self._logits(images[start : start + group])
+            logits[start : start + group] = self.network(images[start : start + group])
         return logits
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """As `Segmenter.preprocess`."""
-        prepared: Tensor = self.image.preprocess(image)
-        return prepared
+        """Preprocess an image as `Segmenter.preprocess` does."""
+        return self.image.preprocess(image)
 
     def segment(self, image: Tensor) -> Tensor:
-        """As `Segmenter.segment`."""
-        mask: Tensor = self.image.mask(self(self.preprocess(image)), image.shape[1], image.shape[2])
-        return mask
+        """Segment an image as `Segmenter.segment` does."""
+        return self.image.mask(self(self.preprocess(image)), image.shape[1], image.shape[2])
 
 
-def from_bytes(data: bytes, image: bytes, bounds: Bounds, where: str) -> AotiProgram:
-    """Load what `to_bytes` made. This executes the machine code and the program that it holds.
+def to_bytes(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    extra_files: Mapping[str, bytes],
+    image_size: tuple[int, int],
+    fallback: Callable[[], nn.Module] | None = None,
+) -> bytes:
+    """Compile a rewritten network, which takes a C++ compiler and a minute or two.
 
-    image: the file IMAGE_PROGRAM in it. Raises ExportError if it can't be loaded.
+    Args:
+        network: Network that returns logits.
+        preprocessing: Preprocessing to include.
+        extra_files: Further files to include, by name.
+        image_size: Height and width of the images that it should be fastest on.
+        fallback: Function that makes the network without Winograd's algorithm, whose indices have bounds that the
+            compiler can't always compute. None if the network does not use it.
+
+    Returns:
+        The bytes of a `.pt2`.
+
+    Raises:
+        ExportError: If the network can't be compiled.
     """
-    from torch._inductor import aoti_load_package
-
-    try:
-        # The loader takes paths only, and is done when it returns.
-        with tempfile.NamedTemporaryFile(suffix=".pt2") as file:
-            file.write(data)
-            file.flush()
-            network = aoti_load_package(file.name)
-        return AotiProgram(network, torchscript.from_file(io.BytesIO(image)), bounds)
-    except RuntimeError as error:
-        raise ExportError(f"{where}: LibTorch can't load it: {reason_of(error)}") from None
-    except OSError as error:
-        raise ExportError(
-            f"{where}: can't be unpacked in {tempfile.gettempdir()}: {error.strerror or error}; name another folder in "
-            "TMPDIR, where programs may run, or make room"
-        ) from None
+    with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        path = Path(folder) / "network.pt2"
+        try:
+            try:
+                _compile(network, image_size, path)
+            except Exception:
+                if fallback is None:
+                    raise
+                _compile(fallback(), image_size, path)
+        except Exception as error:  # the compiler's layers raise errors of many types
+            raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
+        image = _script.script(ImageProgram(preprocessing))
+        return _packed(path, {**extra_files, IMAGE_PROGRAM: _script.to_bytes(image, {})})
 
 
 def _compile(network: nn.Module, image_size: tuple[int, int], path: Path) -> None:
-    from torch._inductor import aoti_compile_and_package  # the compiler takes a second to import
+    from torch._inductor import aoti_compile_and_package  # takes a second to import
 
     sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
-    with torch.no_grad(), _weights_laid_out_for_hints():
+    with torch.no_grad(), static_weight_layouts():
         program = torch.export.export(
             network.eval(),
             (torch.zeros(2, 3, *_within_bounds(image_size)),),
@@ -188,49 +254,18 @@ def _within_bounds(image_size: tuple[int, int]) -> list[int]:
     return [min(max(length, low), high) for length, (low, high) in zip(image_size, ranges, strict=True)]
 
 
-@contextmanager
-def _weights_laid_out_for_hints() -> Iterator[None]:
-    """Lay out convolutions' weights when compiling, for the size that is traced, although other sizes may come.
-
-    For dynamic sizes torch leaves it to every call, which costs ResNets a tenth of their time. oneDNN takes a weight in
-    any layout and changes it where another size wants another one, so that results are right all the same. This reaches
-    into torch's own passes; where they have changed, the file is a little slower and nothing else.
-    """
-    from unittest import mock  # brings asyncio, which importing segnets need not wait for
-
-    from torch._inductor.fx_passes import mkldnn_fusion
-    from torch.fx.experimental import symbolic_shapes
-
-    operations = getattr(mkldnn_fusion, "CpuMkldnnDeviceOp", None)
-    hint = getattr(symbolic_shapes, "optimization_hint", None)
-    if operations is None or hint is None or not hasattr(mkldnn_fusion, "has_free_symbols"):
-        yield
-        return
-    pack: Callable[..., Any] = operations.pack_conv_weight
-
-    def pack_for_hints(self: Any, graph: Any, transposed: bool, weight: Any, settings: Any, size: Any) -> Any:
-        # One image, where two are traced: of one it would have made a constant.
-        return pack(self, graph, transposed, weight, settings, [1, *(hint(length) for length in size[1:])])
-
-    with (
-        mock.patch.object(mkldnn_fusion, "has_free_symbols", return_value=False),
-        mock.patch.object(operations, "pack_conv_weight", pack_for_hints),
-    ):
-        yield
-
-
 def _settings() -> dict[str, Any]:
     return {
-        "freezing": True,  # weights are laid out for the processor once
-        # As many threads as there are when it runs. Loops are divided as for sixteen: for the few of this machine the
-        # compiler would divide the batch alone, and of one image every loop would run in one thread.
+        "freezing": True,  # lay out weights for the CPU once
+        # Use as many threads as the process has when the model runs. Loops are divided as for sixteen: for the few
+        # threads of this machine, the compiler would divide the batch only, and one image would run in one thread.
         "cpp.dynamic_threads": True,
         "cpp.threads": 16,
     }
 
 
 def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:
-    """Copy the package without the sources of its code, which name this machine's folders, and with `extra_files`."""
+    """Copy a package without the sources of its code, which name folders of this machine, and add files to it."""
     reader, result = torch._C.PyTorchFileReader(str(package)), io.BytesIO()
     writer = torch._C.PyTorchFileWriter(result)
     for name in reader.get_all_records():
@@ -238,7 +273,17 @@ def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:
             record = reader.get_record(name)
             writer.write_record(name, record, len(record))
     for name, contents in extra_files.items():
-        # Not below extra/: torch's own loader takes what is there for text.
         writer.write_record(f"{FOLDERS['aoti']}/{name}", contents, len(contents))
     writer.write_end_of_file()
     return result.getvalue()
+
+
+def _load_package(data: bytes) -> Callable[[Tensor], Tensor]:
+    from torch._inductor import aoti_load_package
+
+    # The loader takes a path only, and does not need the file afterwards.
+    with tempfile.NamedTemporaryFile(suffix=".pt2") as file:
+        file.write(data)
+        file.flush()
+        network: Callable[[Tensor], Tensor] = aoti_load_package(file.name)
+        return network

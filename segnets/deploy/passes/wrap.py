@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from segnets.deploy.contract import PIXELS_AT_ONCE
 from segnets.deploy.passes.context import Context, Outcome
 from segnets.deploy.passes.resize import Upsample, UpsampleLines, UpsamplePlain, UpsampleProducts
 from segnets.errors import ExportError
 from segnets.model import SegmentationModel
-
-# Pixels per chunk. One 520x520 image mostly fits in cache; a batch does not. cpp/src/aoti.cpp has the same number.
-PIXELS_AT_ONCE = 520 * 520
 
 
 def images_at_once(height: int, width: int, pixels: int = PIXELS_AT_ONCE) -> int:

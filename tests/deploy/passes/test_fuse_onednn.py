@@ -10,9 +10,10 @@ from torch import nn
 
 from segnets.backbones import Bottleneck
 from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy.contract import PIXELS_AT_ONCE
 from segnets.deploy.passes.fuse_onednn import PackedConv
 from segnets.deploy.passes.winograd import WinogradConv
-from segnets.deploy.passes.wrap import PIXELS_AT_ONCE, images_at_once
+from segnets.deploy.passes.wrap import images_at_once
 from segnets.errors import ExportError
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, calm_model, fused_for_cpu, random_image, random_model, simplified

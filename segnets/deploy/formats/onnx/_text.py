@@ -1,7 +1,7 @@
-"""Write small ONNX programs as one writes numpy: `(a + 0.5).to("float")` becomes lines of ONNX's text syntax.
+"""Write small ONNX graphs like numpy code: `(a + 0.5).to("float")` becomes lines of ONNX's text syntax.
 
-Every number and tensor has a kind, "float", "double", "int64", "uint8", "int16" or "bool", and nothing is converted
-unless it is said: rounding is the point of these programs.
+Every value has a dtype, "float", "double", "int64", "uint8", "int16" or "bool", and is never converted implicitly:
+these graphs control every rounding.
 """
 
 from __future__ import annotations
@@ -15,34 +15,48 @@ IR_VERSION = 10
 
 @dataclass
 class Program:
-    """Lines of a program, or of the body of a loop in it."""
+    """A graph, or the body of a loop in it.
+
+    Attributes:
+        lines: Lines of text.
+        names: Counter of names, in a list that loop bodies share, because their names must be unique too.
+    """
 
     lines: list[str] = field(default_factory=list)
-    names: list[int] = field(default_factory=lambda: [0])  # shared with bodies, whose names must be their own
+    names: list[int] = field(default_factory=lambda: [0])
 
     def value(self, operator: str, inputs: Sequence[Value | None], kind: str, attributes: str = "") -> Value:
-        """Apply an ONNX operator with one result of `kind`; None is an input that is left out."""
+        """Apply an ONNX operator that returns one value.
+
+        Args:
+            operator: Name of the operator.
+            inputs: Inputs; None omits an optional one.
+            kind: Dtype of the result.
+            attributes: Attributes in ONNX's text syntax.
+        """
         result = self.name(kind)
         given = ", ".join("" if value is None else value.name for value in inputs)
         self.lines.append(f"{result.name} = {operator} {f'<{attributes}> ' if attributes else ''}({given})")
         return result
 
     def constant(self, kind: str, values: float | Sequence[float], shape: str = "") -> Value:
-        """A number, or a list of them with its shape: "[3, 1, 1]"."""
+        """Add a constant: a number, or numbers with a shape such as "[3, 1, 1]"."""
         each = [values] if isinstance(values, (int, float)) else values
         text = ", ".join(repr(float(v)) if kind in ("float", "double") else str(int(v)) for v in each)
         return self.value("Constant", [], kind, f"value = {kind}{shape} {{{text}}}")
 
     def name(self, kind: str) -> Value:
+        """Return a value of `kind` with a new name."""
         self.names[0] += 1
         return Value(self, f"v{self.names[0]}", kind)
 
     def where(self, condition: Value, yes: Value, no: Value) -> Value:
+        """Choose elements of `yes` or `no`."""
         assert yes.kind == no.kind
         return self.value("Where", [condition, yes, no], yes.kind)
 
     def range(self, count: Value) -> Value:
-        """0, 1, ... count - 1."""
+        """Return 0, 1, ... count - 1."""
         return self.value("Range", [self.constant("int64", 0), count, self.constant("int64", 1)], "int64")
 
     def loop(
@@ -52,7 +66,17 @@ class Program:
         shapes: Sequence[str],
         step: Callable[[Program, Value, list[Value]], Sequence[Value]],
     ) -> list[Value]:
-        """Repeat `step(body, number of the turn, values) -> values`, beginning with `starts`; `shapes` are theirs."""
+        """Repeat a step.
+
+        Args:
+            count: Number of turns.
+            starts: Values to start with.
+            shapes: Shapes of these values in ONNX's text syntax.
+            step: Function from the body, the number of the turn and the values to the next values.
+
+        Returns:
+            The values after the last turn.
+        """
         body = Program(names=self.names)
         turn, keep, values = body.name("int64"), body.name("bool"), [body.name(value.kind) for value in starts]
         results = step(body, turn, values)
@@ -68,7 +92,15 @@ class Program:
         return ends
 
     def text(self, name: str, inputs: str, outputs: dict[str, Value], types: str, opset: int) -> str:
-        """The whole program. inputs, types: "uint8[N, H, W, 3] image", of the inputs and of the outputs."""
+        """Return the whole graph as text.
+
+        Args:
+            name: Name of the graph.
+            inputs: Inputs with their types, such as "uint8[N, H, W, 3] image".
+            outputs: Values to return, by name.
+            types: Outputs with their types, like `inputs`.
+            opset: ONNX operator set.
+        """
         ends = [f"{given} = Identity ({value.name})" for given, value in outputs.items()]
         body = "\n".join(f"  {line}" for line in (*self.lines, *ends))
         header = f'<ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>'
@@ -77,9 +109,14 @@ class Program:
 
 @dataclass(frozen=True)
 class Value:
-    """A result in a program. What is computed from it goes to the same program, where two meet to that of the left one.
+    """A value in a graph. Python's operators add nodes to the graph of their left operand.
 
-    Numbers of Python become constants of the same kind.
+    Numbers become constants of the same dtype.
+
+    Attributes:
+        program: Graph that computes the value.
+        name: Name in the graph.
+        kind: Dtype.
     """
 
     program: Program
@@ -113,32 +150,35 @@ class Value:
         return self._with("Greater", other, "bool")
 
     def equals(self, other: Value | float) -> Value:
+        """Compare elementwise."""
         return self._with("Equal", other, "bool")
 
     def least(self, other: Value | float) -> Value:
+        """Return the smaller of the two, elementwise."""
         return self._with("Min", other)
 
     def most(self, other: Value | float) -> Value:
+        """Return the larger of the two, elementwise."""
         return self._with("Max", other)
 
     def to(self, kind: str) -> Value:
-        """Convert; from floating point to whole numbers it cuts off towards zero."""
+        """Convert to another dtype; floating point is truncated towards zero."""
         return self.program.value("Cast", [self], kind, f"to = {_NUMBERS[kind]}")
 
     def of(self, operator: str, attributes: str = "") -> Value:
-        """An operator of this value alone: "Abs", "Floor", "Round"."""
+        """Apply a unary operator, such as "Abs", "Floor" or "Round"."""
         return self.program.value(operator, [self], self.kind, attributes)
 
     def length(self, axis: int) -> Value:
-        """How long an axis is, as a number."""
+        """Return the length of an axis as a scalar."""
         shape = self.program.value("Shape", [self], "int64", f"start = {axis}, end = {axis + 1}")
         return shape.of("Squeeze")
 
     def at(self, index: Value | int, axis: int = 0) -> Value:
-        """The slices at `index` along an axis."""
+        """Return the slices at `index` along an axis."""
         where = index if isinstance(index, Value) else self.program.constant("int64", index)
         return where.program.value("Gather", [self, where], self.kind, f"axis = {axis}")
 
     def column(self, axis: int = 1) -> Value:
-        """With one more axis, of length 1."""
+        """Insert an axis of length 1."""
         return self.program.value("Unsqueeze", [self, self.program.constant("int64", [axis], "[1]")], self.kind)

@@ -1,9 +1,9 @@
-"""What an ONNX file of segnets holds beside its graph, read without ONNX: entries of its metadata, and a checksum.
+"""Store files in the metadata of an ONNX model, and read them without ONNX.
 
-An ONNX file is a protobuf message: fields one after the other, each with a number. Ours ends in entries of the field
-`metadata_props`, texts with a name each: `segnets.json`, the contract; in base64 `golden.safetensors`,
-`preprocess.onnx` and `mask.onnx`; and last `segnets.sha256`, of every byte before that entry.
-Every ONNX library gives them to whoever asks for the metadata of the model.
+An ONNX file is a protobuf message: a sequence of numbered fields. Ours ends in entries of the field `metadata_props`,
+each a name and a text: the contract as `segnets.json`; `golden.safetensors`, `preprocess.onnx` and `mask.onnx` in
+base64; and last `segnets.sha256`, the checksum of every byte before it. Every ONNX library returns these entries as the
+metadata of the model.
 """
 
 from __future__ import annotations
@@ -13,20 +13,30 @@ import binascii
 import hashlib
 from collections.abc import Iterator, Mapping
 
+from segnets.deploy.contract import CONTRACT_FILE
 from segnets.errors import ExportError
 
 CHECKSUM = "segnets.sha256"
-JOINED = "segnets.joined"  # in graphs of `segnets.deploy._join_onnx`, which are no exports
-MAX_BYTES = (1 << 31) - 1  # protobuf reads no more
-_AGAIN = "copy or export it again"
-# Numbers of fields, from onnx.proto.
+JOINED = "segnets.joined"  # marks graphs written by `segnets.deploy._join_onnx`, which are no exports
+MAX_BYTES = (1 << 31) - 1  # limit of protobuf
+_AGAIN = "Copy or export it again"
+# Field numbers, from onnx.proto.
 _GRAPH, _METADATA, _INITIALIZER, _EXTERNAL_DATA, _DATA_LOCATION = 7, 14, 5, 13, 14
 _WIDTHS = {1: 8, 5: 4}
 _VARINT, _BYTES = 0, 2
 
 
 def pack(graph: bytes, texts: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
-    """A serialized model without metadata, with our entries behind it. Raises ExportError beyond 2 GB."""
+    """Append our entries to a serialized model.
+
+    Args:
+        graph: Serialized model without metadata.
+        texts: Entries to store as they are, by name.
+        files: Files to store in base64, by name.
+
+    Raises:
+        ExportError: If the result exceeds 2 GB.
+    """
     entries = {**texts, **{name: base64.b64encode(contents).decode() for name, contents in files.items()}}
     data = graph + b"".join(_entry(name, text) for name, text in entries.items())
     data += _entry(CHECKSUM, hashlib.sha256(data).hexdigest())
@@ -35,23 +45,35 @@ def pack(graph: bytes, texts: Mapping[str, str], files: Mapping[str, bytes]) -> 
 
 
 def check_size(size: int) -> None:
-    """Raise ExportError for more bytes than one ONNX file can have."""
+    """Check that one ONNX file can hold this many bytes.
+
+    Raises:
+        ExportError: If it can't.
+    """
     if size > MAX_BYTES:
         raise ExportError(
             f"the network takes {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most; more would need a second "
-            "file of external data, which segnets does not write: export with format='torchscript'"
+            "file of external data, which segnets does not write. Export with format='torchscript'"
         )
 
 
 def looks_like_onnx(data: bytes) -> bool:
-    """Whether a file begins as ONNX does (ir_version, a small number) and not as safetensors may."""
+    """Return whether a file starts like ONNX (ir_version, a small number), and not like safetensors."""
     return data[:1] == b"\x08" and data[1:2] < b"\x80" and data[2:9] != bytes(6) + b"{"
 
 
 def unpack(data: bytes, where: str) -> dict[str, str]:
-    """The entries that `pack` wrote, once the checksum is right. where: the file's name, for the messages.
+    """Read the entries that `pack` wrote, and compare the checksum.
 
-    Raises ExportError if the file is damaged, not ours, or has weights in other files.
+    Args:
+        data: Contents of the file.
+        where: Name of the file, for messages.
+
+    Returns:
+        Entries by name, without the checksum.
+
+    Raises:
+        ExportError: If the file is damaged, not an export by segnets, or has weights in other files.
     """
     if len(data) > MAX_BYTES:
         raise ExportError(f"{where}: has {len(data) / 1e9:.1f} GB, and an ONNX file holds 2 GB at most")
@@ -64,39 +86,67 @@ def unpack(data: bytes, where: str) -> dict[str, str]:
             elif number == _METADATA:
                 name, text = _read_entry(value)
                 if name in entries:
-                    raise ExportError(f"{where}: has two entries {name!r}, so it is ambiguous; export the model again")
+                    raise ExportError(f"{where}: is ambiguous: it has two entries {name!r}. Export the model again")
                 entries[name] = text
                 checked = start
     except ValueError as error:
-        raise ExportError(f"{where}: is truncated or damaged ({error}); {_AGAIN}") from None
-    if "segnets.json" not in entries and CHECKSUM not in entries:
+        raise ExportError(f"{where}: is truncated or damaged ({error}). {_AGAIN}") from None
+    if CONTRACT_FILE not in entries and CHECKSUM not in entries:
         raise ExportError(
-            f"{where}: is ONNX, but has no segnets.json: it was not made by segnets.export, or its end is cut off"
+            f"{where}: is ONNX, but has no {CONTRACT_FILE}: it was not made by segnets.export, or its end is cut off"
         )
     if JOINED in entries:
         raise ExportError(
-            f"{where}: is one graph from an image to its mask (segnets join), which runtimes load themselves; name the "
-            "export that it was made of"
+            f"{where}: is one graph from an image to its mask (segnets join), which runtimes load themselves. Name the "
+            "export that it was made from"
         )
     if CHECKSUM not in entries or list(entries)[-1] != CHECKSUM:
-        raise ExportError(f"{where}: is truncated or damaged (it does not end in its checksum); {_AGAIN}")
+        raise ExportError(f"{where}: is truncated or damaged (it does not end in its checksum). {_AGAIN}")
     if hashlib.sha256(memoryview(data)[:checked]).hexdigest() != entries.pop(CHECKSUM):
-        raise ExportError(f"{where}: is damaged: its checksum is wrong; {_AGAIN}")
+        raise ExportError(f"{where}: is damaged: its checksum is wrong. {_AGAIN}")
     return entries
 
 
-def file_in(entries: Mapping[str, str], name: str, where: str) -> bytes:
-    """A file that `pack` was given. Raises ExportError if it is not there."""
-    if name not in entries:
-        raise ExportError(f"{where}: has no {name}; export the model again")
-    try:
-        return base64.b64decode(entries[name], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ExportError(f"{where}: its {name} is damaged ({error}); export the model again") from None
+class OnnxContainer:
+    """An ONNX file that segnets exported.
+
+    Args:
+        data: Contents of the file.
+        where: Name of the file, for messages.
+
+    Raises:
+        ExportError: If the file is damaged, or segnets did not export it.
+    """
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self.data, self.where, self.kind = data, where, "onnx"
+        self._entries = unpack(data, where)
+        if CONTRACT_FILE not in self._entries:
+            raise ExportError(f"{where}: is ONNX, but has no {CONTRACT_FILE}: it was not made by segnets.export")
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of one of our files.
+
+        Raises:
+            ExportError: If there is no such file, or it is not base64.
+        """
+        if name not in self._entries:
+            raise ExportError(f"{self.where}: has no {name}. Export the model again")
+        text = self._entries[name]
+        if name == CONTRACT_FILE:
+            return text.encode()
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ExportError(f"{self.where}: {name} is damaged ({error}). Export the model again") from None
 
 
 def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """(number, where it begins, contents) of each field of a message. Raises ValueError if that is none."""
+    """Yield number, start and contents of each field of a message.
+
+    Raises:
+        ValueError: If the bytes are not a message.
+    """
     view, at = memoryview(data), 0
     while at < len(view):
         start = at
@@ -153,7 +203,7 @@ def _number(value: int) -> bytes:
 
 
 def _check_everything_is_inside(graph: memoryview, where: str) -> None:
-    """Weights in other files would be read from wherever the file says."""
+    """Refuse weights in other files, which runtimes would read from any path that the file names."""
     for number, _, tensor in _fields(graph):
         if number == _INITIALIZER and any(
             field in (_EXTERNAL_DATA, _DATA_LOCATION) and bytes(value) != b"\0" for field, _, value in _fields(tensor)

@@ -1,9 +1,10 @@
-"""What happens to an image before the network and to its scores after it, as two small ONNX programs.
+"""Write preprocessing and argmax as two small ONNX graphs.
 
-ONNX's own Resize rounds otherwise than LibTorch, so the resize is written out: where each pixel of the result looks,
-with which weights, and in which order they are added up, as ATen/native/cpu/UpSampleKernel.cpp does. That code is
-compiled for processors with FMA (x86 since 2013), which multiply and add with one rounding; except where the compiler
-takes four products at a time, which are rounded before they are added. Found by comparing, and held by a test.
+ONNX's Resize rounds differently from LibTorch. The resize is therefore written out as LibTorch's UpSampleKernel.cpp
+(ATen/native/cpu) computes it: which pixels each output pixel reads, their weights, and the order of the additions. That
+code is compiled for CPUs with FMA (x86 since 2013), which multiplies and adds with one rounding. Only where the
+compiler computes four products at a time are they rounded before they are added. This was found by comparing outputs,
+and a test checks it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ _IMAGE = "uint8[N, H, W, 3] image"
 
 
 def preprocess_text(preprocessing: Preprocessing, opset: int) -> str:
-    """The program image uint8 (N, H, W, 3) RGB -> input float32 (N, 3, h, w), normalised; in ONNX's text syntax."""
+    """Return the preprocessing graph in ONNX's text syntax.
+
+    It takes `image`, (N, H, W, 3) uint8 RGB, and returns `input`, (N, 3, h, w) float32, normalised.
+
+    Args:
+        preprocessing: Preprocessing to write.
+        opset: ONNX operator set.
+    """
     program = Program()
     image = Value(program, "image", "uint8")
     if preprocessing.channel_order == "BGR":
@@ -30,32 +38,37 @@ def preprocess_text(preprocessing: Preprocessing, opset: int) -> str:
 
 
 def mask_text(num_classes: int, opset: int) -> str:
-    """The program logits float32 (N, C, h, w), size int64 (2,) -> mask (N, *size), uint8 or int16 class ids.
+    """Return the argmax graph in ONNX's text syntax.
 
-    One class at a time, so that it holds the scores of one class only at the size of the image.
+    It takes `logits`, (N, C, h, w) float32, and `size`, (2,) int64, and returns `mask`, (N, *size) uint8 or int16. It
+    resizes one class at a time, so that only one class is held at the image's size.
+
+    Args:
+        num_classes: Number of classes, C.
+        opset: ONNX operator set.
     """
     program = Program()
     logits, size = Value(program, "logits", "float"), Value(program, "size", "int64")
-    # ONNX Runtime's Where knows no int16.
+    # ONNX Runtime's Where does not support int16.
     kind, counted = ("uint8", "uint8") if num_classes <= 256 else ("int16", "int64")
     batch = program.value("Shape", [logits], "int64", "start = 0, end = 1")
     one = program.constant("int64", [1], "[1]")
     full = program.value("Concat", [batch, one, size], "int64", "axis = 0")
 
-    def score(body: Program, number: Value) -> Value:
-        scores = body.value("Gather", [logits, number], "float", "axis = 1")
+    def resized(body: Program, number: Value) -> Value:
+        of_class = body.value("Gather", [logits, number], "float", "axis = 1")
         how = 'mode = "linear", coordinate_transformation_mode = "half_pixel"'
-        return body.value("Resize", [scores, None, None, full], "float", how)
+        return body.value("Resize", [of_class, None, None, full], "float", how)
 
     def step(body: Program, turn: Value, values: list[Value]) -> list[Value]:
         best, ids = values
         number = turn + 1
-        here = score(body, number.column(0))
+        here = resized(body, number.column(0))
         better = here > best
         return [body.where(better, here, best), body.where(better, number.to(counted), ids)]
 
     ids = program.value("ConstantOfShape", [full], counted, f"value = {counted}[1] {{0}}")
-    starts = [score(program, program.constant("int64", [0], "[1]")), ids]
+    starts = [resized(program, program.constant("int64", [0], "[1]")), ids]
     _, ids = program.loop(program.constant("int64", num_classes - 1), starts, ["N, 1, H, W"] * 2, step)
     mask = program.value("Squeeze", [ids, one], counted).to(kind)
     inputs = f"float[N, {num_classes}, h, w] logits, int64[2] size"
@@ -63,7 +76,7 @@ def mask_text(num_classes: int, opset: int) -> str:
 
 
 def _resized(preprocessing: Preprocessing, pixels: Value) -> Value:
-    """As `Preprocess.resized`: the width first, as ATen does."""
+    """Resize as `Preprocess.resized` does: the width first, like ATen."""
     height, width = pixels.length(2), pixels.length(3)
     new_height, new_width = _output_size(preprocessing, height, width)
     for old, new, axis in ((width, new_width, 3), (height, new_height, 2)):
@@ -86,7 +99,7 @@ def _output_size(preprocessing: Preprocessing, height: Value, width: Value) -> t
 
 
 def _along(preprocessing: Preprocessing, pixels: Value, old: Value, new: Value, axis: int) -> Value:
-    """Resize one axis of float32 (N, 3, ., .) from `old` to `new` pixels."""
+    """Resize one axis of (N, 3, H, W) float32 from `old` to `new` pixels."""
     program = pixels.program
     numbers, scale = program.range(new), old.to("float") / new.to("float")
     if preprocessing.interpolation == "nearest":
@@ -98,16 +111,24 @@ def _along(preprocessing: Preprocessing, pixels: Value, old: Value, new: Value, 
 
 
 def _weighted_sum(pixels: Value, axis: int, index: Value, weight: Value, fused: Value) -> Value:
-    """index, weight (K, new): which pixels are added up in which order; fused (K, new): where with one rounding."""
+    """Add weighted pixels along one axis.
+
+    Args:
+        pixels: Pixels, (N, 3, H, W) float32.
+        axis: Axis to resize, 2 or 3.
+        index: Pixels to add, in this order, (K, new).
+        weight: Weights of these pixels, (K, new).
+        fused: Whether each product is added with one rounding, (K, new).
+    """
     exact, wide = pixels.to("double"), weight.to("double")
 
     def row(body: Program, values: Value, turn: Value) -> Value:
         picked = body.value("Gather", [values, turn], values.kind, "axis = 0")
-        return picked if axis == 3 else picked.column()  # beside (N, 3, H, new) or (N, 3, new, W)
+        return picked if axis == 3 else picked.column()  # broadcasts to (N, 3, H, new) or (N, 3, new, W)
 
     def step(body: Program, turn: Value, values: list[Value]) -> list[Value]:
         tap = exact.at(index.at(turn), axis)
-        product = tap * row(body, wide, turn)  # of two float32: exact in float64
+        product = tap * row(body, wide, turn)  # a product of two float32 is exact in float64
         added = body.where(row(body, fused, turn), product, product.to("float").to("double"))
         return [(values[0].to("double") + added).to("float")]
 
@@ -117,7 +138,7 @@ def _weighted_sum(pixels: Value, axis: int, index: Value, weight: Value, fused: 
 
 
 def _antialias_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tuple[Value, Value, Value]:
-    """All pixels under a triangle, or a cubic, that is as wide as a pixel of the result."""
+    """Return index, weight and fused for all pixels under a triangle, or a cubic, as wide as an output pixel."""
     program = numbers.program
     stretch = scale.most(1.0)
     support, inverse = stretch * (2.0 if cubic else 1.0), program.constant("float", 1.0) / stretch
@@ -131,7 +152,7 @@ def _antialias_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tu
     shape = _cubic_shape(x) if cubic else _triangle(x)
     zero = program.constant("float", 0.0)
     weight = program.where(turn < count, shape, zero)
-    # Adds up in order; ReduceSum need not.
+    # CumSum adds in order; ReduceSum need not.
     sums = program.value("CumSum", [weight, program.constant("int64", 0)], "float")
     total = sums.at(-1)
     weight = weight / program.where(total.equals(0.0), program.constant("float", 1.0), total)
@@ -140,7 +161,7 @@ def _antialias_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tu
 
 
 def _plain_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tuple[Value, Value, Value]:
-    """The two or four pixels around the place that a pixel of the result comes from."""
+    """Return index, weight and fused for the two or four pixels around the source of each output pixel."""
     program = numbers.program
     half = program.constant("float", -0.5)
     at = _fused(scale, numbers.to("float") + 0.5, half)
@@ -149,7 +170,7 @@ def _plain_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tuple[
     low = at.of("Floor").to("int64").least(old - 1)
     t = (at - low.to("float")).most(0.0).least(1.0)
     one = program.constant("float", 1.0)
-    # The compiler begins with the second one.
+    # Compiled LibTorch starts with the second one.
     if cubic:
         weights = [_near(t, -0.75), _far(t + 1.0, -0.75), _near(one - t, -0.75), _far(one - t + 1.0, -0.75)]
         places = [low, low - 1, low + 1, low + 2]
@@ -173,19 +194,19 @@ def _cubic_shape(x: Value) -> Value:
 
 
 def _near(x: Value, a: float, fused_end: bool = False) -> Value:
-    """Cubic convolution for x in 0..1: ((a + 2) x - (a + 3)) x x + 1."""
+    """Compute cubic convolution for x in 0..1: ((a + 2) x - (a + 3)) x x + 1."""
     number = x.program.constant
     y = _fused(number("float", a + 2), x, number("float", -(a + 3))) * x
     return _fused(y, x, number("float", 1.0)) if fused_end else y * x + 1.0
 
 
 def _far(x: Value, a: float, fused_end: bool = False) -> Value:
-    """Cubic convolution for x in 1..2: ((a x - 5 a) x + 8 a) x - 4 a."""
+    """Compute cubic convolution for x in 1..2: ((a x - 5 a) x + 8 a) x - 4 a."""
     number = x.program.constant
     y = _fused(_fused(number("float", a), x, number("float", -5 * a)), x, number("float", 8 * a))
     return _fused(y, x, number("float", -4 * a)) if fused_end else y * x + (-4 * a)
 
 
 def _fused(a: Value, b: Value, c: Value) -> Value:
-    """a * b + c in float32 with one rounding; by way of float64, where a * b is exact."""
+    """Compute a * b + c in float32 with one rounding, through float64, where a * b is exact."""
     return (a.to("double") * b.to("double") + c.to("double")).to("float")

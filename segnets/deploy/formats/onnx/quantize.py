@@ -1,7 +1,7 @@
-"""int8 after training: an ONNX network whose convolutions compute in 8 bits, by ONNX Runtime's quantizer.
+"""Quantize an ONNX network to int8 after training, with ONNX Runtime's quantizer.
 
-Weights get a scale per channel, activations one per tensor, from the range that they have on images of a folder. What
-that costs is measured on images that were not used for it, and stands in the file's contract.
+Weights get one scale per channel. Activations get one scale per tensor, from their range on images of a folder. The
+cost is measured on images that were not used for calibration, and recorded in the file's contract.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from segnets.deploy._reason import reason_of
 from segnets.deploy.check.golden import Golden, golden_input, make_golden
 from segnets.deploy.check.reference import logits_of
 from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, relative_difference
-from segnets.deploy.formats.onnx.network import check_installed, session
+from segnets.deploy.formats.onnx._model import strip_metadata
+from segnets.deploy.formats.onnx._runtime import Session, check_installed, session
 from segnets.errors import ExportError, SegnetsError
 from segnets.preprocessing import Preprocess, Preprocessing
 from segnets.segmenter import Segmenter
 
 MINIMUM_AGREEMENT = 0.9
-# More change the ranges little, and take long.
+# More images take long and change the ranges little.
 MAX_IMAGES = 128
-# Every how many images one is kept back to measure with, and from how many images on.
+# One image in four is held out to measure with, if there are at least four.
 _HOLD_OUT_EVERY, _HOLD_OUT_FROM = 4, 4
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LATENCY_ROUNDS = 5
@@ -44,12 +45,18 @@ _LATENCY_ROUNDS = 5
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What int8 costs and gives, measured on real images; `str()` of it is for people.
+    """Cost and gain of int8, measured on images; `str()` formats it for people.
 
-    method: library and settings. calibrated, measured: numbers of images; held_out: whether they are others.
-    agreement, worst_agreement: share of pixels with the float32 network's class, of all images and of the worst one.
-    logits_difference: the largest, relative to the largest logit of its image.
-    size_ratio, latency_ratio: int8 to float32, of the networks; latency in turns, in one run on this machine.
+    Attributes:
+        method: Library and settings.
+        calibrated: Number of images used for calibration.
+        measured: Number of images used for measuring.
+        held_out: Whether the measured images were not used for calibration.
+        agreement: Share of pixels that keep the float32 network's class, over all measured images.
+        worst_agreement: The same share in the worst image.
+        logits_difference: Largest difference of the logits, relative to the largest logit of its image.
+        size_ratio: Size of the int8 network, relative to float32.
+        latency_ratio: Latency of the int8 network, relative to float32. The networks took turns on this machine.
     """
 
     method: str
@@ -63,7 +70,7 @@ class QuantizationReport:
     latency_ratio: float
 
     def to_json(self) -> dict[str, JSON]:
-        """For the contract; without the latency, which is of one machine and moment."""
+        """Return the report for the contract, without the latency, which other machines don't share."""
         return {
             "method": self.method,
             "images_calibrated": self.calibrated,
@@ -88,10 +95,20 @@ class QuantizationReport:
 def quantize(
     network: bytes, preprocessing: Preprocessing, folder: str | PathLike[str], minimum_agreement: float
 ) -> tuple[bytes, QuantizationReport]:
-    """The network of `segnets.deploy.formats.onnx.network.network_of` in int8, and what that costs.
+    """Quantize a network, and measure the cost.
 
-    Raises ExportError if the folder has no images, ONNX Runtime can't quantize it, or fewer than `minimum_agreement`
-    of the pixels keep their class.
+    Args:
+        network: Serialized model, by `segnets.deploy.formats.onnx.network.network_of`.
+        preprocessing: Preprocessing of the images.
+        folder: Folder of images for calibration and measuring.
+        minimum_agreement: Share of pixels that must keep their class, 0 to 1.
+
+    Returns:
+        The serialized int8 model, and the measured cost.
+
+    Raises:
+        ExportError: If the folder has no images, ONNX Runtime can't quantize the network, or fewer than
+            `minimum_agreement` of the pixels keep their class.
     """
     check_installed("dtype='int8'", "onnx", "onnxruntime")
     images = _images(folder)
@@ -104,14 +121,14 @@ def quantize(
     )
     if not report.agreement >= minimum_agreement:
         raise ExportError(
-            f"int8 loses too much: {report}; at least {100 * minimum_agreement:.6g}% is asked for: give images like "
-            "those that the network will see, more of them, or allow it with minimum_agreement (--minimum-agreement)"
+            f"int8 loses too much: {report}; at least {100 * minimum_agreement:.6g}% is required. Give more images, "
+            "like those that the network will see, or lower minimum_agreement (--minimum-agreement)"
         )
     return quantized, report
 
 
-class _Scores(nn.Module):
-    """A network of ONNX Runtime in the place of a model."""
+class _OnnxModel(nn.Module):
+    """A network in ONNX Runtime, called like a model."""
 
     def __init__(self, network: bytes) -> None:
         super().__init__()
@@ -122,11 +139,17 @@ class _Scores(nn.Module):
 
 
 def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Preprocessing) -> Golden:
-    """The golden pair of an int8 network: its own answers, and how far the model's are from them.
+    """Make the golden pair of an int8 network from its own output.
 
-    reference: in eval mode, float32, CPU. Raises ExportError if the logits are not finite.
+    Args:
+        network: Serialized int8 model.
+        reference: Plain model in eval mode, in float32 on the CPU. Its difference from the network is the tolerance.
+        preprocessing: Preprocessing of the network.
+
+    Raises:
+        ExportError: If the logits are not finite.
     """
-    model = _Scores(network)
+    model = _OnnxModel(network)
     image = golden_input(preprocessing)
     compared = compare_quantized(lambda each: logits_of(model, each), reference, image, 0.0)
     tolerance = max(TOLERANCE_FLOOR, *(each.difference for each in compared))
@@ -134,7 +157,7 @@ def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Prepro
 
 
 def _images(folder: str | PathLike[str]) -> list[Path]:
-    """At most MAX_IMAGES, evenly from the sorted folder."""
+    """Return at most MAX_IMAGES images, evenly spaced in the sorted folder."""
     if not str(folder):
         raise ExportError("calibration='': expected a folder of images")
     try:
@@ -148,13 +171,13 @@ def _images(folder: str | PathLike[str]) -> list[Path]:
 
 
 def _prepared(prepare: Preprocess, path: Path) -> Tensor:
-    from PIL import Image, UnidentifiedImageError  # only here is an image read
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
-            # Of 16-bit grey and of floating point pillow cuts off whatever is above 255.
+            # Pillow would clip 16-bit and floating point pixels at 255.
             if picture.mode.startswith(("I", "F")):
-                raise ExportError(f"{path}: has more than 8 bits per channel ({picture.mode}); save it with 8")
+                raise ExportError(f"{path}: has more than 8 bits per channel ({picture.mode}). Save it with 8")
             pixels = np.array(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ExportError(f"{path}: can't be read as an image: {reason_of(error)}") from None
@@ -166,7 +189,7 @@ def _prepared(prepare: Preprocess, path: Path) -> Tensor:
 
 
 class _Reader:
-    """Gives ONNX Runtime one prepared image after the other."""
+    """Source of prepared images for ONNX Runtime's calibration."""
 
     def __init__(self, images: Iterator[Tensor]) -> None:
         self._images = images
@@ -196,14 +219,12 @@ def _quantized(network: bytes, images: Iterator[Tensor]) -> tuple[bytes, str]:
                 calibrate_method=tools.CalibrationMethod.MinMax,
                 extra_options={"CalibMovingAverage": True},
             )
-        except SegnetsError:  # an image of the folder
+        except SegnetsError:  # about an image of the folder
             raise
-        except Exception as error:  # whatever the quantizer's layers raise
+        except Exception as error:  # the quantizer's layers raise errors of many types
             raise ExportError(f"the network can't be quantized: {reason_of(error)}") from error
         model = onnx.load(result)
-    for message in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        message.ClearField("metadata_props")
-        message.ClearField("doc_string")
+    strip_metadata(model)
     data: bytes = model.SerializeToString(deterministic=True)
     version = metadata.version("onnxruntime")
     return (
@@ -217,7 +238,7 @@ def _measure(
 ) -> QuantizationReport:
     plain, small = session(network, "float32 network"), session(quantized, "int8 network")
 
-    def timed(which: Any, image: Tensor) -> tuple[Tensor, float]:
+    def timed(which: Session, image: Tensor) -> tuple[Tensor, float]:
         start = time.perf_counter()
         logits = which.run(["logits"], {"input": image.numpy()})[0]
         return torch.from_numpy(logits), time.perf_counter() - start
@@ -245,7 +266,7 @@ def _measure(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer gives advice through warnings and the root logger."""
+    """Silence the quantizer, which gives advice through warnings and the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,0 +1,147 @@
+"""Draft, pack and load ONNX files.
+
+The graph of the file is the network alone, with dynamic batch, height and width. Preprocessing and argmax are two small
+graphs in the metadata of the file, so that runtimes that don't support them still run the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segnets.deploy.contract import Contract
+from segnets.deploy.formats._base import Container, Draft, ExportOptions, golden_maker, refuse_torchscript_options
+from segnets.deploy.formats.onnx._model import parsed
+from segnets.deploy.formats.onnx._runtime import Session, check_installed, run, session
+from segnets.deploy.formats.onnx.container import pack
+from segnets.deploy.formats.onnx.image_graphs import mask_text, preprocess_text
+from segnets.deploy.formats.onnx.network import DEFAULT_OPSET, check_opset, network_of
+from segnets.deploy.formats.onnx.quantize import MINIMUM_AGREEMENT, quantize, quantized_golden
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.pipeline import rewrite
+from segnets.errors import ExportError
+from segnets.preprocessing import Preprocess, Preprocessing, check_image, check_input
+
+PREPROCESS, MASK = "preprocess.onnx", "mask.onnx"
+
+
+class Onnx:
+    """The format "onnx"."""
+
+    def check(self, options: ExportOptions) -> None:
+        """Check that ONNX supports these options, and that its packages are installed.
+
+        Raises:
+            ExportError: If not.
+        """
+        refuse_torchscript_options("onnx", options, "an ONNX file runs everywhere")
+        if options.dtype not in ("float32", "int8"):
+            raise ExportError(f"dtype={options.dtype!r}: format='onnx' takes 'float32' or 'int8'")
+        if options.opset is not None:
+            check_opset(options.opset)
+        if options.dtype == "int8" and options.calibration is None:
+            raise ExportError("dtype='int8' needs calibration, a folder of images like those that the network will see")
+        if options.dtype != "int8" and (options.calibration is not None or options.minimum_agreement is not None):
+            raise ExportError("calibration and minimum_agreement need dtype='int8'")
+        if options.minimum_agreement is not None and not 0 <= options.minimum_agreement <= 1:
+            raise ExportError(
+                f"minimum_agreement={options.minimum_agreement!r}: expected a share of the pixels, 0 to 1"
+            )
+        check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
+
+    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+        """Translate a model, which is not changed, to a graph; quantize it for int8.
+
+        Raises:
+            ExportError: If the model can't be translated, or loses too much in int8.
+        """
+        opset = options.opset or DEFAULT_OPSET
+        rewritten = rewrite(model, Context("onnx", "portable"))
+        network = network_of(rewritten.network, opset)
+        if options.calibration is None:
+            return Draft(
+                rewritten,
+                {"opset": opset},
+                golden_maker(preprocessing, options.dtype),
+                lambda contract, files: packed(network, contract, files),
+            )
+        agreement = MINIMUM_AGREEMENT if options.minimum_agreement is None else options.minimum_agreement
+        quantized, report = quantize(network, preprocessing, options.calibration, agreement)
+        return Draft(
+            rewritten,
+            {"opset": opset, "quantization": report.to_json()},
+            lambda reference: quantized_golden(quantized, reference, preprocessing),
+            lambda contract, files: packed(quantized, contract, files),
+            report,
+        )
+
+    def load(self, container: Container, contract: Contract) -> OnnxProgram:
+        """Load a file into ONNX Runtime.
+
+        Raises:
+            ExportError: If ONNX Runtime is not installed or can't load it.
+        """
+        where = container.where
+        check_installed(f"{where}: an ONNX file", "onnxruntime")
+        # The three sessions take turns. Threads of one must not wait by spinning, which slows down the next.
+        image, mask = (session(container.read(name), f"{where}: {name}", spin=False) for name in (PREPROCESS, MASK))
+        return OnnxProgram(session(container.data, where), image, mask, Preprocess(contract.card.preprocessing), where)
+
+
+@dataclass(frozen=True)
+class OnnxProgram:
+    """A loaded ONNX file.
+
+    Attributes:
+        network: Session of the network, "input" to "logits".
+        image: Session of the preprocessing, "image" to "input".
+        mask: Session of the argmax, "logits" and "size" to "mask".
+        checks: Preprocessing in Python, which refuses images that would become too large.
+        where: Name of the file, for messages.
+    """
+
+    network: Session
+    image: Session
+    mask: Session
+    checks: Preprocess
+    where: str
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Compute the logits, (N, C, h, w), of a normalised image, (N, 3, h, w).
+
+        Raises:
+            ImageError: If `image` is not such an image.
+        """
+        check_input(image)
+        return run(self.network, {"input": image.to(torch.float32)}, self.where)
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Preprocess an image as `Segmenter.preprocess` does."""
+        check_image(image)
+        self.checks.output_size(image.shape[1], image.shape[2])  # raises for an image that would become too large
+        return run(self.image, {"image": image}, self.where)
+
+    def segment(self, image: Tensor) -> Tensor:
+        """Segment an image as `Segmenter.segment` does."""
+        logits = self(self.preprocess(image))
+        size = torch.tensor([image.shape[1], image.shape[2]])
+        return run(self.mask, {"logits": logits, "size": size}, self.where)
+
+
+def packed(network: bytes, contract: Contract, files: Mapping[str, bytes]) -> bytes:
+    """Return the bytes of an ONNX file.
+
+    Args:
+        network: Serialized graph of the network.
+        contract: Contract of the file.
+        files: Further files to include, by name. JSON files stay readable; others become base64.
+    """
+    graphs = {
+        PREPROCESS: parsed(preprocess_text(contract.card.preprocessing, contract.opset)),
+        MASK: parsed(mask_text(contract.num_classes, contract.opset)),
+    }
+    texts = {name: contents.decode() for name, contents in files.items() if name.endswith(".json")}
+    return pack(network, texts, {**{n: c for n, c in files.items() if n not in texts}, **graphs})

@@ -1,0 +1,32 @@
+"""Check, strip and serialize models of the `onnx` package."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PRODUCER = "segnets"
+
+
+def parsed(text: str) -> bytes:
+    """Parse a model in ONNX's text syntax, and return it serialized."""
+    parser: Any = import_module("onnx.parser")
+    return serialized(parser.parse_model(text))
+
+
+def serialized(model: Any) -> bytes:
+    """Check a model, name segnets as its producer, and return it serialized."""
+    onnx: Any = import_module("onnx")
+    model.producer_name = _PRODUCER
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def strip_metadata(model: Any) -> None:
+    """Remove metadata and comments, which record where each line of the network was written on this machine."""
+    graph = model.graph
+    parts = (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output)
+    for message in (model, graph, *parts):
+        message.ClearField("metadata_props")
+        message.ClearField("doc_string")

@@ -1,0 +1,80 @@
+"""Run ONNX graphs in ONNX Runtime, which is an optional package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module, util
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segnets.deploy._reason import reason_of
+from segnets.errors import ExportError
+
+
+class Session(Protocol):
+    """A session of ONNX Runtime."""
+
+    def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray[Any, Any]], /) -> list[Any]:
+        """Return the named outputs, or all of them, as arrays."""
+
+
+def check_installed(needed: str, *names: str) -> None:
+    """Check that packages are installed.
+
+    Args:
+        needed: Subject that needs them, for the message.
+        *names: Packages.
+
+    Raises:
+        ExportError: If one is not.
+    """
+    if missing := [name for name in names if util.find_spec(name) is None]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ExportError(
+            f"{needed} needs {' and '.join(missing)}, which {verb} not installed: pip install 'segnets[onnx]'"
+        )
+
+
+def session(data: bytes, where: str, *, spin: bool = True) -> Session:
+    """Open a session on the CPU, with as many threads as torch has.
+
+    Args:
+        data: Serialized model.
+        where: Name of the file, for messages.
+        spin: Whether idle threads spin for a while instead of sleeping.
+
+    Raises:
+        ExportError: If ONNX Runtime can't load the model.
+    """
+    onnxruntime: Any = import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # the error has the same text
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    try:
+        opened: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        raise ExportError(f"{where}: ONNX Runtime can't load it: {reason_of(error)}") from None
+    return opened
+
+
+def run(program: Session, inputs: Mapping[str, Tensor], where: str) -> Tensor:
+    """Run a session that has one output.
+
+    Args:
+        program: Session to run.
+        inputs: Inputs by name.
+        where: Name of the file, for messages.
+
+    Raises:
+        ExportError: If ONNX Runtime fails.
+    """
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
+    try:
+        (result,) = program.run(None, arrays)
+    except Exception as error:  # its errors have no common base
+        raise ExportError(f"{where}: ONNX Runtime can't run it: {reason_of(error)}") from None
+    return torch.from_numpy(result)

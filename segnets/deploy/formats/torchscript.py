@@ -1,0 +1,139 @@
+"""TorchScript: the one portable, compiler-free format that LibTorch 2.13 loads."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import Tensor, nn
+
+from segnets.deploy._reason import reason_of
+from segnets.deploy.contract import Contract
+from segnets.deploy.formats import _script
+from segnets.deploy.formats import torchscript_cuda as cuda
+from segnets.deploy.formats._base import (
+    Container,
+    Draft,
+    ExportOptions,
+    Program,
+    golden_maker,
+    refuse_onnx_options,
+    usual_size,
+)
+from segnets.deploy.formats._cpu import check_onednn
+from segnets.deploy.passes.context import Context
+from segnets.deploy.passes.pipeline import rewrite
+from segnets.errors import ExportError
+from segnets.preprocessing import Preprocessing, check_input
+from segnets.segmenter import Segmenter
+
+
+class TorchScript:
+    """The format "torchscript"."""
+
+    def check(self, options: ExportOptions) -> None:
+        """Check that TorchScript supports these options on this machine.
+
+        Raises:
+            ExportError: If it does not.
+        """
+        refuse_onnx_options("torchscript", options)
+        if options.device == "cuda":
+            cuda.check(options.target, options.dtype, options.output)
+        elif options.target == "cpu":
+            check_onednn(options.dtype, "export")
+            if options.dtype == "float16":
+                raise ExportError("dtype='float16' needs device='cuda': CPUs compute it slower than float32")
+        elif options.dtype != "float32":
+            raise ExportError(
+                f"dtype={options.dtype!r} needs target='cpu' (bfloat16) or device='cuda': portable operators compute "
+                "it slower than float32"
+            )
+
+    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+        """Compile a model, which is not changed, with its preprocessing.
+
+        Raises:
+            ExportError: If TorchScript can't compile it, or the target does not support it.
+        """
+        on_gpu = options.device == "cuda"
+        target = "cuda" if on_gpu else options.target
+        dtype: torch.dtype = getattr(torch, options.dtype)
+        rewritten = rewrite(model, Context("torchscript", target, dtype, usual_size(preprocessing)))
+        segmenter = Segmenter(rewritten.network, preprocessing)
+        if on_gpu:
+            program = cuda.compile_segmenter(segmenter)
+        else:
+            program = compile_segmenter(segmenter, options.output, options.target)
+        return Draft(
+            rewritten,
+            {"target": options.target},
+            golden_maker(preprocessing, options.dtype),
+            lambda _contract, files: _script.to_bytes(program, files),
+        )
+
+    def load(self, container: Container, contract: Contract) -> Program:
+        """Load an archive onto its device. This executes the program in it.
+
+        Raises:
+            ExportError: If LibTorch can't load it, or the machine lacks the device or oneDNN.
+        """
+        if contract.device == "cuda":
+            cuda.check_available(f"{container.where}:")
+        if contract.target == "cpu":
+            check_onednn(contract.dtype, container.where)
+        try:
+            program: Program = _script.from_file(io.BytesIO(container.data), contract.device)
+        except RuntimeError as error:
+            raise ExportError(f"{container.where}: LibTorch can't load it: {reason_of(error)}") from None
+        return program
+
+
+class DictSegmenter(nn.Module):
+    """A `Segmenter` whose `forward` returns torchvision's dictionary `{"out": logits}`. Scriptable."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Compute the logits of a normalised image.
+
+        Args:
+            image: Normalised image, (N, 3, h, w) floating point.
+
+        Returns:
+            `{"out": logits}`, with logits (N, C, h, w).
+
+        Raises:
+            ImageError: If `image` is not such an image.
+        """
+        check_input(image)
+        output: dict[str, Tensor] = self.segmenter.model(image)
+        return output
+
+    @torch.jit.export
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Preprocess an image as `Segmenter.preprocess` does."""
+        return self.segmenter.preprocess(image)
+
+    @torch.jit.export
+    def segment(self, image: Tensor) -> Tensor:
+        """Segment an image as `Segmenter.segment` does."""
+        return self.segmenter.segment(image)
+
+
+def compile_segmenter(segmenter: Segmenter, output: str, target: str = "portable") -> torch.jit.ScriptModule:
+    """Compile a segmenter for the CPU.
+
+    Args:
+        segmenter: Rewritten network with its preprocessing.
+        output: Output of `forward`: "tensor" for logits, or "dict" for `{"out": logits}`.
+        target: Target that the network was rewritten for, "portable" or "cpu".
+
+    Raises:
+        ExportError: If TorchScript can't compile it, or it needs operators that LibTorch lacks.
+    """
+    compiled = _script.script(segmenter if output == "tensor" else DictSegmenter(segmenter))
+    _script.check_operators(compiled, target)
+    return compiled
