@@ -151,6 +151,8 @@ def _word(rng: random.Random, name: str) -> bytes:
     return str(rng.choice(_DICTIONARY[name])).encode("latin-1")
 
 
+# Opcodes without an argument: stack, memo, containers, calls, constants.
+_BARE = [bytes((code,)) for code in b"(.0121)Nl]}dabtseo\x85\x86\x87\x88\x89R\x81\x8f\x90\x91\x92\x93\x94QPbq"]
 # Flags, method, checksum, sizes, lengths of name and extra, position: offsets in both headers of an entry, and width.
 _FIELDS = ((6, 8, 2), (8, 10, 2), (14, 16, 4), (18, 20, 4), (22, 24, 4), (26, 28, 2), (28, 30, 2), (0, 42, 4))
 _END_FIELDS = ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))
@@ -233,85 +235,59 @@ def _write_zip(document: Document) -> bytes:
     return bytes(data)
 
 
-# Opcodes without an argument: stack, memo, containers, calls, constants.
-_BARE = [bytes((code,)) for code in b"(.0121)Nl]}dabtseo\x85\x86\x87\x88\x89R\x81\x8f\x90\x91\x92\x93\x94QPbq"]
-
-
 def _opcodes(document: Document, rng: random.Random, pool: Pool) -> None:
-    """Change one to six opcodes of a pickle."""
-    changes = rng.choice((1, 1, 1, 2, 3, 6))
-    if entry := _pickle_entry(document, rng):
-        if len(entry.data) < 1 << 20:
-            entry.data = b"".join(_edit_opcodes(list(split_pickle(entry.data)), changes, rng, pool))
+    """Change one to six opcodes of a pickle, or its bytes, or the storages after the pickles of a legacy file."""
+    pickles = [entry for entry in document.entries if entry.name.endswith(b".pkl")]
+    main = [entry for entry in pickles if entry.name.endswith(b"/data.pkl")]
+    if rng.random() < 0.1 and not document.entries:
+        document.tail = _change(document.tail, rng, pool)
+    elif chosen := main if main and rng.random() < 0.95 else pickles:
+        entry = rng.choice(chosen)
+        whole = rng.random() < 0.2 or len(entry.data) > 1 << 20
+        entry.data = _change(entry.data, rng, pool) if whole else b"".join(_edit(split_pickle(entry.data), rng, pool))
     elif document.pickles:
         # The fourth pickle of a legacy file holds the weights.
         which = 3 if len(document.pickles) == 5 and rng.random() < 0.7 else rng.randrange(len(document.pickles))
-        document.pickles[which] = _edit_opcodes(document.pickles[which], changes, rng, pool)
+        document.pickles[which] = _edit(document.pickles[which], rng, pool)
 
 
-def _pickle_bytes(document: Document, rng: random.Random, pool: Pool) -> None:
-    """Change the bytes of a pickle in an archive, or the storages after the pickles of a legacy file."""
-    if entry := _pickle_entry(document, rng):
-        entry.data = _change(entry.data, rng, pool)
-    else:
-        document.tail = _change(document.tail, rng, pool)
-
-
-def _pickle_entry(document: Document, rng: random.Random) -> Entry | None:
-    pickles = [entry for entry in document.entries if entry.name.endswith(b".pkl")]
-    main = [entry for entry in pickles if entry.name.endswith(b"/data.pkl")]
-    chosen = main if main and rng.random() < 0.95 else pickles
-    return rng.choice(chosen) if chosen else None
-
-
-def _edit_opcodes(ops: list[bytes], changes: int, rng: random.Random, pool: Pool) -> list[bytes]:
-    for _ in range(changes):
-        at, to, kind = rng.randrange(len(ops) + 1), rng.randrange(len(ops) + 1), rng.randrange(8)
-        span = rng.choice((1, 1, 1, 2, 5, 20))
-        piece, run = ops[at : at + span], _word(rng, "opcode_runs")
+def _edit(ops: Sequence[bytes], rng: random.Random, pool: Pool) -> list[bytes]:
+    ops = list(ops)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
+        at, to, kind = rng.randrange(len(ops) + 1), rng.randrange(len(ops) + 1), rng.randrange(7)
+        piece = ops[at : at + rng.choice((1, 1, 1, 2, 5, 20))]
         if kind == 0:
-            ops = ops[:at] + ops[at + span :]
-        elif kind < 3:
-            ops = [*ops[:at], _new_opcode(rng), *ops[at + kind - 1 :]]
-        elif kind == 3:
-            ops = ops[:to] + piece * (_times(rng, sum(map(len, piece))) if rng.random() < 0.5 else 1) + ops[to:]
+            del ops[at : at + len(piece)]
+        elif kind < 4:
+            ops[at : at + kind - 1] = [_opcode(rng)]
         elif kind == 4:
+            ops[to:to] = piece * (_times(rng, sum(map(len, piece))) if rng.random() < 0.5 else 1)
+        elif kind == 5:
             other = split_pickle(rng.choice(pool))
             there = rng.randrange(len(other) + 1)
-            ops = ops[:at] + list(other[there : there + span]) + ops[at:]
-        elif kind == 5:
-            ops = [*ops[:at], run * _times(rng, len(run)), *ops[at:]]
-        else:  # the argument of an opcode
-            chosen, new = ((b"K", b"M", b"J", b"\x8a", b"G"), _number) if kind == 6 else ((b"X", b"\x8c", b"c"), _text)
-            if places := [index for index, op in enumerate(ops) if op[:1] in chosen]:
-                place = rng.choice(places)
-                ops[place] = _change(ops[place], rng, pool) if rng.random() < 0.2 else new(rng)
+            ops[at:at] = other[there : there + len(piece)]
+        elif at < len(ops):
+            ops[at] = _change(ops[at], rng, pool)
     return ops
 
 
-def _new_opcode(rng: random.Random) -> bytes:
-    module, name = _word(rng, "globals").split()
-    memo = rng.choice((b"h", b"q")) + _fit(rng.randrange(30), 1)
-    far = rng.choice((b"j", b"r")) + _fit(rng.choice(EDGES), 4)
-    named = rng.choice((b"c", b"i")) + module + b"\n" + name + b"\n"
-    return rng.choice((_number(rng), _text(rng), named, memo, far, _word(rng, "opcode_runs"), *rng.sample(_BARE, 2)))
-
-
-def _number(rng: random.Random) -> bytes:
+def _opcode(rng: random.Random) -> bytes:
+    """Return an opcode with an argument, one without, or a run of opcodes from the dictionary."""
     value = rng.choice(EDGES) if rng.random() < 0.7 else rng.randrange(64)
-    real = b"G" + struct.pack(">d", rng.choice((0.0, -1.0, math.nan, math.inf, float(value))))
-    digits = b"I" + b"9" * rng.choice((20, 500, 4299, 5000)) + b"\n"
-    binary = (b"K" + _fit(value, 1), b"J" + _fit(value, 4), b"\x8a\x0a" + _fit(value, 10))
-    return rng.choice((*binary, b"I%d\n" % value, b"L%dL\n" % value, digits, real))
-
-
-def _text(rng: random.Random) -> bytes:
-    data = str(rng.choice(_DICTIONARY["texts"])).encode("utf-8", "surrogatepass")
-    length = len(data) if rng.random() < 0.9 else rng.choice(EDGES)
-    long = rng.choice((b"\x8d", b"\x8e", b"\x96")) + _fit(length, 8) + data
-    short = rng.choice((b"\x8c", b"U", b"C")) + _fit(length, 1) + data[:255]
-    line = rng.choice((b"S'" + data + b"'\n", b"V" + data.replace(b"\n", b"") + b"\n"))
-    return rng.choice((b"X" + _fit(length, 4) + data, long, short, line))
+    text = str(rng.choice(_DICTIONARY["texts"])).encode("utf-8", "surrogatepass")
+    length = len(text) if rng.random() < 0.9 else value
+    module, name = _word(rng, "globals").split()
+    real = rng.choice((0.0, -1.0, math.nan, math.inf, float(value)))
+    run = _word(rng, "opcode_runs")
+    return rng.choice((
+        b"K" + _fit(value, 1), b"J" + _fit(value, 4), b"\x8a\x0a" + _fit(value, 10), b"I%d\n" % value,
+        b"L%dL\n" % value, b"I" + b"9" * rng.choice((20, 500, 4299, 5000)) + b"\n", b"G" + struct.pack(">d", real),
+        b"X" + _fit(length, 4) + text, rng.choice((b"\x8d", b"\x8e", b"\x96")) + _fit(length, 8) + text,
+        rng.choice((b"\x8c", b"U", b"C")) + _fit(length, 1) + text[:255], b"S'" + text + b"'\n",
+        b"V" + text.replace(b"\n", b"") + b"\n", rng.choice((b"c", b"i")) + module + b"\n" + name + b"\n",
+        rng.choice((b"h", b"q")) + _fit(value, 1), rng.choice((b"j", b"r")) + _fit(value, 4),
+        run, run * _times(rng, len(run)), *rng.sample(_BARE, 4),
+    ))  # fmt: skip
 
 
 @functools.lru_cache(maxsize=512)
@@ -342,35 +318,32 @@ _NOT_JSON = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2}
 
 
-def _json_value(document: Document, rng: random.Random, _pool: Pool) -> None:
-    """Change a value or key of the JSON text, or of a JSON text inside it; mostly with tensors where they belong."""
-    metadata: dict[str, str] = {}
-    try:
-        top = json.loads(document.header)
-        metadata = top["__metadata__"]
-        name = rng.choice(sorted(metadata))
-        inner = json.loads(metadata[name])
-        metadata[name] = json.dumps(_edit_json(inner, rng))
-    except _NOT_JSON:
-        top = _edit_json(top if isinstance(metadata, dict) and "top" in locals() else {}, rng)
-    if rng.random() < 0.4:
-        _place_tensors(document, top)
-    document.header = json.dumps(top, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
-
-
-def _json_bytes(document: Document, rng: random.Random, pool: Pool) -> None:
-    """Change bytes of the header or after it, state a wrong length, or nest a value deeply."""
-    kind = rng.randrange(4)
+def _json(document: Document, rng: random.Random, pool: Pool) -> None:
+    """Change a value of the JSON text, or of a JSON text inside it; or its bytes, the length, or the bytes after it."""
+    kind, header = rng.randrange(8), document.header
     if kind == 0:
-        document.header = _change(document.header, rng, pool)
+        document.header = _change(header, rng, pool)
     elif kind == 1:
         document.tail = _change(document.tail, rng, pool)
     elif kind == 2:
-        document.length = rng.choice((*EDGES, len(document.header) + 1, len(document.header) - 1))
-    else:
-        depth, at = rng.choice((3, 50, 900, 5000, 100_000)), document.header.find(b":") + 1
+        document.length = rng.choice((*EDGES, len(header) + 1, len(header) - 1))
+    elif kind == 3:  # a deeply nested value
+        depth, at = rng.choice((3, 50, 900, 5000, 100_000)), header.find(b":") + 1
         deep = rng.choice((b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth, b"9" * depth))
-        document.header = document.header[:at] + deep + b"," + document.header[at:]
+        document.header = header[:at] + deep + b"," + header[at:]
+    else:
+        try:
+            top = json.loads(header)
+        except (ValueError, RecursionError):
+            top = {}
+        try:
+            name = rng.choice(sorted(top["__metadata__"]))
+            top["__metadata__"][name] = json.dumps(_edit_json(json.loads(top["__metadata__"][name]), rng))
+        except _NOT_JSON:
+            top = _edit_json(top, rng)
+        if rng.random() < 0.4:
+            _place_tensors(document, top)
+        document.header = json.dumps(top, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
 def _edit_json(top: Any, rng: random.Random) -> Any:
@@ -427,14 +400,12 @@ EDITS: dict[str, Callable[[Document, random.Random, Pool], None]] = {
     "zip entry": _zip_entry,
     "zip headers": _zip_headers,
     "opcodes": _opcodes,
-    "pickle bytes": _pickle_bytes,
-    "JSON value": _json_value,
-    "JSON bytes": _json_bytes,
+    "JSON": _json,
 }
 _SUITED = {  # repeated by how often to choose them; most of the reader's code is behind the opcodes
-    "zip": ("zip entry", "zip entry", "zip headers", "pickle bytes", "opcodes", "opcodes", "opcodes"),
-    "pickles": ("opcodes", "opcodes", "opcodes", "pickle bytes"),
-    "safetensors": ("JSON value", "JSON value", "JSON bytes"),
-    "json": ("JSON value",),
+    "zip": ("zip entry", "zip entry", "zip headers", "opcodes", "opcodes", "opcodes", "opcodes"),
+    "pickles": ("opcodes",),
+    "safetensors": ("JSON",),
+    "json": ("JSON",),
     "bytes": (),
 }
