@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from segnets._cost import Cost, cost
     from segnets.frame_ring import FrameRing
 
-# The only place of the version: pyproject.toml, cpp/pyproject.toml and cpp/CMakeLists.txt read it here.
+# The single source of the version. pyproject.toml, cpp/pyproject.toml and cpp/CMakeLists.txt read it from here.
 __version__ = "0.1.0"
 
 __all__ = [

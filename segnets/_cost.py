@@ -49,13 +49,13 @@ class Cost:
 def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **options: Unpack[Options]) -> Cost:
     """Count the parameters and multiply-adds of a network for one image.
 
-    The model is copied to the meta device, and is not changed. Its forward hooks are called with meta tensors.
+    The model is copied to the meta device and left unchanged. Its forward hooks are called with meta tensors.
 
     Args:
-        model: A network, or the name of one (`segnets.list_models`), which is then built with `options`.
+        model: A network, or the name of one (`segnets.list_models`) to build with `options`.
         height: Height of the image in pixels, 1 to 2**20.
         width: Width of the image in pixels, 1 to 2**20.
-        **options: Options of the builder (`segnets.options.Options`), only with a name.
+        **options: Options of the builder (`segnets.options.Options`), allowed only with a name.
 
     Returns:
         The cost of one forward pass in eval mode.
@@ -93,8 +93,10 @@ def _described(model: SegmentationModel | str, options: Options) -> nn.Module:
     if not isinstance(model, SegmentationModel):
         raise TypeError(f"model: expected a SegmentationModel or the name of one, got {type(model).__name__}")
     if options:
-        raise TypeError(f"{', '.join(options)}: a network that is built has its options already; give its name")
-    # deepcopy looks up every tensor in this memo first, and takes the meta tensor in place of a copy.
+        raise TypeError(
+            f"{', '.join(options)}: a built network already has its options. Pass the name of a network to set them."
+        )
+    # deepcopy looks up every tensor in this memo first, and takes the meta tensor instead of copying.
     memo: dict[int, object] = {
         id(each): nn.Parameter(each.detach().to("meta"), requires_grad=False) for each in model.parameters()
     }

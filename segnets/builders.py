@@ -1,8 +1,8 @@
 """Builders: put a head on a backbone and return the network with random weights.
 
-Every published number stands here. Loading weights is a second step: `segnets.weights.pretrained` wraps these builders
-with `weights=`. After `torch.manual_seed(s)`, the six networks that torchvision has too draw the same initial weights
-as torchvision's builders.
+All published hyperparameters are defined here. Loading weights is a separate step: `segnets.weights.pretrained` wraps
+these builders with `weights=`. After `torch.manual_seed(s)`, the six networks that torchvision also has get the same
+initial weights as from torchvision's builders.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ class Builder:
         return f"{title} on a {self.backbone.title}, output stride {self.resolve({})['output_stride']}. {paper}"
 
     def resolve(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-        """Return every option that is in use with its value, which together build the same network again.
+        """Return the values of all options in use. They rebuild the same network.
 
         Args:
-            chosen: Options that were given; None stands for the network's own default.
+            chosen: Options set by the caller; None stands for the network's own default.
 
         Returns:
             Options with JSON-able values. Nothing is built.
 
         Raises:
-            TypeError: If there is no option of a given name.
-            ValueError: If an option cannot have its value, would change nothing, or contradicts another.
+            TypeError: If an option name is unknown.
+            ValueError: If an option has a value that is not allowed, would change nothing, or contradicts another.
         """
         return {name: value for name, value in self.applicable(chosen).items() if value is not None}
 
@@ -83,14 +83,14 @@ class Builder:
         check_applicable(self.name, given, resolved)
         resolved.update({name: as_json(name, value) for name, value in given.items() if name in resolved})
         if resolved.get("downsample") == "average_dilated" and not self._is_dilated(resolved):
-            resolved["downsample"] = "average"  # without dilation the two are the same
+            resolved["downsample"] = "average"  # equivalent without dilation
         if resolved.get("aspp_norm_eps") == resolved["head_norm_eps"]:
-            resolved["aspp_norm_eps"] = None  # the same network as without the option, so recorded alike
+            resolved["aspp_norm_eps"] = None  # equivalent to leaving the option out, so recorded the same way
         paths = [stage.path for stage in self._feature_maps(resolved).values()]
         if len(set(paths)) < len(paths):
             raise ValueError(
-                f"backbone_stages={resolved['backbone_stages']} are too few for {self.name}: it would read one feature "
-                f"map twice ({', '.join(paths)})"
+                f"backbone_stages={resolved['backbone_stages']} are too few for {self.name}, which would read one "
+                f"feature map twice ({', '.join(paths)})"
             )
         _check_norm_eval(given.get("norm_eval"), resolved)
         return resolved
@@ -134,7 +134,7 @@ class Builder:
         maps = self._feature_maps(options)
         layers = self.backbone.build(options, backbone_norm)
         backbone = IntermediateLayerGetter(layers, {stage.path: name for name, stage in maps.items()})
-        # The auxiliary head comes first: the order in which torchvision draws the initial weights.
+        # The auxiliary head comes first, because torchvision draws its initial weights first.
         aux: nn.Module | None = None
         if options["aux_loss"]:
             aux = FCNHead(maps["aux"].channels, options["num_classes"], norm_layer=head_norm)
@@ -162,11 +162,11 @@ fcn_resnet50 = Builder(FCN, backbones.resnet50)
 fcn_resnet101 = Builder(FCN, backbones.resnet101)
 deeplabv3_resnet50 = Builder(DEEPLABV3, backbones.resnet50)
 deeplabv3_resnet101 = Builder(DEEPLABV3, backbones.resnet101)
-# torchvision uses the rates of output stride 8 here, and so do the published weights.
+# torchvision and the published weights use the rates for output stride 8 here.
 deeplabv3_mobilenet_v3_large = Builder(DEEPLABV3, backbones.mobilenet_v3_large, {"atrous_rates": [12, 24, 36]})
 lraspp_mobilenet_v3_large = Builder(LRASPP, backbones.mobilenet_v3_large)
 
-# Networks that torchvision has too.
+# Networks that torchvision also has.
 PUBLISHED = (
     deeplabv3_mobilenet_v3_large,
     deeplabv3_resnet50,

@@ -1,6 +1,6 @@
 """Description of a model besides its tensors.
 
-`ModelConfig` holds what is needed to build the network again. `ModelCard` describes its trained weights: the classes,
+`ModelConfig` holds what is needed to rebuild the network. `ModelCard` describes its trained weights: the classes,
 their colours, the preprocessing used in training, and the origin of the weights.
 """
 
@@ -18,7 +18,7 @@ Colour: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Name and options of a builder, which build the same network again.
+    """Name and options of a builder, enough to rebuild the same network.
 
     Attributes:
         name: Name of the builder, one of `segnets.list_models()`, or of a backbone.
@@ -46,11 +46,11 @@ class ModelCard:
     provenance: Mapping[str, JSON] = field(default_factory=dict)
 
     def without_classes(self) -> ModelCard:
-        """Return the card for a model whose last layers were newly initialised: only the preprocessing still holds."""
+        """Return the card for a model with newly initialised last layers, keeping only the preprocessing."""
         return replace(self.derived(), classes=(), palette=())
 
     def derived(self) -> ModelCard:
-        """Return the card for weights that may have changed since, without the claims proven for the original."""
+        """Return the card for weights that may have changed since, without facts verified only for the original."""
         if not _CLAIMS & self.provenance.keys():
             return self
         original: dict[str, JSON] = {key: value for key, value in self.provenance.items() if key != "proof"}

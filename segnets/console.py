@@ -1,4 +1,4 @@
-"""Run a command with the conventions that all commands of this project share.
+"""Run a command with the conventions shared by all commands of this project.
 
 Results go to stdout, everything else to stderr. The exit status is 0 for success, 1 for bad input (one line on stderr
 and no traceback) and 2 for wrong usage.
@@ -19,7 +19,7 @@ from segnets.errors import SegnetsError
 def run_command(main: Callable[[], int | None], program: str) -> int:
     """Run `main`, and turn its errors into an exit status and one line on stderr.
 
-    SIGTERM unwinds the stack like Ctrl-C, so that temporary files are removed. A closed pipe (`| head`) is no error.
+    SIGTERM unwinds the stack like Ctrl-C, so temporary files are removed. A closed pipe (`| head`) is not an error.
 
     Args:
         main: The command. Returns its exit status, or None for 0.
@@ -59,7 +59,7 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
 
 
 def escape_controls(text: str) -> str:
-    """Escape control characters in a message, which may quote a hostile file. Newlines are kept."""
+    """Escape control characters in a message, because it may quote a hostile file. Newlines are kept."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 

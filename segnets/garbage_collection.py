@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Disable the cyclic garbage collector inside a `with` block.
 
-    Building thousands of objects makes Python scan all of torch's objects for cycles again and again, which takes more
-    than half of the time of loading a network. Reference counting still frees objects as usual.
+    Building thousands of objects makes Python scan all of torch's objects for cycles repeatedly, which takes more than
+    half of the time to load a network. Reference counting still frees objects as usual.
     """
     was_enabled = gc.isenabled()
     gc.disable()

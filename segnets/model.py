@@ -1,6 +1,6 @@
-"""The one class of segmentation networks: a backbone, a classifier and optionally an auxiliary classifier.
+"""Segmentation model: a backbone, a classifier and optionally an auxiliary classifier.
 
-Behaves as torchvision's FCN, DeepLabV3 and LRASPP, which differ only in their parts.
+One class for all networks. Behaves like torchvision's FCN, DeepLabV3 and LRASPP, which only differ in their parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segnets.options import check_values
 
 
 class SegmentationModel(nn.Module):
-    """Segmentation network, which computes class logits for every pixel of an image.
+    """Segmentation network that computes class logits for every pixel of an image.
 
     Args:
         backbone: Module that maps an image to a dictionary of feature maps: "out", and "aux" if there is an auxiliary
@@ -28,9 +28,9 @@ class SegmentationModel(nn.Module):
         aux_classifier: Module that maps the feature map "aux" to logits, or None.
         align_corners: Whether resizing to the image aligns the centres of the corner pixels (see
             `segnets.layers.resize_bilinear`).
-        config: Name and options that build this network again, or None for a network assembled by hand.
+        config: Name and options that rebuild this network, or None for a network assembled by hand.
         gradient_checkpointing: Whether training recomputes the backbone's activations instead of keeping them (see
-            `segnets.backbones.forward_checkpointed`). Ignored under torch.compile, which makes its own choice.
+            `segnets.backbones.forward_checkpointed`). Ignored under torch.compile, which decides for itself.
         norm_eval: Whether batch norms use their running statistics in training: True for all of them, "backbone" for
             those of the backbone.
 
@@ -67,7 +67,7 @@ class SegmentationModel(nn.Module):
         self.backbone_frozen = False
         self.config = config
         self.card: ModelCard | None = None
-        if norm_eval:  # a new module is in training mode, so its norms have to be switched now
+        if norm_eval:  # new modules start in training mode, so switch their norms now
             self.train()
 
     def train(self, mode: bool = True) -> SegmentationModel:
@@ -129,8 +129,8 @@ class SegmentationModel(nn.Module):
             )
         if not x.is_floating_point():
             raise RuntimeError(
-                f"expected a floating point image, normalised as the weights ask for, but found {x.dtype}; "
-                "segnets.preprocess turns uint8 images into it"
+                f"expected a floating point image, normalised as the weights require, but found {x.dtype}; "
+                "segnets.preprocess converts uint8 images"
             )
         size = [x.shape[2], x.shape[3]]
         features = self._features(x)
@@ -147,7 +147,7 @@ class SegmentationModel(nn.Module):
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
         checkpointed = self.gradient_checkpointing and self.training and not self.backbone_frozen
-        # A compiler decides by itself which activations to keep.
+        # The compiler decides which activations to keep.
         if not torch.jit.is_scripting() and checkpointed and not torch.compiler.is_compiling():
             return forward_checkpointed(self.backbone, x)
         result: dict[str, Tensor] = self.backbone(x)

@@ -1,9 +1,9 @@
-"""The table of options: one row for everything that can be chosen about a network.
+"""The table of options, with one row per option of a network.
 
-`OPTIONS` has the options of segmentation networks, `CLASSIFIER_OPTIONS` those that only a backbone's own classifier
-takes. Checks, error messages, warnings about hidden geometry and the table in docs/models.md are derived from these
-rows. Which options apply to a network, and their defaults where they differ between networks, is decided by its
-backbone and its head (`segnets.backbones`, `segnets.heads`). An option that would change nothing is refused.
+`OPTIONS` has the options of segmentation networks, `CLASSIFIER_OPTIONS` those of a backbone's own classifier only.
+Checks, error messages, warnings about hidden geometry and the table in docs/models.md are derived from these rows.
+Which options apply to a network, and their defaults where they differ between networks, is decided by its backbone and
+its head (`segnets.backbones`, `segnets.heads`). An option that would change nothing is refused.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Option:
         description: Meaning, as a phrase without a full stop, for the docs and `help()`.
         allowed: Wording of the allowed values, for errors and the docs.
         check: Function that returns whether a value is allowed.
-        default: Default of every network that has the option; None if networks differ or the option is then unused.
+        default: Default of every network that has the option; None if networks differ or the option is unused by
+            default.
         default_note: Wording of the default for the docs, where `default` is None.
         needs: Part of a network without which the option would change nothing; empty if every network has it.
         visible: Whether the names and shapes of a network's tensors determine the value: "yes", "no", or "partly" if
@@ -92,13 +93,13 @@ class Option:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether the same tensors can compute something else under another value of this option."""
+        """Whether the same tensors can give different outputs under another value of this option."""
         return self.visible != "yes" and self.changes_inference
 
 
-# More classes, channels or dilation than any network has: a damaged file, or a slip.
+# More classes, channels or dilation than any network has. Larger values come from a damaged file or a typo.
 _MAX_COUNT = 1 << 20
-_MAX_VALUES = 64  # in a list: each rate is a branch of the network, and a file may list a million
+_MAX_VALUES = 64  # per list: each rate is a branch of the network, and a hostile file may list a million
 
 
 def _is_bool(value: Any) -> bool:
@@ -256,7 +257,7 @@ OPTIONS: tuple[Option, ...] = (
         **_choice("conv", "average", "average_dilated"),
         default="conv",
         needs="a ResNet",
-        visible="partly",  # the two kinds of pooling have the same tensors
+        visible="partly",  # both kinds of pooling have the same tensors
         search_rank=9,
         in_backbone_file=True,
     ),
@@ -285,7 +286,7 @@ OPTIONS: tuple[Option, ...] = (
         'or "group"',
         **_NORM,
         default="batch",
-        visible="partly",  # "group" shows; the others are alike, in eval mode too
+        visible="partly",  # only "group" shows; the others have the same tensors and outputs in eval mode
         changes_inference=False,
         in_backbone_file=True,
     ),
@@ -332,7 +333,7 @@ OPTIONS: tuple[Option, ...] = (
         default_note="12, 24, 36 at output stride 8; 6, 12, 18 at 16; 3, 6, 9 at 32. "
         "`deeplabv3_mobilenet_v3_large` has those of 8 at 16, as in torchvision",
         needs=_ASPP,
-        visible="no",  # apart from their number
+        visible="no",  # only their number is
         candidates=([12, 24, 36], [6, 12, 18], [3, 6, 9]),
         search_rank=3,
     ),
@@ -429,7 +430,7 @@ NAMES = tuple(option.name for option in OPTIONS)
 TRAINING = tuple(option.name for option in OPTIONS if option.training_only)
 # Options whose default is the same for every network that has them.
 DEFAULTS: Mapping[str, JSON] = {option.name: option.default for option in OPTIONS if option.default is not None}
-# Options under which the same tensors can compute something else.
+# Options under which the same tensors can give different outputs.
 HIDDEN = frozenset(option.name for option in ALL_OPTIONS if option.is_hidden)
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -441,7 +442,7 @@ def check_values(given: Mapping[str, Any]) -> None:
         given: Options of a segmentation network, none of them None.
 
     Raises:
-        TypeError: If there is no option of that name.
+        TypeError: If an option name is unknown.
         ValueError: If the option cannot have that value.
     """
     for name, value in given.items():
@@ -470,7 +471,7 @@ def check_applicable(model: str, given: Mapping[str, Any], applicable: Mapping[s
 
 
 def as_json(name: str, value: Any) -> JSON:
-    """Convert the checked value of an option to what a file records: plain numbers, and lists for sequences."""
+    """Convert the checked value of an option to JSON for a file: plain numbers, and lists for sequences."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, Sequence):

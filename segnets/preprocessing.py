@@ -1,7 +1,7 @@
 """Preprocessing from a uint8 image to the network's input, as data (`Preprocessing`) and as code (`Preprocess`).
 
 The code stays in the subset of Python that TorchScript compiles, so that Python, exported files and C++ run the same
-code. It behaves as torchvision.transforms._presets.SemanticSegmentation on uint8 tensors, bit for bit: resize (in
+code. It behaves like torchvision.transforms._presets.SemanticSegmentation on uint8 tensors, bit for bit: resize (in
 float, rounded back to uint8), scale to 0..1, subtract the mean, divide by the standard deviation.
 
 Shapes: N batch, H W the image, h w the network's input.
@@ -25,7 +25,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
 DEFAULT_SHORT_SIDE = 520
 
-# Resizing the short side of a 1x300 image to 520 would give 81 million pixels, and exhaust the memory.
+# Resizing the short side of a 1x300 image to 520 would give 81 million pixels and exhaust the memory.
 MAX_ENLARGED_PIXELS = 1 << 24
 
 
@@ -44,7 +44,7 @@ class Preprocessing:
         channel_order: The network's channel order, "RGB" or "BGR". Images are always given as RGB.
 
     Raises:
-        ValueError: If a value is none of these, or does not go with another.
+        ValueError: If a value is not allowed, or contradicts another.
     """
 
     resize: str = "short_side"
@@ -98,7 +98,7 @@ class Preprocessing:
 
 
 class Preprocess(nn.Module):
-    """Module that applies a `Preprocessing` to images. Scriptable, without parameters and buffers.
+    """Module that applies a `Preprocessing` to images. Scriptable; has no parameters or buffers.
 
     Args:
         preprocessing: The parameters.
@@ -154,7 +154,7 @@ class Preprocess(nn.Module):
         if self.resize == "none":
             return height, width
         short_side = self.short_side
-        # The order of these operations is torchvision's. It decides how the long side is rounded.
+        # Keep torchvision's order of operations: it decides how the long side is rounded.
         long_side = int(short_side * max(height, width) / min(height, width))
         if short_side * long_side > max(self.max_enlarged_pixels, height * width):
             reject_image(
@@ -192,7 +192,7 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
     if not isinstance(image, Tensor):
         raise ImageError(
             f"image: expected a torch.Tensor, uint8 (N, H, W, 3) RGB, got {type(image).__name__}; "
-            "torch.from_numpy(array)[None] makes one from an (H, W, 3) array"
+            "convert an (H, W, 3) array with torch.from_numpy(array)[None]"
         )
     result: Tensor = Preprocess(preprocessing or Preprocessing())(image)
     return result

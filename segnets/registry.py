@@ -46,7 +46,7 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 _PAIRS = [Builder(head, backbone) for head in HEADS for backbone in BACKBONES.values()]
 MODELS: dict[str, Builder] = {builder.name: builder for builder in [*_PAIRS, *PUBLISHED]}
-# Names stand in file names, shell patterns and messages.
+# Names appear in file names, shell patterns and messages.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 
 
@@ -59,11 +59,11 @@ def register_model(name: str, builder: Builder) -> None:
 
     Args:
         name: Name of the network: a letter, then letters, digits, "_", "-" or "."; 80 characters at most.
-        builder: A head on a backbone. Either can be your own, see docs/adding_a_model.md.
+        builder: A head on a backbone. Either can be your own; see docs/adding_a_model.md.
 
     Raises:
         TypeError: If `builder` is not a `segnets.builders.Builder`.
-        ValueError: If the name is not allowed, or is the name of another network or backbone.
+        ValueError: If the name is not allowed, or already belongs to a network or backbone.
 
     Example:
         >>> from segnets.builders import Builder
@@ -83,7 +83,7 @@ def register_model(name: str, builder: Builder) -> None:
             f"got {type(builder).__name__}"
         )
     if name in MODELS or name in BACKBONES:
-        raise ValueError(f"name={name!r}: a network of this name is already registered. Choose another name.")
+        raise ValueError(f"name={name!r}: a network with this name is already registered. Choose another name.")
     MODELS[name] = replace(builder, name=name)
 
 
@@ -105,7 +105,7 @@ def find_builder(name: str) -> Builder:
     """Return the builder of a segmentation network.
 
     Raises:
-        ValueError: If there is no network of that name; the message suggests a similar one.
+        ValueError: If there is no network with this name; the message suggests a similar one.
     """
     if isinstance(name, str) and name in MODELS:
         return MODELS[name]
@@ -117,14 +117,14 @@ def find_builder(name: str) -> Builder:
 
 
 class _WithoutInitialValues(TorchFunctionMode):
-    """Mode that skips drawing initial values, which on the meta device imports torch's compiler (2 seconds)."""
+    """Mode that skips drawing initial values, which would import torch's compiler on the meta device (2 seconds)."""
 
     _DRAWING = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_"})
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Return the tensor unchanged in place of drawing its values."""
+        """Return the tensor unchanged instead of drawing its values."""
         given = kwargs or {}
         if getattr(func, "__name__", "") in self._DRAWING:
             return args[0] if args else given["tensor"]
@@ -132,9 +132,9 @@ class _WithoutInitialValues(TorchFunctionMode):
 
 
 def build_described(name: str, options: dict[str, Any]) -> nn.Module:
-    """Build a network on the meta device: every name, shape and dtype, and no values.
+    """Build a network on the meta device, with every name, shape and dtype but no values.
 
-    Takes no memory and little time.
+    Takes little time and no memory for tensors.
 
     Args:
         name: Name of a segmentation network or a classifier, as a file records it.

@@ -84,7 +84,7 @@ class Segmenter(nn.Module):
 def logits_to_mask(logits: Tensor, height: int, width: int, max_logits: int = MAX_LOGITS) -> Tensor:
     """Resize logits to the image and take the argmax over the classes. Scriptable.
 
-    Equal logits give the lowest class id.
+    Ties give the lowest class id.
 
     Args:
         logits: Logits of shape (N, C, h, w).
@@ -97,7 +97,7 @@ def logits_to_mask(logits: Tensor, height: int, width: int, max_logits: int = MA
     """
     classes = logits.shape[1]
     group = max(1, max_logits // (logits.shape[0] * height * width))
-    # A group of classes at a time bounds the memory. The maximum over the groups is the maximum over all classes.
+    # Process a group of classes at a time to bound the memory. The maximum over groups is the maximum over classes.
     best, mask = logits_at(logits[:, :group], height, width).max(dim=1)
     for start in range(group, classes, group):
         values, index = logits_at(logits[:, start : start + group], height, width).max(dim=1)

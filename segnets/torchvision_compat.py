@@ -2,15 +2,15 @@
 
 PyPI's torchvision is built for CUDA. With a CPU-only torch its compiled operators fail to load, and `import
 torchvision` raises "operator torchvision::nms does not exist". The pure Python parts (datasets, transforms, models)
-use none of these operators. This module defines the schemas of the missing operators, after which the import succeeds.
+use none of these operators. This module defines the schemas of the missing operators, so that the import succeeds.
 
 Import this module first, and torchvision as usual afterwards:
 
     import segnets.torchvision_compat
     import torchvision
 
-`from segnets.torchvision_compat import torchvision` is equivalent. Where torchvision imports without help, nothing is
-changed. `import segnets` never imports this module.
+`from segnets.torchvision_compat import torchvision` is equivalent. If torchvision imports without help, nothing
+changes. `import segnets` never imports this module.
 """
 
 from __future__ import annotations

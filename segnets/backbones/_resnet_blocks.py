@@ -2,8 +2,8 @@
 
 He et al. 2015, https://arxiv.org/abs/1512.03385
 He et al. 2018, "Bag of Tricks", https://arxiv.org/abs/1812.01187
-The defaults behave as torchvision.models.resnet, where the 3x3 convolution has the stride ("v1.5"). The deep stem ("C",
-v1c) and average pooling in the shortcuts ("D", v1d) behave as in timm and mmsegmentation.
+The defaults behave like torchvision.models.resnet, where the 3x3 convolution has the stride ("v1.5"). The deep stem
+("C", v1c) and average pooling in the shortcuts ("D", v1d) follow timm and mmsegmentation.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class BasicBlock(nn.Module):
     (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        inplanes: Channels of the input.
-        planes: Channels of the output.
+        inplanes: Number of input channels.
+        planes: Number of output channels.
         stride: Stride of the first convolution.
-        downsample: Shortcut that fits the input to the output, or None for the identity.
+        downsample: Shortcut that matches the input to the output's shape, or None for the identity.
         groups: Must be 1.
         base_width: Must be 64.
         dilation: Dilation of the first convolution, and of the second one unless `second_dilation` is given.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         second_dilation: Dilation of the second convolution, or None.
         stride_in_1x1: Must be False.
 
@@ -67,7 +67,7 @@ class BasicBlock(nn.Module):
                 "ResNeXt and Wide ResNet are built of Bottleneck blocks"
             )
         if stride_in_1x1:
-            raise ValueError("stride_in_1x1=True: a BasicBlock has no 1x1 convolution; Bottleneck blocks have")
+            raise ValueError("stride_in_1x1=True: a BasicBlock has no 1x1 convolution; use Bottleneck blocks")
         self.conv1 = _conv3x3(inplanes, planes, stride, dilation=dilation)
         self.bn1 = norm_layer(planes)
         self.relu = nn.ReLU(inplace=True)
@@ -94,16 +94,16 @@ class Bottleneck(nn.Module):
     (N, inplanes, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        inplanes: Channels of the input.
-        planes: A quarter of the channels of the output.
+        inplanes: Number of input channels.
+        planes: A quarter of the number of output channels.
         stride: Stride of the 3x3 convolution.
-        downsample: Shortcut that fits the input to the output, or None for the identity.
+        downsample: Shortcut that matches the input to the output's shape, or None for the identity.
         groups: Groups of the 3x3 convolution (ResNeXt).
-        base_width: Channels of the 3x3 convolution per group, for 64 `planes`.
+        base_width: Channels per group of the 3x3 convolution, for 64 `planes`.
         dilation: Dilation of the 3x3 convolution.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         second_dilation: Must be None, because there is a single 3x3 convolution.
-        stride_in_1x1: Whether the first 1x1 convolution has the stride instead, as in the original ResNets ("v1").
+        stride_in_1x1: Whether the stride is in the first 1x1 convolution, as in the original ResNets ("v1").
 
     Raises:
         ValueError: If `second_dilation` is given.
@@ -152,7 +152,7 @@ class Bottleneck(nn.Module):
 
 
 class _PaddedAveragePool(nn.Module):
-    """2x2 average pooling at stride 1, with the right and lower edge padded by zeros, as in timm."""
+    """2x2 average pooling at stride 1, with zero padding on the right and bottom, as in timm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(F.pad(x, [0, 1, 0, 1]), 2, 1)
@@ -161,7 +161,7 @@ class _PaddedAveragePool(nn.Module):
 def shortcut(
     downsample: str, in_channels: int, out_channels: int, *, stride: int, dilated: bool, norm_layer: NormLayer
 ) -> nn.Sequential:
-    """Build the shortcut that fits a block's input to its output.
+    """Build the shortcut that matches a block's input to the shape of its output.
 
     Args:
         downsample: "conv", a 1x1 convolution with the stride; "average", average pooling with the stride and a 1x1
@@ -169,8 +169,8 @@ def shortcut(
         in_channels: Channels of the block's input.
         out_channels: Channels of the block's output.
         stride: Stride of the block.
-        dilated: Whether the stage has dilation in place of its stride.
-        norm_layer: Factory that makes a norm for a number of channels.
+        dilated: Whether dilation replaces the stride of the stage.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
 
     Returns:
         Module that maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -188,9 +188,9 @@ def first_convolution(stem: str, in_channels: int, out_channels: int, norm_layer
 
     Args:
         stem: "plain", a 7x7 convolution; or "deep", three 3x3 convolutions (v1c).
-        in_channels: Channels of the image.
-        out_channels: Channels of the output.
-        norm_layer: Factory that makes a norm for a number of channels.
+        in_channels: Number of image channels.
+        out_channels: Number of output channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
 
     Returns:
         Module that maps (N, in_channels, H, W) to (N, out_channels, ceil(H / 2), ceil(W / 2)).

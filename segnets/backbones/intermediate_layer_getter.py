@@ -1,6 +1,6 @@
 """Extraction of named feature maps from a classifier.
 
-Behaves as torchvision.models._utils.IntermediateLayerGetter, and also takes dotted paths.
+Behaves like torchvision.models._utils.IntermediateLayerGetter, but also accepts dotted paths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 class _Tap:
     """Forward hook that stores a module's output under a name.
 
-    A class instead of a closure, so that the hooks of a deep copied or pickled getter write to the copy.
+    A class rather than a closure, so that the hooks of a deep-copied or unpickled getter write to the copy.
     """
 
     def __init__(self, outputs: dict[str, Tensor], name: str) -> None:
@@ -31,8 +31,8 @@ class _Tap:
 class IntermediateLayerGetter(nn.ModuleDict):
     """Module that runs the children of a model in order and returns the outputs of selected layers.
 
-    Behaves as torchvision.models._utils.IntermediateLayerGetter, and supports dotted paths as well. Children after the
-    last selected one are dropped. The children must be registered in the order in which they are used, each used once.
+    Behaves like torchvision.models._utils.IntermediateLayerGetter, and supports dotted paths as well. Children after
+    the last selected one are dropped. The children must be registered in the order of use, and each is used once.
 
     Dotted paths work in eager mode and torch.compile, but not in TorchScript. A getter with dotted paths must not run
     in two threads at once.
@@ -127,12 +127,12 @@ def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     Raises:
         TypeError: If `backbone` is not an IntermediateLayerGetter.
-        ValueError: If `backbone` has dotted paths, whose outputs inside of a block would have to be kept.
+        ValueError: If `backbone` has dotted paths, because outputs inside a block would have to be kept.
     """
     if not isinstance(backbone, IntermediateLayerGetter):
         raise TypeError(f"gradient_checkpointing needs an IntermediateLayerGetter, got {type(backbone).__name__}")
     if backbone.dotted:
-        raise ValueError(f"gradient_checkpointing does not go with dotted paths: {', '.join(backbone.dotted)}")
+        raise ValueError(f"gradient_checkpointing does not support dotted paths: {', '.join(backbone.dotted)}")
     out: OrderedDict[str, Tensor] = OrderedDict()
     for name, module in backbone.items():
         # A plain Sequential is a stage of ResNet blocks. MobileNet's blocks are direct children.

@@ -1,9 +1,9 @@
 """MobileNetV3, large and small.
 
 Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2, https://arxiv.org/abs/1905.02244
-Behaves as torchvision.models.mobilenetv3, and draws the same initial weights after `torch.manual_seed(s)`. Batch norms
-have eps 1e-3 and momentum 0.01. `dilated=True` dilates the last stage by 2. Other output strides and
-`first_block_dilation="previous"` behave as in timm.
+Behaves like torchvision.models.mobilenetv3, and draws the same initial weights after `torch.manual_seed(s)`. Batch
+norms have eps 1e-3 and momentum 0.01. `dilated=True` dilates the last stage by 2. Other output strides and
+`first_block_dilation="previous"` follow timm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segnets.card import JSON, ModelConfig
 from segnets.layers import ConvNormAct, InvertedResidual, InvertedResidualSpec, NormLayer, round_channels
 from segnets.options import check_values
 
-_EPS, _MOMENTUM = 1e-3, 0.01  # of the batch norms
+_EPS, _MOMENTUM = 1e-3, 0.01  # for batch norm
 
 
 class MobileNetV3(nn.Module):
@@ -34,10 +34,10 @@ class MobileNetV3(nn.Module):
         last_channels: Channels of the classifier's hidden layer.
         num_classes: Number of classes, or 0 for a network without `classifier` that returns the pooled features
             (N, 6 * channels of the last block).
-        norm_layer: Factory that makes a norm for a number of channels; None means batch norm with the paper's eps and
-            momentum.
+        norm_layer: Factory that builds a norm layer for a given number of channels; None means batch norm with the
+            paper's eps and momentum.
         dropout: Dropout probability in the classifier.
-        in_channels: Channels of the image.
+        in_channels: Number of image channels.
 
     Raises:
         ValueError: If `blocks` is empty or `num_classes` is negative.
@@ -112,8 +112,8 @@ def large_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list
     """Return the blocks of MobileNetV3-Large, table 1 of the paper.
 
     Args:
-        reduced_tail: Whether the last stage has half of its channels.
-        width_mult: Factor of all channels.
+        reduced_tail: Whether to halve the channels of the last stage.
+        width_mult: Multiplier for all channel counts.
 
     Returns:
         The parameters of the blocks, in order.
@@ -143,8 +143,8 @@ def small_blocks(*, reduced_tail: bool = False, width_mult: float = 1.0) -> list
     """Return the blocks of MobileNetV3-Small, table 2 of the paper.
 
     Args:
-        reduced_tail: Whether the last stage has half of its channels.
-        width_mult: Factor of all channels.
+        reduced_tail: Whether to halve the channels of the last stage.
+        width_mult: Multiplier for all channel counts.
 
     Returns:
         The parameters of the blocks, in order.
@@ -192,7 +192,7 @@ def dilate(
         first_block_dilation: See `segnets.options.OPTIONS`.
 
     Returns:
-        The changed parameters of the blocks.
+        The parameters of the blocks, with strides and dilations replaced.
     """
     result, stride, dilation = [], 2, 1  # the convolution before the blocks has stride 2
     for spec in blocks:
@@ -274,7 +274,7 @@ class MobileNetV3Spec:
         return Stages((*stages, out), aux, out)
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
-        """Return the prefixes of tensors outside of the features, see `BackboneSpec.unused_prefixes`."""
+        """Return the prefixes of tensors outside the features, see `BackboneSpec.unused_prefixes`."""
         return ("classifier.",)
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:

@@ -1,10 +1,10 @@
-"""ResNet, ResNeXt and Wide ResNet, with optional dilation in place of stride.
+"""ResNet, ResNeXt and Wide ResNet, with optional dilation instead of stride.
 
 He et al. 2015, https://arxiv.org/abs/1512.03385
 Xie et al. 2016, https://arxiv.org/abs/1611.05431
 Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146
-Behaves as torchvision.models.resnet, and draws the same initial weights after `torch.manual_seed(s)`. Options that
-torchvision lacks behave as in timm and mmsegmentation (see `segnets.options`).
+Behaves like torchvision.models.resnet, and draws the same initial weights after `torch.manual_seed(s)`. Options that
+torchvision lacks follow timm and mmsegmentation (see `segnets.options`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _DILATABLE_STAGES = (2, 3, 4)
 class ResNet(nn.Module):
     """ResNet classifier: (N, in_channels, H, W) -> logits (N, num_classes).
 
-    The stages `layer1` to `layer4` give the feature maps. The defaults are torchvision's, and timm's where torchvision
-    has no such option.
+    The stages `layer1` to `layer4` output the feature maps. The defaults are torchvision's, or timm's for options that
+    torchvision lacks.
 
     Args:
         block: BasicBlock or Bottleneck.
@@ -39,11 +39,11 @@ class ResNet(nn.Module):
             (N, 512 * expansion).
         zero_init_residual: Whether every residual branch starts at zero (https://arxiv.org/abs/1706.02677).
         groups: Cardinality of ResNeXt.
-        width_per_group: Width of a group in ResNeXt, or twice the usual 64 in Wide ResNet.
-        replace_stride_with_dilation: Whether stages 2, 3 and 4 have dilation in place of their stride; None means
-            that no stage has.
-        norm_layer: Factory that makes a norm for a number of channels; None means `nn.BatchNorm2d`.
-        in_channels: Channels of the image.
+        width_per_group: Channels per group in ResNeXt; 128 instead of 64 in Wide ResNet.
+        replace_stride_with_dilation: Whether dilation replaces the stride of stages 2, 3 and 4; None means in no
+            stage.
+        norm_layer: Factory that builds a norm layer for a given number of channels; None means `nn.BatchNorm2d`.
+        in_channels: Number of image channels.
         first_block_dilation: See `segnets.options.OPTIONS`.
         basic_block_dilation: See `segnets.options.OPTIONS`.
         multi_grid: See `segnets.options.OPTIONS`.
@@ -187,7 +187,7 @@ class ResNetSpec:
     """Description of one ResNet, see `segnets.backbones.BackboneSpec`.
 
     Calling it builds the classifier. It takes the options of `ResNet`, and `norm_layer` also as "batch", "sync",
-    "frozen" or "group" together with `norm_eps`. A classifier with a function as `norm_layer` has no config, so it
+    "frozen" or "group" together with `norm_eps`. A classifier with a function as `norm_layer` has no config, and
     can't be saved.
 
     Attributes:
@@ -196,7 +196,7 @@ class ResNetSpec:
         block: Class of the residual blocks.
         depths: Number of blocks in each of the four stages.
         groups: Cardinality of ResNeXt.
-        width_per_group: Width of a group.
+        width_per_group: Channels per group.
     """
 
     name: str
@@ -230,7 +230,7 @@ class ResNetSpec:
         natural = 2 ** (count + 1)
         stride = given.get("output_stride", min(output_stride, natural))
         if stride > natural:
-            raise ValueError(f"output_stride={stride}: with backbone_stages={count} it is at most {natural}")
+            raise ValueError(f"output_stride={stride}: expected at most {natural} with backbone_stages={count}")
         options: dict[str, JSON] = {
             "in_channels": 3,
             "output_stride": stride,
@@ -264,7 +264,7 @@ class ResNetSpec:
         return Stages(stages, aux=stages[-2], out=stages[-1])
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the prefixes of tensors outside of the features, see `BackboneSpec.unused_prefixes`."""
+        """Return the prefixes of tensors outside the features, see `BackboneSpec.unused_prefixes`."""
         return ("fc.", *(f"layer{i}." for i in range(options["backbone_stages"] + 1, 5)))
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:

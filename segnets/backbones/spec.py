@@ -1,4 +1,4 @@
-"""Description of a backbone, from which a builder puts any head on it."""
+"""Description of a backbone, which lets a builder put any head on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer, norm_layer
 from segnets.options import NAMES, as_json, check_values
 
-FULL_CLASSES = 1000  # of ImageNet
+FULL_CLASSES = 1000  # ImageNet's
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Stage:
     """Feature map of a backbone.
 
     Attributes:
-        path: Path of the layer whose output it is.
-        channels: Its channels.
-        stride: Ratio of the image size to its size, without dilation.
+        path: Path of the layer that outputs it.
+        channels: Number of channels.
+        stride: Ratio of the image size to the feature map's size, without dilation.
     """
 
     path: str
@@ -36,9 +36,9 @@ class Stages:
     """Feature maps of a backbone.
 
     Attributes:
-        all: All feature maps, in the order in which they are computed.
-        aux: The one that an auxiliary classifier reads.
-        out: The last one.
+        all: All feature maps, in the order of computation.
+        aux: Feature map for an auxiliary classifier.
+        out: Last feature map.
     """
 
     all: tuple[Stage, ...]
@@ -57,9 +57,9 @@ class Stages:
 class BackboneSpec(Protocol):
     """Description of one backbone.
 
-    Calling it builds the classifier as which the backbone was pretrained: (N, in_channels, H, W) -> logits
-    (N, num_classes). With `num_classes=0` the classifier has no last layers. It then holds only the tensors of the
-    features, and returns the pooled features (N, channels of the last stage).
+    Calling it builds the classifier that is pretrained on ImageNet: (N, in_channels, H, W) -> logits (N, num_classes).
+    With `num_classes=0` the classifier has no last layers: it only contains the tensors of the features, and returns
+    the pooled features (N, channels of the last stage).
 
     A builder calls `defaults` first, `stages` with the resolved options, and `build` last.
     """
@@ -119,7 +119,7 @@ class BackboneSpec(Protocol):
         ...
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the prefixes of a classifier's tensor names that are not part of the features with these options."""
+        """Return the name prefixes of a classifier's tensors that the features do not include with these options."""
         ...
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
@@ -127,7 +127,7 @@ class BackboneSpec(Protocol):
 
         Args:
             options: Resolved options of the builder.
-            norm_layer: Factory that makes a norm for a number of channels.
+            norm_layer: Factory that builds a norm layer for a given number of channels.
 
         Returns:
             Module whose children, run in order, compute the feature maps at the paths given by `stages`. It becomes
@@ -137,7 +137,7 @@ class BackboneSpec(Protocol):
 
 
 def check_classes(num_classes: Any) -> int:
-    """Return a classifier's number of classes as an int.
+    """Return the number of classes of a classifier as an int.
 
     Raises:
         ValueError: If it is not a whole number of at least 0.
@@ -168,7 +168,7 @@ def classifier_norm(options: dict[str, Any], *, eps: float, momentum: float) -> 
     if callable(norm):
         if own_eps is not None:
             raise ValueError(
-                f"norm_eps={own_eps!r}: norm_layer is a function, which sets eps itself; pass only one of them"
+                f"norm_eps={own_eps!r}: norm_layer is a function and sets eps itself; pass only one of the two"
             )
         factory: NormLayer = norm
         return factory

@@ -1,4 +1,4 @@
-"""Declare a subcommand in the form that all of them share."""
+"""Shared declaration of a subcommand."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def add_command(
 
     Args:
         commands: Subparsers of the program.
-        name: Word on the command line.
+        name: Name of the subcommand.
         run: Function that executes the command and returns its exit status.
-        summary: Line in the program's own help.
-        description: Paragraph in the help of the command.
-        examples: Command lines, one a line.
+        summary: One line for the program's help.
+        description: Paragraph for the subcommand's help.
+        examples: Command lines, one per line.
 
     Returns:
-        The parser, to add arguments to.
+        The parser of the subcommand.
     """
     lines = "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines())
     parser: argparse.ArgumentParser = commands.add_parser(

@@ -70,7 +70,7 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         "--output",
         choices=("tensor", "dict"),
         default="tensor",
-        help="type that forward returns. Default: %(default)s",
+        help="return type of forward. Default: %(default)s",
     )
 
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     from segnets.files import check_writable_target
     from segnets.weights import load
 
-    target = check_writable_target(options.target, overwrite=options.force)  # before the work, not after it
+    target = check_writable_target(options.target, overwrite=options.force)  # fail before the export, not after it
     model = load(options.weights)
     if target.exists() and target.samefile(options.weights):
         raise ExportError(f"{target}: OUT is the weights file itself. Name another file.")

@@ -72,7 +72,7 @@ def _text(value: object) -> str:
 
 
 def _verified(proof: JSON) -> list[str]:
-    """Return what a conversion verified, one line per check. `--json` has every number."""
+    """Return one line per check that a conversion passed. `--json` has all numbers."""
     if isinstance(proof, str):
         return [proof]
     if not isinstance(proof, dict):
@@ -97,7 +97,7 @@ def _line(reference: str, entry: JSON) -> str:
 
 
 def _conditions(entry: Mapping[str, JSON]) -> str:
-    """Return what a comparison assumed, and what was changed after it."""
+    """Return a comparison's assumptions and the changes made after it."""
     assumed, later = entry.get("assumed"), entry.get("before")
     text = ""
     if isinstance(assumed, dict) and assumed:

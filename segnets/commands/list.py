@@ -15,7 +15,7 @@ def add(commands: Subparsers[Any]) -> None:
         "list",
         run,
         summary="list the networks",
-        description="List the names of the networks, one a line.",
+        description="List the names of the networks, one per line.",
         examples="""
         segnets list
         segnets list 'fcn_*'

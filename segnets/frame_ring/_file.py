@@ -1,7 +1,7 @@
-"""File of a frame ring, and the locks that show which side is alive.
+"""The file of a frame ring, and the locks that show which sides are alive.
 
 The locks are Linux's open file description locks. Unlike process locks, they also exclude a second user in the same
-process. The kernel releases them when the process ends, for whatever reason.
+process. The kernel releases them when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence
 
 
 def check_platform() -> None:
-    """Check that this platform has the locks, and the order of stores that the Python side relies on.
+    """Check that this platform has the file locks and the store order that the Python side relies on.
 
     Raises:
-        FrameRingError: If the system is not Linux or the CPU not a 64-bit x86.
+        FrameRingError: If the system is not Linux, or the CPU is not 64-bit x86.
     """
     if sys.platform != "linux":
         raise FrameRingError(f"FrameRing needs Linux's file locks; this is {sys.platform}")
@@ -40,7 +40,7 @@ def check_platform() -> None:
 
 
 def create_file(path: Path, layout: FrameLayout, role: Role) -> int:
-    """Create the file of a ring, which appears complete and with the role locked.
+    """Create the file of a ring atomically, with the role already locked.
 
     Args:
         path: Path of the new file.

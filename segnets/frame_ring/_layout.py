@@ -1,4 +1,4 @@
-"""Fixed part of a frame ring's header: encoding, and decoding of untrusted bytes.
+"""Encode the fixed part of a frame ring's header, and decode it from untrusted bytes.
 
 `cpp/include/segnets/frame_ring.h` documents the format, and `cpp/src/frame_layout.cpp` implements it in C++.
 """
@@ -80,11 +80,11 @@ def make_layout(
     """Check the arguments of a new ring and return its layout.
 
     Args:
-        path: Path of the ring, which error messages begin with.
+        path: Path of the ring, for error messages.
         shape: Shape of a frame.
         dtype: NumPy or torch dtype, or its name.
         slots: Number of frames that the ring holds.
-        strides: Bytes from one index to the next, or None for C order.
+        strides: Bytes from one index to the next, per dimension, or None for C order.
         checksum: Whether frames have a CRC-32.
 
     Returns:
@@ -134,7 +134,7 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     Args:
         header: The first FIXED_SIZE bytes of the file.
         size: Size of the file in bytes.
-        path: Path of the ring, which error messages begin with.
+        path: Path of the ring, for error messages.
 
     Returns:
         The layout.
@@ -202,7 +202,7 @@ def _checked(
     strides: Sequence[int] | None,
     checksum: bool,
 ) -> FrameLayout:
-    """Build a layout from checked values. Python integers can't overflow, so no value needs a bound beforehand."""
+    """Build a layout after checking the values. Python integers can't overflow, so no bounds are needed beforehand."""
 
     def refuse(what: str) -> FrameRingError:
         return FrameRingError(f"{path}: {what}{advice}")

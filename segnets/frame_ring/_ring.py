@@ -1,7 +1,7 @@
 """Ring of frames in shared memory for one producer and one consumer, in Python or C++ (`segnets::FrameRing`).
 
 Frames are not copied. The producer fills a slot and then stores the number of published frames. The consumer only reads
-frames up to this number, and the producer only overwrites frames that the consumer has released. A process can be
+frames up to this number, and the producer only overwrites frames that the consumer has released. A process may be
 killed at any point: a frame is published completely or not at all. Requires Linux on a 64-bit x86, for the reasons
 given in `_side.py`.
 """
@@ -27,9 +27,9 @@ from segnets.frame_ring._views import Frame, Slot
 class FrameRing:
     """One side of a frame ring, from `create` or `open`. Must not be used by two threads at once.
 
-    Call `close`, or use the ring as a context manager. For the peer, a side that ends in another way has "died": by a
-    kill, or by an exception that leaves the `with` block. A forked child must not use the ring. The side counts as
-    alive while such a child lives.
+    Call `close`, or use the ring as a context manager. If a side is killed, or an exception leaves
+    its `with` block, its peer sees it as "died". A forked child must not use the ring, and keeps the side alive until
+    the child ends.
     """
 
     def __init__(self, side: Side) -> None:
@@ -64,7 +64,7 @@ class FrameRing:
         checksum: bool = False,
         reuse: bool = False,
     ) -> FrameRing:
-        """Create a ring and take a role in it. All memory is allocated at once.
+        """Create a ring and take a role in it. All memory is allocated immediately.
 
         Args:
             path: Path of the ring's file, in /dev/shm for shared memory without a disk. The file remains until it is
@@ -196,7 +196,8 @@ class FrameRing:
     def next(self, timeout: float | None = None) -> Frame | None:
         """Wait for the next frame, which must be released before the next call. For the consumer.
 
-        Waiting polls. A frame is seen up to a millisecond after it was published, or 0.05 ms early in a wait.
+        Waiting is done by polling. A frame is seen at most a millisecond after it was published, or 0.05 ms early in a
+        wait.
 
         Args:
             timeout: Seconds to wait; 0 does not wait, None waits without limit.
@@ -249,7 +250,7 @@ class FrameRing:
                     yield frame
 
     def close(self) -> None:
-        """Release the role, and let the peer see that the ring was closed.
+        """Release the role and mark the ring as closed for the peer.
 
         Frames and slots must not be used afterwards.
         """

@@ -52,7 +52,7 @@ class Side:
         path: Path of the ring.
         layout: Layout of the frames.
         role: Role of this side.
-        descriptor: Descriptor of the ring's file that has locked the role. The Side closes it.
+        descriptor: Descriptor of the ring's file that holds the lock. The Side closes it.
 
     Raises:
         FrameRingError: If the file can't be mapped or its counters are invalid.
@@ -130,7 +130,7 @@ class Side:
             timeout: Seconds to wait, or None for no limit.
 
         Returns:
-            True if one is available, False if the time is over.
+            True if one is available, False on timeout.
 
         Raises:
             PeerGoneError: If none is available and the peer has closed the ring or died.
@@ -141,7 +141,7 @@ class Side:
         timeout = None if timeout is None else float(timeout)  # also accepts NumPy's floats
         while True:
             peer = self.peer()
-            # Check again: the peer may have published its last frame just before its lock was released.
+            # Check again, because the peer may have published its last frame just before it released its lock.
             if self.available():
                 return True
             if peer in ("closed", "died"):

@@ -23,7 +23,7 @@ class Slot:
     Attributes:
         sequence: Number of the frame.
         tag: Any number 0..2**64-1 for the consumer.
-        timestamp: Nanoseconds, or None for the time of publishing by `time.monotonic_ns`.
+        timestamp: Time in nanoseconds; None means `time.monotonic_ns` when the slot is published.
     """
 
     def __init__(self, ring: FrameRing, memory: npt.NDArray[Any], sequence: int) -> None:
@@ -65,7 +65,7 @@ class Slot:
         array.flags.writeable = False  # later writes to a kept array raise ValueError
 
     def cancel(self) -> None:
-        """Give the slot back without publishing. The next slot has the same memory and sequence."""
+        """Return the slot without publishing it. The next slot has the same memory and sequence."""
         if self._memory is not None:
             self._expire()
             self._ring._cancel()
@@ -92,8 +92,8 @@ class Frame:
     As a context manager, a frame is released at the end of the `with` block.
 
     Attributes:
-        sequence: Number of the frame: 1 for the first frame of the ring, without gaps.
-        timestamp: Nanoseconds, by `time.monotonic_ns` unless the producer set another.
+        sequence: Number of the frame, counted from 1 without gaps.
+        timestamp: Time in nanoseconds, from `time.monotonic_ns` unless the producer set it.
         tag: Number set by the producer.
     """
 
@@ -108,7 +108,7 @@ class Frame:
     def array(self) -> npt.NDArray[Any]:
         """Read-only memory with the ring's shape, dtype and strides.
 
-        An array kept after the release shows later frames, so copy what must last.
+        An array kept after the release shows later frames, so copy what you need to keep.
 
         Raises:
             FrameRingError: If the frame was released.

@@ -1,4 +1,4 @@
-"""Options of ASPP, which the heads of DeepLabV3 and DeepLabV3+ share."""
+"""ASPP options shared by the heads of DeepLabV3 and DeepLabV3+."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def aspp_defaults(output_stride: int, *, separable: bool) -> dict[str, JSON]:
 
 
 def aspp_arguments(options: Mapping[str, Any], head_norm: NormLayer) -> dict[str, Any]:
-    """Convert a builder's options to the arguments by which both heads build their ASPP.
+    """Convert a builder's options to the ASPP arguments of both heads.
 
     Args:
         options: Resolved options of the builder.
         head_norm: Factory of the head's norms.
 
     Returns:
-        The keyword arguments "channels", "separable", "pool_norm", "dropout" and "aspp_norm_layer".
+        Keyword arguments "channels", "separable", "pool_norm", "dropout" and "aspp_norm_layer".
     """
     eps = options.get("aspp_norm_eps")
     return {

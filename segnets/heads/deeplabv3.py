@@ -1,6 +1,6 @@
 """Head of DeepLabV3: atrous spatial pyramid pooling, a 3x3 convolution and a 1x1 classifier.
 
-Chen et al. 2017, https://arxiv.org/abs/1706.05587. Behaves as torchvision.models.segmentation.deeplabv3.DeepLabHead,
+Chen et al. 2017, https://arxiv.org/abs/1706.05587. Behaves like torchvision.models.segmentation.deeplabv3.DeepLabHead,
 or, with `variant="mmseg"`, as mmsegmentation's ASPPHead.
 """
 
@@ -23,7 +23,7 @@ class DeepLabHead(nn.Sequential):
     """Head of DeepLabV3: (N, in_channels, H, W) -> logits (N, num_classes, H, W).
 
     Args:
-        in_channels: Channels of the feature map.
+        in_channels: Number of channels in the feature map.
         num_classes: Number of classes.
         atrous_rates: Dilations of ASPP. The default is the paper's for output stride 8; torchvision also uses it for
             MobileNetV3 at output stride 16.
@@ -31,7 +31,7 @@ class DeepLabHead(nn.Sequential):
         separable: Whether ASPP uses depthwise separable convolutions.
         pool_norm: Whether ASPP's pooling branch has a norm.
         dropout: Dropout probability in ASPP.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         aspp_norm_layer: Factory of ASPP's norms; None means `norm_layer`.
         variant: "torchvision"; or "mmseg", where ASPP concatenates its pooling branch first and fuses with a 3x3
             convolution, the classifier follows directly, and dropout drops whole channels.

@@ -1,7 +1,7 @@
 """Head of DeepLabV3+: ASPP on the last feature map, fused with a feature map at a quarter of the image's size.
 
 Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", https://arxiv.org/abs/1802.02611
-Behaves as segmentation_models_pytorch's DeepLabV3Plus, or, with `variant="vainf"`, as VainF/DeepLabV3Plus-Pytorch's.
+Behaves like segmentation_models_pytorch's DeepLabV3Plus, or, with `variant="vainf"`, as VainF/DeepLabV3Plus-Pytorch's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DeepLabV3PlusHead(nn.Module):
         separable: Whether ASPP uses depthwise separable convolutions.
         pool_norm: Whether ASPP's pooling branch has a norm.
         dropout: Dropout probability in ASPP.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         aspp_norm_layer: Factory of ASPP's norms; None means `norm_layer`.
         variant: "smp", with depthwise separable 3x3 convolutions after ASPP and after the concatenation; or "vainf",
             with a single plain 3x3 convolution after the concatenation, where "low" comes first.

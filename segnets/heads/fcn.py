@@ -1,7 +1,7 @@
 """Head of a fully convolutional network, also used as the auxiliary classifier of all networks.
 
 Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", https://arxiv.org/abs/1411.4038
-`FCNHead` behaves as torchvision.models.segmentation.fcn.FCNHead, `FCNConcatHead` as mmsegmentation's FCNHead with its
+`FCNHead` behaves like torchvision.models.segmentation.fcn.FCNHead, `FCNConcatHead` as mmsegmentation's FCNHead with its
 default arguments.
 """
 
@@ -24,11 +24,11 @@ class FCNHead(nn.Sequential):
     (N, in_channels, H, W) -> logits (N, channels, H, W).
 
     Args:
-        in_channels: Channels of the feature map.
+        in_channels: Number of channels in the feature map.
         channels: Number of classes.
         hidden: Channels of the 3x3 convolution; None means a quarter of `in_channels`.
         dropout: Dropout probability.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
     """
 
     last_layers = ("4",)
@@ -58,11 +58,11 @@ class FCNConcatHead(nn.Module):
     (N, in_channels, H, W) -> logits (N, num_classes, H, W).
 
     Args:
-        in_channels: Channels of the feature map.
+        in_channels: Number of channels in the feature map.
         num_classes: Number of classes.
         hidden: Channels of the 3x3 convolutions.
         dropout: Dropout probability. Whole channels are dropped.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
     """
 
     last_layers = ("classify",)

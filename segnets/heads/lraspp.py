@@ -1,7 +1,7 @@
-"""Head of Lite R-ASPP: gated features of the last feature map, added to those of a finer one.
+"""Head of Lite R-ASPP: gated features of the last feature map, added to those of a finer feature map.
 
 Howard et al. 2019, "Searching for MobileNetV3", section 6.4, https://arxiv.org/abs/1905.02244
-Behaves as torchvision.models.segmentation.lraspp.LRASPPHead.
+Behaves like torchvision.models.segmentation.lraspp.LRASPPHead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LRASPPHead(nn.Module):
         high_channels: Channels of the feature map "high".
         num_classes: Number of classes.
         inter_channels: Channels of the gated features.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         align_corners: See `segnets.layers.resize_bilinear`.
     """
 

@@ -1,7 +1,7 @@
 """Head of PSPNet: the feature map concatenated with its averages over grids of 1, 2, 3 and 6 cells per side.
 
 Zhao et al. 2017, "Pyramid Scene Parsing Network", https://arxiv.org/abs/1612.01105
-Behaves as mmsegmentation's PSPHead (the paper's), or, with `variant="smp"`, as segmentation_models_pytorch's PSPNet.
+Behaves like mmsegmentation's PSPHead (the paper's), or, with `variant="smp"`, as segmentation_models_pytorch's PSPNet.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class PSPHead(nn.Module):
     """Head of PSPNet: (N, in_channels, H, W) -> logits (N, num_classes, H, W).
 
     Args:
-        in_channels: Channels of the feature map.
+        in_channels: Number of channels in the feature map.
         num_classes: Number of classes.
         channels: Channels of the fused feature map, and of each level of "mmseg".
         dropout: Dropout probability. Whole channels are dropped.
         pool_norm: Whether the level with a single cell has a norm.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         variant: "mmseg", with levels of `channels` concatenated after the features, a 3x3 convolution and a 1x1
             classifier; or "smp", with levels of a quarter of `in_channels` concatenated before the features, a 1x1
             convolution and a 3x3 classifier.

@@ -1,4 +1,4 @@
-"""Description of a head, from which a builder puts the head on any backbone."""
+"""Description of a head, which lets a builder put the head on any backbone."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class HeadSpec:
             marks an option that is not in use by default. The options shared by all heads (`head_variant`,
             `head_norm_layer`, `head_norm_eps`, `align_corners`) are left out.
         build: Function (num_classes, head_input, options, norm_layer) -> the head. `options` are all resolved options
-            of the builder, `norm_layer` is the factory of the head's norms. Weights are drawn in the order in which
-            modules are created, so a published order must be kept.
+            of the builder, `norm_layer` is the factory of the head's norms. Initial weights are drawn in the order of
+            module creation, so a published order must be kept.
         output_stride: Default output stride of the backbone.
-        low: Function that selects the finer feature map among the backbone's stages, which the head reads as "low", or
-            None if the head reads the last feature map only.
+        low: Function that selects the finer feature map, read as "low", from the backbone's stages, or None if the head
+            only reads the last feature map.
         last_name: Key of the last feature map in the dictionary.
         auxiliary: Whether a network with this head can have an auxiliary classifier.
     """

@@ -14,7 +14,7 @@ from segnets.errors import ImageError
 def voc_palette(num_classes: int) -> list[Colour]:
     """Return PASCAL VOC's colour map: class 0 is black, 1 dark red, 2 dark green.
 
-    The bits of the class id go to red, green and blue in turn, beginning at the highest bit of each colour
+    The bits of the class id go to red, green and blue in turn, starting at the highest bit of each colour
     (VOClabelcolormap.m of the VOC development kit).
 
     Args:
@@ -33,7 +33,7 @@ def voc_palette(num_classes: int) -> list[Colour]:
 def overlay(
     image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], palette: Sequence[Colour]
 ) -> npt.NDArray[np.uint8]:
-    """Blend an image with the colours of a mask, half and half. Black classes leave the image unchanged.
+    """Blend an image with the colours of a mask at 50 % opacity. Black classes leave the image unchanged.
 
     Args:
         image: Image of shape (H, W, 3), uint8, RGB.
@@ -49,7 +49,7 @@ def overlay(
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8")
     if mask.shape != image.shape[:2]:
-        raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: they must have one size")
+        raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: the sizes must be equal")
     if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) < len(palette):
         raise ImageError(f"mask with ids {mask.min()}..{mask.max()} for a palette of {len(palette)} colours")
     colours = np.asarray(palette, dtype=np.uint16)[mask]  # (H, W, 3)

@@ -1,7 +1,7 @@
 """Atrous spatial pyramid pooling (ASPP).
 
 Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation", section 3.3,
-https://arxiv.org/abs/1706.05587. Behaves as torchvision.models.segmentation.deeplabv3.ASPP.
+https://arxiv.org/abs/1706.05587. Behaves like torchvision.models.segmentation.deeplabv3.ASPP.
 
 Shapes: N batch, C channels, H W the feature map (input / 8 or input / 16).
 """
@@ -22,11 +22,11 @@ class ASPPConv(nn.Sequential):
     """Dilated 3x3 branch of ASPP: (N, in_channels, H, W) -> (N, out_channels, H, W).
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
         dilation: Dilation of the convolution, which keeps the size.
         separable: Whether to use a depthwise separable convolution.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class ASPPPooling(PooledBranch):
     (N, in_channels, H, W) -> (N, out_channels, H, W). In training, a batch norm here needs at least two images.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        norm_layer: Factory that makes a norm for a number of channels, or None for no norm; the convolution then has a
-            bias.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels, or None for no norm; the
+            convolution then has a bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_layer: NormLayer | None = nn.BatchNorm2d) -> None:
@@ -69,12 +69,12 @@ class ASPP(nn.Module):
     or with the pooling branch first.
 
     Args:
-        in_channels: Channels of the feature map.
-        atrous_rates: Dilations, one 3x3 branch for each.
+        in_channels: Number of channels in the feature map.
+        atrous_rates: Dilations, one per 3x3 branch.
         out_channels: Channels of every branch and of the output.
         separable: Whether the dilated branches use depthwise separable convolutions.
         pool_norm: Whether the pooling branch has a norm.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         fuse_kernel: Kernel size of the fusing convolution: 1 (torchvision) or 3 (mmsegmentation).
         pool_first: Whether the pooling branch is concatenated first (mmsegmentation) instead of last (torchvision).
         dropout: Dropout after the fusing convolution; None means `nn.Dropout(0.5)`.
@@ -118,5 +118,5 @@ class ASPP(nn.Module):
             branches.append(conv(x))
         if self.pool_first:
             branches = branches[-1:] + branches[:-1]
-        fused: Tensor = self.project(torch.cat(branches, dim=1))  # from (N, branches * out_channels, H, W)
+        fused: Tensor = self.project(torch.cat(branches, dim=1))  # input (N, branches * out_channels, H, W)
         return fused

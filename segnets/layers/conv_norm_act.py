@@ -1,7 +1,7 @@
 """Convolution, norm and activation in one module, and a depthwise separable convolution.
 
-`ConvNormAct` behaves as torchvision.ops.Conv2dNormActivation; its parameters are named `0.weight` (convolution) and
-`1.*` (norm). `SeparableConv` behaves as segmentation_models_pytorch's SeparableConv2d.
+`ConvNormAct` behaves like torchvision.ops.Conv2dNormActivation; its parameters are named `0.weight` (convolution) and
+`1.*` (norm). `SeparableConv` behaves like segmentation_models_pytorch's SeparableConv2d.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class ConvNormAct(nn.Sequential):
     (kernel_size - 1) // 2 * dilation.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Side of the kernel.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Side of the square kernel in pixels.
         stride: Stride of the convolution.
         dilation: Dilation of the convolution.
-        groups: Groups of the convolution.
-        norm_layer: Factory that makes a norm for a number of channels.
-        activation: Class of the activation, which works in place, or None for no activation.
+        groups: Number of groups of the convolution.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
+        activation: Class of the activation, applied in place, or None for no activation.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class ConvNormAct(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise 3x3 convolution followed by a 1x1 convolution, without bias and with nothing in between.
+    """Depthwise 3x3 convolution followed directly by a 1x1 convolution, both without bias.
 
     (N, in_channels, H, W) -> (N, out_channels, H, W).
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
         dilation: Dilation of the 3x3 convolution, which keeps the size.
     """
 

@@ -2,7 +2,7 @@
 
 Howard et al. 2019, "Searching for MobileNetV3", section 5, https://arxiv.org/abs/1905.02244
 Hu et al. 2018, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507
-Behaves as torchvision.models.mobilenetv3.InvertedResidual.
+Behaves like torchvision.models.mobilenetv3.InvertedResidual.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class InvertedResidualSpec:
     """Parameters of one inverted residual block, a row of table 1 or 2 of the MobileNetV3 paper.
 
     Attributes:
-        in_channels: Channels of the input.
-        kernel_size: Side of the depthwise kernel.
+        in_channels: Number of input channels.
+        kernel_size: Side of the depthwise kernel in pixels.
         expanded_channels: Channels after the expansion.
-        out_channels: Channels of the output.
+        out_channels: Number of output channels.
         squeeze_excitation: Whether the block has squeeze-and-excitation.
         activation: Activation after the expansion and the depthwise convolution.
         stride: The published stride, 1 or 2. Not applied if `stride_removed` or `dilation` > 1.
         dilation: Dilation of the depthwise convolution.
-        stride_removed: Whether the block keeps the size despite its published stride.
+        stride_removed: Whether the block keeps the input's size despite its published stride.
 
     Raises:
         ValueError: If `stride` is neither 1 nor 2.
@@ -57,10 +57,10 @@ class InvertedResidualSpec:
 
 
 class SqueezeExcitation(nn.Module):
-    """Gate that scales every channel, computed from the means of all channels: (N, C, H, W) -> (N, C, H, W).
+    """Gate that scales each channel by a function of all channel means: (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        channels: Channels of the input.
+        channels: Number of input channels.
         squeeze_channels: Channels of the hidden 1x1 convolution.
     """
 
@@ -88,7 +88,7 @@ class InvertedResidual(nn.Module):
 
     Args:
         spec: Parameters of the block.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
     """
 
     def __init__(self, spec: InvertedResidualSpec, norm_layer: NormLayer) -> None:

@@ -1,8 +1,8 @@
-"""Norm layers of the networks, and their requirements on the batch size.
+"""Norm layers, and their requirements on the batch size.
 
 Ioffe and Szegedy 2015, batch normalisation, https://arxiv.org/abs/1502.03167
 Wu and He 2018, group normalisation, https://arxiv.org/abs/1803.08494
-`FrozenBatchNorm2d` behaves as torchvision.ops.FrozenBatchNorm2d.
+`FrozenBatchNorm2d` behaves like torchvision.ops.FrozenBatchNorm2d.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FrozenBatchNorm2d(nn.Module):
     `num_batches_tracked`.
 
     Args:
-        num_features: Channels of the input.
+        num_features: Number of input channels.
         eps: Value added to the variance.
     """
 
@@ -55,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the fixed statistics."""
-        # The order of these operations is torchvision's. Another order changes the last bits.
+        # Keep torchvision's order of operations: another order changes the last bits.
         weight = self.weight.reshape(1, -1, 1, 1)
         bias = self.bias.reshape(1, -1, 1, 1)
         running_var = self.running_var.reshape(1, -1, 1, 1)
@@ -66,13 +66,13 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """SyncBatchNorm that TorchScript can compile, as plain batch norm.
+    """SyncBatchNorm that TorchScript can compile (as plain batch norm).
 
-    (N, num_features, H, W) -> the same shape. In training, eager mode uses the statistics of all processes.
+    (N, num_features, H, W) -> the same shape. In training, eager mode uses the statistics across all processes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise, in TorchScript by plain batch norm."""
+        """Normalise; in TorchScript, with plain batch norm."""
         if not torch.jit.is_scripting():
             return super().forward(x)
         assert self.momentum is not None  # `norm_layer` always sets it
@@ -147,7 +147,7 @@ def as_batch_norm(module: nn.Module) -> nn.Module:
 def needs_several_values(module: nn.Module) -> bool:
     """Return whether the layer can't be trained on one value per channel.
 
-    A SyncBatchNorm can if there are other processes, whose values count as well.
+    A SyncBatchNorm can, if other processes contribute values.
     """
     if isinstance(module, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         return dist.get_world_size() == 1

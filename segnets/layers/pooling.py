@@ -1,7 +1,7 @@
 """Branches that average the feature map over a grid of cells and resize the result to the feature map.
 
 Zhao et al. 2017, "Pyramid Scene Parsing Network", section 3.2, https://arxiv.org/abs/1612.01105
-`PyramidPooling` behaves as mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in width.
+`PyramidPooling` behaves like mmsegmentation's PPM and segmentation_models_pytorch's PSPModule, which differ in width.
 A `PooledBranch` with a single cell is the pooling branch of ASPP (`segnets.layers.aspp`).
 """
 
@@ -23,11 +23,11 @@ class PooledBranch(nn.Sequential):
     images.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
         bins: Cells per side.
-        norm_layer: Factory that makes a norm for a number of channels, or None for no norm; the convolution then has a
-            bias.
+        norm_layer: Factory that builds a norm layer for a given number of channels, or None for no norm; the
+            convolution then has a bias.
         align_corners: See `segnets.layers.resize_bilinear`.
         name: Name of this branch in error messages.
     """
@@ -55,10 +55,12 @@ class PooledBranch(nn.Sequential):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool, convolve and resize. Raise ValueError if batch norm would be trained on a single value per channel."""
+        """Pool, convolve and resize. Raise ValueError if batch norm would train on a single value per channel."""
         size = [x.shape[2], x.shape[3]]
         several = self.needs_several_values
-        if not torch.jit.is_scripting():  # the norm may have been replaced, or other processes may have joined
+        if (
+            not torch.jit.is_scripting()
+        ):  # checked on each call: the norm may have been replaced, or processes may have joined
             several = needs_several_values(self[2])
         if several and self.bins == 1 and self.training and self[2].training:
             check_pooled_batch(x, self.name)
@@ -73,12 +75,12 @@ class PyramidPooling(nn.ModuleList):
     (N, in_channels, H, W) -> a list of feature maps (N, out_channels, H, W), one per level.
 
     Args:
-        in_channels: Channels of the input.
+        in_channels: Number of input channels.
         out_channels: Channels of every level.
-        bins: Cells per side, one level for each.
+        bins: Cells per side of each level.
         pool_norm: Whether the level with a single cell has a norm. In training, a batch norm there needs at least two
             images.
-        norm_layer: Factory that makes a norm for a number of channels.
+        norm_layer: Factory that builds a norm layer for a given number of channels.
         align_corners: See `segnets.layers.resize_bilinear`.
     """
 

@@ -80,7 +80,7 @@ def test_errors() -> None:
         cost("fcn_resnet18", atrous_rates=[1])
     with pytest.raises(TypeError, match=r"expected a SegmentationModel or the name of one, got Conv2d"):
         cost(nn.Conv2d(3, 3, 1))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="num_classes: a network that is built has its options already"):
+    with pytest.raises(TypeError, match="num_classes: a built network already has its options"):
         cost(segnets.create_model("lraspp_mobilenet_v3_small"), num_classes=3)
 
 

@@ -156,7 +156,7 @@ def test_dotted_paths_are_refused_by_torchscript_and_checkpointing(
     getter = dotted[1]
     with pytest.raises(NotImplementedError, match=r"return_layers layer3\.5\.conv2, layer3\.1 are dotted paths"):
         torch.jit.script(getter)
-    with pytest.raises(ValueError, match=r"does not go with dotted paths: layer3\.5\.conv2"):
+    with pytest.raises(ValueError, match=r"does not support dotted paths: layer3\.5\.conv2"):
         backbones.forward_checkpointed(getter, images(1, 64, 64))
     with pytest.raises(TypeError, match="needs an IntermediateLayerGetter, got Identity"):
         backbones.forward_checkpointed(nn.Identity(), images(1, 64, 64))

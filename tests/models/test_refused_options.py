@@ -98,7 +98,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "pspnet_resnet50",
         {"backbone_stages": 2, "output_stride": 16},
-        "output_stride=16: with backbone_stages=2 it is at most 8",
+        "output_stride=16: expected at most 8 with backbone_stages=2",
     ),
     ("pspnet_resnet50", {"backbone_stages": 3, "multi_grid": (1, 2, 4)}, "the option needs all four stages"),
     ("lraspp_resnet50", {"backbone_stages": 2}, "backbone_stages=2 are too few for lraspp_resnet50: .*layer2, layer2"),
@@ -122,7 +122,7 @@ def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: st
         (lambda: backbones.mobilenet_v3_small(in_channels=0), "in_channels=0: expected an integer"),
         (
             lambda: backbones.resnet18(norm_layer=nn.BatchNorm2d, norm_eps=1e-3),
-            "norm_layer is a function, which sets eps itself",
+            "norm_layer is a function and sets eps itself",
         ),
         (lambda: backbones.resnet18(num_classes=-1), "num_classes=-1: expected a whole number of classes, or 0 for a"),
         (lambda: backbones.resnet18(num_classes=False), "num_classes=False: expected a whole number of classes"),

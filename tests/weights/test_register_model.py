@@ -154,8 +154,8 @@ def test_saving_needs_the_registration_too(linear: HeadSpec, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("fcn_resnet50", ValueError, "name='fcn_resnet50': a network of this name is already registered. Choose"),
-        ("resnet18", ValueError, "name='resnet18': a network of this name is already registered"),
+        ("fcn_resnet50", ValueError, "name='fcn_resnet50': a network with this name is already registered. Choose"),
+        ("resnet18", ValueError, "name='resnet18': a network with this name is already registered"),
         ("", ValueError, "name='': expected a letter followed by letters"),
         ("../x", ValueError, "name='../x': expected a letter"),
         ("a b", ValueError, "name='a b': expected a letter"),
@@ -177,5 +177,5 @@ def test_a_function_is_no_builder() -> None:
 
 
 def test_a_name_is_registered_once(linear: HeadSpec) -> None:
-    with pytest.raises(ValueError, match="name='linear': a network of this name is already registered"):
+    with pytest.raises(ValueError, match="name='linear': a network with this name is already registered"):
         segnets.register_model("linear", Builder(linear, resnet18))
