@@ -101,7 +101,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "output_stride=16: expected at most 8 with backbone_stages=2",
     ),
     ("pspnet_resnet50", {"backbone_stages": 3, "multi_grid": (1, 2, 4)}, "the option needs all four stages"),
-    ("lraspp_resnet50", {"backbone_stages": 2}, "backbone_stages=2 are too few for lraspp_resnet50: .*layer2, layer2"),
+    ("lraspp_resnet50", {"backbone_stages": 2}, "backbone_stages=2 are too few for lraspp_resnet50, .*layer2, layer2"),
     ("deeplabv3plus_resnet50", {"backbone_stages": 2, "aux_loss": True}, "too few for deeplabv3plus_resnet50"),
 ]
 
