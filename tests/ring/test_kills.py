@@ -18,7 +18,7 @@ from segnets.frame_ring._layout import HEADER_SIZE, PRODUCER_STATE, READ, SLOT_H
 from tests.ring.common import PeerStarter, check, kill
 
 ITEMS = 32768  # 256 KiB
-ROUNDS = [pytest.param(30, id="some"), pytest.param(1000, id="many", marks=pytest.mark.full)]
+ROUNDS = [pytest.param(15, id="some"), pytest.param(1000, id="many", marks=pytest.mark.full)]
 LONGEST = 0.03  # seconds a peer lives at most
 
 
