@@ -1,6 +1,6 @@
-"""Compare a converted file with its source, which runs in its project's own network.
+"""Compare a converted file with its source, run in its project's own network.
 
-The result can be recorded in the converted file, for everyone who receives it.
+The result can be recorded in the converted file, for everyone who receives the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class CompareReport:
         project: Project whose own network was compared.
         version: Installed version of the project.
         call: Call that built its network, every argument written out.
-        assumed: Options that the weights do not show. Where the project has a choice, it followed the converted file.
+        assumed: Options that the weights do not show. The project's network used the converted file's values if it
+            could.
         measured: One comparison per output, size and dtype.
         holds: Whether all outputs are the same within the tolerance.
         verdict: The result in one sentence.
@@ -98,15 +99,15 @@ def compare(
         sizes: (height, width) of the images; by default even and odd sizes that suit the network.
         arguments: Known arguments of the project's network under its own names, for example "encoder_output_stride" or
             "backbone.depth". All others follow the options that `dst` records.
-        record: Whether to record outputs that are the same in `dst`, in place of an older record of this project. The
-            tensors keep their bytes.
+        record: Whether to record equal outputs in `dst`, replacing an older record of this project. The tensors keep
+            their bytes.
 
     Raises:
         WeightsError: If a file can't be read, `dst` was not made from `src`, or the project is not installed or has no
-            such network. Outputs that differ are no error: see `CompareReport.holds`.
+            such network. Differing outputs are not an error: see `CompareReport.holds`.
         OutputError: If the record can't be written.
     """
-    find_peer(project)  # before anything is computed
+    find_peer(project)  # fail before anything is computed
     if record:
         check_writable_target(dst)
     with without_garbage_collection():
@@ -146,7 +147,7 @@ def _described(model: object, dst: str | os.PathLike[str]) -> tuple[ModelConfig,
 
 
 def _origin(card: ModelCard) -> Mapping[str, JSON]:
-    """Return the provenance entries about the source, also if the file was loaded and saved again since."""
+    """Return the provenance entries about the source, even if the file was loaded and saved again since."""
     provenance: Mapping[str, JSON] = card.provenance
     for _ in range(8):
         inner = provenance.get("derived_from")
@@ -171,9 +172,9 @@ def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> 
 
 
 def _check_unchanged(config: ModelConfig, card: ModelCard, dst: str | os.PathLike[str]) -> None:
-    """Refuse a converted file whose options are no longer those that the conversion settled on.
+    """Refuse a converted file whose options changed after the conversion.
 
-    Where the project has a choice, its network follows these options, so both networks would change together.
+    The project's network follows these options where it can, so both networks would change together.
     """
     geometry = _origin(card).get("geometry")
     for name, value in (geometry if isinstance(geometry, dict) else {}).items():

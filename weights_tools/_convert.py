@@ -1,7 +1,7 @@
 """Convert a checkpoint of a known network to one self-describing `.safetensors` file.
 
-Nothing in the source is executed or guessed, and the report names everything that was renamed. The output gets its
-name only after it was read back and found equal.
+Nothing in the source is executed or guessed, and the report lists everything that was renamed. The output only gets
+its final name after it was read back and compared.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def convert(
         dst: Output path, ending in `.safetensors`.
         layout: Layout of the source's names, for example "timm"; "auto" recognises it.
         key: Dictionary of the file that holds the weights, if there are several.
-        options: Options that the weights do not determine, such as `output_stride`, where they differ from the source
+        options: Options that the weights do not determine, such as `output_stride`, if they differ from the source
             project's defaults.
-        backbone_only: Whether to leave out every head. Builders take the result as `weights_backbone`.
+        backbone_only: Whether to leave out every head. Builders accept the result as `weights_backbone`.
         drop_aux: Whether to leave out the auxiliary classifier.
         classes: One name per class of the source, or a text file with one name per line.
-        num_classes: Number of classes of newly initialised last layers, if the source has another number.
+        num_classes: Number of classes for newly initialised last layers, if the source has another number.
         remap_classes: New class -> class of the source (name or number) whose rows it takes, or None for newly
             initialised rows; or a JSON file with this mapping.
         dtype: Dtype to cast floating-point tensors to: "float32", "float16", "bfloat16" or "float64". By default
@@ -70,11 +70,11 @@ def convert(
         golden: A golden file to reproduce, see `weights_tools.check.golden.check_golden`.
         golden_tolerance: Tolerance for the golden file.
         compare_with: Project whose own network must give the same outputs, see `weights_tools.compare`.
-        allow_nonfinite: Whether to accept values that no trained network has.
+        allow_nonfinite: Whether to accept NaN and other values that no trained network has.
         overwrite: Whether to replace an existing `dst`.
 
     Returns:
-        What was written. Checks that were asked for also stand in the file.
+        A report of what was written. The file also records the requested checks.
 
     Raises:
         WeightsError: If the source can't be converted or fails a check. Nothing was executed or written.
@@ -122,14 +122,14 @@ def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
         except (OSError, ValueError):
             same = False
         if same:
-            raise OutputError(f"{dst}: is the file to be converted. Choose another name for the output.")
+            raise OutputError(f"{dst}: is the source file. Choose another name for the output.")
 
 
 def _check_target(src: Path, dst: Path, *, overwrite: bool) -> Path:
     _check_not_source([src], dst)
     target = check_writable_target(dst, overwrite=overwrite)
     if target.suffix != ".safetensors":
-        raise OutputError(f"{dst}: the output is a safetensors file. Give it a name that ends in .safetensors.")
+        raise OutputError(f"{dst}: the output's name must end in .safetensors.")
     return target
 
 
@@ -152,7 +152,7 @@ class _Source:
     published: Published | None
 
     def tensors_as_named(self) -> dict[str, torch.Tensor]:
-        """Read the tensors under the names that the file has."""
+        """Read the tensors under their names in the file."""
         reader = TensorReader(self.content, self.container)
         return {name: reader.read(name, ref) for name, ref in self.found.state.tensors.items()}
 
@@ -178,13 +178,13 @@ class _Source:
 
 
 def _read_source(content: Content, container: Container, found: Recognised) -> _Source:
-    """Read the tensors of the recognised network, and settle its card."""
+    """Read the tensors of the recognised network and determine its card."""
     reader = TensorReader(content, container)
     tensors = {name: reader.read(name, ref) for name, ref in found.tensors.items()}
     for name in found.fit.zeroed:
         tensors[name] = torch.zeros((), dtype=torch.int64)
     for name in found.fit.reshaped:
-        # A counter beyond the range of float16 is infinite. Only a batch norm with momentum=None would read it.
+        # A counter beyond float16's range is infinite. Only a batch norm with momentum=None would use it.
         tensors[name] = tensors[name].reshape(()).double().nan_to_num(0, 0, 0).to(torch.int64)
     config = found.match.config
     published = find_published(content.path, content.sha256(), config)
@@ -193,7 +193,7 @@ def _read_source(content: Content, container: Container, found: Recognised) -> _
 
 
 def _card_of_config(found: Recognised) -> ModelCard:
-    """Return the card that the source project's own config file, if there is one, implies."""
+    """Return the card implied by the source project's own config file, if there is one."""
     config, count = found.source_config, found.match.config.options.get("num_classes")
     if config is None:
         return ModelCard()
@@ -206,7 +206,7 @@ def _card_of_config(found: Recognised) -> ModelCard:
 
 
 def _check_values(source: Weights, edited: Weights, dtype: str | None) -> ValueCheck:
-    """Check the values that were read and, after a cast, those to be written: small values may have become 0."""
+    """Check the source's values and, after a cast, the output's too, because small values may have become 0."""
     check = check_values(source.tensors)
     if dtype is None or check.problems:
         return check

@@ -1,7 +1,7 @@
 """Export a segnets file as a state dict of another project, with every tensor byte for byte the same.
 
-The tables that recognise a project's networks are applied in reverse. The result is recognised again and must be the
-same network, so nothing is written that computes something else in the project.
+The tables that recognise a project's networks are applied in reverse. The result is then recognised and must be the
+same network, so no file is written that would compute something else in the project.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StateDictExportReport:
         output: Path of the written state dict.
         network: Short description of the network.
         project: Project that loads the state dict.
-        call: Call that builds the project's network; it loads the tensors strictly.
+        call: Call that builds the project's network, which loads the tensors strictly.
         tensors: Number of tensors.
     """
 
@@ -77,11 +77,11 @@ def export(
     Args:
         src: A `.safetensors` file that segnets or `convert` wrote.
         dst: Output path, ending in `.pth` or `.pt` (as torch.save writes) or `.safetensors`.
-        project: "torchvision", "timm", "smp", "mmseg" or "transformers"; does not have to be installed.
+        project: "torchvision", "timm", "smp", "mmseg" or "transformers"; need not be installed.
         overwrite: Whether to replace an existing `dst`.
 
     Raises:
-        WeightsError: If the project has no network that computes the same with these tensors.
+        WeightsError: If the project has no network with these tensors and the same outputs.
         OutputError: If `dst` can't be written.
     """
     if project not in PEERS:
@@ -108,7 +108,7 @@ def export(
 
 
 def _find_names(project: str, config: ModelConfig, tensors: Mapping[str, TensorRef]) -> ExportNames:
-    """Return the names under which the project's layout recognises this very network."""
+    """Return names under which the project's layout recognises exactly this network."""
     reasons = []
     for way in LAYOUTS[project].export_names(config, list(tensors)):
         try:
@@ -159,7 +159,7 @@ def _settled(config: ModelConfig) -> Mapping[str, JSON]:
 
 
 def _serialise(tensors: Mapping[str, Tensor], suffix: str) -> bytes:
-    """Return the bytes of the file, after reading them back and comparing every tensor."""
+    """Return the bytes of the file, verified by reading back and comparing every tensor."""
     # Clones: torch.save writes the whole storage of a view, here the source file.
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     if suffix == ".safetensors":
@@ -169,9 +169,9 @@ def _serialise(tensors: Mapping[str, Tensor], suffix: str) -> bytes:
         buffer = io.BytesIO()
         torch.save(own, buffer)
         data = buffer.getvalue()
-        written = torch.load(io.BytesIO(data), weights_only=True)  # bytes that were just written here
+        written = torch.load(io.BytesIO(data), weights_only=True)  # trusted: just serialised here
     if written.keys() != own.keys() or any(not _same_bytes(written[name], own[name]) for name in own):
-        raise OutputError("the serialised tensors do not read back unchanged; nothing was written")
+        raise OutputError("the serialised tensors differ when read back; nothing was written")
     return data
 
 

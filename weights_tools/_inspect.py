@@ -17,7 +17,7 @@ from weights_tools.reader import Container, Content, TensorReader, open_checkpoi
 from weights_tools.reader.values import ITEM_SIZES
 from weights_tools.recognise import Recognised, describe_architecture, recognise
 
-_MOST_READ = 4  # times the size of the file
+_MOST_READ = 4  # as a multiple of the file's size
 _MOST_CANDIDATES = 10  # each takes a tenth of a second, and the error names as many
 
 
@@ -27,8 +27,8 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
     Args:
         src: Checkpoint of any readable container format.
         key: Dictionary of the file to describe, if there are several.
-        data: Whether to read the tensors too, verify checksums and look for NaN. Without, a large file takes a
-            fraction of a second.
+        data: Whether to read the tensors too, verify checksums and look for NaN. Without this, even a large file takes
+            only a fraction of a second.
 
     Returns:
         A report; if the checkpoint could not be converted, `refused` gives the reason.
@@ -78,7 +78,7 @@ def _refused(
     report = _with_tensors(report, state)
     # Thousands of views of one storage would take hours to check.
     small = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MOST_READ * source.size
-    with contextlib.suppress(WeightsError):  # the error above matters more
+    with contextlib.suppress(WeightsError):  # the error above takes precedence
         values = _check(source, container, state, list(state.tensors), data=data and small)
         report = replace(report, doubts=(*report.doubts, *values.problems, *values.doubts))
     return report
@@ -102,7 +102,7 @@ def _candidate(source: Content, container: Container, key: str, *, data: bool) -
 
 
 def _check(source: Content, container: Container, state: StateDict, names: list[str], *, data: bool) -> ValueCheck:
-    """Check the values of these tensors, if they may be read."""
+    """Check the values of these tensors, if reading is allowed."""
     if not data:
         return ValueCheck()
     reader = TensorReader(source, container)

@@ -1,4 +1,4 @@
-"""Model cards of converted files: where the weights came from and what was checked about them."""
+"""Model cards of converted files: the origin of the weights and the checks they passed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from weights_tools.extract.state_dict import StateDict
 from weights_tools.reader import Container
 from weights_tools.recognise import Recognised
 
-# torchvision and torch.hub put the beginning of the sha256 into file names.
+# torchvision and torch.hub put the first digits of the sha256 into file names.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
-# Keys of provenance["proof"]: about the tensors, by a golden file, by comparing with projects' own networks.
+# Keys of provenance["proof"]: tensor checks, golden file, comparisons with projects' own networks.
 _TENSORS, _GOLDEN, _COMPARED = "tensors", "golden", "compared"
 
 
@@ -30,10 +30,10 @@ def hash_in_name(path: Path) -> str | None:
 
 
 def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | None:
-    """Return the published file with this hash, if `config` is the network that it is for.
+    """Return the published file with this hash, if `config` is its network.
 
     Raises:
-        WeightsError: If the file has the full name of a published file and other content.
+        WeightsError: If the file has the full name of a published file but different content.
     """
     for row in CATALOG:
         if sha256.startswith(row.sha256 or row.hash_prefix):
@@ -42,7 +42,7 @@ def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | 
         elif row.file == path.name:
             raise WeightsError(
                 f"the file has the name of a published file, but its sha256 begins with {sha256[:8]}, not "
-                f"{row.hash_prefix}. It is damaged or another file: download it again, or rename it if it is yours."
+                f"{row.hash_prefix}. The file is damaged or another one. Download it again, or rename your own file."
             )
     return None
 
@@ -68,7 +68,7 @@ def new_card(
         return ModelCard(provenance=provenance)
     card = published.card()
     known = dict(card.provenance)
-    if numbers.changed:  # no longer what was published
+    if numbers.changed:  # no longer the published weights
         known["made_of"] = known.pop("published_as")
     return replace(card, provenance={**known, **provenance})
 
@@ -85,7 +85,7 @@ def updated_card(card: ModelCard, numbers: Numbers) -> ModelCard:
 def with_checks(
     card: ModelCard, *, golden: dict[str, JSON] | None = None, compared: Mapping[str, dict[str, JSON]] | None = None
 ) -> ModelCard:
-    """Return the card with records of checks; a new record replaces one of the same kind and project.
+    """Return the card with added records of checks. A new record replaces one of the same kind and project.
 
     Args:
         card: Card to extend.
@@ -105,7 +105,7 @@ def with_checks(
 
 def _proof(card: ModelCard) -> dict[str, JSON]:
     known = card.provenance.get("proof")
-    if isinstance(known, str):  # version 0.1 wrote only the one about the tensors
+    if isinstance(known, str):  # version 0.1 only wrote the tensor checks
         return {_TENSORS: known}
     return dict(known) if isinstance(known, dict) else {}
 
@@ -117,7 +117,7 @@ class Numbers:
     Attributes:
         zeroed: Number of batch norm counters that the source lacks.
         reshaped: Number of batch norm counters that were not int64 scalars.
-        cast: Dtype that was asked for, or None.
+        cast: Requested dtype, or None.
         changed: Descriptions of requested edits.
     """
 

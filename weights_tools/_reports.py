@@ -1,4 +1,4 @@
-"""Reports of `inspect` and `convert`: frozen records that print as a table and convert to JSON."""
+"""Reports of `inspect` and `convert`, which print as a table and convert to JSON."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class InspectReport:
         model: Model that segnets would build; None if it is not recognised.
         options: Options of that model.
         architecture: Parts of that model, see `weights_tools.recognise.describe_architecture`.
-        geometry: What the weights do not show, as the layout settles it.
+        geometry: Options that the weights do not show, with the values that the layout assumes.
         tensors: Number of tensors.
         parameters: Number of values in all tensors.
         dtypes: Dtype -> number of tensors.
         path: Keys of the nested dictionaries that lead to the weights.
         stripped: Prefixes of wrappers that were removed from the names.
-        dropped: Tensors that are no part of the network.
+        dropped: Tensors that are not part of the network.
         ignored: Other objects in the file.
         notes: Remarks.
-        doubts: Findings that the owner should check.
+        doubts: Findings that the user should check.
         candidates: The sets of weights to choose from, if there are several.
         refused: Reason why the file can't be converted, or None.
     """
@@ -113,7 +113,8 @@ class InspectReport:
 class ConversionReport:
     """Result of a conversion.
 
-    Every tensor has the bytes of the source, except as `zeroed`, `reshaped`, `cast_to` and `changed` state.
+    Every tensor has the bytes of the source, except for the differences in `zeroed`, `reshaped`, `cast_to` and
+    `changed`.
 
     Attributes:
         source: Path of the checkpoint.
@@ -124,21 +125,21 @@ class ConversionReport:
         model: Name of the network.
         options: Options of the network.
         classes: Class names; empty if unknown.
-        geometry: What the weights do not show, as the layout settles it.
+        geometry: Options that the weights do not show, with the values that the layout assumes.
         tensors: Number of tensors.
         parameters: Number of values in all tensors.
         dtypes: Dtype -> number of tensors.
         path: Keys of the nested dictionaries that lead to the weights.
         stripped: Prefixes of wrappers that were removed from the names.
-        dropped: Tensors that are no part of the network.
+        dropped: Tensors that are not part of the network.
         ignored: Other objects in the file.
         zeroed: Batch norm counters that the source lacks; they are 0.
         reshaped: Batch norm counters that were converted to int64 scalars.
-        cast_to: Dtype that was asked for, or None.
+        cast_to: Requested dtype, or None.
         changed: Requested edits.
         proven: Checks of the outputs that passed.
         notes: Remarks.
-        doubts: Findings that the owner should check.
+        doubts: Findings that the user should check.
     """
 
     source: str

@@ -11,9 +11,9 @@ _LISTED = 10
 
 
 def check_name(name: object) -> str:
-    """Return a tensor's name; raise WeightsError if a file format or tool could not hold the name."""
+    """Return a tensor's name; raise WeightsError if some file format or tool could not represent the name."""
     if not isinstance(name, str):
-        raise WeightsError("one of its tensors has a name that is no text; the names of a state dict are texts")
+        raise WeightsError("one of its tensors has a name that is not a string; a state dict has string names")
     if len(name) > MAX_NAME:
         raise WeightsError(f"one of its tensors has a name of {len(name):,} characters; {MAX_NAME} are the most")
     bad = not name or not name.isprintable() or "/" in name or "\\" in name or ".." in name or name == "__metadata__"
@@ -25,7 +25,7 @@ def check_name(name: object) -> str:
 def printable(name: object, *, quote: bool = True) -> str:
     """Return a shortened, printable form of a name from a file."""
     if not isinstance(name, str):
-        return str(name) if type(name) is int else "a key that is no text"
+        return str(name) if type(name) is int else "a key that is not a string"
     short = name if len(name) <= 80 else f"{name[:77]}..."
     safe = (
         short
@@ -36,7 +36,7 @@ def printable(name: object, *, quote: bool = True) -> str:
 
 
 def join_names(names: Iterable[str], most: int = _LISTED) -> str:
-    """Join at most `most` names with commas, and append the number of the others."""
+    """Join at most `most` names with commas and append the number of omitted ones."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more

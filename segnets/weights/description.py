@@ -65,7 +65,7 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
-        reason = f"{type(error).__name__}: {error}"[:300]  # it may repeat what the file says, of any length
+        reason = f"{type(error).__name__}: {error}"[:300]  # it may quote text from the file of any length
         raise WeightsError(f"{where}: its description is damaged ({reason}); convert the original again") from None
 
 

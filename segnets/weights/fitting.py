@@ -1,8 +1,8 @@
 """Load a state dict into a model.
 
-Nothing is skipped silently, and the model is not changed unless everything fits. Two common differences are reported
-and are no errors: an auxiliary classifier on one side only, and another number of classes. Every other difference is
-an error; one message lists all of them.
+Nothing is skipped silently, and the model is only changed if everything fits. Two common differences are reported and
+are not errors: an auxiliary classifier on one side only, and another number of classes. Every other difference is an
+error; one message lists all of them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     Warns (UserWarning, once) if last convolutions keep their initial values because the number of classes differs.
 
     Args:
-        model: Model to fill. It is not changed unless everything fits.
+        model: Model to fill. It is only changed if everything fits.
         tensors: State dict under the model's names.
         where: Name of the weights in messages.
         assign: Use the tensors themselves instead of copying their values, for a model on the meta device. The model
@@ -160,7 +160,7 @@ def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _for_channels(weight: Tensor, channels: int) -> Tensor:
-    """Adapt the weight of a first convolution to another number of channels, for the same response to grey images.
+    """Adapt the weight of a first convolution to another number of channels, keeping its response to grey images.
 
     Computed in float32 or wider, so that a float32 model loses no precision of a half-precision file's sum.
     """
@@ -171,7 +171,7 @@ def _for_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _hint(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Return a hint at the option that explains the difference, for common ones."""
+    """Return a hint that names the options behind a common mismatch, or an empty string."""
     hints = []
     for prefix in ("", "backbone."):
         deep, plain = f"{prefix}conv1.0.weight", f"{prefix}conv1.weight"

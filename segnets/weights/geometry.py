@@ -1,7 +1,7 @@
 """Compare options that the weights do not determine.
 
-The same tensors fit a network with another output stride, eps or align_corners, and then compute something else. A
-strict load cannot notice that, so the options of a file are compared with those of the model that loads it.
+The same tensors also fit a network with another output stride, eps or align_corners, but give different outputs there.
+A strict load cannot notice this, so the options of a file are compared with those of the model that loads it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def merge_options(config: ModelConfig, given: Mapping[str, Any], where: str) -> 
     for name, value in of_file.items():
         try:
             builder.resolve({name: value, **chosen})
-        except ValueError:  # as above
+        except ValueError:  # the option has no effect with those chosen
             continue
         chosen.setdefault(name, value)
     return chosen
@@ -82,7 +82,7 @@ def other_geometry(model: object, weights: ModelConfig | None, where: str) -> st
         where: Name of the weights in messages.
 
     Returns:
-        Text of a warning, empty if the model computes what the weights were made for.
+        Text of a warning, or an empty string if the model computes what the weights were made for.
 
     Raises:
         WeightsError: If the builder does not accept the options recorded with the weights.
@@ -92,7 +92,7 @@ def other_geometry(model: object, weights: ModelConfig | None, where: str) -> st
     made, asked = _compared(weights, model, where)
     other = []
     for name in {**made, **asked}:
-        # What one of them does not have at all follows from the others; only multi_grid is nothing by default.
+        # An option that only one network has follows from its other options. Only multi_grid may be absent by default.
         if name not in HIDDEN or ((name not in made or name not in asked) and name != "multi_grid"):
             continue
         if made.get(name) != asked.get(name):
@@ -107,7 +107,7 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
         if weights.name != model.name:
             return {}, {}
         asked = _resolved(model, "the model")
-        if "aspp_norm_eps" in {**made, **asked}:  # where only one of them has it, the other's is the whole head's
+        if "aspp_norm_eps" in {**made, **asked}:  # without it, ASPP uses the head's eps
             for options in (made, asked):
                 options.setdefault("aspp_norm_eps", options["head_norm_eps"])
         return made, asked
@@ -126,5 +126,5 @@ def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dic
 def _resolved(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
         return MODELS[config.name].resolve(config.options)
-    except (ValueError, TypeError) as error:  # what builders raise for options they can't take
+    except (ValueError, TypeError) as error:  # raised by builders for options that they reject
         raise WeightsError(f"{where}: the description of {config.name} can't be built: {error}") from None

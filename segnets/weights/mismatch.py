@@ -1,4 +1,4 @@
-"""Compare the tensors that a network needs with those that are given, by name, shape and dtype."""
+"""Compare the tensors that a network needs with the given ones by name, shape and dtype."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Shaped(Protocol):
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Differences between needed and given tensors. It is false if there are none.
+    """Differences between needed and given tensors. False in a boolean context if there are none.
 
     Attributes:
         missing: Names of tensors that are needed and not given.
@@ -101,7 +101,7 @@ def find_mismatch(
 def absent_counters(needed: Collection[str], given: Collection[str]) -> list[str]:
     """Return the batch norm counters that are needed and not given, as in old files.
 
-    Only those next to given running statistics: a network with group normalisation lacks both.
+    Only counters whose running statistics are given: a network with group normalisation has neither.
     """
     return [
         name

@@ -40,21 +40,20 @@ _FIRST = ("weights", "progress", "num_classes", "aux_loss", "weights_backbone")
 class PretrainedBuilder(Protocol):
     """Signature of every public builder, apart from the options of its network (`segnets.options.Options`).
 
-    Weights for three channels fit other values of `in_channels`: the first convolution is summed for one channel, and
-    repeated and scaled for more, as in timm.
+    Weights for three channels can be loaded with other values of `in_channels`: the first convolution is summed for one
+    channel, and repeated and scaled for more, as in timm.
 
     Args:
         weights: A `.safetensors` or plain `.pth` file, a state dict, or a published name such as
             "COCO_WITH_VOC_LABELS_V1", whose file must be in torch's hub cache. Nothing is downloaded. Options that are
-            not given are then those of the file, unless they follow from one that is given (atrous rates from the
-            output stride). A warning names options under which the tensors compute something else than they were
-            made for.
+            not given come from the file, unless they follow from a given one (atrous rates from the output stride). A
+            warning names given options under which the tensors compute something other than they were made for.
         progress: Ignored; accepted because torchvision's builders have it.
-        weights_backbone: As `weights`, for the backbone alone: weights of its classifier, with or without the last
-            layers. Not read if `weights` is given.
-        **options: `num_classes` is by default that of the weights, otherwise 21; if it differs from the weights', the
-            last convolutions keep their initial values, and a warning names them. `aux_loss` is by default that of the
-            weights, otherwise False. The others are described in docs/models.md.
+        weights_backbone: Like `weights`, but for the backbone alone: weights of its classifier, with or without the
+            last layers. Ignored if `weights` is given.
+        **options: `num_classes` defaults to that of the weights, or 21 without weights; if it differs from the
+            weights', the last convolutions keep their initial values, and a warning names them. `aux_loss` defaults to
+            that of the weights, or False. docs/models.md describes the others.
 
     Raises:
         TypeError: If an argument is unknown.
@@ -148,7 +147,7 @@ def _refusing_unknown(builder: Callable[..., SegmentationModel], signature: insp
             )
         return builder(**options)
 
-    # What inspect.signature and editors show (PEP 362).
+    # Shown by inspect.signature and editors (PEP 362).
     checked.__signature__ = signature  # type: ignore[attr-defined]
     return checked
 
@@ -157,28 +156,28 @@ def _read(weights: WeightsSource, model: str) -> FoundWeights:
     found = read_source(weights, model=model)
     if found.config is not None and found.config.name != model:
         of_backbone = model in MODELS and found.config.name in BACKBONES
-        advice = "For a backbone alone use weights_backbone=." if of_backbone else "Call that builder."
+        advice = "Load a backbone alone with weights_backbone=." if of_backbone else "Call that builder."
         raise WeightsError(f"{found.where}: the weights are for {found.config.name}, not for {model}. {advice}")
     return found
 
 
 def _options_for(found: FoundWeights, build: Builder, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given options, completed by those that the file records or its tensors determine."""
+    """Return the given options, completed by those that the file records or the tensors determine."""
     if found.config is not None:
         _check_describes(found.config, found)
         return merge_options(found.config, given, found.where)
-    # Only the head says which convolution is its last: build one.
+    # Only a head names its last convolutions, so build one.
     head = build_described(build.name, build.resolve(given)).classifier
     names = [f"classifier.{layer}.bias" for layer in getattr(head, "last_layers", ())]
     last = [found.tensors[name] for name in names if name in found.tensors]
     if not last or not last[0].ndim:
-        raise WeightsError(f"{found.where}: there is no classifier. For a backbone alone use weights_backbone=.")
+        raise WeightsError(f"{found.where}: no classifier found. Load a backbone alone with weights_backbone=.")
     shown = {"num_classes": len(last[0]), "aux_loss": any(name.startswith(AUXILIARY) for name in found.tensors)}
     return {**shown, **given}
 
 
 def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
-    """Raise WeightsError if a file describes other tensors than it has, before memory is allocated for them."""
+    """Raise WeightsError, before memory is allocated, if a file's description does not match its tensors."""
     try:
         described = build_described(config.name, dict(config.options)).state_dict()
     except WeightsError as error:
@@ -191,7 +190,7 @@ def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
 
 
 def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSource) -> None:
-    """Load the backbone from weights of its classifier, whose last layers are left out."""
+    """Load the backbone from the weights of its classifier, without the last layers."""
     kind = build.backbone
     found = _read(source, kind.name)
     assert model.config is not None

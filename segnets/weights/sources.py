@@ -33,8 +33,8 @@ class FoundWeights:
     Attributes:
         tensors: State dict.
         where: Name of the weights in messages.
-        config: Network that they were made for, if known.
-        card: Their meaning, if known.
+        config: Network that the weights were made for, if known.
+        card: Classes, preprocessing and origin of the weights, if known.
     """
 
     tensors: Mapping[str, Tensor]
@@ -51,7 +51,7 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
         model: Name of the network or backbone to load, which is needed to look up a published name.
 
     Raises:
-        WeightsError: If there are no such weights, or they cannot be read.
+        WeightsError: If the weights do not exist or cannot be read.
     """
     if isinstance(source, Mapping):
         _check_state_dict(source, "the state dict")
@@ -85,19 +85,19 @@ def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
     """Read a `.pth` with a plain state dict; `weights-tools convert` handles all other contents."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript archives, which are refused below
+            warnings.simplefilter("ignore")  # a warning about TorchScript archives, which are refused below
             if is_zipfile(path):
-                _check_checksums(path)  # which torch ignores
+                _check_checksums(path)  # torch does not check them
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:  # files older than the zip format can't be mapped
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except Exception:  # torch raises many types for a damaged file
+    except Exception:  # torch raises many exception types for a damaged file
         # torch's message recommends weights_only=False, which executes code in the file.
         raise WeightsError(
-            f"{path}: is not a plain state dict; see what it is with `weights-tools inspect {path}` and make a safe "
-            f"file of it with `weights-tools convert {path} OUT.safetensors`"
+            f"{path}: is not a plain state dict; describe it with `weights-tools inspect {path}`, and convert it to a "
+            f"safe file with `weights-tools convert {path} OUT.safetensors`"
         ) from None
     _check_state_dict(state, str(path))
     tensors: Mapping[str, Tensor] = state
@@ -135,7 +135,7 @@ def _read_published(published: Published) -> FoundWeights:
 
 
 def check_hash(path: Path, published: Published) -> None:
-    """Raise WeightsError unless the file has the published sha256, or its first eight digits if only they are known."""
+    """Raise WeightsError unless the file has the published sha256, or its first eight digits if no more are known."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(published.sha256 or published.hash_prefix):

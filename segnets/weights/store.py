@@ -31,20 +31,20 @@ def save(
     provenance: Mapping[str, JSON] | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a model that a builder made to one self-describing `.safetensors` file.
+    """Write a model from a builder to one self-describing `.safetensors` file.
 
     The same model gives the same bytes. An existing file is replaced only after the new one was read back and compared.
-    What is not given comes from `model.card`, the card of the weights that were loaded. Provenance that holds only for
+    Arguments that are not given come from `model.card`, the card of the loaded weights. Provenance that holds only for
     the original tensors is kept as `derived_from`.
 
     Args:
-        model: Model with a `config`, as builders and `load` return it.
+        model: Model with a `config`, as returned by builders and `load`.
         path: File to write.
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
         preprocessing: Preprocessing from an image to the input of the network.
         provenance: Facts about the origin of the weights, JSON-able.
-        overwrite: Replace an existing file.
+        overwrite: Whether to replace an existing file.
 
     Raises:
         WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, or a
@@ -74,7 +74,7 @@ def save(
 
 
 def _check_is_described(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Check that `load` will accept the file, before it replaces one that `load` accepts."""
+    """Check that `load` will accept the file, before the file replaces a valid one."""
     described = build_described(config.name, dict(config.options)).state_dict()
     if [(name, tensor.shape) for name, tensor in described.items()] == [(n, t.shape) for n, t in tensors.items()]:
         return
@@ -93,8 +93,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
 def load(path: str | os.PathLike[str]) -> nn.Module:
     """Build the model that a weights file describes.
 
-    The tensors are mapped from the file: hardly anything is copied, and pages are read when they are first used. They
-    have the dtype of the file; `model.float()` or `model.half()` changes it.
+    The tensors are mapped from the file: hardly anything is copied, and pages are read when they are first used. The
+    tensors keep the dtype of the file; `model.float()` or `model.half()` changes it.
 
     Args:
         path: Weights file (.safetensors) written by segnets.
@@ -123,23 +123,23 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy if its address is not aligned, since kernels may then compute other last bits."""
+    """Return the tensor, or a copy if its address is unaligned, because kernels may then give other last bits."""
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 or not tensor.is_floating_point() else tensor.clone()
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor]) -> LoadReport:
     """Copy weights into a model, which keeps its dtype and device.
 
-    An auxiliary classifier on one side only is reported and is no error. If the number of classes differs, the last
-    1x1 convolutions keep their initial values, with one warning. Another warning names the
-    options (output stride, eps, ...) of the file that differ from the model's and change what the tensors compute.
+    An auxiliary classifier on one side only is reported and is not an error. If the number of classes differs, the last
+    1x1 convolutions keep their initial values, with one warning. Another warning names the options of the file (output
+    stride, eps, ...) that differ from the model's and change what the tensors compute.
 
     Args:
         model: Model to fill.
         source: `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names.
 
     Returns:
-        Names of what was loaded, left at its initial values and ignored.
+        Which tensors were loaded, ignored, or left at their initial values.
 
     Raises:
         WeightsError: If the weights do not fit. The message lists every difference, and the model is unchanged.
@@ -154,5 +154,5 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
 
 
 def _attach(model: Any, card: ModelCard | None) -> None:
-    """Give the card of the weights to the model; `save` and `export` pass it on."""
+    """Attach the card of the weights to the model; `save` and `export` pass it on."""
     model.card = card

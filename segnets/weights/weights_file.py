@@ -41,7 +41,7 @@ _DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 
-# Alignment of torch's own tensors in bytes. Some kernels compute other last bits from an unaligned tensor.
+# Alignment of torch's own tensors in bytes. Some kernels give other last bits for an unaligned tensor.
 ALIGNMENT = 64
 
 
@@ -50,10 +50,10 @@ class WeightsFile:
     """Contents of a `.safetensors` file.
 
     Attributes:
-        tensors: Tensors mapped from the file. They take memory only where they are read, and writing to them never
+        tensors: Tensors mapped from the file. They take memory only once they are read, and writing to them never
             changes the file.
         config: Network of the weights; None if segnets did not write the file.
-        card: Meaning of the weights; None if segnets did not write the file.
+        card: Classes, preprocessing and origin of the weights; None if segnets did not write the file.
     """
 
     tensors: Mapping[str, Tensor]
@@ -65,17 +65,17 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Open a `.safetensors` file.
 
     Raises:
-        WeightsError: If the file cannot be read, is damaged, or is of another kind. The message then names the kind.
+        WeightsError: If the file cannot be read, is damaged, or has another format, which the message then names.
     """
     _check_is_safetensors(Path(path))
     where = str(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # The keys in the order of the file: reading in that order is what makes a cold start fast.
+            # Keys in file order: reading in this order makes a cold start fast.
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
     except SafetensorError as error:
-        raise WeightsError(f"{where}: is not a sound safetensors file ({error}); fetch or convert it again") from None
+        raise WeightsError(f"{where}: is not a valid safetensors file ({error}); fetch or convert it again") from None
     except (OSError, UnicodeError, ValueError, MemoryError) as error:
         raise WeightsError(f"{where}: can't be read: {error}") from None
     if METADATA_KEY not in metadata:
@@ -99,10 +99,10 @@ def write_weights_file(
 
     Args:
         path: File to write.
-        tensors: Tensors on any device, contiguous or not; shared memory is written in full for each.
+        tensors: Tensors on any device, contiguous or not; tensors that share memory are each written in full.
         config: Network of the weights.
         card: Meaning of the weights.
-        overwrite: Replace an existing file.
+        overwrite: Whether to replace an existing file.
 
     Raises:
         WeightsError: If a tensor cannot be stored.
@@ -117,7 +117,7 @@ def write_weights_file(
         for name in names:
             file.write(_bytes_of(tensors[name]))
         file.flush()
-        with ThreadPoolExecutor(1) as pool:  # comparing takes as long as the disk: do both at once
+        with ThreadPoolExecutor(1) as pool:  # comparing takes as long as flushing to disk, so do both at once
             synced = pool.submit(os.fsync, file.fileno())
             _compare(file, 8 + len(header), names, tensors, path)
             synced.result()
@@ -126,7 +126,7 @@ def write_weights_file(
 def _evenness(tensor: Tensor) -> int:
     """Return the largest power of two up to ALIGNMENT that divides a tensor's size in bytes.
 
-    Sorted by it in falling order, every tensor is aligned to its own value, and nearly all to ALIGNMENT.
+    Sorted by this value in descending order, every tensor is aligned to it, and nearly all to ALIGNMENT.
     """
     size = tensor.numel() * tensor.element_size()
     return min(size & -size, ALIGNMENT) or ALIGNMENT
@@ -145,7 +145,7 @@ def _header(names: list[str], tensors: Mapping[str, Tensor], description: str) -
         }
         offset = end
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    return header + b" " * (-(8 + len(header)) % ALIGNMENT)  # before it stand 8 bytes with its length
+    return header + b" " * (-(8 + len(header)) % ALIGNMENT)  # preceded by 8 bytes with its length
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -167,10 +167,10 @@ def _compare(
             # Comparing a memoryview with bytes would be an element-wise loop in the interpreter.
             if file.readinto(read.data) != len(part) or not np.array_equal(read, part):
                 raise WeightsError(
-                    f"{path}: what was written reads back differently at {name}; the disk may be failing"
+                    f"{path}: {name} reads back differently from what was written; the disk may be failing"
                 )
     if file.read(1):
-        raise WeightsError(f"{path}: what was written is longer than it should be; the disk may be failing")
+        raise WeightsError(f"{path}: the written file is too long; the disk may be failing")
 
 
 def _check_storable(tensors: Mapping[str, object]) -> None:
@@ -192,7 +192,7 @@ def _check_storable(tensors: Mapping[str, object]) -> None:
 def read_start(path: Path) -> bytes:
     """Return the first 16 bytes of a regular file.
 
-    The kind of the file is checked before it is opened: opening a pipe blocks, and opening a device can have effects.
+    The file type is checked before opening, because opening a pipe blocks and opening a device can have side effects.
 
     Raises:
         WeightsError: If the file is missing, empty, not regular or not readable.
@@ -212,11 +212,11 @@ def read_start(path: Path) -> bytes:
 
 
 def _check_is_safetensors(path: Path) -> None:
-    """Refuse a file of another kind with a message that names the kind."""
+    """Refuse a file in another format with a message that names the format."""
     start = read_start(path)
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise WeightsError(
             f"{path}: is a PyTorch file, not safetensors; convert it with: weights-tools convert {path} OUT.safetensors"
         )
     if start[8:9] != b"{":
-        raise WeightsError(f"{path}: is not a safetensors file; `weights-tools inspect` tells what it is")
+        raise WeightsError(f"{path}: is not a safetensors file; identify it with `weights-tools inspect`")

@@ -154,7 +154,7 @@ def test_backbone_weights_with_other_options(tmp_path: Path) -> None:
 def test_features_are_not_segmentation_weights(tmp_path: Path) -> None:
     segnets.save(backbones.resnet18(num_classes=0), tmp_path / "b.safetensors")
     for source in (tmp_path / "b.safetensors", backbones.resnet18(num_classes=0).state_dict()):
-        with pytest.raises(segnets.WeightsError, match="For a backbone alone use weights_backbone="):
+        with pytest.raises(segnets.WeightsError, match="Load a backbone alone with weights_backbone="):
             segnets.create_model("fcn_resnet18", weights=source)
     with pytest.raises(
         segnets.WeightsError, match=r"the weights are for resnet18, not for resnet34\. Call that builder"

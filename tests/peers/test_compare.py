@@ -171,7 +171,7 @@ def test_sizes_that_the_project_does_not_take(tmp_path: Path, converted: Convert
     src, dst = converted(FULL[0], tmp_path)
     with pytest.raises(
         WeightsError,
-        match=r"image size 65x97: segmentation_models_pytorch takes multiples of 8 for this network. Use 72x104",
+        match=r"image size 65x97: segmentation_models_pytorch needs multiples of 8 for this network. Use 72x104",
     ):
         weights_tools.compare(src, dst, project="smp", sizes=[(65, 97)])
 

@@ -177,7 +177,7 @@ def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path)
         segnets.create_model(NAME, weights=path)
     torch.save(trained, path)  # a whole module: refused without executing it, and without advice to do so
     with pytest.raises(
-        segnets.WeightsError, match="not a plain state dict; see what it is with `weights-tools inspect"
+        segnets.WeightsError, match="not a plain state dict; describe it with `weights-tools inspect"
     ) as c:
         segnets.create_model(NAME, weights=path)
     assert "weights_only" not in str(c.value)

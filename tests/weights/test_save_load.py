@@ -222,7 +222,7 @@ def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> No
 
     refused("empty", b"", "is empty")
     refused("page", b"<!DOCTYPE html><html>", "is not a safetensors file")
-    refused("short", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "is not a sound safetensors file")
+    refused("short", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "is not a valid safetensors file")
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(
         segnets.WeightsError, match="is a PyTorch file, not safetensors; convert it with: weights-tools"

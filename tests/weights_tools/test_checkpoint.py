@@ -117,8 +117,8 @@ def test_no_weights(top: Value, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (3, "a name that is no text"),
-        (("a", "b"), "a name that is no text"),
+        (3, "a name that is not a string"),
+        (("a", "b"), "a name that is not a string"),
         ("", "name '' is not accepted"),
         ("a\0b", r"name 'a\\x00b' is not accepted"),
         ("a\nb", r"name 'a\\nb' is not accepted"),

@@ -282,7 +282,7 @@ def test_projects_without_the_network_or_not_installed(
         monkeypatch.setattr(type(peer), "modules", ("mmcv", "regex"))
         assert main(["compare", *pair, "--with", peer.name]) == 1
         error = capsys.readouterr().err
-        assert f"needs mmcv, regex, not found here. Run: pip install {peer.install}" in error
+        assert f"needs mmcv, regex, not installed here. Run: pip install {peer.install}" in error
         assert error.count("\n") == 1
 
 

@@ -218,6 +218,6 @@ def test_source_is_target(tmp_path: Path, state: State) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(path)
     for target in (path, link, tmp_path / "." / "source.safetensors"):
-        with pytest.raises(OutputError, match=r"is the file to be converted\. Choose another name for the output"):
+        with pytest.raises(OutputError, match=r"is the source file\. Choose another name for the output"):
             convert(path, target, overwrite=True)
     assert path.read_bytes() == before

@@ -182,7 +182,7 @@ def test_ambiguous_class_names_and_unusable_checks(tmp_path: Path) -> None:
         converted(tmp_path, classes=("a", "a", "b", "c"), remap_classes={"x": "a"})
     with pytest.raises(WeightsError, match="unknown project 'keras'"):
         converted(tmp_path, compare_with="keras")
-    with pytest.raises(WeightsError, match="golden_tolerance needs golden"):
+    with pytest.raises(WeightsError, match="golden_tolerance requires golden"):
         converted(tmp_path, golden_tolerance=0.1)
 
 

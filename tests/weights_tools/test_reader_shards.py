@@ -270,7 +270,7 @@ def test_no_file_of_the_source_is_replaced(tmp_path: Path, state: State) -> None
     index = sharded(tmp_path, state)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for name in (FIRST, THIRD):
-        with pytest.raises(OutputError, match=r"is the file to be converted\. Choose another name for the output"):
+        with pytest.raises(OutputError, match=r"is the source file\. Choose another name for the output"):
             convert(index, tmp_path / name, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

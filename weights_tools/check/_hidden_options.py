@@ -18,13 +18,13 @@ from segnets.weights.geometry import merge_options
 from weights_tools.check.network import build_network
 from weights_tools.check.outputs import compare_outputs, outputs_by_name
 
-# Hidden options and the values that projects use, likelier mistakes first.
+# Hidden options and the values that projects use, most likely mistakes first.
 _VALUES: dict[str, tuple[JSON, ...]] = {
     option.name: option.candidates
     for option in sorted(ALL_OPTIONS, key=lambda option: option.search_rank)
     if option.is_hidden
 }
-_SECONDS = 20.0  # spent on trying
+_SECONDS = 20.0  # time limit of the search
 
 
 def hidden_options(config: object) -> dict[str, JSON]:
@@ -70,7 +70,7 @@ def find_explanation(
                 got = outputs_by_name(model(images))
             own = {name: tensor for name, tensor in got.items() if name in expected}
             compared = compare_outputs(own, expected, size=size, source="the source", tolerance=tolerance)
-        except (SegnetsError, ValueError, RuntimeError):  # options that exclude each other
+        except (SegnetsError, ValueError, RuntimeError):  # mutually exclusive options
             continue
         if all(each.holds for each in compared):
             return changed

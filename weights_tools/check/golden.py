@@ -1,7 +1,7 @@
 """Check a network against one saved input and output of its source.
 
-For sources whose own code can't be run here. A golden file is small and safe: `.safetensors` with the tensors "input"
-and "output". A wrong value of any option that the weights do not show changes the output.
+Useful for sources whose own code can't be run here. A golden file is small and safe: `.safetensors` with the tensors
+"input" and "output". A wrong value of any option that the weights do not show changes the output.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class GoldenCheck:
     measured: tuple[OutputComparison, ...]
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the record that a converted file holds."""
+        """Return the record for a converted file."""
         return {
             "file": printable(os.path.basename(self.file), quote=False),  # noqa: PTH119
             "sha256": self.sha256,
@@ -79,13 +79,13 @@ def check_golden(
         tolerance: Allowed difference, relative to the largest output or to 1.
 
     Raises:
-        WeightsError: If the file is not a golden file, if shapes differ, or if the outputs differ. In the last case
-            the message names one or two options that would explain the difference, or those to consider.
+        WeightsError: If the file is not a golden file, if shapes differ, or if the outputs differ. In that
+            last case, the message names one or two options that would explain the difference, or candidates.
     """
     if not 0 < tolerance < 1:
         raise WeightsError(f"tolerance={tolerance}: expected a number above 0 and below 1, for example 1e-4")
     with prefix_errors(path), Source(path) as source:
-        if source.size > _MOST_BYTES:  # checked before anything is read
+        if source.size > _MOST_BYTES:  # check before anything is read
             raise WeightsError(
                 f"the golden file has {source.size / 1e6:,.0f} MB; at most {_MOST_BYTES >> 20} MiB are read. "
                 "One image of a few hundred pixels is enough."
@@ -184,7 +184,7 @@ def _run(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _pair_outputs(saved: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the saved outputs to the network's names: the main output, whatever its name, is the first of `got`."""
+    """Rename the saved outputs to the network's names; the main output becomes the first of `got`."""
     first = next(name for name in got if name != _AUX)
     expected = {_AUX if name == _AUX else first: tensor for name, tensor in saved.items()}
     if _AUX in expected and _AUX not in got:
@@ -193,7 +193,7 @@ def _pair_outputs(saved: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> dic
 
 
 def _check_has_logits(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Refuse a backbone alone, unless the golden file holds its features."""
+    """Refuse a backbone without a head, unless the golden file holds its features."""
     config = getattr(model, "config", None)
     alone = isinstance(config, ModelConfig) and config.options.get("num_classes") == 0
     if alone and any(tensor.shape != got[name].shape for name, tensor in expected.items()):
@@ -212,12 +212,12 @@ def _check_shapes(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], siz
                 "source does before argmax, and save those."
             )
         if len(theirs) == len(ours) and theirs[0] == ours[0] and theirs[1] != ours[1]:
-            raise WeightsError(f"{what}. The output is of another number of classes, so of other weights.")
+            raise WeightsError(f"{what}. The output has another number of classes, so it comes from other weights.")
         raise WeightsError(f"{what}. Save the logits as the source's network returns them.")
 
 
 def _flaw_of_output(far: OutputComparison, expected: Tensor) -> str:
-    """Describe what is wrong with the saved output itself; "" if nothing is."""
+    """Describe what is wrong with the saved output itself, or return an empty string."""
     if far.largest == 0:
         return "The saved output holds only zeros, which no trained network returns. Save it again."
     if _is_probability(expected):
@@ -226,7 +226,7 @@ def _flaw_of_output(far: OutputComparison, expected: Tensor) -> str:
 
 
 def _advise(model: nn.Module, images: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> str:
-    """Name the options that explain the difference, or else those to consider."""
+    """Name the options that explain the difference, or otherwise candidates."""
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         tensors = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}

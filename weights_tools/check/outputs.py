@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from segnets.card import JSON
 from segnets.errors import WeightsError
 
-# Relative to the largest output, or to 1 if that is less. Other kernels round differently, and deep networks amplify
-# rounding. Float64 leaves next to no rounding, so even an option of small effect shows there.
+# Relative to the largest output, or to 1 if that is less. Kernels round differently, and deep networks amplify
+# rounding. In float64 there is almost no rounding, so even an option with a small effect is visible.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 
 NO_LOGITS = "a backbone alone has no logits to compare. Check the whole network instead."
@@ -56,11 +56,11 @@ class OutputComparison:
 
     @property
     def holds(self) -> bool:
-        """Whether the outputs are the same. An output that is 0 everywhere proves nothing and does not hold."""
+        """Whether the outputs are the same. False for an output that is 0 everywhere, which proves nothing."""
         return self.largest > 0 and self.difference <= self.limit
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the record that reports and converted files hold."""
+        """Return the record for reports and converted files."""
         return {
             "output": self.output,
             "size": list(self.size),
@@ -82,9 +82,9 @@ class OutputComparison:
 
 
 def random_images(size: tuple[int, int], channels: int) -> Tensor:
-    """Return one image of shape (1, channels, H, W), float64, about mean 0 and deviation 1; the same at every call.
+    """Return an image of shape (1, channels, H, W), float64, roughly mean 0 and deviation 1; the same for every call.
 
-    A coarse pattern lies under the noise: noise alone averages out in the first poolings.
+    The image combines a coarse pattern with noise, because noise alone averages out in the first pooling layers.
     """
     generator = torch.Generator().manual_seed(size[0] * 100_003 + size[1])
     coarse = torch.randn(1, channels, size[0] // 16 + 2, size[1] // 16 + 2, generator=generator, dtype=torch.float64)
@@ -119,11 +119,11 @@ def compare_outputs(
         got: Outputs of the converted network.
         expected: Outputs to compare with, by the same names.
         size: Height and width of the images, for the record.
-        source: What the expected outputs are from, for messages.
+        source: Origin of the expected outputs, for messages.
         tolerance: Allowed difference, relative to the largest expected value or to 1; by default `TOLERANCES`.
 
     Raises:
-        WeightsError: If names or shapes differ, or a value is not finite. Outputs that differ are no error.
+        WeightsError: If names or shapes differ, or a value is not finite. Differing outputs are not an error.
     """
     if got.keys() != expected.keys():
         raise WeightsError(f"{source} returns {_names(expected)}, but the converted network returns {_names(got)}")
@@ -154,7 +154,7 @@ def _compare(
 
 
 def worst(compared: Iterable[OutputComparison]) -> OutputComparison:
-    """Return the comparison that exceeds its limit most, or comes nearest to it."""
+    """Return the comparison with the largest difference relative to its limit."""
     return max(compared, key=lambda each: (not each.holds, each.difference / each.limit))
 
 
@@ -163,7 +163,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _agreement(got: Tensor, expected: Tensor) -> float:
-    """Return the fraction of equal argmaxes; with one class, of equal signs of the logit."""
+    """Return the fraction of equal argmaxes; for one class, of logits with equal sign."""
     if expected.shape[1] == 1:
         same = (got > 0) == (expected > 0)
     else:

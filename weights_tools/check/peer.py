@@ -1,7 +1,7 @@
 """Compare a converted network with the source project's own network: same weights, same images.
 
-The project's network gets its tensors under the source file's names and through the project's own loading. So nothing
-that a conversion does (renaming, reordering, choosing options) is part of both sides.
+The project's network gets its tensors under the source file's names and through the project's own loading code. So
+nothing that a conversion does (renaming, reordering, choosing options) affects both sides.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PeerComparison:
         project: Name of the project.
         version: Its installed version.
         call: The call that built its network, every argument written out.
-        assumed: Options of ours that the weights do not show and that became arguments of the call.
+        assumed: Options of segnets that the weights do not show and that became arguments of the call.
         measured: One comparison per output, size and dtype.
     """
 
@@ -64,7 +64,7 @@ class PeerComparison:
                 return "the same results, bit for bit"
             return f"the same results: no output differs by more than {largest:.1g} of the largest"
         beyond = [each for each in self.measured if not each.holds and each.dtype == "float32"]
-        far = worst(beyond or self.measured)  # a failure in float32 says more to most people
+        far = worst(beyond or self.measured)  # most readers relate more to a failure in float32
         if far.largest == 0:
             return f"inconclusive: {far.output!r} of {self.project}'s network is 0 everywhere"
         return (
@@ -73,7 +73,7 @@ class PeerComparison:
         )
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the record that a converted file holds. It has no date: the same comparison gives the same bytes."""
+        """Return the record for a converted file. It has no date, so the same comparison gives the same bytes."""
         return {
             "project": self.project,
             "version": self.version,
@@ -106,7 +106,7 @@ def compare_with_peer(
 
     Raises:
         WeightsError: If the project is unknown, not installed, or has no such network, or if its network has other
-            tensors. Outputs that differ are no error: see `PeerComparison.holds`.
+            tensors. Differing outputs are not an error: see `PeerComparison.holds`.
     """
     peer = find_peer(project)
     call = peer.call(config, theirs.keys()).with_arguments(arguments or {})
@@ -120,21 +120,21 @@ def compare_with_peer(
         ours.to(dtype)
         module.to(dtype)
         for i, size in enumerate(chosen):
-            # Every second size in float64: it takes most of the time.
+            # Only every second size in float64, which takes most of the time.
             if dtype == torch.float32 or (i % 2 == 0 and size[0] * size[1] <= _MOST_FLOAT64_PIXELS):
                 images = random_images(size, channels).to(dtype)
                 measured += _run_both(peer, module, ours, images, size)
     measured.sort(key=lambda each: (each.output != "out", each.output, each.dtype, chosen.index(each.size)))
-    # Arguments of the caller may stand for any option, so none of ours can be called assumed then.
+    # The caller's arguments may set any option, so none of ours counts as assumed then.
     assumed = {} if arguments else call.assumed
     return PeerComparison(project, installed_version(peer), str(call), assumed, tuple(measured))
 
 
 def check_loads_into_peer(project: str, theirs: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Check that the project has such a network and that it has exactly these tensors.
+    """Check that the project has such a network with exactly these tensors.
 
     Raises:
-        WeightsError: If one of the two is not so.
+        WeightsError: If the project has no such network, or the network has other tensors.
     """
     peer = find_peer(project)
     _load(peer, peer.call(config, theirs.keys()), theirs)
@@ -154,7 +154,7 @@ def _load(peer: Peer, call: PeerCall, theirs: Mapping[str, Tensor]) -> nn.Module
         module = peer.build(call).eval().double()
     try:
         with peer_errors(peer, "load the tensors"):
-            # The project's own loading decides: some projects rename tensors of older versions.
+            # Use the project's own loading code: some projects rename tensors of older versions.
             module.load_state_dict(dict(theirs), strict=True)
     except WeightsError:
         raise WeightsError(_mismatch(peer, call, module, theirs)) from None
@@ -169,9 +169,9 @@ def _mismatch(peer: Peer, call: PeerCall, module: nn.Module, theirs: Mapping[str
 
 
 def default_sizes(peer: Peer, config: ModelConfig) -> list[Size]:
-    """Choose image sizes: even and odd, wide and high, and long enough for every dilation to reach another pixel.
+    """Choose image sizes: even and odd, wide and tall, and large enough for every dilation to reach another pixel.
 
-    In a feature map smaller than a dilation, that dilation could have any value.
+    A dilation larger than its feature map could have any value without changing the output.
     """
     step = peer.size_multiple(config)
     odd = 1 if step == 1 else 0
@@ -183,7 +183,7 @@ def default_sizes(peer: Peer, config: ModelConfig) -> list[Size]:
 
 
 def _reach(options: Mapping[str, Any]) -> int:
-    """Return the image length in pixels that the largest dilation needs."""
+    """Return the image side in pixels that the largest dilation needs."""
     stride = options.get("output_stride") or 1
     rates = [*(options.get("atrous_rates") or ()), *(options.get("multi_grid") or ())]
     return (max(rates, default=0) + 2) * stride
@@ -194,7 +194,7 @@ def _round_up(length: int, step: int) -> int:
 
 
 def _checked_sizes(peer: Peer, config: ModelConfig, sizes: Sequence[Size] | None) -> list[Size]:
-    """Return the sizes without duplicates; refuse those that the project's network does not take."""
+    """Return the sizes without duplicates; refuse those that the project's network does not accept."""
     if sizes is None:
         return default_sizes(peer, config)
     step = peer.size_multiple(config)
@@ -203,7 +203,7 @@ def _checked_sizes(peer: Peer, config: ModelConfig, sizes: Sequence[Size] | None
             raise WeightsError(f"image size {height}x{width}: expected 1 to {_MOST_PIXELS:,} pixels")
         if height % step or width % step:
             raise WeightsError(
-                f"image size {height}x{width}: {peer.title} takes multiples of {step} for this network. "
+                f"image size {height}x{width}: {peer.title} needs multiples of {step} for this network. "
                 f"Use {_round_up(height, step)}x{_round_up(width, step)}."
             )
     return list(dict.fromkeys(sizes))

@@ -1,4 +1,4 @@
-"""Checks of a network's outputs that a conversion can be asked for: a golden file, a project's own network."""
+"""Output checks that a conversion can run on request: a golden file, or a project's own network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CheckResults:
 
 @dataclass(frozen=True)
 class RequestedChecks:
-    """Checks that the caller of a conversion asked for.
+    """Checks requested by the caller of a conversion.
 
     Attributes:
         golden: Golden file to reproduce, see `check.golden.check_golden`.
@@ -53,7 +53,7 @@ class RequestedChecks:
             WeightsError: If a tolerance comes without a golden file, or the project is unknown or not installed.
         """
         if self.tolerance is not None and self.golden is None:
-            raise WeightsError("golden_tolerance needs golden, the file that it is for")
+            raise WeightsError("golden_tolerance requires golden, the golden file")
         if self.project is not None:
             from weights_tools.check.peers import find_peer
 
@@ -68,20 +68,21 @@ class RequestedChecks:
         unused: Sequence[str] = (),
         changes: Sequence[str] = (),
     ) -> CheckResults:
-        """Run the network as it was read, before any edit, and check its outputs.
+        """Run the unedited network and check its outputs.
 
         Args:
             config: The network of segnets.
             tensors: Its tensors.
-            read_source: Returns the source's tensors under its own names; called only to compare with a project.
+            read_source: Function that returns the source's tensors under its own names; only called to compare with a
+                project.
             unused: Names of the source's tensors that the conversion leaves out.
-            changes: Descriptions of the edits to be made afterwards; the records state that the check came before.
+            changes: Descriptions of the edits that follow; the records state that the check ran before them.
 
         Raises:
             WeightsError: If the outputs differ from the source's.
         """
         if self.golden is None and self.project is None:
-            return CheckResults()  # without the imports below
+            return CheckResults()  # skip the imports below
         from weights_tools.check.network import build_network
 
         before: dict[str, JSON] = {"before": list(changes)} if changes else {}
@@ -110,10 +111,10 @@ class RequestedChecks:
 def _compare(
     project: str, theirs: Mapping[str, Tensor], config: ModelConfig, model: nn.Module, unused: Sequence[str]
 ) -> PeerComparison:
-    """Compare with the project's network; for a backbone alone, without the tensors that are left out.
+    """Compare with the project's network; for a backbone alone, without the omitted tensors.
 
     Raises:
-        WeightsError: If the project has no network without them.
+        WeightsError: If the project has no network without those tensors.
     """
     from weights_tools.check.peer import check_loads_into_peer, compare_with_peer
 
@@ -128,6 +129,6 @@ def _compare(
 
 
 def _assumptions(assumed: Mapping[str, JSON]) -> str:
-    """Name the options that the project's network got from ours: if they are wrong, both networks are."""
+    """List the options that the project's network takes from ours: if they are wrong, both networks are."""
     options = ", ".join(f"{name}={value}" for name, value in assumed.items())
     return f" (assuming {options}, which the weights do not show)" if options else ""

@@ -1,8 +1,8 @@
 """Check that tensors hold the values of a trained network.
 
 A single NaN in the weights turns every logit into NaN and the mask into background, without any error. Values that no
-trained network has are refused; unusual ones are reported. The bounds lie far outside of everything published: batch
-norms with a variance of 0, pruned channels and single dead kernels pass.
+trained network has are refused; unusual ones are reported. The bounds are far outside the range of published weights:
+batch norms with a variance of 0, pruned channels and single dead kernels pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weights_tools._text import join_names
 
 # The square of a larger value overflows float32. A flipped exponent bit turns an ordinary weight into about 1e38.
 _LARGEST = 1e15
-# More all-zero kernels than this mean that the file was not written to its end.
+# More all-zero kernels than this mean that the file was not completely written.
 _MOST_EMPTY = 0.5
 
 
@@ -27,7 +27,7 @@ class ValueCheck:
 
     Attributes:
         problems: Reasons to refuse the weights.
-        doubts: Unusual values that the owner should know about.
+        doubts: Unusual values to report to the user.
     """
 
     problems: tuple[str, ...] = ()

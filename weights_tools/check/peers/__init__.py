@@ -1,6 +1,6 @@
 """Other projects' own networks, to run next to a converted one: one file per project, behind one protocol.
 
-Nothing of a project is imported before its network is built, and no conversion needs one.
+A project is only imported when its network is built, and no conversion needs any of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Import mmsegmentation without the compiled operators of mmcv.
 
-mmsegmentation imports names from `mmcv.ops`. PyPI's mmcv-lite lacks these operators, and no network here uses them. A
-stand-in module takes their place, in which every name is an empty class.
+mmsegmentation imports names from `mmcv.ops`. PyPI's mmcv-lite lacks these operators, and no network here uses them.
+They are replaced by a stub module in which every name is an empty class.
 """
 
 from __future__ import annotations

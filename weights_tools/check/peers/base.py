@@ -1,8 +1,8 @@
-"""The protocol of a peer: describe the call that builds its network with our geometry, build it, run it.
+"""The protocol of a peer: describe the call that builds its network with our geometry, then build and run the network.
 
-The geometry is what our file records. A peer has to account for every option: an option that it has an argument for
-becomes that argument, an option that it fixes must have the peer's value, and an option that is left over is refused.
-So no option goes unnoticed.
+The geometry comes from our file. A peer has to account for every option, so that none goes unnoticed. An option that
+the peer has an argument for becomes that argument. An option that the peer fixes must have the peer's value. An option
+that is left over is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from segnets.options import ALL_OPTIONS
 from segnets.registry import BACKBONES, MODELS
 
 Size = tuple[int, int]  # height, width
-# Options that change the outputs but not the weights. Where a peer has a choice, it follows ours.
+# Options that change the outputs but not the weights. A peer uses our value if it has such an argument.
 HIDDEN_OPTIONS = frozenset(option.name for option in ALL_OPTIONS if option.visible == "no" and option.changes_inference)
 # Options without any effect in eval mode, for example dropout.
 _WITHOUT_EFFECT = frozenset(
@@ -41,8 +41,8 @@ class PeerCall:
     Attributes:
         function: Full name of the function or class.
         arguments: Its arguments by name.
-        assumed: Options of ours that the weights do not show and that became arguments. The peer would accept other
-            values too.
+        assumed: Options of segnets that the weights do not show and that became arguments. The peer would also accept
+            other values.
     """
 
     function: str
@@ -74,7 +74,7 @@ class PeerCall:
 
 
 class Peer(Protocol):
-    """Another project that has networks of its own."""
+    """Another project with its own networks."""
 
     @property
     def name(self) -> str:
@@ -126,12 +126,12 @@ class Peer(Protocol):
         ...
 
     def size_multiple(self, config: ModelConfig) -> int:
-        """Return the number that height and width of an image must be multiples of; 1 if any size will do."""
+        """Return the number that an image's height and width must be multiples of; 1 allows any size."""
         ...
 
 
 class PendingOptions:
-    """Options of our network that a peer has not accounted for yet.
+    """Options of our network that a peer has yet to account for.
 
     Attributes:
         model: Name of our network.
@@ -139,7 +139,7 @@ class PendingOptions:
     """
 
     def __init__(self, title: str, config: ModelConfig) -> None:
-        """Settle the options of `config`.
+        """Resolve the options of `config`.
 
         Args:
             title: The project's name, for messages.
@@ -173,7 +173,7 @@ class PendingOptions:
             raise self.unsupported(name, *allowed)
 
     def require_batch_norms(self) -> None:
-        """Refuse other norms than batch norms; synchronised ones are the same in eval mode."""
+        """Refuse all norms but batch norms; synchronised ones are the same in eval mode."""
         for name in ("norm_layer", "head_norm_layer"):
             self.require(name, "batch", "sync")
 
@@ -208,12 +208,12 @@ def head_and_backbone(model: str) -> tuple[str, str]:
 
 
 def no_such_network(title: str, model: str) -> WeightsError:
-    """Return the error for a project without any network of this kind."""
+    """Return the error for a project that has no such network."""
     return WeightsError(f"{title} has no network that corresponds to {model}")
 
 
 def import_untyped(name: str) -> Any:
-    """Import a module of a project whose types are unknown here."""
+    """Import a module of a project without type information."""
     return importlib.import_module(name)
 
 
@@ -221,12 +221,13 @@ def check_installed(peer: Peer) -> None:
     """Check that the modules of a project can be found.
 
     Raises:
-        WeightsError: If not; the message says what to install.
+        WeightsError: If a module is missing; the message gives the pip command.
     """
     missing = [module for module in peer.modules if importlib.util.find_spec(module) is None]
     if missing:
         raise WeightsError(
-            f"comparing with {peer.title} needs {', '.join(missing)}, not found here. Run: pip install {peer.install}"
+            f"comparing with {peer.title} needs {', '.join(missing)}, not installed here. "
+            f"Run: pip install {peer.install}"
         )
 
 
@@ -241,7 +242,7 @@ def installed_version(peer: Peer) -> str:
 def _import_torchvision_first() -> None:
     """Import torchvision through `segnets.torchvision_compat`, for the projects that import torchvision themselves.
 
-    A missing or unusable torchvision is no error here: a project that needs it fails by itself, one that does not runs.
+    A missing or broken torchvision is not an error here: a project that needs it fails on its own, and others run.
     """
     try:
         from segnets import torchvision_compat  # noqa: F401
@@ -252,11 +253,11 @@ def _import_torchvision_first() -> None:
 
 @contextlib.contextmanager
 def peer_errors(peer: Peer, doing: str) -> Iterator[None]:
-    """Run code of a project: silence its warnings, send its prints to stderr, turn what it raises into one line.
+    """Run code of a project: silence its warnings, send its prints to stderr, and reduce its exceptions to one line.
 
     Args:
         peer: The project.
-        doing: What is attempted, for the message: "failed to <doing>".
+        doing: Verb phrase for the message "failed to <doing>".
 
     Raises:
         WeightsError: If the code inside raises anything but an error of segnets.

@@ -81,7 +81,7 @@ class Mmseg:
         return results
 
     def size_multiple(self, config: ModelConfig) -> int:  # noqa: ARG002
-        """Return 1: any size will do."""
+        """Return 1: any size works."""
         return 1
 
 

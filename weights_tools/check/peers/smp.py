@@ -1,6 +1,6 @@
 """segmentation_models_pytorch: DeepLabV3, DeepLabV3+ and PSPNet on ResNets, and on timm's networks as `tu-` encoders.
 
-SMP resizes with align_corners=True. Its own encoders dilate the first block of a stage like the others, timm's do not.
+SMP resizes with align_corners=True. Its own encoders also dilate the first block of a stage; timm's do not.
 To add an architecture, add an entry to `_ARCHITECTURES`; to add an encoder, one to `_ENCODERS`.
 """
 
@@ -59,7 +59,7 @@ def _timm_name(options: PendingOptions, backbone: str, dilated: bool) -> str:
     return TIMM_NAMES.get(backbone, backbone) + _TIMM_SUFFIXES[variant]
 
 
-# Our name of the head -> SMP's class and a function for the arguments of this class alone.
+# Our name of the head -> SMP's class, and a function that returns the arguments of this class only.
 _ARCHITECTURES: dict[str, tuple[str, Callable[[PendingOptions, int], _Arguments]]] = {
     "deeplabv3": ("DeepLabV3", _aspp("torchvision")),
     "deeplabv3plus": ("DeepLabV3Plus", _aspp("smp")),
@@ -85,7 +85,7 @@ class Smp:
         options = PendingOptions(self.title, config)
         architecture, own_arguments = _ARCHITECTURES[head]
         stages = options.take("backbone_stages", 4)
-        if architecture == "PSPNet":  # it never dilates
+        if architecture == "PSPNet":  # SMP's PSPNet never dilates
             stride = 2 ** (stages + 1)
             options.require("output_stride", stride)
         else:

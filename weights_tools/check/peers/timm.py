@@ -75,5 +75,5 @@ class Timm:
         return {"logits": module(x)}
 
     def size_multiple(self, config: ModelConfig) -> int:  # noqa: ARG002
-        """Return 1: any size will do."""
+        """Return 1: any size works."""
         return 1

@@ -63,7 +63,7 @@ class Torchvision:
         name = call.function.rsplit(".", 1)[1]
         without_weights = {"weights": None, **({"weights_backbone": None} if name in _SIX else {})}
         module: nn.Module = models.get_model(name, **without_weights, **call.arguments)
-        if call.arguments.get("num_classes") == 0:  # torchvision builds a layer without rows
+        if call.arguments.get("num_classes") == 0:  # with num_classes=0, torchvision builds a layer without rows
             setattr(module, "classifier" if name.startswith("mobilenet") else "fc", nn.Identity())
         return module
 
@@ -73,7 +73,7 @@ class Torchvision:
         return {"logits": results} if isinstance(results, Tensor) else dict(results)
 
     def size_multiple(self, config: ModelConfig) -> int:  # noqa: ARG002
-        """Return 1: any size will do."""
+        """Return 1: any size works."""
         return 1
 
 

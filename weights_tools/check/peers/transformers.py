@@ -58,5 +58,5 @@ class Transformers:
         return {"logits": module(x).logits}
 
     def size_multiple(self, config: ModelConfig) -> int:  # noqa: ARG002
-        """Return 1: any size will do."""
+        """Return 1: any size works."""
         return 1
