@@ -14,7 +14,7 @@ _PROGRAM = "weights-tools"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 on success, 1 for a refused file, 2 for a usage error."""
     options = _parser().parse_args(arguments)
-    from segnets.console import run_command  # imports torch; `--help` need not wait for it
+    from segnets.console import run_command  # imports torch, which would slow down `--help`
 
     return run_command(lambda: int(options.run(options)), _PROGRAM)
 

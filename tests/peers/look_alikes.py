@@ -194,7 +194,7 @@ LOOK_ALIKES = [
         "transformers",
         "MobileNetV2ForSemanticSegmentation",
         _mobilenet_v2,
-        "a MobileNetV2 DeepLab of transformers",
+        "a MobileNetV2 DeepLab from transformers",
         "an ASPP without dilated branches, padding as TensorFlow's",
     ),
     LookAlike(

@@ -1,4 +1,4 @@
-"""Helpers shared by the commands: printing answers and parsing arguments."""
+"""Helpers shared by the commands: print results and parse arguments."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 Subparsers = argparse._SubParsersAction  # has no public name
 
-# Repeated here because weights_tools.check.peers imports torch, which `--help` need not wait for. A test compares.
+# Repeated here because weights_tools.check.peers imports torch, which would slow down `--help`. A test compares.
 PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 
 def print_answer(answer: object) -> None:
     """Print a text, with control characters escaped, or anything else as JSON with sorted keys."""
-    from segnets.console import escape_controls  # imports torch; `--help` need not wait for it
+    from segnets.console import escape_controls  # imports torch, which would slow down `--help`
 
     print(
         escape_controls(answer) if isinstance(answer, str) else json.dumps(answer, indent=2, sort_keys=True), flush=True

@@ -14,9 +14,9 @@ def add(commands: Subparsers[Any]) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "compare",
-        help="run a source in its own project's network and compare the converted file",
-        description="Run SRC in its own project's network and DST, the file converted from it, in segnets, both on the "
-        "same images. Exit status: 0 if the outputs are the same, 1 if they differ or can't be compared.",
+        help="compare a converted file with its source, run in its own project's network",
+        description="Run SRC in its own project's network and DST, the file converted from it, in segnets, on the same "
+        "images. Exit status: 0 if the outputs are the same, 1 if they differ or can't be compared.",
     )
     parser.add_argument("source", metavar="SRC", help="the checkpoint that was converted")
     parser.add_argument("target", metavar="DST", help="the .safetensors file that `convert` wrote")

@@ -7,7 +7,7 @@ from typing import Any
 
 from weights_tools.commands._common import PROJECTS, Subparsers, named_value, positive_int, print_answer
 
-# Repeated here because the layouts import torch, which `--help` need not wait for. A test compares.
+# Repeated here because the layouts import torch, which would slow down `--help`. A test compares.
 LAYOUTS = ("allentdan", "mmseg", "navifra", "segnets", "smp", "timm", "torchvision", "transformers", "vainf")
 
 
@@ -53,7 +53,7 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
         "--num-classes",
         type=positive_int,
         metavar="N",
-        help="reinitialise the last layers for N classes, if SRC has another number",
+        help="reinitialise the last layers for N classes if SRC has another number",
     )
     group.add_argument(
         "--remap-classes",
@@ -75,9 +75,14 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
         "--golden", metavar="FILE", help="a .safetensors file with an input and the source network's output for it"
     )
     group.add_argument(
-        "--golden-tolerance", type=float, metavar="T", help="relative to the largest output; default: 1e-4"
+        "--golden-tolerance",
+        type=float,
+        metavar="T",
+        help="allowed difference, relative to the largest output; default: 1e-4",
     )
-    group.add_argument("--with", dest="project", choices=PROJECTS, help="run this project's own network and compare")
+    group.add_argument(
+        "--with", dest="project", choices=PROJECTS, help="run this project's own network and compare the outputs"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,11 +13,14 @@ def add(commands: Subparsers[Any]) -> None:
     for project in PROJECTS:
         parser = commands.add_parser(
             f"export-{project}",
-            help=f"write a segnets file as a state dict that {project} loads strictly",
-            description=f"Write a segnets file as a state dict of {project}. The bytes of every tensor stay the same.",
+            help=f"write a segnets file as a state dict for {project}",
+            description=f"Write a segnets file as a state dict that {project} loads with strict=True. The bytes of "
+            "every tensor stay the same.",
         )
         parser.add_argument("source", metavar="SRC", help="a .safetensors file that segnets wrote")
-        parser.add_argument("target", metavar="DST", help="a .pth or .pt, as torch.save writes, or a .safetensors")
+        parser.add_argument(
+            "target", metavar="DST", help="the file to write: .pth or .pt (torch.save), or .safetensors"
+        )
         parser.add_argument("--force", action="store_true", help="replace DST if it exists")
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.set_defaults(run=run, project=project)

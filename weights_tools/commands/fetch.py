@@ -17,7 +17,7 @@ def add(commands: Subparsers[Any]) -> None:
         "fetch",
         help="download a published weights file",
         description="Download a published weights file to the folder where `weights=` looks for it, and check its "
-        "hash. Repeat the call to resume a download that broke off.",
+        "hash. Run the command again to resume an interrupted download.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -31,7 +31,7 @@ def add(commands: Subparsers[Any]) -> None:
         "--from", dest="url", metavar="URL", help="http or https address of a mirror: a folder, or the file itself"
     )
     parser.add_argument("--to", dest="folder", metavar="FOLDER", help="an existing folder; default: torch's cache")
-    parser.add_argument("--force", action="store_true", help="replace a file of this name that has another hash")
+    parser.add_argument("--force", action="store_true", help="replace a file with this name and another hash")
     parser.add_argument(
         "--timeout",
         type=_seconds,
@@ -69,7 +69,7 @@ def _list(options: argparse.Namespace) -> int:
     folder: Path | None
     try:
         folder = Path(options.folder) if options.folder is not None else cache_folder()
-    except OutputError:  # no home folder, so no cache
+    except OutputError:  # without a home folder there is no cache
         folder = None
     rows = [
         {

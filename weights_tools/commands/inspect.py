@@ -13,7 +13,7 @@ def add(commands: Subparsers[Any]) -> None:
     parser = commands.add_parser(
         "inspect",
         help="report what a file holds and whether it can be converted",
-        description="Report what a file holds. Exit status: 0 if it can be converted, 1 if it would be refused.",
+        description="Report what a file holds. Exit status: 0 if the file can be converted, 1 if it would be refused.",
     )
     parser.add_argument("file", metavar="FILE", help="a checkpoint")
     parser.add_argument("--quick", action="store_true", help="read the structure only, not the tensors")

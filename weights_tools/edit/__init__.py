@@ -1,4 +1,4 @@
-"""Edit recognised weights as the caller of a conversion asked: heads, classes, dtype."""
+"""Edit recognised weights at the caller's request: heads, classes, dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class names and class maps, given by the caller or read from hand-written files."""
+"""Class names and class maps from arguments or hand-written files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ClassMap: TypeAlias = Mapping[str, "str | int | None"]
 
 
 def read_class_names(classes: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...] | None:
-    """Return class names that are given as a sequence or as a text file with one name per line.
+    """Return class names given as a sequence, or as a text file with one name per line.
 
     Raises:
         WeightsError: If the file can't be read, or a name is blank, too long or not printable.
@@ -45,7 +45,7 @@ def read_class_names(classes: Sequence[str] | str | os.PathLike[str] | None) -> 
 
 
 def read_class_map(source: ClassMap | str | os.PathLike[str]) -> ClassMap:
-    """Return a class map that is given as a mapping or as a JSON file.
+    """Return a class map given as a mapping or as a JSON file.
 
     Raises:
         WeightsError: If the file can't be read, the map is empty, or a class is not usable.
@@ -87,7 +87,7 @@ def rows_of(mapping: ClassMap, classes: Sequence[str], count: int) -> list[int |
         For each new class its row in the source, or None for a newly initialised one.
 
     Raises:
-        WeightsError: If the source has no such class, or several of that name.
+        WeightsError: If the source has no such class, or several with that name.
     """
     return [_row(old, classes, count) for old in mapping.values()]
 

@@ -64,7 +64,7 @@ class Edits:
         With a class map, `class_names` are the names of the source's classes; without one, of the output's.
 
         Raises:
-            WeightsError: If the weights do not allow an edit, for example a cast that would overflow.
+            WeightsError: If the weights do not allow an edit, for example because a cast would overflow.
         """
         if self.drop_aux:
             weights = drop_auxiliary(weights)
@@ -82,6 +82,6 @@ class Edits:
         return weights if self.class_names is None else name_classes(weights, self.class_names)
 
     def describe(self, before: Weights, after: Weights) -> tuple[str, ...]:
-        """Describe how the network changed between `before` and `after`, the cast included."""
+        """Describe how the network changed between `before` and `after`, including the cast."""
         cast_any = any(before.tensors[name].dtype != tensor.dtype for name, tensor in after.tensors.items())
         return (*after.changes, *([f"cast to {self.dtype}"] if cast_any else []))

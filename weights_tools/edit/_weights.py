@@ -1,4 +1,4 @@
-"""Operations on the weights of a network: drop the auxiliary classifier, replace classes, cast."""
+"""Edit the weights of a network: drop the auxiliary classifier, replace classes, cast."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Weights:
 
 
 def drop_auxiliary(weights: Weights) -> Weights:
-    """Remove the auxiliary classifier; return weights without one unchanged."""
+    """Remove the auxiliary classifier, if there is one."""
     kept = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(_AUXILIARY)}
     if len(kept) == len(weights.tensors):
         return weights
@@ -82,7 +82,7 @@ def name_classes(weights: Weights, names: tuple[str, ...]) -> Weights:
 def replace_classes(weights: Weights, rows: Sequence[int | None], names: tuple[str, ...] = ()) -> Weights:
     """Rebuild the last layers with one row per new class.
 
-    New rows are initialised as torch initialises a convolution, from a fixed seed: the same call gives the same bytes.
+    New rows are initialised like a torch convolution, from a fixed seed, so the same call gives the same bytes.
 
     Args:
         weights: A network with classes.
@@ -116,7 +116,7 @@ def replace_classes(weights: Weights, rows: Sequence[int | None], names: tuple[s
 def _select_rows(tensor: Tensor, rows: Sequence[int | None], fan_in: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     bound = fan_in**-0.5
-    # Drawn in float32: few CPU generators support 8-bit floats.
+    # Draw in float32, because few CPU generators support 8-bit floats.
     drawn = torch.empty((len(rows), *tensor.shape[1:])).uniform_(-bound, bound, generator=generator)
     result = drawn.to(tensor.dtype)
     for new, old in enumerate(rows):

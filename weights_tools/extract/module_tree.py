@@ -1,4 +1,4 @@
-"""Extract one flat state dict from the module tree of a TorchScript archive, or of one that torch::save of C++ wrote.
+"""Extract one flat state dict from the module tree of a TorchScript archive or of a C++ torch::save archive.
 
 Both hold a tree of modules whose attributes are parameters, buffers, modules and other values. Source:
 torch/csrc/jit/serialization and torch/csrc/api/src/serialize of torch 2.13.

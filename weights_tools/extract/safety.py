@@ -1,4 +1,4 @@
-"""Refuse checkpoints that name functions only an attack needs."""
+"""Refuse checkpoints that refer to functions only an attack needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from weights_tools.reader import Container
 
 
 def refuse_attacks(container: Container) -> None:
-    """Raise WeightsError if the file names functions that only an attack needs. Nothing was executed."""
+    """Raise WeightsError if the file refers to functions that only an attack needs. Nothing is executed."""
     hostile = container.hostile()
     if hostile:
         raise WeightsError(

@@ -53,7 +53,7 @@ class StateDict:
         path: Keys of the dictionaries that lead to the tensors, outermost first.
         stripped: Prefixes removed from every name, outermost first.
         dropped: Names of tensors that do not belong to the network.
-        ignored: Other objects in the file, each with its kind.
+        ignored: Other objects in the file, each with its type.
         notes: Remarks for the reports.
     """
 
@@ -152,7 +152,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
 
 
 def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
-    """Return the paths to the dictionaries that may hold the weights; a dictionary under two keys counts once."""
+    """Return the paths to the dictionaries that may hold the weights. A dictionary under two keys counts once."""
     if not isinstance(node, dict) or depth == 0 or id(node) in seen:
         return []
     seen.add(id(node))
@@ -210,7 +210,7 @@ def _explain_none(top: Value) -> str:
 
 
 def _is_optimizer(value: Value) -> bool:
-    """Return whether this is a state of torch.optim, or of one process of DeepSpeed's ZeRO."""
+    """Return whether this is a torch.optim state, or the state of one DeepSpeed ZeRO process."""
     return isinstance(value, dict) and ({"param_groups", "state"} <= value.keys() or "zero_stage" in value)
 
 
@@ -251,7 +251,7 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
 
 
 def strip_prefixes(found: StateDict) -> StateDict:
-    """Remove known prefixes that every name shares, repeatedly; AveragedModel's counter may lack them."""
+    """Repeatedly remove known prefixes shared by all names, except AveragedModel's counter, which may lack them."""
     tensors, stripped, dropped = dict(found.tensors), list(found.stripped), list(found.dropped)
     for _ in range(_MAX_PREFIXES):
         counter = tensors.get(_AVERAGED)
@@ -269,7 +269,7 @@ def strip_prefixes(found: StateDict) -> StateDict:
 def inner_networks(found: StateDict) -> list[StateDict]:
     """Return the groups of tensors with a common first name that are large enough to be a network.
 
-    Lightning modules hold the network as an attribute of any name, together with the states of losses and metrics.
+    A Lightning module may store the network under any attribute name, next to the states of losses and metrics.
     """
     sizes = Counter(name.partition(".")[0] for name in found.tensors if "." in name)
     large = [first for first, size in sizes.items() if size * _LARGE >= len(found.tensors)]
@@ -277,6 +277,6 @@ def inner_networks(found: StateDict) -> list[StateDict]:
 
 
 def looks_trained(name: str, ref: TensorRef) -> bool:
-    """Return whether a tensor is a weight of a network, and not a counter, confusion matrix or class weight."""
+    """Return whether a tensor is a network weight rather than a counter, confusion matrix or class weight."""
     matrix = len(ref.shape) >= 2 and (ref.dtype not in INTEGER_DTYPES or name.endswith("weight"))
     return matrix or name.endswith("running_mean")

@@ -1,4 +1,4 @@
-"""Download published weights files over HTTP: found by name, resumed where they broke off, checked by their hash.
+"""Download published weights files over HTTP by name, resume interrupted downloads, and check hashes.
 
 Only this package opens network connections, and only when `fetch` is called.
 """

@@ -14,11 +14,11 @@ _LOG_LINE = 10.0  # seconds between two updates in a log
 
 
 class Bar:
-    """Progress bar of one download. Errors of writing to stderr are ignored: they must not stop the download.
+    """Progress bar of one download. Write errors on stderr are ignored, because they must not stop the download.
 
     Args:
         title: Text in front of the bar.
-        enabled: Show the bar. None shows it if stderr is a terminal.
+        enabled: Whether to show the bar. None shows it if stderr is a terminal.
     """
 
     def __init__(self, title: str, enabled: bool | None) -> None:
@@ -52,7 +52,7 @@ class Bar:
             self._bar.update(done - self._bar.n)
 
     def note(self, text: str) -> None:
-        """Write a line of its own and close the bar."""
+        """Write a message on its own line and close the bar."""
         self.close()
         if self._stream is not None:
             self._stream.write(f"{text}\n")
@@ -65,7 +65,7 @@ class Bar:
 
 
 class _Forgiving:
-    """A text stream that ignores errors of writing, for example after its terminal was closed."""
+    """Text stream that ignores write errors, for example after its terminal was closed."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Fill a partial file from a server: ranges, changed or truncated files, error pages, retries."""
+"""Fill a partial file from a server; handle ranges, changed or truncated files, error pages and retries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 def download(row: Published, url: str, part: Partial, bar: Bar, timeout: float) -> int:
-    """Fill a partial file, from its present end.
+    """Fill a partial file, starting at its current end.
 
     Args:
         row: The published file.
@@ -53,7 +53,7 @@ def download(row: Published, url: str, part: Partial, bar: Bar, timeout: float) 
 
 
 def _attempt(row: Published, url: str, part: Partial, bar: Bar, timeout: float) -> bool:
-    """Send one request and store its body; return False if `part` did not fit the server's file and was emptied."""
+    """Send one request and store its body; return False if `part` did not match the server's file and was emptied."""
     validators = part.validators(redact_url(url)) if part.size else {}
     with get(url, _range_headers(part, validators), timeout=timeout) as answer:
         if part.size and not _fits(answer, part, validators):
@@ -88,7 +88,7 @@ def _range_headers(part: Partial, validators: dict[str, str]) -> dict[str, str]:
 
 
 def _fits(answer: Answer, part: Partial, validators: dict[str, str]) -> bool:
-    """Return whether the answer to a range request continues the partial file."""
+    """Return whether the response to a range request continues the partial file."""
     if answer.status == 416:  # the partial file is at least as long as the server's, with another hash
         return False
     if answer.status != 206:
@@ -100,7 +100,7 @@ def _fits(answer: Answer, part: Partial, validators: dict[str, str]) -> bool:
 
 
 def _total_size(answer: Answer) -> int:
-    """Return the size of the whole file, from an answer with a part of it."""
+    """Return the size of the whole file, from a partial response."""
     found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     assert found is not None, "_fits has checked it"
     return int(found[2]) + 1 if found[3] == "*" else int(found[3])
@@ -124,7 +124,7 @@ def _read_head(blocks: Iterator[bytes], answer: Answer) -> bytes:
 
 
 def _bounds(row: Published) -> tuple[int, int]:
-    """Return the smallest and the largest plausible size in bytes: 1 to 8 a parameter, and 1 MiB for the rest."""
+    """Return the smallest and largest plausible size in bytes: 1 to 8 per parameter, plus 1 MiB for the rest."""
     return row.num_params, row.num_params * 8 + (1 << 20)
 
 

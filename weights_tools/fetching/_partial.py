@@ -1,7 +1,7 @@
-"""Manage the partial file NAME.part next to its target: locked by one process, kept when the download breaks off.
+"""Manage the partial file NAME.part next to its target: locked by one process, kept if the download fails.
 
-Writes are unbuffered, so that a killed process loses nothing. NAME.part.json records which version of the file the
-server was sending.
+Writes are unbuffered, so a killed process loses nothing. NAME.part.json records which version of the file the server
+was sending.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Partial:
     Attributes:
         path: Its path, NAME.part.
         size: Bytes in it.
-        kept: Bytes in it that an earlier call left.
+        kept: Bytes in it from an earlier call.
     """
 
     def __init__(self, target: Path, file: FileIO) -> None:
@@ -40,7 +40,7 @@ class Partial:
         self._file = file
 
     def validators(self, url: str) -> dict[str, str]:
-        """Return the version stored here as the server at `url` stated it: "ETag" and "Last-Modified" where known."""
+        """Return the recorded version from the server at `url`: "ETag" and "Last-Modified" if known."""
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -51,7 +51,7 @@ class Partial:
         return {name: text for name, text in known.items() if isinstance(text, str) and _may_be_sent(text)}
 
     def begin(self, url: str, headers: Mapping[str, str]) -> None:
-        """Start from zero and record the version that the response headers state."""
+        """Start from zero and record the version in the response headers."""
         self.clear()
         record = {"url": url, **{name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}}
         with self._as_output_error():
@@ -66,7 +66,7 @@ class Partial:
         self.size = self.kept = 0
 
     def write(self, block: bytes) -> None:
-        """Append a block; on OutputError, for example on a full disk, the bytes before it stay."""
+        """Append a block. An OutputError, for example on a full disk, keeps the bytes before it."""
         rest = memoryview(block)
         with self._as_output_error():
             while rest:
@@ -75,7 +75,7 @@ class Partial:
                 rest = rest[written:]
 
     def sha256(self) -> str:
-        """Return the digest of the bytes on the disk."""
+        """Return the sha256 of the bytes on disk."""
         with self._as_output_error():
             return sha256(self.path)
 
@@ -121,7 +121,7 @@ def open_partial(target: Path, waiting: Callable[[], None]) -> Iterator[Partial]
         waiting: Called before waiting for another process that holds the lock.
 
     Raises:
-        OutputError: If the partial file can't be written, or is no regular file.
+        OutputError: If the partial file can't be written, or is not a regular file.
     """
     path = _path(target)
     file = _open(path)
@@ -170,7 +170,7 @@ def _open(path: Path) -> FileIO:
 
 
 def _lock(file: FileIO, waiting: Callable[[], None]) -> None:
-    """Wait until no other process writes to the file. Without locks, the hash alone protects the target."""
+    """Wait until no other process writes to the file. Without file locks, only the hash protects the target."""
     if sys.platform != "win32":
         import fcntl
 
@@ -191,7 +191,7 @@ def _is_at(file: FileIO, path: Path) -> bool:
 
 
 def _may_be_sent(text: str) -> bool:
-    """Return whether a header may hold a text from the record, which others may have written."""
+    """Return whether a text from the record, which is not trusted, may be sent in a header."""
     return text.isascii() and text.isprintable() and len(text) < 1000
 
 

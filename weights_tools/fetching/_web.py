@@ -1,6 +1,6 @@
 """Send one GET request over HTTP with urllib3.
 
-Redirects are followed here and not by urllib3, so that every address is checked before it is asked.
+Redirects are followed here and not by urllib3, so that every address is checked before it is requested.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class BrokenError(WeightsError):
 
 
 class Answer:
-    """A server's answer, with its body still to be read.
+    """A server's response, with its body still to be read.
 
     Attributes:
-        where: The address as messages show it.
+        where: The address, as shown in messages.
         status: HTTP status code, no redirect.
         headers: Response headers; names are case-insensitive.
         length: Size of the body in bytes, or None if the server does not state it.
@@ -99,7 +99,7 @@ def check_url(url: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Return the address without user and query, which may be secret, for a message."""
+    """Return the address for messages, without user and query, which may be secret."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -114,11 +114,11 @@ def get(url: str, headers: Mapping[str, str], *, timeout: float) -> Iterator[Ans
         timeout: Seconds to wait for a connection, and for the next bytes.
 
     Yields:
-        The answer, with any status but a redirect.
+        The response, with any status but a redirect.
 
     Raises:
         UnreachableError: If no connection can be made.
-        BrokenError: If the connection breaks or stalls before the answer begins.
+        BrokenError: If the connection breaks or stalls before the response begins.
         WeightsError: If a redirect must not be followed.
     """
     where = redact_url(url)
@@ -136,7 +136,7 @@ def get(url: str, headers: Mapping[str, str], *, timeout: float) -> Iterator[Ans
 
 
 def refuse_status(answer: Answer) -> WeightsError:
-    """Return the error for an answer that brings no file: BrokenError if another try may succeed."""
+    """Return the error for a response without a file: BrokenError if another try may succeed."""
     status = answer.status
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "not a status of HTTP"
     if status in _TRANSIENT:
@@ -146,10 +146,10 @@ def refuse_status(answer: Answer) -> WeightsError:
 
 
 def next_url(url: str, location: str | None) -> str:
-    """Return the address to which a redirect from `url` leads.
+    """Return the target address of a redirect from `url`.
 
     Raises:
-        WeightsError: If it must not be followed.
+        WeightsError: If the redirect must not be followed.
     """
     if not location:
         raise WeightsError(f"{redact_url(url)}: the server redirects without an address")
@@ -183,7 +183,7 @@ def _request(url: str, headers: Mapping[str, str], timeout: float) -> urllib3.Ba
 
 
 def _manager(url: str) -> urllib3.PoolManager:
-    """Return what connects to an address, directly or through the proxy that the environment names."""
+    """Return the pool manager for an address: direct, or through the proxy from the environment."""
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
     if not proxy or proxy_bypass(parts.netloc):
@@ -194,7 +194,7 @@ def _manager(url: str) -> urllib3.PoolManager:
 
 
 def _explain(where: str, error: Exception, timeout: float) -> WeightsError:
-    """Return our error for one of urllib3, by whether a connection had been made."""
+    """Convert an urllib3 error to ours, depending on whether a connection had been made."""
     kind = BrokenError if isinstance(error, ProtocolError | ReadTimeoutError) else UnreachableError
     reason = next((cause for cause in (error.__cause__, *reversed(error.args)) if isinstance(cause, Exception)), error)
     if isinstance(error, ReadTimeoutError) or isinstance(reason, TimeoutError):

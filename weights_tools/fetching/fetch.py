@@ -1,4 +1,4 @@
-"""Download a published weights file into torch's cache, resume it where it broke off, and check its hash."""
+"""Download a published weights file to torch's cache, resume an interrupted download, and check the hash."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from weights_tools.fetching.find import cache_folder, choose_url, find_row, full
 
 @dataclass(frozen=True)
 class FetchReport:
-    """Result of `fetch`: a published file that exists now, with the right hash.
+    """Result of `fetch`: a published file with the correct hash.
 
     Attributes:
         name: Model and weights, for example "fcn_resnet50:COCO_WITH_VOC_LABELS_V1".
         path: Path of the file.
         sha256: Digest of the whole file, 64 hex digits.
-        known_digits: How many of these digits the catalog has, and were compared.
+        known_digits: Number of these digits that the catalog has and that were compared.
         bytes: Size of the file.
-        url: The address of the download, without query; the publisher's if `already_there`.
-        already_there: The file existed; nothing was downloaded.
-        resumed_from: Bytes that an earlier call had left.
-        retries: Reconnections during this call.
+        url: Address of the download, without query; the publisher's if `already_there`.
+        already_there: Whether the file already existed, so nothing was downloaded.
+        resumed_from: Number of bytes from an earlier call.
+        retries: Number of reconnections during this call.
         next_steps: Python calls and commands that use the file.
     """
 
@@ -85,10 +85,10 @@ def fetch(
     Args:
         name: A model ("fcn_resnet50", meaning its newest file), model and weights
             ("fcn_resnet50:COCO_WITH_VOC_LABELS_V1"), or a file name of `segnets.catalog`.
-        url: http or https address of a mirror: a folder that holds files of the same names, or the file itself.
+        url: http or https address of a mirror: a folder with files of the same names, or the file itself.
         folder: An existing folder. The default is torch's hub cache, where `weights=` looks.
-        progress: Show a progress bar on stderr. None shows it if stderr is a terminal.
-        overwrite: Replace a file of this name that has another hash.
+        progress: Whether to show a progress bar on stderr. None shows it if stderr is a terminal.
+        overwrite: Whether to replace a file with this name and another hash.
         timeout: Seconds to wait for a connection, and for the next bytes.
 
     Raises:
@@ -118,7 +118,7 @@ def fetch(
 
 
 def _find_existing(row: Published, target: Path, *, overwrite: bool) -> FetchReport | None:
-    """Report the published file if it exists; raise WeightsError if another file has its name and must stay."""
+    """Report the published file if it exists; raise WeightsError if another file with its name must stay."""
     try:
         status = target.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Find the catalog row that a name means, its address, and the cache folder."""
+"""Find the catalog row for a name, its address, and the cache folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def choose_url(row: Published, url: str | None) -> str:
             that holds it under the catalog's name. None means the publisher's address.
 
     Raises:
-        WeightsError: If `url` is no http or https address.
+        WeightsError: If `url` is not an http or https address.
     """
     if url is None:
         return check_url(row.url)

@@ -1,4 +1,4 @@
-"""Build the results of the few constructors that checkpoints need. Every other call stays a description.
+"""Build the results of the few constructors that checkpoints need. Every other call is kept as a description.
 
 Sources: torch/_utils.py, torch/_tensor.py, torch/storage.py, torch/jit/_pickle.py of torch 2.13.
 """

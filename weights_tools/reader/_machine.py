@@ -1,8 +1,8 @@
 """A pickle machine that builds inert values only.
 
-The machine follows the opcodes that `pickletools` documents (protocols 0 to 5, as far as torch writes them). A named
+The machine implements the opcodes documented in `pickletools` (protocols 0 to 5, as far as torch writes them). A named
 global is recorded, not imported. A call is described (`Foreign`), not made, except for the few constructors in
-`reader._constructors`. Opcodes, memo slots and stack slots are limited, so that no file runs for long.
+`reader._constructors`. Opcodes, memo slots and stack slots are limited, so no file can run for long.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MARK = Mark()
 
 
 class Machine:
-    """Run the pickle that starts at `start` of `data`; afterwards `position` is the byte after it."""
+    """Machine for the pickle that starts at `start` of `data`; after `run`, `position` is the byte after the pickle."""
 
     def __init__(self, data: memoryview, start: int, construct: Construct, persistent_load: PersistentLoad) -> None:
         self.data = data

@@ -18,10 +18,10 @@ def kind_of_file(source: Source) -> str:
 
 
 def read_file(source: Source, *, data: bool) -> Container:
-    """Read the structure of a file; with `data`, load all bytes and verify the checksums that the format has.
+    """Read the structure of a file; with `data`, load all bytes and verify the format's checksums, if any.
 
     Raises:
-        WeightsError: If the file is no checkpoint or is damaged. The message lacks the file's name.
+        WeightsError: If the file is not a checkpoint or is damaged. The message lacks the file's name.
     """
     kind = kind_of_file(source)
     if kind == "pickle":

@@ -32,7 +32,7 @@ class Container:
         globals: Dotted names of the classes and functions that the file names.
         metadata: Metadata of a safetensors file.
         notes: Remarks for the reports.
-        unaligned: Storages start at any byte, each after 8 bytes that may be overwritten.
+        unaligned: Whether storages may start at any byte, each after 8 bytes that may be overwritten.
     """
 
     kind: str

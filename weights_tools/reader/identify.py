@@ -1,6 +1,6 @@
-"""Identify a file by its first bytes; its name does not count.
+"""Identify a file by its first bytes, ignoring its name.
 
-For everything but a readable checkpoint, the result says what the file is and what to do instead.
+For anything but a readable checkpoint, the result explains what the file is and what to do instead.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def identify(head: bytes, size: int) -> str:
         size: Size of the whole file in bytes.
 
     Returns:
-        "zip", "legacy", "pickle", "safetensors", "index" or "protobuf"; for any other file a reason to refuse it,
+        "zip", "legacy", "pickle", "safetensors", "index" or "protobuf"; for any other file, the reason for refusing it,
         which begins with "it ".
     """
     if size == 0:

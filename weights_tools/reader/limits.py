@@ -1,4 +1,4 @@
-"""Limits on what a file may ask for. Real checkpoints stay below a tenth of each."""
+"""Limits on the resources that a file may use. Real checkpoints stay below a tenth of each."""
 
 MAX_PICKLE_BYTES = 64 << 20  # one pickle; tensors lie outside it
 MAX_OPCODES = 1_000_000  # about a second; the largest training checkpoints take 80,000

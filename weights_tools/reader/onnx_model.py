@@ -26,7 +26,7 @@ _Field = tuple[int, int, int, int]
 
 
 class _NoMessageError(Exception):
-    """The bytes are not a `ModelProto` message."""
+    """Bytes that are not a `ModelProto` message."""
 
 
 def explain(source: Source) -> str | None:

@@ -1,4 +1,4 @@
-"""Read safetensors files, more strictly than most readers.
+"""Read safetensors files, more strictly than most readers do.
 
 A file is 8 bytes of header size, a JSON header that begins with `{`, and the tensors, without holes, overlaps or
 trailing bytes. Names are unique, and `__metadata__` maps strings to strings. Source: README of
@@ -37,7 +37,7 @@ _DTYPES = {
 
 
 def read(source: Source) -> Container:
-    """Read the header; raise WeightsError that names the violated rule of the format."""
+    """Read the header; raise WeightsError that gives the violated rule of the format."""
     length = int.from_bytes(source.view(0, 8), "little")
     if length > MAX_SAFETENSORS_HEADER:
         raise WeightsError(f"its safetensors header claims {length:,} bytes; {MAX_SAFETENSORS_HEADER:,} is the most")

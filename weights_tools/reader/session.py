@@ -37,7 +37,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, data: bool = True) -> Itera
         The bytes of the checkpoint and its structure.
 
     Raises:
-        WeightsError: If the file can't be read, is no checkpoint, or is damaged.
+        WeightsError: If the file can't be read, is not a checkpoint, or is damaged.
     """
     with prefix_errors(path), _append_hint(part_of_several(Path(path))) as hint, open_content(path) as content:
         container = read_container(content, data=data)
@@ -74,12 +74,12 @@ def read_container(content: Source | Shards, *, data: bool = True) -> Container:
     """Read the structure of a checkpoint.
 
     Args:
-        content: What `open_content` opened.
-        data: Read all bytes into memory, compute their hash and verify the checksums that the format has. Without it
-            only directories and pickles are read.
+        content: The checkpoint's bytes, from `open_content`.
+        data: Read all bytes into memory, compute their hash and verify the format's checksums, if any. Otherwise only
+            directories and pickles are read.
 
     Raises:
-        WeightsError: If the content is no checkpoint or is damaged. The message lacks the file's name; see
+        WeightsError: If the content is not a checkpoint or is damaged. The message lacks the file's name; see
             `prefix_errors`.
     """
     if isinstance(content, Shards):

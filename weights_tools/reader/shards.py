@@ -133,7 +133,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def read_shards(shards: Shards, *, data: bool) -> Container:
-    """Read every file and join their contents; see `reader.read_container`."""
+    """Read every file and merge the contents; see `reader.read_container`."""
     if data:
         require_memory(shards.size)
     parts: dict[str, Container] = {}

@@ -1,6 +1,6 @@
 """Read a file once, into a buffer that other processes can't change.
 
-A memory map would be as fast, but the process would die (SIGBUS) if another one truncated the file.
+A memory map would be as fast, but the process would be killed (SIGBUS) if another one truncated the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SMALL = 1 << 20  # bytes; below this, starting a thread costs more than it save
 
 
 class Content(Protocol):
-    """The bytes of a checkpoint: of one file (`Source`) or of several (`reader.shards.Shards`)."""
+    """The bytes of a checkpoint, from one file (`Source`) or several (`reader.shards.Shards`)."""
 
     @property
     def path(self) -> Path:

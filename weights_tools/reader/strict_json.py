@@ -16,7 +16,7 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         what: Name of the text in messages, for example "safetensors header".
 
     Raises:
-        WeightsError: If the text is damaged, no object, or has duplicate names.
+        WeightsError: If the text is damaged, is not an object, or has duplicate names.
     """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

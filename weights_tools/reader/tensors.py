@@ -16,7 +16,7 @@ _WIDEST = 8  # bytes of an element; complex128 is refused earlier
 
 
 class TensorReader:
-    """Make tensors of a loaded checkpoint. They share its memory and must not be written to."""
+    """Reader of the tensors of a loaded checkpoint. They share its memory and must not be written to."""
 
     def __init__(self, source: Content, container: Container) -> None:
         self._source = source
@@ -26,7 +26,7 @@ class TensorReader:
         self._moved: dict[str, memoryview] = {}
 
     def read(self, name: str, ref: TensorRef) -> torch.Tensor:
-        """Return the tensor; raise WeightsError that names the tensor if its storage is missing or too small."""
+        """Return the tensor. Raise WeightsError with the tensor's name if its storage is missing or too small."""
         check_bounds(name, ref, self._container)
         dtype = getattr(torch, ref.dtype)
         if ref.numel == 0:
@@ -73,7 +73,7 @@ class TensorReader:
 
 
 def check_bounds(name: str, ref: TensorRef, container: Container) -> None:
-    """Raise WeightsError that names the tensor if its storage is missing, of another size, or too small for it."""
+    """Raise WeightsError with the tensor's name if its storage is missing, has another size, or is too small for it."""
     storage = ref.storage
     what = f"its tensor {name[:80]!r}"
     if storage.key not in container.spans:

@@ -1,4 +1,4 @@
-"""Read files of torch.save before 1.6, or with `_use_new_zipfile_serialization=False`.
+"""Read torch.save files from before 1.6, or written with `_use_new_zipfile_serialization=False`.
 
 A file is five pickles (magic number, protocol, machine, the object, the storage keys), then for each key the number of
 elements as int64 and the elements. Source: `_legacy_save` in torch/serialization.py of torch 2.13.
@@ -36,7 +36,7 @@ def read(source: Source) -> Container:
 
 
 class _Reader:
-    """Read one pickle after the other and collect the storages that they name."""
+    """Reader of consecutive pickles, which collects the storages that they name."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""Read zip archives of torch: files of torch.save since 1.6, and TorchScript archives of Python and C++.
+"""Read torch's zip archives: torch.save files since 1.6, and TorchScript archives from Python and C++.
 
 Layout: one folder with data.pkl, data/<key> for every storage, byteorder, version; TorchScript adds constants.pkl and
 code/. Source: torch/serialization.py, caffe2/serialize/inline_container.h of torch 2.13.
@@ -55,7 +55,7 @@ def read(source: Source, *, check: bool) -> Container:
 def _is_cpp_archive(top: Value, names: Iterable[str]) -> bool:
     """Return whether torch::save of a C++ program wrote these modules.
 
-    There, every class is called `Module` and lacks the attribute `training`, which modules of Python have.
+    In such an archive, every class is called `Module` and lacks the attribute `training`, which Python modules have.
     """
     classes = [name for name in names if name.startswith("__torch__.")]
     if not isinstance(top, Foreign) or not isinstance(top.state, dict) or "training" in top.state:

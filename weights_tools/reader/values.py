@@ -73,7 +73,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpaqueKey:
-    """A placeholder for a dictionary key other than a string or a small integer, such as a nested tuple."""
+    """Placeholder for a dictionary key other than a string or a small integer, such as a nested tuple."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +107,7 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnreadableTensor:
-    """A tensor that is no plain array: sparse, quantised, on the meta device, or a subclass."""
+    """A tensor that is not a plain array: sparse, quantised, on the meta device, or a subclass."""
 
     kind: str
 

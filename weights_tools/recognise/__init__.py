@@ -1,6 +1,6 @@
 """Recognise which network a checkpoint holds.
 
-`recognise` matches the state dict with the layouts of known projects (`layouts`), takes what the weights do not
+`recognise` matches the state dict with the layouts of known projects (`layouts`), reads what the weights do not
 determine from the project's own config file (`config`), and checks every tensor against the network.
 """
 

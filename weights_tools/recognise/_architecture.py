@@ -8,7 +8,7 @@ from segnets.registry import BACKBONES, MODELS
 
 
 def describe_architecture(config: ModelConfig) -> dict[str, JSON]:
-    """Return the parts of a network that segnets can build.
+    """Return the parts of a network that segnets supports.
 
     Args:
         config: Network to describe.

@@ -1,4 +1,4 @@
-"""Compare the tensors of a file with a network that is built on the meta device, without memory for its values."""
+"""Compare the tensors of a file with a network on the meta device, which takes no memory for values."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def fit_tensors(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[
 
 
 def _other_dtype(name: str, ref: TensorRef) -> str:
-    """Describe the dtype of a tensor, or the form of a counter, that does not fit; "" if it fits."""
+    """Describe the dtype of a tensor, or the shape of a counter, that does not fit; "" if it fits."""
     if name.endswith(COUNTER):
         # Scripts that cast every tensor to float16 cast the counters too.
         fits = ref.dtype in INTEGER_DTYPES | FLOAT_DTYPES and ref.shape in ((), (1,))

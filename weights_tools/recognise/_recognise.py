@@ -25,12 +25,12 @@ class Recognised:
     """A network found in a checkpoint.
 
     Attributes:
-        state: State dict under the names of the file.
+        state: State dict with the names in the file.
         match: Layout that the state dict matched, and the network that it describes.
-        fit: Names of the network's tensors in the file, and the batch norm counters to correct.
-        tensors: Tensors of the network, by the names and with the shapes that they have in segnets.
+        fit: Names of the network's tensors in the file, and the batch norm counters to fix.
+        tensors: Tensors of the network, with their names and shapes in segnets.
         card: Description of the weights, if segnets wrote the file.
-        source_config: Config of the source project, if there is one that belongs to these weights.
+        source_config: Config of the source project, if one belongs to these weights.
     """
 
     state: StateDict
@@ -43,7 +43,7 @@ class Recognised:
 
 @dataclass(frozen=True)
 class _Request:
-    """Arguments of `recognise` that every attempt needs."""
+    """Arguments of `recognise` that every attempt uses."""
 
     layout: str = "auto"
     options: Mapping[str, JSON] = field(default_factory=dict)
@@ -64,10 +64,10 @@ def recognise(
     Args:
         container: Structure of the checkpoint.
         key: Key of the dictionary that holds the weights, if the checkpoint has several.
-        file: Path of the checkpoint. A config file is looked for in its folder.
-        layout: Name of the layout, if the caller knows it.
+        file: Path of the checkpoint. Its folder is searched for a config file.
+        layout: Name of the layout, or "auto" to recognise it.
         options: Options that the weights do not determine. They override the project's config and defaults.
-        backbone_only: Recognise the backbone alone, whatever head the network has.
+        backbone_only: Whether to recognise the backbone alone, ignoring any head.
 
     Raises:
         WeightsError: If the checkpoint has no weights, no known network fits them, or several do.
@@ -90,7 +90,7 @@ def recognise(
 def _recognise_inner(
     container: Container, state: StateDict, request: _Request, config: SourceConfig | None
 ) -> Recognised | None:
-    """Recognise the one network among other tensors, such as the attribute of a Lightning module; None if none fits.
+    """Recognise a network among other tensors, such as an attribute of a Lightning module; None if none fits.
 
     Raises:
         WeightsError: If several networks fit, or if weights of a larger network would be lost.
@@ -114,7 +114,7 @@ def _recognise_inner(
 
 
 def _check_dropped(outer: StateDict, inner: Recognised) -> None:
-    """Raise WeightsError if the tensors outside an inner network are weights too."""
+    """Raise WeightsError if tensors outside an inner network are also weights."""
     lost = [name for name in inner.state.dropped if name in outer.tensors and looks_trained(name, outer.tensors[name])]
     if lost:
         raise WeightsError(
@@ -140,11 +140,11 @@ def _recognise_foreign(
     else:
         if not _why_ignored(config, match, request):
             return found
-    # The config may be another network's: see what the weights are without it.
+    # The config may belong to another network, so try the weights without it.
     try:
         match = _match(container, state, request)
     except WeightsError:
-        pass  # only the config settles what network this is
+        pass  # only the config identifies this network
     else:
         why = _why_ignored(config, match, request)
         if why:
@@ -157,11 +157,11 @@ def _recognise_foreign(
 
 
 def _why_ignored(config: SourceConfig, match: Match, request: _Request) -> str:
-    """Return what a config describes if that is not the network that matched, else ""."""
-    # timm's ResNets have torchvision's names.
+    """Describe the network of a config if it is not the network that matched, else return ""."""
+    # timm's ResNets use torchvision's names.
     if config.project not in (match.layout, None) and (config.project, match.layout) != ("timm", "torchvision"):
         return f"a network of {config.project}"
-    # A backbone shows only a part of the network that the config describes.
+    # A backbone is only part of the network that the config describes.
     difference = "" if request.backbone_only else find_contradiction(config, match.config)
     return f"another network, {difference}" if difference else ""
 
@@ -177,7 +177,7 @@ def _match(container: Container, state: StateDict, request: _Request, config: So
             container=container.kind,
             backbone_only=request.backbone_only,
         )
-    except ValueError as error:  # options that don't go together
+    except ValueError as error:  # contradictory options
         raise WeightsError(str(error)) from None
 
 
@@ -200,7 +200,7 @@ def _apply_config(match: Match, config: SourceConfig) -> Match:
 
 
 def _recognise_own(container: Container, state: StateDict, description: str, request: _Request) -> Recognised:
-    """Recognise a file that segnets wrote by the description in its metadata."""
+    """Recognise a segnets file by the description in its metadata."""
     try:
         config, card = decode(description, "it")
     except WeightsError as error:
@@ -218,7 +218,7 @@ def _recognise_own(container: Container, state: StateDict, description: str, req
 
 
 def _fit_match(container: Container, state: StateDict, match: Match, card: ModelCard | None = None) -> Recognised:
-    """Fit the tensors to the network, and take the config that the network records: equal networks have equal ones."""
+    """Fit the tensors to the network, and use the config that it records: equal networks record equal configs."""
     state = replace(state, dropped=(*state.dropped, *match.unused))
     flat = {match.names[name]: _flatten(name, state.tensors[match.names[name]]) for name in match.flattened}
     tensors = {**state.tensors, **flat}
@@ -230,7 +230,7 @@ def _fit_match(container: Container, state: StateDict, match: Match, card: Model
 
 
 def _flatten(name: str, ref: TensorRef) -> TensorRef:
-    """Return the weight of a 1x1 convolution as that of a linear layer."""
+    """Reshape the weight of a 1x1 convolution to that of a linear layer."""
     if ref.shape[2:] != (1, 1):
         raise WeightsError(f"the tensor that becomes {name} has shape {ref.shape}; expected (C, C, 1, 1)")
     return replace(ref, shape=ref.shape[:2], stride=ref.stride[:2])

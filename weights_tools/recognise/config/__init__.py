@@ -1,6 +1,6 @@
 """Read the config that a project stored with its weights, in the checkpoint or in config.json.
 
-A config settles what the weights do not determine: dilation, eps, resizing, classes, colours, mean and standard
+A config has the facts that the weights do not determine: dilation, eps, resizing, classes, colours, mean and standard
 deviation. Values are read from inert data; nothing is executed or imported. Unreadable values become notes.
 """
 
@@ -19,17 +19,17 @@ from weights_tools.recognise.config.mmseg import read_meta
 
 __all__ = ["SourceConfig", "find_contradiction", "read_source_config"]
 
-# Formats that hold tensors alone, with which projects store config.json. A .pth in a folder of training runs may have
-# the config.json of another file.
+# Formats that only hold tensors, next to which projects store config.json. For a .pth in a folder of training runs,
+# config.json may belong to another file.
 _WITH_CONFIG = (".safetensors", ".bin", ".index.json")
 _CONFIG_FILE = "config.json"
 
 
 def read_source_config(top: Value, path_of_weights: tuple[str, ...], file: Path) -> SourceConfig | None:
-    """Return what the config of a checkpoint says, or None if there is no config.
+    """Read the config of a checkpoint; return None if there is none.
 
-    A config inside the checkpoint comes first, because config.json may be another file's. The function never raises
-    for the content of either.
+    A config inside the checkpoint comes first, because config.json may belong to another file. The content of neither
+    raises an error.
 
     Args:
         top: Content of the checkpoint.
@@ -50,7 +50,7 @@ def read_source_config(top: Value, path_of_weights: tuple[str, ...], file: Path)
 
 
 def _dictionaries(top: Value, path: tuple[str, ...]) -> Iterator[dict[Value, Value]]:
-    """Yield the dictionaries from the outermost to the one of the tensors."""
+    """Yield the dictionaries from the outermost one to the state dict."""
     node = top
     for key in (*path, None):
         if not isinstance(node, dict):

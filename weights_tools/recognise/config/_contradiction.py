@@ -1,4 +1,4 @@
-"""Check that a config describes the network of the tensors: config.json may belong to another file."""
+"""Check that a config describes the same network as the tensors, because config.json may belong to another file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from segnets.registry import BACKBONES, MODELS
 from weights_tools._text import printable
 from weights_tools.recognise.config._facts import SourceConfig
 
-# Options that a classifier does not record if they have their defaults.
+# Options that a classifier only records if they differ from the defaults.
 _UNRECORDED: dict[str, JSON] = {name: DEFAULTS[name] for name in ("in_channels", "stem", "backbone_stages")}
 
 
 def find_contradiction(source_config: SourceConfig, config: ModelConfig) -> str:
-    """Compare what the tensors must show if a config is theirs with what they show.
+    """Compare the facts that a config expects of the tensors with those that the tensors show.
 
     Args:
-        source_config: Config of the project. Only `expects` is compared.
-        config: Network that was recognised by the tensors.
+        source_config: Config of the project. Only its `expects` is compared.
+        config: Network recognised from the tensors.
 
     Returns:
-        The differences for a message, or "" if there are none. A fact that one of the two leaves open is none.
+        The differences for a message, or "" if there are none. A fact that one of the two leaves open is not a
+        difference.
     """
     shown = _visible_facts(config)
     differences = [
@@ -36,7 +37,7 @@ def find_contradiction(source_config: SourceConfig, config: ModelConfig) -> str:
 
 
 def _visible_facts(config: ModelConfig) -> Mapping[str, JSON]:
-    """Return what the tensors of a network show, if segnets has the network."""
+    """Return the facts that a network's tensors show, if segnets has the network."""
     if config.name in MODELS:
         builder = MODELS[config.name]
         try:
@@ -46,7 +47,7 @@ def _visible_facts(config: ModelConfig) -> Mapping[str, JSON]:
         facts = {**_UNRECORDED, **options, "head": builder.head.name, "backbone": builder.backbone.name}
     elif config.name in BACKBONES:
         facts = {**_UNRECORDED, **config.options, "backbone": config.name}
-        # The config of a whole network has the classes of a head that a backbone alone has lost.
+        # The config of a whole network counts the classes of its head, which a backbone alone no longer has.
         if facts.get("num_classes") == 0:
             del facts["num_classes"]
     else:

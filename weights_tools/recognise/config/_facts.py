@@ -1,4 +1,4 @@
-"""Collect what a config says (`Findings`) and hold the result (`SourceConfig`)."""
+"""Facts from a config: `Findings` collects them, `SourceConfig` holds the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segnets.card import JSON, Colour
 from segnets.preprocessing import Preprocessing
 from weights_tools._text import join_names
 
-_MAX_NOTES = 8  # of notes and of reasons each: a file could cause any number
+_MAX_NOTES = 8  # limit for notes and for reasons, because a file could cause any number
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class SourceConfig:
     Attributes:
         source: Where the config was found, for messages.
         project: Layout of the project: "mmseg", "smp", "timm" or "transformers"; None if unknown.
-        options: Options of segnets that the config settles. The weights may determine some of them, too. None stands
+        options: Options of segnets that the config determines. The weights may also determine some of them. None stands
             for an option that is not used, such as multi_grid.
         classes: Names of the classes.
         palette: Colours of the classes.
-        preprocessing: Channel order, mean and standard deviation; sizes are left alone.
+        preprocessing: Channel order, mean and standard deviation; sizes are ignored.
         notes: Remarks for the user.
-        refused: Why segnets has no network that computes the same, although the tensors may fit one.
-        expects: Facts that the tensors must show if the config is theirs: "head", "backbone", and options. They are
-            only compared, by `find_contradiction`.
+        refused: Reason why segnets has no equivalent network, although the tensors may fit one.
+        expects: Facts that the tensors must show if the config belongs to them: "head", "backbone", and options. Only
+            used for comparison, by `find_contradiction`.
     """
 
     source: str
@@ -43,7 +43,7 @@ class SourceConfig:
 
 @dataclass
 class Findings:
-    """Facts found in a config so far; the attributes are those of `SourceConfig`, with `reasons` for `refused`."""
+    """Facts found in a config so far, with the attributes of `SourceConfig` but `reasons` instead of `refused`."""
 
     options: dict[str, JSON] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
@@ -62,7 +62,7 @@ class Findings:
         self.reasons.append(reason)
 
     def settle(self, option: str, value: JSON) -> None:
-        """Settle an option of segnets."""
+        """Set an option of segnets."""
         self.options[option] = value
 
     def expect(self, fact: str, value: JSON) -> None:

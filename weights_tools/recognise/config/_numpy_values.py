@@ -1,4 +1,4 @@
-"""Read small arrays and numbers of numpy from a pickle, where they are descriptions of calls that are never made.
+"""Read small numpy arrays and numbers from a pickle's descriptions of calls, which are never made.
 
 Format: numpy 2 `ndarray.__reduce__` and `generic.__reduce__`; torch.save writes protocol 2, whose bytes are Latin-1.
 """
@@ -37,9 +37,9 @@ def _is_shade(value: Value) -> TypeGuard[int]:
 
 
 def _plain(value: Value) -> Value:
-    """Return an integer of numpy as int, and an array of integers with one or two dimensions as lists.
+    """Convert a numpy integer to int, and an integer array of one or two dimensions to lists.
 
-    Any other value is returned as it is.
+    Any other value is returned unchanged.
     """
     if not isinstance(value, Foreign) or value.origin is None:
         return value

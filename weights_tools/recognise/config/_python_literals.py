@@ -1,7 +1,7 @@
 """Read the text of an mmengine or mmcv config: Python source that only assigns plain values to names.
 
-The text is parsed and never compiled. Literals, lists, tuples, dictionaries, `dict(a=1)`, signed numbers and names that
-were assigned before have a value; any other expression has the value OPAQUE. A statement that could change an earlier
+The text is parsed and never compiled. Literals, lists, tuples, dictionaries, `dict(a=1)`, signed numbers and previously
+assigned names have a value; any other expression has the value OPAQUE. A statement that could change an earlier
 value (a loop, a call, an assignment into a dictionary) makes the whole text unreadable.
 Format: mmengine 0.10 config/config.py, Config.pretty_text.
 """
@@ -19,7 +19,7 @@ _MAX_DEPTH = 40
 
 
 class Opaque:
-    """A value that only executing the text would give."""
+    """Value that only executing the text would give."""
 
 
 OPAQUE = Opaque()
@@ -39,7 +39,7 @@ def read_text(text: str) -> dict[str, Value]:
         raise UnreadableTextError(f"{len(text):,} characters are more than any config has")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about invalid escapes in strings
+            warnings.simplefilter("ignore")  # warnings about invalid escapes in strings
             tree = ast.parse(text)
     # Nesting too deep for the parser raises MemoryError, and too deep for Python RecursionError.
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):

@@ -14,7 +14,7 @@ from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings
 
 _MAX_NUMBER = 1 << 20
-_MAX_LIST = 64  # numbers in a list: strides, rates, the blocks of a stage
+_MAX_LIST = 64  # maximum length of a list: strides, rates, blocks of a stage
 _MAX_TEXT = 200
 _MAX_CLASSES = 100_000
 
@@ -22,12 +22,12 @@ _MAX_CLASSES = 100_000
 class Section:
     """Dictionary of a config.
 
-    Values are never compared or printed whole: they may refer to themselves.
+    Values are never compared or printed whole, because they may contain themselves.
 
     Attributes:
         name: Name of the section in messages, or "".
-        values: The dictionary; empty if the config has something else in its place.
-        findings: Collects the notes about unreadable values.
+        values: The dictionary; empty if the config has another type of value there.
+        findings: Receives the notes about unreadable values.
     """
 
     def __init__(self, name: str, values: Value, findings: Findings) -> None:
@@ -36,7 +36,7 @@ class Section:
         self.findings = findings
 
     def get(self, key: str) -> Value:
-        """Return the value of a key as it is, or None."""
+        """Return the raw value of a key, or None."""
         return self.values.get(key)
 
     def has(self, key: str) -> bool:
@@ -44,7 +44,7 @@ class Section:
         return self.values.get(key) is not None
 
     def part(self, key: str) -> Section:
-        """Return the dictionary under a key as a section; an empty one if there is none."""
+        """Return the dictionary under a key as a section, empty if there is none."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             self._unreadable(key)
@@ -59,7 +59,7 @@ class Section:
         return None
 
     def count(self, key: str, default: int | None = None) -> int | None:
-        """Return an integer; also None if it is missing and has no default."""
+        """Return an integer, or None if the key is missing without a default or the value is unreadable."""
         value = self.values.get(key, default)
         if is_count(value):
             return value
@@ -94,7 +94,7 @@ class Section:
         return None
 
     def triple(self, key: str) -> tuple[float, float, float] | None:
-        """Return a number for each of three channels; also None if the key is missing."""
+        """Return one number per channel, or None if the key is missing or the value is unreadable."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -110,7 +110,7 @@ class Section:
 
 
 def is_count(value: Value) -> TypeGuard[int]:
-    """Return whether a value is an integer of a size that a network can have."""
+    """Return whether a value is an integer in the range of network sizes."""
     return type(value) is int and 0 <= value <= _MAX_NUMBER
 
 
@@ -144,13 +144,13 @@ def set_preprocessing(
     scale: float = 1.0,
     channel_order: str = "RGB",
 ) -> None:
-    """Record the preprocessing, if the config has both numbers.
+    """Record the preprocessing, if the config has both mean and standard deviation.
 
     Args:
         mean: Mean of each channel.
         std: Standard deviation of each channel.
         findings: Receives the preprocessing.
-        scale: Value of white in the units of `mean` and `std`, 1 or 255.
+        scale: Value of white in the units of `mean` and `std`: 1 or 255.
         channel_order: "RGB" or "BGR".
     """
     if mean is None or std is None:
@@ -167,11 +167,11 @@ def set_preprocessing(
 
 
 def _scaled(values: tuple[float, float, float], scale: float) -> tuple[float, float, float]:
-    """Scale and round, so that 57.12 / 255 is the 0.224 that was meant."""
+    """Scale and round, so that 57.12 / 255 gives the intended 0.224."""
     a, b, c = (round(value / scale, 10) for value in values)
     return a, b, c
 
 
 def quote(value: Value) -> str:
-    """Return a short form of a text for messages. Other values are not printed."""
+    """Quote a text for messages, shortened. Other values are not printed."""
     return printable(value) if isinstance(value, str) else "something other than a name"

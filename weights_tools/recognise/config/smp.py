@@ -1,7 +1,7 @@
 """Read configs of segmentation_models_pytorch: the arguments of the network.
 
-Its `save_pretrained` (since 0.4) writes config.json with every argument and the name of the class. Lightning modules
-store the arguments that they got as `hyper_parameters`; missing ones have no default there.
+Its `save_pretrained` (since 0.4) writes every argument and the name of the class to config.json. Lightning modules
+store only the arguments that they were given, as `hyper_parameters`; missing ones have no known default.
 Source: segmentation_models_pytorch 0.6 base/hub_mixin.py, decoders/{deeplabv3,pspnet}/model.py, base/modules.py.
 """
 
@@ -13,16 +13,20 @@ from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
 from weights_tools.recognise.config._section import Section, is_count, quote
 
-_STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 had only 8
+_STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 only supported 8
 _RATES = (12, 24, 36)
-_HEADS = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus", "PSPNet": "pspnet"}  # -> head of segnets
-# Its own encoders, and timm's under the same names. "d": with the stem and the shortcuts of ResNet-D.
+_HEADS = {
+    "DeepLabV3": "deeplabv3",
+    "DeepLabV3Plus": "deeplabv3plus",
+    "PSPNet": "pspnet",
+}  # class in SMP -> head in segnets
+# SMP's own encoders, and timm's with the same names. "d": with the stem and the shortcuts of ResNet-D.
 _ENCODER = re.compile(r"(resnet(?:18|34|50|101|152)|resnext50_32x4d|resnext101_32x8d)")
 _FROM_TIMM = re.compile(r"tu-(?:(resnet(?:18|34|50|101|152))(d?)|(resnext\d+_\d+x\d+d))(?:\..*)?")
 
 
 def read_config(values: dict[str, Value], source: str) -> SourceConfig:
-    """Return the facts in the values of a config.json."""
+    """Read the facts in a parsed config.json."""
     found = Findings()
     config = Section("config.json", values, found)
     network = config.word("_model_class", "")
@@ -43,7 +47,7 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
 
 
 def _expect_shapes(config: Section, head: str) -> None:
-    """Record facts that the tensors show, if they are written: releases have different defaults."""
+    """Record expected facts that the tensors show, if the config has them: releases have different defaults."""
     found = config.findings
     found.expect("head", head)
     _expect_encoder(config)
@@ -81,7 +85,7 @@ def _read_deeplab(config: Section, network: str) -> None:
     stride = config.count("encoder_output_stride", _STRIDES[network])
     depth = config.count("encoder_depth", 5)
     if stride in (8, 16) and depth in (3, 4, 5):
-        stride = min(stride, 1 << depth)  # fewer stages shrink the image less
+        stride = min(stride, 1 << depth)  # fewer stages give a smaller output stride
         found.settle("output_stride", stride)
         _check_upsampling(config, 4 if network == "DeepLabV3Plus" else stride)
     rates = config.counts("decoder_atrous_rates", _RATES)
@@ -127,7 +131,7 @@ def _read_norm(config: Section, key: str) -> None:
 
 
 def read_hyper_parameters(values: Value, source: str) -> SourceConfig | None:
-    """Return the facts in the arguments of a Lightning module, or None if they are not clearly those of SMP."""
+    """Read the facts in a Lightning module's arguments; return None unless they are clearly SMP's."""
     arguments = Section("hyper_parameters", values, Findings())
     stated = arguments.has("encoder_output_stride") or arguments.has("decoder_atrous_rates")
     if not isinstance(arguments.get("encoder_name"), str) or not stated:

@@ -11,12 +11,12 @@ from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
 from weights_tools.recognise.config._section import Section, parse_class_names, quote, set_preprocessing
 
-# Pattern of networks with the names and shapes of others, and how they differ.
+# Pattern for networks with the names and shapes of others -> the difference.
 _LOOK_ALIKES = (
     (r"tf_", "pads one side of the image more than the other, like TensorFlow"),
     (r"(se|eca|sk)?resne(s?t|xt)(aa|blur)\d", "blurs feature maps before downsampling"),
 )
-# Arguments that change no output of a trained network, and arguments with the default of every network.
+# Arguments that do not change the outputs of a trained network, and arguments that equal every network's default.
 _HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 _DEFAULTS: dict[str, Value] = {"global_pool": "avg", "output_stride": 32}
 # "d": ResNet-D. The others are those with the same names in segnets.
@@ -27,10 +27,10 @@ _MOBILENET = re.compile(r"mobilenetv3_(large|small)_100")
 
 
 def read_config(values: dict[str, Value], source: str) -> SourceConfig:
-    """Return the facts in the values of a config.json."""
+    """Read the facts in a parsed config.json."""
     found = Findings()
     config = Section("config.json", values, found)
-    architecture = (config.word("architecture", "") or "").partition(".")[0]  # without the tag of the weights
+    architecture = (config.word("architecture", "") or "").partition(".")[0]  # drop the tag of the weights
     for pattern, what in _LOOK_ALIKES:
         if re.match(pattern, architecture):
             found.refuse(f"{quote(architecture)} {what}")
@@ -48,7 +48,7 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
 
 
 def _expect_shapes(config: Section, architecture: str) -> None:
-    """Record facts that the tensors show, if segnets has the architecture."""
+    """Record expected facts that the tensors show, if segnets has the architecture."""
     found = config.findings
     mobile = _MOBILENET.fullmatch(architecture)
     if mobile:
@@ -61,7 +61,7 @@ def _expect_shapes(config: Section, architecture: str) -> None:
 
 
 def _read_labels(section: Section, classes: int | None) -> None:
-    """Record the class names, a list or a dictionary from ids, if there is one for each class."""
+    """Record the class names, from a list or a dictionary by id, if every class has one."""
     labels = section.get("label_names")
     if isinstance(labels, dict):
         labels = [labels.get(str(number)) for number in range(len(labels))]

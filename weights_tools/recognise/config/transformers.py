@@ -23,7 +23,7 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 
 
 def read_config(values: dict[str, Value], images: dict[str, Value] | None, source: str) -> SourceConfig:
-    """Return the facts in the config of a ResNet.
+    """Read the facts in the config of a ResNet.
 
     Args:
         values: Values of config.json, whose model_type is "resnet".
@@ -52,7 +52,7 @@ def read_config(values: dict[str, Value], images: dict[str, Value] | None, sourc
 
 
 def _expect_shapes(config: Section) -> None:
-    """Record facts that the tensors show. transformers writes only what differs from the defaults."""
+    """Record expected facts that the tensors show. transformers only writes values that differ from the defaults."""
     found = config.findings
     layer, depths = config.word("layer_type", "bottleneck"), config.counts("depths", (3, 4, 6, 3))
     if layer is not None and depths is not None:
@@ -80,7 +80,7 @@ def _read_labels(config: Section) -> None:
 
 
 def _read_images(images: Section) -> None:
-    """Record mean and standard deviation, if pixels are scaled to 0..1 first."""
+    """Record mean and standard deviation, if pixels are first scaled to 0..1."""
     scale = images.number("rescale_factor", 1 / 255)
     scaled = images.flag("do_rescale", True) and scale is not None and abs(scale * 255 - 1) < 1e-6
     if images.flag("do_normalize", True) and scaled:

@@ -1,4 +1,4 @@
-"""Layouts of checkpoints, one for each project. Add a project by adding an entry to `LAYOUTS`."""
+"""Layouts of checkpoints, one per project. Add a project by adding an entry to `LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def match_layout(
         layout: Name of the layout, or "auto" to try all.
         chosen: See `Evidence`.
         configured: See `Evidence`.
-        configured_by: Layout of the project whose config has the options in `configured`; others don't see them.
+        configured_by: Layout of the project whose config has the options in `configured`; other layouts ignore them.
         container: See `Evidence`.
-        backbone_only: Recognise the backbone alone.
+        backbone_only: Whether to recognise the backbone alone.
 
     Raises:
         WeightsError: If no layout fits, or if several do and disagree.
-        ValueError: If the options do not go together.
+        ValueError: If the options contradict each other.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise WeightsError(f"unknown layout {layout!r}; known are auto, {', '.join(LAYOUTS)}")
@@ -97,7 +97,7 @@ def _hint_backbone_only(tensors: Tensors, layout: str) -> str:
 
 
 def _merge_equal(matches: list[Match]) -> Match:
-    """Return the first match if all of them mean the same network, so that the project does not matter."""
+    """Return the first match if all of them give the same network, so that the project does not matter."""
     first, *others = matches
     different = [match for match in others if _meaning(match) != _meaning(first)]
     if different:

@@ -1,4 +1,4 @@
-"""Match the backbone of a network of segnets, as a classifier without its last layers."""
+"""Match the backbone of a segnets network as a classifier without its last layers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from segnets.registry import BACKBONES, MODELS
 from weights_tools.recognise.layouts.base import Match, Tensors
 
 BACKBONE = "backbone."
-# Options that a backbone's file records if they are not its defaults.
+# Options that a backbone's file records if they differ from the defaults.
 _RECORDED = tuple(option.name for option in OPTIONS if option.in_backbone_file)
 
 
 def add_backbone_prefix(name: str, network: str) -> str:
-    """Return the name of a tensor of `network` with "backbone." in front of the features of a classifier, too."""
+    """Add "backbone." to a tensor's name if `network` is a classifier and the tensor belongs to its features."""
     features = "" if network in MODELS else BACKBONES[network].features_prefix
     if network in MODELS or name.startswith(("fc.", "classifier.")) or not name.startswith(features):
         return name
@@ -27,10 +27,10 @@ def strip_backbone_prefix(name: str, network: str) -> str:
 
 
 def match_own_backbone(config: ModelConfig, tensors: Tensors) -> Match:
-    """Match the backbone of the network that a file of segnets describes.
+    """Match the backbone of the network described in a segnets file.
 
     Raises:
-        WeightsError: If the network does not use all stages of its backbone, so that no classifier has its weights.
+        WeightsError: If the network does not use all stages of its backbone, so its weights fit no classifier.
     """
     network = MODELS[config.name].backbone.name if config.name in MODELS else config.name
     stages = config.options.get("backbone_stages", 4)

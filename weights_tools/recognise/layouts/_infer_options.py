@@ -1,4 +1,4 @@
-"""Infer options of a network from the names and shapes of its tensors, once they have the names of segnets."""
+"""Infer options of a network from its tensors' shapes and segnets names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def identify_backbone(ours: Tensors, table: BackboneTable, known: Mapping[str, J
     """Identify the backbone of a network.
 
     Args:
-        ours: Tensors of the network by the names of segnets.
-        table: Table by which the backbone was renamed.
+        ours: Tensors of the network by their names in segnets.
+        table: Table used to rename the backbone.
         known: Options from the caller or from the project's config.
 
     Returns:
@@ -34,7 +34,7 @@ def identify_backbone(ours: Tensors, table: BackboneTable, known: Mapping[str, J
 
 
 def infer_backbone_options(ours: Tensors, backbone: str) -> dict[str, JSON]:
-    """Return the options of the backbone that its names and shapes determine, if they are not the defaults."""
+    """Return the non-default backbone options that names and shapes determine."""
     if not backbone.startswith("mobilenet"):
         return infer_resnet_options(ours, BACKBONE)
     channels = ours[f"{BACKBONE}0.0.weight"].shape[1]
@@ -42,7 +42,7 @@ def infer_backbone_options(ours: Tensors, backbone: str) -> dict[str, JSON]:
 
 
 def select_classifier_options(options: Mapping[str, JSON], names: Collection[str], backbone: str) -> dict[str, JSON]:
-    """Return the options that a classifier with this backbone records: those it has, if they are not the defaults.
+    """Return the options that a classifier with this backbone records: applicable ones with non-default values.
 
     Args:
         options: Options with their values; None stands for the default.
@@ -85,6 +85,6 @@ def infer_head_options(ours: Tensors) -> dict[str, JSON]:
 
 
 def is_used(name: str, options: Mapping[str, JSON]) -> bool:
-    """Return whether the network runs the module of a tensor: SMP's encoders keep stages that are never run."""
+    """Return whether the network runs a tensor's module. SMP's encoders keep stages that are never run."""
     stages = options.get("backbone_stages")
     return not any(name.startswith(f"backbone.layer{i}.") for i in (3, 4) if isinstance(stages, int) and i > stages)

@@ -14,7 +14,7 @@ def identify_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | Non
     """Identify a MobileNetV3.
 
     Args:
-        tensors: Tensors by the names of torchvision.
+        tensors: Tensors by their names in torchvision.
         features: Prefix of the features, for example "features.".
 
     Returns:

@@ -29,9 +29,9 @@ def identify_resnet(
     """Identify a ResNet.
 
     Args:
-        tensors: Tensors by the names of torchvision.
+        tensors: Tensors by their names in torchvision.
         prefix: Prefix of `conv1.weight`.
-        variants: Accept the variants that `infer_resnet_options` finds.
+        variants: Whether to accept the variants that `infer_resnet_options` finds.
         group_norm: Whether the norms are known to be group norms, which have no running statistics.
         min_stages: Number of stages that must be present.
 
@@ -49,7 +49,7 @@ def identify_resnet(
     width = second.shape[0]
     groups = width // second.shape[1] if second.shape[1] else 0
     present = max(stage for stage, blocks in enumerate(depths, start=1) if blocks)
-    # Networks that differ only in stages that are absent count as one.
+    # Networks that only differ in absent stages count as one.
     names = [
         name
         for (is_bottleneck, every, *rest), name in RESNETS.items()
@@ -69,7 +69,7 @@ def _blocks(tensors: Tensors, stage: str) -> int:
 
 
 def infer_resnet_options(tensors: Tensors, prefix: str) -> dict[str, JSON]:
-    """Return the options that names and shapes determine and that torchvision's ResNets do not have."""
+    """Return the options that names and shapes determine and that torchvision's ResNets lack."""
     options: dict[str, JSON] = {}
     conv = tensors.get(f"{prefix}conv1.0.weight")
     if conv is not None:

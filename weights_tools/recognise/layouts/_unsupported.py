@@ -1,4 +1,4 @@
-"""Name checkpoints that no layout supports by a few of their tensors, so that a refusal says what the file is."""
+"""Identify checkpoints that no layout supports by a few tensor names, so that the error can say what the file is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from weights_tools._text import join_names, printable
 from weights_tools.recognise.layouts.base import Tensors
 
-# Pattern of a tensor name, and the network that has such a tensor. The first match is used.
+# Pattern of a tensor name, and the network with such a tensor. The first match wins.
 UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"lora_[AB](\.|$)", "a LoRA adapter, which is only a change to the weights of another file"),
     (r"decode_head\.sep_bottleneck\.", "a DeepLabV3+ of mmsegmentation"),
@@ -33,7 +33,7 @@ UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"embedder\.embedder\.convolution\.", "a ResNet of transformers"),
     (r"blocks\.0\.0\.conv_dw\.|^conv_stem\.", "a MobileNet or EfficientNet of timm"),
     (r"\.conv\d\.attn\.", "a ResNet of timm with selective kernels"),
-    (r"mobilenet_v2\.conv_stem\.", "a MobileNetV2 DeepLab of transformers, which is no network of torchvision"),
+    (r"mobilenet_v2\.conv_stem\.", "a MobileNetV2 DeepLab from transformers, which torchvision does not have"),
     (r"roi_heads\.|\.rpn\.|^rpn\.", "a detection network"),
     (r"features\.1\.conv\.0\.0\.", "a MobileNetV2"),
     (r"\.attn\.|\.self_attention\.|attention\.", "a transformer network"),
@@ -43,13 +43,13 @@ UNSUPPORTED: tuple[tuple[str, str], ...] = (
 
 
 def name_unsupported(names: Iterable[str]) -> str:
-    """Return the network that has tensors with such names, or ""."""
+    """Return the network with such tensor names, or ""."""
     every = list(names)
     return next((what for pattern, what in UNSUPPORTED if any(re.search(pattern, name) for name in every)), "")
 
 
 def explain_no_match(tensors: Tensors) -> str:
-    """Return why tensors that no layout matches are refused."""
+    """Explain why no layout matches these tensors."""
     names = list(tensors)
     what = name_unsupported(names)
     if what:

@@ -1,4 +1,4 @@
-"""Define what a layout is: the rules by which the networks of one project are recognised."""
+"""The interface of a layout: the rules for recognising the networks of one project."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Tensors = Mapping[str, TensorRef]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a layout may judge a checkpoint by.
+    """Everything that a layout may use to judge a checkpoint.
 
     Attributes:
         tensors: Tensors by their names in the file, without the prefixes of wrappers.
         chosen: Options that the caller chose.
         configured: Options from the project's own config. `chosen` overrides them.
         container: Format of the file, as in `Container.kind`.
-        requested: Whether the caller asked for this layout. Otherwise names that other projects share are no evidence.
+        requested: Whether the caller asked for this layout. Otherwise names shared with other projects do not count as
+            evidence.
     """
 
     tensors: Tensors
@@ -38,9 +39,9 @@ class Match:
     Attributes:
         layout: Name of the layout, recorded in the converted file.
         version: Version of the layout's rules, recorded in the converted file.
-        config: Network of segnets that computes the same.
+        config: Equivalent network in segnets.
         names: Name in the file for each tensor of the network.
-        geometry: Options that the weights do not determine, with the values that the layout settled on.
+        geometry: Options that the weights do not determine, with the values that the layout assumes.
         notes: Remarks for the user.
         flattened: Linear layers of the network, by our names, that are 1x1 convolutions in the file. The values and
             their order are the same.
@@ -59,7 +60,7 @@ class Match:
 
 @dataclass(frozen=True)
 class ExportNames:
-    """One set of names that a project may use for the tensors of a network of segnets.
+    """One set of names that a project may use for the tensors of a segnets network.
 
     Attributes:
         names: Name in the project for each tensor of ours.
@@ -82,7 +83,7 @@ class Layout(Protocol):
 
     @property
     def version(self) -> int:
-        """Version of the rules, increased when they give another result."""
+        """Version of the rules, increased when their results change."""
         ...
 
     def match(self, evidence: Evidence) -> Match | str | None:
@@ -99,7 +100,7 @@ class Layout(Protocol):
         ...
 
     def export_names(self, config: ModelConfig, names: Sequence[str]) -> Iterator[ExportNames]:
-        """Yield the sets of names that the project may use for a network of segnets. None of them is checked.
+        """Yield the sets of names that the project may use for a segnets network, without checking them.
 
         Args:
             config: Network to export.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-# Name of a module in another project -> its name in segnets. The first entry that fits is used.
+# Name of a module in another project -> its name in segnets. The first matching entry wins.
 KeyMap = Mapping[str, str]
 
 
@@ -22,7 +22,7 @@ def rename(names: Iterable[str], key_map: KeyMap) -> tuple[dict[str, str], list[
         key_map: Modules of the other project and of segnets.
 
     Returns:
-        The project's name for each name of ours, and the names that no entry fits.
+        The project's name for each of our names, and the names that no entry matches.
 
     Raises:
         ValueError: If two tensors would get one name: a mistake in the table, not in a file.
@@ -45,7 +45,7 @@ def rename_back(names: Iterable[str], key_map: KeyMap) -> dict[str, str] | None:
     renamed: dict[str, str] = {}
     for ours in names:
         candidates = (_renamed(ours, new, old) for old, new in key_map.items())
-        # An entry read backwards may give a name that an earlier entry reads differently.
+        # An inverted entry may give a name that an earlier entry would rename differently.
         theirs = next((name for name in candidates if name is not None and _first(name, key_map.items()) == ours), None)
         if theirs is None:
             return None
@@ -54,7 +54,7 @@ def rename_back(names: Iterable[str], key_map: KeyMap) -> dict[str, str] | None:
 
 
 def is_in(name: str, modules: Iterable[str]) -> bool:
-    """Return whether a tensor belongs to one of these modules, which are written as in a `KeyMap`."""
+    """Return whether a tensor belongs to one of these modules, given in the notation of a `KeyMap`."""
     return any(_pattern(module).match(name) for module in modules)
 
 

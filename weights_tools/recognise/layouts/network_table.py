@@ -1,4 +1,4 @@
-"""Define the rows of `layouts.tables`: networks and backbones of another project in terms of segnets."""
+"""Rows of `layouts.tables`: networks and backbones of another project in terms of segnets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BackboneTable:
     """One kind of backbone under the names of a project.
 
     Attributes:
-        signature: Tensor by which the backbone is recognised.
+        signature: Tensor that identifies the backbone.
         keys: Names of its modules; ours begin with "backbone.".
         required: Options that the backbone needs, in addition to those of the network.
         average_downsample: Value of the option `downsample` if the shortcuts pool.
@@ -36,18 +36,18 @@ class NetworkTable:
 
     Attributes:
         name: Name of the network in the project.
-        signature: Tensor by which the network is recognised.
+        signature: Tensor that identifies the network.
         head: Name of the head in segnets, or "" for a classifier.
-        backbones: Backbones that the project has under this network.
+        backbones: Backbones that the project offers for this network.
         keys: Names of the head's modules.
         last_layer: Our name of the layer that computes the logits.
-        required: Options under which the network of segnets computes the same.
-        choices: Options that users of the project choose and that the weights do not determine, with the project's
+        required: Options that make the segnets network equivalent.
+        choices: Options that users of the project can choose and that the weights do not determine, with the project's
             defaults. None stands for our default.
         unused: Modules of the project that a segmentation network never runs.
-        unique: Whether no other project has these names. Otherwise the layout has to be requested.
-        look_alikes: Networks of the project with the same names and shapes that compute something else, for a backbone
-            by our name or "" for every backbone. The tensors cannot show which it is, so a note mentions them.
+        unique: Whether no other project has these names. Otherwise the layout must be requested.
+        look_alikes: Networks of the project with the same names and shapes but other outputs, by our backbone name, or
+            by "" for every backbone. The tensors cannot tell them apart, so a note mentions them.
     """
 
     name: str

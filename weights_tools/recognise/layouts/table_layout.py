@@ -22,7 +22,7 @@ from weights_tools.recognise.layouts.base import Evidence, ExportNames, Match, T
 from weights_tools.recognise.layouts.key_map import is_in, rename, rename_back
 from weights_tools.recognise.layouts.network_table import BackboneTable, NetworkTable
 
-# Not part of the features' geometry: they belong to the classifier.
+# These belong to the classifier, not to the geometry of the features.
 _NO_GEOMETRY = ("num_classes", *(option.name for option in CLASSIFIER_OPTIONS))
 # Options of a backbone alone that the weights do not determine.
 _HIDDEN_IN_BACKBONE = tuple(option.name for option in OPTIONS if option.in_backbone_file and option.visible == "no")
@@ -34,7 +34,7 @@ class _Renamed:
 
     Attributes:
         backbone: Name of the backbone.
-        backbone_table: Table by which the backbone was renamed.
+        backbone_table: Table used to rename the backbone.
         names: Name in the file for each of our names. Those of the backbone begin with "backbone.".
         tensors: Tensors by our names.
         unused: Tensors of the file that the network never uses.
@@ -56,7 +56,7 @@ class TableLayout:
         project: Name of the project in messages.
         networks: Networks of the project.
         version: Version of the rules.
-        container: Only format that the project writes, or "" if it writes several.
+        container: The only format that the project writes, or "" if it writes several.
     """
 
     name: str
@@ -145,7 +145,7 @@ class TableLayout:
         return bool(self.container) and evidence.container != self.container and not evidence.requested
 
     def _find_table(self, evidence: Evidence) -> NetworkTable | None:
-        """Return the network whose signature is there, if that is evidence enough."""
+        """Return the network whose signature is present, if that is sufficient evidence."""
         if self._is_other_format(evidence):
             return None
         found = [table for table in self.networks if table.signature in evidence.tensors]
@@ -175,17 +175,19 @@ class TableLayout:
     def _resolve_segmentation(
         self, table: NetworkTable, renamed: _Renamed, options: dict[str, JSON], evidence: Evidence
     ) -> Match:
-        """Add the options that the weights do not determine. What the caller chose overrides the project's config."""
+        """Add the options that the weights do not determine. The caller's options override the project's config."""
         model = f"{table.head}_{renamed.backbone}"
         builder = MODELS[model]
         configured = {name: value for name, value in evidence.configured.items() if name in table.choices}
-        # A config can also change what users of the project rarely do, such as a rule of dilation.
+        # A config can also set options that users rarely change, such as a dilation rule.
         others = {name: value for name, value in evidence.configured.items() if name not in table.choices}
         required = {**table.required, **renamed.backbone_table.required, **others}
         wanted = {"output_stride": None, **table.choices, **configured, **evidence.chosen, **required}
         stages = options.get("backbone_stages", 4)
         if isinstance(stages, int) and isinstance(wanted["output_stride"], int):
-            wanted["output_stride"] = min(wanted["output_stride"], 2 << stages)  # fewer stages shrink less
+            wanted["output_stride"] = min(
+                wanted["output_stride"], 2 << stages
+            )  # fewer stages give a smaller output stride
         for name, value in wanted.items():
             if value is not None and name not in options and name in builder.applicable(options):
                 options[name] = value
@@ -242,7 +244,7 @@ class TableLayout:
         return Match(self.name, self.version, ModelConfig(backbone, options), names, geometry, notes, flattened)
 
     def _check_chosen(self, table: NetworkTable, visible: Mapping[str, JSON], chosen: Mapping[str, JSON]) -> str:
-        """Return why an option cannot be chosen for this network, or "" if all can."""
+        """Explain why an option cannot be chosen for this network, or return ""."""
         fixed = [name for name in chosen if name not in table.choices]
         if fixed:
             return (
@@ -269,7 +271,7 @@ class TableLayout:
         return self._note_assumed(assumed)
 
     def _note_assumed(self, assumed: Mapping[str, JSON]) -> tuple[str, ...]:
-        """Return a note of the project's defaults that were assumed, if there are any."""
+        """Return a note that lists the assumed defaults of the project, if there are any."""
         if not assumed:
             return ()
         values = ", ".join(f"{name}={value}" for name, value in assumed.items())

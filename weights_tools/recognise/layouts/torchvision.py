@@ -1,6 +1,6 @@
 """Match networks of torchvision: the six for segmentation, and the ResNets and MobileNetV3s for classification.
 
-segnets uses torchvision's names, so no tensor is renamed. The rules tell the networks and similar ones apart.
+segnets uses torchvision's names, so no tensor is renamed. The rules separate these networks from similar ones.
 Source: torchvision 0.28, models/segmentation/*.py, models/resnet.py, models/mobilenetv3.py.
 """
 

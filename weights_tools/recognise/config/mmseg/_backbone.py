@@ -31,7 +31,7 @@ def type_of(section: Section) -> str:
 
 
 def read_backbone(backbone: Section) -> None:
-    """Settle the options of the backbone, and refuse what segnets does not support."""
+    """Set the options of the backbone, and refuse what segnets does not support."""
     found = backbone.findings
     kind = type_of(backbone)
     depth = backbone.count("depth")
@@ -50,7 +50,7 @@ def read_backbone(backbone: Section) -> None:
     if depth not in _FOURTH_STAGE:
         found.note("ignored the dilation of the backbone: its depth is unreadable")
         return
-    if kind != "ResNeXt":  # several networks share each depth
+    if kind != "ResNeXt":  # each depth has several networks
         found.expect("backbone", f"resnet{depth}")
         found.expect("stem", "deep" if deep else "plain")
     if depth >= _BOTTLENECK:
@@ -95,7 +95,7 @@ def _output_stride(strides: tuple[int, ...], dilations: tuple[int, ...], grid: b
 
 
 def refuse_other_convolutions(section: Section) -> None:
-    """Refuse a section whose convolutions are not plain ones."""
+    """Refuse a section with special convolutions."""
     if section.has("conv_cfg"):
         kind = type_of(section.part("conv_cfg"))
         if kind not in ("Conv", "Conv2d") or len(section.part("conv_cfg").values) > 1:
@@ -103,7 +103,7 @@ def refuse_other_convolutions(section: Section) -> None:
 
 
 def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None:
-    """Settle the eps of the norms as `option`. A backbone without norm_cfg has plain batch norm."""
+    """Set `option` to the eps of the norms. A backbone without norm_cfg has plain batch norm."""
     found = section.findings
     norm = section.part("norm_cfg")
     if "norm_cfg" in section.values and not norm.values:
@@ -111,7 +111,7 @@ def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None
     kind = type_of(norm) if norm.values else "BN"
     kind = kind.rpartition(".")[2] if kind.startswith("torch.nn.") else kind
     if kind == "GN" and norm.count("num_groups") == 32 and not deep_stem:
-        # Each of a deep stem's 32 channels would be a group; ours have at least two channels.
+        # Each of a deep stem's 32 channels would be a group of its own; our groups have at least two channels.
         found.settle(option.replace("eps", "layer"), "group")
     elif kind not in _BATCH_NORMS:
         found.refuse(f"its {section.name} has the norm {quote(kind)}")

@@ -9,11 +9,11 @@ from weights_tools.recognise.config._facts import Findings
 from weights_tools.recognise.config._section import Section, quote
 from weights_tools.recognise.config.mmseg._backbone import read_norm, refuse_other_convolutions, type_of
 
-HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # -> head of segnets
+HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # class in mmsegmentation -> head in segnets
 
 
 def read_heads(model: Section, *, auxiliary: bool) -> None:
-    """Settle the options of the heads, and refuse what segnets does not support.
+    """Set the options of the heads, and refuse what segnets does not support.
 
     Args:
         model: Section of the whole model.
@@ -22,7 +22,7 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
     found = model.findings
     head = model.part("decode_head")
     if not head.values:
-        found.refuse("its decode_head is no single head")
+        found.refuse("its decode_head is not a single head")
         return
     kind = type_of(head)
     if kind not in HEADS:
@@ -47,7 +47,7 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
 
 
 def _read_head(head: Section, kind: str, backbone: Section, *, stage: int) -> None:
-    """Read what all heads share.
+    """Read the settings that all heads have.
 
     Args:
         head: Section of the head.
@@ -87,7 +87,7 @@ def _refuse_other_stage(head: Section, backbone: Section, stage: int) -> None:
 
 
 def _read_rates(head: Section) -> None:
-    """Settle the atrous rates. The first dilation is that of the 1x1 convolution; any other 1 would be one too."""
+    """Set the atrous rates. The first dilation belongs to the 1x1 convolution; any other 1 would mean another one."""
     dilations = head.counts("dilations", (1, 6, 12, 18))
     if dilations is None:
         return
@@ -98,13 +98,13 @@ def _read_rates(head: Section) -> None:
 
 
 def _read_auxiliary(model: Section) -> None:
-    """Check that the auxiliary head has the norms and the resizing of the other: segnets has one option for both."""
+    """Check that the auxiliary head has the main head's norms and resizing: segnets has one option for both."""
     found = model.findings
     own = Findings({name: value for name, value in found.options.items() if name == "norm_layer"})
     aux = Section("auxiliary_head", model.get("auxiliary_head"), own)
     kind = type_of(aux)
     if kind != "FCNHead":
-        found.refuse(f"its auxiliary_head is {quote(kind)}" if kind else "its auxiliary_head is no single head")
+        found.refuse(f"its auxiliary_head is {quote(kind)}" if kind else "its auxiliary_head is not a single head")
         return
     _read_head(aux, kind, model.part("backbone"), stage=2)
     found.notes += own.notes

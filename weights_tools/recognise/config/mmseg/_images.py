@@ -1,7 +1,7 @@
 """Read the preprocessing of an mmsegmentation config: channel order, mean and standard deviation.
 
 Images are read as BGR (cv2). Release 1 normalises in the model's data_preprocessor, release 0 in the pipelines. Sizes
-are left alone: there they belong to a benchmark, and networks take any size.
+are ignored: they belong to a benchmark, and networks accept any size.
 Source: mmsegmentation 1.2.2 models/data_preprocessor.py; mmcv 1.7 image/photometric.py imnormalize.
 """
 
@@ -13,7 +13,7 @@ from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings
 from weights_tools.recognise.config._section import Section, set_preprocessing
 
-_MAX_DEPTH = 4  # of nested pipelines
+_MAX_DEPTH = 4  # nesting of pipelines
 _MAX_STEPS = 100
 _WHITE = 255.0
 
@@ -62,6 +62,6 @@ def _steps(pipeline: Value, depth: int) -> Iterator[dict[Value, Value]]:
 
 
 def read_test_mode(model: Section, found: Findings) -> None:
-    """Note sliding windows: networks published for 769x769 were measured so, and segnets takes the whole image."""
+    """Note sliding windows, with which networks for 769x769 were evaluated: segnets uses the whole image."""
     if model.part("test_cfg").get("mode") == "slide":
         found.note("the project evaluates in sliding windows (test_cfg mode='slide'); a whole image gives other logits")

@@ -1,4 +1,4 @@
-"""Tables of the networks of other projects: names of the modules, and options under which ours compute the same.
+"""Tables of the networks of other projects: module names, and options that make our networks equivalent.
 
 There is one file per project. tests/peers compares each network with the project's own, with every tensor random.
 """

@@ -1,4 +1,4 @@
-"""Names of a ResNet in projects that keep torchvision's."""
+"""Names of a ResNet in projects that use torchvision's names."""
 
 from __future__ import annotations
 

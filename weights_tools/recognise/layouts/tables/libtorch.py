@@ -63,7 +63,7 @@ ALLENTDAN = (
             "segmentation_head.conv2d": "classifier.4",
         },
         "classifier.4",
-        {**_RULES, "output_stride": 8, "atrous_rates": [12, 24, 36]},  # both fixed in the program
+        {**_RULES, "output_stride": 8, "atrous_rates": [12, 24, 36]},  # both hardcoded in the program
         unused=("encoder.fc",),
     ),
     NetworkTable(

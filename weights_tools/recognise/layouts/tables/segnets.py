@@ -18,7 +18,8 @@ _BACKBONES = (
 )
 _SAME: KeyMap = {"classifier": "classifier", "aux_classifier": "aux_classifier"}
 _OF_ASPP = ("atrous_rates", "aspp_norm_eps")
-# Options that the weights do not determine. Dropout changes no output; the weights show that shortcuts pool.
+# Options that the weights do not determine. Dropout does not change the outputs, and the weights show whether shortcuts
+# pool.
 _HIDDEN = tuple(
     option.name
     for option in OPTIONS

@@ -1,8 +1,8 @@
 """Tables of segmentation_models_pytorch.
 
-Source: segmentation_models_pytorch 0.6, decoders/deeplabv3, decoders/pspnet and encoders/. It dilates the first block
-of a stage like the others, and aligns corners when it resizes. Encoders whose names begin with "tu-" or "timm-" are
-timm's networks.
+Source: segmentation_models_pytorch 0.6, decoders/deeplabv3, decoders/pspnet and encoders/. SMP dilates the first
+block of a stage like the others and resizes with align_corners=True. Encoders whose names begin with "tu-" or "timm-"
+are timm's networks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RULES: dict[str, JSON] = {
     "basic_block_dilation": "both",
     "align_corners": True,
 }
-# timm dilates its networks itself, by its own rule.
+# timm dilates its networks by its own rule.
 _TIMM_RULES: dict[str, JSON] = {"first_block_dilation": "previous"}
 _RATES: JSON = [12, 24, 36]  # the default at every output stride
 # Classifies the whole image, in addition to the mask.
@@ -37,7 +37,7 @@ _LOOK_ALIKES = {
 BACKBONES = (
     BackboneTable("encoder.conv1.weight", resnet_keys("encoder.")),
     *(
-        # timm's average pooling in shortcuts dilates too. Its networks lose the stages that are not used.
+        # timm's average pooling in shortcuts is also dilated. Its networks drop unused stages.
         BackboneTable(
             f"encoder.model.{stem}.weight",
             resnet_keys("encoder.model."),
@@ -107,7 +107,7 @@ SMP = (
             "segmentation_head.0": "classifier.classify",
         },
         "classifier.classify",
-        # With all stages; fewer shrink less.
+        # With all stages; fewer give a smaller output stride.
         {"align_corners": True, "head_variant": "smp", "output_stride": 32},
         unused=_UNUSED,
         look_alikes=_LOOK_ALIKES,

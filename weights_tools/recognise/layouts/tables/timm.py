@@ -1,7 +1,7 @@
 """Tables of timm: ResNets with their variants C and D, and MobileNetV3.
 
-Source: timm 1.0, models/resnet.py and models/mobilenetv3.py. Its plain ResNets have torchvision's names and compute
-torchvision's bits.
+Source: timm 1.0, models/resnet.py and models/mobilenetv3.py. Its plain ResNets have torchvision's names and give
+bit-identical outputs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def mobilenet_keys(specs: Sequence[InvertedResidualSpec], depths: Sequence[int],
 def mobilenet_backbones(prefix: str = "") -> tuple[BackboneTable, ...]:
     """Return the tables of both MobileNetV3s.
 
-    timm's have another eps than torchvision's, and the first block of a dilated stage dilates less.
+    timm's eps differs from torchvision's, and the first block of a dilated stage is dilated less.
     """
     return tuple(
         BackboneTable(

@@ -1,4 +1,4 @@
-"""Tables of VainF/DeepLabV3Plus-Pytorch, network/. Its default is output stride 16; the atrous rates follow from it."""
+"""Tables of VainF/DeepLabV3Plus-Pytorch, network/. The default output stride is 16. It sets the atrous rates."""
 
 from __future__ import annotations
 
