@@ -35,15 +35,16 @@ _PLOTTED = (2, 1)  # threads, batch
 
 def lines(runs: Runs) -> Iterator[str]:
     """The page, a line at a time; only what was measured stands in it."""
-    yield "# Exports beside other runtimes\n"
+    yield "# Exports compared with other runtimes\n"
     yield f"{machine()}. 520x520, milliseconds per call."
-    yield "Every candidate runs in a process of its own and they take turns: a time is the median of rounds, a ratio"
-    yield "the median of the ratios within each round, since the machine's speed drifts. `make bench-deploy` measures"
-    yield 'anew and writes this page. Both int8 columns are of one file, `format="onnx", dtype="int8"`; files of `aoti`'
-    yield "were compiled with as many threads as they run with. torchvision gives its memory back after each call and"
-    yield "waits for new pages in the next: a large part of its time where batches are large or others had their turn."
-    yield "Where an export was made faster later on, it took turns again with what it is compared with"
-    yield "(`deploy_*.json` beside `benchmarks/results/deploy.json`): its time and its ratio are of that run."
+    yield "Every candidate runs in a process of its own, and they take turns. A time is the median over the rounds. A"
+    yield "ratio is the median of the ratios within each round, because the machine's speed drifts. `make bench-deploy`"
+    yield 'measures again and writes this page. Both int8 columns use one file, `format="onnx", dtype="int8"`. Files'
+    yield "of `aoti` were compiled with as many threads as they run with. torchvision returns its memory after each"
+    yield "call and waits for new pages in the next: a large part of its time with large batches, or after other"
+    yield "candidates' turns. Exports that became faster later were measured again, in turns with the candidates that"
+    yield "they are compared with (`deploy_*.json` next to `benchmarks/results/deploy.json`); their times and ratios"
+    yield "are from that run."
     yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
     rounds_of = [(tuple(map(int, key.split("|")[1:3])), len(times)) for kept in runs for key, times in kept.items()]
     for threads, batch in sorted({setting for setting, _ in rounds_of}, key=lambda pair: (-pair[0], pair[1])):
@@ -51,7 +52,7 @@ def lines(runs: Runs) -> Iterator[str]:
         name = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
         yield f"\n## {name}\n\nRounds: {min(rounds)} to {max(rounds)}.\n"
         yield from _times(runs, threads, batch)
-        yield "\nTimes as fast (above 1: ours is faster):\n"
+        yield "\nSpeed-up (above 1: ours is faster):\n"
         yield from _ratios(runs, threads, batch)
 
 

@@ -52,13 +52,12 @@ PROJECTS: Mapping[str, Callable[[], str]] = {
     "transformers": lambda: f"transformers {version('transformers')}, its own networks",
     "vainf": lambda: (
         "VainF/DeepLabV3Plus-Pytorch is on no package index and is **described, not run**: its DeepLabV3 is "
-        "torchvision's under other names, its DeepLabV3+ was written after its description, so that equality with the "
+        "torchvision's under other names, and its DeepLabV3+ was written from its description, so equality with the "
         "project itself is not shown"
     ),
     "navifra": lambda: (
         "Navifra-Kerry/SemanticSegmentation-Libtorch, a C++ program: **described, not run**. torchvision's network "
-        "with its eps, saved by `torch::save`. Its archives have torchvision's names, so that the layout has to be "
-        "asked for (`--layout`)"
+        "with its eps, saved by `torch::save`. Its archives have torchvision's names, so it needs `--layout`"
     ),
     "allentdan": lambda: (
         "AllentDan/LibtorchSegmentation, a C++ program: **described, not run**. SMP's networks under that program's "
@@ -68,30 +67,31 @@ PROJECTS: Mapping[str, Callable[[], str]] = {
 }
 HEAD = f"""# Checkpoints of other projects
 
-`weights-tools convert` recognises the networks below by the names and shapes of their tensors. Each was built from the
-project that is named, with every parameter and buffer random; saved as that project saves; converted; and run beside
-the original on images of even and, where the project takes them, odd sizes. **Difference** is the largest of any number
-in the results, over so many networks; a conversion passes up to {LIMITS[torch.float32]:g} in float32.
+`weights-tools convert` recognises these networks by the names and shapes of their tensors. Each network was built
+with its project, with every parameter and buffer random, and saved as the project saves it. It was then converted
+and compared with the original on images of even and, if the project accepts them, odd sizes. **Difference** is the
+largest difference
+of any output over that number of networks; a conversion passes up to {LIMITS[torch.float32]:g} in float32.
 
-Under **geometry** stands what our network needs to compute the same: it is set by the layout, and recorded in the file.
-Under **not shown** stands what no tensor shows and people choose: the project's default is taken, said aloud, and
-`--option NAME=VALUE` says otherwise. For one network of each table's row, tests change every option that means
-something for it and that no tensor shows, one at a time: the results are then outside of the limit, ten times at least.
+**Geometry** lists the options with which our network computes the same. The layout sets them, and the file records
+them. **Not shown** lists options that no tensor shows and that users of the project choose. The project's default
+is used and reported; `--option NAME=VALUE` overrides it. For one network of each row, tests change every such
+option in turn. The difference then exceeds the limit at least tenfold.
 
-`make layouts` writes this page, `make test-peers` tests what it says; [parity.md](parity.md) has the networks of whole
-projects beside ours, option by option.
+`make layouts` writes this page, and `make test-peers` tests it. [parity.md](parity.md) compares networks of the
+projects with ours, option by option.
 """
-LOOK_ALIKES_HEAD = """## Relatives that are not converted
+LOOK_ALIKES_HEAD = """## Look-alikes
 
-Built from the projects too, where it is not said otherwise. What has the same names and shapes can't be told from the
-tensors: it is converted as what it resembles, and the report says so. A golden file (`--golden`) tells them apart;
-`compare` beside the project's own network does only where the argument that differs is given to it.
+These networks were built with their projects too, unless noted. A network with the same names and shapes can't be
+distinguished by its tensors. It is converted as the network that it resembles, and the report says so. A golden file
+(`--golden`) detects it; `compare` with the project's own network does so only if it is given the argument that differs.
 
 | network | refused | why |
 |---|---|---|"""
 LIMITS_OF_THIS = """
-Not in any tensor either, and only a golden file shows it: another eps in the norms of a network with torchvision's
-names, another order of the channels, another normalisation of the image.
+Some differences show in no tensor, and only a golden file detects them: another eps in the norms of a network with
+torchvision's names, another channel order, another normalisation of the image.
 """
 
 
@@ -114,7 +114,7 @@ class Row:
         geometry = _options({**origin.required}) or "our defaults"
         if bodies:
             geometry += f"; on some encoders {_options(bodies)}"
-        asked = "" if origin.unique else "; has to be asked for"
+        asked = "" if origin.unique else "; needs `--layout`"
         return f"| {self.name} | `{origin.signature}`{asked} | {geometry} | {_open(origin)} |"
 
 

@@ -125,7 +125,7 @@ def _torchvision(name: str) -> nn.Module:
 
 
 OTHER_DECODER = "its decoder is no head here; `--backbone-only` takes the encoder"
-SAME = "the same names and shapes, other numbers: it is converted, and the likeness said aloud; `--golden` refuses it"
+SAME = "same names and shapes, other outputs: converted with a note; `--golden` refuses it"
 LOOK_ALIKES = [
     timm("tf_mobilenetv3_large_100", "timm's tf_mobilenetv3_large_100 .* has the same names", SAME, refused=False),
     timm("tf_mobilenetv3_small_100", "timm's tf_mobilenetv3_small_100 .* has the same names", SAME, refused=False),
@@ -156,7 +156,7 @@ LOOK_ALIKES = [
         "FCNHead with dilation=6",
         {"type": "FCNHead", "in_channels": 512, "dilation": 6},
         r"an FCNHead with a dilation \(fcn-d6\) has the same names",
-        SAME + ", and `compare --with mmseg` where its dilation is given",
+        SAME + ", and so does `compare --with mmseg` if it is given the dilation",
         refused=False,
     ),
     mmseg(

@@ -30,11 +30,12 @@ CASES: list[Case] = [case for file in FILES for case in file.CASES]
 
 HEAD = f"""# Parity with other projects
 
-`make parity` computes this page, `make test-peers` tests what it says. A network of another project is built with every
-parameter and buffer random; its tensors are renamed and loaded into ours, all of them; both run on the same images, one
-of even and one of odd sizes, or two that the other project can take, and long enough for every atrous rate to reach
-another pixel. Compared are the scores at the size of the image; where a backbone is compared alone, the feature maps of
-its stages, ours below the name of an FCN. Equal means that no number differs by more than
+`make parity` computes this page, and `make test-peers` tests it. Each network of another project is built with
+every parameter and buffer random. All of its tensors are renamed and loaded into our network, and both run on the
+same images: one of even and one of odd size, or two that the other project accepts. The images are large enough for
+every atrous rate to reach another pixel. The logits are compared at the size of the image. A backbone alone is
+compared by the feature maps of its stages, and ours is then listed as an FCN. Equal means that no value differs by
+more than
 {LIMITS[torch.float32]:g} in float32 and {LIMITS[torch.float64]:g} in float64.
 
 The networks that torchvision has builders for are equal bit for bit and not repeated here (`tests/models`).
@@ -42,17 +43,17 @@ The networks that torchvision has builders for are equal bit for bit and not rep
 
 CHANGES = """## The same tensors under another option
 
-A strict load shows none of these options. With one of them changed, the same tensors give numbers that differ by:
+A strict load detects none of these options. If one of them is changed, the outputs of the same tensors differ by:
 
 | network | option | difference |
 |---|---|---|"""
 
 LIMITS_OF_THIS = """## Not compared
 
-- "VainF" is composed of torchvision's parts after a description of VainF/DeepLabV3Plus-Pytorch, which is on no package
-  index. Equality with that project itself is not shown.
+- "VainF" is composed of torchvision's parts, following a description of VainF/DeepLabV3Plus-Pytorch, which is on no
+  package index. Equality with that project itself is not shown.
 - No project here has a PSPNet head without aligned corners on a MobileNetV3, or `pool_norm=False` in DeepLabV3+.
-- In evaluation mode only: dropout, and statistics gathered in training, are not compared.
+- Networks are compared in eval mode. Dropout and statistics gathered in training are not compared.
 """
 
 
