@@ -15,7 +15,7 @@ import torch
 from segnets.deploy import export
 from segnets.preprocessing import Preprocessing
 from tests.cpp.common import fails, run, write_ppm
-from tests.deploy.common import random_image, random_model, rewrite
+from tests.deploy.common import break_compressed, compressed, random_image, random_model, rewrite
 
 
 def test_wrong_calls(build: Path) -> None:
@@ -165,6 +165,15 @@ def test_models_that_are_none(build: Path, small: Path, small_ppm: Path, tmp_pat
     fails(build, "is not a TorchScript archive;", small_ppm, small_ppm, out)
     model.write_bytes(b"\x08\x0a\x12\x07pytorch")
     fails(build, "is not a TorchScript archive but an ONNX network", model, small_ppm, out)
+
+
+def test_compressed_entries(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
+    model, out = compressed(small, tmp_path / "t.ts"), tmp_path / "m.pgm"
+    assert run(build, model, small_ppm, out).returncode == 0
+    name = break_compressed(model, "checksum")
+    fails(build, f"is damaged: the checksum of '{name}' is wrong", model, small_ppm, out)
+    break_compressed(compressed(small, model), "data")
+    fails(build, "damaged", model, small_ppm, out)
 
 
 def test_outputs_that_are_no_files(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +93,31 @@ def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes | N
             if contents is not None:
                 new.writestr(zipfile.ZipInfo(info.filename), contents, compress_type=info.compress_type)
     return target
+
+
+def compressed(source: Path, target: Path, ending: str = ".py") -> Path:
+    """Copy an archive, and compress its entries whose names end in `ending`."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            method = zipfile.ZIP_DEFLATED if info.filename.endswith(ending) else zipfile.ZIP_STORED
+            new.writestr(zipfile.ZipInfo(info.filename), old.read(info), compress_type=method)
+    return target
+
+
+def break_compressed(path: Path, what: str) -> str:
+    """Break the first compressed entry of an archive, its "checksum" or its "data", and return the entry's name."""
+    with zipfile.ZipFile(path) as archive:
+        info = next(entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_DEFLATED)
+    whole = path.read_bytes()
+    if what == "checksum":
+        checksum = struct.pack("<L", info.CRC)
+        assert whole.count(checksum) == 2  # in the entry's header and in the directory
+        whole = whole.replace(checksum, struct.pack("<L", info.CRC ^ 1))
+    else:
+        start = info.header_offset + 30 + len(info.filename)
+        whole = whole[:start] + b"\xff" + whole[start + 1 :]  # no kind of block that deflate has
+    path.write_bytes(whole)
+    return info.filename
 
 
 def changed(**fields: object) -> Callable[[str, bytes], bytes | None]:

@@ -17,7 +17,7 @@ import torch
 
 from segnets.deploy import load_exported, read_contract, verify
 from segnets.errors import ExportError
-from tests.deploy.common import random_model, rewrite
+from tests.deploy.common import break_compressed, compressed, random_model, rewrite
 
 EXPORT = (
     "import sys; from segnets.registry import find_builder; from segnets.deploy import export\n"
@@ -54,6 +54,19 @@ def test_one_flipped_bit(small: Path, tmp_path: Path) -> None:
     (tmp_path / "t.ts").write_bytes(data)
     with pytest.raises(ExportError, match="is damaged: the checksum of"):
         load_exported(tmp_path / "t.ts")
+
+
+def test_compressed_entries(small: Path, tmp_path: Path) -> None:
+    """LibTorch reads compressed entries without comparing their checksums."""
+    path = compressed(small, tmp_path / "t.ts")
+    assert verify(path).passed
+    name = break_compressed(path, "checksum")
+    with pytest.raises(ExportError, match=rf"is damaged: the checksum of '{name}' is wrong"):
+        load_exported(path)
+    break_compressed(compressed(small, path), "data")
+    for read in (load_exported, read_contract):
+        with pytest.raises(ExportError, match=r"t\.ts: is truncated or damaged"):
+            read(path)
 
 
 @pytest.mark.parametrize(
