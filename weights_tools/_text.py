@@ -13,12 +13,14 @@ _LISTED = 10
 def check_name(name: object) -> str:
     """Return a tensor's name; raise WeightsError if some file format or tool could not represent the name."""
     if not isinstance(name, str):
-        raise WeightsError("one of its tensors has a name that is not a string; a state dict has string names")
+        raise WeightsError("a tensor has a name that is not a string")
     if len(name) > MAX_NAME:
-        raise WeightsError(f"one of its tensors has a name of {len(name):,} characters; {MAX_NAME} are the most")
+        raise WeightsError(f"a tensor has a name of {len(name):,} characters (at most {MAX_NAME} are accepted)")
     bad = not name or not name.isprintable() or "/" in name or "\\" in name or ".." in name or name == "__metadata__"
     if bad or name.startswith(".") or name.endswith("."):
-        raise WeightsError(f"the tensor name {printable(name)} is not accepted; names are like 'backbone.conv1.weight'")
+        raise WeightsError(
+            f"the tensor name {printable(name)} is not accepted. Names look like 'backbone.conv1.weight'."
+        )
     return name
 
 

@@ -1,4 +1,4 @@
-"""What the tests of weights_tools share."""
+"""Fixtures of the tests of weights_tools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from weights_tools.fetching import _download
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    """Restore SIGTERM: a command handles it for its process, which here is pytest."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -26,13 +26,13 @@ def _signals() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def state() -> dict[str, Tensor]:
-    """The state dict of an LR-ASPP of torchvision with 21 classes. Not to be changed."""
+    """Return the state dict of a torchvision LR-ASPP with 21 classes. Do not modify it."""
     return dict(network().state_dict())
 
 
 @pytest.fixture
 def nothing_new(tmp_path: Path) -> Callable[[], None]:
-    """Call it to assert that the test's folder holds only what it held when it was first called."""
+    """Return a function that asserts that the test's folder has the files it had at the first call."""
     before: list[set[str]] = []
 
     def check() -> None:
@@ -45,7 +45,7 @@ def nothing_new(tmp_path: Path) -> Callable[[], None]:
 
 @pytest.fixture(scope="session")
 def torch_save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Call it with a state dict to get an archive that a C++ program wrote with torch::save; see `cpp_archive`."""
+    """Return a function that writes a state dict with torch::save of C++; see `cpp_archive`."""
     program = cpp_archive.build()
 
     def save(state: Mapping[str, Tensor], kind: str = "module", name: str = "cpp.pt") -> Path:
@@ -56,7 +56,7 @@ def torch_save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server for `fetch`, and a catalog with one made-up row. What breaks is tried once more, at once."""
+    """Run a server for `fetch`, with one made-up row in the catalog and one retry without a pause."""
     monkeypatch.setattr(catalog, "CATALOG", (ROW,))
     monkeypatch.setattr(_download, "PAUSES", (0.0,))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -1,4 +1,4 @@
-"""Checkpoints for the tests: real ones in every wrapper, and files built by hand, byte by byte."""
+"""Build checkpoints for the tests: real ones, and files assembled byte by byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weights_tools.reader.values import StorageRef, TensorRef
 
 
 def network(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> nn.Module:
-    """A network of torchvision in which every parameter and buffer has values of its own."""
+    """Build a network of torchvision with random values in every parameter and buffer."""
     if name in NAMES:
         options = {"weights_backbone": None, **options}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
@@ -29,7 +29,7 @@ def network(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> nn.Modul
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:
-    """Equal in dtype, shape and every byte (NaN equals NaN, 0 differs from -0)."""
+    """Return whether two tensors are equal in dtype, shape and every byte (NaN equals NaN, 0 differs from -0)."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     flat = [t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)]
@@ -43,7 +43,7 @@ def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 class Bomb:
-    """Makes a folder when it is unpickled the ordinary way."""
+    """An object that creates a folder when it is unpickled with `pickle.loads`."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -53,14 +53,14 @@ class Bomb:
 
 
 def saved(content: object, **options: Any) -> bytes:
-    """The bytes that torch.save writes."""
+    """Return the bytes that torch.save writes."""
     file = io.BytesIO()
     torch.save(content, file, **options)
     return file.getvalue()
 
 
 def rezip(path: Path, entries: Mapping[str, bytes], *, compressed: tuple[str, ...] = (), root: str = "archive") -> Path:
-    """Write a zip archive with these entries, by hand."""
+    """Write a zip archive with these entries in the folder `root`."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in entries.items():
             kind = zipfile.ZIP_DEFLATED if name in compressed else zipfile.ZIP_STORED
@@ -69,13 +69,13 @@ def rezip(path: Path, entries: Mapping[str, bytes], *, compressed: tuple[str, ..
 
 
 def unzip(data: bytes) -> dict[str, bytes]:
-    """The entries of an archive of torch.save without their folder."""
+    """Return the entries of an archive of torch.save, without their folder."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
 class _Storage:
-    """Pickles as the persistent id of a float32 storage."""
+    """A stand-in that is pickled as the persistent id of a float32 storage."""
 
     def __init__(self, key: str, numel: int) -> None:
         self.identity = ("storage", torch.FloatStorage, key, "cpu", numel)
@@ -90,7 +90,7 @@ class _TensorCall:
 
 
 def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], *, numel: int, offset: int = 0) -> bytes:
-    """A data.pkl with {"w": tensor} whose storage "0" is said to hold `numel` float32."""
+    """Return a data.pkl with {"w": tensor}, whose storage "0" claims `numel` elements of float32."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: object) -> object:
@@ -102,7 +102,7 @@ def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], *, numel: int
 
 
 def described(state: Mapping[str, Tensor]) -> dict[str, TensorRef]:
-    """Descriptions of tensors (of the meta device, too), as the reader gives them."""
+    """Describe tensors, also of the meta device, as the reader does."""
     found = {}
     for name, tensor in state.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -114,7 +114,7 @@ def described(state: Mapping[str, Tensor]) -> dict[str, TensorRef]:
 def sharded(
     folder: Path, state: Mapping[str, Tensor], kind: str = "safetensors", parts: int = 3, **options: Any
 ) -> Path:
-    """Write a checkpoint in several files, as transformers names them, and return its index."""
+    """Write a checkpoint in several files named like those of transformers; return the index."""
     stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
     weight_map: dict[str, str] = {}
     for number in range(parts):

@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread, whose answers a test writes down, and a made-up published file for it to send."""
+"""An HTTP server in a thread with scripted responses, and a made-up published file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER = b"PK\x03\x04" + random.Random(1).randbytes(100_000)
 
 
 def row_for(body: bytes, model: str = "fcn_resnet50", *, whole: bool = False) -> Published:
-    """A row of the catalog for `body`. whole: the catalog knows the whole digest, and not the eight digits only."""
+    """Make a catalog row for `body`, with the full digest if `whole`, else with its first eight digits."""
     digest = hashlib.sha256(body).hexdigest()
     return Published(
         model,
@@ -42,7 +42,7 @@ ROW = row_for(BODY)
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request; `reply` of the server's script answers it."""
+    """A handler that answers each request with the next reply of the server's script."""
 
     server: Server
 
@@ -58,7 +58,7 @@ class Request(BaseHTTPRequestHandler):
         pass
 
     def start(self, status: int, **headers: object) -> None:
-        """The head of an answer; Content_Length=3 becomes a header."""
+        """Send status and headers; the keyword Content_Length becomes Content-Length."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
@@ -69,7 +69,12 @@ Reply: TypeAlias = Callable[[Request], None]
 
 
 class Server(ThreadingHTTPServer):
-    """script: the answers in their order, the last one again and again; seen: path and headers of the requests."""
+    """A server with scripted replies.
+
+    Attributes:
+        script: Replies in order; the last one repeats.
+        seen: Path and headers of each request.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -85,7 +90,7 @@ class Server(ThreadingHTTPServer):
         return [headers["Range"] for _, headers in self.seen]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no news."""
+        """Ignore clients that disconnect."""
 
 
 @contextlib.contextmanager
@@ -102,7 +107,7 @@ def running() -> Iterator[Server]:
 
 
 def good(body: bytes = BODY, **headers: object) -> Reply:
-    """A server that does as it should, with ranges; `headers` may hold an ETag."""
+    """Reply correctly, with support for ranges; `headers` may hold an ETag."""
 
     def reply(request: Request) -> None:
         wanted, version = request.headers["Range"], request.headers["If-Range"]
@@ -121,7 +126,7 @@ def good(body: bytes = BODY, **headers: object) -> Reply:
 
 
 def plain(body: bytes, status: int = 200, **headers: Any) -> Reply:
-    """The same bytes for everybody: no ranges, and no Content-Length unless it's given."""
+    """Reply with the same bytes to every request: without ranges, and with Content-Length only if given."""
 
     def reply(request: Request) -> None:
         request.start(status, **headers)
@@ -131,12 +136,12 @@ def plain(body: bytes, status: int = 200, **headers: Any) -> Reply:
 
 
 def cut(count: int, **headers: Any) -> Reply:
-    """Promises everything, and closes the connection after `count` bytes."""
+    """Announce the whole body, and close the connection after `count` bytes."""
     return plain(BODY[:count], Content_Length=len(BODY), **headers)
 
 
 def reset(count: int) -> Reply:
-    """As `cut`, but not politely."""
+    """Reset the connection after `count` bytes."""
 
     def reply(request: Request) -> None:
         cut(count)(request)
@@ -147,7 +152,7 @@ def reset(count: int) -> Reply:
 
 
 def stalled(count: int, **headers: object) -> Reply:
-    """Sends `count` bytes and then nothing, until the test releases the server; then the rest."""
+    """Send `count` bytes, and the rest only after the test releases the server."""
 
     def reply(request: Request) -> None:
         cut(count, **headers)(request)
@@ -162,13 +167,13 @@ def redirect(to: str, status: int = 302) -> Reply:
 
 
 def get(server: Server, folder: Path, *script: Reply, overwrite: bool = False, timeout: float = 30.0) -> FetchReport:
-    """Fetch the made-up file from a server that answers so."""
+    """Fetch the made-up file from a server with this script."""
     server.script[:] = script
     return fetch("fcn_resnet50", url=server.url, folder=folder, overwrite=overwrite, timeout=timeout)
 
 
 def leave_part(folder: Path, content: bytes, **note: str) -> None:
-    """What an earlier call has left."""
+    """Write a partial file and its record, as an earlier call leaves them."""
     (folder / f"{ROW.file}.part").write_bytes(content)
     if note:
         (folder / f"{ROW.file}.part.json").write_text(json.dumps(note))
@@ -179,13 +184,13 @@ def names(folder: Path) -> list[str]:
 
 
 def part_of(folder: Path) -> bytes:
-    """What this call has left."""
+    """Return the content of the partial file; check that only it and its record are left."""
     assert names(folder) == [f"{ROW.file}.part", f"{ROW.file}.part.json"]
     return (folder / f"{ROW.file}.part").read_bytes()
 
 
 def check_fetched(report: FetchReport, folder: Path) -> None:
-    assert names(folder) == [ROW.file], "nothing else is left"
+    assert names(folder) == [ROW.file], "other files are left"
     assert (folder / ROW.file).read_bytes() == BODY
     assert report.path == str(folder / ROW.file)
     assert (report.sha256, report.bytes) == (DIGEST, len(BODY))

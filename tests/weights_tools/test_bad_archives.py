@@ -1,4 +1,4 @@
-"""Whole checkpoints whose archive is damaged or made to harm: refused with little memory, nothing is left behind."""
+"""Checkpoints with a damaged or hostile archive are refused with little memory and leave no file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRST = "backbone.0.0.weight"  # the storage "0"
 
 
 def _refused(folder: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Convert by the command; return its one line of error, after looking at what it left and how much it took."""
+    """Return the one-line error of `convert`; check its memory and that it leaves no file."""
     before = sorted(folder.iterdir())
     tracemalloc.start()
     try:
@@ -40,35 +40,35 @@ def _refused(folder: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> st
         tracemalloc.stop()
     assert peak < 2 * path.stat().st_size + (16 << 20)
     assert sorted(folder.iterdir()) == before
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1
-    assert said.err.startswith(f"weights-tools: {path}: it")
-    return said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith((f"weights-tools: {path}: the ", f"weights-tools: {path}: no known "))
+    return captured.err
 
 
 STORAGES: dict[str, tuple[Callable[[Entries], Any], tuple[str, ...], str]] = {
     "short": (
         lambda e: e.update({"data/0": e["data/0"][:-4]}),
         (),
-        f"its tensor '{FIRST}' has 1,724 bytes of data where 1,728 are stated",
+        f"the tensor '{FIRST}' has 1,724 bytes of data, but 1,728 are stated",
     ),
-    "missing": (lambda e: e.pop("data/0"), (), f"its tensor '{FIRST}' has no data: the entry '0' is missing"),
+    "missing": (lambda e: e.pop("data/0"), (), f"the tensor '{FIRST}' has no data: the entry '0' is missing"),
     "compressed": (
         len,  # changes nothing
         ("data/0",),
-        f"its tensor '{FIRST}' is stored compressed, as torch never does; save the checkpoint again with torch.save",
+        f"the tensor '{FIRST}' is stored compressed, which torch never does. Save the checkpoint again with",
     ),
     "deflate bomb": (
         lambda e: e.update({"data/0": bytes(1 << 28)}),
         ("data/0",),
-        f"its tensor '{FIRST}' is stored compressed",
+        f"the tensor '{FIRST}' is stored compressed",
     ),
 }
 
 
 @pytest.mark.parametrize("case", STORAGES)
-def test_storages_that_are_not_as_stated(
+def test_storages_unlike_their_description_are_refused(
     tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     change, compressed, message = STORAGES[case]
@@ -82,25 +82,25 @@ def test_storages_that_are_not_as_stated(
 
 
 VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "stride 0": (lambda t: torch.zeros(1).expand(t.shape), "claims 432 elements and only 1 are stored"),
+    "stride 0": (lambda t: torch.zeros(1).expand(t.shape), "claims 432 elements, but only 1 are stored"),
     "overlapping": (
         lambda t: torch.zeros(100).as_strided(t.shape, (2, 1, 1, 1)),
-        "claims 432 elements and only 100 are stored (a stride of 0 repeats them)",
+        "claims 432 elements, but only 100 are stored (a stride of 0 repeats them)",
     ),
 }
 
 
 @pytest.mark.parametrize("case", VIEWS)
-def test_views_that_claim_more_than_is_stored(
+def test_views_larger_than_their_storage_are_refused(
     tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     make, message = VIEWS[case]
     path = tmp_path / "w.pth"
     torch.save({**state, FIRST: make(state[FIRST])}, path)
-    assert f"its tensor '{FIRST}' {message}" in _refused(tmp_path, path, capsys)
+    assert f"the tensor '{FIRST}' {message}" in _refused(tmp_path, path, capsys)
 
 
-def test_view_of_40_gb_in_a_small_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_view_of_40_gb_in_a_small_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "w.pth"
     torch.save({"w": torch.zeros(1).expand(100_000, 100_000)}, path)
     assert path.stat().st_size < 4096
@@ -108,8 +108,8 @@ def test_view_of_40_gb_in_a_small_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert inspect(path).parameters == 10**10
 
 
-def test_slice_of_a_storage_takes_no_memory_of_its_own(tmp_path: Path, state: State) -> None:
-    """64 MB of which 84 bytes are wanted: read once, and not copied."""
+def test_slice_of_a_large_storage_is_not_copied(tmp_path: Path, state: State) -> None:
+    """Convert a tensor of 84 bytes in a storage of 64 MB, which is read once."""
     name = "classifier.high_classifier.bias"
     large = torch.zeros(1 << 24)
     large[:21] = state[name]
@@ -126,7 +126,7 @@ def test_slice_of_a_storage_takes_no_memory_of_its_own(tmp_path: Path, state: St
 
 
 def test_no_flipped_bit_changes_a_number(tmp_path: Path) -> None:
-    """All over a small archive: it is refused, or the bit was one that means nothing."""
+    """Flip bits all over a small archive: each is refused, or has no meaning."""
     tensors = {"conv.weight": torch.arange(24.0).reshape(2, 3, 4), "n": torch.tensor(3)}
     content = saved(tensors)
     path = tmp_path / "w.pth"
@@ -146,7 +146,7 @@ def test_no_flipped_bit_changes_a_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["legacy", "safetensors"])
-def test_formats_without_checksums_say_so(tmp_path: Path, state: State, kind: str) -> None:
+def test_missing_checksums_are_noted(tmp_path: Path, state: State, kind: str) -> None:
     from safetensors.torch import save
 
     content = save(state) if kind == "safetensors" else saved(state, _use_new_zipfile_serialization=False)
@@ -167,8 +167,8 @@ def test_flipped_bit_under_a_name_with_a_hash_is_noted(tmp_path: Path, state: St
     assert any("not with the digits in the file's name" in note for note in report.notes)
 
 
-def test_junk_in_front_with_corrected_offsets(tmp_path: Path) -> None:
-    """As self-extracting archives have it; other readers see no difference."""
+def test_archive_with_leading_bytes_is_refused(tmp_path: Path) -> None:
+    """Refuse what self-extracting archives do; other readers accept the archive."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
         made.writestr("a/data.pkl", tensor_pickle((3,), (1,), numel=3))
@@ -185,12 +185,12 @@ def test_junk_in_front_with_corrected_offsets(tmp_path: Path) -> None:
     path.write_bytes(junk + data)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-    with pytest.raises(WeightsError, match="bytes stand before the archive that it holds; only a plain zip archive"):
+    with pytest.raises(WeightsError, match=r"the archive has bytes before its first entry\. Only a plain zip archive"):
         inspect(path)
 
 
-def test_program_of_a_torchscript_archive_does_not_matter(tmp_path: Path) -> None:
-    """Only loading the usual way would run it: here it could be anything."""
+def test_program_of_a_torchscript_archive_is_never_read(tmp_path: Path) -> None:
+    """Replace the program by garbage; only `torch.jit.load` would run it."""
     model = network(num_classes=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
@@ -200,7 +200,7 @@ def test_program_of_a_torchscript_archive_does_not_matter(tmp_path: Path) -> Non
     assert changed != entries
     report = convert(rezip(tmp_path / "w.pt", changed), tmp_path / "out.safetensors")
     assert report.container == "TorchScript archive"
-    assert "its program was not run and not looked at: only its parameters were read" in report.notes
+    assert "the archive's program was neither run nor read: only the parameters were read" in report.notes
     assert_same(dict(segnets.load(tmp_path / "out.safetensors").state_dict()), dict(model.state_dict()))
 
 
@@ -209,12 +209,12 @@ def test_exported_program_is_refused(tmp_path: Path) -> None:
 
     save(export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), tmp_path / "w.pt2")
     with pytest.raises(
-        WeightsError, match=r"it is a \.pt2 archive of torch\.export: a program, which loading would run"
+        WeightsError, match=r"the file is a \.pt2 archive of torch\.export: a program, which loading would run"
     ):
         inspect(tmp_path / "w.pt2")
 
 
-def test_big_endian_legacy_file(tmp_path: Path) -> None:
+def test_big_endian_legacy_file_is_read(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(5.0), "b": torch.tensor(7), "c": torch.ones(3, dtype=torch.uint8)}
     path = tmp_path / "w.pth"
     path.write_bytes(saved(tensors, _use_new_zipfile_serialization=False))

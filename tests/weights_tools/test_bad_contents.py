@@ -1,4 +1,4 @@
-"""Files that are whole but hold something else than one network's weights, and what surrounds the command."""
+"""Undamaged files that do not hold one network's weights, and the environment of the command."""
 
 from __future__ import annotations
 
@@ -28,35 +28,38 @@ ZERO = {"base_optimizer_state": {}, "zero_stage": 2, "single_partition_of_fp32_g
 
 
 def _refusal(tmp_path: Path, content: object, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command says on stderr about a file of torch.save; nothing else comes of it."""
+    """Return the error of `convert` for a file of torch.save; check that it writes no file."""
     path = tmp_path / "w.pth"
     torch.save(content, path)
     assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"weights-tools: {path}: ")
+    error = capsys.readouterr()
+    assert error.out == ""
+    assert error.err.startswith(f"weights-tools: {path}: ")
     assert main(["inspect", str(path)]) == 1
     assert "Traceback" not in capsys.readouterr().err
-    return said.err
+    return error.err
 
 
 NO_WEIGHTS: dict[str, tuple[Any, str]] = {
-    "None": (None, "it holds nothing (None). Save model.state_dict()"),
-    "tensor": (torch.ones(3), "it holds a bare tensor (3,). Save model.state_dict()"),
-    "list": ([torch.ones(3)], "it holds a bare list. Save model.state_dict()"),
-    "tuple": ((1, torch.ones(3)), "it holds a bare tuple"),
-    "number": (3.5, "it holds a bare float"),
-    "empty": ({}, "it holds an empty dictionary"),
-    "other things": ({"epoch": 3}, "it has the keys epoch (int)"),
-    "optimizer": (OPTIMIZER, "it holds the state of an optimizer only, no weights of a network; give the file of the"),
+    "None": (None, "but nothing (None). Save model.state_dict() instead."),
+    "tensor": (torch.ones(3), "but a bare tensor (3,). Save model.state_dict() instead."),
+    "list": ([torch.ones(3)], "but a bare list. Save model.state_dict() instead."),
+    "tuple": ((1, torch.ones(3)), "but a bare tuple"),
+    "number": (3.5, "but a bare float"),
+    "empty": ({}, "but an empty dictionary"),
+    "other things": ({"epoch": 3}, "but the keys epoch (int)"),
+    "optimizer": (
+        OPTIMIZER,
+        "the checkpoint holds only the state of an optimizer, no weights of a network. Pass the model",
+    ),
     "optimizer with others": (
         {"optimizer": OPTIMIZER, "epoch": 3},
-        "it holds the state of an optimizer (under 'optimizer') and no weights of a network; give the file of",
+        "the checkpoint holds the state of an optimizer (under 'optimizer') and no weights of a network. Pass the",
     ),
     "one process of ZeRO": (
         {"optimizer_state_dict": ZERO, "ds_version": "0.14"},
-        "it holds the state of an optimizer (under 'optimizer_state_dict') and no weights of a network",
+        "the checkpoint holds the state of an optimizer (under 'optimizer_state_dict') and no weights of a network",
     ),
     "LoRA": (
         {f"base_model.model.layer1.0.conv1.lora_{c}.weight": torch.ones(4, 4) for c in "AB"},
@@ -66,28 +69,28 @@ NO_WEIGHTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", NO_WEIGHTS)
-def test_files_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_files_without_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     content, message = NO_WEIGHTS[case]
-    said = _refusal(tmp_path, content, capsys)
-    assert message in said
-    assert len(said.splitlines()) == 1
+    error = _refusal(tmp_path, content, capsys)
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 NAMES: list[Any] = [3, ("a", 1), b"a", None, "a\nb", "a\0b", "a/b", "../a", "\ud800", "__metadata__", "x" * 10_000_000]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name)[:14])
-def test_names_of_tensors_that_no_tool_can_hold(
+def test_unusable_tensor_names_are_refused(
     tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str], name: Any
 ) -> None:
-    said = _refusal(tmp_path, {**state, name: torch.ones(2)}, capsys)
-    assert len(said.splitlines()) == 1
-    assert len(said) < 400
-    assert "name" in said
+    error = _refusal(tmp_path, {**state, name: torch.ones(2)}, capsys)
+    assert len(error.splitlines()) == 1
+    assert len(error) < 400
+    assert "name" in error
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a/b", "..", "\u202e", "x" * 1_000])
-def test_names_in_a_safetensors_header(tmp_path: Path, name: str) -> None:
+def test_unusable_names_in_a_safetensors_header_are_refused(tmp_path: Path, name: str) -> None:
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     header = json.dumps({name: entry}).encode()
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
@@ -97,7 +100,7 @@ def test_names_in_a_safetensors_header(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["module.", "_orig_mod.", "model.", "net.", "network."])
-def test_prefixes_come_off_in_any_order(tmp_path: Path, state: State, first: str) -> None:
+def test_prefixes_are_removed_in_any_order(tmp_path: Path, state: State, first: str) -> None:
     for second in ("", "module.", "_orig_mod.", "model."):
         averaged = {"n_averaged": torch.tensor(3)} if second == "module." else {}
         prefixed = {f"{first}{second}{name}": tensor for name, tensor in state.items()}
@@ -108,15 +111,15 @@ def test_prefixes_come_off_in_any_order(tmp_path: Path, state: State, first: str
         assert report.dropped == (("n_averaged",) if averaged else ())
 
 
-def test_names_that_would_become_one_are_refused(
+def test_names_equal_without_their_prefix_are_refused(
     tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = {**state, "module.backbone.0.0.weight": state["backbone.0.0.weight"]}
     assert "+ module.backbone.0.0.weight" in _refusal(tmp_path, both, capsys)
 
 
-def test_objects_of_libraries_that_are_not_installed(tmp_path: Path, state: State) -> None:
-    """As mmengine's checkpoints hold them; the classes are gone when the file is read."""
+def test_objects_of_missing_libraries_are_ignored(tmp_path: Path, state: State) -> None:
+    """Read a checkpoint as mmengine writes it, without mmengine's classes."""
     module = types.ModuleType("mmengine.logging.history_buffer")
 
     class HistoryBuffer:
@@ -127,7 +130,7 @@ def test_objects_of_libraries_that_are_not_installed(tmp_path: Path, state: Stat
     HistoryBuffer.__qualname__ = "HistoryBuffer"
     module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        for parent in ("mmengine", "mmengine.logging"):  # which may be absent
+        for parent in ("mmengine", "mmengine.logging"):  # may be absent
             patch.setitem(sys.modules, parent, types.ModuleType(parent))
         patch.setitem(sys.modules, module.__name__, module)
         torch.save(
@@ -148,7 +151,9 @@ PARTS = {
 
 
 @pytest.mark.parametrize("case", PARTS)
-def test_parts_of_a_network(tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_parts_of_a_network_are_refused(
+    tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     prefix, message = PARTS[case]
     part = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
     assert message in _refusal(tmp_path, part, capsys)
@@ -163,26 +168,26 @@ def test_missing_and_extra_tensors_are_listed(tmp_path: Path, state: State, caps
     assert lines[3:] == [*(f"  + extra.{i}" for i in range(10)), "  + and 2 more"]
 
 
-def test_classifiers_of_different_numbers_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classifiers_with_different_class_counts_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = dict(network("deeplabv3_mobilenet_v3_large", aux_loss=True, num_classes=21).state_dict())
     for name in ("classifier.4.weight", "classifier.4.bias"):
         state[name] = state[name][:19].clone()
-    said = _refusal(tmp_path, state, capsys)
-    assert "(num_classes=19, aux_loss=True) but do not fit it: 2 of another shape" in said
-    assert "~ aux_classifier.4.bias: file (21,), model (19,)" in said
+    error = _refusal(tmp_path, state, capsys)
+    assert "(num_classes=19, aux_loss=True) but do not fit it: 2 of another shape" in error
+    assert "~ aux_classifier.4.bias: file (21,), model (19,)" in error
 
 
 @pytest.mark.parametrize("aux", [True, False])
-def test_auxiliary_classifier_may_be_there_or_not(tmp_path: Path, aux: bool) -> None:
+def test_auxiliary_classifier_is_optional(tmp_path: Path, aux: bool) -> None:
     source = network("deeplabv3_mobilenet_v3_large", aux_loss=aux)
     torch.save(source.state_dict(), tmp_path / "w.pth")
     assert convert(tmp_path / "w.pth", tmp_path / "out.safetensors").options["aux_loss"] is aux
 
 
-def test_report_says_which_geometry_was_assumed(
-    tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Another function may have tensors of the same names and shapes: torchvision's is taken, and told."""
+def test_report_lists_the_assumed_options(tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str]) -> None:
+    """Take torchvision's options for what the tensors don't determine, and list them."""
     torch.save(state, tmp_path / "w.pth")
     assert main(["convert", str(tmp_path / "w.pth"), str(tmp_path / "out.safetensors")]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layout")]
@@ -201,7 +206,7 @@ LAUGHS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("case", LAUGHS)
-def test_values_that_double_again_and_again(tmp_path: Path, state: State, case: str) -> None:
+def test_exponentially_nested_values_are_ignored_quickly(tmp_path: Path, state: State, case: str) -> None:
     laughs: Any = {"ha": 1}
     for _ in range(100):
         laughs = LAUGHS[case](laughs)
@@ -214,10 +219,10 @@ def test_values_that_double_again_and_again(tmp_path: Path, state: State, case: 
     assert len(str(error.value)) < 500
 
 
-def test_name_in_other_letters_is_another_file_or_refused(tmp_path: Path, state: State) -> None:
+def test_target_that_differs_in_case_is_not_overwritten(tmp_path: Path, state: State) -> None:
     torch.save(state, tmp_path / "w.pth")
     (tmp_path / "OUT.safetensors").write_bytes(b"precious")
-    one_file = (tmp_path / "out.safetensors").exists()  # where the file system does not tell letters apart
+    one_file = (tmp_path / "out.safetensors").exists()  # on a case-insensitive file system
     if one_file:
         with pytest.raises(OSError, match="exists already"):
             convert(tmp_path / "w.pth", tmp_path / "out.safetensors")
@@ -238,7 +243,7 @@ sys.exit(main(["inspect", "w.pth"]) or main(["convert", "w.pth", "out.safetensor
 
 
 @pytest.mark.parametrize("home", [None, "/dev/null"])
-def test_without_home_network_and_other_libraries(tmp_path: Path, state: State, home: str | None) -> None:
+def test_commands_need_no_home_network_or_other_libraries(tmp_path: Path, state: State, home: str | None) -> None:
     torch.save(state, tmp_path / "w.pth")
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **({"HOME": home} if home else {})}
     command = [sys.executable, "-c", _ALONE]
@@ -253,8 +258,8 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-def test_whole_module_beside_weights(tmp_path: Path, state: State, zipped: bool) -> None:
-    """The weights are taken, the module is left alone."""
+def test_pickled_module_next_to_weights_is_ignored(tmp_path: Path, state: State, zipped: bool) -> None:
+    """Convert the weights and list the module as ignored."""
     content = {"net": Net(), "state_dict": state}
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     report = convert(tmp_path / "w.pth", tmp_path / "out.safetensors")

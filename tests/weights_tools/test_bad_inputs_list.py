@@ -1,4 +1,4 @@
-"""`docs/bad_inputs.md` numbers every entry, and every test that it names exists."""
+"""Check that the entries of `docs/bad_inputs.md` are numbered and that the tests they name exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_entries_are_numbered_without_gaps() -> None:
 def test_every_entry_names_tests_that_exist(number: str, entry: str) -> None:
     named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", entry)
     assert named
-    assert entry.count("`tests/") == len(named), "every name has the form `tests/file.py::test_name`"
+    assert entry.count("`tests/") == len(named), "each test is named in the form `tests/file.py::test_name`"
     for file, test in named:
         assert test.startswith("test_")
         tree = ast.parse((ROOT / file).read_text())

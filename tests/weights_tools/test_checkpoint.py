@@ -1,4 +1,4 @@
-"""Finding the one state dict in what a file holds."""
+"""`find_state_dict`: candidates, keys, prefixes, names, module trees."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ def _find(top: Value, key: str | None = None) -> StateDict:
 
 def test_several_candidates_need_a_key() -> None:
     top = {"model": STATE, "model_ema": {"module.conv.weight": W}, "epoch": 1}
-    with pytest.raises(WeightsError, match="it holds several sets of weights: model, model_ema; choose one with --key"):
+    with pytest.raises(
+        WeightsError, match=r"the checkpoint holds several sets of weights: model, model_ema\. Choose one with --key"
+    ):
         _find(top)
     assert _find(top, "model").tensors.keys() == STATE.keys()
     assert _find(top, "model_ema").stripped == ("module.",)
-    with pytest.raises(WeightsError, match=r"it has no key 'ema'; it has the keys model \(dict\), model_ema \(dict\)"):
+    with pytest.raises(
+        WeightsError, match=r"the checkpoint has no key 'ema', but the keys model \(dict\), model_ema \(dict\)"
+    ):
         _find(top, "ema")
-    with pytest.raises(WeightsError, match="under the key 'epoch' it holds no tensors by name but int"):
+    with pytest.raises(WeightsError, match="the key 'epoch' holds int instead of named tensors"):
         _find(top, "epoch")
 
 
@@ -50,18 +54,18 @@ LARGE = {f"layer{i}.weight": W for i in range(8)}
         ),
     ],
 )
-def test_whatever_could_be_a_network_too_counts(top: Value, named: str) -> None:
-    with pytest.raises(WeightsError, match=f"it holds several sets of weights: {named}"):
+def test_all_plausible_networks_count_as_candidates(top: Value, named: str) -> None:
+    with pytest.raises(WeightsError, match=f"the checkpoint holds several sets of weights: {named}"):
         _find(top)
 
 
-def test_what_is_far_smaller_does_not_count() -> None:
+def test_much_smaller_dictionaries_are_not_candidates() -> None:
     assert _find({"model": LARGE, "loss": {"weight": W, "bias": W}}).path == ("model",)
     assert _find({**LARGE, "scaler": {"scale": W}}).path == ()
     assert _find({"model": LARGE, "optimizer": {"state": {0: {"exp_avg": W}}, "param_groups": []}}).path == ("model",)
 
 
-def test_a_key_may_name_the_outermost_or_a_prefix() -> None:
+def test_key_may_be_the_outermost_dictionary_or_a_prefix() -> None:
     assert _find({**LARGE, "ema": dict(LARGE)}, ".").path == ()
     two = {f"{name}.{key}": W for name in ("student", "teacher") for key in LARGE}
     for top in (two, {"state_dict": two, "epoch": 1}):
@@ -69,7 +73,7 @@ def test_a_key_may_name_the_outermost_or_a_prefix() -> None:
         assert found.tensors.keys() == LARGE.keys()
         assert found.stripped == ("teacher.",)
         assert found.dropped == tuple(f"student.{key}" for key in LARGE)
-    with pytest.raises(WeightsError, match="it has no key 'teach'"):
+    with pytest.raises(WeightsError, match="the checkpoint has no key 'teach'"):
         _find(two, "teach")
 
 
@@ -79,7 +83,7 @@ def test_nested_keys_may_contain_dots() -> None:
     assert _find(top, "other.c").path == ("other", "c")
 
 
-def test_a_dictionary_of_an_unknown_name_is_found() -> None:
+def test_dictionary_under_an_unknown_key_is_found() -> None:
     assert _find({"student": STATE, "epoch": 3}).path == ("student",)
     with pytest.raises(WeightsError, match="several sets of weights: student, teacher"):
         _find({"student": STATE, "teacher": dict(STATE)})
@@ -88,12 +92,12 @@ def test_a_dictionary_of_an_unknown_name_is_found() -> None:
 @pytest.mark.parametrize(
     ("top", "message"),
     [
-        (None, r"no tensors named like the parameters of a network; it holds nothing \(None\)"),
-        (W, r"no tensors named .* it holds a bare tensor \(2, 3\)"),
-        ([W], "no tensors named .* it holds a bare list"),
-        ({}, "no tensors named .* it holds an empty dictionary"),
-        ({"epoch": 3, "loss": 0.5}, r"no tensors named .* it has the keys epoch \(int\), loss \(float\)"),
-        ({"state": {0: {"exp_avg": W}}, "param_groups": []}, "the state of an optimizer only"),
+        (None, r"no tensors named like the parameters of a network, but nothing \(None\)"),
+        (W, r"no tensors named .* but a bare tensor \(2, 3\)"),
+        ([W], "no tensors named .* but a bare list"),
+        ({}, "no tensors named .* but an empty dictionary"),
+        ({"epoch": 3, "loss": 0.5}, r"no tensors named .* but the keys epoch \(int\), loss \(float\)"),
+        ({"state": {0: {"exp_avg": W}}, "param_groups": []}, "only the state of an optimizer"),
         (
             {"optimizer": {"state": {0: {"exp_avg": W}}, "param_groups": []}},
             r"the state of an optimizer \(under 'optimizer'\) and no weights",
@@ -109,7 +113,7 @@ def test_a_dictionary_of_an_unknown_name_is_found() -> None:
         (Foreign(Global("my", "Thing")), r"no weights but an object of my\.Thing"),
     ],
 )
-def test_no_weights(top: Value, message: str) -> None:
+def test_files_without_weights_are_refused(top: Value, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         _find(top)
 
@@ -129,10 +133,10 @@ def test_no_weights(top: Value, message: str) -> None:
         ("a\ud800", r"name 'a\\ud800' is not accepted"),
         ("a\u202eb", "is not accepted"),
         ("__metadata__", "name '__metadata__' is not accepted"),
-        ("x" * 10_000_000, "a name of 10,000,000 characters; 400 are the most"),
+        ("x" * 10_000_000, r"a name of 10,000,000 characters \(at most 400 are accepted\)"),
     ],
 )
-def test_names_that_no_tool_can_hold(name: Any, message: str) -> None:
+def test_unusable_tensor_names_are_refused(name: Any, message: str) -> None:
     with pytest.raises(WeightsError, match=message) as error:
         _find({**STATE, name: W})
     assert len(str(error.value)) < 300
@@ -147,23 +151,23 @@ def test_search_visits_every_dictionary_once() -> None:
     assert _find({"model": STATE, "model_ema": STATE}).path == ("model",)
 
 
-def test_more_tensors_than_any_network_has() -> None:
-    with pytest.raises(WeightsError, match="it holds 50,001 entries in one dictionary"):
+def test_too_many_tensors_are_refused() -> None:
+    with pytest.raises(WeightsError, match="the checkpoint holds 50,001 entries in one dictionary"):
         _find({f"w{i}": W for i in range(50_001)})
 
 
-def test_prefixes_are_taken_off_only_if_all_have_them() -> None:
+def test_prefixes_are_removed_only_if_all_names_share_them() -> None:
     assert _find({"module.a.w": W, "module.module.b": W}).tensors.keys() == {"a.w", "module.b"}
     assert _find({"module.a": W, "b": W}).stripped == ()
     assert _find({"module.a": W, "n_averaged": described({"n": torch.tensor(1)})["n"]}).dropped == ("n_averaged",)
 
 
-def test_prefixes_can_not_make_two_names_one() -> None:
+def test_removing_prefixes_never_merges_names() -> None:
     both = _find({"module.a": W, "module.module.a": W})
     assert both.tensors.keys() == {"a", "module.a"}
 
 
-def test_what_is_ignored_is_listed_without_being_looked_into() -> None:
+def test_ignored_objects_are_listed_without_traversal() -> None:
     loop: list[Value] = []
     for _ in range(60):
         loop = [loop, loop]
@@ -177,7 +181,7 @@ def _module(state: dict[Value, Value]) -> Foreign:
     return Foreign(Global("__torch__", "M"), (), state)
 
 
-def _recalling_itself() -> Foreign:
+def _cyclic() -> Foreign:
     module = _module({})
     module.state = {"w": W, **{f"a{i}": module for i in range(5_000)}}
     return module
@@ -191,34 +195,40 @@ def _chain(length: int) -> Foreign:
 
 
 MODULES: dict[str, tuple[Foreign, str]] = {
-    "recalls itself": (_recalling_itself(), "too many or nested too deep"),
-    "too many": (_module({f"a{i}": _module({}) for i in range(MAX_MODULES + 1)}), "too many or nested too deep"),
-    "too deep": (_chain(MAX_DEPTH + 1), "too many or nested too deep"),
-    "plain attributes again and again": (
+    "cyclic": (_cyclic(), "too many modules, or they are nested too deeply"),
+    "too many": (
+        _module({f"a{i}": _module({}) for i in range(MAX_MODULES + 1)}),
+        "too many modules, or they are nested too deeply",
+    ),
+    "too deep": (_chain(MAX_DEPTH + 1), "too many modules, or they are nested too deeply"),
+    "repeated plain attributes": (
         _module({f"a{i}": module for module in [_module(dict.fromkeys(range(10_000)))] for i in range(1_000)}),
         f"with {MAX_ATTRIBUTES:,} attributes",
     ),
-    "tensors again and again": (
+    "repeated tensors": (
         _module({f"a{i}": module for module in [_module({f"w{i}": W for i in range(1_000)})] for i in range(60)}),
-        f"it holds more than {MAX_TENSORS:,} tensors, as no network does",
+        f"the archive holds more than {MAX_TENSORS:,} tensors, which no network has",
     ),
-    "long names": (_module({"x" * 10_000_000: _module({"w": W})}), "a name of 402 characters; 400 are the most"),
+    "long names": (
+        _module({"x" * 10_000_000: _module({"w": W})}),
+        r"a name of 402 characters \(at most 400 are accepted\)",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", MODULES)
-def test_modules_of_no_network(case: str) -> None:
+def test_implausible_module_trees_are_refused(case: str) -> None:
     top, message = MODULES[case]
     with pytest.raises(WeightsError, match=message):
         find_state_dict(Container("TorchScript archive", top, {}))
 
 
-def test_modules_are_walked_in_order_and_may_share() -> None:
+def test_modules_are_walked_in_order_and_may_be_shared() -> None:
     shared = _module({"w": W, "n": 3, "odd": UnreadableTensor("sparse")})
     top = _module({"b": shared, "own": W, "a": shared, "deep": _chain(50)})
     found = find_state_dict(Container("TorchScript archive", top, {}))
     assert list(found.tensors) == ["own", "b.w", "a.w", f"deep.{'next.' * 50}w"]
-    assert found.notes == ("2 attributes that are no plain tensors were left out",)
+    assert found.notes == ("2 attributes that are not plain tensors were left out",)
 
 
 @pytest.mark.parametrize(
@@ -233,5 +243,5 @@ def test_modules_are_walked_in_order_and_may_share() -> None:
         ("f1.tp", torch.tensor(0), False),
     ],
 )
-def test_what_looks_trained(name: str, tensor: Tensor, expected: bool) -> None:
+def test_looks_trained(name: str, tensor: Tensor, expected: bool) -> None:
     assert looks_trained(name, described({name: tensor})[name]) is expected

@@ -133,7 +133,7 @@ def test_bad_files_end_in_one_line_and_exit_1(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         done = _run("convert", name, "out.safetensors", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"weights-tools: {name}: it ")
+        assert done.stderr.startswith(f"weights-tools: {name}: the ")
         assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(bad)
 
@@ -171,7 +171,7 @@ def test_plain_locale_and_odd_names(tmp_path: Path, source: Path) -> None:
     assert (tmp_path / f"{name}.safetensors").is_file()
     gone = _run("inspect", b"\xff\xfe.pth", cwd=tmp_path, **options)
     assert gone.returncode == 1
-    assert "there is no such file" in gone.stderr
+    assert "the file does not exist" in gone.stderr
     assert len(gone.stderr.splitlines()) == 1
 
 

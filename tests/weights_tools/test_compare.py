@@ -233,7 +233,7 @@ def test_a_file_made_from_another_source_is_refused(pair: tuple[str, str], tmp_p
         weights_tools.compare(pair[0], tmp_path / "own.safetensors", project="torchvision")
     with pytest.raises(WeightsError, match="is a PyTorch file, not safetensors"):
         weights_tools.compare(pair[0], pair[0], project="torchvision")
-    with pytest.raises(WeightsError, match=r"absent\.pth: there is no such file"):
+    with pytest.raises(WeightsError, match=r"absent\.pth: the file does not exist"):
         weights_tools.compare(tmp_path / "absent.pth", pair[1], project="torchvision")
 
 

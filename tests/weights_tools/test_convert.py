@@ -157,7 +157,9 @@ def test_published_file_is_recognised_by_its_hash(
 
 def test_attack_is_refused_by_name(tmp_path: Path, state: State) -> None:
     marker = tmp_path / "executed"
-    with pytest.raises(WeightsError, match=r"it names posix\.mkdir, which could run commands .* nothing of it was run"):
+    with pytest.raises(
+        WeightsError, match=r"the file names posix\.mkdir, which could run commands .* Nothing in it was run"
+    ):
         _convert(tmp_path, {"model": state, "extra": Bomb(marker)})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.pth"]
 
@@ -207,7 +209,7 @@ def test_tensors_without_plain_values(
     tmp_path: Path, state: State, make: Callable[[Tensor], Tensor], kind: str
 ) -> None:
     bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
-    with pytest.raises(WeightsError, match=f"its tensor 'classifier.low_classifier.bias' is a {kind} tensor"):
+    with pytest.raises(WeightsError, match=f"the tensor 'classifier.low_classifier.bias' is a {kind} tensor"):
         _convert(tmp_path, bad)
 
 

@@ -1,4 +1,4 @@
-"""Archives that C++ programs write with torch::save, made by one (`cpp_archive/main.cpp`)."""
+"""Archives written with torch::save by a C++ program (`cpp_archive/main.cpp`)."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ State = dict[str, Tensor]
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "resnet18"])
-def test_network_of_a_cpp_program(tmp_path: Path, torch_save: Save, name: str) -> None:
+def test_network_of_a_cpp_program_is_converted(tmp_path: Path, torch_save: Save, name: str) -> None:
     state = dict(network(name, num_classes=3).state_dict())
     path = torch_save(state)
     report = convert(path, tmp_path / "out.safetensors")
     assert (report.container, report.model) == ("C++ archive", name)
-    assert "its program was not run and not looked at: only its parameters were read" in report.notes
+    assert "the archive's program was neither run nor read: only the parameters were read" in report.notes
     assert_same(dict(segnets.load(tmp_path / "out.safetensors").state_dict()), state)
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("tensors", r"a list of 319 tensors without names .* nobody can tell which is which; save the module itself"),
+        ("tensors", r"a list of 319 tensors without names .* can't be told apart\. Save the module itself"),
         ("tensor", "a list of 1 tensors without names"),
-        ("optimizer", "the state of an optimizer only, no weights of a network; save the module itself"),
+        ("optimizer", r"only the state of an optimizer, no weights of a network\. Save the module itself"),
     ],
 )
-def test_what_else_torch_save_writes(tmp_path: Path, torch_save: Save, state: State, kind: str, message: str) -> None:
+def test_cpp_archives_without_a_network_are_refused(
+    tmp_path: Path, torch_save: Save, state: State, kind: str, message: str
+) -> None:
     path = torch_save(state, kind)
     report = inspect(path)
     assert report.container == "C++ archive"
@@ -49,11 +51,11 @@ def test_what_else_torch_save_writes(tmp_path: Path, torch_save: Save, state: St
 
 def test_cpp_archive_has_no_keys(torch_save: Save, state: State) -> None:
     refused = inspect(torch_save(state), key="model").refused
-    assert refused == "it is a C++ archive, which has no keys to choose from; leave out --key"
+    assert refused == "the file is a C++ archive, which has no keys to choose from. Leave out --key."
 
 
 class Module(nn.Module):
-    """Has the name of every module of a C++ archive."""
+    """A module of Python with the class name that all modules of a C++ archive have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class Module(nn.Module):
         return x + self.weight
 
 
-def test_python_module_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_class_called_module_is_not_a_cpp_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Module, "__module__", "__main__")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated

@@ -129,7 +129,7 @@ def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
         (["--remap-classes", "twice.json"], "holds the name 'a' twice"),
         (["--remap-classes", "bad.json"], "class map is no JSON text"),
         (["--remap-classes", "true.json"], "must map to a class of the source, by name or number, or null"),
-        (["--remap-classes", "absent.json"], "there is no such file"),
+        (["--remap-classes", "absent.json"], "the file does not exist"),
         (["--num-classes", "3", "--remap-classes", "map.json"], "the class map has 1 classes. Leave one of them out."),
         (["--num-classes", "3", "--classes", "names.txt"], "the network has 3 classes, but 4 class names were given"),
         (["--backbone-only", "--num-classes", "3"], "a backbone alone, which has no classes"),

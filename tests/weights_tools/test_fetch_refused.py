@@ -31,15 +31,21 @@ def _not_http(request: Request) -> None:
 
 REFUSED: dict[str, tuple[Reply, str]] = {
     "wrong hash": (good(OTHER), f"its sha256 is [0-9a-f]{{64}}, not {DIGEST[:8]}...; nothing was kept; .*--from URL"),
-    "page": (plain(PAGE, Content_Type="text/html", Content_Length=len(PAGE)), "sent no weights file: it is a web page"),
+    "page": (
+        plain(PAGE, Content_Type="text/html", Content_Length=len(PAGE)),
+        "sent no weights file: the file is a web page",
+    ),
     "odd page": (
         plain(b"oops" * 9, Content_Type="text/html"),
-        "sent no weights file: it is a web page, perhaps an error mess",
+        "sent no weights file: the file is a web page, perhaps an error mess",
     ),
-    "page without a type": (plain(b"\n " + PAGE), "sent no weights file: it is a web page"),
-    "JSON": (plain(b'{"message": "gone"}'), "sent no weights file: it is a JSON text that says 'gone'"),
-    "git-lfs": (plain(b"version https://git-lfs.github.com/spec/v1"), "sent no weights file: it is a git-LFS pointer"),
-    "empty": (plain(b"", Content_Length=0), "sent no weights file: it is empty"),
+    "page without a type": (plain(b"\n " + PAGE), "sent no weights file: the file is a web page"),
+    "JSON": (plain(b'{"message": "gone"}'), "sent no weights file: the file is JSON text that says 'gone'"),
+    "git-lfs": (
+        plain(b"version https://git-lfs.github.com/spec/v1"),
+        "sent no weights file: the file is a git-LFS pointer",
+    ),
+    "empty": (plain(b"", Content_Length=0), "sent no weights file: the file is empty"),
     "404": (plain(PAGE, 404), r"the server has no such file \(404 Not Found\)"),
     "403": (plain(PAGE, 403), r"denies access \(403 Forbidden\)"),
     "418": (plain(PAGE, 418), r"the server answered 418 \(I'm a Teapot\) and sent no file"),
@@ -52,8 +58,11 @@ REFUSED: dict[str, tuple[Reply, str]] = {
         r"the server reports an error \(500 Internal Server Error\), 2 times; use --from URL",
     ),
     "gzip": (plain(BODY, Content_Encoding="gzip"), "the body is compressed, although"),
-    "too long": (good(BODY * 13), r"has 1,300,052 bytes; .* has 25,001 parameters, so between 25,001 and 1,248,584 b"),
-    "too short": (good(BODY[:9_000]), "has 9,000 bytes; .* it is another file"),
+    "too long": (
+        good(BODY * 13),
+        r"has 1,300,052 bytes, but .* has 25,001 parameters, so between 25,001 and 1,248,584 b",
+    ),
+    "too short": (good(BODY[:9_000]), "the file has 9,000 bytes, but .* leads to another file"),
     "endless": (plain(BODY * 20), "sends more than 1,248,584 bytes"),
     "no answer": (lambda _: None, "the server closed the connection without an answer, 2 times"),
     "no HTTP": (_not_http, "the answer is not HTTP"),

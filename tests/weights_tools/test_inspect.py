@@ -14,7 +14,7 @@ from weights_tools import convert, inspect
 from weights_tools.cli import main
 
 State = dict[str, Tensor]
-SEVERAL = "it holds several sets of weights: model, model_ema; choose one with --key"
+SEVERAL = "the checkpoint holds several sets of weights: model, model_ema. Choose one with --key."
 
 
 def test_each_of_several_sets_of_weights_is_described(
@@ -69,7 +69,7 @@ def test_number_of_candidates_is_bounded(tmp_path: Path) -> None:
     assert len(report.candidates) == 10
     assert report.candidates[0].key == "net\\n0"
     assert report.refused is not None
-    assert report.refused.endswith("and 80 more; choose one with --key")
+    assert report.refused.endswith("and 80 more. Choose one with --key.")
 
 
 def test_values_of_an_unknown_network_are_checked(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ONNX models are named with what they say of themselves. The files are built by hand, field by field."""
+"""ONNX models are refused with a description of them. The files are built by hand, field by field."""
 
 from __future__ import annotations
 
@@ -38,23 +38,26 @@ CUSTOM = _message([(1, "com.microsoft"), (2, 1)])
 MODEL = _message(
     [(1, 10), (2, "pytorch"), (3, "2.13.0"), (7, GRAPH), (8, OPSET), (8, CUSTOM), (14, _message([(1, "k"), (2, "v")]))]
 )
-HINT = "; only PyTorch checkpoints can be converted, so give the checkpoint that it was exported from"
+HINT = ". Only PyTorch checkpoints can be converted: pass the checkpoint that the model was exported from."
 CASES: dict[str, tuple[bytes, str]] = {
     "whole": (
         MODEL,
-        "it is an ONNX model (IR version 10, written by pytorch 2.13.0, opset 20, com.microsoft opset 1, "
+        "the file is an ONNX model (IR version 10, written by pytorch 2.13.0, opset 20, com.microsoft opset 1, "
         f"graph 'main_graph'){HINT}",
     ),
     "anonymous": (_message([(1, 3), (7, _message([(1, NODE)]))]), f"(IR version 3, a graph without a name){HINT}"),
-    "opset in front": (_message([(1, 8), (8, OPSET), (7, GRAPH)]), "(IR version 8, opset 20, graph 'main_graph')"),
-    "cut off": (MODEL[:-500], f"written by pytorch 2.13.0, graph 'main_graph') that was cut off{HINT}"),
-    "cut off in the nodes": (MODEL[:5000], "(IR version 10, written by pytorch 2.13.0) that was cut off"),
+    "opset first": (_message([(1, 8), (8, OPSET), (7, GRAPH)]), "(IR version 8, opset 20, graph 'main_graph')"),
+    "truncated": (
+        MODEL[:-500],
+        f"a truncated ONNX model (IR version 10, written by pytorch 2.13.0, graph 'main_graph'){HINT}",
+    ),
+    "truncated in the nodes": (MODEL[:5000], "a truncated ONNX model (IR version 10, written by pytorch 2.13.0)"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["model.onnx", "w.pth"])
-def test_onnx_models_are_named(tmp_path: Path, case: str, name: str) -> None:
+def test_onnx_models_are_described(tmp_path: Path, case: str, name: str) -> None:
     content, message = CASES[case]
     path = tmp_path / name
     path.write_bytes(content)
@@ -62,7 +65,7 @@ def test_onnx_models_are_named(tmp_path: Path, case: str, name: str) -> None:
         with pytest.raises(WeightsError) as error:
             inspect(path, data=data)
         assert message in str(error.value)
-        assert str(error.value).startswith(f"{path}: it is an ONNX model ")
+        assert str(error.value).startswith(f"{path}: the file is a")
     with pytest.raises(WeightsError):
         convert(path, tmp_path / "out.safetensors")
 
@@ -81,7 +84,7 @@ OTHERS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_other_messages_are_not_taken_for_onnx(tmp_path: Path, case: str) -> None:
+def test_other_protobuf_messages_are_not_taken_for_onnx(tmp_path: Path, case: str) -> None:
     path = tmp_path / "w.onnx"
     path.write_bytes(OTHERS[case])
     with pytest.raises(WeightsError) as error:
@@ -90,12 +93,12 @@ def test_other_messages_are_not_taken_for_onnx(tmp_path: Path, case: str) -> Non
     assert "\x1b" not in str(error.value)
 
 
-def test_damaged_models_end_in_a_reason(tmp_path: Path) -> None:
+def test_damaged_models_are_refused_with_a_reason(tmp_path: Path) -> None:
     small = _message([(1, 10), (2, "pytorch"), (7, _message([(1, NODE), (2, "g")])), (8, OPSET)])
     path = tmp_path / "w.onnx"
     for content in [small[:end] for end in range(1, len(small))] + [
         small[:at] + bytes([small[at] ^ 0x55]) + small[at + 1 :] for at in range(1, len(small))
     ]:
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match="it "):
+        with pytest.raises(WeightsError, match=r"the (file|model) "):
             inspect(path)

@@ -1,4 +1,4 @@
-"""The pickle machine: it builds inert values, runs nothing, and no file makes it work for long."""
+"""The pickle machine builds inert values, runs nothing, and bounds its work."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_python_2_strings() -> None:
     assert _run(b"\x80\x02}q\x00U\x01wq\x01U\x02\xff\xfeq\x02s.") == {"w": b"\xff\xfe"}
 
 
-def test_keys_that_could_hash_without_end_are_opaque() -> None:
+def test_nested_keys_are_never_hashed() -> None:
     key: Any = ()
     for _ in range(40):
         key = (key, key)
@@ -64,35 +64,35 @@ def test_keys_that_could_hash_without_end_are_opaque() -> None:
 
 
 def _deep_key(depth: int) -> bytes:
-    """{key: 1} with key = (key, key) forty times: hashing it takes 2**40 steps."""
+    """Pickle {key: 1} with a nested key, (key, key) `depth` times; hashing such a key takes 2**depth steps."""
     return b"\x80\x02})" + b"2\x86" * depth + b"K\x01s."
 
 
 BOMBS: dict[str, tuple[bytes, str]] = {
     "endless stack": (b"\x80\x02" + b"N" * 700_000 + b".", "stacks more than 500,000 values"),
     "endless steps": (b"\x80\x02" + b"N0" * 1_500_000 + b".", "takes more than 1,000,000 steps"),
-    "endless memo": (b"\x80\x04N" + b"\x94" * 600_000 + b".", "remembers more than 500,000 values"),
+    "endless memo": (b"\x80\x04N" + b"\x94" * 600_000 + b".", "memoizes more than 500,000 values"),
     "huge integer": (
         b"\x80\x02\x8b" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20) + b".",
         "an integer of 1,048,576 bytes",
     ),
     "long digits": (b"I" + b"9" * 3000 + b"\n.", "an integer of 3,000 digits"),
     "text beyond the end": (b"\x80\x02X\xff\xff\xff\x7fab", "ends early"),
-    "line without end": (b"c" + b"a" * 9000, "a line of text without an end"),
+    "unterminated line": (b"c" + b"a" * 9000, "a line of text without an end"),
     "unknown opcode": (b"\x80\x02\xff.", "the opcode 0xff, which no checkpoint needs"),
     "extension registry": (b"\x80\x02\x82\x01.", "the opcode 0x82"),
     "out-of-band buffer": (b"\x80\x05\x97.", "the opcode 0x97"),
-    "unknown protocol": (b"\x80\x09N.", "the unknown protocol 9; the newest is 5"),
+    "unknown protocol": (b"\x80\x09N.", r"the unknown protocol 9 \(the newest is 5\)"),
     "no stop": (b"\x80\x02N", "ends early"),
     "empty stack": (b"\x80\x02.", "damaged near byte 3"),
     "no mark": (b"\x80\x02Nt.", "a mark is missing"),
     "mark as value": (b"\x80\x02(.", "a value is missing"),
-    "unknown memo": (b"\x80\x02h\x07.", "recalls a value that it never stored"),
+    "unknown memo": (b"\x80\x02h\x07.", "a value is recalled that was never stored"),
     "odd dictionary": (b"\x80\x02}(Nu.", "a dictionary has a key without a value"),
     "key twice": (b"\x80\x02}(X\x01\x00\x00\x00wNX\x01\x00\x00\x00wNu.", "holds the key 'w' twice"),
     "text storage": (b"Pstorage\n.", "refers to storages by text"),
-    "strange reference": (b"\x80\x02NQ.", "something outside it that is no tensor storage"),
-    "class without name": (b"\x80\x04NN\x93.", "a class name is no text"),
+    "unknown reference": (b"\x80\x02NQ.", "an external object that is not a tensor storage"),
+    "class without name": (b"\x80\x04NN\x93.", "a class name is not text"),
     "bad UTF-8": (b"\x80\x02X\x01\x00\x00\x00\xff.", "damaged near byte"),
     "storage as tensor": (b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNtR.", "a tensor lacks its storage"),
     "short tensor": (b"ctorch._utils\n_rebuild_tensor_v2\n(NtR.", "a tensor lacks its size"),
@@ -101,7 +101,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_bombs_and_damage(case: str) -> None:
+def test_bombs_and_damaged_pickles_are_refused(case: str) -> None:
     data, message = BOMBS[case]
     start = time.monotonic()
     with pytest.raises(WeightsError, match=message):
@@ -109,17 +109,17 @@ def test_bombs_and_damage(case: str) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_deep_nesting_is_built_and_dropped() -> None:
+def test_deep_nesting_does_not_overflow_the_stack() -> None:
     _run(b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b".")
     _run(b"\x80\x02N" + b"\x85" * 300_000 + b".")
 
 
 def test_repeated_long_arguments_cost_steps() -> None:
-    """OrderedDict(pairs) with the same ten thousand pairs, again and again."""
+    """Refuse repeated calls of OrderedDict with the same 9,000 pairs."""
     pairs = b"](" + b"".join(b"(X\x04\x00\x00\x00%04dNt" % i for i in range(9000)) + b"e"
-    again = b"ccollections\nOrderedDict\nh\x00\x85R0"
+    call = b"ccollections\nOrderedDict\nh\x00\x85R0"
     with pytest.raises(WeightsError, match="takes more than 1,000,000 steps"):
-        _run(b"\x80\x02" + pairs + b"q\x00" + again * 500 + b"N.")
+        _run(b"\x80\x02" + pairs + b"q\x00" + call * 500 + b"N.")
 
 
 GADGETS: dict[str, bytes] = {
@@ -164,14 +164,14 @@ def _try(data: bytes) -> None:
         _run(data)
 
 
-def test_code_under_other_names_is_ignored_and_mentioned(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_functions_under_other_keys_are_ignored_and_listed(tmp_path: Path, state: dict[str, Tensor]) -> None:
     content = {"model": state, "callback": getattr, "sorter": print}
     torch.save(content, tmp_path / "w.pth", pickle_protocol=4)
     report = convert(tmp_path / "w.pth", tmp_path / "out.safetensors")
     assert "callback (builtins.getattr)" in report.ignored
 
 
-def test_inspect_tells_of_an_attack(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_inspect_reports_an_attack(tmp_path: Path, state: dict[str, Tensor]) -> None:
     (tmp_path / "w.pth").write_bytes(saved({"model": state, "x": Bomb(tmp_path / "executed")}))
     report = inspect(tmp_path / "w.pth")
     assert report.doubts == ("the file names posix.mkdir, which an attack needs and a checkpoint does not",)
@@ -179,13 +179,13 @@ def test_inspect_tells_of_an_attack(tmp_path: Path, state: dict[str, Tensor]) ->
     assert not (tmp_path / "executed").exists()
 
 
-def test_list_that_doubles_twenty_eight_times(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_exponentially_nested_list_is_ignored_quickly(tmp_path: Path, state: dict[str, Tensor]) -> None:
     laughs: list[Any] = ["ha"]
     for _ in range(28):
         laughs = [laughs, laughs]
     start = time.monotonic()
     torch.save({"joke": laughs}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"no tensors named .* it has the keys joke \(list\)"):
+    with pytest.raises(WeightsError, match=r"no tensors named .* but the keys joke \(list\)"):
         convert(tmp_path / "w.pth", tmp_path / "out.safetensors")
     torch.save({"model": state, "joke": laughs, 5: laughs}, tmp_path / "w.pth")
     assert convert(tmp_path / "w.pth", tmp_path / "out.safetensors").ignored == ("joke (list)", "5 (list)")

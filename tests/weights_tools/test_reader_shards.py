@@ -1,4 +1,4 @@
-"""Checkpoints in several files: read as one, and refused where index and files disagree."""
+"""Sharded checkpoints are read as one, and refused if index and files disagree."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ FIRST, SECOND, THIRD = (f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3))
     [("safetensors", {}), ("torch", {}), ("torch", {"_use_new_zipfile_serialization": False})],
     ids=["safetensors", "zip", "legacy"],
 )
-def test_several_files_give_the_network_of_one(tmp_path: Path, state: State, kind: str, options: Any) -> None:
+def test_sharded_checkpoint_converts_like_one_file(tmp_path: Path, state: State, kind: str, options: Any) -> None:
     index = sharded(tmp_path, state, kind, **options)
     report = inspect(index)
     assert report.refused is None
     assert report.container == f"sharded {kind}"
     assert report.size == sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert any(note.startswith("its tensors are in 3 files beside it: ") for note in report.notes)
+    assert any(note.startswith("the tensors are in 3 other files: ") for note in report.notes)
     assert inspect(index, data=False).model == report.model == "lraspp_mobilenet_v3_large"
     done = convert(index, tmp_path / "out.safetensors")
     assert_same(dict(segnets.load(tmp_path / "out.safetensors").state_dict()), state)
@@ -60,17 +60,17 @@ def test_sha256_covers_the_index_and_every_file(tmp_path: Path, state: State) ->
     assert card.provenance["source_file"] == index.name
 
 
-def test_one_flipped_bit_in_one_file_is_found(tmp_path: Path, state: State) -> None:
+def test_flipped_bit_in_one_file_is_refused(tmp_path: Path, state: State) -> None:
     index = sharded(tmp_path, state, "torch")
     part = tmp_path / "pytorch_model-00002-of-00003.bin"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    with pytest.raises(WeightsError, match=rf"{index.name}: its file '{part.name}': its entry .* is damaged: checksum"):
+    with pytest.raises(WeightsError, match=rf"{index.name}: file '{part.name}': the entry .* is damaged: checksum"):
         convert(index, tmp_path / "out.safetensors")
 
 
-def test_memory_is_that_of_the_files(tmp_path: Path, state: State) -> None:
+def test_reading_takes_no_more_memory_than_the_files(tmp_path: Path, state: State) -> None:
     index = sharded(tmp_path, state, "torch", _use_new_zipfile_serialization=False)
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
     tracemalloc.start()
@@ -131,11 +131,11 @@ def _script(folder: Path) -> None:
     torch.jit.save(torch.jit.script(Net()), folder / FIRST)
 
 
-PLAIN = "which is no plain name; the files lie beside the index"
+PLAIN = "which is not a plain name. The files must be in the folder of the index."
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (
         lambda d: (d / SECOND).unlink(),
-        f"1 of the 3 files that its index lists are missing beside it: {SECOND}; put them into the same folder",
+        f"1 of the 3 files listed in the index are missing: {SECOND}. Put them into the folder of the index.",
     ),
     "parent": (lambda d: _index(d, lambda m: m.update(x=f"../{FIRST}")), f"lists the file '../{FIRST}', {PLAIN}"),
     "dots": (lambda d: _index(d, lambda m: m.update(x="..")), f"lists the file '..', {PLAIN}"),
@@ -146,79 +146,79 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty name": (lambda d: _index(d, lambda m: m.update(x="")), f"the file '', {PLAIN}"),
     "NUL": (lambda d: _index(d, lambda m: m.update(x="a\0b")), f"the file 'a\\x00b', {PLAIN}"),
     "surrogate": (lambda d: _index(d, lambda m: m.update(x="\ud800")), f"the file '\\ud800', {PLAIN}"),
-    "number": (lambda d: _index(d, lambda m: m.update(x=3)), "has no 'weight_map' from the names of tensors"),
-    "link out": (_link_out, f"its file '{FIRST}': it is a link that leads out of its folder"),
-    "link to itself": (_loop, f"its file '{FIRST}': it can't be opened: Too many levels of symbolic links"),
-    "pipe": (_pipe, f"its file '{FIRST}': it is a device, pipe or socket"),
+    "number": (lambda d: _index(d, lambda m: m.update(x=3)), "has no 'weight_map' from tensor names to file names"),
+    "link out": (_link_out, f"file '{FIRST}': the file is a link out of the index's folder"),
+    "link to itself": (_loop, f"file '{FIRST}': the file can't be opened: Too many levels of symbolic links"),
+    "pipe": (_pipe, f"file '{FIRST}': the path is a device, pipe or socket"),
     "folder": (
         _folder,
-        f"its file '{FIRST}': it is a folder",
+        f"file '{FIRST}': the path is a folder",
     ),
-    "page": (lambda d: (d / FIRST).write_text("<html>"), f"its file '{FIRST}': it is a web page (HTML)"),
-    "cut off": (
+    "page": (lambda d: (d / FIRST).write_text("<html>"), f"file '{FIRST}': the file is a web page (HTML)"),
+    "truncated": (
         lambda d: (d / FIRST).write_bytes((d / FIRST).read_bytes()[:-4]),
-        f"its file '{FIRST}': it is cut off",
+        f"file '{FIRST}': the file is truncated",
     ),
     "tensor lacks": (
         lambda d: _shard(d, FIRST, {"conv0.weight": SMALL["conv0.weight"]}),
-        f"its file '{FIRST}' lacks the tensor 'conv3.weight', which its index says is there; download all",
+        f"the file '{FIRST}' lacks the tensor 'conv3.weight', which the index lists there. Download all",
     ),
     "tensors lack": (
         lambda d: _index(d, lambda m: m.update(x=FIRST, y=SECOND)),
-        f"its file '{FIRST}' lacks the tensor 'x', which its index says is there, and so for 1 more",
+        f"the file '{FIRST}' lacks the tensor 'x', which the index lists there (1 more are missing)",
     ),
     "in another file": (
         lambda d: _index(d, lambda m: m.update({"conv0.weight": SECOND})),
-        f"its file '{SECOND}' lacks the tensor 'conv0.weight'",
+        f"the file '{SECOND}' lacks the tensor 'conv0.weight'",
     ),
     "not listed": (
         lambda d: _index(d, lambda m: m.pop("conv4.weight")),
-        f"its file '{SECOND}' holds 'conv4.weight', which its index does not list",
+        f"the file '{SECOND}' holds 'conv4.weight', which the index does not list",
     ),
     "twice": (
         lambda d: _shard(d, SECOND, {n: SMALL[n] for n in ("conv0.weight", "conv1.weight", "conv4.weight")}),
-        f"its tensor 'conv0.weight' is in two files, '{FIRST}' and '{SECOND}'; which is meant?",
+        f"the tensor 'conv0.weight' is in two files, '{FIRST}' and '{SECOND}'",
     ),
     "mixed": (
         lambda d: (d / FIRST).write_bytes(saved({n: SMALL[n] for n in ("conv0.weight", "conv3.weight")})),
-        "its files are of different kinds or byte orders (safetensors, torch zip)",
+        "the listed files differ in kind or byte order (safetensors, torch zip)",
     ),
-    "a program": (_script, f"its file '{FIRST}': it is a TorchScript archive, which can't be part of a checkpoint"),
+    "a program": (_script, f"file '{FIRST}': the file is a TorchScript archive, which can't be part of a checkpoint"),
     "index in the index": (
         lambda d: _index(d, lambda m: m.update(x="model.safetensors.index.json")),
-        "its file 'model.safetensors.index.json': it is the index of other files",
+        "file 'model.safetensors.index.json': the file is an index of other files",
     ),
     "many files": (
         lambda d: _index(d, lambda m: m.update({f"x{i}": f"f{i}" for i in range(10_000)})),
-        f"its index lists 10,003 files; {MAX_SHARDS} are the most",
+        f"the index lists 10,003 files (at most {MAX_SHARDS} are accepted)",
     ),
     "many tensors": (
         lambda d: _index(d, lambda m: m.update({f"x{i}": FIRST for i in range(MAX_TENSORS + 1)})),
-        f"its index lists {MAX_TENSORS + 7:,} tensors; no network has as many",
+        f"the index lists {MAX_TENSORS + 7:,} tensors, more than any network has",
     ),
     "large index": (
         lambda d: _text(d, b'{"weight_map":' + b" " * MAX_INDEX_BYTES + b"{}}"),
-        f"its index has {MAX_INDEX_BYTES + 17:,} bytes; {MAX_INDEX_BYTES:,} is the most",
+        f"the index has {MAX_INDEX_BYTES + 17:,} bytes (at most {MAX_INDEX_BYTES:,} are accepted)",
     ),
-    "no tensors": (lambda d: _text(d, b'{"weight_map": {}}'), "its index lists no tensors"),
-    "no map": (lambda d: _text(d, b'{"weight_map": []}'), "its index has no 'weight_map'"),
-    "only mentioned": (lambda d: _text(d, b'{"a": {"weight_map": {}}}'), "its index has no 'weight_map'"),
+    "no tensors": (lambda d: _text(d, b'{"weight_map": {}}'), "the index lists no tensors"),
+    "no map": (lambda d: _text(d, b'{"weight_map": []}'), "the index has no 'weight_map'"),
+    "only mentioned": (lambda d: _text(d, b'{"a": {"weight_map": {}}}'), "the index has no 'weight_map'"),
     "name twice": (
         lambda d: _text(d, b'{"weight_map": {"a": "b", "a": "c"}}'),
-        "its index holds the name 'a' twice; which one is meant?",
+        "the index holds the name 'a' twice",
     ),
     "deep": (
         lambda d: _text(d, b'{"weight_map": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
-        "its index is nested too deep",
+        "the index is nested too deeply",
     ),
-    "not UTF-8": (lambda d: _text(d, b'{"weight_map": "\xff"}'), "its index is not UTF-8 text"),
-    "not JSON": (lambda d: _text(d, b'{"weight_map": '), "its index is no JSON text"),
+    "not UTF-8": (lambda d: _text(d, b'{"weight_map": "\xff"}'), "the index is not UTF-8 text"),
+    "not JSON": (lambda d: _text(d, b'{"weight_map": '), "the index is damaged: it is not JSON"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_index_and_files_that_disagree(tmp_path: Path, case: str) -> None:
+def test_index_and_files_that_disagree_are_refused(tmp_path: Path, case: str) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
     index = sharded(folder, SMALL)
@@ -235,7 +235,7 @@ def test_index_and_files_that_disagree(tmp_path: Path, case: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
-def test_no_file_outside_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_outside_the_folder_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
     index = sharded(folder, SMALL)
@@ -249,13 +249,13 @@ def test_no_file_outside_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return real(path, *rest)
 
     monkeypatch.setattr("os.open", open_and_note)
-    with pytest.raises(WeightsError, match=r"its index lists the file '\.\./secret'"):
+    with pytest.raises(WeightsError, match=r"the index lists the file '\.\./secret'"):
         inspect(index)
     assert opened_paths == [str(index)]
 
 
-def test_links_of_a_hub_cache(tmp_path: Path, state: State) -> None:
-    """There the index and its files are links into one other folder."""
+def test_links_of_a_hub_cache_are_followed(tmp_path: Path, state: State) -> None:
+    """Accept an index and files that are links into one other folder."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -266,7 +266,7 @@ def test_links_of_a_hub_cache(tmp_path: Path, state: State) -> None:
     assert inspect(index).model == "lraspp_mobilenet_v3_large"
 
 
-def test_no_file_of_the_source_is_replaced(tmp_path: Path, state: State) -> None:
+def test_source_files_are_never_replaced(tmp_path: Path, state: State) -> None:
     index = sharded(tmp_path, state)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for name in (FIRST, THIRD):
@@ -275,33 +275,37 @@ def test_no_file_of_the_source_is_replaced(tmp_path: Path, state: State) -> None
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_attack_in_one_file(tmp_path: Path) -> None:
+def test_attack_in_one_file_is_refused(tmp_path: Path) -> None:
     index = sharded(tmp_path, SMALL, "torch")
     part = tmp_path / "pytorch_model-00001-of-00003.bin"
     part.write_bytes(
         saved({**{n: SMALL[n] for n in ("conv0.weight", "conv3.weight")}, "x": Bomb(tmp_path / "executed")})
     )
-    with pytest.raises(WeightsError, match=rf"its file '{part.name}' holds 'x' \(posix\.mkdir\) beside the tensors"):
+    with pytest.raises(
+        WeightsError, match=rf"the file '{part.name}' holds 'x' \(posix\.mkdir\), which is not a tensor"
+    ):
         inspect(index)
     assert not (tmp_path / "executed").exists()
 
 
-def test_part_alone_points_to_the_index(tmp_path: Path, state: State) -> None:
+def test_single_part_is_reported_with_its_index(tmp_path: Path, state: State) -> None:
     index = sharded(tmp_path, state)
-    hint = f"by its name it is part 2 of 3; give their index, '{index.name}'"
+    hint = f"he file's name marks it as part 2 of 3. Pass the index of all parts, '{index.name}'"
     report = inspect(tmp_path / SECOND)
     assert report.refused is not None
-    assert hint in report.notes
+    assert f"t{hint}" in report.notes
     with pytest.raises(WeightsError) as error:
         convert(tmp_path / SECOND, tmp_path / "out.safetensors")
-    assert hint in str(error.value).splitlines()[0]
-    with pytest.raises(WeightsError, match=rf"it is a folder; give the index in it, '{index.name}'"):
+    assert f". T{hint}." in str(error.value).splitlines()[0]
+    with pytest.raises(WeightsError, match=rf"the path is a folder\. Pass the index in it, '{index.name}'"):
         inspect(tmp_path)
 
 
-def test_files_together_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+def test_files_larger_than_memory_in_total_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
     index = sharded(tmp_path, state)
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
     monkeypatch.setattr("weights_tools.reader.source._free_memory", lambda: total + (64 << 20) - 1)
-    with pytest.raises(WeightsError, match=r"it is 0\.0 GB large and 0\.1 GB of memory are free"):
+    with pytest.raises(WeightsError, match=r"larger \(0\.0 GB\) than the free memory \(0\.1 GB\)"):
         inspect(index)

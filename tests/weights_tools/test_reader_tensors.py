@@ -1,4 +1,4 @@
-"""Tensors that share a storage, at every place where an unaligned file can put it."""
+"""Tensors of several dtypes that share a storage, at every alignment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weights_tools.reader.tensors import TensorReader
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("shift", range(8))
-def test_storage_of_several_dtypes(tmp_path: Path, shift: int, legacy: bool) -> None:
+def test_views_of_several_dtypes_are_read(tmp_path: Path, shift: int, legacy: bool) -> None:
     numbers = torch.randint(1 << 62, (8,)).view(torch.uint64)
     views = [numbers.view(torch.uint16), numbers, numbers.view(torch.uint32), numbers.view(torch.uint16)[1:]]
     content = {f"w{i}{'x' * shift}": view for i, view in enumerate(views)}

@@ -1,4 +1,4 @@
-"""Zip archives: damaged ones, and ones that could be read in two ways."""
+"""Damaged zip archives, and archives that could be read in two ways, are refused."""
 
 from __future__ import annotations
 
@@ -93,19 +93,22 @@ def _python_zip(_: bytes) -> bytes:
 
 
 BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "ten bytes": (lambda d: d[:10], "it is cut off: 10 bytes and no end record"),
-    "half": (lambda d: d[: len(d) // 2], "it is cut off: [0-9,]+ bytes and no end record; download or copy it again"),
-    "end missing": (lambda d: d[:-40], "it is cut off|end record is missing"),
-    "one byte missing": (lambda d: d[:-1], "it is cut off"),
-    "byte behind": (lambda d: d + b"\0", "bytes stand behind the archive"),
-    "twice": (lambda d: d + d, "its directory is not where its end record says"),
-    "archive in front": (lambda d: _zip_of_one() + d, "its directory is not where its end record says"),
-    "script in front": (lambda d: b"#!/bin/sh\n" + d, "it is no checkpoint|it is a text"),
-    "duplicate names": (_duplicate, "its entry 'a/data.pkl' is there twice"),
-    "encrypted": (_encrypted, "it is encrypted with a password"),
-    "traversal": (_traversal, "its entry 'a/data/../../../etc/passwd' points out of the archive"),
-    "gap": (lambda d: _gap(_python_zip(d)), "its entries overlap or leave gaps"),
-    "two checkpoints": (lambda _: _two_roots(), "it holds several checkpoints in one archive"),
+    "ten bytes": (lambda d: d[:10], "the archive is truncated: 10 bytes and no end record"),
+    "half": (
+        lambda d: d[: len(d) // 2],
+        r"the archive is truncated: [0-9,]+ bytes and no end record\. Download or copy it again",
+    ),
+    "end missing": (lambda d: d[:-40], "the archive is truncated|end record is missing"),
+    "one byte missing": (lambda d: d[:-1], "the archive is truncated"),
+    "trailing byte": (lambda d: d + b"\0", "bytes after the end of the archive"),
+    "twice": (lambda d: d + d, "the archive's directory is not where the end record says"),
+    "archive in front": (lambda d: _zip_of_one() + d, "the archive's directory is not where the end record says"),
+    "script in front": (lambda d: b"#!/bin/sh\n" + d, "the file is not a known kind|the file is text"),
+    "duplicate names": (_duplicate, "the archive has two entries 'a/data.pkl'"),
+    "encrypted": (_encrypted, "the archive is encrypted with a password"),
+    "traversal": (_traversal, "the entry 'a/data/../../../etc/passwd' points out of the archive"),
+    "gap": (lambda d: _gap(_python_zip(d)), "the entries of the archive overlap or leave gaps"),
+    "two checkpoints": (lambda _: _two_roots(), "the archive holds several checkpoints"),
 }
 
 
@@ -125,17 +128,17 @@ def _two_roots() -> bytes:
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_and_ambiguous_archives(tmp_path: Path, archive: bytes, case: str) -> None:
+def test_damaged_and_ambiguous_archives_are_refused(tmp_path: Path, archive: bytes, case: str) -> None:
     change, message = BROKEN[case]
     with pytest.raises(WeightsError, match=message):
         _read(tmp_path, change(archive))
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
 
 
-def test_one_flipped_bit_is_found(tmp_path: Path, state: State, archive: bytes) -> None:
+def test_flipped_bit_is_refused(tmp_path: Path, state: State, archive: bytes) -> None:
     position = archive.index(state["classifier.high_classifier.weight"].numpy().tobytes()) + 1001
     damaged = archive[:position] + bytes([archive[position] ^ 4]) + archive[position + 1 :]
-    with pytest.raises(WeightsError, match=r"its entry '.*/data/\d+' is damaged: checksum [0-9a-f]{8}, expected"):
+    with pytest.raises(WeightsError, match=r"the entry '.*/data/\d+' is damaged: checksum [0-9a-f]{8}, expected"):
         _read(tmp_path, damaged)
     assert inspect(tmp_path / "w.pth", data=False).model == "lraspp_mobilenet_v3_large"
 
@@ -149,7 +152,7 @@ def test_archive_without_checksums_is_accepted_and_noted(tmp_path: Path, state: 
     )
 
 
-def test_files_saved_without_checksums(tmp_path: Path, state: State) -> None:
+def test_archive_of_torch_without_checksums_is_read(tmp_path: Path, state: State) -> None:
     from torch.serialization import set_crc32_options
 
     set_crc32_options(False)
@@ -162,21 +165,21 @@ def test_files_saved_without_checksums(tmp_path: Path, state: State) -> None:
 
 
 ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
-    "short storage": ({"data/0": bytes(11)}, "its tensor 'w' has 11 bytes of data where 12 are stated"),
-    "long storage": ({"data/0": bytes(13)}, "has 13 bytes of data where 12 are stated"),
-    "missing storage": ({"data/1": bytes(12)}, "its tensor 'w' has no data: the entry '0' is missing"),
+    "short storage": ({"data/0": bytes(11)}, "the tensor 'w' has 11 bytes of data, but 12 are stated"),
+    "long storage": ({"data/0": bytes(13)}, "has 13 bytes of data, but 12 are stated"),
+    "missing storage": ({"data/1": bytes(12)}, "the tensor 'w' has no data: the entry '0' is missing"),
 }
 
 
 @pytest.mark.parametrize("case", ENTRIES)
-def test_storages_of_another_size(tmp_path: Path, case: str) -> None:
+def test_storages_of_wrong_size_are_refused(tmp_path: Path, case: str) -> None:
     entries, message = ENTRIES[case]
     path = rezip(tmp_path / "w.pth", {"data.pkl": tensor_pickle((3,), (1,), numel=3), **entries})
     assert message in _refused(path)
 
 
 def _refused(path: Path) -> str:
-    """Ask the reader itself for the tensor, whatever network it may belong to."""
+    """Return the reader's error for the tensor "w", without recognising a network."""
     from weights_tools.reader import open_checkpoint
     from weights_tools.reader.tensors import TensorReader
 
@@ -194,10 +197,10 @@ def test_compressed_storage_is_refused(tmp_path: Path) -> None:
     entries = {"data.pkl": tensor_pickle((1 << 26,), (1,), numel=1 << 26), "data/0": bytes(1 << 28)}
     path = rezip(tmp_path / "w.pth", entries, compressed=("data/0",))
     assert path.stat().st_size < 1 << 20
-    assert "its tensor 'w' is stored compressed, as torch never does" in _refused(path)
+    assert "the tensor 'w' is stored compressed, which torch never does" in _refused(path)
 
 
-def test_compressed_pickle_is_read_and_bounded(tmp_path: Path) -> None:
+def test_compressed_pickle_is_read_up_to_a_limit(tmp_path: Path) -> None:
     data = tensor_pickle((3,), (1,), numel=3)
     rezip(tmp_path / "w.pth", {"data.pkl": data, "data/0": bytes(12)}, compressed=("data.pkl",))
     assert inspect(tmp_path / "w.pth").tensors == 1
@@ -206,7 +209,7 @@ def test_compressed_pickle_is_read_and_bounded(tmp_path: Path) -> None:
         inspect(tmp_path / "bomb.pth")
 
 
-def test_a_compressed_pickle_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+def test_compressed_pickle_with_wrong_checksum_is_refused(tmp_path: Path) -> None:
     entries = {"data.pkl": tensor_pickle((3,), (1,), numel=3), "data/0": bytes(12)}
     path = rezip(tmp_path / "w.pth", entries, compressed=("data.pkl",))
     content = bytearray(path.read_bytes())
@@ -218,33 +221,33 @@ def test_a_compressed_pickle_with_a_wrong_checksum_is_refused(tmp_path: Path) ->
     content[directory + 16 : directory + 20] = wrong
     path.write_bytes(content)
     for data in (True, False):
-        with pytest.raises(WeightsError, match=r"its entry 'archive/data.pkl' is damaged: the checksum differs"):
+        with pytest.raises(WeightsError, match=r"the entry 'archive/data.pkl' is damaged: the checksum differs"):
             inspect(path, data=data)
 
 
 @pytest.mark.parametrize(
     ("shape", "stride", "offset", "message"),
     [
-        ((100_000, 100_000), (0, 0), 0, "claims 10,000,000,000 elements and only 3 are stored"),
-        ((2, 2), (1, 1), 0, "claims 4 elements and only 3 are stored"),
+        ((100_000, 100_000), (0, 0), 0, "claims 10,000,000,000 elements, but only 3 are stored"),
+        ((2, 2), (1, 1), 0, "claims 4 elements, but only 3 are stored"),
         ((3,), (1,), 1, "reaches beyond its data"),
         ((2,), (5,), 0, "reaches beyond its data"),
         ((1 << 47, 1 << 47), (1, 1), 0, "claims"),
         ((1, 1), (1,), 0, "a shape and strides of different lengths"),
-        ((-1,), (1,), 0, "the size of a tensor is no natural number"),
-        ((1 << 60,), (1,), 0, "the size of a tensor is no natural number"),
-        ((1,) * 20, (1,) * 20, 0, "the size of a tensor is no short list of numbers"),
+        ((-1,), (1,), 0, "the size of a tensor is not a natural number"),
+        ((1 << 60,), (1,), 0, "the size of a tensor is not a natural number"),
+        ((1,) * 20, (1,) * 20, 0, "the size of a tensor is not a short list of numbers"),
         ((1,), (1,), -1, "a tensor lacks its storage"),
     ],
 )
-def test_views_that_their_storage_does_not_hold(
+def test_views_beyond_their_storage_are_refused(
     tmp_path: Path, shape: tuple[int, ...], stride: tuple[int, ...], offset: int, message: str
 ) -> None:
     data = tensor_pickle(shape, stride, numel=3, offset=offset)
     assert message in _refused(rezip(tmp_path / "w.pth", {"data.pkl": data, "data/0": bytes(12)}))
 
 
-def test_big_endian_archives(tmp_path: Path, state: State, archive: bytes) -> None:
+def test_big_endian_archives_are_read(tmp_path: Path, state: State, archive: bytes) -> None:
     entries = unzip(archive)
     sizes = {f"data/{i}": tensor.element_size() for i, tensor in enumerate(state.values())}
     assert entries["byteorder"] == b"little"
@@ -260,5 +263,5 @@ def test_big_endian_archives(tmp_path: Path, state: State, archive: bytes) -> No
     convert(tmp_path / "w.pth", tmp_path / "out.safetensors")
     assert_same(dict(segnets.load(tmp_path / "out.safetensors").state_dict()), state)
     rezip(tmp_path / "w.pth", {**entries, "byteorder": b"middle"})
-    with pytest.raises(WeightsError, match="its byte order b'middle' is unknown; little and big are"):
+    with pytest.raises(WeightsError, match=r"the byte order b'middle' is unknown \(known: little, big\)"):
         inspect(tmp_path / "w.pth")

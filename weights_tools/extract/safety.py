@@ -11,7 +11,7 @@ def refuse_attacks(container: Container) -> None:
     hostile = container.hostile()
     if hostile:
         raise WeightsError(
-            f"it names {', '.join(hostile[:3])}, which could run commands when the file is loaded the usual way: "
-            "it is probably an attack; nothing of it was run, and nothing is converted. "
-            "If it is yours, save its state dict alone"
+            f"the file names {', '.join(hostile[:3])}, which could run commands when it is loaded with torch.load: "
+            "it is probably an attack. Nothing in it was run, and nothing is converted. "
+            "If the file is yours, save its state dict alone."
         )

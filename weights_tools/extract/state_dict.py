@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from segnets.errors import WeightsError
 from weights_tools._text import check_name, join_names, printable
-from weights_tools.extract.module_tree import walk_modules
+from weights_tools.extract._module_tree import walk_modules
 from weights_tools.reader.container import MODULE_KINDS, Container
 from weights_tools.reader.limits import MAX_TENSORS
 from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
@@ -79,7 +79,7 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     top = container.top
     if container.kind in MODULE_KINDS:
         if key is not None:
-            raise WeightsError(f"it is a {container.kind}, which has no keys to choose from; leave out --key")
+            raise WeightsError(f"the file is a {container.kind}, which has no keys to choose from. Leave out --key.")
         tensors, notes = walk_modules(top)
         return strip_prefixes(StateDict(tensors, notes=notes))
     if key is None:
@@ -121,9 +121,9 @@ def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
             node = _at(top, tuple(path))
         if isinstance(node, dict) and any(isinstance(name, str) and name.startswith(f"{rest}.") for name in node):
             return tuple(path), f"{rest}."
-        raise WeightsError(f"it has no key {printable(key)}; it has {_contents(top)}")
+        raise WeightsError(f"the checkpoint has no key {printable(key)}, but {_contents(top)}")
     if not _has_tensors(node):
-        raise WeightsError(f"under the key {printable(key)} it holds no tensors by name but {kind_of(node)[:80]}")
+        raise WeightsError(f"the key {printable(key)} holds {kind_of(node)[:80]} instead of named tensors")
     return tuple(path), ""
 
 
@@ -148,7 +148,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
     if not found:
         raise WeightsError(_explain_none(top))
     names = join_names(".".join(printable(part, quote=False) for part in path) or TOP for path in found)
-    raise WeightsError(f"it holds several sets of weights: {names}; choose one with --key")
+    raise WeightsError(f"the checkpoint holds several sets of weights: {names}. Choose one with --key.")
 
 
 def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
@@ -185,20 +185,20 @@ def _explain_none(top: Value) -> str:
         module = top if isinstance(top, Foreign) else next(v for v in top.values() if _is_module(v))
         if _is_module(module):
             return (
-                f"it holds a whole pickled model ({kind_of(module)}), which only its own code could load; "
-                "where you have that code, save model.state_dict() instead"
+                f"the checkpoint holds a whole pickled model ({kind_of(module)}), which only its own code could load. "
+                "If you have that code, save model.state_dict() instead."
             )
-        return f"it holds no weights but an object of {kind_of(top)}; save model.state_dict() instead"
+        return f"the checkpoint holds no weights but an object of {kind_of(top)}. Save model.state_dict() instead."
     if _is_optimizer(top):
-        return "it holds the state of an optimizer only, no weights of a network; give the file of the model itself"
+        return "the checkpoint holds only the state of an optimizer, no weights of a network. Pass the model's file."
     optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
     if optimizers:
         return (
-            f"it holds the state of an optimizer (under {printable(optimizers[0])}) and no weights of a network; "
-            "give the file of the model itself"
+            f"the checkpoint holds the state of an optimizer (under {printable(optimizers[0])}) and no weights of a "
+            "network. Pass the model's file."
         )
     if isinstance(top, dict) and top:
-        return f"it holds no tensors named like the parameters of a network; it has {_contents(top)}"
+        return f"the checkpoint holds no tensors named like the parameters of a network, but {_contents(top)}"
     what = (
         "an empty dictionary"
         if isinstance(top, dict)
@@ -206,7 +206,10 @@ def _explain_none(top: Value) -> str:
         if top is None
         else f"a bare {kind_of(top)[:80]}"
     )
-    return f"it holds no tensors named like the parameters of a network; it holds {what}. Save model.state_dict()"
+    return (
+        f"the checkpoint holds no tensors named like the parameters of a network, but {what}. "
+        "Save model.state_dict() instead."
+    )
 
 
 def _is_optimizer(value: Value) -> bool:
@@ -220,7 +223,7 @@ def _is_module(value: Value) -> bool:
 
 def _contents(node: Value) -> str:
     if not isinstance(node, dict):
-        return f"no keys but {kind_of(node)[:80]}"
+        return kind_of(node)[:80]
     return "the keys " + join_names(f"{printable(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items())
 
 
@@ -229,17 +232,19 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     node, ignored = top, []
     for name in path:
         if not isinstance(node, dict):
-            raise WeightsError(f"it has no key {printable(name)}")
+            raise WeightsError(f"the checkpoint has no key {printable(name)}")
         ignored += [f"{printable(k, quote=False)} ({kind_of(v)[:80]})" for k, v in node.items() if k != name]
         node = node[name]
     if isinstance(node, dict) and len(node) > MAX_TENSORS:
-        raise WeightsError(f"it holds {len(node):,} entries in one dictionary; no network has as many tensors")
+        raise WeightsError(
+            f"the checkpoint holds {len(node):,} entries in one dictionary, more tensors than any network has"
+        )
     tensors: dict[str, TensorRef] = {}
     items: Iterable[tuple[Value, Value]] = node.items() if isinstance(node, dict) else ()
     for key, value in items:
         if isinstance(value, UnreadableTensor):
             raise WeightsError(
-                f"its tensor {printable(key)} is a {value.kind} tensor, which holds no plain weights; save plain ones"
+                f"the tensor {printable(key)} is a {value.kind} tensor, not a plain one. Save plain tensors."
             )
         if isinstance(value, TensorRef):
             tensors[check_name(key)] = value

@@ -116,10 +116,10 @@ def _read_head(blocks: Iterator[bytes], answer: Answer) -> bytes:
     if not head and answer.length:
         raise BrokenError(f"{answer.where}: the body ended after 0 of {answer.length:,} bytes")
     kind = identify(head[:HEAD_BYTES], len(head) if answer.length is None else answer.length)
-    if not kind.startswith("it "):
+    if not kind.startswith("the "):
         return head
     if "html" in answer.headers.get("Content-Type", "").lower():
-        kind = "it is a web page, perhaps an error message or a login form"
+        kind = "the file is a web page, perhaps an error message or a login form"
     raise WeightsError(f"{answer.where}: the server sent no weights file: {kind}")
 
 
@@ -132,8 +132,8 @@ def _check_size(row: Published, where: str, total: int | None) -> None:
     fewest, most = _bounds(row)
     if total is not None and not fewest <= total <= most:
         raise WeightsError(
-            f"{where}: has {total:,} bytes; {row.file} has {row.num_params:,} parameters, so between {fewest:,} and "
-            f"{most:,} bytes: it is another file"
+            f"{where}: the file has {total:,} bytes, but {row.file} has {row.num_params:,} parameters, so between "
+            f"{fewest:,} and {most:,} bytes: the address leads to another file"
         )
 
 

@@ -83,23 +83,23 @@ def _ordered_dict(machine: Machine, args: tuple[Value, ...]) -> dict[Value, Valu
         return made
     pairs = args[0]
     if not isinstance(pairs, list):
-        raise WeightsError("its pickle is damaged: an OrderedDict is not made from a list")
+        raise WeightsError("the pickle is damaged: an OrderedDict is not made from a list")
     machine.spend(len(pairs))
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise WeightsError("its pickle is damaged: an OrderedDict is not made from pairs")
+            raise WeightsError("the pickle is damaged: an OrderedDict is not made from pairs")
         machine.set_item(made, pair[0], pair[1])
     return made
 
 
 def _tensor(args: tuple[Value, ...], dtype: Value) -> TensorRef | UnreadableTensor:
     if len(args) < 4:
-        raise WeightsError("its pickle is damaged: a tensor lacks its size")
+        raise WeightsError("the pickle is damaged: a tensor lacks its size")
     storage, offset, shape, stride = args[:4]
     if isinstance(storage, Foreign):
         return UnreadableTensor(storage.kind)
     if not isinstance(storage, StorageRef) or type(offset) is not int or not 0 <= offset <= MAX_SIZE:
-        raise WeightsError("its pickle is damaged: a tensor lacks its storage")
+        raise WeightsError("the pickle is damaged: a tensor lacks its storage")
     name = storage.dtype
     if dtype is not None:
         name = dtype.name if isinstance(dtype, Global) and dtype.module == "torch" else "?"
@@ -110,11 +110,11 @@ def _tensor(args: tuple[Value, ...], dtype: Value) -> TensorRef | UnreadableTens
 
 def _sizes(value: Value) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMENSIONS:
-        raise WeightsError("its pickle is damaged: the size of a tensor is no short list of numbers")
+        raise WeightsError("the pickle is damaged: the size of a tensor is not a short list of numbers")
     sizes = []
     for size in value:
         if type(size) is not int or not 0 <= size <= MAX_SIZE:
-            raise WeightsError("its pickle is damaged: the size of a tensor is no natural number")
+            raise WeightsError("the pickle is damaged: the size of a tensor is not a natural number")
         sizes.append(size)
     return tuple(sizes)
 
@@ -130,19 +130,19 @@ def _from_type(machine: Machine, args: tuple[Value, ...]) -> Value:
 def storage_of(identity: Value) -> StorageRef:
     """Parse the persistent id of a storage: ("storage", type, key, location, numel[, view]). Ignores the device."""
     if not isinstance(identity, (tuple, list)) or len(identity) < 5 or identity[0] != "storage":
-        raise WeightsError("its pickle refers to something outside it that is no tensor storage")
+        raise WeightsError("the pickle refers to an external object that is not a tensor storage")
     kind, key, numel = identity[1], identity[2], identity[4]
     dtype = STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) and kind.module in STORAGE_MODULES else None
     if dtype is None:
-        raise WeightsError("its pickle holds a storage of an unknown number format")
+        raise WeightsError("the pickle holds a storage with an unknown dtype")
     if not isinstance(key, str) or type(numel) is not int or not 0 <= numel <= MAX_SIZE:
-        raise WeightsError("its pickle is damaged: a storage lacks its name or its size")
+        raise WeightsError("the pickle is damaged: a storage lacks its name or its size")
     offset = 0
     if len(identity) > 5 and identity[5] is not None:  # legacy files: (key of the view, offset, numel of the view)
         view = identity[5]
         if not isinstance(view, (tuple, list)) or len(view) != 3 or not all(type(n) is int for n in view[1:]):
-            raise WeightsError("its pickle is damaged: a view of a storage lacks its size")
+            raise WeightsError("the pickle is damaged: a view of a storage lacks its size")
         offset = view[1]
         if not 0 <= offset <= offset + view[2] <= numel:
-            raise WeightsError("its pickle is damaged: a view reaches beyond its storage")
+            raise WeightsError("the pickle is damaged: a view reaches beyond its storage")
     return StorageRef(key, dtype, numel, offset)

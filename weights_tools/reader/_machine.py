@@ -58,25 +58,25 @@ class Machine:
                         return self.pop()
                     step = OPCODES.get(code)
                     if step is None:
-                        raise WeightsError(f"its pickle uses the opcode {code:#04x}, which no checkpoint needs")
+                        raise WeightsError(f"the pickle uses the opcode {code:#04x}, which no checkpoint needs")
                     self.spend(1)
                     step(self)
         except WeightsError:
             raise
         except (ValueError, TypeError, LookupError, OverflowError, struct.error, RecursionError) as error:
-            raise WeightsError(f"its pickle is damaged near byte {self.position} ({type(error).__name__})") from None
+            raise WeightsError(f"the pickle is damaged near byte {self.position} ({type(error).__name__})") from None
 
     def spend(self, steps: int) -> None:
         self.budget -= steps
         if self.budget < 0:
-            raise WeightsError(f"its pickle takes more than {MAX_OPCODES:,} steps; no checkpoint needs as many")
+            raise WeightsError(f"the pickle takes more than {MAX_OPCODES:,} steps, which no checkpoint needs")
 
     def take(self, count: int) -> memoryview:
         start = self.position
         if count < 0 or start + count > self.end:
             if self.end < len(self.data):
-                raise WeightsError(f"its pickle is longer than {MAX_PICKLE_BYTES:,} bytes; no checkpoint needs as many")
-            raise WeightsError("its pickle ends early: the file is damaged or was cut off")
+                raise WeightsError(f"the pickle is longer than {MAX_PICKLE_BYTES:,} bytes, which no checkpoint needs")
+            raise WeightsError("the pickle ends early: the file is damaged or truncated. Download or copy it again.")
         self.position = start + count
         return self.data[start : self.position]
 
@@ -84,7 +84,7 @@ class Machine:
         window = bytes(self.data[self.position : min(self.end, self.position + 4096)])
         found = window.find(b"\n")
         if found < 0:
-            raise WeightsError("its pickle has a line of text without an end: the file is damaged")
+            raise WeightsError("the pickle has a line of text without an end: the file is damaged")
         self.position += found + 1
         return window[:found]
 
@@ -93,13 +93,13 @@ class Machine:
 
     def push(self, value: Value) -> None:
         if len(self.stack) >= MAX_STACK:
-            raise WeightsError(f"its pickle stacks more than {MAX_STACK:,} values; no checkpoint needs as many")
+            raise WeightsError(f"the pickle stacks more than {MAX_STACK:,} values, which no checkpoint needs")
         self.stack.append(value)
 
     def pop(self) -> Value:
         value = self.stack.pop()
         if value is MARK:
-            raise WeightsError("its pickle is damaged: a value is missing on its stack")
+            raise WeightsError("the pickle is damaged: a value is missing on the stack")
         return value
 
     def pop_to_mark(self) -> list[Value]:
@@ -108,7 +108,7 @@ class Machine:
         while index >= 0 and stack[index] is not MARK:
             index -= 1
         if index < 0:
-            raise WeightsError("its pickle is damaged: a mark is missing on its stack")
+            raise WeightsError("the pickle is damaged: a mark is missing on the stack")
         items = stack[index + 1 :]
         del stack[index:]
         self.spend(len(items))
@@ -116,24 +116,24 @@ class Machine:
 
     def top(self) -> Value:
         if not self.stack or self.stack[-1] is MARK:
-            raise WeightsError("its pickle is damaged: a value is missing on its stack")
+            raise WeightsError("the pickle is damaged: a value is missing on the stack")
         return self.stack[-1]
 
     def remember(self, index: int) -> None:
         if len(self.memo) >= MAX_MEMO:
-            raise WeightsError(f"its pickle remembers more than {MAX_MEMO:,} values; no checkpoint needs as many")
+            raise WeightsError(f"the pickle memoizes more than {MAX_MEMO:,} values, which no checkpoint needs")
         self.memo[index] = self.top()
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise WeightsError("its pickle is damaged: it recalls a value that it never stored")
+            raise WeightsError("the pickle is damaged: a value is recalled that was never stored")
         self.push(self.memo[index])
 
     def note_global(self, module: str, name: str) -> None:
         found = Global(module, name)
         self.globals.setdefault(found.dotted)
         if len(self.globals) > MAX_GLOBALS:
-            raise WeightsError(f"its pickle names more than {MAX_GLOBALS:,} classes; no checkpoint needs as many")
+            raise WeightsError(f"the pickle names more than {MAX_GLOBALS:,} classes, which no checkpoint needs")
         self.push(found)
 
     def call(self, target: Value, args: Value) -> Value:
@@ -148,5 +148,5 @@ class Machine:
         plain = type(key) is str or (type(key) is int and abs(key) < 1 << 31)
         safe = key if plain else OpaqueKey()
         if safe in target:
-            raise WeightsError(f"one of its dictionaries holds the key {str(safe)[:80]!r} twice; which one is meant?")
+            raise WeightsError(f"a dictionary in the pickle holds the key {str(safe)[:80]!r} twice")
         target[safe] = value

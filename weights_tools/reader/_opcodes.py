@@ -58,7 +58,7 @@ def long_of(width: int) -> Step:
     def step(m: Machine) -> None:
         length = m.unsigned(width)
         if length > MAX_INTEGER_BYTES:
-            raise WeightsError(f"its pickle holds an integer of {length:,} bytes; no checkpoint needs one")
+            raise WeightsError(f"the pickle holds an integer of {length:,} bytes, which no checkpoint needs")
         m.push(int.from_bytes(m.take(length), "little", signed=True))
 
     return step
@@ -100,7 +100,7 @@ OPCODES.update(
 def proto(m: Machine) -> None:
     version = m.take(1)[0]
     if version > 5:
-        raise WeightsError(f"its pickle has the unknown protocol {version}; the newest is 5")
+        raise WeightsError(f"the pickle has the unknown protocol {version} (the newest is 5)")
 
 
 @on(pickle.FRAME)
@@ -125,7 +125,7 @@ def text_int(m: Machine) -> None:
     if line in (b"00", b"01"):
         m.push(line == b"01")
     elif len(line) > MAX_DIGITS:
-        raise WeightsError(f"its pickle holds an integer of {len(line):,} digits; no checkpoint needs one")
+        raise WeightsError(f"the pickle holds an integer of {len(line):,} digits, which no checkpoint needs")
     else:
         m.push(int(line.removesuffix(b"L")))
 
@@ -139,7 +139,7 @@ def text_float(m: Machine) -> None:
 def text_string(m: Machine) -> None:
     line = m.take_line()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"" or b"\\" in line:
-        raise WeightsError("its pickle holds a quoted string with escapes; no checkpoint needs one")
+        raise WeightsError("the pickle holds a quoted string with escapes, which no checkpoint needs")
     m.push(line[1:-1].decode())
 
 
@@ -234,7 +234,7 @@ def setitems(m: Machine) -> None:
 
 def set_pairs(m: Machine, target: Value, items: list[Value]) -> None:
     if len(items) % 2:
-        raise WeightsError("its pickle is damaged: a dictionary has a key without a value")
+        raise WeightsError("the pickle is damaged: a dictionary has a key without a value")
     for index in range(0, len(items), 2):
         m.set_item(target, items[index], items[index + 1])
 
@@ -249,7 +249,7 @@ def text_global(m: Machine) -> None:
 def stack_global(m: Machine) -> None:
     name, module = m.pop(), m.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise WeightsError("its pickle is damaged: a class name is no text")
+        raise WeightsError("the pickle is damaged: a class name is not text")
     m.note_global(module, name)
 
 
@@ -278,7 +278,7 @@ def inst(m: Machine) -> None:
 def obj(m: Machine) -> None:
     items = m.pop_to_mark()
     if not items:
-        raise WeightsError("its pickle is damaged: an object has no class")
+        raise WeightsError("the pickle is damaged: an object has no class")
     m.push(m.call(items[0], tuple(items[1:])))
 
 
@@ -292,7 +292,7 @@ def build(m: Machine) -> None:
 
 @on(pickle.PERSID)
 def text_persid(_machine: Machine) -> None:
-    raise WeightsError("its pickle refers to storages by text, as no release of torch does")
+    raise WeightsError("the pickle refers to storages by text, which no release of torch does")
 
 
 @on(pickle.BINPERSID)

@@ -30,7 +30,7 @@ def read_file(source: Source, *, data: bool) -> Container:
         head = bytes(source.view(0, min(source.size, HEAD_BYTES)))
         raise WeightsError(onnx_model.explain(source) or explain_other(head, source.size))
     if kind == "index":
-        raise WeightsError("it is the index of other files, where a file with tensors is needed")
+        raise WeightsError("the file is an index of other files, not a file with tensors")
     if kind not in ("zip", "legacy", "safetensors"):
         raise WeightsError(kind)
     if data:
@@ -45,16 +45,16 @@ def read_file(source: Source, *, data: bool) -> Container:
 def _explain_pickle(source: Source) -> str:
     """Explain why a bare pickle is refused. The pickle is read as inert values, like any other."""
     machine = Machine(source.view(0, min(source.size, 16 << 20)), 0, construct, _no_reference)
-    reason = "it is a bare pickle, which torch.save did not write"
+    reason = "the file is a bare pickle, which torch.save did not write"
     try:
         machine.run()
     except WeightsError:
-        reason = "it is a bare pickle that is damaged or uses what no checkpoint needs"
+        reason = "the file is a bare pickle that is damaged or uses features no checkpoint needs"
     hostile = Container("", None, {}, globals=tuple(machine.globals)).hostile()
     if hostile:
         named = ", ".join(hostile[:3])
-        return f"{reason}, and it names {named}, which runs commands: it is an attack; nothing of it was run"
-    return f"{reason}; nothing of it was run. Save the state dict with torch.save(model.state_dict(), ...) instead"
+        return f"{reason}. The pickle names {named}, which runs commands: the file is an attack. Nothing in it was run."
+    return f"{reason}. Nothing in it was run. Save the state dict with torch.save(model.state_dict(), ...) instead."
 
 
 def _no_reference(_identity: Value) -> Value:

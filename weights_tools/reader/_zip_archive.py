@@ -21,7 +21,8 @@ _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13
 _HAS_DESCRIPTOR = 1 << 3
 _UTF8 = 1 << 11
-_MOVED = "its directory is not where its end record says: bytes were added to it or are missing"
+_MOVED = "the archive's directory is not where the end record says: bytes were added or are missing"
+_OVERLAP = "the entries of the archive overlap or leave gaps, so that the archive could be read in two ways"
 _DESCRIPTOR_SIZES = (12, 16, 20, 24)
 
 
@@ -64,17 +65,19 @@ def read_entries(source: Source) -> dict[str, Entry]:
     for item in sorted(listed, key=lambda entry: entry.header):
         if item.header != position and item.header not in _after_descriptor(position):
             if position == 0:
-                raise WeightsError("bytes stand before the archive that it holds; only a plain zip archive is accepted")
-            raise WeightsError("its entries overlap or leave gaps, so that it could be read in two ways")
+                raise WeightsError(
+                    "the archive has bytes before its first entry. Only a plain zip archive is accepted."
+                )
+            raise WeightsError(_OVERLAP)
         entry = _open_entry(source, item)
         if entry.name in entries:
-            raise WeightsError(f"its entry {entry.name[:80]!r} is there twice, so that it could be read in two ways")
+            raise WeightsError(f"the archive has two entries {entry.name[:80]!r}, so that it could be read in two ways")
         entries[entry.name] = entry
         position = entry.start + entry.packed
         if item.flags & _HAS_DESCRIPTOR:
             position = -position  # the sign marks that a descriptor of unknown size follows
     if start != position and start not in _after_descriptor(position):
-        raise WeightsError("its entries overlap or leave gaps, so that it could be read in two ways")
+        raise WeightsError(_OVERLAP)
     return entries
 
 
@@ -88,30 +91,32 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     tail = bytes(source.view(tail_start, source.size - tail_start))
     found = tail.rfind(_END)
     if found < 0 or len(tail) - found < 22:
-        raise WeightsError(f"it is cut off: {source.size:,} bytes and no end record; download or copy it again")
+        raise WeightsError(
+            f"the archive is truncated: {source.size:,} bytes and no end record. Download or copy it again."
+        )
     disk, first_disk, here, count, length, start, comment = struct.unpack("<4x4H2LH", tail[found : found + 22])
     if found + 22 + comment != len(tail):
-        raise WeightsError("bytes stand behind the archive that it holds; download or copy it again")
+        raise WeightsError("the file has bytes after the end of the archive. Download or copy it again.")
     if disk or first_disk or here != count:
-        raise WeightsError("it is one part of an archive in several files")
+        raise WeightsError("the file is one part of a split zip archive. Join the parts first.")
     end = tail_start + found
     has_locator = tail[max(0, found - 20) : found][:4] == _LOCATOR64
     if has_locator or count == 0xFFFF or 0xFFFFFFFF in (length, start):
         small = (start, length, count)
         start, length, count, end = _find_directory64(source, end)
         if any(s not in (0xFFFF, 0xFFFFFFFF, large) for s, large in zip(small, (start, length, count), strict=True)):
-            raise WeightsError("its two end records differ, so that it could be read in two ways")
+            raise WeightsError("the archive's two end records differ, so that it could be read in two ways")
     if start + length != end:
         raise WeightsError(_MOVED)
     if count > MAX_ENTRIES or length < count * 46:
-        raise WeightsError("its directory can't hold the entries that it counts: it is damaged")
+        raise WeightsError("the archive's directory is damaged: it can't hold the stated number of entries")
     return start, length, count
 
 
 def _find_directory64(source: Source, end: int) -> tuple[int, int, int, int]:
     locator = bytes(source.view(end - 20, 20))
     if locator[:4] != _LOCATOR64:
-        raise WeightsError("its 64-bit end record is missing: it is damaged")
+        raise WeightsError("the archive is damaged: the 64-bit end record is missing")
     (record,) = struct.unpack("<8xQ4x", locator)
     data = bytes(source.view(record, 56))
     size, here, count, length, start = struct.unpack("<4xQ4x8x4Q", data)
@@ -126,7 +131,7 @@ def _read_directory(data: memoryview, count: int) -> list[_Listed]:
     for _ in range(count):
         fixed = bytes(data[position : position + 46])
         if len(fixed) < 46 or fixed[:4] != _CENTRAL:
-            raise WeightsError("its directory is damaged")
+            raise WeightsError("the archive's directory is damaged")
         flags, method, crc, packed, size, n, m, k, header = struct.unpack("<8x2H4x3L3H8xL", fixed)
         raw = bytes(data[position + 46 : position + 46 + n])
         extra = bytes(data[position + 46 + n : position + 46 + n + m])
@@ -134,7 +139,7 @@ def _read_directory(data: memoryview, count: int) -> list[_Listed]:
         listed.append(_Listed(_decode(raw, flags), raw, flags, method, crc, packed, size, header))
         position += 46 + n + m + k
     if position != len(data):
-        raise WeightsError("its directory is damaged")
+        raise WeightsError("the archive's directory is damaged")
     return listed
 
 
@@ -157,9 +162,9 @@ def _decode(raw: bytes, flags: int) -> str:
     try:
         name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError:
-        raise WeightsError("the name of one of its entries is damaged") from None
+        raise WeightsError("the name of an entry of the archive is damaged") from None
     if "\0" in name or "\\" in name or name.startswith("/") or ".." in name.split("/"):
-        raise WeightsError(f"its entry {name[:80]!r} points out of the archive")
+        raise WeightsError(f"the entry {name[:80]!r} points out of the archive")
     return name
 
 
@@ -168,17 +173,17 @@ def _open_entry(source: Source, item: _Listed) -> Entry:
     flags, method, n, m = struct.unpack("<6x2H16x2H", local)
     raw = bytes(source.view(item.header + 30, n))
     if local[:4] != _LOCAL or raw != item.raw_name or method != item.method:
-        raise WeightsError(f"its entry {item.name[:80]!r} differs from its directory: it is damaged")
+        raise WeightsError(f"the entry {item.name[:80]!r} is damaged: the entry and the archive's directory differ")
     if (flags | item.flags) & _ENCRYPTED:
-        raise WeightsError("it is encrypted with a password; decrypt it first")
+        raise WeightsError("the archive is encrypted with a password. Decrypt it first.")
     if item.method not in (_STORED, _DEFLATED):
-        raise WeightsError(f"its entry {item.name[:80]!r} is compressed in an unknown way")
+        raise WeightsError(f"the entry {item.name[:80]!r} has an unknown compression method")
     if item.method == _STORED and item.packed != item.size:
-        raise WeightsError(f"its entry {item.name[:80]!r} has two sizes: it is damaged")
+        raise WeightsError(f"the entry {item.name[:80]!r} is damaged: its two stated sizes differ")
     start = item.header + 30 + n + m
     source.view(start, min(item.packed, 1))
     if start + item.packed > source.size:
-        raise WeightsError(f"its entry {item.name[:80]!r} reaches beyond the end: it was cut off")
+        raise WeightsError(f"the entry {item.name[:80]!r} reaches beyond the end of the file: the archive is truncated")
     return Entry(item.name, item.crc, start, item.packed, item.size, item.method == _DEFLATED)
 
 
@@ -186,7 +191,7 @@ def read_small(source: Source, entry: Entry, limit: int) -> memoryview:
     """Return the unpacked bytes of an entry; raise WeightsError if they exceed `limit` or are damaged."""
     if entry.size > limit:
         raise WeightsError(
-            f"its entry {entry.name[:80]!r} has {entry.size:,} bytes, more than any checkpoint needs there"
+            f"the entry {entry.name[:80]!r} has {entry.size:,} bytes, more than any checkpoint needs there"
         )
     data = source.view(entry.start, entry.packed)
     if not entry.compressed:
@@ -195,11 +200,11 @@ def read_small(source: Source, entry: Entry, limit: int) -> memoryview:
     try:
         unpacked = unpacker.decompress(data, entry.size + 1)
     except zlib.error:
-        raise WeightsError(f"its entry {entry.name[:80]!r} is damaged") from None
+        raise WeightsError(f"the entry {entry.name[:80]!r} is damaged: it can't be decompressed") from None
     if len(unpacked) != entry.size or not unpacker.eof:
-        raise WeightsError(f"its entry {entry.name[:80]!r} does not have the size that it states")
+        raise WeightsError(f"the entry {entry.name[:80]!r} does not have its stated size")
     if entry.crc and zlib.crc32(unpacked) != entry.crc:
-        raise WeightsError(f"its entry {entry.name[:80]!r} is damaged: the checksum differs; download or copy it again")
+        raise WeightsError(f"the entry {entry.name[:80]!r} is damaged: the checksum differs. Download the file again.")
     return memoryview(unpacked)
 
 
@@ -219,7 +224,7 @@ def check_sums(source: Source, entries: list[Entry]) -> bool:
     for entry, found in zip(filled, sums, strict=True):
         if found != entry.crc:
             raise WeightsError(
-                f"its entry {entry.name[:80]!r} is damaged: checksum {found:08x}, expected {entry.crc:08x}; "
-                "download or copy it again"
+                f"the entry {entry.name[:80]!r} is damaged: checksum {found:08x}, expected {entry.crc:08x}. "
+                "Download or copy the file again."
             )
     return True

@@ -13,35 +13,36 @@ LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickled ma
 
 # First bytes of files without readable weights: what the file is, and what to do.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "it is a git-LFS pointer, not the file itself; run `git lfs pull` and try again"),
-    (b"\x93NUMPY", "it is a NumPy array (.npy), not a checkpoint"),
-    (b"\x1f\x8b", "it is compressed with gzip; unpack it with `gunzip` and try again"),
-    (b"BZh", "it is compressed with bzip2; unpack it and try again"),
-    (b"\xfd7zXZ", "it is compressed with xz; unpack it and try again"),
-    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd; unpack it and try again"),
-    (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive; unpack it and try again"),
-    (b"Rar!", "it is a RAR archive; unpack it and try again"),
-    (b"\x89PNG", "it is a PNG picture, not a checkpoint"),
-    (b"\xff\xd8\xff", "it is a JPEG picture, not a checkpoint"),
-    (b"GIF8", "it is a GIF picture, not a checkpoint"),
-    (b"%PDF", "it is a PDF document, not a checkpoint"),
-    (b"\x89HDF", "it is an HDF5 file, as Keras writes it; only PyTorch checkpoints can be converted"),
-    (b"GGUF", "it is a GGUF file; only PyTorch checkpoints can be converted"),
-    (b"\x7fELF", "it is a program, not a checkpoint"),
-    (b"MZ", "it is a Windows program, not a checkpoint"),
+    (b"version https://git-lfs", "the file is a git-LFS pointer, not the weights. Run `git lfs pull` and try again."),
+    (b"\x93NUMPY", "the file is a NumPy array (.npy), not a checkpoint"),
+    (b"\x1f\x8b", "the file is compressed with gzip. Decompress it with `gunzip` and try again."),
+    (b"BZh", "the file is compressed with bzip2. Decompress it and try again."),
+    (b"\xfd7zXZ", "the file is compressed with xz. Decompress it and try again."),
+    (b"\x28\xb5\x2f\xfd", "the file is compressed with zstd. Decompress it and try again."),
+    (b"7z\xbc\xaf\x27\x1c", "the file is a 7z archive. Unpack it and try again."),
+    (b"Rar!", "the file is a RAR archive. Unpack it and try again."),
+    (b"\x89PNG", "the file is a PNG image, not a checkpoint"),
+    (b"\xff\xd8\xff", "the file is a JPEG image, not a checkpoint"),
+    (b"GIF8", "the file is a GIF image, not a checkpoint"),
+    (b"%PDF", "the file is a PDF document, not a checkpoint"),
+    (b"\x89HDF", "the file is an HDF5 file, as Keras writes it. Only PyTorch checkpoints can be converted."),
+    (b"GGUF", "the file is a GGUF file. Only PyTorch checkpoints can be converted."),
+    (b"\x7fELF", "the file is a program (ELF), not a checkpoint"),
+    (b"MZ", "the file is a Windows program, not a checkpoint"),
 )
 _TAR = (
-    "it is a tar archive, as torch.save wrote before 2016; it can't be read safely. If you trust it, load it once with "
-    "torch.load(..., weights_only=False) of an old release in a closed environment and save the state dict again"
+    "the file is a tar archive, as torch.save wrote before 2016, which can't be read safely. If you trust it, load it "
+    "once with torch.load(..., weights_only=False) of an old release in a closed environment, and save the state dict "
+    "again."
 )
 EXPLAIN_DISTRIBUTED = (
-    "make one file of its folder with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+    "Convert the folder to one file: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
 )
 # Identifiers of flatbuffer files, at their fifth byte.
 _FLATBUFFERS = {
-    b"TFL3": "it is a TensorFlow Lite model; only PyTorch checkpoints can be converted",
-    b"ET12": "it is an ExecuTorch program; give the checkpoint that it was exported from",
-    b"PTMF": "it is a PyTorch Mobile program; give the checkpoint that it was exported from",
+    b"TFL3": "the file is a TensorFlow Lite model. Only PyTorch checkpoints can be converted.",
+    b"ET12": "the file is an ExecuTorch program. Pass the checkpoint that it was exported from.",
+    b"PTMF": "the file is a PyTorch Mobile program. Pass the checkpoint that it was exported from.",
 }
 
 
@@ -54,10 +55,10 @@ def identify(head: bytes, size: int) -> str:
 
     Returns:
         "zip", "legacy", "pickle", "safetensors", "index" or "protobuf"; for any other file, the reason for refusing it,
-        which begins with "it ".
+        which begins with "the ".
     """
     if size == 0:
-        return "it is empty; the download or the copy failed"
+        return "the file is empty: the download or the copy failed. Repeat it."
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if head.startswith(LEGACY_MAGIC):
@@ -97,24 +98,24 @@ def explain_other(head: bytes, size: int) -> str:
     if head[4:8] in _FLATBUFFERS:
         return _FLATBUFFERS[head[4:8]]
     if head.startswith(b"\x08\x01\x12"):
-        return "it is probably a TensorFlow SavedModel; only PyTorch checkpoints can be converted"
+        return "the file is probably a TensorFlow SavedModel. Only PyTorch checkpoints can be converted."
     if not any(head):
-        return "it begins with nothing but zero bytes; the download or the copy failed"
+        return "the file begins with nothing but zero bytes: the download or the copy failed. Repeat it."
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     lower = text[:200].lower()
     if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
-        return "it is a web page (HTML), so the download failed; open the link in a browser, or download again"
+        return "the file is a web page (HTML), so the download failed. Open the link in a browser, or download again."
     if lower.startswith((b"<?xml", b"<error")):
-        return "it is an XML text, probably an error message of the server; download it again"
+        return "the file is XML text, probably a server's error message. Download it again."
     if text.startswith((b"{", b"[")):
         return _explain_json(text, whole=size <= len(head))
     if _is_text(head):
-        return f"it is a text that begins with {head[:40].decode('ascii', 'replace')!r}, not a checkpoint"
+        return f"the file is text that begins with {head[:40].decode('ascii', 'replace')!r}, not a checkpoint"
     if size < 100:
-        return f"it has only {size} bytes, too few for any checkpoint; it was cut off, or the download failed"
+        return f"the file has only {size} bytes, too few for any checkpoint: it was truncated, or the download failed"
     return (
-        f"it is no checkpoint that is known here (first bytes {head[:8].hex(' ')}); "
-        "files of torch.save, TorchScript archives and .safetensors can be read"
+        f"the file is not a known kind of checkpoint (first bytes {head[:8].hex(' ')}). "
+        "Files of torch.save, TorchScript archives and .safetensors can be read."
     )
 
 
@@ -132,7 +133,7 @@ def _explain_json(text: bytes, *, whole: bool) -> str:
         )
         if isinstance(said, str):
             message = f" that says {said[:80]!r}, so the download failed"
-    return f"it is a JSON text{message}, not a checkpoint"
+    return f"the file is JSON text{message}, not a checkpoint"
 
 
 def _is_text(head: bytes) -> bool:
@@ -152,14 +153,14 @@ def explain_folder(path: Path) -> str:
     except OSError:
         names = []
     if ".metadata" in names and any(n.endswith(".distcp") for n in names):
-        return f"it is a distributed checkpoint (torch.distributed.checkpoint); {EXPLAIN_DISTRIBUTED}"
+        return f"the folder is a distributed checkpoint (torch.distributed.checkpoint). {EXPLAIN_DISTRIBUTED}."
     if "latest" in names or any(n.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for n in names):
-        return "it is a DeepSpeed checkpoint; make one file of it with the zero_to_fp32.py that lies in it"
+        return "the folder is a DeepSpeed checkpoint. Convert it to one file with its zero_to_fp32.py."
     if "data.pkl" in names:
-        return "it is an unpacked checkpoint; give the .pth file itself, or zip the folder again without compression"
+        return "the folder is an unpacked checkpoint. Pass the .pth file itself, or zip the folder without compression."
     indices = [n for n in names if n.endswith(".index.json")]
     if indices:
-        return f"it is a folder; give the index in it, {indices[0]!r}"
+        return f"the path is a folder. Pass the index in it, {indices[0]!r}."
     files = [n for n in names if n.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin"))]
-    hint = f", for instance {files[0]!r}" if files else ""
-    return f"it is a folder; name a file in it{hint}"
+    hint = f", for example {files[0]!r}" if files else ""
+    return f"the path is a folder. Name a file in it{hint}."

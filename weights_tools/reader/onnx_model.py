@@ -19,7 +19,7 @@ _PRODUCER, _VERSION, _GRAPH, _OPSET = 2, 3, 7, 8
 _GRAPH_NAME = 2
 _MAX_FIELDS = 20_000
 _MAX_IR_VERSION = 100
-_WHAT_TO_DO = "only PyTorch checkpoints can be converted, so give the checkpoint that it was exported from"
+_WHAT_TO_DO = "Only PyTorch checkpoints can be converted: pass the checkpoint that the model was exported from."
 
 # A field: its number, its value if that is a number, and start and size of its bytes otherwise.
 _Field = tuple[int, int, int, int]
@@ -54,11 +54,11 @@ def explain(source: Source) -> str | None:
     except WeightsError:
         # A field exceeds the file. The producer's name is enough to recognise a truncated model.
         if 1 in facts and facts.get(_PRODUCER):
-            return f"it is an ONNX model ({_describe(facts, opsets)}) that was cut off; {_WHAT_TO_DO}"
+            return f"the file is a truncated ONNX model ({_describe(facts, opsets)}). {_WHAT_TO_DO}"
         return None
     if 1 not in facts or _GRAPH not in facts:
         return None
-    return f"it is an ONNX model ({_describe(facts, opsets)}); {_WHAT_TO_DO}"
+    return f"the file is an ONNX model ({_describe(facts, opsets)}). {_WHAT_TO_DO}"
 
 
 def _describe(facts: dict[int, str], opsets: list[str]) -> str:
@@ -81,7 +81,7 @@ def _fields(source: Source, start: int, end: int) -> Iterator[_Field]:
             length, position = _varint(source, position, end)
             if position + length > end:
                 yield number, 0, position, end - position
-                raise WeightsError("it was cut off")
+                raise WeightsError("the model is truncated")
             yield number, 0, position, length
             position += length
         else:
@@ -97,7 +97,7 @@ def _varint(source: Source, position: int, end: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * count)
         if byte < 0x80:
             return value, position + count + 1
-    raise WeightsError("it was cut off") if len(data) < 10 else _NoMessageError
+    raise WeightsError("the model is truncated") if len(data) < 10 else _NoMessageError
 
 
 def _text(source: Source, start: int, length: int) -> str:

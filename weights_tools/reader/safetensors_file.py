@@ -40,12 +40,16 @@ def read(source: Source) -> Container:
     """Read the header; raise WeightsError that gives the violated rule of the format."""
     length = int.from_bytes(source.view(0, 8), "little")
     if length > MAX_SAFETENSORS_HEADER:
-        raise WeightsError(f"its safetensors header claims {length:,} bytes; {MAX_SAFETENSORS_HEADER:,} is the most")
+        raise WeightsError(
+            f"the safetensors header claims {length:,} bytes (at most {MAX_SAFETENSORS_HEADER:,} are accepted)"
+        )
     if 8 + length > source.size:
-        raise WeightsError(f"it is cut off inside its safetensors header: {source.size:,} bytes; download it again")
+        raise WeightsError(
+            f"the file is truncated inside the safetensors header ({source.size:,} bytes). Download it again."
+        )
     header = _parse(bytes(source.view(8, length)))
     if len(header) > MAX_TENSORS + 1:
-        raise WeightsError(f"its safetensors header holds {len(header):,} tensors; no network has as many")
+        raise WeightsError(f"the safetensors header holds {len(header):,} tensors, more than any network has")
     metadata = _metadata(header.pop("__metadata__", {}))
     top: dict[str, TensorRef] = {}
     spans: dict[str, tuple[int, int]] = {}
@@ -60,30 +64,30 @@ def read(source: Source) -> Container:
 
 def _parse(text: bytes) -> dict[str, object]:
     if not text.startswith(b"{"):
-        raise WeightsError("its safetensors header does not begin with '{', as the format asks")
+        raise WeightsError("the safetensors header does not begin with '{', which the format requires")
     return parse_object(text, "safetensors header")
 
 
 def _metadata(value: object) -> Mapping[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise WeightsError("its safetensors metadata holds something that is no text")
+        raise WeightsError("the safetensors metadata holds a value that is not text")
     return value
 
 
 def _tensor(name: str, described: object) -> tuple[TensorRef, int, int]:
-    what = f"its tensor {name[:80]!r}"
+    what = f"the tensor {name[:80]!r}"
     if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
         raise WeightsError(f"{what} is not described by dtype, shape and data_offsets")
     code, sizes, offsets = described["dtype"], described["shape"], described["data_offsets"]
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise WeightsError(f"{what} has the unknown dtype {str(code)[:20]!r}; known are {', '.join(_DTYPES)}")
+        raise WeightsError(f"{what} has the unknown dtype {str(code)[:20]!r} (known: {', '.join(_DTYPES)})")
     shape = _naturals(sizes)
     span = _naturals(offsets)
     if shape is None or len(shape) > MAX_DIMENSIONS:
-        raise WeightsError(f"{what} has a shape that is no short list of natural numbers")
+        raise WeightsError(f"{what} has a shape that is not a short list of natural numbers")
     if span is None or len(span) != 2 or span[0] > span[1]:
-        raise WeightsError(f"{what} has data_offsets that are no two ascending natural numbers")
+        raise WeightsError(f"{what} has data_offsets that are not two ascending natural numbers")
     count = 1
     stride: list[int] = []
     for size in reversed(shape):
@@ -107,9 +111,11 @@ def _check_layout(spans: Mapping[str, tuple[int, int]], position: int, size: int
     for name, (start, count) in sorted(spans.items(), key=lambda item: item[1]):
         if start != position:
             kind = "overlaps the one before it" if start < position else "leaves a hole before it"
-            raise WeightsError(f"its tensor {name[:80]!r} {kind}: the file could carry hidden content")
+            raise WeightsError(f"the tensor {name[:80]!r} {kind}: the file could carry hidden content")
         position += count
     if position > size:
-        raise WeightsError(f"it is cut off: {size:,} bytes, and its tensors need {position:,}; download it again")
+        raise WeightsError(
+            f"the file is truncated ({size:,} bytes, and the tensors need {position:,}). Download it again."
+        )
     if position < size:
-        raise WeightsError(f"{size - position:,} bytes stand behind its last tensor; download or copy it again")
+        raise WeightsError(f"the file has {size - position:,} bytes after the last tensor. Download or copy it again.")

@@ -22,7 +22,7 @@ def prefix_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except MemoryError:
-        raise WeightsError(f"{path}: there is not enough memory for it") from None
+        raise WeightsError(f"{path}: there is not enough memory to read the file") from None
 
 
 @contextlib.contextmanager
@@ -47,12 +47,15 @@ def open_checkpoint(path: str | os.PathLike[str], *, data: bool = True) -> Itera
 
 @contextlib.contextmanager
 def _append_hint(hint: str | None) -> Iterator[list[str]]:
-    """Append `hint` to the first line of every WeightsError raised inside the `with`."""
+    """Append `hint` as a sentence to the first line of every WeightsError raised inside the `with`."""
     try:
         yield [hint] if hint is not None else []
     except WeightsError as error:
         first, newline, rest = str(error).partition("\n")
-        raise (error if hint is None else WeightsError(f"{first}; {hint}{newline}{rest}")) from None
+        if hint is None:
+            raise
+        sentence = f"{hint[0].upper()}{hint[1:]}."
+        raise WeightsError(f"{first.removesuffix('.')}. {sentence}{newline}{rest}") from None
 
 
 @contextlib.contextmanager

@@ -75,14 +75,14 @@ def open_shards(index: Source) -> Iterator[Shards]:
     weight_map = _weight_map(index)
     names = sorted(set(weight_map.values()))
     if len(names) > MAX_SHARDS:
-        raise WeightsError(f"its index lists {len(names):,} files; {MAX_SHARDS} are the most")
+        raise WeightsError(f"the index lists {len(names):,} files (at most {MAX_SHARDS} are accepted)")
     for name in names:
         _check_name(name)
     folder = index.path.parent
     missing = [name for name in names if not os.path.lexists(folder / name)]
     if missing:
-        what = f"{len(missing)} of the {len(names)} files that its index lists are missing beside it"
-        raise WeightsError(f"{what}: {join_names(missing)}; put them into the same folder")
+        what = f"{len(missing)} of the {len(names)} files listed in the index are missing"
+        raise WeightsError(f"{what}: {join_names(missing)}. Put them into the folder of the index.")
     with contextlib.ExitStack() as stack:
         files = {}
         for name in names:
@@ -93,15 +93,15 @@ def open_shards(index: Source) -> Iterator[Shards]:
 
 def _weight_map(index: Source) -> dict[str, str]:
     if index.size > MAX_INDEX_BYTES:
-        raise WeightsError(f"its index has {index.size:,} bytes; {MAX_INDEX_BYTES:,} is the most")
+        raise WeightsError(f"the index has {index.size:,} bytes (at most {MAX_INDEX_BYTES:,} are accepted)")
     index.load()
     weight_map = parse_object(bytes(index.view(0, index.size)), "index").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise WeightsError("its index has no 'weight_map' from the names of tensors to the names of files")
+        raise WeightsError("the index has no 'weight_map' from tensor names to file names")
     if not weight_map:
-        raise WeightsError("its index lists no tensors")
+        raise WeightsError("the index lists no tensors")
     if len(weight_map) > MAX_TENSORS:
-        raise WeightsError(f"its index lists {len(weight_map):,} tensors; no network has as many")
+        raise WeightsError(f"the index lists {len(weight_map):,} tensors, more than any network has")
     return weight_map
 
 
@@ -109,7 +109,8 @@ def _check_name(name: str) -> None:
     plain = name.isprintable() and len(name) <= 255 and not set(name) & set("/\\:") and not name.startswith(".")
     if not name or not plain:
         raise WeightsError(
-            f"its index lists the file {name[:80]!r}, which is no plain name; the files lie beside the index"
+            f"the index lists the file {name[:80]!r}, which is not a plain name. The files must be in the folder of "
+            "the index."
         )
 
 
@@ -120,7 +121,7 @@ def _place(index: Path, name: str) -> Path:
         return path
     real = Path(os.path.realpath(path))
     if real.parent not in (Path(os.path.realpath(index.parent)), Path(os.path.realpath(index)).parent):
-        raise WeightsError("it is a link that leads out of its folder; put the file itself there")
+        raise WeightsError("the file is a link out of the index's folder. Put the file itself there.")
     return real
 
 
@@ -129,7 +130,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except WeightsError as error:
-        raise WeightsError(f"its file {name!r}: {error}") from None
+        raise WeightsError(f"file {name!r}: {error}") from None
 
 
 def read_shards(shards: Shards, *, data: bool) -> Container:
@@ -141,11 +142,13 @@ def read_shards(shards: Shards, *, data: bool) -> Container:
         with _naming(name):
             parts[name] = read_file(file, data=data)
             if parts[name].kind not in _KINDS:
-                raise WeightsError(f"it is a {parts[name].kind}, which can't be part of a checkpoint in several files")
+                raise WeightsError(
+                    f"the file is a {parts[name].kind}, which can't be part of a checkpoint in several files"
+                )
     first = next(iter(parts.values()))
     if any((part.kind, part.big_endian) != (first.kind, first.big_endian) for part in parts.values()):
         kinds = ", ".join(sorted({part.kind for part in parts.values()}))
-        raise WeightsError(f"its files are of different kinds or byte orders ({kinds}); save them all the same way")
+        raise WeightsError(f"the listed files differ in kind or byte order ({kinds}). Save all of them the same way.")
     _check_agreement(shards.weight_map, parts)
     top: dict[Value, Value] = {}
     spans: dict[str, tuple[int, int]] = {}
@@ -153,10 +156,12 @@ def read_shards(shards: Shards, *, data: bool) -> Container:
         assert isinstance(part.top, dict)
         top |= {name: _moved(value, number) for name, value in part.top.items()}
         spans |= {_key(number, key): (start + begin, size) for key, (begin, size) in part.spans.items()}
-    notes = [f"its tensors are in {len(parts)} files beside it: {join_names(list(parts))}"]
+    notes = [f"the tensors are in {len(parts)} other files: {join_names(list(parts))}"]
     notes += dict.fromkeys(note for part in parts.values() for note in part.notes)
     if data:
-        notes.append("its sha256 is that of the lines that `sha256sum` prints for the index and these files by name")
+        notes.append(
+            "the sha256 covers the lines that `sha256sum` prints for the index and these files, sorted by name"
+        )
     return Container(
         kind=_KINDS[first.kind],
         top={name: top[name] for name in shards.weight_map},
@@ -174,24 +179,24 @@ def _check_agreement(weight_map: Mapping[str, str], parts: Mapping[str, Containe
     found: dict[Value, str] = {}
     for file, part in parts.items():
         if not isinstance(part.top, dict):
-            raise WeightsError(f"its file {file!r} holds no tensors by name but {kind_of(part.top)[:80]}")
+            raise WeightsError(f"the file {file!r} holds {kind_of(part.top)[:80]} instead of named tensors")
         for name, value in part.top.items():
-            shown = repr(name[:80]) if isinstance(name, str) else "under a key that is no text"
+            shown = repr(name[:80]) if isinstance(name, str) else "under a key that is not text"
             if name in found:
-                raise WeightsError(f"its tensor {shown} is in two files, {found[name]!r} and {file!r}; which is meant?")
+                raise WeightsError(f"the tensor {shown} is in two files, {found[name]!r} and {file!r}")
             found[name] = file
             if not isinstance(value, TensorRef | UnreadableTensor):
-                raise WeightsError(f"its file {file!r} holds {shown} ({kind_of(value)[:80]}) beside the tensors")
+                raise WeightsError(f"the file {file!r} holds {shown} ({kind_of(value)[:80]}), which is not a tensor")
     for name, file in found.items():
         if not isinstance(name, str) or name not in weight_map:
             shown = repr(name[:80]) if isinstance(name, str) else "a tensor without a name"
-            raise WeightsError(f"its file {file!r} holds {shown}, which its index does not list")
+            raise WeightsError(f"the file {file!r} holds {shown}, which the index does not list")
     lacking = [name for name, file in weight_map.items() if found.get(name) != file]
     if lacking:
-        name, more = lacking[0], f", and so for {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        name, more = lacking[0], f" ({len(lacking) - 1} more are missing)" if len(lacking) > 1 else ""
         raise WeightsError(
-            f"its file {weight_map[name]!r} lacks the tensor {name[:80]!r}, which its index says is there{more}; "
-            "download all files of one version"
+            f"the file {weight_map[name]!r} lacks the tensor {name[:80]!r}, which the index lists there{more}. "
+            "Download all files of one version."
         )
 
 
@@ -213,11 +218,11 @@ def _common(every: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def part_of_several(path: Path) -> str | None:
     """Return a hint if a file's name marks it as one of several, else None."""
     if _DISTRIBUTED.fullmatch(path.name):
-        return f"by its name it is part of a distributed checkpoint; {EXPLAIN_DISTRIBUTED}"
+        return f"the file's name marks it as part of a distributed checkpoint. {EXPLAIN_DISTRIBUTED}"
     found = _PART.search(path.name)
     if found is None or int(found[2]) < 2:
         return None
-    part = f"by its name it is part {int(found[1])} of {int(found[2])}; give their index"
+    part = f"the file's name marks it as part {int(found[1])} of {int(found[2])}. Pass the index of all parts"
     with contextlib.suppress(OSError):
         indices = sorted(p.name for p in path.parent.glob("*.index.json") if p.name.isprintable())
         if indices:

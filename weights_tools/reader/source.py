@@ -88,14 +88,14 @@ class Source:
     def view(self, start: int, count: int) -> memoryview:
         """Return `count` bytes from `start`; raise WeightsError if the file is too short."""
         if start < 0 or count < 0 or start + count > self.size:
-            raise WeightsError("it refers to bytes beyond its end: it is damaged or was cut off")
+            raise WeightsError("the file refers to bytes beyond its end: it is damaged or truncated")
         if self.buffer is not None:
             return self.buffer.data[start : start + count]
         data = os.pread(self._descriptor, count, start)
         while len(data) < count:
             more = os.pread(self._descriptor, count - len(data), start + len(data))
             if not more:
-                raise WeightsError("it became shorter while it was read; try again when nobody writes to it")
+                raise WeightsError("the file became shorter while it was read. Try again when no process writes to it.")
             data += more
         return memoryview(data)
 
@@ -132,7 +132,7 @@ class Source:
         now = os.fstat(self._descriptor)
         same = (now.st_size, now.st_mtime_ns) == (self._status.st_size, self._status.st_mtime_ns)
         if position != self.size or not same:
-            raise WeightsError("it changed while it was read; try again when nobody writes to it")
+            raise WeightsError("the file changed while it was read. Try again when no process writes to it.")
 
     def sha256(self) -> str:
         """Return the sha256 of the bytes that `load` read, as 64 hexadecimal digits."""
@@ -154,13 +154,13 @@ def _open_regular(path: Path) -> tuple[int, os.stat_result]:
     except WeightsError:
         raise
     except FileNotFoundError:
-        linked = " that its symbolic link points to" if path.is_symlink() else ""
-        raise WeightsError(f"there is no such file{linked}; check the name") from None
+        what = "the symbolic link points to a missing file" if path.is_symlink() else "the file does not exist"
+        raise WeightsError(f"{what}. Check the name.") from None
     except PermissionError:
-        raise WeightsError("permission denied; you may not read this file") from None
+        raise WeightsError("the file can't be read: permission denied") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise WeightsError(f"it can't be opened: {reason}") from None
+        raise WeightsError(f"the file can't be opened: {reason}") from None
     try:
         status = os.fstat(descriptor)
         _require_regular(path, status)
@@ -174,14 +174,16 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise WeightsError(explain_folder(path))
     if not stat.S_ISREG(status.st_mode):
-        raise WeightsError("it is a device, pipe or socket; a regular file is needed, so save its content as one first")
+        raise WeightsError(
+            "the path is a device, pipe or socket, not a regular file. Save its content to a file first."
+        )
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:
     try:
         room = np.empty(size + _ALIGNMENT, dtype=np.uint8)
     except MemoryError:
-        raise WeightsError(f"it is {size / 1e9:.1f} GB large, more than the free memory") from None
+        raise WeightsError(f"the file is larger ({size / 1e9:.1f} GB) than the free memory") from None
     skip = -room.ctypes.data % _ALIGNMENT
     return room[skip : skip + size]
 
@@ -191,8 +193,8 @@ def require_memory(size: int) -> None:
     free = _free_memory()
     if free is not None and size + _KEPT_FREE > free:
         raise WeightsError(
-            f"it is {size / 1e9:.1f} GB large and {free / 1e9:.1f} GB of memory are free; "
-            "convert it on a machine with more memory"
+            f"the file is larger ({size / 1e9:.1f} GB) than the free memory ({free / 1e9:.1f} GB). "
+            "Convert it on a machine with more memory."
         )
 
 

@@ -23,7 +23,7 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
-                raise WeightsError(f"its {what} holds the name {key[:80]!r} twice; which one is meant?")
+                raise WeightsError(f"the {what} holds the name {key[:80]!r} twice")
             found[key] = value
         return found
 
@@ -31,15 +31,15 @@ def parse_object(text: bytes, what: str) -> dict[str, object]:
         with without_garbage_collection():  # a collection would traverse millions of lists each time
             parsed = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
     except UnicodeDecodeError:
-        raise WeightsError(f"its {what} is not UTF-8 text") from None
+        raise WeightsError(f"the {what} is not UTF-8 text") from None
     except RecursionError:
-        raise WeightsError(f"its {what} is nested too deep") from None
+        raise WeightsError(f"the {what} is nested too deeply") from None
     except ValueError as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"its {what} is no JSON text: it is damaged") from None
+        raise WeightsError(f"the {what} is damaged: it is not JSON") from None
     if not isinstance(parsed, dict):
-        raise WeightsError(f"its {what} is no JSON object")
+        raise WeightsError(f"the {what} is not a JSON object")
     return parsed
 
 

@@ -75,17 +75,17 @@ class TensorReader:
 def check_bounds(name: str, ref: TensorRef, container: Container) -> None:
     """Raise WeightsError with the tensor's name if its storage is missing, has another size, or is too small for it."""
     storage = ref.storage
-    what = f"its tensor {name[:80]!r}"
+    what = f"the tensor {name[:80]!r}"
     if storage.key not in container.spans:
         raise WeightsError(f"{what} has no data: the entry {storage.key[:80]!r} is missing")
     _, size = container.spans[storage.key]
     if size < 0:
         raise WeightsError(
-            f"{what} is stored compressed, as torch never does; save the checkpoint again with torch.save"
+            f"{what} is stored compressed, which torch never does. Save the checkpoint again with torch.save."
         )
     width = ITEM_SIZES[storage.dtype]
     if size != storage.numel * width:
-        raise WeightsError(f"{what} has {size:,} bytes of data where {storage.numel * width:,} are stated")
+        raise WeightsError(f"{what} has {size:,} bytes of data, but {storage.numel * width:,} are stated")
     if len(ref.shape) != len(ref.stride):
         raise WeightsError(f"{what} has a shape and strides of different lengths")
     if ref.numel == 0:
@@ -93,7 +93,7 @@ def check_bounds(name: str, ref: TensorRef, container: Container) -> None:
     held = size // ITEM_SIZES[ref.dtype] - storage.offset
     if ref.numel > held:
         raise WeightsError(
-            f"{what} claims {ref.numel:,} elements and only {held:,} are stored (a stride of 0 repeats them)"
+            f"{what} claims {ref.numel:,} elements, but only {held:,} are stored (a stride of 0 repeats them)"
         )
     last = ref.offset + sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
     if last >= held:

@@ -23,12 +23,12 @@ def read(source: Source) -> Container:
     reader = _Reader(source)
     reader.next()  # the magic number, already checked
     if reader.next() != _PROTOCOL:
-        raise WeightsError("it is a legacy file of torch.save with an unknown protocol version")
+        raise WeightsError("the legacy file of torch.save has an unknown protocol version")
     machine = reader.next()
     top = reader.next()
     keys = reader.next()
     if not isinstance(keys, list) or len(keys) > MAX_ENTRIES:
-        raise WeightsError("its list of storages is damaged")
+        raise WeightsError("the list of storages is damaged")
     big = isinstance(machine, dict) and machine.get("little_endian") is False
     spans = _spans(source, reader, keys, "big" if big else "little")
     notes = ["the format has no checksums"]
@@ -68,7 +68,7 @@ class _Reader:
         storage = storage_of(identity)
         known = self.storages.setdefault(storage.key, storage)
         if (known.dtype, known.numel) != (storage.dtype, storage.numel):
-            raise WeightsError("one of its storages is mentioned with two different sizes")
+            raise WeightsError("a storage is mentioned with two different sizes")
         return storage
 
 
@@ -78,15 +78,17 @@ def _spans(source: Source, reader: _Reader, keys: list[Value], order: str) -> di
     for key in keys:
         storage = reader.storages.get(key) if isinstance(key, str) else None
         if storage is None or storage.key in spans:
-            raise WeightsError("its list of storages is damaged")
+            raise WeightsError("the list of storages is damaged")
         count = int.from_bytes(source.view(position, 8), "big" if order == "big" else "little")
         if count != storage.numel:
-            raise WeightsError("the size of one of its storages is damaged")
+            raise WeightsError("the size of a storage is damaged")
         size = count * ITEM_SIZES[storage.dtype]
         if position + 8 + size > source.size:
-            raise WeightsError(f"it is cut off: {source.size:,} bytes, fewer than its tensors need; download it again")
+            raise WeightsError(
+                f"the file is truncated ({source.size:,} bytes, fewer than the tensors need). Download it again."
+            )
         spans[storage.key] = (position + 8, size)
         position += 8 + size
     if position != source.size:
-        raise WeightsError("bytes stand behind its tensors; download or copy it again")
+        raise WeightsError("the file has bytes after the last tensor. Download or copy it again.")
     return spans

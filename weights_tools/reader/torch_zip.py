@@ -41,7 +41,7 @@ def read(source: Source, *, check: bool) -> Container:
     kind = "torch zip"
     if is_script:
         kind = "C++ archive" if _is_cpp_archive(top, machine.globals) else "TorchScript archive"
-        notes.append("its program was not run and not looked at: only its parameters were read")
+        notes.append("the archive's program was neither run nor read: only the parameters were read")
     return Container(
         kind=kind,
         top=top,
@@ -67,25 +67,25 @@ def _root(entries: Mapping[str, Entry]) -> str:
     """Return the folder that holds data.pkl, with a trailing slash."""
     names = list(entries)
     if not names:
-        raise WeightsError("it is an empty zip archive")
+        raise WeightsError("the file is an empty zip archive")
     roots = [name.removesuffix("data.pkl") for name in names if name.count("/") <= 1 and name.endswith("/data.pkl")]
     if any(name.endswith(("/archive_format", "/serialized_exported_program.json")) for name in names) or any(
         name in ("archive_format", "serialized_exported_program.json") for name in names
     ):
         raise WeightsError(
-            "it is a .pt2 archive of torch.export: a program, which loading would run; "
-            "give the checkpoint that it was exported from"
+            "the file is a .pt2 archive of torch.export: a program, which loading would run. "
+            "Pass the checkpoint that it was exported from."
         )
     if len(roots) == 1:
         return roots[0]
     if roots:
-        raise WeightsError("it holds several checkpoints in one archive; unpack it and name one of them")
+        raise WeightsError("the archive holds several checkpoints. Unpack it and name one of them.")
     if all(name.endswith(".npy") for name in names):
-        raise WeightsError("it is an archive of NumPy arrays (.npz), not a checkpoint")
+        raise WeightsError("the file is an archive of NumPy arrays (.npz), not a checkpoint")
     inner = [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]
     if inner:
-        raise WeightsError(f"it is a zip archive that holds {inner[0][:80]!r}; unpack it and give that file")
-    raise WeightsError("it is a zip archive without data.pkl, so torch.save did not write it")
+        raise WeightsError(f"the file is a zip archive that holds {inner[0][:80]!r}. Unpack it and pass that file.")
+    raise WeightsError("the file is a zip archive without data.pkl, so torch.save did not write it")
 
 
 def _spans(entries: Mapping[str, Entry], root: str) -> dict[str, tuple[int, int]]:
@@ -103,5 +103,5 @@ def _is_big_endian(source: Source, entry: Entry | None) -> bool:
         return False
     order = bytes(_zip_archive.read_small(source, entry, 16)).strip()
     if order not in (b"little", b"big"):
-        raise WeightsError(f"its byte order {order!r} is unknown; little and big are")
+        raise WeightsError(f"the byte order {order!r} is unknown (known: little, big)")
     return order == b"big"

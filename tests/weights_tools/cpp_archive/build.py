@@ -1,4 +1,4 @@
-"""Building the test program, and starting it from Python."""
+"""Build the test program and run it from Python."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from tests import cmake
 
 
 def build() -> Path:
-    """Build the program, where it was not built yet; skip the test without a compiler."""
+    """Build the program unless it exists; skip the test without a compiler."""
     folder, _ = cmake.build(Path(__file__).parent, "cpp_archive")
     return folder / "cpp-archive"
 
 
 def torch_save(program: Path, state: Mapping[str, Tensor], target: Path, kind: str = "module") -> Path:
-    """Let C++ write these tensors to `target` with torch::save, and return it.
+    """Write tensors with torch::save of C++ and return the path.
 
-    kind: "module" for a tree of modules of these dotted names, "tensors" for a std::vector of them, "tensor" for the
-    first alone, "optimizer" for the state of an SGD with momentum.
+    Args:
+        program: The program that `build` returned.
+        state: Tensors by dotted name.
+        target: File to write.
+        kind: "module" for a tree of modules of these dotted names, "tensors" for a std::vector of the tensors, "tensor"
+            for the first alone, "optimizer" for the state of SGD with momentum.
     """
     source = target.with_name(f"{target.name}.in")
     torch.save(dict(state), source)

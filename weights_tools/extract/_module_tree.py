@@ -25,11 +25,13 @@ def walk_modules(top: Value) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
     """
     attributes = top.state if isinstance(top, Foreign) and isinstance(top.state, dict) else {}
     if "param_groups" in attributes or any(isinstance(n, str) and n.endswith("/size") for n in attributes):
-        raise WeightsError("it holds the state of an optimizer only, no weights of a network; save the module itself")
+        raise WeightsError(
+            "the archive holds only the state of an optimizer, no weights of a network. Save the module itself."
+        )
     if attributes and all(_is_numbered(name, value) for name, value in attributes.items()):
         raise WeightsError(
-            f"it holds a list of {len(attributes)} tensors without names (std::vector<torch::Tensor> perhaps), so that "
-            "nobody can tell which is which; save the module itself"
+            f"the archive holds a list of {len(attributes)} tensors without names (perhaps a "
+            "std::vector<torch::Tensor>), which can't be told apart. Save the module itself."
         )
     tensors: dict[str, TensorRef] = {}
     unreadable = 0
@@ -37,15 +39,15 @@ def walk_modules(top: Value) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
         if isinstance(value, UnreadableTensor):
             unreadable += 1
         elif len(tensors) == MAX_TENSORS:
-            raise WeightsError(f"it holds more than {MAX_TENSORS:,} tensors, as no network does; get it elsewhere")
+            raise WeightsError(f"the archive holds more than {MAX_TENSORS:,} tensors, which no network has")
         else:
             tensors[check_name(f"{prefix}{name}")] = value
     if not tensors:
         raise WeightsError(
-            "it is an archive without named parameters: torch.jit.freeze turned them into constants; "
-            "save the model before it is frozen"
+            "the archive has no named parameters: torch.jit.freeze turned them into constants. "
+            "Save the model before freezing it."
         )
-    notes = (f"{unreadable} attributes that are no plain tensors were left out",) if unreadable else ()
+    notes = (f"{unreadable} attributes that are not plain tensors were left out",) if unreadable else ()
     return tensors, notes
 
 
@@ -66,8 +68,9 @@ def _attributes(top: Value) -> Iterator[tuple[str, Value, TensorRef | Unreadable
         attributes += len(node.state)
         if modules > MAX_MODULES or attributes > MAX_ATTRIBUTES or depth > MAX_DEPTH:
             raise WeightsError(
-                f"its modules are too many or nested too deep (at most {MAX_MODULES:,} with {MAX_ATTRIBUTES:,} "
-                f"attributes, {MAX_DEPTH} deep), as in no network; it is damaged or an attack, so get it elsewhere"
+                f"the archive has too many modules, or they are nested too deeply (at most {MAX_MODULES:,} with "
+                f"{MAX_ATTRIBUTES:,} attributes, {MAX_DEPTH} deep): it is damaged or an attack. Get the model from "
+                "another source."
             )
         for name, value in node.state.items():
             if isinstance(value, TensorRef | UnreadableTensor):
