@@ -181,7 +181,7 @@ def _check_agreement(weight_map: Mapping[str, str], parts: Mapping[str, Containe
         if not isinstance(part.top, dict):
             raise WeightsError(f"the file {file!r} holds {kind_of(part.top)[:80]} instead of named tensors")
         for name, value in part.top.items():
-            shown = repr(name[:80]) if isinstance(name, str) else "under a key that is not text"
+            shown = repr(name[:80]) if isinstance(name, str) else "under a key that is not a string"
             if name in found:
                 raise WeightsError(f"the tensor {shown} is in two files, {found[name]!r} and {file!r}")
             found[name] = file
