@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A power of two is divisible by every output stride. 520 pixels at output stride 16 give 33, which looks like 15.76.
 _MEASURED_SIDE = 256
-_LARGEST_SIDE = 1 << 20
+_MAX_SIDE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **
         TypeError: If `model` is neither a network nor a name, or `options` are given with a network.
     """
     for name, side in (("height", height), ("width", width)):
-        if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _LARGEST_SIDE:
-            raise ValueError(f"{name}={side!r}: expected a whole number of pixels, 1 to {_LARGEST_SIDE:,}")
+        if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _MAX_SIDE:
+            raise ValueError(f"{name}={side!r}: expected a whole number of pixels, 1 to {_MAX_SIDE:,}")
     network = _described(model, options).eval()
     parameters = sum(each.numel() for each in network.parameters())
     _remove_norms(network)

@@ -71,7 +71,7 @@ class Builder:
         return {name: value for name, value in self.applicable(chosen).items() if value is not None}
 
     def applicable(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-        """Return the options as `resolve` does, and None for those that apply but are not in use."""
+        """Return the options of `resolve`, plus None for those that apply but are not in use."""
         given = {name: value for name, value in chosen.items() if value is not None}
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:

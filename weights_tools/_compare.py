@@ -38,7 +38,7 @@ class CompareReport:
         network: Short description of the converted network.
         project: Project whose own network was compared.
         version: Installed version of the project.
-        call: Call that built its network, every argument written out.
+        call: Call that built the project's network, with every argument.
         assumed: Options that the weights do not show. The project's network used the converted file's values if it
             could.
         measured: One comparison per output, size and dtype.

@@ -138,11 +138,11 @@ class _Source:
     """A recognised checkpoint with its tensors in memory.
 
     Attributes:
-        content: The open file or files.
-        container: Its structure.
-        found: The network in it.
-        weights: The network's weights, unedited.
-        published: Catalog row of the file, if it is a published one.
+        content: Bytes of the checkpoint.
+        container: Structure of the checkpoint.
+        found: Network in the checkpoint.
+        weights: Unedited weights of the network.
+        published: Catalog row, if the checkpoint is a published file.
     """
 
     content: Content

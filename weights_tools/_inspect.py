@@ -17,8 +17,8 @@ from weights_tools.reader import Container, Content, TensorReader, open_checkpoi
 from weights_tools.reader.values import ITEM_SIZES
 from weights_tools.recognise import Recognised, describe_architecture, recognise
 
-_MOST_READ = 4  # as a multiple of the file's size
-_MOST_CANDIDATES = 10  # each takes a tenth of a second, and the error names as many
+_MAX_READ = 4  # as a multiple of the file's size
+_MAX_CANDIDATES = 10  # as many as the error lists; each takes a tenth of a second
 
 
 def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool = True) -> InspectReport:
@@ -69,7 +69,7 @@ def _refused(
     report = replace(base, refused=reason)
     candidates = find_candidates(container) if key is None else []
     if candidates:
-        several = tuple(_candidate(source, container, each, data=data) for each in candidates[:_MOST_CANDIDATES])
+        several = tuple(_candidate(source, container, each, data=data) for each in candidates[:_MAX_CANDIDATES])
         return replace(report, candidates=several)
     try:
         state = find_state_dict(container, key)
@@ -77,7 +77,7 @@ def _refused(
         return report
     report = _with_tensors(report, state)
     # Thousands of views of one storage would take hours to check.
-    small = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MOST_READ * source.size
+    small = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MAX_READ * source.size
     with contextlib.suppress(WeightsError):  # the error above takes precedence
         values = _check(source, container, state, list(state.tensors), data=data and small)
         report = replace(report, doubts=(*report.doubts, *values.problems, *values.doubts))

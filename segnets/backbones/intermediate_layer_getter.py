@@ -120,7 +120,7 @@ def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     Args:
         backbone: An IntermediateLayerGetter without dotted paths.
-        x: Its input.
+        x: Input of the backbone.
 
     Returns:
         The outputs of `backbone(x)`.

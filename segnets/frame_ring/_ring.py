@@ -142,7 +142,7 @@ class FrameRing:
         return available if self.role == "consumer" else self.layout.slots - available
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
-        """Wait for a free slot. For the producer.
+        """Wait for a free slot (producer only).
 
         Args:
             timeout: Seconds to wait; 0 does not wait, None waits without limit.
@@ -165,7 +165,7 @@ class FrameRing:
         return slot
 
     def put(self, frame: npt.ArrayLike, timeout: float | None = None, *, tag: int = 0) -> bool:
-        """Copy an array into a slot and publish it. For the producer.
+        """Copy an array into a slot and publish it (producer only).
 
         Args:
             frame: Array of the ring's shape and dtype.
@@ -194,7 +194,7 @@ class FrameRing:
         return True
 
     def next(self, timeout: float | None = None) -> Frame | None:
-        """Wait for the next frame, which must be released before the next call. For the consumer.
+        """Wait for the next frame, which must be released before the next call (consumer only).
 
         Waiting is done by polling. A frame is seen at most a millisecond after it was published, or 0.05 ms early in a
         wait.
@@ -227,7 +227,7 @@ class FrameRing:
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
-        """Iterate over the frames until the producer closes the ring. For the consumer.
+        """Iterate over the frames until the producer closes the ring (consumer only).
 
         Each frame is released when the next one is requested.
 

@@ -1,7 +1,7 @@
 """Head of DeepLabV3: atrous spatial pyramid pooling, a 3x3 convolution and a 1x1 classifier.
 
-Chen et al. 2017, https://arxiv.org/abs/1706.05587. Behaves like torchvision.models.segmentation.deeplabv3.DeepLabHead,
-or, with `variant="mmseg"`, as mmsegmentation's ASPPHead.
+Chen et al. 2017, https://arxiv.org/abs/1706.05587. Behaves like torchvision.models.segmentation.deeplabv3.DeepLabHead
+or, with `variant="mmseg"`, like mmsegmentation's ASPPHead.
 """
 
 from __future__ import annotations

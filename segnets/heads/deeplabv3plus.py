@@ -1,7 +1,7 @@
 """Head of DeepLabV3+: ASPP on the last feature map, fused with a feature map at a quarter of the image's size.
 
 Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", https://arxiv.org/abs/1802.02611
-Behaves like segmentation_models_pytorch's DeepLabV3Plus, or, with `variant="vainf"`, as VainF/DeepLabV3Plus-Pytorch's.
+Behaves like segmentation_models_pytorch's DeepLabV3Plus or, with `variant="vainf"`, like VainF/DeepLabV3Plus-Pytorch's.
 """
 
 from __future__ import annotations

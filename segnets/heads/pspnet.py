@@ -1,7 +1,8 @@
 """Head of PSPNet: the feature map concatenated with its averages over grids of 1, 2, 3 and 6 cells per side.
 
 Zhao et al. 2017, "Pyramid Scene Parsing Network", https://arxiv.org/abs/1612.01105
-Behaves like mmsegmentation's PSPHead (the paper's), or, with `variant="smp"`, as segmentation_models_pytorch's PSPNet.
+Behaves like mmsegmentation's PSPHead (as in the paper) or, with `variant="smp"`, like segmentation_models_pytorch's
+PSPNet.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise by the fixed statistics."""
+        """Normalise with the fixed statistics."""
         # Keep torchvision's order of operations: another order changes the last bits.
         weight = self.weight.reshape(1, -1, 1, 1)
         bias = self.bias.reshape(1, -1, 1, 1)

@@ -223,7 +223,7 @@ def create_model(
     weights_backbone: WeightsSource | None = None,
     **options: Unpack[Options],
 ) -> SegmentationModel:
-    """Build a network by name, with random weights or given ones.
+    """Build a network by name, with random or given weights.
 
     Args:
         name: Name of the network, "<head>_<backbone>" or registered with `segnets.register_model`; see

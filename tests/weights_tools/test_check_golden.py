@@ -241,6 +241,6 @@ def test_other_kinds_of_file(
     cut.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(WeightsError, match="is truncated"):
         check_golden(cut, model)
-    monkeypatch.setattr(weights_tools.check.golden, "_MOST_BYTES", 1 << 10)
+    monkeypatch.setattr(weights_tools.check.golden, "_MAX_BYTES", 1 << 10)
     with pytest.raises(WeightsError, match="at most 0 MiB are read"):
         check_golden(path, model)

@@ -30,7 +30,7 @@ from weights_tools.reader import Container, Source, TensorReader, prefix_errors,
 from weights_tools.reader.values import TensorRef
 
 _INPUT, _AUX = "input", "aux"
-_MOST_BYTES = 256 << 20
+_MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def check_golden(
             source's network. "output" (or "out", or one tensor of any other name) holds the logits that the source
             returned in eval mode: at the size of the image for segmentation, (N, classes) for a classifier. "aux" is
             optional.
-        model: A network of segnets with its weights. It runs in eval mode and float32, and is left unchanged.
+        model: Network with its weights. It runs in eval mode and float32, and is left unchanged.
         tolerance: Allowed difference, relative to the largest output or to 1.
 
     Raises:
@@ -85,9 +85,9 @@ def check_golden(
     if not 0 < tolerance < 1:
         raise WeightsError(f"tolerance={tolerance}: expected a number above 0 and below 1, for example 1e-4")
     with prefix_errors(path), Source(path) as source:
-        if source.size > _MOST_BYTES:  # check before anything is read
+        if source.size > _MAX_BYTES:  # check before anything is read
             raise WeightsError(
-                f"the golden file has {source.size / 1e6:,.0f} MB; at most {_MOST_BYTES >> 20} MiB are read. "
+                f"the golden file has {source.size / 1e6:,.0f} MB; at most {_MAX_BYTES >> 20} MiB are read. "
                 "One image of a few hundred pixels is enough."
             )
         tensors = _read(source, read_container(source))

@@ -1,4 +1,4 @@
-"""Build a network of segnets from converted tensors."""
+"""Build a segnets network from converted tensors."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from weights_tools.check.outputs import (
 from weights_tools.check.peers import Peer, PeerCall, find_peer, installed_version, peer_errors
 
 Size = tuple[int, int]
-_MOST_FLOAT64_PIXELS = 40_000  # float64 takes three times as long as float32
-_MOST_PIXELS = 1 << 24
+_MAX_FLOAT64_PIXELS = 40_000  # float64 takes three times as long as float32
+_MAX_PIXELS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class PeerComparison:
 
     Attributes:
         project: Name of the project.
-        version: Its installed version.
-        call: The call that built its network, every argument written out.
+        version: Installed version of the project.
+        call: Call that built the project's network, with every argument.
         assumed: Options of segnets that the weights do not show and that became arguments of the call.
         measured: One comparison per output, size and dtype.
     """
@@ -121,7 +121,7 @@ def compare_with_peer(
         module.to(dtype)
         for i, size in enumerate(chosen):
             # Only every second size in float64, which takes most of the time.
-            if dtype == torch.float32 or (i % 2 == 0 and size[0] * size[1] <= _MOST_FLOAT64_PIXELS):
+            if dtype == torch.float32 or (i % 2 == 0 and size[0] * size[1] <= _MAX_FLOAT64_PIXELS):
                 images = random_images(size, channels).to(dtype)
                 measured += _run_both(peer, module, ours, images, size)
     measured.sort(key=lambda each: (each.output != "out", each.output, each.dtype, chosen.index(each.size)))
@@ -199,8 +199,8 @@ def _checked_sizes(peer: Peer, config: ModelConfig, sizes: Sequence[Size] | None
         return default_sizes(peer, config)
     step = peer.size_multiple(config)
     for height, width in sizes:
-        if height < 1 or width < 1 or height * width > _MOST_PIXELS:
-            raise WeightsError(f"image size {height}x{width}: expected 1 to {_MOST_PIXELS:,} pixels")
+        if height < 1 or width < 1 or height * width > _MAX_PIXELS:
+            raise WeightsError(f"image size {height}x{width}: expected 1 to {_MAX_PIXELS:,} pixels")
         if height % step or width % step:
             raise WeightsError(
                 f"image size {height}x{width}: {peer.title} needs multiples of {step} for this network. "

@@ -71,8 +71,8 @@ class RequestedChecks:
         """Run the unedited network and check its outputs.
 
         Args:
-            config: The network of segnets.
-            tensors: Its tensors.
+            config: Configuration of the network in segnets.
+            tensors: Tensors of the network.
             read_source: Function that returns the source's tensors under its own names; only called to compare with a
                 project.
             unused: Names of the source's tensors that the conversion leaves out.

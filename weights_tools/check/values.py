@@ -16,9 +16,9 @@ from torch import Tensor
 from weights_tools._text import join_names
 
 # The square of a larger value overflows float32. A flipped exponent bit turns an ordinary weight into about 1e38.
-_LARGEST = 1e15
+_MAX_VALUE = 1e15
 # More all-zero kernels than this mean that the file was not completely written.
-_MOST_EMPTY = 0.5
+_MAX_EMPTY = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def check_values(tensors: Mapping[str, Tensor]) -> ValueCheck:
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # aminmax propagates NaN
             count = tensor.numel() - int(torch.isfinite(values).sum())
             not_finite.append(f"{name} ({count:,} of {tensor.numel():,})")
-        elif max(-low, high) > _LARGEST:
+        elif max(-low, high) > _MAX_VALUE:
             huge.append(f"{name} ({max(-low, high):.1e})")
         elif name.endswith("running_var") and low < 0:
             negative.append(f"{name} ({low:.1e})")
@@ -59,12 +59,12 @@ def check_values(tensors: Mapping[str, Tensor]) -> ValueCheck:
         for found, what in (
             (not_finite, "tensors hold NaN or infinite values"),
             (negative, "tensors hold negative variances"),
-            (huge, f"tensors hold values beyond {_LARGEST:.0e}"),
+            (huge, f"tensors hold values beyond {_MAX_VALUE:.0e}"),
         )
         if found
     ]
     doubts: list[str] = []
     if empty:
         text = f"{len(empty)} of {kernels} convolution kernels hold only zeros: {join_names(empty)}"
-        (problems if len(empty) > _MOST_EMPTY * kernels else doubts).append(text)
+        (problems if len(empty) > _MAX_EMPTY * kernels else doubts).append(text)
     return ValueCheck(tuple(problems), tuple(doubts))

@@ -12,7 +12,7 @@ Subparsers = argparse._SubParsersAction  # has no public name
 PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 
-def print_answer(answer: object) -> None:
+def print_result(answer: object) -> None:
     """Print a text, with control characters escaped, or anything else as JSON with sorted keys."""
     from segnets.console import escape_controls  # imports torch, which would slow down `--help`
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from weights_tools.commands._common import PROJECTS, Subparsers, named_value, print_answer
+from weights_tools.commands._common import PROJECTS, Subparsers, named_value, print_result
 
-_LARGEST = 1 << 16
+_MAX_SIDE = 1 << 16
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         arguments=dict(options.argument),
         record=options.record,
     )
-    print_answer(report.to_json() if options.json else str(report))
+    print_result(report.to_json() if options.json else str(report))
     return 0 if report.holds else 1
 
 
@@ -65,6 +65,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (by and all(part.isascii() and part.isdecimal() and len(part) < 6 for part in (height, width))):
         raise argparse.ArgumentTypeError(f"{text!r}: expected HxW, for example 64x96")
     size = int(height), int(width)
-    if not all(1 <= length <= _LARGEST for length in size):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected sides of 1 to {_LARGEST:,}")
+    if not all(1 <= length <= _MAX_SIDE for length in size):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected sides of 1 to {_MAX_SIDE:,}")
     return size

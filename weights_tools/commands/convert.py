@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from weights_tools.commands._common import PROJECTS, Subparsers, named_value, positive_int, print_answer
+from weights_tools.commands._common import PROJECTS, Subparsers, named_value, positive_int, print_result
 
 # Repeated here because the layouts import torch, which would slow down `--help`. A test compares.
 LAYOUTS = ("allentdan", "mmseg", "navifra", "segnets", "smp", "timm", "torchvision", "transformers", "vainf")
@@ -109,5 +109,5 @@ def run(options: argparse.Namespace) -> int:
         allow_nonfinite=options.allow_nonfinite,
         overwrite=options.force,
     )
-    print_answer(report.to_json() if options.json else str(report))
+    print_result(report.to_json() if options.json else str(report))
     return 0

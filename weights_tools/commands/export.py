@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from weights_tools.commands._common import PROJECTS, Subparsers, print_answer
+from weights_tools.commands._common import PROJECTS, Subparsers, print_result
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -31,5 +31,5 @@ def run(options: argparse.Namespace) -> int:
     from weights_tools import export
 
     report = export(options.source, options.target, project=options.project, overwrite=options.force)
-    print_answer(report.to_json() if options.json else str(report))
+    print_result(report.to_json() if options.json else str(report))
     return 0

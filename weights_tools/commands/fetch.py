@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from weights_tools.commands._common import Subparsers, print_answer
+from weights_tools.commands._common import Subparsers, print_result
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt as error:
         print(f"weights-tools: {escape_controls(str(error)) or 'interrupted'}", file=sys.stderr)
         return 130
-    print_answer(report.to_json() if options.json else str(report))
+    print_result(report.to_json() if options.json else str(report))
     return 0
 
 
@@ -82,7 +82,7 @@ def _list(options: argparse.Namespace) -> int:
         for row in CATALOG
     ]
     if options.json:
-        print_answer(rows)
+        print_result(rows)
         return 0
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:

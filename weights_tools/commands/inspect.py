@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from weights_tools.commands._common import Subparsers, print_answer
+from weights_tools.commands._common import Subparsers, print_result
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -27,5 +27,5 @@ def run(options: argparse.Namespace) -> int:
     from weights_tools import inspect
 
     report = inspect(options.file, key=options.key, data=not options.quick)
-    print_answer(report.to_json() if options.json else str(report))
+    print_result(report.to_json() if options.json else str(report))
     return 0 if report.refused is None else 1

@@ -11,7 +11,7 @@ from weights_tools.edit._classes import ClassMap, read_class_map, read_class_nam
 from weights_tools.edit._weights import Weights, cast, drop_auxiliary, name_classes, replace_classes
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-_MOST_CLASSES = 1 << 20
+_MAX_CLASSES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Edits:
         """
         if dtype is not None and dtype not in DTYPES:
             raise WeightsError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
-        if num_classes is not None and (isinstance(num_classes, bool) or not 1 <= num_classes <= _MOST_CLASSES):
-            raise WeightsError(f"num_classes={num_classes}: expected 1 to {_MOST_CLASSES:,}")
+        if num_classes is not None and (isinstance(num_classes, bool) or not 1 <= num_classes <= _MAX_CLASSES):
+            raise WeightsError(f"num_classes={num_classes}: expected 1 to {_MAX_CLASSES:,}")
         class_map = None if remap_classes is None else read_class_map(remap_classes)
         if class_map is not None and num_classes not in (None, len(class_map)):
             raise WeightsError(

@@ -40,7 +40,7 @@ class PeerCall:
 
     Attributes:
         function: Full name of the function or class.
-        arguments: Its arguments by name.
+        arguments: Arguments by name.
         assumed: Options of segnets that the weights do not show and that became arguments. The peer would also accept
             other values.
     """

@@ -13,7 +13,7 @@ import warnings
 
 from weights_tools.reader.values import Value
 
-MAX_TEXT = 1 << 18  # characters; the longest that mmsegmentation publishes has 42 thousand
+MAX_TEXT = 1 << 18  # in characters; the longest published mmsegmentation config has 42 thousand
 _MAX_NODES = 100_000
 _MAX_DEPTH = 40
 

@@ -70,14 +70,14 @@ def match_layout(
     if layout != "auto" and layout not in LAYOUTS:
         raise WeightsError(f"unknown layout {layout!r}; known are auto, {', '.join(LAYOUTS)}")
     evidence = Evidence(tensors, chosen or {}, {}, container, requested=layout != "auto")
-    answers = []
+    results = []
     for each in LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]]:
         known = replace(evidence, configured=configured) if configured and configured_by == each.name else evidence
-        answers.append(each.match_backbone(known) if backbone_only else each.match(known))
-    matches = [answer for answer in answers if isinstance(answer, Match)]
+        results.append(each.match_backbone(known) if backbone_only else each.match(known))
+    matches = [result for result in results if isinstance(result, Match)]
     if matches:
         return _merge_equal(matches)
-    reasons = [answer for answer in answers if isinstance(answer, str)]
+    reasons = [result for result in results if isinstance(result, str)]
     if reasons:
         raise WeightsError(reasons[0])
     hint = "" if backbone_only else _hint_backbone_only(tensors, layout)

@@ -30,7 +30,7 @@ _HIDDEN_IN_BACKBONE = tuple(option.name for option in OPTIONS if option.in_backb
 
 @dataclass(frozen=True)
 class _Renamed:
-    """A checkpoint under the names of segnets.
+    """A checkpoint with tensors renamed to segnets' names.
 
     Attributes:
         backbone: Name of the backbone.
@@ -49,7 +49,7 @@ class _Renamed:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """A layout that consists of tables; see `base.Layout`.
+    """Layout defined by tables; see `base.Layout`.
 
     Attributes:
         name: Name for `--layout` and for the converted file.

@@ -1,4 +1,4 @@
-"""Translate the backbone of an mmsegmentation config to options of segnets.
+"""Translate the backbone of an mmsegmentation config to segnets options.
 
 Source: mmsegmentation 1.2.2, models/backbones/resnet.py and resnext.py, models/utils/res_layer.py; 0.30 has the same.
 """

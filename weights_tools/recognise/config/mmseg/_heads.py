@@ -1,4 +1,4 @@
-"""Translate the heads of an mmsegmentation config to options of segnets.
+"""Translate the heads of an mmsegmentation config to segnets options.
 
 Source: mmsegmentation 1.2.2, models/decode_heads/{decode_head,fcn_head,aspp_head,psp_head}.py; 0.30 has the same.
 """
