@@ -23,7 +23,7 @@ def test_facts_are_torchvisions(row: Published) -> None:
 
 
 @pytest.mark.parametrize("row", CATALOG, ids=lambda row: f"{row.model}-{row.name}")
-def test_parameters_are_counted_anew(row: Published) -> None:
+def test_parameters_are_counted_on_each_call(row: Published) -> None:
     config = row.config()
     with torch.device("meta"):
         model = build(config.name, dict(config.options))

@@ -82,7 +82,7 @@ def test_nothing_looks_up_inside(package: str) -> None:
                 assert floor_of.get(imported, above) <= floor_of.get(room, above), f"{path} imports {module}"
 
 
-def test_the_import_brings_nothing_heavy() -> None:
+def test_the_import_loads_nothing_heavy() -> None:
     heavy = {
         "torchvision",
         "PIL",

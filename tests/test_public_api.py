@@ -83,7 +83,7 @@ def test_names_keep_their_meaning_after_a_submodule_is_imported() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES_OF_TORCHVISION)
-def test_builders_take_torchvisions_arguments_and_say_so(name: str) -> None:
+def test_builders_accept_and_show_torchvisions_arguments(name: str) -> None:
     signature = inspect.signature(getattr(segnets, name))
     defaults = {p.name: p.default for p in signature.parameters.values()}
     assert list(defaults.items())[:5] == [
@@ -101,7 +101,7 @@ def test_builders_take_torchvisions_arguments_and_say_so(name: str) -> None:
     assert "https://arxiv.org/abs/" in getattr(segnets, name).__doc__
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_the_version_is_defined_once() -> None:
     root = Path(segnets.__file__).parents[1]
     for name in ("pyproject.toml", "cpp/pyproject.toml", "cpp/CMakeLists.txt"):
         text = (root / name).read_text()
@@ -125,7 +125,7 @@ def test_list_models() -> None:
 
 
 @pytest.mark.parametrize("program", ["segnets", "weights_tools"])
-def test_commands_explain_themselves(program: str) -> None:
+def test_commands_have_help(program: str) -> None:
     out = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
     commands = {
         "segnets": ["list", "info", "export", "verify", "join"],

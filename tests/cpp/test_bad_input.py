@@ -63,7 +63,7 @@ def test_bad_images(contents: bytes, message: str, build: Path, small: Path, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["i.ppm"]
 
 
-def test_images_that_are_no_files(build: Path, small: Path, tmp_path: Path) -> None:
+def test_images_that_are_not_files(build: Path, small: Path, tmp_path: Path) -> None:
     fails(build, "none.ppm: does not exist", small, tmp_path / "none.ppm", tmp_path / "m.pgm")
     fails(build, "is a folder, not a file", small, tmp_path, tmp_path / "m.pgm")
     os.mkfifo(tmp_path / "pipe")
@@ -148,7 +148,7 @@ def test_an_export_for_a_gpu(build: Path, small: Path, small_ppm: Path, tmp_path
     fails(build, message, model, small_ppm, tmp_path / "m.pgm")
 
 
-def test_models_that_are_none(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
+def test_invalid_models(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.pgm"
     torch.save(random_model(num_classes=3).state_dict(), tmp_path / "w.pth")
     fails(build, "is a Python checkpoint (torch.save)", tmp_path / "w.pth", small_ppm, out)
@@ -176,7 +176,7 @@ def test_compressed_entries(build: Path, small: Path, small_ppm: Path, tmp_path:
     fails(build, "damaged", model, small_ppm, out)
 
 
-def test_outputs_that_are_no_files(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
+def test_outputs_that_are_not_files(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
     (tmp_path / "real.pgm").write_bytes(b"old")
     (tmp_path / "link.pgm").symlink_to(tmp_path / "real.pgm")
     fails(build, "is a symbolic link", small, small_ppm, tmp_path / "link.pgm")

@@ -40,7 +40,7 @@ def start(*command: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_the_masks_are_those_of_one_process(build: Path, desk: Desk, tmp_path: Path) -> None:
+def test_the_masks_equal_those_of_one_process(build: Path, desk: Desk, tmp_path: Path) -> None:
     weights, exported, images = desk
     rings = [tmp_path / "frames", tmp_path / "masks"]
     files = [weights.parent / f"{i + 1}.ppm" for i in range(FRAMES)]
@@ -60,7 +60,7 @@ def test_the_masks_are_those_of_one_process(build: Path, desk: Desk, tmp_path: P
         assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in said
 
 
-def test_each_side_is_told_of_the_other(build: Path, desk: Desk, tmp_path: Path) -> None:
+def test_each_side_sees_the_state_of_the_other(build: Path, desk: Desk, tmp_path: Path) -> None:
     weights, exported, _ = desk
     rings = [tmp_path / "frames", tmp_path / "masks"]
     image = weights.parent / "1.ppm"
@@ -80,7 +80,7 @@ def test_each_side_is_told_of_the_other(build: Path, desk: Desk, tmp_path: Path)
     assert complaints == f"{rings[1]}: the Python side is gone; see its last lines\n"
 
 
-def test_a_side_that_opened_one_ring_alone_is_missed(build: Path, desk: Desk, tmp_path: Path) -> None:
+def test_a_side_that_opened_only_one_ring_is_missed(build: Path, desk: Desk, tmp_path: Path) -> None:
     weights, exported, _ = desk
     rings = [tmp_path / "frames", tmp_path / "masks"]
     producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, weights.parent / "1.ppm")
@@ -89,7 +89,7 @@ def test_a_side_that_opened_one_ring_alone_is_missed(build: Path, desk: Desk, tm
     assert complaints == f"{rings[0]}: the Python side is gone; see its last lines\n"
 
 
-def test_what_the_producer_refuses(build: Path, desk: Desk, tmp_path: Path) -> None:
+def test_calls_that_the_producer_refuses(build: Path, desk: Desk, tmp_path: Path) -> None:
     weights, exported, _ = desk
     image = weights.parent / "1.ppm"
     (tmp_path / "cut.ts").write_bytes(exported.read_bytes()[:5000])

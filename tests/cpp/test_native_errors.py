@@ -39,7 +39,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_image(name: str, native: Any, tiny: Path) -> None:
+def test_paths_that_are_not_images(name: str, native: Any, tiny: Path) -> None:
     make, message = BAD[name]
     model = native.Model(tiny)
     for call in (model.segment, model.logits):
@@ -56,7 +56,7 @@ def test_very_wide_images(native: Any, small: Path, tiny: Path, tmp_path: Path) 
         native.Model(tmp_path / "m.ts").segment(image)
 
 
-def test_more_memory_than_there_is(native: Any, tiny: Path) -> None:
+def test_more_memory_than_available(native: Any, tiny: Path) -> None:
     image = np.broadcast_to(np.zeros((1, 1, 1, 3), np.uint8), (1 << 20, 1 << 12, 1 << 10, 3))
     with pytest.raises(native.Error, match=r"not enough memory to copy the image, which its layout \(strides"):
         native.Model(tiny).segment(image)
@@ -72,14 +72,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_exports_that_do_not_fit(name: str, native: Any, tiny: Path, tmp_path: Path) -> None:
+def test_exports_with_an_invalid_contract(name: str, native: Any, tiny: Path, tmp_path: Path) -> None:
     change, message = CHANGES[name]
     path = rewrite(tiny, tmp_path / "t.ts", change)
     with pytest.raises(native.Error, match=message):
         native.Model(path).segment(picture(4, 5, 3))
 
 
-def test_files_that_are_no_exports(native: Any, tiny: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_exports(native: Any, tiny: Path, tmp_path: Path) -> None:
     whole, model = tiny.read_bytes(), tmp_path / "ö\udcff.ts"  # a name that is no UTF-8
     for size in (4, 1000, len(whole) // 2, len(whole) - 1):
         model.write_bytes(whole[:size])
@@ -97,7 +97,7 @@ def test_files_that_are_no_exports(native: Any, tiny: Path, tmp_path: Path) -> N
         native.set_threads(0)
 
 
-def test_errors_are_those_of_segnets(native: Any, tiny: Path) -> None:
+def test_errors_are_segnets_errors(native: Any, tiny: Path) -> None:
     with pytest.raises(segnets.SegnetsError, match="is float64") as caught:
         native.Model(tiny).segment(np.zeros((2, 2, 3)))
     assert isinstance(caught.value, native.Error)

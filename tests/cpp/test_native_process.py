@@ -29,7 +29,7 @@ def alone(build: Path, code: str) -> str:
 
 
 @pytest.mark.parametrize("first", ["segnets_native", "torch"])
-def test_it_shares_the_libtorch_of_torch_whoever_comes_first(first: str, build: Path, native: Any, tiny: Path) -> None:
+def test_it_shares_torchs_libtorch_in_either_import_order(first: str, build: Path, native: Any, tiny: Path) -> None:
     second = "torch" if first == "segnets_native" else "segnets_native"
     code = (
         f"import sys, {first}\n"
@@ -111,7 +111,7 @@ def test_ten_thousand_calls_leave_nothing_behind(build: Path, native: Any, tiny:
     assert int(alone(build, code)) < 2048  # KiB
 
 
-def test_the_stub_names_what_the_module_has(native: Any) -> None:
+def test_the_stub_lists_the_names_of_the_module(native: Any) -> None:
     """What the types are, `make check` asks; that they are so, the tests of the results."""
 
     def public(names: Iterable[str]) -> set[str]:

@@ -40,7 +40,7 @@ CONTEXT = Context("aoti", "cpu", image_size=(64, 80), largest_side=4096)
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "pspnet_resnet18"])
-def test_what_is_compiled_computes_the_same(name: str) -> None:
+def test_the_compiled_model_computes_the_same(name: str) -> None:
     model = calm_model(name, num_classes=5)
     rewritten = pipeline.rewrite(model, CONTEXT).network
     kinds = {type(module) for module in rewritten.modules()}
@@ -52,7 +52,7 @@ def test_what_is_compiled_computes_the_same(name: str) -> None:
             torch.testing.assert_close(rewritten(image), model(image)["out"], rtol=1e-4, atol=1e-5)
 
 
-def test_maps_larger_than_the_image_have_no_table() -> None:
+def test_feature_maps_larger_than_the_image_have_no_table() -> None:
     """Their lines and columns could be more than those of the largest image that is allowed."""
     for padding, kind in ((0, WinogradProducts), (3, nn.Conv2d)):
         model = nn.Sequential(nn.Conv2d(3, 256, 1, padding=padding), nn.Conv2d(256, 256, 3, padding=1))
@@ -104,13 +104,13 @@ def test_images_are_prepared_bit_for_bit(compiled: Path) -> None:
         ((3, 64, 64), "3-D shape"),
     ],
 )
-def test_sizes_that_it_was_not_compiled_for(compiled: Path, shape: tuple[int, ...], message: str) -> None:
+def test_sizes_that_the_model_was_not_compiled_for(compiled: Path, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_exported(compiled).logits(torch.zeros(shape))
 
 
 @needs_compiler
-def test_torchs_own_loader_takes_it(compiled: Path) -> None:
+def test_torchs_own_loader_reads_it(compiled: Path) -> None:
     network = torch._inductor.aoti_load_package(compiled)
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
 
@@ -153,7 +153,7 @@ def test_damaged_files(compiled: Path, tmp_path: Path) -> None:
             read_contract(path)
 
 
-def test_another_processor_is_refused() -> None:
+def test_another_cpu_is_refused() -> None:
     here = this_cpu()
     check_cpu(here, "m.pt2")
     instructions = here["instructions"]

@@ -108,7 +108,7 @@ def test_other_files(contents: bytes, message: str, tmp_path: Path) -> None:
         read_contract(tmp_path / "t.ts")
 
 
-def test_a_checkpoint_and_no_file(tmp_path: Path) -> None:
+def test_a_checkpoint_and_a_missing_file(tmp_path: Path) -> None:
     torch.save(random_model(num_classes=3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ExportError, match=r"is a Python checkpoint \(torch\.save\)"):
         load_exported(tmp_path / "w.pth")
@@ -185,7 +185,7 @@ def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     load_exported(left[0])  # complete, it only lacks its name
 
 
-def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused_before_opening(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ExportError, match="is not a regular file"):

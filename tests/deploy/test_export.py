@@ -62,7 +62,7 @@ def test_running_twice_gives_the_same_bits(small: Path) -> None:
     assert all(torch.equal(exported.logits(image), first) for _ in range(3))
 
 
-def test_the_contract_says_what_the_file_is(small: Path) -> None:
+def test_the_contract_describes_the_file(small: Path) -> None:
     contract = read_contract(small)
     assert contract.card.classes == ("background", "cat", "dög", "tree", "sky")
     assert contract.card.palette[4] == (255, 255, 0)
@@ -194,7 +194,7 @@ def test_a_model_made_by_hand_exports(tmp_path: Path) -> None:
     assert report.verification.contract.config.name == "Wrapper"
 
 
-def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
+def test_networks_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(ExportError, match="random when it should be fixed: aten::dropout"):
         export(Wrapper(AlwaysDropout()), tmp_path / "m.ts")
@@ -232,7 +232,7 @@ def test_a_file_that_disagrees_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
     assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
 
 
-def test_outputs_that_are_no_files_are_refused(tmp_path: Path, small: Path) -> None:
+def test_outputs_that_are_not_files_are_refused(tmp_path: Path, small: Path) -> None:
     model = random_model(num_classes=3)
     (tmp_path / "link").symlink_to(small)
     with pytest.raises(OutputError, match="symbolic link"):
@@ -280,5 +280,5 @@ def test_export_works_inside_inference_mode(tmp_path: Path) -> None:
     assert report.folded_batch_norms == 47
 
 
-def test_the_written_version_is_a_text() -> None:
+def test_the_written_version_is_a_string() -> None:
     assert isinstance(api._version(), str)

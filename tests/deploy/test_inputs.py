@@ -34,13 +34,13 @@ from tests.deploy.common import SMALL, random_model
         ({"palette": "red"}, "palette='red': expected a list"),
     ],
 )
-def test_cards_that_can_not_be(card: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_cards(card: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
         export(random_model(num_classes=5), tmp_path / "m.ts", **card)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_proven_of_the_weights_is_not_claimed_of_the_export(tmp_path: Path) -> None:
+def test_proofs_of_the_weights_are_dropped_from_the_export(tmp_path: Path) -> None:
     model = random_model(num_classes=5)
     model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})
     export(model, tmp_path / "m.ts")
@@ -70,7 +70,7 @@ class NotScriptable(nn.Module):
 
 
 @pytest.mark.parametrize("path", ["layer1", "layer1.0"])
-def test_what_torchscript_refuses_ends_in_one_line(path: str, tmp_path: Path) -> None:
+def test_torchscript_errors_become_one_line(path: str, tmp_path: Path) -> None:
     getter = backbones.IntermediateLayerGetter(backbones.resnet18(), {path: "out"})
     with pytest.raises(ExportError) as caught:
         export(NotScriptable(getter), tmp_path / "m.ts")
@@ -89,7 +89,7 @@ def test_a_reason_is_one_short_line() -> None:
     assert len(reason_of(RuntimeError("x" * 1000))) == 300
 
 
-def test_a_provenance_that_is_no_text(tmp_path: Path) -> None:
+def test_a_provenance_that_is_not_json(tmp_path: Path) -> None:
     model = random_model(num_classes=2)
     model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})
     with pytest.raises(ExportError, match=r"options or provenance can't be written as JSON: .*surrogates not allowed"):
@@ -115,7 +115,7 @@ segnets.export(segnets.lraspp_mobilenet_v3_large(num_classes=2), sys.argv[1])
 """
 
 
-def test_no_paths_of_this_machine_and_the_same_bytes_from_elsewhere(tmp_path: Path) -> None:
+def test_no_local_paths_and_the_same_bytes_from_another_folder(tmp_path: Path) -> None:
     """The second export runs from a copy of the package in another folder.
 
     With one PYTHONHASHSEED: TorchScript writes the constants of a module in the order of a Python set.
@@ -156,7 +156,7 @@ def test_inputs_that_are_not_finite(small: Path) -> None:
         exported.logits(torch.zeros(3, 40, 50))
 
 
-def test_what_is_no_image(small: Path) -> None:
+def test_paths_that_are_not_images(small: Path) -> None:
     exported = load_exported(small)
     image = torch.zeros(1, 40, 50, 3, dtype=torch.uint8)
     wrong: list[tuple[Any, str]] = [

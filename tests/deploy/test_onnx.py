@@ -60,7 +60,7 @@ def test_segments_images_of_any_size(written: Path) -> None:
         assert (mask == segment(tiny(), image, SMALL)).float().mean() > 0.99
 
 
-def test_onnx_runtime_alone_takes_it(written: Path) -> None:
+def test_onnx_runtime_alone_runs_it(written: Path) -> None:
     session = onnxruntime.InferenceSession(written)
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     logits = session.run(None, {"input": np.zeros((3, 3, 17, 64), dtype=np.float32)})[0]
@@ -81,12 +81,12 @@ def test_onnx_runtime_alone_takes_it(written: Path) -> None:
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "got integers"),
     ],
 )
-def test_inputs_that_are_none(written: Path, image: torch.Tensor, message: str) -> None:
+def test_invalid_inputs(written: Path, image: torch.Tensor, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_exported(written).logits(image)
 
 
-def test_images_that_are_none(written: Path) -> None:
+def test_invalid_images(written: Path) -> None:
     exported = load_exported(written)
     for image, message in (
         (torch.zeros(1, 0, 5, 3, dtype=torch.uint8), "holds no pixels"),
@@ -178,7 +178,7 @@ def test_beyond_two_gigabytes(written: Path, tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_installed_is_named(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(ExportError, match=r"needs onnxruntime, which is not installed: pip install 'segnets\[onnx\]'"):
@@ -209,7 +209,7 @@ def test_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_onnx_runtime_says_ends_in_one_line(written: Path) -> None:
+def test_onnx_runtime_errors_become_one_line(written: Path) -> None:
     exported = load_exported(written)
     assert isinstance(exported.module, OnnxProgram)
     swapped = replace(exported, module=replace(exported.module, network=exported.module.mask))
@@ -231,7 +231,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
-def test_no_paths_of_this_machine_and_the_same_bytes_again(tmp_path: Path) -> None:
+def test_no_local_paths_and_the_same_bytes_twice(tmp_path: Path) -> None:
     for name in ("1.onnx", "2.onnx"):
         export(tiny(), tmp_path / name, format="onnx", preprocessing=SMALL)
     data = (tmp_path / "1.onnx").read_bytes()

@@ -39,7 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("preprocessing", RULES, ids=lambda rule: rule.resize)
-def test_masks_are_the_exports(preprocessing: Preprocessing, tmp_path: Path) -> None:
+def test_masks_equal_the_exports(preprocessing: Preprocessing, tmp_path: Path) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     export(tiny(), source, format="onnx", preprocessing=preprocessing)
     assert join_onnx(source, target) == tuple(batch * height * width for batch, height, width in SHAPES)
@@ -53,7 +53,7 @@ def test_masks_are_the_exports(preprocessing: Preprocessing, tmp_path: Path) -> 
         assert (torch.from_numpy(mask) == segment(tiny(), image, preprocessing)).float().mean() > 0.99
 
 
-def test_the_contract_goes_with_it(tmp_path: Path) -> None:
+def test_the_contract_is_stored_in_the_export(tmp_path: Path) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     export(tiny(), source, format="onnx", preprocessing=RULES[0], classes=["a", "b", "c", "d", "e"])
     join_onnx(source, target)
@@ -107,7 +107,7 @@ def test_the_export_stays(plain: Path, tmp_path: Path) -> None:
     assert source.read_bytes() == before
 
 
-def test_what_onnx_runtime_refuses_is_one_line(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_runtime_refusals_are_one_line(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "m.onnx"
     shutil.copy(plain, source)
 
@@ -121,7 +121,7 @@ def test_what_onnx_runtime_refuses_is_one_line(plain: Path, tmp_path: Path, monk
     assert not (tmp_path / "joined.onnx").exists()
 
 
-def test_damage_and_what_is_not_installed(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_and_missing_packages(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "m.onnx"
     shutil.copy(plain, source)
     (tmp_path / "cut.onnx").write_bytes(source.read_bytes()[:-9])

@@ -49,7 +49,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("norm_layer", ["batch", "sync", "frozen", "group"])
-def test_a_network_costs_what_its_name_costs_and_is_not_changed(norm_layer: str) -> None:
+def test_a_network_and_its_name_have_equal_cost(norm_layer: str) -> None:
     options: dict[str, Any] = {"num_classes": 5, "in_channels": 2, "norm_layer": norm_layer, "output_stride": 32}
     model = segnets.create_model("deeplabv3_mobilenet_v3_small", **options).half().train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -66,7 +66,7 @@ def test_a_network_costs_what_its_name_costs_and_is_not_changed(norm_layer: str)
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", ["fcn_resnet18", "lraspp_resnet50", "pspnet_mobilenet_v3_small"])
-def test_output_stride_is_what_was_asked_for(name: str, output_stride: Literal[8, 16, 32]) -> None:
+def test_output_stride_is_as_requested(name: str, output_stride: Literal[8, 16, 32]) -> None:
     assert cost(name, 1, 1, output_stride=output_stride).output_stride == output_stride
 
 

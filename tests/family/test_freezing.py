@@ -92,7 +92,7 @@ def test_heads_that_pool_the_whole_image_are_listed_above() -> None:
 
 @pytest.mark.parametrize("backbone", [SMALL, "resnet18"])
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_a_frozen_backbone_stays_as_it_is_while_the_rest_learns(head: str, backbone: str) -> None:
+def test_a_frozen_backbone_is_unchanged_while_the_rest_trains(head: str, backbone: str) -> None:
     model = network(f"{head}_{backbone}")
     model.freeze_backbone()
     before = snapshot(model)
@@ -102,7 +102,7 @@ def test_a_frozen_backbone_stays_as_it_is_while_the_rest_learns(head: str, backb
     assert changed(model, before) == set(before) - of_backbone(before), "all of the rest, its statistics too"
 
 
-def test_an_optimizer_of_all_parameters_leaves_a_frozen_backbone_alone() -> None:
+def test_an_optimizer_of_all_parameters_does_not_change_a_frozen_backbone() -> None:
     model = network(f"fcn_{SMALL}")
     model.freeze_backbone()
     before = snapshot(model)
@@ -136,7 +136,7 @@ def test_frozen_after_train_and_after_eval(in_training: bool) -> None:
     assert trained_parts(model) == heads
 
 
-def test_unfrozen_it_learns_again() -> None:
+def test_an_unfrozen_backbone_trains_again() -> None:
     model = network(f"pspnet_{SMALL}")
     model.freeze_backbone()
     model.freeze_backbone()  # twice is once
@@ -206,7 +206,7 @@ def test_norm_eval_keeps_the_statistics(head: str, norm_eval: bool | str, norm_l
 
 @pytest.mark.parametrize("copier", COPIERS, ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("norm_eval", [True, "backbone"])
-def test_norm_eval_goes_with_a_copy(norm_eval: bool | str, copier: Callable[[nn.Module], Any]) -> None:
+def test_norm_eval_is_kept_by_a_copy(norm_eval: bool | str, copier: Callable[[nn.Module], Any]) -> None:
     model = network(f"pspnet_{SMALL}", norm_eval=norm_eval)
     ours, theirs = ([m.training for m in each.eval().train().modules()] for each in (copier(model), model))
     assert ours == theirs
@@ -225,7 +225,7 @@ def test_norm_eval_without_batch_norm_is_refused() -> None:
 
 @pytest.mark.parametrize("norm_eval", [False, "backbone"])
 @pytest.mark.parametrize("head", POOLING)
-def test_a_batch_of_one_is_refused_with_the_ways_out(head: str, norm_eval: bool | str) -> None:
+def test_a_batch_of_one_is_refused_with_advice(head: str, norm_eval: bool | str) -> None:
     model = network(f"{head}_{SMALL}", norm_eval=norm_eval)
     with pytest.raises(ValueError, match="batch of one image") as raised:
         model(images(1, 33, 41))
@@ -243,7 +243,7 @@ def test_a_batch_of_one_is_refused_with_the_ways_out(head: str, norm_eval: bool 
 @pytest.mark.parametrize("way_out", [{"norm_eval": True}, {"pool_norm": False}, {"head_norm_layer": "group"}], ids=str)
 @pytest.mark.parametrize("backbone", [SMALL, "resnet18"])
 @pytest.mark.parametrize("head", POOLING)
-def test_every_way_out_trains_a_batch_of_one(head: str, backbone: str, way_out: dict[str, object]) -> None:
+def test_every_advised_option_trains_a_batch_of_one(head: str, backbone: str, way_out: dict[str, object]) -> None:
     model = network(f"{head}_{backbone}", **way_out)
     kept = buffers(model) if "norm_eval" in way_out else set()
     assert moved_by(model, batch=1) == set(model.state_dict()) - kept
@@ -252,6 +252,6 @@ def test_every_way_out_trains_a_batch_of_one(head: str, backbone: str, way_out: 
 @pytest.mark.parametrize(
     ("name", "options"), [("fcn", {}), ("lraspp", {}), ("pspnet", {"head_variant": "smp"})], ids=str
 )
-def test_these_train_a_batch_of_one_as_they_are(name: str, options: dict[str, object]) -> None:
+def test_networks_that_train_on_a_batch_of_one(name: str, options: dict[str, object]) -> None:
     model = network(f"{name}_{SMALL}", **options)
     assert moved_by(model, batch=1) == set(model.state_dict())

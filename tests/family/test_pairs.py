@@ -49,7 +49,7 @@ def test_logits_have_the_size_of_the_image(network: nn.Module) -> None:
             assert logits.isfinite().all(), key
 
 
-def test_saved_and_loaded_it_is_the_same(network: nn.Module, folder: Path) -> None:
+def test_saving_and_loading_keeps_the_network(network: nn.Module, folder: Path) -> None:
     segnets.save(network, folder / "w.safetensors")
     loaded = segnets.load(folder / "w.safetensors")
     assert loaded.config == network.config

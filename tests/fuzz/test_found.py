@@ -29,20 +29,20 @@ def safetensors(path: Path, header: object) -> Path:
     return path
 
 
-def test_the_name_of_a_class_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+def test_the_name_of_a_class_is_escaped_for_the_terminal(tmp_path: Path) -> None:
     path = rezip(tmp_path / "w.pth", {"data.pkl": b"\x80\x02cos\x1b[2J\nsystem\n)R.", "data/0": b""})
     text = str(inspect(path))
     assert "os\\x1b[2J.system" in text
     assert "\x1b" not in text
 
 
-def test_a_key_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+def test_a_key_is_escaped_for_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(saved({"\x1b[2J": {"w": torch.ones(1)}}))
     assert "\x1b" not in str(inspect(path))
 
 
-def test_a_long_name_again_and_again_takes_no_time() -> None:
+def test_a_repeated_long_name_is_fast() -> None:
     text = b"X" + (8 << 20).to_bytes(4, "little") + b"a" * (8 << 20) + b"q\0"
     before = time.process_time()
     Machine(memoryview(text + b"h\0h\0\x930" * 20_000 + b"N."), 0, construct, storage_of).run()
@@ -89,14 +89,14 @@ def test_a_damaged_description_is_refused_in_one_short_line(tmp_path: Path, chan
     assert len(refused) < 500
 
 
-def test_the_dtype_of_a_tensor_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+def test_the_dtype_of_a_tensor_is_escaped_for_the_terminal(tmp_path: Path) -> None:
     tensor = b"ctorch._utils\n_rebuild_tensor_v3\n((S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nK\1tQK\0))\x89}"
     pickle = b"\x80\x02}S'w'\n" + tensor + b"ctorch\n\x1b[2J\ntRs."
     text = str(inspect(rezip(tmp_path / "w.pth", {"data.pkl": pickle, "data/0": bytes(4)})))
     assert "the tensor 'w' is a torch.\\x1b[2J tensor" in text
 
 
-def test_the_name_of_an_entry_that_is_there_twice_is_cut(tmp_path: Path) -> None:
+def test_the_name_of_a_duplicate_entry_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     name = "n" * 50_000
     entries = [Entry(name.encode(), b""), Entry(name.encode(), b"")]

@@ -68,7 +68,7 @@ for now in (*planted, behaves):
 """
 
 
-def test_every_broken_promise_is_noticed(tmp_path: Path) -> None:
+def test_every_broken_promise_is_detected(tmp_path: Path) -> None:
     done = python("-c", PLANTED, str(tmp_path))
     assert done.stdout.splitlines() == [
         "escapes escaped",

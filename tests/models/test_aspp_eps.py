@@ -33,7 +33,7 @@ ASPP_HEADS = [
     ],
 )
 @pytest.mark.parametrize(("head", "variant"), ASPP_HEADS)
-def test_norms_inside_aspp_can_have_an_eps_of_their_own(
+def test_norms_inside_aspp_can_have_their_own_eps(
     head: str, variant: str, norm: str, kind: type[nn.BatchNorm2d]
 ) -> None:
     options: dict[str, Any] = {"head_variant": variant, "norm_eps": 1e-4, "head_norm_layer": norm, "aux_loss": True}
@@ -50,7 +50,7 @@ def test_norms_inside_aspp_can_have_an_eps_of_their_own(
     assert {m.eps for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-4}
 
 
-def test_an_eps_of_aspp_that_is_the_heads_is_no_other() -> None:
+def test_an_aspp_eps_equal_to_the_heads_is_not_recorded() -> None:
     plain = on_meta("deeplabv3_resnet18", head_norm_eps=1e-3)
     assert "aspp_norm_eps" not in options_of(plain)
     aspp = next(module for module in plain.modules() if isinstance(module, segnets.layers.ASPP))
@@ -82,7 +82,7 @@ def warning_of(model: nn.Module, path: Path) -> str:
     return "; ".join(str(each.message) for each in caught)
 
 
-def test_another_eps_of_aspp_is_warned_of_where_the_numbers_differ(tmp_path: Path) -> None:
+def test_another_aspp_eps_gives_a_warning(tmp_path: Path) -> None:
     name, path = "deeplabv3_resnet18", tmp_path / "w.safetensors"
     model = network(name, head_norm_eps=1e-3, aspp_norm_eps=1e-5)
     segnets.save(model, path)

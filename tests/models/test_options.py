@@ -317,12 +317,12 @@ def test_values_are_recorded_as_plain_numbers() -> None:
         torch.jit.script(model)
 
 
-def test_every_call_has_a_list_of_its_own() -> None:
+def test_every_call_has_its_own_list() -> None:
     options_of(on_meta("deeplabv3_mobilenet_v3_large"))["atrous_rates"].append(5)
     assert options_of(on_meta("deeplabv3_mobilenet_v3_large"))["atrous_rates"] == [12, 24, 36]
 
 
-def test_average_pooling_without_dilation_is_one_thing() -> None:
+def test_average_pooling_variants_are_equal_without_dilation() -> None:
     options = {"downsample": "average_dilated", "output_stride": 32}
     assert options_of(on_meta("fcn_resnet18", **options))["downsample"] == "average"
     options = {"downsample": "average_dilated", "output_stride": 16, "multi_grid": (1, 2)}

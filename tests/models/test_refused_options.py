@@ -107,7 +107,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "options", "message"), REFUSED, ids=str)
-def test_what_is_refused_and_why(name: str, options: dict[str, Any], message: str) -> None:
+def test_refused_options_give_a_reason(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         segnets.create_model(name, **options)
     assert "\n" not in str(error.value)
@@ -145,7 +145,7 @@ def test_the_parts_check_their_options_too(make: Callable[[], nn.Module], messag
         make()
 
 
-def test_names_and_patterns_that_are_no_text() -> None:
+def test_names_and_patterns_that_are_not_strings() -> None:
     with pytest.raises(ValueError, match=r"no model \['a'\]"):
         segnets.create_model(["a"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="pattern=None: expected a string"):

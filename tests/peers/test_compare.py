@@ -167,7 +167,7 @@ def test_shortcuts_that_mmsegmentation_does_not_have() -> None:
         PEERS["mmseg"].call(ModelConfig(FULL[1].model, options), ())
 
 
-def test_sizes_that_the_project_does_not_take(tmp_path: Path, converted: Convert) -> None:
+def test_sizes_that_the_project_does_not_accept(tmp_path: Path, converted: Convert) -> None:
     src, dst = converted(FULL[0], tmp_path)
     with pytest.raises(
         WeightsError,

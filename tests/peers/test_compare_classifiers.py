@@ -111,7 +111,7 @@ def test_classifiers(
         assert not compare_with_peer(project, their_state, config, other, sizes=[(64, 96)]).holds
 
 
-def test_options_that_decide_about_a_classifier() -> None:
+def test_options_that_change_the_outputs_of_a_classifier() -> None:
     their_state, our_state = transformers_resnet("resnet50", downsample_in_bottleneck=True)
     plain = ModelConfig("resnet50", {"num_classes": 9})
     stride_in_1x1 = ModelConfig("resnet50", {"num_classes": 9, "stride_in_1x1": True})

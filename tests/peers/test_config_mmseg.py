@@ -107,7 +107,7 @@ def test_published_configurations_of_mmseg(path: str) -> None:
         ("deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py", "its decode_head is 'DepthwiseSep"),
     ],
 )
-def test_published_configurations_that_segnets_has_not(path: str, reason: str) -> None:
+def test_published_configurations_that_segnets_does_not_support(path: str, reason: str) -> None:
     assert reason in (source_config_of(published(path).pretty_text).refused or "")
 
 
@@ -154,7 +154,7 @@ def test_mmseg_with_its_defaults_and_others(depth: int, backbone: dict[str, Any]
     check_mmseg(model, source_config_of(Config({"model": model}).pretty_text))
 
 
-def test_a_converted_checkpoint_computes_the_same_with_what_it_tells(tmp_path: Path) -> None:
+def test_a_converted_checkpoint_computes_the_same_with_its_recorded_options(tmp_path: Path) -> None:
     from mmengine.config import Config
 
     model = a_model("FCNHead", depth=18)

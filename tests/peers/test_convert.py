@@ -34,7 +34,7 @@ def test_every_segmentation_network_of_torchvision_is_converted() -> None:
     }
 
 
-def test_no_conversion_is_there_twice() -> None:
+def test_no_conversion_is_listed_twice() -> None:
     assert len({str(each) for each in CONVERSIONS}) == len(CONVERSIONS)
 
 

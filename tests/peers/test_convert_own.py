@@ -57,5 +57,5 @@ CONVERSIONS = [
 
 
 @pytest.mark.parametrize("conversion", CONVERSIONS, ids=str)
-def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
+def test_the_converted_network_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
     check(conversion, tmp_path)

@@ -128,7 +128,7 @@ CONVERSIONS: list[Conversion] = [
 
 
 @pytest.mark.parametrize("conversion", CONVERSIONS, ids=str)
-def test_converted_it_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
+def test_the_converted_network_computes_the_same(conversion: Conversion, tmp_path: Path) -> None:
     check(conversion, tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_names_of_timms_encoders() -> None:
             call(**options)
 
 
-def test_its_own_loading_takes_the_older_names() -> None:
+def test_the_projects_loading_accepts_older_names() -> None:
     """SMP itself loads these names, so they are the older ones."""
     network = built("DeepLabV3", "resnet18", {})
     fresh = built("DeepLabV3", "resnet18", {})

@@ -54,5 +54,5 @@ def test_every_head_and_every_backbone_is_compared() -> None:
     assert {name.partition("_")[2] for name in compared} == {name.partition("_")[2] for name in MODELS}
 
 
-def test_no_case_is_there_twice() -> None:
+def test_no_case_is_listed_twice() -> None:
     assert len({str(case) + case.peer for case in CASES}) == len(CASES)

@@ -51,7 +51,7 @@ def golden(module: nn.Module, folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["tf_mobilenetv3_large_100", "resnetblur18"])
-def test_a_golden_file_refuses_what_has_the_same_names(name: str, tmp_path: Path) -> None:
+def test_a_golden_file_refuses_look_alikes(name: str, tmp_path: Path) -> None:
     needs("timm")
     module = next(each for each in LOOK_ALIKES if each.network == name).build()
     randomised(module, gain=0.9 if "mobile" in name else 0.6)

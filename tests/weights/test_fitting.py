@@ -120,7 +120,7 @@ def test_tensors_without_values_do_not_fit(state: dict[str, Tensor]) -> None:
         segnets.load_weights(empty, state)
 
 
-def test_running_statistics_are_never_taken_for_an_old_files(state: dict[str, Tensor]) -> None:
+def test_running_statistics_are_never_treated_as_absent(state: dict[str, Tensor]) -> None:
     """A network with group norm has the names of one with batch norm, less the statistics."""
     wrong = {key: tensor for key, tensor in state.items() if "running_" not in key and "num_batches" not in key}
     with pytest.raises(segnets.WeightsError, match="missing"):

@@ -47,7 +47,7 @@ def test_a_builder_takes_the_options_of_the_file(tmp_path: Path) -> None:
     assert same_output(loaded, model)
 
 
-def test_an_option_that_is_given_wins_and_is_warned_of(tmp_path: Path) -> None:
+def test_a_given_option_wins_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     model = network("deeplabv3_resnet18", output_stride=16, aux_loss=True)
     segnets.save(model, path)
@@ -68,7 +68,7 @@ def test_an_option_that_is_given_wins_and_is_warned_of(tmp_path: Path) -> None:
             torch.testing.assert_close(same.eval()(image())["out"], model(image())["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_from_before_there_were_options_means_torchvisions(tmp_path: Path) -> None:
+def test_a_file_without_options_means_torchvisions(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     model = network("deeplabv3_mobilenet_v3_large")
     segnets.save(model, path)
@@ -92,7 +92,7 @@ def test_options_that_no_builder_has_are_refused_in_one_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet50", "pspnet_resnet34", "lraspp_mobilenet_v3_small"])
-def test_essential_options_settle_to_the_same_network(name: str) -> None:
+def test_essential_options_resolve_to_the_same_network(name: str) -> None:
     choices: list[dict[str, Any]] = [{}, {"num_classes": 3}, {"output_stride": 32}, {"norm_layer": "group"}]
     choices.append({"norm_layer": "frozen", "head_norm_layer": "frozen", "output_stride": 8})
     for chosen in choices:
@@ -106,7 +106,7 @@ def test_essential_options_settle_to_the_same_network(name: str) -> None:
     assert describe(config) == f"{name}(num_classes=21, aux_loss=False, output_stride=32)"
 
 
-def test_a_backbone_of_another_function_is_warned_of(tmp_path: Path) -> None:
+def test_a_backbone_with_another_geometry_gives_a_warning(tmp_path: Path) -> None:
     classifier = backbones.resnet50(num_classes=3, stride_in_1x1=True)
     segnets.save(classifier, tmp_path / "w.safetensors")
     with pytest.warns(UserWarning, match=r"made for stride_in_1x1=True \(here False\)"):
@@ -243,7 +243,7 @@ def test_a_warning_that_is_an_error_leaves_a_whole_model(tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_options_of_the_file_give_way_to_those_that_are_given(
+def test_given_options_override_those_of_the_file(
     of_file: dict[str, Any], given: dict[str, Any], settled: dict[str, Any], tmp_path: Path
 ) -> None:
     config = segnets.ModelConfig("fcn_resnet18", MODELS["fcn_resnet18"].resolve(of_file))
@@ -251,7 +251,7 @@ def test_options_of_the_file_give_way_to_those_that_are_given(
     assert settled.items() <= MODELS["fcn_resnet18"].resolve(chosen).items()
 
 
-def test_mistakes_of_the_caller_are_not_blamed_on_the_weights() -> None:
+def test_caller_mistakes_are_not_blamed_on_the_weights() -> None:
     state = network("lraspp_resnet18").state_dict()
     bogus: Any = "bogus"
     with pytest.raises(ValueError, match="stem='bogus': expected"):
@@ -269,7 +269,7 @@ def test_fewer_stages_take_the_weights_of_a_whole_backbone(stages: Literal[2, 3]
     assert torch.equal(part(model.backbone, "layer2.1.conv2.weight"), part(classifier, "layer2.1.conv2.weight"))
 
 
-def test_classifiers_of_another_function_are_warned_of(tmp_path: Path) -> None:
+def test_classifiers_with_another_geometry_give_a_warning(tmp_path: Path) -> None:
     segnets.save(backbones.resnet50(num_classes=2), tmp_path / "r.safetensors")
     other = backbones.resnet50(num_classes=2, stride_in_1x1=True, norm_eps=1e-3)
     with pytest.warns(UserWarning, match=r"stride_in_1x1=False \(here True\), norm_eps=1e-05 \(here 0\.001\)"):
@@ -295,6 +295,6 @@ def test_a_classifier_whose_norm_is_a_function_is_not_saved_as_another(tmp_path:
     ],
     ids=str,
 )
-def test_a_misfit_says_which_option_it_looks_like(theirs: dict[str, Any], ours: dict[str, Any], hint: str) -> None:
+def test_a_mismatch_hints_at_the_option(theirs: dict[str, Any], ours: dict[str, Any], hint: str) -> None:
     with pytest.raises(segnets.WeightsError, match=f"the weights look like {hint}"):
         segnets.create_model("fcn_resnet18", weights=network("fcn_resnet18", **theirs).state_dict(), **ours)

@@ -79,7 +79,7 @@ def test_a_published_name_is_found_in_the_cache(
     assert same(without, trained)
 
 
-def test_published_weights_under_another_geometry_are_warned_of(
+def test_published_weights_with_another_geometry_give_a_warning(
     trained: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(trained, hub, monkeypatch)
@@ -107,7 +107,7 @@ def test_a_damaged_file_in_the_cache(
         segnets.deeplabv3_mobilenet_v3_large(weights="DEFAULT")
 
 
-def test_all_of_a_known_hash_counts(trained: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_known_hash_is_compared(trained: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = publish(trained, hub, monkeypatch, known=True)
     assert row.sha256 is not None
     sources.check_hash(hub / row.file, row)
@@ -127,7 +127,7 @@ def test_a_state_dict(trained: nn.Module) -> None:
     assert same(segnets.create_model(NAME, weights=trained.state_dict()), trained)
 
 
-def test_a_weights_file_brings_its_card(trained: nn.Module, tmp_path: Path) -> None:
+def test_a_weights_file_sets_the_card(trained: nn.Module, tmp_path: Path) -> None:
     source = segnets.create_model(NAME, weights=trained.state_dict(), num_classes=21)
     segnets.save(source, tmp_path / "w.safetensors", classes=VOC_CLASSES)
     model = segnets.create_model(NAME, weights=tmp_path / "w.safetensors")
@@ -198,7 +198,7 @@ def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path)
         (True, "weights of type bool: expected a file's path, a state dict or a published name"),
     ],
 )  # fmt: skip
-def test_weights_that_are_none(weights: Any, message: str) -> None:
+def test_invalid_weights(weights: Any, message: str) -> None:
     with pytest.raises(segnets.WeightsError, match=message):
         segnets.create_model(NAME, weights=weights)
 
@@ -220,6 +220,6 @@ def test_weights_for_the_backbone_alone(name: str, make: Callable[[], nn.Module]
         segnets.deeplabv3_resnet101(weights_backbone=tmp_path / "b.pth")
 
 
-def test_weights_go_before_weights_for_the_backbone(trained: nn.Module) -> None:
+def test_weights_take_precedence_over_backbone_weights(trained: nn.Module) -> None:
     model = segnets.create_model(NAME, weights=trained.state_dict(), weights_backbone="/no/such/file")
     assert same(model, trained)

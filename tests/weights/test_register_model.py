@@ -110,7 +110,7 @@ def test_weights_of_a_registered_network(linear: HeadSpec, tmp_path: Path) -> No
     assert torch.equal(part(other, "backbone.conv1.weight"), part(backbone, "conv1.weight"))
 
 
-def test_where_the_network_is_not_registered_loading_says_so(tmp_path: Path) -> None:
+def test_loading_an_unregistered_network_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MODULE)
     made = run(
         tmp_path,
@@ -171,7 +171,7 @@ def test_names_that_are_refused(name: Any, error: type[Exception], message: str)
     assert before == MODELS
 
 
-def test_a_function_is_no_builder() -> None:
+def test_a_function_is_not_a_builder() -> None:
     with pytest.raises(TypeError, match=r"builder of 'mine': expected a segnets\.builders\.Builder .*, got function"):
         segnets.register_model("mine", lambda: nn.Identity())  # type: ignore[arg-type]
 

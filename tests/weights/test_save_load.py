@@ -131,7 +131,7 @@ def test_strided_channels_last_and_shared_tensors(tmp_path: Path) -> None:
         assert loaded[key].is_contiguous()
 
 
-def test_a_classifier_of_its_own(tmp_path: Path) -> None:
+def test_a_separate_classifier(tmp_path: Path) -> None:
     network = backbones.resnet18(num_classes=5)
     randomise_(network)
     segnets.save(network, tmp_path / "w.safetensors")
@@ -164,9 +164,7 @@ def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int
         ({"provenance": {"when": object()}}, "does not fit into JSON"),
     ],
 )
-def test_a_card_that_can_not_be_is_not_saved(
-    tmp_path: Path, model: nn.Module, card: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_card_is_not_saved(tmp_path: Path, model: nn.Module, card: dict[str, Any], message: str) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(segnets.WeightsError, match=message):
@@ -175,7 +173,7 @@ def test_a_card_that_can_not_be_is_not_saved(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_model_that_can_not_be_described_is_not_saved(tmp_path: Path) -> None:
+def test_a_model_without_a_description_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     with pytest.raises(segnets.WeightsError, match=r"this Linear has no config.*create_model"):
         segnets.save(nn.Linear(2, 2), path)
@@ -190,7 +188,7 @@ def test_a_model_that_can_not_be_described_is_not_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_proven_of_other_tensors_is_not_claimed_of_these(tmp_path: Path, model: nn.Module) -> None:
+def test_proofs_of_other_tensors_are_dropped(tmp_path: Path, model: nn.Module) -> None:
     source = {"source_sha256": "12ab", "licence": "MIT", "proof": "every tensor byte-equal to the source's"}
     segnets.save(model, tmp_path / "a.safetensors", provenance=source)
     segnets.save(segnets.load(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
@@ -214,7 +212,7 @@ def test_fine_tuning_keeps_the_preprocessing(tmp_path: Path) -> None:
     assert with_aux.card is None, "nothing is known of a bare state dict"
 
 
-def test_files_that_are_no_weights_files(tmp_path: Path, model: nn.Module) -> None:
+def test_files_that_are_not_weights_files(tmp_path: Path, model: nn.Module) -> None:
     def refused(name: str, content: bytes, message: str) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(segnets.WeightsError, match=message):

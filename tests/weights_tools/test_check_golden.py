@@ -151,7 +151,7 @@ def test_an_output_stride_with_the_atrous_rates_of_another(tmp_path: Path) -> No
         check_golden(path, model)
 
 
-def test_what_no_option_explains(
+def test_mismatches_that_no_option_explains(
     tmp_path: Path, model: nn.Module, images: Tensor, outputs: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = golden_file(tmp_path, input=images.flip(1), output=outputs["out"])

@@ -88,7 +88,7 @@ def test_quick_look_reads_no_tensors(source: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["tensors"] == 319
 
 
-def test_inspect_answers_for_what_can_not_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_describes_what_can_not_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "resnet50-0676ba61.pth"
     torch.save({"a": torch.ones(3), "b": torch.ones(3)}, path)
     assert main(["inspect", str(path)]) == 1
@@ -122,7 +122,7 @@ def test_wrong_calls(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("usage: weights-tools")
 
 
-def test_bad_files_end_in_one_line_and_exit_1(tmp_path: Path) -> None:
+def test_bad_files_give_one_line_and_exit_status_1(tmp_path: Path) -> None:
     bad = {
         "empty.pth": b"",
         "page.pth": b"<html>",

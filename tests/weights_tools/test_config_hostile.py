@@ -39,7 +39,7 @@ from weights_tools.recognise.config._python_literals import MAX_TEXT, read_text
     ],
     ids=range(21),
 )
-def test_hostile_texts_settle_nothing(text: str, tmp_path: Path) -> None:
+def test_hostile_texts_set_no_option(text: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     found = of_mmseg(text.replace("{}", str(touched)).replace("{!r}", repr(str(touched))))
     assert (found.options, found.refused, found.project) == ({}, None, None)
@@ -61,7 +61,7 @@ def test_hostile_texts_settle_nothing(text: str, tmp_path: Path) -> None:
         "(1, 2)",
     ],
 )
-def test_hostile_values_settle_nothing(value: str, tmp_path: Path) -> None:
+def test_hostile_values_set_no_option(value: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     head = "dict(type='FCNHead', norm_cfg=dict(type='BN'))"
     found = of_mmseg(

@@ -107,7 +107,7 @@ def test_smp(change: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -
     ],
     ids=str,
 )
-def test_smp_that_segnets_has_not(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_smp_networks_that_segnets_does_not_support(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     found = read_config_json(tmp_path, {**SMP, **change})
     assert found is not None
     assert reason in (found.refused or "")

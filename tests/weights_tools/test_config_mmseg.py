@@ -99,7 +99,7 @@ def test_mmseg_without_a_config() -> None:
     ],
     ids=str,
 )
-def test_options_that_mmseg_settles(changes: list[tuple[str, str]], expected: dict[str, Any]) -> None:
+def test_options_from_mmseg_configs(changes: list[tuple[str, str]], expected: dict[str, Any]) -> None:
     found = of_mmseg(changed(*changes))
     assert found.refused is None
     assert found.options == {name: value for name, value in {**OPTIONS, **expected}.items() if value is not ...}
@@ -228,7 +228,7 @@ def test_meta_in_an_outer_dictionary() -> None:
     assert found.options == OPTIONS
 
 
-def test_settled_options_build_a_network() -> None:
+def test_resolved_options_build_a_network() -> None:
     options: dict[str, Any] = dict(of_mmseg().options)
     model = segnets.create_model("deeplabv3_resnet50", head_variant="mmseg", **options)
     assert options_of(model)["output_stride"] == 8

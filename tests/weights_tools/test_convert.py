@@ -96,7 +96,7 @@ def _resnet18_inside(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**{f"backbone.{name}": tensor for name, tensor in network("resnet18").state_dict().items()}, **state}
 
 
-def test_network_within_a_larger_one_is_refused(tmp_path: Path) -> None:
+def test_network_inside_a_larger_one_is_refused(tmp_path: Path) -> None:
     decoder = {f"decoder.{i}.weight": torch.ones(4, 4, 3, 3) for i in range(20)}
     with pytest.raises(
         WeightsError,

@@ -187,7 +187,7 @@ def test_safetensors_with_the_names_of_torchvision(
     assert_same(_loaded(tmp_path), state)
 
 
-def test_own_file_keeps_its_card(tmp_path: Path) -> None:
+def test_segnets_file_keeps_its_card(tmp_path: Path) -> None:
     model = segnets.lraspp_mobilenet_v3_large(num_classes=2)
     segnets.save(model, tmp_path / "own.safetensors", classes=["sea", "kelp"], provenance={"by": "hand"})
     convert(tmp_path / "own.safetensors", tmp_path / "out.safetensors")

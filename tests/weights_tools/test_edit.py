@@ -310,7 +310,7 @@ def test_a_backbone_alone_has_no_logits(tmp_path: Path) -> None:
     assert not (tmp_path / "w.safetensors").exists()
 
 
-def test_the_report_says_that_outputs_are_not_checked(tmp_path: Path) -> None:
+def test_the_report_notes_that_outputs_are_not_checked(tmp_path: Path) -> None:
     write_source(tmp_path)
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert report.proven == ()

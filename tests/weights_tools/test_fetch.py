@@ -53,7 +53,7 @@ def test_a_file_is_fetched(server: Server, tmp_path: Path) -> None:
     assert "correct in the 8 published digits" in str(report)
 
 
-def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / ROW.file).write_bytes(BODY)
     for overwrite in (False, True):
         report = get(server, tmp_path, good(), overwrite=overwrite)
@@ -63,14 +63,14 @@ def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Pat
     assert server.seen == []
 
 
-def test_a_link_to_the_right_file_will_do(server: Server, tmp_path: Path) -> None:
+def test_a_link_to_the_right_file_is_accepted(server: Server, tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(BODY)
     (tmp_path / ROW.file).symlink_to("store")
     assert get(server, tmp_path, good()).already_there
     assert server.seen == []
 
 
-def test_another_file_of_that_name_is_replaced_only_when_asked_to(server: Server, tmp_path: Path) -> None:
+def test_another_file_with_that_name_is_only_replaced_on_request(server: Server, tmp_path: Path) -> None:
     (tmp_path / ROW.file).write_bytes(b"mine")
     with pytest.raises(
         WeightsError, match=rf"is not the published file: its sha256 is \w{{64}}, not {DIGEST[:8]}.*--f"
@@ -80,7 +80,7 @@ def test_another_file_of_that_name_is_replaced_only_when_asked_to(server: Server
     check_fetched(get(server, tmp_path, good(), overwrite=True), tmp_path)
 
 
-def test_a_file_that_somebody_else_makes_meanwhile_is_kept(server: Server, tmp_path: Path) -> None:
+def test_a_file_created_by_another_process_meanwhile_is_kept(server: Server, tmp_path: Path) -> None:
     def meanwhile(request: Request) -> None:
         (tmp_path / ROW.file).write_bytes(b"theirs")
         good()(request)
@@ -110,7 +110,7 @@ def test_a_folder_is_never_replaced(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "breaks", [cut(60_000), cut(0), reset(60_000), stalled(60_000), plain(b"", 503), plain(b"", 500)]
 )
-def test_a_broken_connection_is_made_again(server: Server, tmp_path: Path, breaks: Reply) -> None:
+def test_a_broken_connection_is_retried(server: Server, tmp_path: Path, breaks: Reply) -> None:
     report = get(server, tmp_path, breaks, good(), timeout=0.5)
     check_fetched(report, tmp_path)
     assert (report.retries, report.resumed_from) == (1, 0)
@@ -129,13 +129,13 @@ def test_a_truncated_file_is_kept_and_resumed(server: Server, tmp_path: Path) ->
     assert (server.seen[-1][1]["Range"], server.seen[-1][1]["If-Range"]) == ("bytes=60000-", '"a"')
 
 
-def test_a_stalled_server_is_left_after_the_seconds(server: Server, tmp_path: Path) -> None:
+def test_a_stalled_server_times_out(server: Server, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no data arrived for 0\.3 seconds, 2 times; 60,000 bytes are kept"):
         get(server, tmp_path, stalled(60_000), timeout=0.3)
     assert part_of(tmp_path) == BODY[:60_000]
 
 
-def test_a_slow_server_is_waited_for(server: Server, tmp_path: Path) -> None:
+def test_a_slow_server_does_not_time_out(server: Server, tmp_path: Path) -> None:
     """Every pause is shorter than the timeout, and all together are longer."""
 
     def slow(request: Request) -> None:
@@ -149,7 +149,7 @@ def test_a_slow_server_is_waited_for(server: Server, tmp_path: Path) -> None:
     assert report.retries == 0
 
 
-def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_restarts(server: Server, tmp_path: Path) -> None:
     leave_part(tmp_path, BODY[:60_000])
     report = get(server, tmp_path, plain(BODY, Content_Length=len(BODY)))
     check_fetched(report, tmp_path)
@@ -157,7 +157,7 @@ def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
-def test_a_file_that_changed_on_the_server_starts_again(server: Server, tmp_path: Path, header: str) -> None:
+def test_a_file_that_changed_on_the_server_is_restarted(server: Server, tmp_path: Path, header: str) -> None:
     old, new = ('"old"', '"new"') if header == "ETag" else ("Mon, 01 Jan 2024 00:00:00 GMT",) * 2
     new = new.replace("Mon, 01", "Tue, 02")
     leave_part(tmp_path, OTHER[:60_000], url=f"{server.url}/{ROW.file}", **{header: old})
@@ -167,7 +167,7 @@ def test_a_file_that_changed_on_the_server_starts_again(server: Server, tmp_path
     assert (len(server.seen), report.resumed_from) == (1, 0)
 
 
-def test_a_changed_file_is_noticed_where_the_server_ignores_if_range(server: Server, tmp_path: Path) -> None:
+def test_a_changed_file_is_detected_if_the_server_ignores_if_range(server: Server, tmp_path: Path) -> None:
     leave_part(tmp_path, OTHER[:60_000], url=f"{server.url}/{ROW.file}", ETag='"old"')
 
     place = "bytes 60000-100003/100004"
@@ -177,9 +177,7 @@ def test_a_changed_file_is_noticed_where_the_server_ignores_if_range(server: Ser
 
 
 @pytest.mark.parametrize("note", [{}, {"url": "http://elsewhere/x", "ETag": '"a"'}])
-def test_a_part_of_unknown_origin_is_resumed_and_the_hash_decides(
-    server: Server, tmp_path: Path, note: dict[str, str]
-) -> None:
+def test_a_part_of_unknown_origin_is_resumed_and_hashed(server: Server, tmp_path: Path, note: dict[str, str]) -> None:
     leave_part(tmp_path, BODY[:60_000], **note)
     assert get(server, tmp_path, good(ETag='"b"')).resumed_from == 60_000
     (tmp_path / ROW.file).unlink()
@@ -194,7 +192,7 @@ def test_a_part_of_unknown_origin_is_resumed_and_the_hash_decides(
 @pytest.mark.parametrize(
     "note", ["", "[1]", "{", '{"url": 3}', '{"url": "U", "ETag": "\\"a\\r\\nX: 1\\""}', "[" * 100_000]
 )
-def test_a_damaged_note_is_no_matter(server: Server, tmp_path: Path, note: str) -> None:
+def test_a_damaged_note_is_ignored(server: Server, tmp_path: Path, note: str) -> None:
     leave_part(tmp_path, BODY[:60_000])
     (tmp_path / f"{ROW.file}.part.json").write_text(note.replace("U", f"{server.url}/{ROW.file}"))
     assert get(server, tmp_path, good()).resumed_from == 60_000
@@ -206,7 +204,7 @@ def test_weak_etags_promise_nothing() -> None:
 
 
 @pytest.mark.parametrize("left", [len(BODY), len(BODY) + 5])
-def test_a_part_that_is_too_long_starts_again(server: Server, tmp_path: Path, left: int) -> None:
+def test_a_part_that_is_too_long_is_restarted(server: Server, tmp_path: Path, left: int) -> None:
     leave_part(tmp_path, (OTHER + OTHER)[:left])
     check_fetched(get(server, tmp_path, good()), tmp_path)
     assert server.ranges() == [f"bytes={left}-", None]
@@ -219,7 +217,7 @@ def test_a_complete_part_needs_no_server(server: Server, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("place", ["bytes 50000-100003/100004", "bytes 60000-", "", "items 1-2/3"])
-def test_another_range_than_was_asked_for(server: Server, tmp_path: Path, place: str) -> None:
+def test_another_range_than_requested(server: Server, tmp_path: Path, place: str) -> None:
     leave_part(tmp_path, BODY[:60_000])
     check_fetched(get(server, tmp_path, plain(BODY[60_000:], 206, Content_Range=place), good()), tmp_path)
     assert server.ranges() == ["bytes=60000-", None]
@@ -232,7 +230,7 @@ def test_a_server_that_gives_less_of_the_range(server: Server, tmp_path: Path) -
     assert server.ranges() == ["bytes=60000-", "bytes=70000-"]
 
 
-def test_a_wrong_hash_after_a_break_is_asked_for_once_more(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_hash_after_a_resume_is_retried_once(server: Server, tmp_path: Path) -> None:
     """Two servers behind one name, with different files: the pieces do not fit together."""
     check_fetched(get(server, tmp_path, cut(60_000), good(OTHER), good()), tmp_path)
     assert server.ranges() == [None, "bytes=60000-", None]
@@ -264,7 +262,7 @@ def test_redirects_are_followed_with_the_range(server: Server, tmp_path: Path) -
     assert server.ranges() == ["bytes=60000-"] * 3
 
 
-def test_the_whole_digest_counts_where_it_is_known(
+def test_the_whole_digest_is_compared_if_it_is_known(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalog, "CATALOG", (row_for(BODY, whole=True),))

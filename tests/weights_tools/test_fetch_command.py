@@ -82,7 +82,7 @@ def test_a_killed_process_loses_nothing(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_process_says_how_to_go_on(server: Server, tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_process_prints_how_to_resume(server: Server, tmp_path: Path, number: signal.Signals) -> None:
     with started(server, tmp_path) as process:
         process.send_signal(number)
         out, complaint = process.communicate()
@@ -167,7 +167,7 @@ def test_a_second_process_waits_for_the_first(server: Server, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("came", [60_000, 0])
-def test_a_second_process_goes_on_where_the_first_failed(
+def test_a_second_process_resumes_where_the_first_failed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, came: int
 ) -> None:
     """If nothing came, the first one removes the partial file for which the second one waits."""

@@ -58,7 +58,7 @@ def test_every_published_size_is_within_the_bounds() -> None:
         (None, "name has type NoneType: expected a string"),
     ],
 )
-def test_names_that_mean_nothing(name: str, message: str, tmp_path: Path) -> None:
+def test_names_of_no_published_file(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=message):
         fetch(name, folder=tmp_path)
     assert names(tmp_path) == []
@@ -92,7 +92,7 @@ def test_a_mirror_is_a_folder_or_the_file(given: str, asked: str) -> None:
         ("http://me:secret@mirror.example/", "^http://mirror.example/: a user name or password"),
     ],
 )
-def test_addresses_that_are_not_asked(url: str, message: str, tmp_path: Path) -> None:
+def test_addresses_that_are_not_requested(url: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=message) as error:
         fetch("fcn_resnet50", url=url, folder=tmp_path)
     assert "secret" not in str(error.value)
@@ -119,12 +119,12 @@ def test_no_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_timeouts_that_make_no_sense(timeout: float, tmp_path: Path) -> None:
+def test_invalid_timeouts(timeout: float, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"timeout=.*: expected a positive number of seconds"):
         fetch("fcn_resnet50", folder=tmp_path, timeout=timeout)
 
 
-def test_folders_that_can_not_be(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_folders(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match=r"the folder .*missing does not exist; create it first"):
         fetch("fcn_resnet50", url=server.url, folder=tmp_path / "missing")
     (tmp_path / "file").write_bytes(b"")
@@ -139,7 +139,7 @@ def test_folders_that_can_not_be(server: Server, tmp_path: Path, monkeypatch: py
     assert cache_folder().is_dir()
 
 
-def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No HOME, and a user of whom the system knows nothing, as containers have them."""
 
     def unknown(_: object) -> None:
@@ -221,7 +221,7 @@ def test_a_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monk
     assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
 
 
-def test_a_proxy_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_does_not_respond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as server:
         monkeypatch.setenv("http_proxy", server.url.removeprefix("http://"))
     with pytest.raises(WeightsError, match="the proxy set in the environment can't be used"):

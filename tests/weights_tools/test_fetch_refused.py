@@ -87,7 +87,7 @@ def test_refused(server: Server, tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["page", "odd page", "404", "500 always", "redirect to a file", "gzip", "too long"])
-def test_an_error_page_does_not_cost_what_had_come_before(server: Server, tmp_path: Path, case: str) -> None:
+def test_an_error_page_keeps_the_downloaded_part(server: Server, tmp_path: Path, case: str) -> None:
     leave_part(tmp_path, BODY[:60_000])
     with pytest.raises(WeightsError, match=REFUSED[case][1].replace(", 2 times; ", ", 2 times; 60,000 .*; ")):
         get(server, tmp_path, REFUSED[case][0])

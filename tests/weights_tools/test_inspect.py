@@ -42,7 +42,7 @@ def test_each_of_several_sets_of_weights_is_described(
         convert(path, tmp_path / f"{candidate.key}.safetensors", key=candidate.key)
 
 
-def test_candidates_that_would_be_refused_say_why(tmp_path: Path, state: State) -> None:
+def test_refused_candidates_give_a_reason(tmp_path: Path, state: State) -> None:
     name = "classifier.low_classifier.bias"
     broken = {**state, name: torch.full_like(state[name], torch.nan)}
     content = {

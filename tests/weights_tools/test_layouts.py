@@ -238,7 +238,7 @@ VARIANTS: dict[str, tuple[Callable[[], State], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", VARIANTS)
-def test_variants_that_timm_has(case: str) -> None:
+def test_variants_of_timm(case: str) -> None:
     make, options = VARIANTS[case]
     match = match_layout(described(make()))
     assert (match.layout, match.config.options) == ("timm", {"num_classes": 1000, **options})

@@ -57,7 +57,7 @@ def test_output_must_be_called_safetensors(tmp_path: Path, source: Path) -> None
     assert _names(tmp_path) == ["source.pth"]
 
 
-def test_what_is_never_replaced(tmp_path: Path, source: Path) -> None:
+def test_paths_that_are_never_replaced(tmp_path: Path, source: Path) -> None:
     """The other such paths are in `tests.output_paths`."""
     target = tmp_path / "out.safetensors"
     REFUSED["hard link"][0](target)

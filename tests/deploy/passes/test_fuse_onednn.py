@@ -83,7 +83,7 @@ def test_a_batch_in_groups_equals_single_images(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, model(images)["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_another_network_is_noticed(tmp_path: Path) -> None:
+def test_another_network_is_detected(tmp_path: Path) -> None:
     model = calm_model(num_classes=5)
     export(model, tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
     with torch.no_grad():

@@ -30,7 +30,7 @@ class _AddsItsInput(nn.Module):
         return result
 
 
-def test_a_container_may_read_its_input_again() -> None:
+def test_a_container_may_read_its_input_twice() -> None:
     inner, outer, twice = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(outer), _AddsItsInput(inner), twice, twice)
     assert may_overwrite_input(model, {inner, outer, twice}) == {outer}

@@ -50,7 +50,7 @@ class _PowerMean(nn.AdaptiveAvgPool2d):
         return super().forward(x**3) ** (1 / 3)
 
 
-def test_which_poolings_are_replaced() -> None:
+def test_selected_poolings_are_replaced() -> None:
     """Every way to write a size is replaced, shared modules too, but no subclass."""
     pool: Any = nn.AdaptiveAvgPool2d  # its hints rule out lists
     shared = pool([3, 2])

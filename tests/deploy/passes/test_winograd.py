@@ -139,7 +139,7 @@ def wide() -> nn.Module:
     return Wide().eval()
 
 
-def test_where_it_is_faster() -> None:
+def test_cases_where_it_is_faster() -> None:
     """The algorithm is used for many channels, unless products with the padding outweigh the saved ones."""
     assert winograd_is_faster(convolution_of(1), [1, 256, 65, 65])
     assert winograd_is_faster(convolution_of(2), [1, 256, 65, 65])
