@@ -64,7 +64,7 @@ class BasicBlock(nn.Module):
         if groups != 1 or base_width != 64:
             raise ValueError(
                 f"BasicBlock only supports groups=1 and base_width=64, got groups={groups}, base_width={base_width}; "
-                "ResNeXt and Wide ResNet are built of Bottleneck blocks"
+                "ResNeXt and Wide ResNet need Bottleneck blocks"
             )
         if stride_in_1x1:
             raise ValueError("stride_in_1x1=True: a BasicBlock has no 1x1 convolution; use Bottleneck blocks")

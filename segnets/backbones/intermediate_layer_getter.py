@@ -31,7 +31,7 @@ class _Tap:
 class IntermediateLayerGetter(nn.ModuleDict):
     """Module that runs the children of a model in order and returns the outputs of selected layers.
 
-    Behaves like torchvision.models._utils.IntermediateLayerGetter, and supports dotted paths as well. Children after
+    Behaves like torchvision.models._utils.IntermediateLayerGetter, and also supports dotted paths. Children after
     the last selected one are dropped. The children must be registered in the order of use, and each is used once.
 
     Dotted paths work in eager mode and torch.compile, but not in TorchScript. A getter with dotted paths must not run

@@ -40,8 +40,8 @@ class ResNet(nn.Module):
         zero_init_residual: Whether every residual branch starts at zero (https://arxiv.org/abs/1706.02677).
         groups: Cardinality of ResNeXt.
         width_per_group: Channels per group in ResNeXt; 128 instead of 64 in Wide ResNet.
-        replace_stride_with_dilation: Whether dilation replaces the stride of stages 2, 3 and 4; None means in no
-            stage.
+        replace_stride_with_dilation: Whether dilation replaces the stride of stages 2, 3 and 4; None keeps every
+            stride.
         norm_layer: Factory that builds a norm layer for a given number of channels; None means `nn.BatchNorm2d`.
         in_channels: Number of image channels.
         first_block_dilation: See `segnets.options.OPTIONS`.

@@ -13,7 +13,7 @@ from segnets.card import JSON, ModelConfig
 from segnets.layers import NormLayer, norm_layer
 from segnets.options import NAMES, as_json, check_values
 
-FULL_CLASSES = 1000  # ImageNet's
+FULL_CLASSES = 1000  # in ImageNet
 
 
 @dataclass(frozen=True)

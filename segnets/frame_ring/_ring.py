@@ -236,7 +236,7 @@ class FrameRing:
 
         Raises:
             PeerGoneError: If the producer died, after its last frame.
-            FrameRingError: As for `next`.
+            FrameRingError: Under the same conditions as `next`.
         """
         while True:
             try:

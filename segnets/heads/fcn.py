@@ -1,7 +1,7 @@
 """Head of a fully convolutional network, also used as the auxiliary classifier of all networks.
 
 Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", https://arxiv.org/abs/1411.4038
-`FCNHead` behaves like torchvision.models.segmentation.fcn.FCNHead, `FCNConcatHead` as mmsegmentation's FCNHead with its
+`FCNHead` behaves like torchvision.models.segmentation.fcn.FCNHead, `FCNConcatHead` like mmsegmentation's FCNHead with
 default arguments.
 """
 

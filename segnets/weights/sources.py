@@ -127,7 +127,7 @@ def _read_published(published: Published) -> FoundWeights:
     if not path.is_file():
         raise WeightsError(
             f"{published.file} ({published.name} of {published.model}) was not found in {path.parent}; nothing is "
-            f"downloaded by itself: run `weights-tools fetch {published.model}:{published.name}`, or put "
+            f"downloaded automatically: run `weights-tools fetch {published.model}:{published.name}`, or put "
             f"{published.url} there, or pass the file's path as weights="
         )
     check_hash(path, published)

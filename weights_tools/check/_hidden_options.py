@@ -52,8 +52,8 @@ def find_explanation(
         config: The network whose outputs differ.
         tensors: The network's tensors, float32.
         images: Batch of shape (N, C, H, W).
-        expected: Expected outputs by name, of the shapes that the network returns.
-        tolerance: As for `compare_outputs`.
+        expected: Expected outputs by name, with the shapes of the network's outputs.
+        tolerance: Tolerance for `compare_outputs`.
         seconds: Time limit.
 
     Returns:

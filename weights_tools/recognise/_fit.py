@@ -72,7 +72,7 @@ def fit_tensors(config: ModelConfig, names: Mapping[str, str], tensors: Mapping[
 def _other_dtype(name: str, ref: TensorRef) -> str:
     """Describe the dtype of a tensor, or the shape of a counter, that does not fit; "" if it fits."""
     if name.endswith(COUNTER):
-        # Scripts that cast every tensor to float16 cast the counters too.
+        # Scripts that cast every tensor to float16 also cast the counters.
         fits = ref.dtype in INTEGER_DTYPES | FLOAT_DTYPES and ref.shape in ((), (1,))
         return "" if fits else f"file {ref.dtype} {ref.shape}, model int64 ()"
     return "" if ref.dtype in FLOAT_DTYPES else f"file {ref.dtype}, model float32"

@@ -186,7 +186,7 @@ class PendingOptions:
         """Return the call, once every option is accounted for.
 
         Raises:
-            WeightsError: If an option is left over.
+            WeightsError: If an option is not accounted for.
         """
         if self._pending:
             name, value = next(iter(self._pending.items()))

@@ -23,7 +23,7 @@ def identify_backbone(ours: Tensors, table: BackboneTable, known: Mapping[str, J
         known: Options from the caller or from the project's config.
 
     Returns:
-        The backbone's name and "", or "" and a description of an unsupported backbone.
+        A pair of the backbone's name and a description of an unsupported backbone, one of them "".
     """
     mobilenet = identify_mobilenet(ours, BACKBONE)
     if mobilenet is not None:

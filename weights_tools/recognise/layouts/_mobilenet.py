@@ -18,8 +18,8 @@ def identify_mobilenet(tensors: Tensors, features: str) -> tuple[str, str] | Non
         features: Prefix of the features, for example "features.".
 
     Returns:
-        torchvision's name of the network and ""; "" and a description of an unsupported variant; or None if the
-        tensors are not those of a MobileNetV3.
+        A pair of torchvision's name of the network and a description of an unsupported variant, one of them ""; or
+        None if the tensors are not those of a MobileNetV3.
     """
     if f"{features}1.block.0.0.weight" not in tensors:
         return None

@@ -36,8 +36,8 @@ def identify_resnet(
         min_stages: Number of stages that must be present.
 
     Returns:
-        torchvision's name of the network and ""; "" and a description of an unsupported variant; or None if the
-        tensors are not those of a ResNet.
+        A pair of torchvision's name of the network and a description of an unsupported variant, one of them ""; or
+        None if the tensors are not those of a ResNet.
     """
     first = tensors.get(f"{prefix}layer1.0.conv1.weight")
     second = tensors.get(f"{prefix}layer1.0.conv2.weight")

@@ -78,7 +78,7 @@ def _read_dilation(backbone: Section, depth: int) -> None:
         return
     found.settle("output_stride", stride)
     found.settle("multi_grid", [*grid[:blocks]] if grid else None)
-    # With multi_grid the fourth stage has dilations of its own.
+    # With multi_grid, the fourth stage has its own dilations.
     if contracted is not None and stride < (16 if grid else 32):
         found.settle("first_block_dilation", "previous" if contracted else "same")
     if depth < _BOTTLENECK and (stride < 32 or grid):
@@ -111,7 +111,7 @@ def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None
     kind = type_of(norm) if norm.values else "BN"
     kind = kind.rpartition(".")[2] if kind.startswith("torch.nn.") else kind
     if kind == "GN" and norm.count("num_groups") == 32 and not deep_stem:
-        # Each of a deep stem's 32 channels would be a group of its own; our groups have at least two channels.
+        # Each of a deep stem's 32 channels would be a separate group; our groups have at least two channels.
         found.settle(option.replace("eps", "layer"), "group")
     elif kind not in _BATCH_NORMS:
         found.refuse(f"its {section.name} has the norm {quote(kind)}")
