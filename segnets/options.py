@@ -275,14 +275,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="backbone_stages",
         type=Literal[2, 3, 4],
-        description="Number of stages of the backbone that are used; fewer than 4 in SMP's PSPNet",
+        description="Number of backbone stages in use; fewer than 4 in SMP's PSPNet",
         **_choice(2, 3, 4),
         default=4,
         needs="a ResNet",
     ),
     Option(
         name="norm_layer",
-        description='Norms of the backbone: "batch", "sync" (synchronised over processes), "frozen" (fixed numbers) '
+        description='Norms of the backbone: "batch", "sync" (synchronised over processes), "frozen" (fixed statistics) '
         'or "group"',
         **_NORM,
         default="batch",
@@ -303,7 +303,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="head_variant",
         type=str,
-        description="Project whose head is built, where projects differ",
+        description="Project whose version of the head is built",
         allowed="a string",
         check=_is_str,
         default_note="FCN and DeepLabV3 `'torchvision'` (or `'mmseg'`), DeepLabV3+ `'smp'` (or `'vainf'`), PSPNet "
@@ -346,8 +346,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="pool_norm",
-        description="Put a norm in the branch that pools the whole image. Without the norm, a batch of one image can "
-        "be trained",
+        description="Put a norm in the branch that pools the whole image. Without the norm, training works with a "
+        "batch of one image",
         **_BOOL,
         default_note="`True`; PSPNet's `'smp'` `False`",
         needs="a branch that pools the whole image (heads deeplabv3, deeplabv3plus and pspnet)",
@@ -356,7 +356,7 @@ OPTIONS: tuple[Option, ...] = (
         name="head_norm_layer",
         description="Norms of the classifiers",
         **_NORM,
-        default_note="as `norm_layer`, but `'batch'` for `'frozen'`",
+        default_note="same as `norm_layer`, but `'batch'` for `'frozen'`",
         visible="partly",
         changes_inference=False,
     ),
@@ -371,9 +371,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="aspp_norm_eps",
-        description="Number added to the variance in the norms inside ASPP, if it is not `head_norm_eps`",
+        description="Number added to the variance in the norms inside ASPP, if different from `head_norm_eps`",
         **_EPS,
-        default_note="as `head_norm_eps`",
+        default_note="same as `head_norm_eps`",
         needs=_ASPP,
         visible="no",
         candidates=(1e-5, 1e-3),
@@ -381,7 +381,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="align_corners",
-        description="In every resizing, align the centres of the corner pixels (SMP) instead of the image's corners "
+        description="When resizing, align the centres of the corner pixels (SMP) instead of the image's corners "
         "(torchvision)",
         **_BOOL,
         default=False,

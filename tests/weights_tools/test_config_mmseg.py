@@ -120,7 +120,7 @@ def test_options_from_mmseg_configs(changes: list[tuple[str, str]], expected: di
         ([("depth=50", "depth=50, dcn=dict(type='DCN')")], "its backbone has dcn"),
         ([("depth=50", "depth=50, num_stages=3")], "its backbone has num_stages=3"),
         ([("depth=50", "depth=50, multi_grid=(1, 2)")], r"its backbone has multi_grid=\(1, 2\) for 3 blocks"),
-        ([("depth=50", "depth=50, conv_cfg=dict(type='ConvWS')")], "its backbone has convolutions of another kind"),
+        ([("depth=50", "depth=50, conv_cfg=dict(type='ConvWS')")], "its backbone uses unsupported convolutions"),
         ([("            2,\n            4,", "1, 1")], r"strides=\(1, 2, 1, 1\) with dilations=\(1, 1, 1, 1\)"),
         ([("            12,", "            1,")], r"its decode_head has dilations=\(1, 1, 24, 36\)"),
         ([("sampler", "act_cfg=dict(type='GELU'), sampler")], "its decode_head has an activation other than ReLU"),
@@ -216,7 +216,7 @@ def test_invalid_class_names(classes: Value) -> None:
 def test_config_of_another_project() -> None:
     found = of_mmseg("model = dict(type='FasterRCNN', backbone=dict(type='ResNet', depth=50))")
     assert (found.project, found.options, found.refused) == (None, {}, None)
-    assert found.notes == ("ignored the config: it describes no segmentation network of mmsegmentation",)
+    assert found.notes == ("ignored the config: it does not describe a segmentation network of mmsegmentation",)
     assert "_base_" in of_mmseg("_base_ = ['x.py']\n" + TEXT).notes[0]
     assert of_mmseg("default_scope = 'mine'\n" + TEXT).project is None
 

@@ -174,7 +174,7 @@ def test_number_of_stages_is_inferred(tmp_path: Path) -> None:
             "but some belong to no part of it .*: 'deco",
         ),
         (lambda state: {k: t for k, t in state.items() if "layer2" not in k}, "on a ResNet of 2-0-2-2 basic blocks"),
-        (lambda state: {k: t for k, t in state.items() if not k.startswith("segm")}, "is missing or no convolution"),
+        (lambda state: {k: t for k, t in state.items() if not k.startswith("segm")}, "is missing or not a convolution"),
         (lambda state: {k: t for k, t in state.items() if "layer4.1.bn2" not in k}, "5 missing"),
         (
             lambda state: {k.replace("encoder.", "encoder.model.features."): t for k, t in state.items()},

@@ -109,7 +109,7 @@ def _read_pspnet(config: Section) -> None:
 def _check_upsampling(config: Section, needed: int) -> None:
     factor = config.count("upsampling", needed) if config.has("upsampling") else needed
     if factor not in (needed, None):
-        config.findings.refuse(f"its logits have another size than the image (upsampling={factor})")
+        config.findings.refuse(f"its logits differ in size from the image (upsampling={factor})")
 
 
 def _read_dropout(config: Section, key: str, default: float) -> None:

@@ -33,7 +33,7 @@ def read_config(values: dict[str, Value], images: dict[str, Value] | None, sourc
     found = Findings()
     config = Section("config.json", values, found)
     if config.flag("downsample_in_first_stage", False):
-        found.refuse("its first stage shrinks the image too (downsample_in_first_stage)")
+        found.refuse("its first stage also downsamples (downsample_in_first_stage)")
     activation = config.word("hidden_act", "relu")
     if activation not in ("relu", None):
         found.refuse(f"its activation is {quote(activation)}")

@@ -14,7 +14,7 @@ UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"decode_head\.sep_bottleneck\.", "a DeepLabV3+ of mmsegmentation"),
     (r"decode_head\.(conv_ups|conv_up_input)\.", "an LR-ASPP of mmsegmentation, which is not torchvision's"),
     (r"decode_head\.lateral_convs\.", "a UPerNet of mmsegmentation"),
-    (r"decode_head\.", "a network of mmsegmentation with a head of another kind"),
+    (r"decode_head\.", "a network of mmsegmentation with another head"),
     (r"decoder\.aspp\.0\.", "a DeepLabV3+ of segmentation_models_pytorch"),
     (r"decoder\.(aspp|0\.convs)\.", "a DeepLabV3 of segmentation_models_pytorch"),
     (r"decoder\.fpn_lateral_blocks\.", "a UPerNet of segmentation_models_pytorch"),

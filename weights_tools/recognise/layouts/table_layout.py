@@ -156,7 +156,7 @@ class TableLayout:
         if last is None or len(last.shape) != 4:
             return (
                 f"the tensors look like a {table.name} of {self.project}, but its last layer ({table.last_layer!r} in "
-                "segnets) is missing or no convolution"
+                "segnets) is missing or not a convolution"
             )
         visible: dict[str, JSON] = {
             "num_classes": last.shape[0],

@@ -44,7 +44,7 @@ _DILATED_GEOMETRY: dict[str, JSON] = {
     "head_batch_norm_eps": 1e-5,
 }
 _ASSUMED = (
-    "the weights do not determine the geometry: assumed torchvision's. For a network of segnets with other options, "
+    "the weights do not determine the geometry: assumed torchvision's. For a segnets network with other options, "
     "use --layout segnets --option NAME=VALUE"
 )
 _OUTPUT_STRIDE = {"resnet": 8, "mobilenet": 16}
@@ -113,7 +113,7 @@ class TorchvisionLayout:
             return (
                 f"the tensors look like a {head} on a {network} backbone, which torchvision does not have. It has "
                 + ", ".join(sorted(_SEGMENTATION.values()))
-                + ". For a network of segnets, use --layout segnets"
+                + ". For a segnets network, use --layout segnets"
             )
         classes = tensors[_LAST[head]].shape[0]
         if classes < 1:
@@ -153,11 +153,11 @@ class TorchvisionLayout:
 
 def _refuse_chosen(evidence: Evidence) -> str:
     name = next(iter(evidence.chosen))
-    return f"the option {name} cannot be chosen: a network of torchvision has one geometry"
+    return f"the option {name} cannot be chosen: torchvision's networks have a fixed geometry"
 
 
 def _identify_backbone(tensors: Tensors, prefix: str, features: str) -> tuple[str, str] | None:
-    """Return a pair of the backbone's name and a reason why it is unsupported, one of them ""; None without a backbone."""
+    """Return a pair of the backbone's name and a description if unsupported, one of them ""; None without a backbone."""
     mobilenet = identify_mobilenet(tensors, features)
     if mobilenet is None:
         return identify_resnet(tensors, prefix)

@@ -61,7 +61,7 @@ def _read_settings(settings: dict[str, Value], found: Findings, auxiliary: bool)
         found.note(f"ignored the config: its default_scope is {quote(scope)}, so its names are not mmsegmentation's")
         return None
     if "decode_head" not in model.values:
-        found.note("ignored the config: it describes no segmentation network of mmsegmentation")
+        found.note("ignored the config: it does not describe a segmentation network of mmsegmentation")
         return None
     if type_of(model) != "EncoderDecoder":
         found.refuse(f"its model is {quote(type_of(model))}")

@@ -99,7 +99,7 @@ def refuse_other_convolutions(section: Section) -> None:
     if section.has("conv_cfg"):
         kind = type_of(section.part("conv_cfg"))
         if kind not in ("Conv", "Conv2d") or len(section.part("conv_cfg").values) > 1:
-            section.findings.refuse(f"its {section.name} has convolutions of another kind, {quote(kind)}")
+            section.findings.refuse(f"its {section.name} uses unsupported convolutions ({quote(kind)})")
 
 
 def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None:

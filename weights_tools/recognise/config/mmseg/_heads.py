@@ -83,7 +83,7 @@ def _refuse_other_stage(head: Section, backbone: Section, stage: int) -> None:
     if type(index) is not int or stages is None:
         head.findings.note(f"ignored in_index of {head.name}: unreadable")
     elif not -len(stages) <= index < len(stages) or stages[index] != stage:
-        head.findings.refuse(f"its {head.name} reads another stage of the backbone than in segnets (in_index)")
+        head.findings.refuse(f"its {head.name} reads a different backbone stage than in segnets (in_index)")
 
 
 def _read_rates(head: Section) -> None:

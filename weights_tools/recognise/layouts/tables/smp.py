@@ -26,7 +26,7 @@ _RATES: JSON = [12, 24, 36]  # the default at every output stride
 _UNUSED = ("classification_head",)
 
 _LOOK_ALIKES = {
-    "": "a network whose upsampling is not its output stride, or with an activation after its logits",
+    "": "a network whose upsampling differs from its output stride, or with an activation after the logits",
     **{f"resnet{n}": f"an encoder with anti-aliased downsampling (tu-resnetblur{n}, tu-resnetaa{n})" for n in (18, 50)},
     **{
         f"mobilenet_v3_{size}": f"the encoder tu-tf_mobilenetv3_{size}_100 (another eps, TensorFlow's padding)"
