@@ -132,7 +132,7 @@ def _are_three_bools(value: Any) -> bool:
 
 
 def _choice(*allowed: Any) -> dict[str, Any]:
-    """Return the wording and the check for an option with a few allowed values."""
+    """Return `allowed` and `check` for an option with a fixed set of values."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, str | Integral):
@@ -458,7 +458,7 @@ def check_applicable(model: str, given: Mapping[str, Any], applicable: Mapping[s
 
     Args:
         model: Name of the network, for the message.
-        given: Options that were chosen, already checked by `check_values`.
+        given: Chosen options, already checked by `check_values`.
         applicable: Options that the network has with these choices.
 
     Raises:

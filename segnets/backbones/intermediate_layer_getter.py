@@ -85,7 +85,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
         if self.dotted:
             raise NotImplementedError(
                 f"TorchScript can't look inside a layer: return_layers {', '.join(self.dotted)} are dotted paths; "
-                "name direct children to script this network"
+                "use direct children to script this network"
             )
         return self
 

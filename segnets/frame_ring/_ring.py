@@ -82,7 +82,7 @@ class FrameRing:
             reuse: Whether to open an existing ring with the same layout. Its frames and sequence continue.
 
         Returns:
-            The side of the ring.
+            This side of the ring.
 
         Raises:
             FrameRingError: If an argument is not allowed, the file exists (without `reuse`) or has another layout, or
@@ -111,10 +111,10 @@ class FrameRing:
         Args:
             path: Path of the ring's file.
             role: Role of this side.
-            timeout: Seconds to wait until the file exists.
+            timeout: Seconds to wait for the file to appear.
 
         Returns:
-            The side of the ring.
+            This side of the ring.
 
         Raises:
             FrameRingError: If the file does not exist, is not a valid ring, or the role is taken.

@@ -41,7 +41,7 @@ _STATE = {"producer": PRODUCER_STATE // 8, "consumer": CONSUMER_STATE // 8}
 _COUNT = {"producer": WRITTEN // 8, "consumer": READ // 8}
 _OTHER: dict[Role, Role] = {"producer": "consumer", "consumer": "producer"}
 _SLOT = struct.Struct("<QQQQ")  # sequence, timestamp, tag, checksum
-# Pauses of a wait in seconds. They start short for low latency, and double to spare the CPU.
+# Pauses between polls in seconds, which start short for low latency and double to save CPU time.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 1e-3
 
 

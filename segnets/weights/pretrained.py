@@ -186,7 +186,7 @@ def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
         name for name, tensor in found.tensors.items() if name in described and described[name].shape != tensor.shape
     ]
     if other:
-        raise WeightsError(f"{found.where}: the description and the tensors don't fit: {', '.join(other[:5])}")
+        raise WeightsError(f"{found.where}: the description does not match the tensors: {', '.join(other[:5])}")
 
 
 def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSource) -> None:

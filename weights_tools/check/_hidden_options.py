@@ -46,7 +46,7 @@ def find_explanation(
     tolerance: float,
     seconds: float = _SECONDS,
 ) -> dict[str, JSON]:
-    """Find one or two options with which the same tensors give the expected outputs.
+    """Find one or two option changes that make the same tensors give the expected outputs.
 
     Args:
         config: The network whose outputs differ.

@@ -66,7 +66,7 @@ class Partial:
         self.size = self.kept = 0
 
     def write(self, block: bytes) -> None:
-        """Append a block. An OutputError, for example on a full disk, keeps the bytes before it."""
+        """Append a block. If this raises OutputError, for example on a full disk, the earlier bytes are kept."""
         rest = memoryview(block)
         with self._as_output_error():
             while rest:

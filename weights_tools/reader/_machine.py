@@ -20,7 +20,7 @@ PersistentLoad = Callable[[Value], Value]
 
 
 class Mark:
-    """The stack's MARK."""
+    """Mark on the pickle stack."""
 
     __slots__ = ()
 

@@ -157,7 +157,7 @@ def _refuse_chosen(evidence: Evidence) -> str:
 
 
 def _identify_backbone(tensors: Tensors, prefix: str, features: str) -> tuple[str, str] | None:
-    """Return a pair of the backbone's name and a description if unsupported, one of them ""; None without a backbone."""
+    """Return (name, "") of a backbone, ("", description) of an unsupported one, or None if there is none."""
     mobilenet = identify_mobilenet(tensors, features)
     if mobilenet is None:
         return identify_resnet(tensors, prefix)
