@@ -1,4 +1,4 @@
-"""Description of a model besides its tensors.
+"""Description of a model apart from its tensors.
 
 `ModelConfig` holds what is needed to rebuild the network. `ModelCard` describes its trained weights: the classes,
 their colours, the preprocessing used in training, and the origin of the weights.

@@ -80,7 +80,7 @@ class Published:
         return self.file.removesuffix(".pth").rpartition("-")[2]
 
     def config(self) -> ModelConfig:
-        """Return the network of the weights, with its default geometry."""
+        """Return the config of the weights' network, with default geometry."""
         if not self.classes:  # a classifier
             return ModelConfig(self.model, {"num_classes": 1000})
         return ModelConfig(
@@ -160,7 +160,7 @@ def find_published(source: object, model: str) -> Published | None:
 
     Args:
         source: "COCO_WITH_VOC_LABELS_V1", "DEFAULT" (the newest), "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1", or a
-            member of such an enum of torchvision, if the enum is that of `model`.
+            member of torchvision's weights enum for `model`.
         model: Name of the network or backbone.
 
     Returns:

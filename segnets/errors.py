@@ -43,7 +43,7 @@ class FrameRingError(SegnetsError, RuntimeError):
 
 
 class PeerGoneError(FrameRingError):
-    """The other side of a frame ring has ended, so waiting for it would never return.
+    """Waiting for the other side of a frame ring that has ended and would never respond.
 
     Attributes:
         state: "closed" if the peer closed the ring, "died" if its process ended without closing it.

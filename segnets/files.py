@@ -138,7 +138,7 @@ def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the folder, so that the rename survives a power failure where the system supports this."""
+    """Flush the folder to disk if the system supports this, so that the rename survives a power failure."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

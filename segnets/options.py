@@ -333,7 +333,7 @@ OPTIONS: tuple[Option, ...] = (
         default_note="12, 24, 36 at output stride 8; 6, 12, 18 at 16; 3, 6, 9 at 32. "
         "`deeplabv3_mobilenet_v3_large` has those of 8 at 16, as in torchvision",
         needs=_ASPP,
-        visible="no",  # only their number is
+        visible="no",  # except for their number
         candidates=([12, 24, 36], [6, 12, 18], [3, 6, 9]),
         search_rank=3,
     ),

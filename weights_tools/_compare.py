@@ -103,8 +103,8 @@ def compare(
             their bytes.
 
     Raises:
-        WeightsError: If a file can't be read, `dst` was not made from `src`, or the project is not installed or has no
-            such network. Differing outputs are not an error: see `CompareReport.holds`.
+        WeightsError: If a file can't be read, `dst` was not made from `src`, or the project is not installed or lacks
+            the network. Differing outputs are not an error: see `CompareReport.holds`.
         OutputError: If the record can't be written.
     """
     find_peer(project)  # fail before anything is computed
@@ -174,14 +174,14 @@ def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> 
 def _check_unchanged(config: ModelConfig, card: ModelCard, dst: str | os.PathLike[str]) -> None:
     """Refuse a converted file whose options changed after the conversion.
 
-    The project's network follows these options where it can, so both networks would change together.
+    The project's network follows these options where it can, so both networks would change alike.
     """
     geometry = _origin(card).get("geometry")
     for name, value in (geometry if isinstance(geometry, dict) else {}).items():
         if name in HIDDEN_OPTIONS and name in config.options and config.options[name] != value:
             raise WeightsError(
                 f"{dst}: the options were changed after the conversion: {name}={config.options[name]}, but the "
-                f"conversion settled on {value}. Convert the source again."
+                f"conversion used {value}. Convert the source again."
             )
 
 
@@ -204,7 +204,7 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
     except (OSError, ValueError):
-        return None  # `load` raises the error
+        return None  # `load` below raises the error
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

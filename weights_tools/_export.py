@@ -130,7 +130,7 @@ def _find_names(project: str, config: ModelConfig, tensors: Mapping[str, TensorR
 
 
 def _as_exported(way: ExportNames, tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
-    """Describe the tensors as an exported file would have them."""
+    """Describe the tensors as they would appear in an exported file."""
     described = {}
     for ours, theirs in way.names.items():
         shape = tensors[ours].shape + ((1, 1) if ours in way.flattened else ())

@@ -1,4 +1,4 @@
-"""Describe what a file holds and whether it could be converted, without executing anything in it."""
+"""Describe what a file holds and whether it can be converted, without executing anything in it."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
         model: Model to fill. It is only changed if everything fits.
         tensors: State dict under the model's names.
         where: Name of the weights in messages.
-        assign: Use the tensors themselves instead of copying their values, for a model on the meta device. The model
-            then has their dtype and device, and every difference is an error.
+        assign: Whether to use the tensors themselves instead of copying their values, for a model on the meta device.
+            The model then has their dtype and device, and every difference is an error.
 
     Raises:
         WeightsError: If the tensors do not fit. The message lists every difference.

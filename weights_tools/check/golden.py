@@ -79,8 +79,8 @@ def check_golden(
         tolerance: Allowed difference, relative to the largest output or to 1.
 
     Raises:
-        WeightsError: If the file is not a golden file, if shapes differ, or if the outputs differ. In that
-            last case, the message names one or two options that would explain the difference, or candidates.
+        WeightsError: If the file is not a golden file, if shapes differ, or if the outputs differ. If the
+            outputs differ, the message names one or two options that explain it, or options to consider.
     """
     if not 0 < tolerance < 1:
         raise WeightsError(f"tolerance={tolerance}: expected a number above 0 and below 1, for example 1e-4")
@@ -226,7 +226,7 @@ def _flaw_of_output(far: OutputComparison, expected: Tensor) -> str:
 
 
 def _advise(model: nn.Module, images: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> str:
-    """Name the options that explain the difference, or otherwise candidates."""
+    """Name the options that explain the difference, or else options to consider."""
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         tensors = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}

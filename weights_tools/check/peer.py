@@ -64,7 +64,7 @@ class PeerComparison:
                 return "the same results, bit for bit"
             return f"the same results: no output differs by more than {largest:.1g} of the largest"
         beyond = [each for each in self.measured if not each.holds and each.dtype == "float32"]
-        far = worst(beyond or self.measured)  # most readers relate more to a failure in float32
+        far = worst(beyond or self.measured)  # report a float32 failure first: it is the familiar dtype
         if far.largest == 0:
             return f"inconclusive: {far.output!r} of {self.project}'s network is 0 everywhere"
         return (
@@ -100,7 +100,7 @@ def compare_with_peer(
         project: A name in `peers.PEERS`.
         theirs: The source's tensors under its own names, without prefixes of wrappers.
         config: Configuration of our network.
-        ours: Our network with the converted tensors, in eval mode. It is left in float32.
+        ours: Our network with the converted tensors, in eval mode. The call leaves it in float32.
         sizes: (height, width) of the images; by default two to four that suit the network.
         arguments: Arguments of the project's network that take precedence over those that follow from `config`.
 

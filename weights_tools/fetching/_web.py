@@ -33,11 +33,11 @@ _REFUSED = {
 
 
 class UnreachableError(WeightsError):
-    """No connection could be made."""
+    """A server that can't be reached."""
 
 
 class BrokenError(WeightsError):
-    """The connection broke or stalled, or the server was busy. Another try may succeed."""
+    """A connection that broke or stalled, or a busy server. Another try may succeed."""
 
 
 class Answer:

@@ -31,7 +31,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, data: bool = True) -> Itera
 
     Args:
         path: A checkpoint file, or the index of a checkpoint in several files.
-        data: Read all bytes into memory, as `read_container` does.
+        data: Whether to read all bytes into memory, as in `read_container`.
 
     Yields:
         The bytes of the checkpoint and its structure.
@@ -78,8 +78,8 @@ def read_container(content: Source | Shards, *, data: bool = True) -> Container:
 
     Args:
         content: The checkpoint's bytes, from `open_content`.
-        data: Read all bytes into memory, compute their hash and verify the format's checksums, if any. Otherwise only
-            directories and pickles are read.
+        data: Whether to read all bytes into memory, compute their hash and verify the format's checksums, if any.
+            Otherwise only directories and pickles are read.
 
     Raises:
         WeightsError: If the content is not a checkpoint or is damaged. The message lacks the file's name; see

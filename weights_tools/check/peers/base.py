@@ -2,7 +2,7 @@
 
 The geometry comes from our file. A peer has to account for every option, so that none goes unnoticed. An option that
 the peer has an argument for becomes that argument. An option that the peer fixes must have the peer's value. An option
-that is left over is refused.
+that remains is refused.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Peer(Protocol):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Modules that have to be importable."""
+        """Modules that must be importable."""
         ...
 
     @property
@@ -102,7 +102,7 @@ class Peer(Protocol):
         ...
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:
-        """Describe the call that builds this network. Nothing of the project is imported.
+        """Describe the call that builds this network, without importing the project.
 
         Args:
             config: Our network.
@@ -114,7 +114,7 @@ class Peer(Protocol):
         ...
 
     def build(self, call: PeerCall) -> nn.Module:
-        """Build the network with random weights. Exceptions of the project propagate."""
+        """Build the network with random weights. The project's exceptions propagate."""
         ...
 
     def run(self, module: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """mmsegmentation: EncoderDecoder with a ResNet and an FCN, DeepLabV3 or PSPNet head, with mmsegmentation's resizing.
 
-The arguments have the form of mmsegmentation's config files, for easy comparison.
+The arguments are written as in mmsegmentation's config files, for easy comparison.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEADS = {"fcn": "FCNHead", "deeplabv3": "ASPPHead", "pspnet": "PSPHead"}
 
 
 class Mmseg:
-    """The peer mmsegmentation; implements `Peer`."""
+    """mmsegmentation as a peer, see `Peer`."""
 
     name = "mmseg"
     title = "mmsegmentation"

@@ -20,7 +20,7 @@ _Arguments = dict[str, Any]
 
 # SMP's own encoders; all others are timm's.
 _ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
-# (stem, downsample) -> suffix of timm's name for such a ResNet.
+# (stem, downsample) -> suffix of timm's name for the ResNet.
 _TIMM_SUFFIXES = {
     ("plain", "conv"): "",
     ("deep", "conv"): "c",
@@ -50,7 +50,7 @@ def _pspnet(options: PendingOptions, stride: int) -> _Arguments:
 
 
 def _timm_name(options: PendingOptions, backbone: str, dilated: bool) -> str:
-    """Return timm's name of a backbone; ResNets with a deep stem have their own."""
+    """Return timm's name of a backbone. A ResNet with a deep stem has a different name."""
     # Without dilation, "average" and "average_dilated" are the same.
     pooled = options.take("downsample", "conv")
     variant = (options.take("stem", "plain"), pooled if dilated or pooled != "average" else "average_dilated")
@@ -68,7 +68,7 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[PendingOptions, int], _Arguments]
 
 
 class Smp:
-    """The peer segmentation_models_pytorch; implements `Peer`."""
+    """segmentation_models_pytorch as a peer, see `Peer`."""
 
     name = "smp"
     title = "segmentation_models_pytorch"

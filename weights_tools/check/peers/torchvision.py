@@ -1,6 +1,6 @@
 """torchvision: the six segmentation networks, and ResNets and MobileNetV3s as classifiers.
 
-Each of the six has one geometry, so every option must have the value of torchvision's builder.
+The six have a fixed geometry, so every option must have the value from torchvision's builder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIX = {builder.name: builder for builder in PUBLISHED}
 
 
 class Torchvision:
-    """The peer torchvision; implements `Peer`."""
+    """torchvision as a peer, see `Peer`."""
 
     name = "torchvision"
     title = "torchvision"
