@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.card import ModelCard, ModelConfig
+from segnets.deploy import Contract, export, load_exported, read_contract, verify
 from segnets.deploy.formats import _inductor
 from segnets.deploy.formats._cpu import check_cpu, this_cpu
 from segnets.deploy.passes import pipeline
@@ -83,6 +85,34 @@ def test_agrees_at_other_sizes_and_batches(compiled: Path) -> None:
 
 
 @needs_compiler
+def test_the_contract_says_how_many_pixels_are_computed_at_once(compiled: Path, tmp_path: Path) -> None:
+    assert json.loads(read_contract(compiled).to_json())["pixels_at_once"] == 520 * 520
+    image = torch.randn(5, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    expected = load_exported(compiled).logits(image)
+    split = load_exported(rewrite(compiled, tmp_path / "split.pt2", changed(pixels_at_once=2 * 40 * 50)))
+    assert split.contract.pixels_at_once == 4000
+    torch.testing.assert_close(split.logits(image), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_files_without_pixels_at_once_have_the_default() -> None:
+    """Version 0.1 wrote none."""
+    contract = Contract(
+        config=ModelConfig("m"),
+        card=ModelCard(),
+        num_classes=2,
+        tolerance=1.0,
+        sample_step=1,
+        segnets_version="0.1.0",
+        torch_version="2.13.0",
+        kind="aoti",
+        pixels_at_once=7,
+    )
+    assert Contract.from_json(contract.to_json(), "m.pt2") == contract
+    older = {key: value for key, value in json.loads(contract.to_json()).items() if key != "pixels_at_once"}
+    assert Contract.from_json(json.dumps(older), "m.pt2").pixels_at_once == 520 * 520
+
+
+@needs_compiler
 def test_images_are_prepared_bit_for_bit(compiled: Path) -> None:
     exported = load_exported(compiled)
     for height, width in ((1, 1), (47, 33), (100, 64), (64, 80)):
@@ -124,6 +154,7 @@ def test_torchs_own_loader_reads_it(compiled: Path) -> None:
         (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind='tensorrt': expected one of"),
         (changed(bounds={"depth": [1, 2]}), "bounds.depth"),
+        (changed(pixels_at_once=0), "pixels_at_once=0: expected at least 1"),
         (changed(dtype="int4"), "dtype='int4': expected one of"),
         (without("segnets.json"), "an archive of torch.export, but has no segnets.json"),
         (without("golden.safetensors"), "has no golden.safetensors"),
