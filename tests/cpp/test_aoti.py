@@ -58,7 +58,7 @@ def test_many_threads(build: Path, compiled: Path) -> None:
     [
         (changed(processor={"instructions": ["avx1024"]}), "instructions that this processor lacks: avx1024"),
         (changed(format_version=2), "it has version 2"),
-        (changed(kind="torchscript"), "its contract speaks of torchscript, and it is aoti"),
+        (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind is 'tensorrt'"),
         (changed(bounds={"depth": [1, 2]}), "bounds of an unknown 'depth'"),
         (changed(pixels_at_once=0), "pixels_at_once is below 1"),
