@@ -21,8 +21,8 @@ from tests.deploy.common import break_compressed, compressed, random_image, rand
 def test_wrong_calls(build: Path) -> None:
     fails(build, "expected MODEL IMAGE OUT, got 0 names", code=2)
     fails(build, "--colour: unknown option", "--colour", code=2)
-    fails(build, "--repeat x: expected a whole number, 1..1000000", "a", "b", "c", "--repeat", "x", code=2)
-    fails(build, "--threads 0: expected a whole number, 1..1024", "a", "b", "c", "--threads", "0", code=2)
+    fails(build, "--repeat x: expected an integer, 1..1000000", "a", "b", "c", "--repeat", "x", code=2)
+    fails(build, "--threads 0: expected an integer, 1..1024", "a", "b", "c", "--threads", "0", code=2)
     fails(build, "--overlay: expected a value", "a", "b", "c", "--overlay", code=2)
     fails(build, "--self-test takes --threads alone", "--self-test", "a", "--repeat", "2", code=2)
     fails(build, "--self-test takes --threads alone", "--self-test", "a", "--warm-up", code=2)

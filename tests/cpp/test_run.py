@@ -76,7 +76,7 @@ def test_self_test_passes_and_fails(build: Path, small: Path, tmp_path: Path) ->
     result = run(build, "--self-test", rewrite(small, tmp_path / "t.ts", other_logits))
     assert result.returncode == 1
     assert "FAILED" in result.stdout
-    assert "computes something else than the model that was exported" in result.stderr
+    assert "computes other outputs than the exported model" in result.stderr
 
 
 def test_repeat_prints_time_and_memory(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
