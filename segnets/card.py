@@ -115,7 +115,7 @@ def _entries(what: str, values: object) -> tuple[Any, ...]:
 
 
 def is_class_name(name: object) -> TypeGuard[str]:
-    """Return whether a card can hold `name` as the name of a class: printable text."""
+    """Return whether a card can hold `name` as the name of a class: a printable string."""
     return isinstance(name, str) and name.isprintable()
 
 

@@ -27,8 +27,8 @@ HEADS: tuple[heads.HeadSpec, ...] = (
 )
 
 BACKBONES: dict[str, BackboneSpec] = {
-    kind.name: kind
-    for kind in (
+    backbone.name: backbone
+    for backbone in (
         backbones.mobilenet_v3_large,
         backbones.mobilenet_v3_small,
         backbones.resnet18,

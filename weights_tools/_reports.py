@@ -196,11 +196,11 @@ def _network_rows(
     if model is None:
         return []
     config = ModelConfig(model, options)
-    settled = ", ".join(f"{name}={value}" for name, value in geometry.items())
+    shown = ", ".join(f"{name}={value}" for name, value in geometry.items())
     return [
         ("network", describe(config)),
         ("made of", format_architecture(describe_architecture(config))),
-        ("layout", f"{layout}: {settled}" if settled else str(layout)),
+        ("layout", f"{layout}: {shown}" if shown else str(layout)),
     ]
 
 

@@ -38,7 +38,7 @@ def encode(config: ModelConfig, card: ModelCard) -> str:
 
 
 def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
-    """Decode the text that `encode` made.
+    """Decode the text from `encode`.
 
     Args:
         text: The JSON text.

@@ -98,10 +98,10 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
     resized = [] if assign else _last_convolutions(model, own, tensors)
     common = [name for name in own if name in tensors and name not in resized]
     adapted = [] if assign else _first_convolution(model, own, tensors)
-    settled = {*fresh, *zeroed, *resized, *ignored}
+    explained = {*fresh, *zeroed, *resized, *ignored}
     mismatch = find_mismatch(
-        {name: tensor for name, tensor in own.items() if name not in settled},
-        {name: tensor for name, tensor in tensors.items() if name not in settled},
+        {name: tensor for name, tensor in own.items() if name not in explained},
+        {name: tensor for name, tensor in tensors.items() if name not in explained},
         any_shape=adapted,
         compare_dtypes=lambda name: _other_dtype(tensors[name], own[name]),
     )

@@ -89,37 +89,37 @@ def other_geometry(model: object, weights: ModelConfig | None, where: str) -> st
     """
     if weights is None or not isinstance(model, ModelConfig):
         return ""
-    made, asked = _compared(weights, model, where)
+    of_weights, of_model = _compared(weights, model, where)
     other = []
-    for name in {**made, **asked}:
+    for name in {**of_weights, **of_model}:
         # An option that only one network has follows from its other options. Only multi_grid may be absent by default.
-        if name not in HIDDEN or ((name not in made or name not in asked) and name != "multi_grid"):
+        if name not in HIDDEN or ((name not in of_weights or name not in of_model) and name != "multi_grid"):
             continue
-        if made.get(name) != asked.get(name):
-            other.append(f"{name}={made.get(name)} (here {asked.get(name)})")
+        if of_weights.get(name) != of_model.get(name):
+            other.append(f"{name}={of_weights.get(name)} (here {of_model.get(name)})")
     return f"{where} was made for {', '.join(other)}: the same tensors compute something else here" if other else ""
 
 
 def _compared(weights: ModelConfig, model: ModelConfig, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of both networks that can be compared."""
     if weights.name in MODELS:
-        made = _resolved(weights, where)
+        of_weights = _resolved(weights, where)
         if weights.name != model.name:
             return {}, {}
-        asked = _resolved(model, "the model")
-        if "aspp_norm_eps" in {**made, **asked}:  # without it, ASPP uses the head's eps
-            for options in (made, asked):
+        of_model = _resolved(model, "the model")
+        if "aspp_norm_eps" in {**of_weights, **of_model}:  # without it, ASPP uses the head's eps
+            for options in (of_weights, of_model):
                 options.setdefault("aspp_norm_eps", options["head_norm_eps"])
-        return made, asked
-    kind = BACKBONES.get(weights.name)
-    if kind is None:
+        return of_weights, of_model
+    backbone = BACKBONES.get(weights.name)
+    if backbone is None:
         return {}, {}
-    made = {**kind.geometry, **weights.options}
+    of_weights = {**backbone.geometry, **weights.options}
     if model.name == weights.name:
-        return made, {**kind.geometry, **model.options}
-    if model.name in MODELS and MODELS[model.name].backbone is kind:
-        settled = _resolved(model, "the model")
-        return made, {name: settled[name] for name in kind.geometry if name in settled}
+        return of_weights, {**backbone.geometry, **model.options}
+    if model.name in MODELS and MODELS[model.name].backbone is backbone:
+        resolved = _resolved(model, "the model")
+        return of_weights, {name: resolved[name] for name in backbone.geometry if name in resolved}
     return {}, {}
 
 

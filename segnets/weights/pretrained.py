@@ -191,16 +191,16 @@ def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
 
 def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSource) -> None:
     """Load the backbone from the weights of its classifier, without the last layers."""
-    kind = build.backbone
-    found = _read(source, kind.name)
+    backbone = build.backbone
+    found = _read(source, backbone.name)
     assert model.config is not None
-    dropped = kind.unused_prefixes(model.config.options)
+    dropped = backbone.unused_prefixes(model.config.options)
     tensors = {
-        key.removeprefix(kind.features_prefix): tensor
+        key.removeprefix(backbone.features_prefix): tensor
         for key, tensor in found.tensors.items()
         if not key.startswith(dropped)
     }
-    where = f"{found.where} (for the backbone, {kind.name})"
+    where = f"{found.where} (for the backbone, {backbone.name})"
     warning = other_geometry(model.config, found.config, where)
     fit(model.backbone, tensors, where=where)
     if warning:

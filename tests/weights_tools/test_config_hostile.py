@@ -1,4 +1,4 @@
-"""Read malicious configs: nothing is executed, and unreadable values settle nothing."""
+"""Read malicious configs: nothing is executed, and unreadable values set no option."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ PROJECTS = ("torchvision", "timm", "smp", "mmseg", "transformers")
 
 
 def print_result(answer: object) -> None:
-    """Print a text, with control characters escaped, or anything else as JSON with sorted keys."""
+    """Print a string with control characters escaped, or anything else as JSON with sorted keys."""
     from segnets.console import escape_controls  # imports torch, which would slow down `--help`
 
     print(

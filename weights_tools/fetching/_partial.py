@@ -191,7 +191,7 @@ def _is_at(file: FileIO, path: Path) -> bool:
 
 
 def _may_be_sent(text: str) -> bool:
-    """Return whether a text from the record, which is not trusted, may be sent in a header."""
+    """Return whether a string from the untrusted record may be sent in a header."""
     return text.isascii() and text.isprintable() and len(text) < 1000
 
 

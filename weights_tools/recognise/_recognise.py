@@ -193,9 +193,9 @@ def _apply_config(match: Match, config: SourceConfig) -> Match:
             f"does not support: {config.refused}"
         )
     notes = [*match.notes, *config.notes]
-    settled = [f"{name}={match.geometry[name]}" for name in config.options if name in match.geometry]
-    if settled:
-        notes.append(f"from {config.source}: {', '.join(settled)}")
+    used = [f"{name}={match.geometry[name]}" for name in config.options if name in match.geometry]
+    if used:
+        notes.append(f"from {config.source}: {', '.join(used)}")
     return replace(match, notes=tuple(notes))
 
 

@@ -61,7 +61,7 @@ class Findings:
         """Add a reason why segnets has no such network."""
         self.reasons.append(reason)
 
-    def settle(self, option: str, value: JSON) -> None:
+    def set_option(self, option: str, value: JSON) -> None:
         """Set an option of segnets."""
         self.options[option] = value
 

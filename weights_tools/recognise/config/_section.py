@@ -76,7 +76,7 @@ class Section:
         return None
 
     def word(self, key: str, default: str) -> str | None:
-        """Return a short text."""
+        """Return a short string."""
         value = self.values.get(key, default)
         if isinstance(value, str) and len(value) <= _MAX_TEXT:
             return value
@@ -121,7 +121,7 @@ def _is_number(value: Value) -> TypeGuard[float]:
 def parse_class_names(value: Value, findings: Findings) -> tuple[str, ...]:
     """Return the names of classes in the order of their ids.
 
-    If they are not a list of short, printable texts, add a note and return ().
+    If they are not a list of short, printable strings, add a note and return ().
     """
     if not isinstance(value, list | tuple) or not value:
         return ()
@@ -173,5 +173,5 @@ def _scaled(values: tuple[float, float, float], scale: float) -> tuple[float, fl
 
 
 def quote(value: Value) -> str:
-    """Quote a text for messages, shortened. Other values are not printed."""
+    """Quote and shorten a string for messages. Other values are not printed."""
     return printable(value) if isinstance(value, str) else "something other than a name"

@@ -42,7 +42,7 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
         found.note(f"the project applies {quote(config.get('activation'))} to its logits; segnets returns plain logits")
     channels = config.count("in_channels")
     if channels:
-        found.settle("in_channels", channels)
+        found.set_option("in_channels", channels)
     return found.finish(source, "smp")
 
 
@@ -86,21 +86,21 @@ def _read_deeplab(config: Section, network: str) -> None:
     depth = config.count("encoder_depth", 5)
     if stride in (8, 16) and depth in (3, 4, 5):
         stride = min(stride, 1 << depth)  # fewer stages give a smaller output stride
-        found.settle("output_stride", stride)
+        found.set_option("output_stride", stride)
         _check_upsampling(config, 4 if network == "DeepLabV3Plus" else stride)
     rates = config.counts("decoder_atrous_rates", _RATES)
     if rates and 0 not in rates:
-        found.settle("atrous_rates", [*rates])
+        found.set_option("atrous_rates", [*rates])
     separable = config.flag("decoder_aspp_separable", network == "DeepLabV3Plus")
     if separable is not None:
-        found.settle("aspp_separable", separable)
+        found.set_option("aspp_separable", separable)
     _read_dropout(config, "decoder_aspp_dropout", 0.5)
 
 
 def _read_pspnet(config: Section) -> None:
     depth = config.count("encoder_depth", 3)
     if depth in (3, 4, 5):
-        config.findings.settle("output_stride", 1 << depth)
+        config.findings.set_option("output_stride", 1 << depth)
         _check_upsampling(config, 1 << depth)
     _read_dropout(config, "psp_dropout", 0.2)
     _read_norm(config, "psp_use_batchnorm" if config.has("psp_use_batchnorm") else "decoder_use_norm")
@@ -115,7 +115,7 @@ def _check_upsampling(config: Section, needed: int) -> None:
 def _read_dropout(config: Section, key: str, default: float) -> None:
     dropout = config.number(key, default)
     if dropout is not None and 0 <= dropout < 1:
-        config.findings.settle("head_dropout", dropout)
+        config.findings.set_option("head_dropout", dropout)
 
 
 def _read_norm(config: Section, key: str) -> None:
@@ -127,7 +127,7 @@ def _read_norm(config: Section, key: str) -> None:
     if not isinstance(kind, str) or kind.lower() != "batchnorm":
         config.findings.refuse(f"its head has the norm {quote(kind)} ({key})")
     elif eps is not None and 0 < eps < 1:
-        config.findings.settle("head_norm_eps", eps)
+        config.findings.set_option("head_norm_eps", eps)
 
 
 def read_hyper_parameters(values: Value, source: str) -> SourceConfig | None:
@@ -141,10 +141,10 @@ def read_hyper_parameters(values: Value, source: str) -> SourceConfig | None:
         stride = arguments.count("encoder_output_stride")
         depth = arguments.count("encoder_depth", 5)
         if stride in (8, 16) and depth in (3, 4, 5):
-            found.settle("output_stride", min(stride, 1 << depth))
+            found.set_option("output_stride", min(stride, 1 << depth))
     if arguments.has("decoder_atrous_rates"):
         rates = arguments.counts("decoder_atrous_rates", ())
         if rates and 0 not in rates:
-            found.settle("atrous_rates", [*rates])
+            found.set_option("atrous_rates", [*rates])
     _expect_encoder(arguments)
     return found.finish(source, "smp")

@@ -39,7 +39,7 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
             found.refuse(f"it was built with {quote(key)}")
     _expect_shapes(config, architecture)
     if _MOBILENET.fullmatch(architecture):
-        found.settle("norm_eps", 1e-5)  # torchvision's has 1e-3
+        found.set_option("norm_eps", 1e-5)  # torchvision's has 1e-3
     # Older files nest pretrained_cfg, or have everything at the top.
     weights = config.part("pretrained_cfg") if config.has("pretrained_cfg") else config
     set_preprocessing(weights.triple("mean"), weights.triple("std"), found)

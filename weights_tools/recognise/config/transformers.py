@@ -40,10 +40,10 @@ def read_config(values: dict[str, Value], images: dict[str, Value] | None, sourc
     # Basic blocks have no 1x1 convolution and ignore it.
     in_1x1 = config.flag("downsample_in_bottleneck", False)
     if config.word("layer_type", "bottleneck") == "bottleneck" and in_1x1 is not None:
-        found.settle("stride_in_1x1", in_1x1)
+        found.set_option("stride_in_1x1", in_1x1)
     channels = config.count("num_channels", 3)
     if channels:
-        found.settle("in_channels", channels)
+        found.set_option("in_channels", channels)
     _expect_shapes(config)
     _read_labels(config)
     if images is not None:

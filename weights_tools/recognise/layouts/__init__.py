@@ -52,7 +52,7 @@ def match_layout(
     container: str = "",
     backbone_only: bool = False,
 ) -> Match:
-    """Return the match of the one layout that fits.
+    """Return the match of the only layout that fits.
 
     Args:
         tensors: See `Evidence`.

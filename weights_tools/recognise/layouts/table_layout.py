@@ -1,4 +1,4 @@
-"""Match checkpoints with the tables of a project (`layouts.tables`), and use the tables backwards for export."""
+"""Match checkpoints with the tables of a project (`layouts.tables`), and apply the tables in reverse for export."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def read_backbone(backbone: Section) -> None:
     if depth >= _BOTTLENECK:
         style = backbone.word("style", "pytorch")
         if style in ("pytorch", "caffe"):
-            found.settle("stride_in_1x1", style == "caffe")
+            found.set_option("stride_in_1x1", style == "caffe")
     _read_dilation(backbone, depth)
 
 
@@ -76,13 +76,13 @@ def _read_dilation(backbone: Section, depth: int) -> None:
     if stride is None:
         found.refuse(f"its backbone has strides={strides} with dilations={dilations}")
         return
-    found.settle("output_stride", stride)
-    found.settle("multi_grid", [*grid[:blocks]] if grid else None)
+    found.set_option("output_stride", stride)
+    found.set_option("multi_grid", [*grid[:blocks]] if grid else None)
     # With multi_grid, the fourth stage has its own dilations.
     if contracted is not None and stride < (16 if grid else 32):
-        found.settle("first_block_dilation", "previous" if contracted else "same")
+        found.set_option("first_block_dilation", "previous" if contracted else "same")
     if depth < _BOTTLENECK and (stride < 32 or grid):
-        found.settle("basic_block_dilation", "first")
+        found.set_option("basic_block_dilation", "first")
 
 
 def _output_stride(strides: tuple[int, ...], dilations: tuple[int, ...], grid: bool) -> int | None:
@@ -112,12 +112,12 @@ def read_norm(section: Section, option: str, *, deep_stem: bool = False) -> None
     kind = kind.rpartition(".")[2] if kind.startswith("torch.nn.") else kind
     if kind == "GN" and norm.count("num_groups") == 32 and not deep_stem:
         # Each of a deep stem's 32 channels would be a separate group; our groups have at least two channels.
-        found.settle(option.replace("eps", "layer"), "group")
+        found.set_option(option.replace("eps", "layer"), "group")
     elif kind not in _BATCH_NORMS:
         found.refuse(f"its {section.name} has the norm {quote(kind)}")
         return
     elif found.options.get("norm_layer") == "group":
-        found.settle("head_norm_layer", "batch")  # the default is the backbone's
+        found.set_option("head_norm_layer", "batch")  # the default is the backbone's
     eps = norm.number("eps", 1e-5)
     if eps is not None and 0 < eps < 1:
-        found.settle(option, eps)
+        found.set_option(option, eps)

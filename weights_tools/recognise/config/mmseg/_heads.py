@@ -35,7 +35,7 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
     _read_head(head, kind, model.part("backbone"), stage=3)
     dropout = head.number("dropout_ratio", 0.1)
     if dropout is not None and dropout < 1:
-        found.settle("head_dropout", max(dropout, 0.0))
+        found.set_option("head_dropout", max(dropout, 0.0))
     if kind == "ASPPHead":
         _read_rates(head)
     elif kind == "PSPHead" and head.counts("pool_scales", (1, 2, 3, 6)) not in ((1, 2, 3, 6), None):
@@ -69,7 +69,7 @@ def _read_head(head: Section, kind: str, backbone: Section, *, stage: int) -> No
         found.refuse(f"its {head.name} has no norms")
     corners = head.flag("align_corners", False)
     if corners is not None:
-        found.settle("align_corners", corners)
+        found.set_option("align_corners", corners)
     if kind == "FCNHead":
         for key, only in (("dilation", 1), ("kernel_size", 3)):
             value = head.count(key, only)
@@ -94,7 +94,7 @@ def _read_rates(head: Section) -> None:
     if len(dilations) < 2 or dilations[0] != 1 or min(dilations[1:]) < 2:
         head.findings.refuse(f"its decode_head has dilations={dilations}")
         return
-    head.findings.settle("atrous_rates", [*dilations[1:]])
+    head.findings.set_option("atrous_rates", [*dilations[1:]])
 
 
 def _read_auxiliary(model: Section) -> None:
