@@ -125,7 +125,7 @@ def test_options_from_mmseg_configs(changes: list[tuple[str, str]], expected: di
         ([("            12,", "            1,")], r"its decode_head has dilations=\(1, 1, 24, 36\)"),
         ([("sampler", "act_cfg=dict(type='GELU'), sampler")], "its decode_head has an activation other than ReLU"),
         ([("sampler", "input_transform='resize_concat', sampler")], "its decode_head has an input_transform"),
-        ([("in_index=3", "in_index=2")], "its decode_head reads another stage"),
+        ([("in_index=3", "in_index=2")], "its decode_head reads a different backbone stage"),
         ([("type='SyncBN'", "type='IN'")], "its backbone has the norm 'IN'"),
         ([("type='SyncBN'", "type='GN', num_groups=32")], "its backbone has the norm 'GN'"),  # of a deep stem
         ([("sampler", "norm_cfg=dict(type='GN', num_groups=32), sampler")],
