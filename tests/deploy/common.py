@@ -1,4 +1,4 @@
-"""Small exported models, made once per session, for the tests of Python and of C++."""
+"""Small models and exports for the tests of deploy and of C++."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SMALL = Preprocessing(resize="fixed", size=(64, 80))
 
 
 def random_model(name: str = "lraspp_mobilenet_v3_large", seed: int = 0, **options: Any) -> SegmentationModel:
-    """A model in eval mode in which every parameter and buffer has values of its own."""
+    """Return a model in eval mode with random values in every parameter and buffer."""
     model = find_builder(name)(**options)
     randomise_(model, seed)
     return model.eval()
 
 
 def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> SegmentationModel:
-    """As `random_model`, with kernels as training begins with: bfloat16 leaves its scores recognisable."""
+    """Return a model with freshly initialised kernels, whose logits survive bfloat16."""
     torch.manual_seed(0)
     model = find_builder(name)(**options)
     for module in model.modules():
@@ -66,13 +66,13 @@ def fused_for_cpu(
 
 
 def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """(1, height, width, 3) uint8."""
+    """Return a random image, (1, height, width, 3) uint8."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
 def small_export(folder: Path) -> Path:
-    """An LR-ASPP of five classes, with names and colours."""
+    """Export an LR-ASPP of five classes with names and colours."""
     model = random_model(num_classes=5)
     model.card = ModelCard(
         classes=("background", "cat", "dög", "tree", "sky"),
@@ -115,7 +115,7 @@ def break_compressed(path: Path, what: str) -> str:
         whole = whole.replace(checksum, struct.pack("<L", info.CRC ^ 1))
     else:
         start = info.header_offset + 30 + len(info.filename)
-        whole = whole[:start] + b"\xff" + whole[start + 1 :]  # no kind of block that deflate has
+        whole = whole[:start] + b"\xff" + whole[start + 1 :]  # an invalid block type
     path.write_bytes(whole)
     return info.filename
 
@@ -140,7 +140,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 class _Backbone(nn.Module):
-    """One convolution: compiling takes seconds where a ResNet's takes minutes."""
+    """A single convolution, which compiles in seconds. A ResNet takes minutes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def tiny(classes: int = 5) -> SegmentationModel:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` as machine code: compiled once, however many test processes want it."""
+    """Compile `tiny` once for all test processes."""
     folder = tmp_path_factory.getbasetemp()
     path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "tiny.pt2"
     with FileLock(f"{path}.lock"):
@@ -171,7 +171,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small work, often on a machine that others use too: threads would wait for each other most of the time."""
+    """Use one thread: on a busy machine, the threads of small work mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the programs that a test starts

@@ -1,4 +1,4 @@
-"""Exports to machine code (.pt2): agreement, bounds, and files that this machine can't or mustn't run."""
+"""Compiled models (.pt2): agreement, bounds, and files that this machine can't run or must not."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_compiled_model_computes_the_same(name: str) -> None:
 
 
 def test_feature_maps_larger_than_the_image_have_no_table() -> None:
-    """Their lines and columns could be more than those of the largest image that is allowed."""
+    """Their rows and columns could exceed those of the largest allowed image."""
     for padding, kind in ((0, WinogradProducts), (3, nn.Conv2d)):
         model = nn.Sequential(nn.Conv2d(3, 256, 1, padding=padding), nn.Conv2d(256, 256, 3, padding=1))
         choose_forms(model, CONTEXT)
@@ -71,7 +71,7 @@ def test_agrees_at_other_sizes_and_batches(compiled: Path) -> None:
     threads: Any = report.contract.processor["threads"]
     assert threads >= 1
     exported = load_exported(compiled)
-    # The last three are computed in groups of three, one and fifty images.
+    # The last three are computed in groups of 3, 1 and 50 images.
     for shape in (
         *((1, 3, 33, 33), (7, 3, 40, 501), (64, 3, 33, 34)),
         *((5, 3, 260, 300), (2, 3, 600, 520), (60, 3, 64, 84)),
@@ -85,7 +85,7 @@ def test_agrees_at_other_sizes_and_batches(compiled: Path) -> None:
 
 
 @needs_compiler
-def test_the_contract_says_how_many_pixels_are_computed_at_once(compiled: Path, tmp_path: Path) -> None:
+def test_pixels_at_once_comes_from_the_contract(compiled: Path, tmp_path: Path) -> None:
     assert json.loads(read_contract(compiled).to_json())["pixels_at_once"] == 520 * 520
     image = torch.randn(5, 3, 40, 50, generator=torch.Generator().manual_seed(0))
     expected = load_exported(compiled).logits(image)
@@ -95,7 +95,7 @@ def test_the_contract_says_how_many_pixels_are_computed_at_once(compiled: Path, 
 
 
 def test_files_without_pixels_at_once_have_the_default() -> None:
-    """Version 0.1 wrote none."""
+    """Version 0.1 did not write the key."""
     contract = Contract(
         config=ModelConfig("m"),
         card=ModelCard(),

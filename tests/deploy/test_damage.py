@@ -1,4 +1,4 @@
-"""Files that are not ours or not whole, full disks and kills: a clear message, and nothing lost."""
+"""Foreign and damaged files, full disks and kills end in a clear message and lose nothing."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_full_disk_is_an_error_and_not_an_abort(tmp_path: Path) -> None:
 def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "m.ts"
     target.write_bytes(b"the old file")
-    # Stop after the bytes are on the disk and before they get their name, say so, and wait to be killed.
+    # Stop when the bytes are on disk and before the file gets its name, print a line, and wait to be killed.
     program = EXPORT + (
         "import time; from segnets.deploy import _export as api\n"
         "def stop(*arguments):\n    print('written', flush=True); time.sleep(600)\n"
@@ -182,7 +182,7 @@ def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     left = [p for p in tmp_path.iterdir() if p != target]
     assert len(left) == 1
     assert left[0].name.startswith(".segnets-")
-    load_exported(left[0])  # complete, it only lacks its name
+    load_exported(left[0])  # complete under its temporary name
 
 
 def test_paths_that_are_not_files_are_refused_before_opening(tmp_path: Path) -> None:

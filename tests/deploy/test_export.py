@@ -1,4 +1,4 @@
-"""Every model exports, and the file computes what the plain model computes."""
+"""Every model exports, and its file computes the same as the plain model."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str, tmp_pa
 
 
 class Wrapper(nn.Module):
-    """A hand-made model around one convolution."""
+    """A model around one convolution, which no builder made."""
 
     def __init__(self, tail: nn.Module) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Untypable(nn.Module):
 
 
 class Shared(nn.Module):
-    """Its convolution's output is read by a batch norm and by somebody else: folding would be wrong."""
+    """A convolution whose output a batch norm and an addition read. Folding it would be wrong."""
 
     def __init__(self) -> None:
         super().__init__()

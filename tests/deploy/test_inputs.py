@@ -1,4 +1,4 @@
-"""What can't be exported says so in one line; and where an export is made leaves no trace in it."""
+"""Models that can't be exported are refused in one line, and an export has no trace of the machine that made it."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_a_classifier_has_no_mask(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_classifier_can_not_be_compared_with_a_file(small: Path) -> None:
+def test_a_classifier_cannot_be_compared_with_a_file(small: Path) -> None:
     with pytest.raises(ExportError, match=r"this ResNet returns a Tensor, .* has no mask"):
         verify(small, against=backbones.resnet18(num_classes=5))
 
 
 class NotScriptable(nn.Module):
-    """Runs in Python; what the compiler says about it ends in many lines of source code."""
+    """A model that runs in Python only. The compiler's message has many lines of source code."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_no_local_paths_and_the_same_bytes_from_another_folder(tmp_path: Path) -
             for folder in (package.parent, Path(torch.__file__).parent.parent, tmp_path):
                 assert str(folder).encode() not in contents, entry.filename
             if "/data/" in entry.filename:
-                # The padding stands in the entry's own header only, not in the directory.
+                # Only the entry's own header has the padding, not the directory.
                 local = (tmp_path / "1.ts").read_bytes()[entry.header_offset : entry.header_offset + 30]
                 start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
                 assert start % 64 == 0, entry.filename
@@ -156,7 +156,7 @@ def test_inputs_that_are_not_finite(small: Path) -> None:
         exported.logits(torch.zeros(3, 40, 50))
 
 
-def test_paths_that_are_not_images(small: Path) -> None:
+def test_invalid_images(small: Path) -> None:
     exported = load_exported(small)
     image = torch.zeros(1, 40, 50, 3, dtype=torch.uint8)
     wrong: list[tuple[Any, str]] = [

@@ -1,4 +1,4 @@
-"""Exports to ONNX: agreement with the model, damage, and what is refused."""
+"""ONNX exports: agreement with the model, damaged files, and refused options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_agrees_at_other_sizes_and_batches(written: Path) -> None:
     for shape in ((1, 3, 1, 1), (7, 3, 40, 501), (65, 3, 2, 34), (2, 3, 300, 7)):
         image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            # ONNX's Resize rounds a place in between two pixels otherwise.
+            # ONNX's Resize rounds positions between two pixels differently.
             torch.testing.assert_close(exported.logits(image), model(image)["out"], rtol=1e-5, atol=5e-5)
     with torch.no_grad():
         model.backbone.get_parameter("convolution.weight").mul_(1.01)
@@ -102,7 +102,7 @@ def test_invalid_images(written: Path) -> None:
 
 
 def changed(path: Path, target: Path, change: Callable[[dict[str, str]], None]) -> Path:
-    """The file with other entries and a right checksum."""
+    """Write the file with changed entries and a correct checksum."""
     entries = onnx_file.unpack(path.read_bytes(), str(path))
     change(entries)
     model = onnx.load(path)
@@ -152,7 +152,7 @@ def test_damaged_files(written: Path, tmp_path: Path) -> None:
             read_contract(path)
 
 
-def test_files_of_others(written: Path, tmp_path: Path) -> None:
+def test_foreign_files(written: Path, tmp_path: Path) -> None:
     model = onnx.load(written)
     model.ClearField("metadata_props")
     onnx.save(model, tmp_path / "m.onnx")
@@ -242,7 +242,7 @@ def test_no_local_paths_and_the_same_bytes_twice(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_means_are_poolings(tmp_path: Path) -> None:
-    """Of each of MobileNetV3's gates and of LR-ASPP's: runtimes have fast kernels for them, in 8 bits too."""
+    """Runtimes have fast kernels for the pooling of every gate, in 8 bits too."""
     model = calm_model("lraspp_mobilenet_v3_small", num_classes=5)
     gates = sum(isinstance(module, torch.nn.AdaptiveAvgPool2d) for module in model.modules())
     assert export(model, tmp_path / "m.onnx", format="onnx", preprocessing=SMALL).verification.passed

@@ -1,4 +1,4 @@
-"""The programs for images in ONNX, bit for bit beside `segnets.preprocess` and `segnets.segmenter`."""
+"""ONNX graphs for images, compared bit for bit with `segnets.preprocess` and `segnets.segmenter`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from segnets.preprocessing import Preprocessing, preprocess
 from segnets.segmenter import logits_to_mask
 from tests.deploy.common import random_image
 
-# What the resize is equal to in every bit: kernels of LibTorch that multiply and add with one rounding.
+# The resize equals LibTorch's kernels that multiply and add with one rounding, in every bit.
 HAS_FMA = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def run(text: str, **inputs: torch.Tensor) -> torch.Tensor:
-    """One run of a program in ONNX's text syntax, by ONNX Runtime alone."""
+    """Run a graph in ONNX's text syntax once, with ONNX Runtime."""
     session = onnxruntime.InferenceSession(onnx.parser.parse_model(text).SerializeToString())
     return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
 
 
-# Plain bilinear is missing: LibTorch itself computes other last bits with one thread than with several.
+# Plain bilinear is left out: LibTorch's own last bits depend on the number of threads.
 @pytest.mark.parametrize(
     "preprocessing",
     [
@@ -65,9 +65,9 @@ def _grey_levels(ours: torch.Tensor, theirs: torch.Tensor, preprocessing: Prepro
 
 
 @pytest.mark.parametrize(("classes", "size"), [(1, (30, 20)), (5, (1, 1)), (21, (61, 99)), (300, (24, 32))])
-def test_masks_are_ours(classes: int, size: tuple[int, int]) -> None:
+def test_masks_equal_logits_to_mask(classes: int, size: tuple[int, int]) -> None:
     logits = torch.randn(2, classes, 24, 32, generator=torch.Generator().manual_seed(classes))
-    logits[:, :, :3] = 0.5  # of equal scores the lowest class wins
+    logits[:, :, :3] = 0.5  # the lowest class wins a tie
     mask = run(mask_text(classes, exporter.DEFAULT_OPSET), logits=logits, size=torch.tensor(size))
     expected = logits_to_mask(logits, *size)
     assert (mask.shape, mask.dtype) == (expected.shape, expected.dtype)

@@ -1,4 +1,4 @@
-"""int8 in ONNX: calibrated on a folder, measured, refused when it loses too much, checked later."""
+"""int8 ONNX exports: calibration, measured cost, refusal of a large loss, and verification."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.typed import part
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine noisy slopes, of several sizes and kinds of files."""
+    """Write nine noisy gradients, in several sizes and file types."""
     folder = tmp_path_factory.mktemp("photographs")
     for number in range(9):
         noise = random_image(40 + number, 60, seed=number)[0].numpy() // 2
@@ -118,7 +118,7 @@ def test_folders_without_images(name: str, contents: bytes, message: str, tmp_pa
 
 
 def test_images_of_more_than_8_bits(tmp_path: Path) -> None:
-    """Pillow would make all of their greys white."""
+    """Pillow would clip all of their greys to white."""
     Image.fromarray(np.full((64, 64), 20000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ExportError, match=r"deep\.png: has more than 8 bits per channel"):
         export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)

@@ -1,4 +1,4 @@
-"""One graph from the bytes of an image to its mask, made of an ONNX export's three."""
+"""Joining the three graphs of an ONNX export into one, from an image to its mask."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def test_the_contract_is_stored_in_the_export(tmp_path: Path) -> None:
         join_onnx(target, tmp_path / "again.onnx")
 
 
-def test_a_graph_that_gives_other_masks_is_not_kept(
-    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_with_different_masks_is_not_kept(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     shutil.copy(plain, source)
     target.write_bytes(b"kept")
