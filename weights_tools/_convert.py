@@ -27,6 +27,7 @@ from weights_tools.check.requested import CheckResults, RequestedChecks
 from weights_tools.check.values import ValueCheck, check_values
 from weights_tools.edit import ClassMap, Edits, Weights
 from weights_tools.extract.safety import refuse_attacks
+from weights_tools.extract.state_dict import find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
 from weights_tools.recognise import Recognised, recognise
 
@@ -90,8 +91,9 @@ def convert(
         with open_checkpoint(src) as (content, container):
             _check_not_source(content.paths, target)
             refuse_attacks(container)
+            state = find_state_dict(container, key)
             found = recognise(
-                container, key, file=content.path, layout=layout, options=options, backbone_only=backbone_only
+                container, state, file=content.path, layout=layout, options=options, backbone_only=backbone_only
             )
             source = _read_source(content, container, found)
             edited = edits.apply(source.weights)

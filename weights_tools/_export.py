@@ -24,6 +24,7 @@ from segnets.options import ALL_OPTIONS
 from segnets.registry import MODELS
 from segnets.weights.geometry import describe
 from weights_tools.check.peers import PEERS
+from weights_tools.extract.state_dict import find_state_dict
 from weights_tools.reader import TensorReader, open_checkpoint, prefix_errors
 from weights_tools.reader.values import StorageRef, TensorRef
 from weights_tools.recognise import recognise
@@ -90,7 +91,7 @@ def export(
     if target.suffix not in _SUFFIXES:
         raise OutputError(f"{dst}: the name of the output must end in one of {', '.join(_SUFFIXES)}")
     with open_checkpoint(src) as (source, container):
-        found = recognise(container)
+        found = recognise(container, find_state_dict(container))
         if found.card is None:
             raise WeightsError("the file was not written by segnets. Convert it first: weights-tools convert")
         config = found.match.config

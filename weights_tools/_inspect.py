@@ -12,7 +12,7 @@ from weights_tools._provenance import hash_in_name
 from weights_tools._reports import Candidate, InspectReport
 from weights_tools._text import printable
 from weights_tools.check.values import ValueCheck, check_values
-from weights_tools.extract.state_dict import StateDict, find_candidates, find_state_dict
+from weights_tools.extract.state_dict import SeveralStateDictsError, StateDict, find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint
 from weights_tools.reader.values import ITEM_SIZES
 from weights_tools.recognise import Recognised, describe_architecture, recognise
@@ -46,9 +46,17 @@ def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool =
             doubts=_file_doubts(source, container, data=data),
         )
         try:
-            found = recognise(container, key, file=source.path)
+            state = find_state_dict(container, key)
+        except SeveralStateDictsError as error:
+            keys = error.keys[:_MAX_CANDIDATES]
+            candidates = tuple(_candidate(source, container, each, data=data) for each in keys)
+            return replace(base, refused=str(error), candidates=candidates)
         except WeightsError as error:
-            return _refused(base, source, container, key, str(error), data=data)
+            return replace(base, refused=str(error))
+        try:
+            found = recognise(container, state, file=source.path)
+        except WeightsError as error:
+            return _refused(base, source, container, state, str(error), data=data)
         report = _with_tensors(base, found.state)
         return _recognised(report, source, container, found, data=data)
 
@@ -64,18 +72,9 @@ def _file_doubts(source: Content, container: Container, *, data: bool) -> tuple[
 
 
 def _refused(
-    base: InspectReport, source: Content, container: Container, key: str | None, reason: str, *, data: bool
+    base: InspectReport, source: Content, container: Container, state: StateDict, reason: str, *, data: bool
 ) -> InspectReport:
-    report = replace(base, refused=reason)
-    candidates = find_candidates(container) if key is None else []
-    if candidates:
-        several = tuple(_candidate(source, container, each, data=data) for each in candidates[:_MAX_CANDIDATES])
-        return replace(report, candidates=several)
-    try:
-        state = find_state_dict(container, key)
-    except WeightsError:
-        return report
-    report = _with_tensors(report, state)
+    report = _with_tensors(replace(base, refused=reason), state)
     # Thousands of views of one storage would take hours to check.
     small = sum(ref.numel * ITEM_SIZES[ref.dtype] for ref in state.tensors.values()) <= _MAX_READ * source.size
     with contextlib.suppress(WeightsError):  # the error above takes precedence
@@ -87,7 +86,7 @@ def _refused(
 def _candidate(source: Content, container: Container, key: str, *, data: bool) -> Candidate:
     name = printable(key, quote=False)
     try:
-        found = recognise(container, key, file=source.path)
+        found = recognise(container, find_state_dict(container, key), file=source.path)
         values = _check(source, container, found.state, list(found.fit.names.values()), data=data)
     except WeightsError as error:
         return Candidate(name, refused=str(error))

@@ -65,6 +65,19 @@ class StateDict:
     notes: tuple[str, ...] = field(default=())
 
 
+class SeveralStateDictsError(WeightsError):
+    """The file holds several sets of weights.
+
+    Attributes:
+        keys: Values of `key` that choose one of them.
+    """
+
+    def __init__(self, paths: list[tuple[str, ...]]) -> None:
+        names = join_names(".".join(printable(part, quote=False) for part in path) or TOP for path in paths)
+        super().__init__(f"the checkpoint holds several sets of weights: {names}. Choose one with --key.")
+        self.keys = [".".join(path) or TOP for path in paths]
+
+
 def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     """Find the weights in a file.
 
@@ -74,7 +87,8 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
             one of several networks in a dictionary ("ema" for "ema.conv1.weight").
 
     Raises:
-        WeightsError: If there are no weights, several sets of weights, or names or tensors that no network has.
+        SeveralStateDictsError: If there are several sets of weights and no key.
+        WeightsError: If there are no weights, or names or tensors that no network has.
     """
     top = container.top
     if container.kind in MODULE_KINDS:
@@ -87,14 +101,6 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     path, prefix = _path_of(top, key)
     found = _collect(top, path)
     return strip_prefixes(_under(found, prefix) if prefix else found)
-
-
-def find_candidates(container: Container) -> list[str]:
-    """Return the possible values of `key` for a file with several sets of weights, else an empty list."""
-    if container.kind in MODULE_KINDS:
-        return []
-    found = _search(container.top, _DEPTH, set())
-    return [".".join(path) or TOP for path in found] if len(found) > 1 else []
 
 
 def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
@@ -147,8 +153,7 @@ def _find_path(top: Value) -> tuple[str, ...]:
         return found[0]
     if not found:
         raise WeightsError(_explain_none(top))
-    names = join_names(".".join(printable(part, quote=False) for part in path) or TOP for path in found)
-    raise WeightsError(f"the checkpoint holds several sets of weights: {names}. Choose one with --key.")
+    raise SeveralStateDictsError(found)
 
 
 def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from segnets.card import JSON, ModelCard
 from segnets.errors import WeightsError
 from segnets.weights.description import METADATA_KEY, decode
 from weights_tools._text import join_names, printable
-from weights_tools.extract.state_dict import StateDict, find_state_dict, inner_networks, looks_trained
+from weights_tools.extract.state_dict import StateDict, inner_networks, looks_trained
 from weights_tools.reader import Container
 from weights_tools.reader.tensors import check_bounds
 from weights_tools.reader.values import TensorRef
@@ -52,28 +52,27 @@ class _Request:
 
 def recognise(
     container: Container,
-    key: str | None = None,
+    state: StateDict,
     *,
     file: Path | None = None,
     layout: str = "auto",
     options: Mapping[str, JSON] | None = None,
     backbone_only: bool = False,
 ) -> Recognised:
-    """Find the weights in a checkpoint and the network that they fit.
+    """Find the network that the weights in a checkpoint fit.
 
     Args:
         container: Structure of the checkpoint.
-        key: Key of the dictionary that holds the weights, if the checkpoint has several.
+        state: State dict that `find_state_dict` found in it.
         file: Path of the checkpoint. Its folder is searched for a config file.
         layout: Name of the layout, or "auto" to recognise it.
         options: Options that the weights do not determine. They override the project's config and defaults.
         backbone_only: Whether to recognise the backbone alone, ignoring any head.
 
     Raises:
-        WeightsError: If the checkpoint has no weights, no known network fits them, or several do.
+        WeightsError: If no known network fits the weights, or several do.
     """
     request = _Request(layout, options or {}, backbone_only)
-    state = find_state_dict(container, key)
     description = container.metadata.get(METADATA_KEY)
     if description is not None:
         return _recognise_own(container, state, description, request)
