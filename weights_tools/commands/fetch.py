@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +43,14 @@ def add(commands: Subparsers[Any]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Download or list; return 0, or 130 after Ctrl-C."""
-    from segnets.console import escape_controls
+    """Download or list; return 0."""
     from weights_tools import fetch
 
     if options.list:
         return _list(options)
-    try:
-        report = fetch(
-            options.name, url=options.url, folder=options.folder, overwrite=options.force, timeout=options.timeout
-        )
-    except KeyboardInterrupt as error:
-        print(f"weights-tools: {escape_controls(str(error)) or 'interrupted'}", file=sys.stderr)
-        return 130
+    report = fetch(
+        options.name, url=options.url, folder=options.folder, overwrite=options.force, timeout=options.timeout
+    )
     print_result(report.to_json() if options.json else str(report))
     return 0
 
