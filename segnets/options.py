@@ -443,7 +443,7 @@ def check_values(given: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: If an option name is unknown.
-        ValueError: If the option cannot have that value.
+        ValueError: If an option has a value that is not allowed.
     """
     for name, value in given.items():
         option = _BY_NAME.get(name)

@@ -193,7 +193,7 @@ def _read_source(container: Container, reader: TensorReader, card: ModelCard) ->
     for candidate in (state, *inner_networks(state)):
         if "".join(candidate.stripped) == stripped:
             return _read(reader, candidate)
-    raise WeightsError(f"the file holds no network under {stripped!r}, as it did when it was converted")
+    raise WeightsError(f"the file has no network under {stripped!r}, but had one when it was converted")
 
 
 def _read(reader: TensorReader, state: StateDict) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from segnets.files import check_writable_target
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.weights import write_weights_file
-from weights_tools._provenance import Numbers, find_published, hash_in_name, new_card, updated_card, with_checks
+from weights_tools._provenance import ValueChanges, find_published, hash_in_name, new_card, updated_card, with_checks
 from weights_tools._reports import ConversionReport
 from weights_tools.check.requested import CheckResults, RequestedChecks
 from weights_tools.check.values import ValueCheck, check_values
@@ -110,11 +110,13 @@ def convert(
                 unused=found.match.unused,
                 changes=edits.describe(source.weights, edited),
             )
-            numbers = Numbers(len(found.fit.zeroed), len(found.fit.reshaped), cast=edits.dtype, changed=edited.changes)
-            card = with_checks(source.card(edited.card, numbers), golden=results.golden, compared=results.compared)
+            differences = ValueChanges(
+                len(found.fit.zeroed), len(found.fit.reshaped), cast=edits.dtype, changed=edited.changes
+            )
+            card = with_checks(source.card(edited.card, differences), golden=results.golden, compared=results.compared)
         with prefix_errors(src):
             write_weights_file(target, edited.tensors, edited.config, card, overwrite=overwrite)
-    return _report(Path(src), source, target, replace(edited, card=card), numbers, values, results)
+    return _report(Path(src), source, target, replace(edited, card=card), differences, values, results)
 
 
 def _check_not_source(sources: Iterable[Path], dst: Path) -> None:
@@ -158,13 +160,13 @@ class _Source:
         reader = TensorReader(self.content, self.container)
         return {name: reader.read(name, ref) for name, ref in self.found.state.tensors.items()}
 
-    def card(self, edited: ModelCard, numbers: Numbers) -> ModelCard:
+    def card(self, edited: ModelCard, differences: ValueChanges) -> ModelCard:
         """Return the card of the output: provenance of this source, classes and preprocessing of `edited`."""
         if self.found.card is None:
             sha256 = self.content.sha256()
-            card = new_card(self.content.path, sha256, self.container, self.found, self.published, numbers)
+            card = new_card(self.content.path, sha256, self.container, self.found, self.published, differences)
         else:
-            card = updated_card(self.found.card, numbers)
+            card = updated_card(self.found.card, differences)
         return replace(card, classes=edited.classes, palette=edited.palette, preprocessing=edited.preprocessing)
 
     def notes(self) -> list[str]:
@@ -221,7 +223,7 @@ def _report(
     source: _Source,
     target: Path,
     edited: Weights,
-    numbers: Numbers,
+    differences: ValueChanges,
     values: ValueCheck,
     results: CheckResults,
 ) -> ConversionReport:
@@ -249,8 +251,8 @@ def _report(
         ignored=found.state.ignored,
         zeroed=found.fit.zeroed,
         reshaped=found.fit.reshaped,
-        cast_to=numbers.cast,
-        changed=numbers.changed,
+        cast_to=differences.cast,
+        changed=differences.changed,
         proven=results.texts,
         notes=tuple(notes),
         doubts=(*values.problems, *values.doubts),

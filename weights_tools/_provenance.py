@@ -48,7 +48,12 @@ def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | 
 
 
 def new_card(
-    path: Path, sha256: str, container: Container, found: Recognised, published: Published | None, numbers: Numbers
+    path: Path,
+    sha256: str,
+    container: Container,
+    found: Recognised,
+    published: Published | None,
+    differences: ValueChanges,
 ) -> ModelCard:
     """Return the card of weights that were converted from another project's file."""
     match = found.match
@@ -60,22 +65,22 @@ def new_card(
         "source_file": printable(path.name, quote=False),
         "source_sha256": sha256,
         "tool": f"weights_tools of segnets {segnets.__version__}",
-        "proof": {_TENSORS: numbers.summary()},
+        "proof": {_TENSORS: differences.summary()},
         **_unwrapped(found.state),
-        **numbers.changes(),
+        **differences.changes(),
     }
     if published is None:
         return ModelCard(provenance=provenance)
     card = published.card()
     known = dict(card.provenance)
-    if numbers.changed:  # no longer the published weights
+    if differences.changed:  # no longer the published weights
         known["made_of"] = known.pop("published_as")
     return replace(card, provenance={**known, **provenance})
 
 
-def updated_card(card: ModelCard, numbers: Numbers) -> ModelCard:
+def updated_card(card: ModelCard, differences: ValueChanges) -> ModelCard:
     """Return the card of a converted segnets file. Checks of the source are dropped if its tensors were changed."""
-    changes = numbers.changes()
+    changes = differences.changes()
     if not changes:
         return card
     derived = card.derived()
@@ -111,7 +116,7 @@ def _proof(card: ModelCard) -> dict[str, JSON]:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ValueChanges:
     """Differences between the written values and the source's. Every tensor is compared after writing.
 
     Attributes:

@@ -165,7 +165,7 @@ def _checkpoint(block: nn.Module, x: Tensor) -> Tensor:
 def _untracked_statistics(block: nn.Module) -> Iterator[None]:
     """Restore the batch norm statistics of a block after recomputing it, so that a batch counts once.
 
-    Switching off the tracking would change which tensors a norm saves for backward, which checkpointing refuses.
+    Disabling the tracking instead would change which tensors a norm saves for backward, which checkpointing refuses.
     """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]

@@ -75,7 +75,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
 
     Args:
         model: Model to fill. It is only changed if everything fits.
-        tensors: State dict under the model's names.
+        tensors: State dict with the model's tensor names.
         where: Name of the weights in messages.
         assign: Whether to use the tensors themselves instead of copying their values, for a model on the meta device.
             The model then has their dtype and device, and every difference is an error.
@@ -151,7 +151,7 @@ def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the weight of the first convolution if it has three channels and the model another number."""
+    """Return the name of the first convolution's weight if it has three channels and the model's has another number."""
     name = next((f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
     if name not in tensors or tensors[name].ndim != 4 or not tensors[name].is_floating_point():
         return []

@@ -26,7 +26,7 @@ _TIMM_SUFFIXES = {
     ("deep", "conv"): "c",
     ("deep", "average_dilated"): "d",
 }
-_FROM_TIMM = "encoder.model."  # prefix of the tensors of a `tu-` encoder
+_FROM_TIMM = "encoder.model."  # tensor name prefix of a `tu-` encoder
 
 
 def _aspp(variant: str) -> Callable[[PendingOptions, int], _Arguments]:

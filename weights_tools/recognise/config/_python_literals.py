@@ -98,7 +98,7 @@ class _Reader:
         return None if node is None else self.value(node, depth + 1)
 
     def pairs(self, pairs: list[tuple[Value, ast.expr]], depth: int) -> Value:
-        """Return a dictionary, or OPAQUE if it unpacks another one (`**other`) or has other keys than strings and numbers.
+        """Return a dictionary, or OPAQUE if it unpacks another one (`**other`) or has keys of other types.
 
         Such a key might override one that matters.
         """

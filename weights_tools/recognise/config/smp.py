@@ -1,4 +1,4 @@
-"""Read configs of segmentation_models_pytorch: the arguments of the network.
+"""Read segmentation_models_pytorch configs: the arguments of the network.
 
 Its `save_pretrained` (since 0.4) writes every argument and the name of the class to config.json. Lightning modules
 store only the arguments that they were given, as `hyper_parameters`; missing ones have no known default.

@@ -1,4 +1,4 @@
-"""Read config.json of timm: the architecture, its arguments and the preprocessing.
+"""Read timm's config.json: the architecture, its arguments and the preprocessing.
 
 Source: timm 1.0 models/_hub.py save_config_for_hf, models/resnet.py, models/mobilenetv3.py.
 """

@@ -1,4 +1,4 @@
-"""Read config.json and preprocessor_config.json of a ResNet of transformers.
+"""Read config.json and preprocessor_config.json of a transformers ResNet.
 
 Source: transformers 5 models/resnet/{configuration,modeling}_resnet.py, image_processing_utils.py.
 """

@@ -1,4 +1,4 @@
-"""Read configs of mmsegmentation: `meta` in the checkpoint, with the config as text, classes and colours.
+"""Read mmsegmentation configs: the checkpoint's `meta`, with the config as text, classes and colours.
 
 Release 0: config, CLASSES, PALETTE, mmseg_version. Release 1: cfg, dataset_meta. Sources: mmengine 0.10
 runner/runner.py save_checkpoint; mmsegmentation 0.30 apis/train.py.
