@@ -105,7 +105,7 @@ def _described(model: SegmentationModel | str, options: Options) -> nn.Module:
 
 
 def _remove_norms(network: nn.Module) -> None:
-    """Replace norms by identities: they are not counted, but take three quarters of the time on the meta device."""
+    """Replace norms with identities: they are not counted, but take three quarters of the time on the meta device."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, FrozenBatchNorm2d | nn.GroupNorm) or is_batch_norm(child):

@@ -56,13 +56,13 @@ class Builder:
         return f"{title} on a {self.backbone.title}, output stride {self.resolve({})['output_stride']}. {paper}"
 
     def resolve(self, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-        """Return the values of all options in use. They rebuild the same network.
+        """Resolve the options in use, without building anything.
 
         Args:
             chosen: Options set by the caller; None stands for the network's own default.
 
         Returns:
-            Options with JSON-able values. Nothing is built.
+            JSON-able values of the options by name, enough to rebuild the same network.
 
         Raises:
             TypeError: If an option name is unknown.

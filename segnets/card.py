@@ -62,7 +62,7 @@ _CLAIMS = {"proof", "source_sha256"}
 
 
 def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:
-    """Replace the class names and colours of a card by what a caller gave.
+    """Replace the class names and colours of a card with those from the caller.
 
     Args:
         card: The card to start from.

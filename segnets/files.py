@@ -37,7 +37,7 @@ _ADVICE = {
 def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
     """Check that a regular file can be created or replaced at `path`.
 
-    Links, devices, pipes and folders are refused, because a rename would replace them by a regular file.
+    Links, devices, pipes and folders are refused, because a rename would replace them with a regular file.
 
     Args:
         path: Path of the file to write.

@@ -74,7 +74,7 @@ class MobileNetV3(nn.Module):
         )
         self._initialise()
         if self.num_classes == 0:
-            # Removed only now, so that the features get the same initial weights as in a classifier.
+            # Remove it only now, so that the features get the same initial weights as in a classifier.
             self.classifier = nn.Identity()
 
     def _initialise(self) -> None:
@@ -182,7 +182,7 @@ def _spec(row: _Row, width_mult: float) -> InvertedResidualSpec:
 def dilate(
     blocks: Sequence[InvertedResidualSpec], output_stride: int, first_block_dilation: str = "same"
 ) -> list[InvertedResidualSpec]:
-    """Replace strides by dilation where the total stride would exceed `output_stride`.
+    """Replace strides with dilation once the total stride would exceed `output_stride`.
 
     Section 6.4 of the paper uses output stride 16 for segmentation.
 

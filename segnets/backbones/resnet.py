@@ -147,7 +147,7 @@ class ResNet(nn.Module):
         self.fc: nn.Module = nn.Linear(channels, self.num_classes or FULL_CLASSES)
         self._initialise(zero_init_residual)
         if self.num_classes == 0:
-            # Removed only now, so that the features get the same initial weights as in a classifier.
+            # Remove it only now, so that the features get the same initial weights as in a classifier.
             self.fc = nn.Identity()
 
     def _initialise(self, zero_init_residual: bool) -> None:

@@ -44,7 +44,7 @@ def add_command(
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Formatter that wraps the description and keeps the lines of the examples."""
+    """Formatter that wraps the description and preserves the lines of the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith("examples:"):

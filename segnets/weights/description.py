@@ -34,7 +34,7 @@ def encode(config: ModelConfig, card: ModelCard) -> str:
     try:
         return json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"the description of {config.name} does not fit into JSON: {error}") from None
+        raise WeightsError(f"the description of {config.name} can't be encoded as JSON: {error}") from None
 
 
 def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:

@@ -43,7 +43,7 @@ def save(
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
         preprocessing: Preprocessing from an image to the input of the network.
-        provenance: Facts about the origin of the weights, JSON-able.
+        provenance: Facts about the origin of the weights, as JSON values.
         overwrite: Whether to replace an existing file.
 
     Raises:

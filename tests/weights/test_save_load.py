@@ -161,7 +161,7 @@ def test_the_mode_follows_the_umask(model: nn.Module, tmp_path: Path, umask: int
         ({"palette": [(1, 2)] * 3}, r"palette\[0\]=\(1, 2\): expected three"),
         ({"palette": ["red"] * 3}, "palette colour='red': expected a list"),
         ({"preprocessing": "x"}, "preprocessing='x': expected a segnets.Preprocessing"),
-        ({"provenance": {"when": object()}}, "does not fit into JSON"),
+        ({"provenance": {"when": object()}}, "can't be encoded as JSON"),
     ],
 )
 def test_an_invalid_card_is_not_saved(tmp_path: Path, model: nn.Module, card: dict[str, Any], message: str) -> None:

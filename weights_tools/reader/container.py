@@ -28,7 +28,7 @@ class Container:
             (written from Python) or "C++ archive" (written by torch::save).
         top: The outermost value.
         spans: Start and size in bytes of each storage, by its key.
-        big_endian: Byte order of the tensors.
+        big_endian: Whether the tensors are big-endian.
         globals: Dotted names of the classes and functions that the file names.
         metadata: Metadata of a safetensors file.
         notes: Remarks for the reports.
