@@ -65,12 +65,12 @@ def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:
     """Replace the class names and colours of a card with those from the caller.
 
     Args:
-        card: The card to start from.
+        card: Card to start from.
         classes: One name per class id, or None to keep the card's names.
         palette: One RGB colour per class id, or None to keep the card's colours.
 
     Returns:
-        A new card, of which `check_card` has not checked the entries yet.
+        A new card, not yet checked by `check_card`.
 
     Raises:
         ValueError: If `classes`, `palette` or a colour is not a list.
@@ -87,7 +87,7 @@ def check_card(card: ModelCard, num_classes: int | None) -> None:
     """Check the class names, colours and preprocessing of a card.
 
     Args:
-        card: The card to check.
+        card: Card to check.
         num_classes: Number of classes of the model, or None if it is unknown.
 
     Raises:
@@ -110,7 +110,7 @@ def check_card(card: ModelCard, num_classes: int | None) -> None:
 
 def _entries(what: str, values: object) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"{what}={values!r}: expected a list with an entry for each")
+        raise ValueError(f"{what}={values!r}: expected a list")
     return tuple(values)
 
 

@@ -27,7 +27,7 @@ def add(commands: Subparsers[Any]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the names; return 0, also if there is none."""
+    """Print the matching names; return 0 even if there are none."""
     from segnets.registry import list_models
 
     for name in list_models(options.pattern):

@@ -45,7 +45,7 @@ class Answer:
 
     Attributes:
         where: The address, as shown in messages.
-        status: HTTP status code, no redirect.
+        status: HTTP status code, never a redirect.
         headers: Response headers; names are case-insensitive.
         length: Size of the body in bytes, or None if the server does not state it.
     """

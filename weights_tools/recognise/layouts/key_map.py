@@ -1,4 +1,4 @@
-"""Rename tensors by tables of module names, one to one in both directions.
+"""Rename tensors with tables of module names, one to one in both directions.
 
 An entry "decode_head.convs.{}.conv": "classifier.convs.{}.0" renames the module and everything in it. Each {} stands
 for one number, which is the same on both sides.
