@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builder of the networks with one head on one backbone.
+    """Builder for networks with one head on one backbone.
 
     Called with the keyword arguments `segnets.options.Options`, it returns a `SegmentationModel`.
 

@@ -95,7 +95,7 @@ def compare(
     Args:
         src: Checkpoint of the project.
         dst: File that `convert` wrote from it.
-        project: "torchvision", "timm", "smp", "mmseg" or "transformers"; has to be installed.
+        project: "torchvision", "timm", "smp", "mmseg" or "transformers"; must be installed.
         sizes: (height, width) of the images; by default even and odd sizes that suit the network.
         arguments: Known arguments of the project's network under its own names, for example "encoder_output_stride" or
             "backbone.depth". All others follow the options that `dst` records.

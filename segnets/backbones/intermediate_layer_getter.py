@@ -127,7 +127,7 @@ def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     Raises:
         TypeError: If `backbone` is not an IntermediateLayerGetter.
-        ValueError: If `backbone` has dotted paths, because outputs inside a block would have to be kept.
+        ValueError: If `backbone` has dotted paths, because they would need outputs from inside a block.
     """
     if not isinstance(backbone, IntermediateLayerGetter):
         raise TypeError(f"gradient_checkpointing needs an IntermediateLayerGetter, got {type(backbone).__name__}")

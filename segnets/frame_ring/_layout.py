@@ -19,7 +19,7 @@ from segnets.errors import FrameRingError
 
 HEADER_SIZE = 4096
 FIXED_SIZE = 184  # bytes from `encode`; the counters follow at fixed offsets
-WRITTEN, PRODUCER_STATE, READ, CONSUMER_STATE = 256, 264, 320, 328  # each 8 bytes
+WRITTEN, PRODUCER_STATE, READ, CONSUMER_STATE = 256, 264, 320, 328  # 8 bytes each
 SLOT_HEADER = 64
 
 _MAGIC = b"\x89segring"

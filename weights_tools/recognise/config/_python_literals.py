@@ -36,7 +36,7 @@ def read_text(text: str) -> dict[str, Value]:
         UnreadableTextError: If the text is too long, is not Python, or does more than assign values.
     """
     if len(text) > MAX_TEXT:
-        raise UnreadableTextError(f"{len(text):,} characters are more than any config has")
+        raise UnreadableTextError(f"{len(text):,} characters, more than any config has")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about invalid escapes in strings

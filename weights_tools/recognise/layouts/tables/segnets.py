@@ -44,7 +44,7 @@ SEGNETS = (
         "DeepLabV3+", "classifier.project_low.0.weight", "deeplabv3plus", "classifier.classify", "vainf", unique=True
     ),
     _network("FCN", "classifier.convs.0.0.weight", "fcn", "classifier.classify", "mmseg", unique=True),
-    # These share their names with other projects, so the layout has to be requested.
+    # These share their names with other projects, so the layout must be requested.
     _network("DeepLabV3", "classifier.2.weight", "deeplabv3", "classifier.4"),
     _network("DeepLabV3", "classifier.0.convs.0.0.weight", "deeplabv3", "classifier.1", "mmseg"),
     _network("LR-ASPP", "classifier.cbr.0.weight", "lraspp", "classifier.high_classifier"),
