@@ -1,8 +1,8 @@
 """Builders: put a head on a backbone and return the network with random weights.
 
 All published hyperparameters are defined here. Loading weights is a separate step: `segnets.weights.pretrained` wraps
-these builders with `weights=`. After `torch.manual_seed(s)`, the six networks that torchvision also has get the same
-initial weights as from torchvision's builders.
+these builders with `weights=`. After `torch.manual_seed(s)`, the six networks that torchvision also has start
+from the same weights as torchvision's.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
         # Python flushes stdout again at exit, which would fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt as error:  # the command may have added how to continue
+    except KeyboardInterrupt as error:  # the command may have added how to resume
         _print_error(f"{program}: {escape_controls(str(error)) or 'interrupted'}")
         return 130
     except MemoryError:

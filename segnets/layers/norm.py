@@ -89,7 +89,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
 
 
 def norm_layer(name: str, *, eps: float = 1e-5, momentum: float = 0.1) -> NormLayer:
-    """Return a factory that makes a norm layer for a number of channels.
+    """Return a factory that builds a norm layer for a given number of channels.
 
     Args:
         name: "batch"; "sync" (SyncBatchNorm); "frozen" (fixed parameters and statistics); or "group" (32 groups, or
