@@ -68,7 +68,7 @@ def test_each_side_sees_the_state_of_the_other(build: Path, desk: Desk, tmp_path
     consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
     producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, image, other)
     _, complaints = producer.communicate(timeout=120)
-    assert complaints == f"{other}: has another size than the first image, and a ring has one size\n"
+    assert complaints == f"{other}: its size differs from the first image's. All frames of a ring have one size.\n"
     _, complaints = consumer.communicate(timeout=120)
     assert complaints == f"{rings[0]}: the producer died: its process ended without closing the ring\n"
     assert (producer.returncode, consumer.returncode) == (1, 1)
@@ -77,7 +77,7 @@ def test_each_side_sees_the_state_of_the_other(build: Path, desk: Desk, tmp_path
     with segnets.FrameRing.open(rings[0], timeout=60) as frames, segnets.FrameRing.open(rings[1], "producer"):
         assert frames.next(60) is not None
     _, complaints = producer.communicate(timeout=120)
-    assert complaints == f"{rings[1]}: the Python side is gone; see its last lines\n"
+    assert complaints == f"{rings[1]}: the Python program has ended. See its last lines.\n"
 
 
 def test_a_side_that_opened_only_one_ring_is_missed(build: Path, desk: Desk, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_side_that_opened_only_one_ring_is_missed(build: Path, desk: Desk, tmp
     producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, weights.parent / "1.ppm")
     segnets.FrameRing.open(rings[0], timeout=60).close()
     _, complaints = producer.communicate(timeout=120)
-    assert complaints == f"{rings[0]}: the Python side is gone; see its last lines\n"
+    assert complaints == f"{rings[0]}: the Python program has ended. See its last lines.\n"
 
 
 def test_calls_that_the_producer_refuses(build: Path, desk: Desk, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_calls_that_the_producer_refuses(build: Path, desk: Desk, tmp_path: Path
     for model, folder, message in (
         (tmp_path / "cut.ts", tmp_path, "cut.ts: is truncated or damaged"),
         (weights, tmp_path, "but a safetensors file"),
-        (exported, tmp_path / "none", "none: is no folder; create it first"),
+        (exported, tmp_path / "none", "none: not a folder. Create it first."),
     ):
         producer = start(build / "segnets-frame-producer", model, tmp_path / "f", tmp_path / "m", folder, image)
         _, complaints = producer.communicate(timeout=120)
