@@ -88,7 +88,7 @@ def test_an_interrupted_process_prints_how_to_resume(server: Server, tmp_path: P
         out, complaint = process.communicate()
     assert (process.returncode, out) == (130, "")
     part = tmp_path / f"{ROW.file}.part"
-    assert complaint == (f"weights-tools: interrupted; 60,000 bytes are kept in {part}; repeat the call to resume\n")
+    assert complaint == (f"weights-tools: interrupted. 60,000 bytes are kept in {part}. Repeat the call to resume.\n")
     assert get(server, tmp_path, good()).resumed_from == 60_000
 
 
@@ -191,7 +191,7 @@ def test_the_command(server: Server, tmp_path: Path, capsys: pytest.CaptureFixtu
     complaint = capsys.readouterr()
     assert complaint.out == ""
     assert complaint.err == (
-        f"weights-tools: {server.url}/{ROW.file}: the server has no such file (404 Not Found); check the address\n"
+        f"weights-tools: {server.url}/{ROW.file}: the server has no such file (404 Not Found). Check the address.\n"
     )
     assert main([*call, "--json"]) == 0
     answer, progress = capsys.readouterr()

@@ -14,7 +14,7 @@ from weights_tools.fetching._web import Answer, BrokenError, UnreachableError, g
 from weights_tools.reader.identify import HEAD_BYTES, identify
 
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
-_MIRROR = "use --from URL for a mirror"
+_MIRROR = "Use --from URL for a mirror."
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -46,7 +46,7 @@ def download(row: Published, url: str, part: Partial, bar: Bar, timeout: float) 
             never_connected = isinstance(error, UnreachableError) and part.size == size_before
             if never_connected or retries == len(PAUSES):
                 tries = f", {retries + 1} times" if retries else ""
-                raise WeightsError(f"{error}{tries}{part.advice()}; {_MIRROR}") from None
+                raise WeightsError(f"{error}{tries}.{part.advice()} {_MIRROR}") from None
             bar.note(f"{error}; trying again in {PAUSES[retries]:g} s")
             time.sleep(PAUSES[retries])
             retries += 1
@@ -62,7 +62,7 @@ def _attempt(row: Published, url: str, part: Partial, bar: Bar, timeout: float) 
         if answer.status != (206 if part.size else 200) and answer.status != 200:
             raise refuse_status(answer)
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise WeightsError(f"{answer.where}: the body is compressed, although the request excluded that; {_MIRROR}")
+            raise WeightsError(f"{answer.where}: the body is compressed, although the request excluded that. {_MIRROR}")
         blocks = answer.blocks()
         if answer.status == 200:  # the whole file; some servers ignore ranges
             total = answer.length
@@ -142,6 +142,6 @@ def _copy(row: Published, where: str, blocks: Iterator[bytes], part: Partial, ba
     for block in blocks:
         if part.size + len(block) > most:  # the server stated no size
             part.clear()
-            raise WeightsError(f"{where}: the server sends more than {most:,} bytes, the limit for {row.file}; refused")
+            raise WeightsError(f"{where}: the server sends more than {most:,} bytes, the limit for {row.file}")
         part.write(block)
         bar.show(part.size)

@@ -100,7 +100,7 @@ class Partial:
 
     def advice(self) -> str:
         """Return the end of an error message: how many bytes are kept and how to resume."""
-        return f"; {self.size:,} bytes are kept in {self.path}; repeat the call to resume" if self.size else ""
+        return f" {self.size:,} bytes are kept in {self.path}. Repeat the call to resume." if self.size else ""
 
     @contextlib.contextmanager
     def _as_output_error(self) -> Iterator[None]:
@@ -109,7 +109,8 @@ class Partial:
         except OutputError:
             raise
         except OSError as error:
-            raise OutputError(f"{cannot_write(self.path, error)}{self.advice()}") from None
+            reason = str(cannot_write(self.path, error)).removesuffix(".")
+            raise OutputError(f"{reason}.{self.advice()}") from None
 
 
 @contextlib.contextmanager
@@ -165,7 +166,7 @@ def _open(path: Path) -> FileIO:
     file = FileIO(descriptor, "r+b")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # swapped between check and open
         file.close()
-        raise OutputError(f"{path}: is not a regular file; remove it")
+        raise OutputError(f"{path}: the partial file is not a regular file. Remove it.")
     return file
 
 

@@ -25,9 +25,9 @@ REDIRECTS = 10
 BLOCK = 1 << 18  # bytes asked for at a time; a read returns what has arrived
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _REFUSED = {
-    401: "the server asks for a password (401); the address may be wrong",
-    403: "the server denies access (403 Forbidden); the address may be wrong",
-    404: "the server has no such file (404 Not Found); check the address",
+    401: "the server asks for a password (401). Check the address.",
+    403: "the server denies access (403 Forbidden). Check the address.",
+    404: "the server has no such file (404 Not Found). Check the address.",
     410: "the server no longer has the file (410 Gone)",
 }
 
@@ -84,14 +84,14 @@ def check_url(url: str) -> str:
         WeightsError: If `url` is any other address, or holds a user name or password.
     """
     if not url.isprintable():
-        raise WeightsError(f"{url[:80]!r}: is no address; it has unprintable characters")
+        raise WeightsError(f"{url[:80]!r}: the address has unprintable characters")
     try:
         parts = urlsplit(url)
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError as error:
-        raise WeightsError(f"{url[:80]!r}: is no address ({error})") from None
+        raise WeightsError(f"{url[:80]!r}: the address is invalid ({error})") from None
     if scheme not in ("http", "https") or not host:
-        raise WeightsError(f"{url[:200]}: only addresses that begin with https:// or http:// are fetched")
+        raise WeightsError(f"{url[:200]}: the address does not begin with https:// or http://")
     if "@" in parts.netloc:
         raise WeightsError(f"{redact_url(url)}: a user name or password in the address is not supported")
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
@@ -130,7 +130,9 @@ def get(url: str, headers: Mapping[str, str], *, timeout: float) -> Iterator[Ans
         response.close()
         url = next_url(url, location)
     else:
-        raise WeightsError(f"{where}: redirects more than {REDIRECTS} times, perhaps in a loop; check the address")
+        raise WeightsError(
+            f"{where}: the server redirects more than {REDIRECTS} times, perhaps in a loop. Check the address."
+        )
     with contextlib.closing(response):
         yield Answer(where, response, timeout)
 
@@ -159,7 +161,9 @@ def next_url(url: str, location: str | None) -> str:
     except WeightsError as error:
         raise WeightsError(f"{redact_url(url)}: the redirect is not followed: {error}") from None
     if url.startswith("https:") and not target.startswith("https:"):
-        raise WeightsError(f"{redact_url(url)}: redirects from https to {redact_url(target)}, which is unsafe; refused")
+        raise WeightsError(
+            f"{redact_url(url)}: the server redirects from https to {redact_url(target)}, which is unsafe"
+        )
     return target
 
 
@@ -203,16 +207,16 @@ def _explain(where: str, error: Exception, timeout: float) -> WeightsError:
         return kind(f"{where}: the proxy set in the environment can't be used ({printable(str(reason), quote=False)})")
     if isinstance(reason, socket.gaierror):
         host = urlsplit(where).hostname
-        return kind(f"{where}: can't be reached: the name {host} is unknown (no network?)")
+        return kind(f"{where}: the server can't be reached: the name {host} is unknown (no network?)")
     if isinstance(reason, ssl.SSLCertVerificationError):
         return kind(f"{where}: the server's certificate is not trusted ({reason.verify_message})")
     if isinstance(reason, RemoteDisconnected):  # also a ConnectionResetError
         return kind(f"{where}: the server closed the connection without an answer")
     if isinstance(reason, ConnectionRefusedError):
-        return kind(f"{where}: can't be reached: the connection was refused")
+        return kind(f"{where}: the server can't be reached: the connection was refused")
     if isinstance(reason, ConnectionError):
         return kind(f"{where}: the connection broke ({reason.strerror or type(reason).__name__})")
     if isinstance(reason, HTTPException):
         text = printable(str(reason).strip())
         return kind(f"{where}: the answer is not HTTP ({type(reason).__name__}: {text})")
-    return kind(f"{where}: can't be reached ({printable(str(reason), quote=False)})")
+    return kind(f"{where}: the server can't be reached ({printable(str(reason), quote=False)})")

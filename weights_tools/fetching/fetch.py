@@ -104,7 +104,9 @@ def fetch(
     if found is not None:
         return found
     bar = Bar(row.file, progress)
-    with open_partial(target, lambda: bar.note(f"{target}: another process downloads this file; waiting")) as part:
+    with open_partial(
+        target, lambda: bar.note(f"{target}: waiting for another process that downloads this file")
+    ) as part:
         try:
             found = _find_existing(row, target, overwrite=overwrite)  # downloaded by the process that held the lock
             if found is not None:
@@ -112,7 +114,7 @@ def fetch(
                 return found
             return _fetch_into(row, source, target, part, bar, timeout=timeout, overwrite=overwrite)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted{part.advice()}") from None
+            raise KeyboardInterrupt(f"interrupted.{part.advice()}" if part.size else "interrupted") from None
         finally:
             bar.close()
 
@@ -129,13 +131,13 @@ def _find_existing(row: Published, target: Path, *, overwrite: bool) -> FetchRep
     try:
         digest = sha256(target)
     except OSError as error:
-        raise WeightsError(f"{target}: exists already and can't be read ({error.strerror})") from None
+        raise WeightsError(f"{target}: the file exists already and can't be read ({error.strerror})") from None
     if digest.startswith(_expected(row)):
         return _report(row, target, digest, url=row.url, already_there=True)
     if not overwrite:
         raise WeightsError(
-            f"{target}: exists already and is not the published file: its sha256 is {digest}, not "
-            f"{_expected_text(row)}; remove it, or replace it with --force"
+            f"{target}: the file exists already and is not the published one: its sha256 is {digest}, not "
+            f"{_expected_text(row)}. Remove it, or replace it with --force."
         )
     check_writable_target(target)
     return None
@@ -157,8 +159,8 @@ def _fetch_into(
     if not digest.startswith(_expected(row)):
         part.clear()
         raise WeightsError(
-            f"{redact_url(source)}: is not the published file: its sha256 is {digest}, not {_expected_text(row)}; "
-            "nothing was kept; try another address with --from URL"
+            f"{redact_url(source)}: the file is not the published one: its sha256 is {digest}, not "
+            f"{_expected_text(row)}. Nothing was kept. Try another address with --from URL."
         )
     kept = part.kept
     part.publish(overwrite=overwrite)

@@ -14,7 +14,7 @@ from weights_tools._text import printable
 from weights_tools.fetching._web import check_url
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-_ELSEWHERE = "set TORCH_HOME, or name a folder with --to"
+_ELSEWHERE = "Set TORCH_HOME, or name a folder with --to."
 
 
 def find_row(name: str) -> Published:
@@ -39,11 +39,11 @@ def find_row(name: str) -> Published:
         return row_
     if rows:
         names = ", ".join(full_name(row) for row in rows)
-        raise WeightsError(f"no published file {printable(name)}; {model} has {names}")
+        raise WeightsError(f"no published file {printable(name)}. {model} has {names}")
     known = [*(row.model for row in catalog.CATALOG), *(row.file for row in catalog.CATALOG)]
     near = get_close_matches(name if name.endswith(".pth") else model, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise WeightsError(f"no published file {printable(name)}; {hint}`weights-tools fetch --list` lists all")
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise WeightsError(f"no published file {printable(name)}. {hint}`weights-tools fetch --list` lists all")
 
 
 def full_name(row: Published) -> str:
@@ -80,7 +80,7 @@ def cache_folder() -> Path:
 
     hub = str(torch.hub.get_dir())
     if hub.startswith("~"):  # torch leaves it there if the home folder is unknown
-        raise OutputError(f"torch's cache folder is unknown, because the home folder (HOME) is; {_ELSEWHERE}")
+        raise OutputError(f"torch's cache folder is unknown, because the home folder (HOME) is. {_ELSEWHERE}")
     return Path(hub) / "checkpoints"
 
 
@@ -94,5 +94,5 @@ def make_cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{cannot_write(folder, error)}; {_ELSEWHERE}") from None
+        raise OutputError(f"{cannot_write(folder, error)}. {_ELSEWHERE}") from None
     return folder
