@@ -41,7 +41,7 @@ def _signals() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder_with_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a training checkpoint of a classifier and the file it was converted to. Not to be changed."""
+    """Return a folder with a classifier's training checkpoint and its converted file. Do not modify it."""
     folder = tmp_path_factory.mktemp("compare")
     tensors = {f"module.{name}": tensor for name, tensor in network("resnet18", num_classes=9).state_dict().items()}
     torch.save({"epoch": 3, "model": tensors}, folder / "w.pth")
@@ -51,7 +51,7 @@ def folder_with_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pair(folder_with_pair: Path, tmp_path: Path) -> tuple[str, str]:
-    """Copies of the two files."""
+    """Copy the two files."""
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes((folder_with_pair / name).read_bytes())
     return str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")

@@ -1,4 +1,4 @@
-"""`fetch` against a real server on this computer, which answers well, slowly, half or not at all."""
+"""`fetch` against a local server that replies correctly, slowly, partly or not at all."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_stalled_server_times_out(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_slow_server_does_not_time_out(server: Server, tmp_path: Path) -> None:
-    """Every pause is shorter than the timeout, and all together are longer."""
+    """Pause repeatedly: each pause is shorter than the timeout, their sum is longer."""
 
     def slow(request: Request) -> None:
         request.start(200, Content_Length=len(BODY))
@@ -229,7 +229,7 @@ def test_a_server_that_gives_less_of_the_range(server: Server, tmp_path: Path) -
 
 
 def test_a_wrong_hash_after_a_resume_is_retried_once(server: Server, tmp_path: Path) -> None:
-    """Two servers behind one name, with different files: the pieces do not fit together."""
+    """Resume from a server that has another version of the file."""
     check_fetched(get(server, tmp_path, cut(60_000), good(OTHER), good()), tmp_path)
     assert server.ranges() == [None, "bytes=60000-", None]
 

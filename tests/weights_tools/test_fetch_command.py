@@ -1,4 +1,4 @@
-"""The command `fetch`: one line for every failure; kills, full disks and other processes cost nothing that had come."""
+"""The command `fetch`: one line per failure; kills, full disks and other processes lose no downloaded bytes."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ sys.exit(main(["fetch", "fcn_resnet50", *sys.argv[1:]]))
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """A command catches SIGTERM for its own process; here the process is pytest's."""
+    """Restore SIGTERM: a command handles it for its process, which here is pytest."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
 def started(server: Server, folder: Path) -> subprocess.Popen[str]:
-    """A real process that waits for the rest of the file, with 60,000 bytes of it on the disk."""
+    """Start a process that has 60,000 bytes of the file and waits for the rest."""
     server.script[:] = [stalled(60_000)]
     command = [sys.executable, "-c", COMMAND, "--from", server.url, "--to", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -132,7 +132,7 @@ def test_a_full_disk_and_one_that_is_read_only(server: Server, tmp_path: Path) -
 
 
 def both(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[FetchReport | Exception]:
-    """The outcomes of two calls, of which the second begins in the middle of the first one's download."""
+    """Return the outcomes of two calls; the second begins during the first one's download."""
     outcomes: dict[int, FetchReport | Exception] = {}
 
     def note(_: Bar, text: str) -> None:
@@ -170,7 +170,7 @@ def test_a_second_process_waits_for_the_first(server: Server, tmp_path: Path, mo
 def test_a_second_process_resumes_where_the_first_failed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, came: int
 ) -> None:
-    """If nothing came, the first one removes the partial file for which the second one waits."""
+    """Let the first call fail without data: it removes the partial file that the second waits for."""
 
     def halted(request: Request) -> None:
         server.released.wait(60)
@@ -228,7 +228,7 @@ def test_wrong_calls(call: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_next_steps_work(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]
 ) -> None:
-    """From the message that a file is missing, over fetching it, to the network; by name and by path."""
+    """Follow the message about a missing file: fetch it, then build the network by name and by path."""
     backbone = build("mobilenet_v3_small", {"num_classes": 1000}).state_dict()
     bodies = {"lraspp_mobilenet_v3_large": _saved(state), "mobilenet_v3_small": _saved(backbone)}
     segmentation, classifier = (row_for(body, model) for model, body in bodies.items())

@@ -1,4 +1,4 @@
-"""What `fetch` is asked for: names, addresses, folders; and what it shows while it works."""
+"""Arguments of `fetch` (names, addresses, folders) and its progress bar."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_invalid_folders(server: Server, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No HOME, and a user of whom the system knows nothing, as containers have them."""
+    """Run without HOME and with an unknown user, as in containers."""
 
     def unknown(_: object) -> None:
         raise KeyError
@@ -161,7 +161,7 @@ class Terminal(io.StringIO):
 
 
 class Gone(Terminal):
-    """A terminal whose window was closed."""
+    """A stream that fails like a closed terminal."""
 
     def write(self, _: str) -> int:
         raise BrokenPipeError

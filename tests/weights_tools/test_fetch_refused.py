@@ -1,4 +1,4 @@
-"""`fetch` refuses what is not the file: one line that says why, and nothing is left behind."""
+"""`fetch` refuses any other file with a one-line reason and leaves no file."""
 
 from __future__ import annotations
 

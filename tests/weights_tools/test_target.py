@@ -98,7 +98,7 @@ def test_relative_path_with_dots(tmp_path: Path, source: Path, monkeypatch: pyte
 
 @pytest.fixture
 def public_folder(source: Path) -> Iterator[Path]:
-    """A folder that other users may enter and not write to, with a checkpoint in it."""
+    """Return a folder with a checkpoint that other users can read but not write to."""
     folder = Path(tempfile.mkdtemp())
     shutil.copy(source, folder / "source.pth")
     (folder / "source.pth").chmod(0o644)
