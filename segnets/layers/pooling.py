@@ -65,7 +65,7 @@ class PooledBranch(nn.Sequential):
         if several and self.bins == 1 and self.training and self[2].training:
             check_pooled_batch(x, self.name)
         for layer in self:
-            x = layer(x)  # (N, C, bins, bins) from the first layer on
+            x = layer(x)  # (N, C, bins, bins) after the first layer
         return resize_bilinear(x, size, self.align_corners)
 
 

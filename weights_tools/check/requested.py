@@ -53,7 +53,7 @@ class RequestedChecks:
             WeightsError: If a tolerance comes without a golden file, or the project is unknown or not installed.
         """
         if self.tolerance is not None and self.golden is None:
-            raise WeightsError("golden_tolerance requires golden, the golden file")
+            raise WeightsError("golden_tolerance requires golden, the file to compare with")
         if self.project is not None:
             from weights_tools.check.peers import find_peer
 

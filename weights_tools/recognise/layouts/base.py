@@ -90,7 +90,7 @@ class Layout(Protocol):
         """Recognise a network.
 
         Returns:
-            The network; a reason for a refusal if the tensors resemble this layout but are not supported; or None if
+            The network; a reason for refusing it if the tensors resemble this layout but are not supported; or None if
             they have nothing to do with it.
         """
         ...
