@@ -58,9 +58,8 @@ class PooledBranch(nn.Sequential):
         """Pool, convolve and resize. Raise ValueError if batch norm would train on a single value per channel."""
         size = [x.shape[2], x.shape[3]]
         several = self.needs_several_values
-        if (
-            not torch.jit.is_scripting()
-        ):  # checked on each call: the norm may have been replaced, or processes may have joined
+        # Check again on each call: the norm may have been replaced, or processes may have joined.
+        if not torch.jit.is_scripting():
             several = needs_several_values(self[2])
         if several and self.bins == 1 and self.training and self[2].training:
             check_pooled_batch(x, self.name)
