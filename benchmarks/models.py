@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from segnets._cost import cost
+from segnets import cost
 from segnets.builders import Builder
 from segnets.registry import HEADS, MODELS, build_described
 

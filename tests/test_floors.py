@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,21 @@ def test_nothing_looks_up_inside(package: str) -> None:
                 imported = module.removeprefix(f"{package}.").split(".")[0]
                 above = len(floors)
                 assert floor_of.get(imported, above) <= floor_of.get(room, above), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("package", ["segnets", "weights_tools", "benchmarks", "examples"])
+def test_private_modules_are_imported_in_their_package_only(package: str) -> None:
+    root = PACKAGE.parent
+    for path in (root / package).rglob("*.py"):
+        importer = ".".join(path.relative_to(root).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            for module in modules:
+                owner = re.match(r"((?:segnets|weights_tools)(?:\.\w+)*?)\._(?!_)", module)
+                if owner is not None:
+                    assert importer.startswith(f"{owner[1]}."), f"{path} imports {module}"
 
 
 def test_the_import_loads_nothing_heavy() -> None:

@@ -16,9 +16,9 @@ from segnets.deploy._load import exported_from_bytes, read_contract
 from segnets.deploy._reason import reason_of
 from segnets.deploy.contract import CONTRACT_FILE
 from segnets.deploy.formats.onnx import MASK, PREPROCESS, OnnxContainer
-from segnets.deploy.formats.onnx._model import serialized, strip_metadata
-from segnets.deploy.formats.onnx._runtime import check_installed, run, session
 from segnets.deploy.formats.onnx.container import JOINED, check_size
+from segnets.deploy.formats.onnx.graph import serialized, strip_metadata
+from segnets.deploy.formats.onnx.runtime import check_installed, run, session
 from segnets.errors import ExportError
 from segnets.files import atomic_write, check_writable_target
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from segnets.deploy.contract import Contract
 from segnets.deploy.formats._base import Container, Draft, ExportOptions, golden_maker, refuse_torchscript_options
-from segnets.deploy.formats.onnx._model import parsed
-from segnets.deploy.formats.onnx._runtime import Session, check_installed, run, session
 from segnets.deploy.formats.onnx.container import pack
+from segnets.deploy.formats.onnx.graph import parsed
 from segnets.deploy.formats.onnx.image_graphs import mask_text, preprocess_text
 from segnets.deploy.formats.onnx.network import DEFAULT_OPSET, check_opset, network_of
 from segnets.deploy.formats.onnx.quantize import MINIMUM_AGREEMENT, quantize, quantized_golden
+from segnets.deploy.formats.onnx.runtime import Session, check_installed, run, session
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pipeline import rewrite
 from segnets.errors import ExportError

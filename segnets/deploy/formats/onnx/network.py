@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from segnets.deploy._reason import reason_of
-from segnets.deploy.formats.onnx._model import serialized, strip_metadata
 from segnets.deploy.formats.onnx.container import check_size
+from segnets.deploy.formats.onnx.graph import serialized, strip_metadata
 from segnets.errors import ExportError
 
 # Opsets that torch.onnx writes and ONNX Runtime 1.31 runs. Below 18, no Resize computes what torch does.

@@ -28,8 +28,8 @@ from segnets.deploy._reason import reason_of
 from segnets.deploy.check.golden import Golden, golden_input, make_golden
 from segnets.deploy.check.reference import logits_of
 from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, relative_difference
-from segnets.deploy.formats.onnx._model import strip_metadata
-from segnets.deploy.formats.onnx._runtime import Session, check_installed, session
+from segnets.deploy.formats.onnx.graph import strip_metadata
+from segnets.deploy.formats.onnx.runtime import Session, check_installed, session
 from segnets.errors import ExportError, SegnetsError
 from segnets.preprocessing import Preprocess, Preprocessing
 from segnets.segmenter import Segmenter
