@@ -1,7 +1,7 @@
 """The file of a frame ring, and the locks that show which sides are alive.
 
 The locks are Linux's open file description locks. Unlike process locks, they also exclude a second user in the same
-process. The kernel releases them when the process ends, however it ends.
+process. The kernel releases them when the process ends for any reason.
 """
 
 from __future__ import annotations

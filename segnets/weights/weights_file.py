@@ -109,7 +109,7 @@ def write_weights_file(
         OutputError: If the file cannot be written.
     """
     _check_storable(tensors)
-    names = sorted(tensors, key=lambda name: (-_evenness(tensors[name]), name))
+    names = sorted(tensors, key=lambda name: (-_natural_alignment(tensors[name]), name))
     header = _header(names, tensors, encode(config, card))
     with atomic_write(path, overwrite=overwrite) as file:
         file.write(len(header).to_bytes(8, "little"))
@@ -123,7 +123,7 @@ def write_weights_file(
             synced.result()
 
 
-def _evenness(tensor: Tensor) -> int:
+def _natural_alignment(tensor: Tensor) -> int:
     """Return the largest power of two up to ALIGNMENT that divides a tensor's size in bytes.
 
     Sorted by this value in descending order, every tensor is aligned to it, and nearly all to ALIGNMENT.

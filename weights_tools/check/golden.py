@@ -160,7 +160,7 @@ def _check_images(images: Tensor, model: nn.Module) -> None:
     if shape[1] != channels:
         swapped = ". It looks like (N, H, W, C): save input.permute(0, 3, 1, 2)." if shape[3] == channels else ""
         raise WeightsError(
-            f"'input' has {shape[1]} channels (shape {shape}), but the network takes {channels}{swapped}"
+            f"'input' has {shape[1]} channels (shape {shape}), but the network expects {channels}{swapped}"
         )
 
 
