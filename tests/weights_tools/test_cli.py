@@ -107,7 +107,7 @@ def test_inspect_of_an_attack_ends_with_1(
     assert json.loads(capsys.readouterr().out)["refused"] == "the file is probably an attack; nothing in it was run"
     with pytest.raises(SystemExit):
         main(["inspect", "--help"])
-    assert "Exit status: 0 if it can be converted, 1 if it would be refused." in " ".join(
+    assert "Exit status: 0 if the file can be converted, 1 if it would be refused." in " ".join(
         capsys.readouterr().out.split()
     )
 

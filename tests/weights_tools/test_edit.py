@@ -327,7 +327,7 @@ def test_two_networks_in_one_module(tmp_path: Path) -> None:
     state = {**{f"student.{k}": v for k, v in one.items()}, **{f"teacher.{k}": v for k, v in other.items()}}
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     with pytest.raises(
-        WeightsError, match=r"several networks, whose names begin with 'student\.' and 'teacher\.'; choose"
+        WeightsError, match=r"several networks, whose names begin with 'student\.' and 'teacher\.'\. Choose"
     ):
         converted(tmp_path)
     assert_same(dict(converted(tmp_path, key="teacher").state_dict()), other)
