@@ -86,7 +86,7 @@ layouts: $(VENV)/.installed-peers
 
 CONFIGURE = $(BIN)/cmake -S cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
   -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
-# Where `import segnets_native` looks.
+# Folder that `import segnets_native` searches.
 SITE_PACKAGES ?= $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 cpp: venv
@@ -98,7 +98,7 @@ cpp: venv
 tsan: venv
 	$(BIN)/python -m pytest --full tests/cpp/test_threads.py
 
-# Clang reads the commands of a build folder of its own; the Python module is left out where Python has no headers.
+# clang-tidy needs its own build folder. Without Python headers, it skips the Python module.
 $(VENV)/.installed-tidy: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,tidy]'
 	@touch $@
@@ -114,7 +114,7 @@ bench: venv
 bench-native: cpp
 	$(BIN)/python -m benchmarks.deploy.native
 
-# Takes hours on an otherwise idle machine, resumes where it stopped, and replaces the recorded results at its end.
+# Takes hours on an otherwise idle machine. It resumes an interrupted run, and replaces the recorded results at the end.
 bench-deploy: venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,bench]'
 	$(BIN)/python -m benchmarks.deploy.speed --out build/deploy.json
@@ -122,7 +122,7 @@ bench-deploy: venv
 	mv build/deploy.json benchmarks/results/deploy.json
 	$(BIN)/python -m benchmarks.deploy.page
 
-# Atheris has wheels for Python 3.11 to 3.13. Elsewhere the other engines take its share of the executions.
+# Atheris has wheels for Python 3.11 to 3.13. Otherwise, the other engines take over its share of the executions.
 $(VENV)/.installed-fuzz: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,fuzz]'
 	@touch $@

@@ -1,6 +1,6 @@
-"""Loading, importing and converting, against what a user of torchvision does. `make bench`.
+"""Compare loading, importing and converting with torchvision and with a plain copy: `make bench`.
 
-Prints a table and writes it to benchmarks/results/core.md with the machine beside it.
+The command prints a table, and writes it to benchmarks/results/core.md with a description of the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "deeplabv3_resnet101"
 
 
 def make_files(folder: Path) -> tuple[Path, Path]:
-    """The same random weights as torchvision saves them (233 MB, like the published file) and as segnets does."""
+    """Save the same random weights with torchvision (233 MB, like the published file) and with segnets."""
     theirs = torchvision.models.segmentation.deeplabv3_resnet101(weights=None, weights_backbone=None, aux_loss=True)
     randomise_(theirs)
     torch.save(theirs.state_dict(), folder / "w.pth")
@@ -56,7 +56,7 @@ def importing(rounds: int) -> list[str]:
 
 
 def converting(pth: Path, folder: Path, rounds: int) -> list[str]:
-    """Against what nobody can save: a copy that is on the disk, and the hash by which it is known again."""
+    """Compare with the minimum that any converter does: copy the file, flush it to the disk, and hash it."""
     size = pth.stat().st_size / 2**20
     copied, converted = folder / "copy.pth", folder / "out.safetensors"
     copy = (
@@ -65,7 +65,7 @@ def converting(pth: Path, folder: Path, rounds: int) -> list[str]:
         f"file = os.open({str(copied)!r}, os.O_RDWR); os.fsync(file); os.close(file)\n"
         f"with open({str(copied)!r}, 'rb') as file: hashlib.file_digest(file, 'sha256')",
     )
-    # The functions are looked up beforehand: the package imports its parts when they are first used.
+    # Looked up before the measurement, because the package imports its modules on first use.
     convert = (
         "import weights_tools; convert = weights_tools.convert",
         f"convert({str(pth)!r}, {str(converted)!r}, overwrite=True)",
@@ -99,7 +99,7 @@ def main() -> None:
         shutil.rmtree(folder)
     table = "\n".join(["| what | torchvision or copy | segnets | ratio |", "|---|---|---|---|", *rows])
     text = f"# Loading, importing, converting\n\n{machine()}.\nMedians of {rounds} rounds, each candidate in a process "
-    text += f"of its own, taking turns; the disk cache is warm. `make bench` measures anew.\n\n{table}\n"
+    text += f"of its own, taking turns; the disk cache is warm. `make bench` repeats the measurement.\n\n{table}\n"
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(text)
     print(text)

@@ -1,7 +1,7 @@
-"""Measure candidates side by side: each in a process of its own, taking turns, medians reported.
+"""Measure candidates in turns, each in its own process, and report medians.
 
-A process per candidate, because thread pools and caches of one slow or help the other; turns, because the machine's
-speed drifts. What is quoted are ratios of medians of one run.
+Separate processes keep the thread pools and caches of one candidate from affecting another. Candidates take turns
+because the machine's speed drifts. Compare ratios of medians from the same run only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-# Runs in the candidate's process: `prepare` is not measured, `work` is. Peak memory is what `work` adds to what is
-# resident after `prepare`, by the kernel's own high-water mark (getrusage's would count the parent's memory too).
+# Runs in the candidate's process. Only `work` is measured. Its peak memory is the kernel's high-water mark, less the
+# memory that is resident after `prepare`; getrusage would count the parent's memory too.
 _HARNESS = """
 import json, sys, time
 def kib(field):
@@ -37,7 +37,7 @@ def run_once(prepare: str, work: str) -> dict[str, float]:
     script = _HARNESS.format(prepare=prepare, work=work)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"a candidate failed:\n{script}\n{done.stderr}")
+        raise RuntimeError(f"candidate failed:\n{script}\n{done.stderr}")
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -46,7 +46,7 @@ def take_turns(candidates: Mapping[str, tuple[str, str]], rounds: int) -> dict[s
     """Measure all candidates in turn and return one result per round for each name.
 
     Args:
-        candidates: Name -> (prepare, work), two pieces of Python code.
+        candidates: Pairs (prepare, work) of Python code, by name.
         rounds: Number of rounds, after a first one that warms the disk cache and is dropped.
     """
     results: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
@@ -63,7 +63,7 @@ def median(results: list[dict[str, float]], what: str = "seconds") -> float:
 
 
 def machine() -> str:
-    """One line on what the numbers were measured on."""
+    """Describe this machine and its software in one line."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

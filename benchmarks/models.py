@@ -1,7 +1,7 @@
-"""The table of all networks in docs/models.md: `python -m benchmarks.models` prints it, `--write` puts it in place.
+"""Table of all networks in docs/models.md.
 
-Everything in it is counted on the meta device (`segnets.cost`), a few seconds for all. tests/family compares the file
-with what is counted anew.
+`python -m benchmarks.models` prints the table, `--write` puts it into the page. `segnets.cost` computes its numbers on
+the meta device, in a few seconds for all networks. A test in tests/family compares the page with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BEGIN = "<!-- counted: python -m benchmarks.models --write -->"
 END = "<!-- end of what is counted -->"
 SIDE = 520
 
-# Where the backbones come from; a head says so itself.
+# Papers of the backbones. Heads have theirs in their titles.
 _PAPERS = {
     "mobilenet_v3": "https://arxiv.org/abs/1905.02244",
     "resnet": "https://arxiv.org/abs/1512.03385",
@@ -29,7 +29,7 @@ _PAPERS = {
 
 
 def row(builder: Builder) -> str:
-    """One network: what it costs without and with its auxiliary classifier, and which papers it is from."""
+    """Return the row of one network: its cost without and with its auxiliary classifier, and its papers."""
     name, counted = builder.name, cost(builder.name, SIDE, SIDE)
     with_aux = "none"
     if builder.head.auxiliary:
@@ -50,13 +50,13 @@ def row(builder: Builder) -> str:
 
 
 def table(builders: Iterable[Builder]) -> str:
-    """The rows below their heading."""
+    """Return the heading and the rows."""
     heading = f"| network | parameters | with auxiliary | GMAC at {SIDE}x{SIDE} | output stride | papers |"
     return "\n".join([heading, "|---|--:|--:|--:|--:|---|", *map(row, builders)])
 
 
 def all_tables() -> str:
-    """A table for each head, the networks sorted by name."""
+    """Return one table per head, with the networks sorted by name."""
     parts = []
     for head in HEADS:
         builders = sorted((each for each in MODELS.values() if each.head is head), key=lambda each: each.name)
@@ -65,14 +65,15 @@ def all_tables() -> str:
 
 
 def split_document() -> tuple[str, str, str]:
-    """The document: up to the first marker, what stands between them, and from the second one on.
+    """Split the page: up to the first marker, between the markers, and from the second marker on.
 
-    Raises ValueError if a marker is missing.
+    Raises:
+        ValueError: If a marker is missing.
     """
     before, found_begin, rest = DOCUMENT.read_text().partition(BEGIN)
     between, found_end, after = rest.partition(END)
     if not found_begin or not found_end:
-        raise ValueError(f"{DOCUMENT}: the lines {BEGIN!r} and {END!r} must stand around the table")
+        raise ValueError(f"{DOCUMENT}: the lines {BEGIN!r} and {END!r} must enclose the table")
     return before + BEGIN, between.strip() + "\n", END + after
 
 

@@ -1,1 +1,1 @@
-"""Measures of exported files."""
+"""Benchmarks of exported files."""

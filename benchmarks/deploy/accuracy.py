@@ -3,9 +3,9 @@
     python -m benchmarks.deploy.accuracy weights.safetensors FOLDER_OF_IMAGES model.ts model.onnx ...
     python -m benchmarks.deploy.accuracy weights.safetensors FOLDER_OF_IMAGES --calibration FOLDER
 
-Every file's logits and masks beside those of the plain network in float32, as a table in Markdown. Without files, every
-format is exported for it; int8 is calibrated on other images than those that it is measured on. "images prepared"
-counts the images whose prepared input is equal in every bit.
+The output is a Markdown table that compares each file's logits and masks with those of the plain float32 network.
+Without files, the network is exported in every format; int8 is then calibrated on the images of another folder. The
+column "images prepared" counts the images whose preprocessed input is bit-identical.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ from segnets.segmenter import segment
 
 @dataclass
 class Cost:
-    """Sums over images. difference: of logits, relative to the largest of the image."""
+    """Differences between a file and the plain model, accumulated over images.
+
+    Attributes:
+        difference: Largest difference of the logits, relative to the largest logit of the image.
+        worst: Share of pixels with the same class, in the worst image.
+        same: Number of pixels with the same class.
+        pixels: Number of pixels.
+        prepared: Number of images whose preprocessed input is bit-identical.
+    """
 
     difference: float = 0.0
     worst: float = 1.0
@@ -43,14 +51,14 @@ class Cost:
 
 
 def images_in(folder: Path, count: int) -> list[torch.Tensor]:
-    """At most `count` images, evenly from the sorted folder: (1, H, W, 3) uint8 each."""
+    """Read at most `count` images, (1, H, W, 3) uint8, evenly spaced in the sorted folder."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     chosen = paths[:: max(1, -(-len(paths) // count))]
     return [torch.from_numpy(np.array(Image.open(path).convert("RGB")))[None] for path in chosen]
 
 
 def measure(model: nn.Module, file: Exported, images: list[torch.Tensor]) -> Cost:
-    """One file beside the plain model, in eval mode."""
+    """Compare one file with the plain model, which is in eval mode."""
     cost, preprocessing = Cost(), file.contract.card.preprocessing
     for image in images:
         prepared = segnets.preprocess(image, preprocessing)
@@ -65,9 +73,12 @@ def measure(model: nn.Module, file: Exported, images: list[torch.Tensor]) -> Cos
 
 @contextmanager
 def exported(model: nn.Module, names: list[str], calibration: Path | None) -> Iterator[list[Path]]:
-    """Files of the formats that can be made here, in a folder that is removed afterwards.
+    """Export the formats that this machine supports into a folder, which is removed afterwards.
 
-    names: of EXPORTS, without the dash.
+    Args:
+        model: Model to export.
+        names: Names in EXPORTS, without the leading dash.
+        calibration: Folder of images for int8, which is left out if None.
     """
     with tempfile.TemporaryDirectory() as folder:
         made = []
@@ -90,10 +101,10 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("files", type=Path, nargs="*")
-    parser.add_argument("--calibration", type=Path, help="images for int8, where no files are given")
-    names = [name.removeprefix("-") for name in EXPORTS]  # which would look like options
+    parser.add_argument("--calibration", type=Path, help="folder of images for int8, if no files are given")
+    names = [name.removeprefix("-") for name in EXPORTS]  # the dash would make them look like options
     parser.add_argument("--formats", nargs="+", default=names, choices=names, metavar="NAME")
-    parser.add_argument("--count", type=int, default=24, help="images at most")
+    parser.add_argument("--count", type=int, default=24, help="largest number of images")
     options = parser.parse_args()
     model, images = segnets.load(options.weights).eval(), images_in(options.images, options.count)
     if options.files:

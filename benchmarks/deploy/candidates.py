@@ -1,7 +1,7 @@
-"""What is measured: one network in the formats and runtimes that people deploy it with.
+"""The candidates of a benchmark: one network in the formats and runtimes that people deploy it with.
 
-Each candidate is code that runs in a process of its own: `prepare` loads, `call` is timed. Files are made beforehand,
-once, in a folder of its own for each network.
+Each candidate is code that runs in its own process: `prepare` loads the network, and `call` is timed. The files are
+written once, before the measurement.
 """
 
 from __future__ import annotations
@@ -70,10 +70,15 @@ _TORCHVISION_ONNX = ".onnx"
 
 @dataclass(frozen=True)
 class Candidate:
-    """name: as in the table. prepare, call: Python code with the fields that `code` fills in.
+    """One column of the table.
 
-    file: what it loads beside torchvision's weights, by the name that `files.make` gives it; "{threads}" in it stands
-    for their number.
+    Attributes:
+        name: Name in the table.
+        prepare: Python code that loads the network. Both snippets have fields that `code` fills in.
+        call: Python code that is timed.
+        file: Suffix of the file that it loads, for `files.make`; "{threads}" stands for the number of threads. Empty if
+            it loads only torchvision's weights.
+        precision: OpenVINO's name of the precision.
     """
 
     name: str
@@ -83,11 +88,11 @@ class Candidate:
     precision: str = "f32"
 
     def file_for(self, threads: int) -> str:
-        """The file's name, behind the network's."""
+        """Return the suffix that follows the network's name in the file's name."""
         return self.file.format(threads=threads)
 
     def code(self, network: str, folder: Path, *, threads: int, batch: int, size: int = SIZE) -> tuple[str, str]:
-        """The code to prepare and to time."""
+        """Return the code that prepares a call, and the code to time."""
         fields: Mapping[str, object] = {
             "network": network,
             "threads": threads,

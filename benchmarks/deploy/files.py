@@ -1,6 +1,6 @@
-"""The files that the candidates load: torchvision's own weights, ONNX of torchvision's network, and our exports.
+"""Write the files that the candidates load: torchvision's weights, torchvision's network in ONNX, and our exports.
 
-All hold the same network, with every batch norm and kernel drawn at random: speed does not ask what they learned.
+All of them hold the same network with random weights, because speed does not depend on the values.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "-aoti.pt2": {"format": "aoti"},
     "-aoti-bf16.pt2": {"format": "aoti", "dtype": "bfloat16"},
     "-segnets.onnx": {"format": "onnx"},
-    # Of kernels drawn at random the answers in 8 bits are as random.
+    # With random kernels, few pixels keep their class in 8 bits.
     "-int8.onnx": {"format": "onnx", "dtype": "int8", "minimum_agreement": 0},
 }
 
 
 def make(network: str, folder: Path, wanted: Iterable[str]) -> None:
-    """Write what is missing of `wanted`: ".pth", ".onnx", or names of EXPORTS, "-aoti-1.pt2" for one thread.
+    """Write the files that are missing.
 
-    Compiled code lays weights out for as many threads as there are when it is made.
+    Args:
+        network: Name of the network.
+        folder: Folder to write to.
+        wanted: Suffixes of the files: ".pth", ".onnx" or a name in EXPORTS. A number of threads may follow the stem,
+            as in "-aoti-1.pt2", because the compiler lays out weights for the threads of its own process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in wanted:
@@ -64,7 +68,7 @@ def channels_last(module: M) -> M:
 
 
 def torchvision_network(network: str) -> nn.Module:
-    """torchvision's, in eval mode, with batch norms drawn at random."""
+    """Build torchvision's network in eval mode, with random batch norms."""
     torch.manual_seed(0)
     model: nn.Module = getattr(torchvision.models.segmentation, network)(weights=None, weights_backbone=None)
     for module in model.modules():
@@ -78,12 +82,12 @@ def torchvision_network(network: str) -> nn.Module:
 
 
 def _write_onnx(network: str, path: Path) -> None:
-    """As a user of torchvision exports it, with dynamic batch and size."""
+    """Export torchvision's network as its users do, with dynamic batch and size."""
     sizes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Scores(torchvision_network(network)).eval(),
+            _Logits(torchvision_network(network)).eval(),
             (torch.rand(2, 3, 128, 160),),
             dynamo=True,
             dynamic_shapes=({index: torch.export.Dim(name) for index, name in sizes.items()},),
@@ -92,14 +96,14 @@ def _write_onnx(network: str, path: Path) -> None:
     program.save(path)
 
 
-class _Scores(nn.Module):
+class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.model(x)["out"]
-        return scores
+        logits: torch.Tensor = self.model(x)["out"]
+        return logits
 
 
 def _export_for(threads: int, network: str, path: Path, options: dict[str, Any]) -> None:
@@ -122,7 +126,7 @@ def _export(network: str, path: Path, options: dict[str, Any]) -> None:
 
 
 def _write_images(folder: Path) -> None:
-    """Noise of every coarseness, which gives every layer a range."""
+    """Write noise from coarse to fine, so that calibration finds a range for every layer."""
     draw = np.random.default_rng(0)
     for index in range(4):
         noise = draw.integers(0, 256, (8 << index, 8 << index, 3), dtype=np.uint8)

@@ -1,8 +1,8 @@
-"""Latency and throughput on a GPU, beside torchvision: `python -m benchmarks.deploy.gpu`. Needs CUDA.
+"""Compare latency and throughput on a GPU with torchvision: `python -m benchmarks.deploy.gpu`. Needs CUDA.
 
-All candidates take turns in one process: a GPU has no thread pools that could spin. Times are between events on the
-GPU, medians of rounds; images lie on it already. The table is written anew after each network, so that a run that is
-stopped leaves what it measured.
+All candidates take turns in one process, because a GPU has no thread pools that could spin. A time is the median over
+the rounds, between two events on the GPU; the images are already there. The table is rewritten after each
+measurement, so an interrupted run keeps its results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Row = tuple[str, str, int, dict[str, float]]
 
 
 def candidates(network: str, dtype: str, folder: Path, *, compiled: bool) -> dict[str, Callable[[Tensor], object]]:
-    """What is measured, by name; each takes a normalised float32 (N, 3, H, W) on the GPU."""
+    """Return the functions to measure, by name; each takes a normalised (N, 3, H, W) float32 image on the GPU."""
     theirs = torchvision_network(network)
     ours = segnets.create_model(network)
     segnets.load_weights(ours, dict(theirs.state_dict()))
@@ -51,13 +51,13 @@ def candidates(network: str, dtype: str, folder: Path, *, compiled: bool) -> dic
 
     calls: dict[str, Callable[[Tensor], object]] = {_EAGER: with_autocast(theirs), _OURS: exported.logits}
     if compiled:
-        # Of another batch it would else compile for any, which is slower.
+        # Otherwise a second batch size makes it compile for all sizes, which is slower.
         calls[_COMPILED] = with_autocast(torch.compile(theirs, mode="max-autotune", dynamic=False))
     return calls
 
 
 def milliseconds(call: Callable[[Tensor], object], image: Tensor) -> float:
-    """Of one call, the median of _CALLS."""
+    """Return the duration of one call, the median of _CALLS."""
     times: list[float] = []
     for _ in range(_CALLS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -70,10 +70,11 @@ def milliseconds(call: Callable[[Tensor], object], image: Tensor) -> float:
 
 
 def page(rows: list[Row], rounds: int) -> Iterator[str]:
-    """The table, a line at a time."""
-    yield "# Exports for CUDA beside torchvision\n"
+    """Yield the lines of the table."""
+    yield "# Exports for CUDA compared with torchvision\n"
     yield f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {SIZE}x{SIZE}, milliseconds per call, medians of"
-    yield f"{rounds} rounds in turns; images per second of ours. `python -m benchmarks.deploy.gpu` measures anew.\n"
+    yield f"{rounds} rounds in turns; images/s is that of segnets. `python -m benchmarks.deploy.gpu` repeats the"
+    yield "measurement.\n"
     yield f"| | precision | batch | {_EAGER} | {_COMPILED} | {_OURS} | images/s | autocast : ours | compiled : ours |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for network, dtype, batch, times in rows:
@@ -96,12 +97,16 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--compile", nargs="*", default=list(NETWORKS), choices=NETWORKS, help="those that torch.compile is tried on"
+        "--compile",
+        nargs="*",
+        default=list(NETWORKS),
+        choices=NETWORKS,
+        help="networks to measure with torch.compile too",
     )
     parser.add_argument("--out", type=Path, default=_RESULTS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("needs a GPU that CUDA finds")
+        raise SystemExit("CUDA finds no GPU")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -111,7 +116,7 @@ def main() -> None:
                 for batch in options.batches:
                     image = torch.rand(batch, 3, SIZE, SIZE, device="cuda")
                     for call in calls.values():
-                        milliseconds(call, image)  # compiles, chooses kernels
+                        milliseconds(call, image)  # compiles, and selects kernels
                     rounds = [{n: milliseconds(c, image) for n, c in calls.items()} for _ in range(options.rounds)]
                     rows.append(
                         (network, dtype, batch, {n: statistics.median(each[n] for each in rounds) for n in calls})

@@ -1,6 +1,6 @@
-"""Layers of a ResNet on a GPU, by cuDNN's fused operators and one by one: `python -m benchmarks.deploy.gpu_layers`.
+"""Compare separate and fused layers of a ResNet on a GPU: `python -m benchmarks.deploy.gpu_layers`.
 
-What `segnets.deploy.passes.fuse_cudnn` is worth, layer by layer: convolution, bias and ReLU, and the
+The table shows the gain of `segnets.deploy.passes.fuse_cudnn` per layer: for convolution, bias and ReLU, and for the
 same with an addition.
 """
 

@@ -1,6 +1,6 @@
-"""One export in Python and in C++ (segnets_native): start, calls, threads, memory. `make bench-native`.
+"""Compare one export in Python and in C++ (segnets_native): startup, calls, threads, memory. `make bench-native`.
 
-Prints tables and writes them to benchmarks/results/native.md with the machine beside them.
+The command prints tables, and writes them to benchmarks/results/native.md with a description of the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "native.md"
 NAME, HEIGHT, WIDTH, CALLS = "lraspp_mobilenet_v3_large", 480, 640, 8
 FILES: dict[str, dict[str, Any]] = {"cpu.ts": {"target": "cpu"}, "aoti.pt2": {"format": "aoti"}}
 
-# Both begin with NumPy's pixels and end with NumPy's mask, with one thread per call.
+# Both take the image and return the mask as NumPy arrays, with one thread per call.
 OURS = """
 import numpy as np, segnets_native
 segnets_native.set_threads(1)
@@ -50,12 +50,12 @@ BGR = "image = image[..., ::-1]"
 
 
 def code(who: str, path: Path) -> str:
-    """What prepares one of PROGRAMS."""
+    """Return the code that prepares one of PROGRAMS."""
     return PROGRAMS[who].format(path=str(path), height=HEIGHT, width=WIDTH)
 
 
 def first_calls(path: Path, rounds: int) -> dict[str, list[list[float]]]:
-    """Seconds of the first CALLS calls, each time in a process of its own."""
+    """Time the first CALLS calls in seconds, in a new process per round."""
     results: dict[str, list[list[float]]] = {"theirs": [], "ours": []}
     for _ in range(rounds):
         for who, kept in results.items():
@@ -65,8 +65,8 @@ def first_calls(path: Path, rounds: int) -> dict[str, list[list[float]]]:
 
 
 def steady_calls(path: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call in each round, in processes that live through all rounds and take turns."""
-    # What is prepared, what is timed, and how many images that is.
+    """Time one call per round in seconds, in processes that take turns and live through all rounds."""
+    # Code to prepare, code to time, and its number of images.
     calls = dict.fromkeys(("theirs", "ours"), ("", "segment(image)", 1))
     calls |= {f"{who}: two threads": (TWO, "list(pool.map(segment, [image] * 4))", 4) for who in ("theirs", "ours")}
     calls["ours: bgr"] = (BGR, "segment(image)", 1)
@@ -80,19 +80,19 @@ def steady_calls(path: Path, rounds: int) -> dict[str, list[float]]:
         results: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(4 * rounds):
             for name, worker in workers.items():
-                # The first call of a turn warms the caches up again.
+                # The first call of a turn only warms the caches.
                 images = calls[name][2]
                 results[name].append(statistics.median(worker.seconds(1 + CALLS // images)[1:]) / images)
         return results
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """Median of the ratios within a round."""
+    """Return the median of the ratios within each round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def rows(path: Path, rounds: int) -> Iterator[str]:
-    """The table of one file, a line at a time."""
+    """Yield the lines of one file's table."""
     starts = take_turns({who: ("", f"{code(who, path)}\nsegment(image)") for who in ("theirs", "ours")}, rounds)
     times = {who: [each["seconds"] for each in results] for who, results in starts.items()}
     first, steady = first_calls(path, rounds), steady_calls(path, rounds)
@@ -118,7 +118,7 @@ def rows(path: Path, rounds: int) -> Iterator[str]:
 
 
 def _row(label: str, theirs: list[float], ours: list[float]) -> str:
-    """Medians, and the median of the ratios within a round."""
+    """Format both medians, and the median of the ratios within each round."""
     times = [f"{1000 * statistics.median(seconds):.1f} ms" for seconds in (theirs, ours)]
     return f"| {label} | {' | '.join(times)} | {ratio(ours, theirs):.2f} |"
 
@@ -135,7 +135,7 @@ def main() -> None:
             f"one thread per call.\nMedians of {rounds} rounds, {4 * rounds} for later calls; each candidate in a "
             "process of its own, taking turns."
         )
-        text += "\n`make bench-native` measures anew.\n"
+        text += "\n`make bench-native` repeats the measurement.\n"
         for name, options in FILES.items():
             path = Path(folder) / name
             export(model.eval(), path, preprocessing=Preprocessing(), **options)

@@ -1,4 +1,4 @@
-"""docs/speed.md and its plot from what `benchmarks.deploy.speed` kept: `python -m benchmarks.deploy.page`."""
+"""Write docs/speed.md and its plot from results of `benchmarks.deploy.speed`: `python -m benchmarks.deploy.page`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.deploy.candidates import CANDIDATES, NETWORKS
 from benchmarks.deploy.speed import RESULTS, Kept, key_of
 from benchmarks.measure import machine
 
-# Ratios of one run: what it is called, ours, and theirs, of which the fastest counts.
+# Ratios to report: name, our candidate, and the other candidates, of which the fastest counts.
 _BASELINE = "torchvision scripted"
 _BFLOAT16 = ("segnets torchscript cpu bfloat16", "segnets aoti bfloat16")
 _CLAIMS = (
@@ -25,8 +25,10 @@ _CLAIMS = (
     ("int8 in OpenVINO : our bfloat16", "segnets int8, OpenVINO", _BFLOAT16),
 )
 Runs = Sequence[Kept]
-"""Each of candidates that took turns: the large run, and later ones. A ratio is of the first run that has both, and a
-time of the first that has it: what became faster is measured again beside its rivals, and taken out of the large run.
+"""Results of the large run and of later ones, each of candidates that took turns.
+
+A time is from the first run that has the candidate, a ratio from the first that has both. Exports that became faster
+are removed from the large run, and measured again with the candidates that they are compared with.
 """
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -34,7 +36,7 @@ _PLOTTED = (2, 1)  # threads, batch
 
 
 def lines(runs: Runs) -> Iterator[str]:
-    """The page, a line at a time; only what was measured stands in it."""
+    """Yield the lines of the page, which has only what was measured."""
     yield "# Exports compared with other runtimes\n"
     yield f"{machine()}. 520x520, milliseconds per call."
     yield "Every candidate runs in a process of its own, and they take turns. A time is the median over the rounds. A"
@@ -68,7 +70,7 @@ def _times(runs: Runs, threads: int, batch: int) -> Iterator[str]:
 
 
 def _shown(milliseconds: float) -> str:
-    """Four digits, and no exponent; "-" for what was not measured."""
+    """Format a time with four digits and no exponent; "-" if it was not measured."""
     return "-" if not milliseconds else f"{milliseconds:.0f}" if milliseconds >= 1000 else f"{milliseconds:.4g}"
 
 
@@ -85,7 +87,7 @@ def _ratios(runs: Runs, threads: int, batch: int) -> Iterator[str]:
 
 
 def _ratio(runs: Runs, network: str, threads: int, batch: int, ours: str, theirs: tuple[str, ...]) -> float:
-    """How many times as fast ours is as the fastest of theirs: median over rounds. 0 for what was not measured."""
+    """Return our speed relative to the fastest of theirs, the median over rounds; 0 if either was not measured."""
     for kept in runs:
         own = kept.get(key_of(network, threads, batch, ours))
         others = [kept[key] for name in theirs if (key := key_of(network, threads, batch, name)) in kept]
@@ -96,13 +98,13 @@ def _ratio(runs: Runs, network: str, threads: int, batch: int, ours: str, theirs
 
 
 def _milliseconds(runs: Runs, network: str, threads: int, batch: int, name: str) -> float:
-    """0 for what was not measured."""
+    """Return the median time of a call; 0 if it was not measured."""
     key = key_of(network, threads, batch, name)
     return next((statistics.median(kept[key]) for kept in runs if key in kept), 0.0)
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Bars of every candidate, as times as fast as the baseline, for the networks that were measured."""
+    """Plot the speed of every candidate relative to the baseline, for the networks that were measured."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -129,8 +131,8 @@ def plot(runs: Runs, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     usual = [RESULTS / "deploy.json", *sorted(RESULTS.glob("deploy_*.json"))]
-    parser.add_argument("--results", type=Path, nargs="+", default=usual, help="the large run first")
-    parser.add_argument("--out", type=Path, default=_DOCS, help="the folder of speed.md and speed.svg")
+    parser.add_argument("--results", type=Path, nargs="+", default=usual, help="files of results, the large run first")
+    parser.add_argument("--out", type=Path, default=_DOCS, help="folder of speed.md and speed.svg")
     options = parser.parse_args()
     runs = [json.loads(path.read_text()) for path in options.results]
     (options.out / "speed.md").write_text("\n".join(lines(runs)) + "\n")

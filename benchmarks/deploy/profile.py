@@ -1,8 +1,9 @@
-"""Where an export's time goes, operator by operator: `python -m benchmarks.deploy.profile FILE [--threads N]`.
+"""Profile an export operator by operator: `python -m benchmarks.deploy.profile FILE [--threads N]`.
 
-oneDNN tells how long each of its operations took. Beside each convolution stands its speed relative to the fastest of a
-few large ones, measured in the same run: the convolution peak. torch's profiler tells of all operators; of compiled
-code it sees no loops, unless `--loops` compiles a benchmark's file anew with records of them.
+The first table has the time of each oneDNN operation. For convolutions it also has the speed relative to the
+convolution peak, which is the fastest of a few large convolutions in the same run. The second table has all operators
+that torch's profiler records. It does not record the loops of compiled code, unless `--loops` compiles a benchmark's
+file again with profiling enabled.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from benchmarks.deploy.files import channels_last
 from segnets.deploy import load_exported
 
 _CALLS = 8
-_WARM = 8  # before: freed memory takes a few calls until it serves the next one as it is
-# Channels and side of 3x3 and 1x1 convolutions that are large enough to reach the peak.
+_WARM = 8  # calls before those; it takes a few until each reuses the memory of the last
+# Channels, side and kernel of convolutions that are large enough to reach the peak.
 _LARGE = ((256, 130, 3), (512, 65, 3), (1024, 65, 1))
 _SHAPE = re.compile(r"(?:g(\d+))?mb(\d+)_(?:g\d+)?ic(\d+)oc(\d+)_ih\d+oh(\d+)kh(\d+).*_iw\d+ow(\d+)kw(\d+)")
-# The beginning of what a process of its own runs; then comes what it measures, and prints.
+# Start of a script that runs in its own process; the code that measures and prints follows.
 _PREPARE = """
 import sys, torch
 from segnets.deploy import load_exported
@@ -55,7 +56,7 @@ for event in profile.key_averages():
 
 
 def milliseconds(call: Callable[[], object], count: int = _CALLS) -> float:
-    """Of one call, the median after two."""
+    """Return the duration of one call, the median after two calls."""
     times = []
     for _ in range(count + 2):
         start = time.perf_counter()
@@ -65,7 +66,7 @@ def milliseconds(call: Callable[[], object], count: int = _CALLS) -> float:
 
 
 def peak(dtype: torch.dtype) -> float:
-    """GFLOP/s of the fastest large convolution."""
+    """Return the GFLOP/s of the fastest large convolution."""
     best = 0.0
     for channels, side, kernel in _LARGE:
         layer = torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2).to(dtype).eval()
@@ -78,7 +79,7 @@ def peak(dtype: torch.dtype) -> float:
 
 
 def operations(file: Path, threads: int, batch: int) -> dict[tuple[str, str], list[float]]:
-    """Milliseconds of every operation of oneDNN in _CALLS calls, by implementation and shape."""
+    """Return the milliseconds of every oneDNN operation in _CALLS calls, by implementation and shape."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for line in _printed(_VERBOSE, file, threads, batch):
         words = line.split(",")
@@ -89,7 +90,7 @@ def operations(file: Path, threads: int, batch: int) -> dict[tuple[str, str], li
 
 
 def seen_by_torch(file: Path, threads: int, batch: int) -> dict[str, tuple[float, float]]:
-    """(milliseconds, times) in a call of every operator that torch sees, without the operators that each calls."""
+    """Return milliseconds (without callees) and number of runs per call, for every operator that torch records."""
     rows = (line.split(",", 2) for line in _printed(_TORCH, file, threads, batch))
     return {name: (float(time_spent) / _CALLS, int(times) / _CALLS) for time_spent, times, name in rows}
 
@@ -101,7 +102,7 @@ def _printed(code: str, file: Path, threads: int, batch: int) -> list[str]:
 
 
 def with_loops(file: Path, folder: Path) -> Path:
-    """The same network compiled anew into `folder`, so that torch's profiler sees each loop. file: as `files.make`."""
+    """Compile the network of a file by `files.make` again into `folder`, so that torch's profiler records each loop."""
     from torch._inductor import config  # the compiler takes a second to import
 
     network = file.name.split("-")[0]
@@ -111,7 +112,7 @@ def with_loops(file: Path, folder: Path) -> Path:
 
 
 def gigaflops(shape: str) -> float:
-    """Of a convolution as oneDNN writes it; 0 for what is none."""
+    """Return the GFLOP of a convolution from its shape in oneDNN's log; 0 for other operations."""
     match = _SHAPE.match(shape)
     if match is None:
         return 0.0
@@ -124,11 +125,11 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=12, help="of each of the two tables")
-    parser.add_argument("--loops", action="store_true", help="of a benchmark's .pt2: compile it anew, with records")
+    parser.add_argument("--rows", type=int, default=12, help="number of rows in each of the two tables")
+    parser.add_argument("--loops", action="store_true", help="compile a benchmark's .pt2 again to record its loops")
     options = parser.parse_args()
     if options.loops and not re.search(r"-aoti(-bf16)?-\d+\.pt2$", options.file.name):
-        parser.error(f"--loops: {options.file} is no compiled file of the benchmarks, NETWORK-aoti-THREADS.pt2")
+        parser.error(f"--loops: expected a benchmark's file, NETWORK-aoti-THREADS.pt2, got {options.file}")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         if options.loops:
@@ -143,7 +144,7 @@ def _print(file: Path, threads: int, batch: int, rows: int) -> None:
     whole = milliseconds(lambda: exported.logits(image))
     found = operations(file, threads, batch)
     spent = {key: sum(times) / _CALLS for key, times in found.items()}
-    print(f"{file.name}, {threads} threads, batch {batch}: {whole:.1f} ms a call, of which oneDNN")
+    print(f"{file.name}, {threads} threads, batch {batch}: {whole:.1f} ms per call, of which oneDNN takes")
     print(f"{sum(spent.values()):.1f} ms. Convolution peak {highest:.0f} GFLOP/s.\n")
     print("| ms | share | of the peak | times | operation | shape |\n|---:|---:|---:|---:|---|---|")
     for (operation, shape), time_spent in sorted(spent.items(), key=lambda each: -each[1])[:rows]:
@@ -152,7 +153,7 @@ def _print(file: Path, threads: int, batch: int, rows: int) -> None:
         share = f"{speed:.0%}" if speed else "-"
         print(f"| {time_spent:.2f} | {time_spent / whole:.1%} | {share} | {times:.0f} | {operation} | {shape} |")
     seen = seen_by_torch(file, threads, batch)
-    print("\nOperators that torch saw in other calls, those of mkldnn with what oneDNN took:\n")
+    print("\nOperators that torch recorded in other calls; those of mkldnn include the time of oneDNN:\n")
     print("| ms | share | times | operator |\n|---:|---:|---:|---|")
     for name, (time_spent, times) in sorted(seen.items(), key=lambda each: -each[1][0])[:rows]:
         print(f"| {time_spent:.2f} | {time_spent / whole:.1%} | {times:.0f} | {name} |")

@@ -1,10 +1,10 @@
-"""Frames through segnets.FrameRing from one process to another, against a plain memcpy.
+"""Measure segnets.FrameRing, which moves frames from one process to another, against a plain memcpy.
 
     python -m benchmarks.deploy.ring
 
-Every candidate moves the same frames of 1080x1920x3 bytes; they take turns, and medians are reported as ratios to the
-memcpy of the same round. The ring's producer copies each frame into its slot, because a source that is not written in
-place must; the rest of the ratio is what the ring itself costs. The pipe is what one would use without it.
+All candidates take turns to move the same frames of 1080x1920x3 bytes. The result is the median ratio to the memcpy of
+the same round. The ring's producer copies each frame into its slot, as any source must that can't write there itself.
+The rest of the ratio is the cost of the ring. The pipe shows the cost of the usual alternative.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def source() -> Bytes:
 
 
 def memcpy(frames: int) -> float:
-    """Seconds per frame."""
+    """Return the seconds per frame."""
     targets = [np.zeros(SHAPE, np.uint8) for _ in range(SLOTS)]
     frame = source()
     start = time.perf_counter()
@@ -96,7 +96,7 @@ def produce_slowly(path: str, frames: int, gap: float) -> None:
 
 
 def latency(frames: int, gap: float, folder: Path) -> list[float]:
-    """Seconds from publishing to the frame in the consumer's hands, sorted; `gap` seconds between frames."""
+    """Return the sorted seconds from publishing a frame to receiving it, with `gap` seconds between frames."""
     path = folder / f"segnets-bench-{time.monotonic_ns()}"
     found = []
     with FrameRing.create(path, (64,), role="consumer") as consumer:

@@ -1,10 +1,11 @@
-"""Latency of the exports beside other runtimes: `python -m benchmarks.deploy.speed`.
+"""Compare the latency of exports with other runtimes: `python -m benchmarks.deploy.speed`.
 
-Every candidate runs in a process of its own, which lives through all rounds and sleeps while others have their turn:
-thread pools that spin would slow the others. The machine's speed drifts by a third within seconds, so turns are short
-and ratios are taken within a round. In each turn one call warms the caches up again and is not counted, unless calls
-take so long that it makes no difference. Faster networks take more rounds.
-A setting (network, threads, batch) is kept when all of it is measured, so that a long run can be stopped and goes on.
+Every candidate runs in its own process, which lives through all rounds and sleeps between its turns. In one process,
+thread pools that spin would slow down the others. The machine's speed drifts by a third within seconds, so turns are
+short and ratios are taken within a round. The first call of each turn warms the caches and is not counted, unless
+calls take so long that it makes no difference. Faster networks take more rounds.
+The results of a setting (network, threads, batch) are saved once all candidates are measured, so that an interrupted
+run can continue.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from benchmarks.deploy.worker import Worker
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-# Of a candidate: seconds of one turn, and of all turns of a fast network.
+# Seconds of one turn of a candidate, and of all turns for fast networks.
 _TURN, _ALL = 0.5, 10.0
 # TorchScript compiles again in the second call.
 _WARM = 2
-# Seconds of a call that is not warmed up in every turn: the first of a turn was seen to take 30 to 60 ms longer.
+# Calls that take this many seconds need no warm-up in each turn: the first call takes only 30 to 60 ms longer.
 _LONG = 3.0
 
 Kept = dict[str, list[float]]
@@ -41,13 +42,13 @@ def key_of(network: str, threads: int, batch: int, candidate: str) -> str:
 def measure(
     network: str, candidates: Sequence[Candidate], folder: Path, *, threads: int, batch: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Milliseconds of a call in each round, by candidate; rounds: at least."""
+    """Return the milliseconds of a call in each of at least `rounds` rounds, by candidate."""
     with ExitStack() as stack:
         workers, usual = {}, {}
         for candidate in candidates:
             code = candidate.code(network, folder, threads=threads, batch=batch)
             worker = stack.enter_context(Worker(f"{candidate.name}, {network}", *code, threads=threads))
-            # A batch is long, and one call of it warms up what one image takes two for.
+            # One long call with a batch warms up as much as two with one image.
             usual[candidate.name] = worker.seconds(_WARM if batch == 1 else 1)[-1]
             workers[candidate.name] = worker
         calls = {name: max(1, round(_TURN / seconds)) for name, seconds in usual.items()}
@@ -65,10 +66,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=5, help="at least")
+    parser.add_argument("--rounds", type=int, default=5, help="smallest number of rounds")
     names = [candidate.name for candidate in CANDIDATES]
-    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="CANDIDATE", help="by its full name")
-    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="where the files are made")
+    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="CANDIDATE", help="full names")
+    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="folder for the files")
     parser.add_argument("--out", type=Path, default=RESULTS / "deploy.json")
     options = parser.parse_args()
     chosen = [candidate for candidate in CANDIDATES if candidate.name in options.only]
@@ -82,7 +83,7 @@ def main() -> None:
                 if all(key_of(network, threads, batch, c.name) in kept for c in chosen):
                     continue
                 measured = measure(network, chosen, options.folder, threads=threads, batch=batch, rounds=options.rounds)
-                # What others measured at another time is no part of these rounds.
+                # Drop earlier results of this setting, which are from other rounds.
                 setting = key_of(network, threads, batch, "")
                 kept = {key: times for key, times in kept.items() if not key.startswith(setting)}
                 kept |= {key_of(network, threads, batch, name): times for name, times in measured.items()}
@@ -93,7 +94,7 @@ def main() -> None:
 
 
 def _text(kept: Kept) -> str:
-    """JSON with a line for each candidate."""
+    """Format the results as JSON with one line per candidate."""
     lines = (f"{json.dumps(key)}: {json.dumps([round(each, 2) for each in kept[key]])}" for key in sorted(kept))
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -1,10 +1,10 @@
-"""Weights that have learned something, for measures of accuracy where no published ones are at hand.
+"""Train small-scale weights, to measure accuracy if no published weights are available.
 
     python -m benchmarks.deploy.trained IMAGES MASKS OUT [--networks ...] [--device cuda]
 
-Trains each network from random weights for a few minutes on a folder of photographs and one of masks of the same names
-(PNG, a class id per pixel; 255 or the highest id is void), all of one size, as CamVid is. What they learn is little
-beside published weights, and real: kernels, norms and activations of a network that tells roads from trees.
+Each network is trained from random weights for a few minutes, on a folder of photographs and a folder of masks with the
+same names. Masks are PNGs with a class id per pixel; 255 or the highest id is void. All files have one size, as in
+CamVid. The networks are far less accurate than published ones, but their weights and activations are not random.
 """
 
 from __future__ import annotations
@@ -30,15 +30,27 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def pixels_in(folder: Path) -> Tensor:
-    """All images of a folder, in the order of their names: (N, H, W) or (N, H, W, 3) uint8."""
+    """Read all images of a folder in the order of their names: (N, H, W) or (N, H, W, 3) uint8."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
     if not paths:
-        raise SystemExit(f"{folder}: has no images ({', '.join(_SUFFIXES)})")
+        raise SystemExit(f"{folder}: no images ({', '.join(_SUFFIXES)}) in it")
     return torch.from_numpy(np.stack([np.array(Image.open(path)) for path in paths]))
 
 
 def train(network: str, images: Tensor, masks: Tensor, *, classes: int, steps: int, batch: int) -> torch.nn.Module:
-    """images: (N, H, W, 3) uint8, masks: (N, H, W) uint8, on the device to train on. The highest class is void."""
+    """Train a network.
+
+    Args:
+        network: Name of the network.
+        images: Images, (N, H, W, 3) uint8, on the device to train on.
+        masks: Class ids, (N, H, W) uint8, on the same device. Pixels of class `classes` are ignored.
+        classes: Number of classes.
+        steps: Number of optimizer steps.
+        batch: Number of images in a batch.
+
+    Returns:
+        The trained network in eval mode.
+    """
     torch.manual_seed(0)
     device = images.device
     model = channels_last(segnets.create_model(network, num_classes=classes).to(device))
@@ -57,8 +69,8 @@ def train(network: str, images: Tensor, masks: Tensor, *, classes: int, steps: i
         if torch.rand(()) < 0.5:
             x, labels = x.flip(3), labels.flip(2)
         with torch.autocast(device.type, torch.bfloat16):
-            scores = model(x)["out"]
-        loss = F.cross_entropy(scores.float(), labels, ignore_index=classes)
+            logits = model(x)["out"]
+        loss = F.cross_entropy(logits.float(), labels, ignore_index=classes)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -70,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("masks", type=Path)
-    parser.add_argument("out", type=Path, help="a folder")
+    parser.add_argument("out", type=Path, help="folder to write the weights to")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=400)
@@ -84,7 +96,7 @@ def main() -> None:
     for network in options.networks:
         start = time.monotonic()
         model = train(network, images, masks, classes=classes, steps=options.steps, batch=options.batch)
-        # Of the size that they were trained at.
+        # Images keep their size, as in training.
         preprocessing = Preprocessing(resize="none")
         segnets.save(model.cpu(), options.out / f"{network}.safetensors", preprocessing=preprocessing)
         print(f"{network}: {options.steps} steps, {time.monotonic() - start:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""A candidate in a process of its own, which is timed when it is its turn and sleeps while it is others'."""
+"""Run a candidate in its own process, which is timed in its turn and sleeps in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from types import TracebackType
 
-# Prepares, then answers each number that it reads with the seconds of so many calls.
+# Runs `prepare`. For each number N that it reads, it prints the seconds of N calls.
 _HARNESS = """
 import json, sys, time
 {prepare}
@@ -25,7 +25,14 @@ for line in sys.stdin:
 
 
 class Worker:
-    """prepare, call: Python code, run once and timed. name: for messages. A context manager; ends its process."""
+    """A process that runs one candidate. As a context manager it ends the process.
+
+    Args:
+        name: Name of the candidate, for messages.
+        prepare: Python code that runs once.
+        call: Python code that is timed.
+        threads: Number of OpenMP threads.
+    """
 
     def __init__(self, name: str, prepare: str, call: str, *, threads: int) -> None:
         self.name = name
@@ -42,9 +49,13 @@ class Worker:
         self._answer()
 
     def seconds(self, calls: int) -> list[float]:
-        """Of each of so many calls. Raises RuntimeError if the process ended."""
+        """Time a number of calls, and return the seconds of each.
+
+        Raises:
+            RuntimeError: If the process ended.
+        """
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # the answer, which is none, tells
+        with suppress(BrokenPipeError):  # `_answer` then raises
             self._process.stdin.write(f"{calls}\n")
             self._process.stdin.flush()
         result: list[float] = json.loads(self._answer())
@@ -54,7 +65,9 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name}: its process ended with {self._process.wait()}; its errors stand above")
+            raise RuntimeError(
+                f"{self.name}: the process exited with {self._process.wait()}. See its error output above."
+            )
         return line
 
     def __enter__(self) -> Worker:

@@ -116,7 +116,7 @@ class Exported:
 def _running() -> Iterator[None]:
     """Disable gradients, and TorchScript's profiling, which makes the first two calls slow.
 
-    Profiling would compile again in the second call without any gain: exports are folded, and nothing is fused on CPUs.
+    Profiling recompiles in the second call, for no gain: exports are folded already, and CPUs fuse nothing.
     """
     with torch.inference_mode(), torch.jit.optimized_execution(False):
         yield
@@ -138,7 +138,7 @@ def load_exported(path: str | os.PathLike[str], *, keep_memory: bool = True) -> 
         path: A file that `export` wrote.
         keep_memory: Let the process keep the memory that a call frees for the next call, instead of returning it to the
             system. This saves a tenth to a half of a call's time. It applies to glibc only (mallopt) and to the whole
-            process, which stays as large as its largest call was.
+            process, whose memory stays at its peak.
 
     Returns:
         The loaded export.

@@ -44,7 +44,7 @@ class ContractFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Contract:
-    """Everything that an exported file states about itself.
+    """Metadata of an exported file: its network, inputs, outputs and classes.
 
     Attributes:
         config: Builder and options of the network.
@@ -237,5 +237,5 @@ def _bounds(value: dict[str, Any]) -> Bounds:
     bounds = {name: tuple(_typed(f"bounds.{name}", each, list)) for name, each in value.items()}
     for name, each in bounds.items():
         if name not in ("batch", "height", "width") or len(each) != 2 or not all(type(n) is int for n in each):
-            raise ValueError(f"bounds.{name} is {each!r}, expected the smallest and the largest of a dimension")
+            raise ValueError(f"bounds.{name} is {each!r}, expected the smallest and the largest size")
     return bounds

@@ -1,4 +1,4 @@
-"""Starting segnets-run, the files that it reads and writes, and an export that takes no time."""
+"""Helpers to run segnets-run, to read and write its files, and to export a tiny network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segnets.preprocessing import Preprocessing
 def run(
     build: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """segnets-run. preexec_fn: as subprocess.run has it, for limits of the new process."""
+    """Run segnets-run. `preexec_fn` sets limits of the new process, as in subprocess.run."""
     command = [str(build / "segnets-run"), *map(str, arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, preexec_fn=preexec_fn)
@@ -45,7 +45,7 @@ def read_pnm(path: Path) -> np.ndarray:
 
 
 class Tiny(nn.Module):
-    """One convolution of random weights."""
+    """A network of one convolution with random weights."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ def export_tiny(path: Path, classes: int = 5, preprocessing: Preprocessing | Non
 
 
 def picture(*shape: int, seed: int = 0) -> np.ndarray:
-    """Random bytes."""
+    """Return random bytes."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def expected(model: Path, image: np.ndarray) -> np.ndarray:
-    """The mask that TorchScript in Python gives for (H, W, 3) or (N, H, W, 3)."""
+    """Return the mask that TorchScript computes in Python for an (H, W, 3) or (N, H, W, 3) image."""
     image = image.copy(order="C")
     batch = image[None] if image.ndim == 3 else image
     mask: np.ndarray = load_exported(model).segment(torch.from_numpy(batch)).numpy()

@@ -1,4 +1,4 @@
-"""The real C++ programs and the Python module, built once per session into build/cpp, as `make cpp` does."""
+"""Fixtures that build the C++ programs and the Python module into build/cpp, once per session, as `make cpp` does."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["build", "native", "one_thread", "small", "small_ppm", "tiny"]
 
 @pytest.fixture(scope="session")
 def build() -> Path:
-    """The folder with the programs and segnets_native; fails if the build fails or warns."""
+    """Return the folder with the programs and segnets_native; fail if the build fails or warns."""
     python = ("-DSEGNETS_BUILD_PYTHON=AUTO", f"-DPython_EXECUTABLE={sys.executable}")
     more = ("-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_BUILD_EXAMPLES=ON")
-    folder, said = cmake.build(cmake.ROOT / "cpp", "cpp", *more, *python)
-    assert "warning:" not in said, said  # the compiler's
+    folder, output = cmake.build(cmake.ROOT / "cpp", "cpp", *more, *python)
+    assert "warning:" not in output, output  # from the compiler
     return folder
 
 
@@ -34,12 +34,12 @@ def small_ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def native(build: Path) -> ModuleType:
-    """The module segnets_native of this build, and not one that happens to be installed."""
+    """Import segnets_native from this build instead of one that is installed."""
     sys.path.insert(0, str(build))
     try:
         import segnets_native
     except ModuleNotFoundError:
-        # CMake builds the rest without them, as for users who want C++ alone; a build that fails, fails in `build`.
+        # Without Python headers, CMake builds the C++ programs alone. A failing build fails in the fixture `build`.
         pytest.skip("built without segnets_native: no headers of this Python (Debian and Ubuntu: install python3-dev)")
     finally:
         sys.path.remove(str(build))
@@ -50,5 +50,5 @@ def native(build: Path) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of one small convolution, which takes microseconds; five classes, any size of image."""
+    """Export one small convolution, which runs in microseconds, with five classes and for images of any size."""
     return export_tiny(tmp_path_factory.mktemp("tiny") / "tiny.ts")

@@ -1,4 +1,4 @@
-"""Machine code (.pt2) in C++: the golden pair, masks as Python's, threads, bounds, and files that mustn't be run."""
+"""Compiled models (.pt2) in C++: the golden pair, masks equal to Python's, threads, bounds, and refused files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_golden_pair(build: Path, compiled: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "passed" in done.stdout
-    assert list(tmp_path.iterdir()) == []  # what it was loaded from is gone
+    assert list(tmp_path.iterdir()) == []  # the temporary file that it was loaded from is gone
 
 
 def test_the_mask_equals_pythons(build: Path, compiled: Path, tmp_path: Path, native: Any) -> None:
@@ -39,7 +39,7 @@ def test_the_mask_equals_pythons(build: Path, compiled: Path, tmp_path: Path, na
 
 
 def test_a_batch_in_groups(compiled: Path, native: Any) -> None:
-    """Of 52 and 8 images."""
+    """The model computes groups of 52 and 8 images."""
     images = torch.cat([random_image(64, 80, seed) for seed in range(60)])
     exported, model = load_exported(compiled), native.Model(compiled)
     logits = model.logits(images.numpy())

@@ -1,4 +1,4 @@
-"""segnets-run answers bad input in one line, and loses nothing."""
+"""segnets-run reports bad input in one line, and keeps existing files."""
 
 from __future__ import annotations
 

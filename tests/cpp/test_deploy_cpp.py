@@ -1,4 +1,4 @@
-"""docs/deploy_cpp.md, done as it says, in one folder and in its order."""
+"""The steps of docs/deploy_cpp.md, run in order in one folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def block(kind: str, word: str) -> str:
 
 
 def modules_in(folder: Path) -> dict[str, str]:
-    """What lets Python find the module that the reader installed."""
+    """Return the environment variables with which Python finds the module that the reader installed."""
     return {"PYTHONPATH": os.pathsep.join([str(folder / "site-packages"), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -40,7 +40,7 @@ def bash(code: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def desk(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader's folder, after the first block."""
+    """Return the reader's folder, after the first block of the page."""
     folder = tmp_path_factory.mktemp("desk")
     model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
     randomise_(model)
@@ -68,7 +68,7 @@ def test_a_project_that_finds_the_installed_library(desk: Path) -> None:
     top, bottom = exported.segment(image[:, :45])[0, 0, 0], exported.segment(image[:, 45:])[0, 0, 0]
     assert f"top left: class {top}, bottom left: class {bottom}\n" in out
 
-    # An installed library says when it is used with another LibTorch.
+    # An installed library refuses another LibTorch.
     config = desk / "installed" / "lib" / "cmake" / "segnets" / "segnetsConfig.cmake"
     config.write_text(config.read_text().replace(torch.__version__.partition("+")[0], "1.2.3"))
     with pytest.raises(AssertionError, match=r"built against LibTorch 1\.2\.3, and this is"):

@@ -1,4 +1,4 @@
-"""examples/frames: C++ decodes and preprocesses, Python runs the network, and the masks come back."""
+"""examples/frames: C++ decodes and preprocesses images, Python runs the network and returns the masks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.cpp.common import read_pnm, write_ppm
 from tests.deploy.common import SMALL, random_image, random_model
 
 SIZE = (65, 97)
-FRAMES = 6  # more than the ring has slots
+FRAMES = 6  # more than the slots of the ring
 
 Desk = tuple[Path, Path, list[torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
 def desk(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Weights, their export, and images of which image n lies in n.ppm beside the weights."""
+    """Return weights, their export, and images; image n is also in n.ppm in the folder of the weights."""
     folder = tmp_path_factory.mktemp("frames")
-    segnets.save(random_model(num_classes=5), folder / "w.safetensors", preprocessing=SMALL)  # what `small` was made of
+    segnets.save(random_model(num_classes=5), folder / "w.safetensors", preprocessing=SMALL)  # the weights of `small`
     images = [random_image(*SIZE, seed=i) for i in range(FRAMES)]
     for i, image in enumerate(images):
         write_ppm(folder / f"{i + 1}.ppm", image)
@@ -47,9 +47,9 @@ def test_the_masks_equal_those_of_one_process(build: Path, desk: Desk, tmp_path:
     consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
     producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, *files)
     assert producer.communicate(timeout=120) == ("", "")
-    said, complaints = consumer.communicate(timeout=120)
-    assert (producer.returncode, consumer.returncode, complaints) == (0, 0, "")
-    assert said.count("\n") == FRAMES
+    output, errors = consumer.communicate(timeout=120)
+    assert (producer.returncode, consumer.returncode, errors) == (0, 0, "")
+    assert output.count("\n") == FRAMES
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{i + 1}.pgm" for i in range(FRAMES)]  # no rings left
 
     model = segnets.load(weights)
@@ -57,7 +57,7 @@ def test_the_masks_equal_those_of_one_process(build: Path, desk: Desk, tmp_path:
         expected = segment(model, image, SMALL)[0].numpy()
         assert np.array_equal(read_pnm(tmp_path / f"{i + 1}.pgm"), expected)
         share = np.bincount(expected.ravel()).max() / expected.size
-        assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in said
+        assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in output
 
 
 def test_each_side_sees_the_state_of_the_other(build: Path, desk: Desk, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exports for CPUs in C++: the golden pair comes out as it should, in both precisions."""
+"""Exports for target "cpu" in C++: the golden pair is reproduced in both precisions."""
 
 from __future__ import annotations
 

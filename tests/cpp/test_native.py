@@ -1,4 +1,4 @@
-"""segnets_native gives the mask of TorchScript in Python, from NumPy's own memory."""
+"""segnets_native computes the same masks as TorchScript in Python, without copying NumPy's memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_logits_batches_and_many_classes(native: Any, tmp_path: Path) -> None:
     masks = model.segment(images)
     assert (masks.dtype, masks.shape) == (np.int16, (3, 40, 50))
     assert np.array_equal(masks, expected(path, images))
-    assert np.array_equal(model.segment(images[::-1]), masks[::-1])  # a batch that runs backwards
+    assert np.array_equal(model.segment(images[::-1]), masks[::-1])  # a batch in reverse order
     assert np.array_equal(model.segment(images[1:2]), masks[1:2])
     logits = model.logits(images)
     assert (logits.dtype, logits.shape) == (np.float32, (3, 300, 40, 50))
@@ -84,7 +84,7 @@ COPIED = ("upside down", "mirrored", "turned around", "one row again and again",
 def test_numpy_copies_neither_pixels_nor_mask(name: str, native: Any, tiny: Path) -> None:
     image = LAYOUTS[name](picture(460, 600, 3))
     model = native.Model(tiny)
-    tracemalloc.start()  # NumPy tells it about every array
+    tracemalloc.start()  # it records every allocation of NumPy
     mask = model.segment(image)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -97,14 +97,14 @@ def test_the_mask_is_the_networks_own_memory_and_outlives_it(native: Any, tiny: 
     model = native.Model(tiny)
     image = picture(20, 30, 3)
     mask, want = model.segment(image), expected(tiny, image)
-    assert mask.base is not None  # somebody else's memory: nothing was copied
+    assert mask.base is not None  # not NumPy's own memory: nothing was copied
     assert mask.flags.c_contiguous
     assert mask.flags.writeable
     part = mask[3:, 4:]
     others = [model.segment(picture(20, 30, 3, seed=i)) for i in range(5)]  # would overwrite memory that was freed
     del model, mask
     assert np.array_equal(part, want[3:, 4:])
-    part[:] = 9  # it is the caller's alone
+    part[:] = 9  # the memory belongs to the caller alone
     assert len(others) == 5
 
 
@@ -122,4 +122,4 @@ def test_contract_self_test_and_warm_up(native: Any, small: Path) -> None:
     model.warm_up(33, 44)
     model.warm_up(height=33, width=44, calls=1)
     native.set_threads(1)
-    assert torch.get_num_threads() == 1  # one LibTorch
+    assert torch.get_num_threads() == 1  # both use the same LibTorch

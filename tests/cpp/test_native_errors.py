@@ -1,4 +1,4 @@
-"""segnets_native answers bad input with one type of error."""
+"""segnets_native reports all bad input with one type of error."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_exports_with_an_invalid_contract(name: str, native: Any, tiny: Path, tm
 
 
 def test_files_that_are_not_exports(native: Any, tiny: Path, tmp_path: Path) -> None:
-    whole, model = tiny.read_bytes(), tmp_path / "ö\udcff.ts"  # a name that is no UTF-8
+    whole, model = tiny.read_bytes(), tmp_path / "ö\udcff.ts"  # a name that is not UTF-8
     for size in (4, 1000, len(whole) // 2, len(whole) - 1):
         model.write_bytes(whole[:size])
         with pytest.raises(native.Error, match=r"\.ts: is truncated or damaged"):

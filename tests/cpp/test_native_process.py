@@ -1,4 +1,4 @@
-"""segnets_native in a process with others: torch, threads, ten thousand calls; and how pip builds it."""
+"""segnets_native in a process with torch and with threads, over ten thousand calls, and built by pip."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_without_segnets_its_error_is_a_value_error(build: Path, native: Any) ->
 
 
 def test_other_threads_run_during_a_call(native: Any, tiny: Path) -> None:
-    """They could not, were the GIL held: another thread then gets it before and after the call only."""
+    """If the call held the GIL, another thread could run only before and after it."""
     model, image = native.Model(tiny), np.zeros((8, 900, 1100, 3), np.uint8)
     ticks: list[float] = []
     done = threading.Event()
@@ -93,7 +93,7 @@ def test_python_threads_share_one_model(native: Any, small: Path) -> None:
 
 
 def test_ten_thousand_calls_leave_nothing_behind(build: Path, native: Any, tiny: Path) -> None:
-    """Masks, logits, copies and errors alike. A mask that leaked would be 10 kB each time: 100 MB in all."""
+    """Neither masks, logits, copies nor errors leak. A leaked mask of 10 kB per call would add up to 100 MB."""
     code = (
         f"import numpy as np, segnets_native\n"
         f"segnets_native.set_threads(1)\n"
@@ -112,7 +112,7 @@ def test_ten_thousand_calls_leave_nothing_behind(build: Path, native: Any, tiny:
 
 
 def test_the_stub_lists_the_names_of_the_module(native: Any) -> None:
-    """What the types are, `make check` asks; that they are so, the tests of the results."""
+    """`make check` checks the stub's types; the tests of results check that the module returns them."""
 
     def public(names: Iterable[str]) -> set[str]:
         return {name for name in names if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""JPEG and PNG through segnets-run, where the build found OpenCV. Without it these tests have nothing to test."""
+"""JPEG and PNG in segnets-run. The tests are skipped if the build found no OpenCV."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_opencv(build: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def photo() -> Image.Image:
-    """Smooth, as JPEG likes it; 97 wide, 65 high."""
+    """Return a smooth image of 97x65 pixels, which JPEG compresses with little loss."""
     y, x = np.mgrid[0:65, 0:97]
     channels = [127 + 120 * np.sin(x / 9 + y / 17), 2.6 * x, 3.9 * y]
     return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
@@ -31,7 +31,7 @@ def photo() -> Image.Image:
 
 def save_turned(image: Image.Image, path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
+    exif[0x0112] = 6  # viewers rotate it by 90 degrees
     image.save(path, exif=exif)
 
 
@@ -77,10 +77,10 @@ def test_an_image_file_that_ends_too_early(
     assert not (tmp_path / "m.png").exists()
 
 
-def test_a_jpeg_with_more_behind_its_end(with_opencv: Path, photo: Image.Image, small: Path, tmp_path: Path) -> None:
+def test_a_jpeg_with_trailing_bytes(with_opencv: Path, photo: Image.Image, small: Path, tmp_path: Path) -> None:
     photo.save(tmp_path / "i.jpg")
     with (tmp_path / "i.jpg").open("ab") as file:
-        file.write(bytes(1000))  # as some cameras do
+        file.write(bytes(1000))  # as some cameras write them
     assert run(with_opencv, small, tmp_path / "i.jpg", tmp_path / "m.pgm").returncode == 0
 
 

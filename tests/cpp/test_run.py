@@ -1,4 +1,4 @@
-"""segnets-run gives the mask of Python, pixel for pixel."""
+"""segnets-run computes the same masks as Python, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_every_preprocessing_equals_pythons(preprocessing: Preprocessing, build:
     result = run(build, tmp_path / "m.ts", write_ppm(tmp_path / "i.ppm", image), tmp_path / "m.pgm")
     assert result.returncode == 0, result.stderr
     expected = load_exported(tmp_path / "m.ts").segment(image)[0].numpy()
-    assert np.array_equal(read_pnm(tmp_path / "m.pgm"), expected)  # 16 bit: more than 256 classes
+    assert np.array_equal(read_pnm(tmp_path / "m.pgm"), expected)  # 16-bit, for more than 256 classes
     assert run(build, "--self-test", tmp_path / "m.ts").returncode == 0
 
 
 def test_self_test_passes_and_fails(build: Path, small: Path, tmp_path: Path) -> None:
     result = run(build, "--self-test", small)
     assert (result.returncode, result.stderr) == (0, "")
-    # On some processors a pixel whose two best classes are as good as equal falls to the other one.
+    # On some CPUs, a pixel whose two best logits are nearly equal gets the other class.
     differ = re.search(r"classes of (\d+) of 3072 pixels differ(?:, (\d+) of them near-ties)?\n", result.stdout)
     assert differ is not None
     assert (differ[2] or "0") == differ[1]
@@ -116,7 +116,7 @@ def test_logits_equal_pythons(output: str, build: Path, tmp_path: Path) -> None:
 
 
 def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) -> None:
-    """Nobody named classes or colours: the VOC colour map fills in."""
+    """Without class names and colours, the overlay has the VOC colour map."""
     export(random_model(num_classes=21, seed=4), tmp_path / "m.ts", preprocessing=SMALL)
     image = random_image(40, 50)
     ppm = write_ppm(tmp_path / "i.ppm", image)
@@ -129,8 +129,8 @@ def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) 
         assert np.array_equal(overlay[here], (image[0].numpy()[here].astype(int) + voc[identity] + 1) // 2)
 
 
-def test_every_way_to_hand_over_pixels(build: Path, small: Path) -> None:
-    """Strides, BGR, batches and bad views; regions of cv::Mat where the build has OpenCV."""
+def test_every_way_to_pass_pixels(build: Path, small: Path) -> None:
+    """Strides, BGR, batches and invalid views; also regions of cv::Mat if the build has OpenCV."""
     result = subprocess.run([build / "segnets-test-views", small], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("0 failures\n")

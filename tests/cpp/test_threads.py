@@ -1,4 +1,4 @@
-"""One model, many threads: by result, and under ThreadSanitizer."""
+"""Many threads on one model: their results, and a run under ThreadSanitizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_many_threads_share_one_model(build: Path, small: Path) -> None:
 
 @pytest.mark.full
 def test_thread_sanitizer_finds_nothing(small: Path, tmp_path: Path) -> None:
-    """It sees our code and every lock, but not the memory that LibTorch itself reads and writes."""
+    """ThreadSanitizer checks our code and all locks, but not the memory accesses inside LibTorch."""
     definitions = ("-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_SANITIZE=thread", "-DSEGNETS_WITH_OPENCV=OFF")
     folder, _ = cmake.build(cmake.ROOT / "cpp", "cpp_thread", *definitions)
     options = f"suppressions={cmake.ROOT / 'cpp' / 'tests' / 'tsan.supp'}"

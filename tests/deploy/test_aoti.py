@@ -1,4 +1,4 @@
-"""Compiled models (.pt2): agreement, bounds, and files that this machine can't run or must not."""
+"""Compiled models (.pt2): agreement, bounds, and refused files."""
 
 from __future__ import annotations
 

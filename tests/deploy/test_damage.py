@@ -1,4 +1,4 @@
-"""Foreign and damaged files, full disks and kills end in a clear message and lose nothing."""
+"""Foreign and damaged files, full disks and kills cause a clear error and lose no data."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_a_model_made_by_hand_exports(tmp_path: Path) -> None:
 
 def test_networks_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    with pytest.raises(ExportError, match="random when it should be fixed: aten::dropout"):
+    with pytest.raises(ExportError, match="draws random numbers in eval mode: aten::dropout"):
         export(Wrapper(AlwaysDropout()), tmp_path / "m.ts")
     with pytest.raises(ExportError, match="can't be compiled by TorchScript"):
         export(Wrapper(Untypable()), tmp_path / "m.ts")

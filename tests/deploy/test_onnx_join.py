@@ -32,7 +32,7 @@ RULES = (
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the tiny model with the first rule, for tests that only read or copy the file."""
+    """Export the tiny model with the first preprocessing, for tests that only read or copy the file."""
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
     export(tiny(), path, format="onnx", preprocessing=RULES[0])
     return path

@@ -1,7 +1,7 @@
-"""Every head on every backbone goes where one takes a network: TorchScript, torch.export, torch.compile, an export.
+"""Every head on every backbone in TorchScript, torch.export, torch.compile and segnets.export.
 
-Every run takes each head on the lightest backbones, with heads of 32 channels: the same graphs in a fraction of the
-time. `--full` takes every network as it is published.
+Every run tests each head on the lightest backbones, with heads of 32 channels, which have the same graphs and take a
+fraction of the time. `--full` tests all networks with their published widths.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def full(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--full"))
 
 
-# Asked for by parameter, so that the tests of one network follow each other and a single one is in memory.
+# A parametrized fixture, so that the tests of one network run in sequence and only one network is in memory.
 @pytest.fixture(scope="module")
 def network(request: pytest.FixtureRequest, full: bool) -> nn.Module:
     return random_network(request.param, **({} if full else {"head_channels": 32}))
 
 
 def of(*backbones: str, also: Collection[str] = ()) -> pytest.MarkDecorator:
-    """Parametrize a test by all networks. Every run takes `also` and the networks on `backbones`."""
+    """Parametrize a test by all networks. Every run tests `also` and the networks on `backbones`."""
     return pytest.mark.parametrize("network", full_but({*on(*backbones), *also}, NAMES), indirect=True, scope="module")
 
 
@@ -41,7 +41,7 @@ def of(*backbones: str, also: Collection[str] = ()) -> pytest.MarkDecorator:
 def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> None:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        warnings.simplefilter("ignore", DeprecationWarning)  # from torch.jit
         torch.jit.save(torch.jit.script(network), buffer)
         buffer.seek(0)
         scripted = torch.jit.load(buffer)
@@ -71,7 +71,7 @@ def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) ->
 
 @of("resnet18", also=["lraspp_mobilenet_v3_small"])
 def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
-    """The "eager" backend runs what was captured with the same kernels, so the bits are the same."""
+    """The "eager" backend runs the captured graph with the same kernels, so the bits are the same."""
     torch.compiler.reset()
     # Symbolic sizes take four times as long to compile.
     compiled = torch.compile(network, fullgraph=True, backend="eager", dynamic=True if full else None)
@@ -86,7 +86,7 @@ def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
 
 @of("mobilenet_v3_small")
 def test_export_writes_a_file_that_agrees(network: nn.Module) -> None:
-    """The export compares the written file with the network at several sizes before it keeps it."""
+    """The export keeps the file only if it agrees with the network at several sizes."""
     with tempfile.TemporaryDirectory() as folder:
         report = segnets.export(network, Path(folder) / "model.ts")
     assert report.verification.passed

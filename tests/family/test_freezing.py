@@ -1,4 +1,4 @@
-"""Training part of a network: frozen backbone, batch norms in eval mode, batches of one image."""
+"""Training of a part of a network: frozen backbone, batch norms in eval mode, batches of one image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.family.common import HEAD_NAMES, images, random_network
 from tests.typed import gradient_of
 
 SMALL = "mobilenet_v3_small"
-# Heads that pool the whole image, and what their message for a batch of one image calls that part.
+# Heads that pool the whole image, and the name of that part in the error for a batch of one image.
 POOLING = {
     "deeplabv3": "the pooling branch of ASPP",
     "deeplabv3plus": "the pooling branch of ASPP",
@@ -30,7 +30,7 @@ COPIERS: list[Callable[[nn.Module], Any]] = [copy.deepcopy, lambda model: pickle
 
 
 def network(name: str, **options: object) -> SegmentationModel:
-    """In training mode, heads narrow; with an auxiliary classifier where there can be one."""
+    """Return a network with a narrow head in training mode, with an auxiliary classifier if it can have one."""
     model = random_network(name, head_channels=32, **options).train()
     assert isinstance(model, SegmentationModel)
     return model
@@ -48,10 +48,10 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def moved_by(model: nn.Module, batch: int = 2) -> set[str]:
-    """What a step of training moves: parameters with a gradient, and buffers with another value.
+    """Return the names that a training step changes: parameters with a gradient, and buffers with another value.
 
-    The gradient and not the value, since a batch norm takes away what the bias of one just before it adds: there the
-    gradient is what rounding left, too little to move a float32.
+    Values of parameters would not do: a batch norm cancels the bias of the norm before it. The gradient of that bias is
+    a rounding error, too small to change a float32.
     """
     before = snapshot(model)
     model.zero_grad()
@@ -81,7 +81,7 @@ def buffers(model: nn.Module) -> set[str]:
 
 
 def trained_parts(model: SegmentationModel) -> set[str]:
-    """The children in which some module is in training mode."""
+    """Return the names of the children in which some module is in training mode."""
     return {name for name, child in model.named_children() if any(module.training for module in child.modules())}
 
 
@@ -99,7 +99,7 @@ def test_a_frozen_backbone_is_unchanged_while_the_rest_trains(head: str, backbon
     left = [parameter for parameter in model.parameters() if parameter.requires_grad]
     train(model, torch.optim.SGD(left, lr=0.01, weight_decay=1e-4))
     assert all(parameter.grad is None for parameter in model.backbone.parameters())
-    assert changed(model, before) == set(before) - of_backbone(before), "all of the rest, its statistics too"
+    assert changed(model, before) == set(before) - of_backbone(before), "everything else, including its statistics"
 
 
 def test_an_optimizer_of_all_parameters_does_not_change_a_frozen_backbone() -> None:
@@ -111,7 +111,7 @@ def test_an_optimizer_of_all_parameters_does_not_change_a_frozen_backbone() -> N
 
 
 def test_a_backbone_that_is_frozen_later_stops_at_once() -> None:
-    """One whose gradients and momentum are there already."""
+    """Gradients and momentum from earlier steps don't move it."""
     model = network(f"fcn_{SMALL}")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     train(model, optimizer)
@@ -139,16 +139,16 @@ def test_frozen_after_train_and_after_eval(in_training: bool) -> None:
 def test_an_unfrozen_backbone_trains_again() -> None:
     model = network(f"pspnet_{SMALL}")
     model.freeze_backbone()
-    model.freeze_backbone()  # twice is once
+    model.freeze_backbone()  # no effect the second time
     model.eval().unfreeze_backbone()
     assert not model.training
-    assert trained_parts(model) == set(), "unfreezing starts no training"
+    assert trained_parts(model) == set(), "unfreezing keeps eval mode"
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert moved_by(model.train()) == set(model.state_dict())
 
     model.freeze_backbone()
     model.unfreeze_backbone()
-    assert all(module.training for module in model.modules()), "in training mode, it goes on with all"
+    assert all(module.training for module in model.modules()), "unfreezing in training mode applies to all modules"
 
 
 @pytest.mark.parametrize("copier", COPIERS, ids=["deepcopy", "pickle"])
@@ -160,11 +160,11 @@ def test_a_copy_is_frozen_too(copier: Callable[[nn.Module], Any]) -> None:
     assert not any(parameter.requires_grad for parameter in other.backbone.parameters())
     other.unfreeze_backbone()
     assert not any(module.training for module in other.backbone.modules() if is_batch_norm(module)), "norm_eval stays"
-    assert trained_parts(model.train()) == {"classifier"}, "the original is not the copy"
+    assert trained_parts(model.train()) == {"classifier"}, "the original is unchanged"
 
 
 def test_freezing_is_not_saved(tmp_path: Path) -> None:
-    """It says how a network is trained, not what it computes."""
+    """Freezing affects training, not the network's outputs."""
     model = network(f"lraspp_{SMALL}", norm_eval=True)
     segnets.save(model, tmp_path / "a.safetensors")
     model.freeze_backbone()
@@ -181,7 +181,7 @@ def test_gradient_checkpointing_of_a_frozen_backbone(backbone: str) -> None:
     plain, frugal = network(name), network(name, gradient_checkpointing=True)
     for model in (plain, frugal):
         model.freeze_backbone()
-        torch.manual_seed(5)  # dropout draws from it
+        torch.manual_seed(5)  # for dropout
         loss_of(model(images(2, 33, 41))).backward()
         model.unfreeze_backbone()
         loss_of(model(images(2, 33, 41, seed=1))).backward()
@@ -191,17 +191,17 @@ def test_gradient_checkpointing_of_a_frozen_backbone(backbone: str) -> None:
     assert not changed(frugal, plain.state_dict())
 
 
-# Which statistics move in training: those of batch norms that normalise by the batch.
+# Only batch norms that normalise by the batch update their statistics.
 @pytest.mark.parametrize("norm_eval", [False, True, "backbone"])
 @pytest.mark.parametrize(("head", "norm_layer"), [*((head, "batch") for head in HEAD_NAMES), ("pspnet", "sync")])
 def test_norm_eval_keeps_the_statistics(head: str, norm_eval: bool | str, norm_layer: str) -> None:
     model = network(f"{head}_{SMALL}", norm_eval=norm_eval, norm_layer=norm_layer)
     model.eval().train()
     kept = {False: set(), True: buffers(model), "backbone": of_backbone(buffers(model))}[norm_eval]
-    assert moved_by(model) == set(model.state_dict()) - kept, "weights and biases of the norms go on learning"
+    assert moved_by(model) == set(model.state_dict()) - kept, "weights and biases of the norms still train"
     for module in model.modules():
         if not is_batch_norm(module):
-            assert module.training, "dropout and all the rest are in training mode"
+            assert module.training, "dropout and all other modules are in training mode"
 
 
 @pytest.mark.parametrize("copier", COPIERS, ids=["deepcopy", "pickle"])
@@ -218,7 +218,7 @@ def test_norm_eval_without_batch_norm_is_refused() -> None:
     for norm_layer, norm_eval in refused:
         with pytest.raises(ValueError, match=f"norm_eval={norm_eval!r} would change nothing: there is no batch norm"):
             segnets.create_model(f"fcn_{SMALL}", norm_layer=norm_layer, norm_eval=norm_eval)
-    # "frozen" is for a backbone; the head beside it has batch norms.
+    # "frozen" applies to the backbone only; the head has batch norms.
     assert network(f"fcn_{SMALL}", norm_layer="frozen", norm_eval=True).norm_eval is True
     assert network(f"fcn_{SMALL}", norm_layer="frozen", head_norm_layer="group").norm_eval is False
 
@@ -230,7 +230,9 @@ def test_a_batch_of_one_is_refused_with_advice(head: str, norm_eval: bool | str)
     with pytest.raises(ValueError, match="batch of one image") as raised:
         model(images(1, 33, 41))
     message = str(raised.value)
-    assert message.startswith("Expected more than 1 value per channel when training"), "torch's and torchvision's words"
+    assert message.startswith("Expected more than 1 value per channel when training"), (
+        "the message of torch and torchvision"
+    )
     assert POOLING[head] in message
     for way_out in ("2 or more", "drop_last=True", "norm_eval=True", "pool_norm=False", "head_norm_layer='group'"):
         assert way_out in message

@@ -19,7 +19,7 @@ from tests.family.common import EVERYDAY, HEAD_NAMES, NAMES, assert_equal, image
 from tests.tiers import full_but
 
 
-# One at a time: all of them would take 14 GB.
+# Kept one at a time, because all of them would take 14 GB.
 @pytest.fixture(scope="module", params=full_but(EVERYDAY, NAMES))
 def network(request: pytest.FixtureRequest) -> nn.Module:
     return random_network(request.param)
@@ -62,7 +62,7 @@ def test_saving_and_loading_keeps_the_network(network: nn.Module, folder: Path) 
 
 
 def test_training_reaches_every_parameter(network: nn.Module) -> None:
-    """The last test of a network: its batch norms have moved afterwards."""
+    """This has to be the last test of a network, because it changes the batch norms."""
     network.train()
     output = network(images(2, 33, 41))
     sum(logits.square().mean() for logits in output.values()).backward()

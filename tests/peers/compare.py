@@ -92,9 +92,9 @@ class Case:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Image sizes: an even and an odd one; with ASPP, one wide and one high.
+        """Image sizes, one even and one odd. With ASPP, one is wide and one is high.
 
-        In a feature map smaller than an atrous rate, that rate could have any value.
+        Rates larger than the feature map would have no effect.
         """
         options = {} if self.layers else MODELS[self.model].resolve(self.options)
         return sizes_for(options, divisible=self.divisible)

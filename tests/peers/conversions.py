@@ -1,4 +1,4 @@
-"""Save networks of other projects as these do, convert the files, and compare outputs with the originals.
+"""Save networks of other projects as the projects do, convert the files, and compare outputs with the originals.
 
 The lists of conversions are in `test_convert_<layout>.py`; `python -m tests.peers.layouts` prints them.
 """

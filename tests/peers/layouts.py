@@ -1,6 +1,6 @@
-"""What is converted, and how surely, as a page: `python -m tests.peers.layouts`, and `--write` for docs/layouts.md.
+"""Table of all supported conversions: `python -m tests.peers.layouts`, with `--write` docs/layouts.md.
 
-Everything but the measured differences is computed without a network (`static`); a test holds the page to it.
+All cells except the measured differences are computed without a network (`static`). A test compares the page with them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FILES = (
     test_convert_own,
 )
 CONVERSIONS: list[Conversion] = [conversion for file in FILES for conversion in file.CONVERSIONS]
-# What each layout's project is, and what of it is run here.
+# The project of each layout, and the part of it that runs here.
 PROJECTS: Mapping[str, Callable[[], str]] = {
     "torchvision": lambda: f"torchvision {version('torchvision')}, its own networks",
     "timm": lambda: f"timm {version('timm')}, its own networks",
@@ -97,7 +97,7 @@ torchvision's names, another channel order, another normalisation of the image.
 
 @dataclass(frozen=True)
 class Row:
-    """A network of a layout. conversions: those that show it."""
+    """A network of a layout, and the conversions that test it."""
 
     layout: str
     name: str
@@ -106,7 +106,7 @@ class Row:
 
     @property
     def static(self) -> str:
-        """The row without what is measured."""
+        """The row without measured values."""
         origin = self.origin
         if origin is None:
             return f"| {self.name} | names and shapes of torchvision | torchvision's | nothing |"
@@ -139,7 +139,7 @@ def rows() -> Iterator[Row]:
 
 
 def smallest() -> list[Conversion]:
-    """For each network of a table one conversion on a small backbone, the whole network where there is one."""
+    """Return one conversion per network of a table: on a small backbone, and of a whole network if possible."""
     return [
         min(row.conversions, key=lambda each: (bool(each.layers), not re.search(r"resnet18|small", each.model)))
         for row in rows()
@@ -148,7 +148,7 @@ def smallest() -> list[Conversion]:
 
 
 def worst(conversions: Sequence[Conversion]) -> float:
-    """The largest difference. Raises RuntimeError if a comparison fails."""
+    """Return the largest difference. Raises RuntimeError if a comparison fails."""
     largest = 0.0
     for conversion in conversions:
         with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +160,7 @@ def worst(conversions: Sequence[Conversion]) -> float:
 
 
 def lines() -> Iterator[str]:
-    """The page, a piece at a time."""
+    """Yield the page in pieces."""
     yield HEAD
     every = list(rows())
     for layout in LAYOUTS:

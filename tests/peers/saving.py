@@ -168,7 +168,7 @@ def mmengine(module: nn.Module, folder: Path) -> Path:
 
 
 def mmcv(module: nn.Module, folder: Path) -> Path:
-    """As mmsegmentation 0.x saved."""
+    """Save as mmsegmentation 0.x did."""
     meta = {"mmseg_version": "0.30.0", "CLASSES": tuple("abcdefg"), "PALETTE": [[0, 0, 0]] * 7, "config": "model = 1"}
     checkpoint = {"meta": meta, "state_dict": module.state_dict(), "optimizer": _optimizer(module).state_dict()}
     torch.save(checkpoint, folder / "iter_80000.pth")
@@ -181,7 +181,7 @@ def _program() -> Path:
 
 
 def cpp(names: Names) -> Callable[[nn.Module, Path], Path]:
-    """torch::save of a C++ program whose modules have the names that `names` gives."""
+    """Save with torch::save of a C++ program whose modules have the names in `names`."""
 
     def save(module: nn.Module, folder: Path) -> Path:
         return cpp_archive.torch_save(_program(), names(module.state_dict()), folder / "cpp.pt")

@@ -55,7 +55,7 @@ Convert = Callable[[Case, Path], tuple[Path, Path]]
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Convert:
-    """A function that returns a case's saved file, and the converted one as a copy in the given folder."""
+    """Return a function that saves and converts a case, and copies the converted file into a folder."""
     folders: dict[str, Path] = {}
 
     def convert(case: Case, folder: Path) -> tuple[Path, Path]:

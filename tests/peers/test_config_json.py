@@ -1,4 +1,4 @@
-"""What SMP, timm and transformers write beside their weights, against the networks that they wrote it of."""
+"""Config files of SMP, timm and transformers, compared with the networks that they describe."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
     refused: set[str] = set()
     for name in timm.list_models(module="resnet"):
         if re.search(r"resne.*(152|200|269|270|350|420)", name):
-            continue  # the same, only deeper
+            continue  # the same blocks, but deeper
         with torch.device("meta"):
             theirs = timm.create_model(name)
         refs = {
@@ -132,7 +132,7 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     assert find_contradiction(found, ModelConfig("resnet50", {"num_classes": 2})).startswith(
         "backbone=a ResNet of bottlenec"
     )
-    config = ResNetConfig(id2label=labels)  # every other value is a default, which it does not write
+    config = ResNetConfig(id2label=labels)  # default values are not written
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     report = weights_tools.inspect(tmp_path / "model.safetensors")
     found = read_source_config({}, (), tmp_path / "model.safetensors")

@@ -1,7 +1,7 @@
-"""What checkpoints of mmsegmentation tell, against the networks that it builds from the same words.
+"""Configs in mmsegmentation's checkpoints, compared with the networks that mmsegmentation builds from them.
 
-Layer by layer: kernels, strides, padding, dilation and eps. The configurations are those that mmsegmentation publishes,
-and such with one thing changed.
+The networks are compared layer by layer: kernels, strides, padding, dilation and eps. The configs are published ones,
+and small ones with a few changes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}
 
 
 def published(path: str) -> Any:
-    """A configuration as mmsegmentation publishes it."""
+    """Load a config that mmsegmentation publishes."""
     mmseg_models()
     import mmseg
     from mmengine.config import Config
@@ -46,7 +46,7 @@ def built(config: Mapping[str, Any]) -> Any:
     from mmseg.registry import MODELS
 
     with silence_advice():
-        # Weights to begin with, and images, are not compared here.
+        # Initial weights and preprocessing are not compared here.
         return MODELS.build({k: v for k, v in config.items() if k not in ("pretrained", "data_preprocessor")})
 
 
@@ -102,7 +102,7 @@ def test_published_configurations_of_mmseg(path: str) -> None:
     ("path", "reason"),
     [
         ("fcn/fcn-d6_r50-d16_4xb2-40k_cityscapes-512x1024.py", "its decode_head has dilation=6"),
-        # Strided and dilated as well.
+        # Its last stages have strides as well as dilations.
         ("pspnet/pspnet_r50-d32_4xb2-80k_cityscapes-512x1024.py", "its backbone has strides="),
         ("deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py", "its decode_head is 'DepthwiseSep"),
     ],
@@ -112,7 +112,7 @@ def test_published_configurations_that_segnets_does_not_support(path: str, reaso
 
 
 def a_model(head: str = "ASPPHead", depth: int = 50) -> dict[str, Any]:
-    """A network of mmsegmentation with its defaults, but for what has none."""
+    """Return a config of mmsegmentation that sets only values without a default."""
     channels = 2048 if depth >= 50 else 512
     norm = {"type": "BN"}
     common = {"num_classes": 3, "norm_cfg": norm}
@@ -168,7 +168,7 @@ def test_a_converted_checkpoint_computes_the_same_with_its_recorded_options(tmp_
         found = read_source_config(read_container(source).top, ("state_dict",), tmp_path / "w.pth")
     assert found is not None
     assert found.classes == ("a", "b", "c")
-    # What no tensor shows: the rest would be refused as an option.
+    # Only options that the tensors don't show are accepted.
     chosen = {name: value for name, value in found.options.items() if name in MMSEG[0].choices}
     weights_tools.convert(tmp_path / "w.pth", tmp_path / "w.safetensors", options=chosen)
     config = read_weights_file(tmp_path / "w.safetensors").config
@@ -192,5 +192,5 @@ def test_images_of_mmseg(flags: dict[str, bool]) -> None:
     found = source_config_of(Config({"model": {**a_model(), "data_preprocessor": images}}).pretty_text)
     assert found.preprocessing is not None
     rgb = torch.randint(0, 256, (1, 4, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    theirs = built(images)({"inputs": [rgb[0].permute(2, 0, 1).flip(0)]})["inputs"]  # as cv2 reads it
+    theirs = built(images)({"inputs": [rgb[0].permute(2, 0, 1).flip(0)]})["inputs"]  # BGR, as cv2 reads images
     assert (Preprocess(found.preprocessing)(rgb) - theirs).abs().max() < 1e-5

@@ -1,7 +1,7 @@
-"""Conversions from programs that are on no package index, composed of torchvision's and SMP's parts.
+"""Conversions from programs that are on no package index, rebuilt from parts of torchvision and SMP.
 
-VainF/DeepLabV3Plus-Pytorch: its DeepLabV3 is torchvision's under other names. Its DeepLabV3+ is written here after its
-description, so these tests show where the names go, but not that the project computes the same.
+VainF/DeepLabV3Plus-Pytorch: its DeepLabV3 is torchvision's under other names. Its DeepLabV3+ is rebuilt here from a
+description, so these tests check the mapping of names, but not that the project computes the same.
 Navifra-Kerry/SemanticSegmentation-Libtorch: torchvision's networks with eps 1e-3 in the heads' norms outside ASPP,
 saved by C++. AllentDan/LibtorchSegmentation: SMP's networks under the names of that program, saved by C++.
 """

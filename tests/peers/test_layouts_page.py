@@ -1,4 +1,4 @@
-"""docs/layouts.md lists every network that is converted, and every relative that is not."""
+"""docs/layouts.md lists every supported network and every look-alike."""
 
 from __future__ import annotations
 

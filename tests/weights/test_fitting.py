@@ -1,4 +1,4 @@
-"""Weights that fit, fit with a difference that people mean, and don't fit."""
+"""Weights that fit, that fit with an intended difference, and that don't fit."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_tensors_without_values_do_not_fit(state: dict[str, Tensor]) -> None:
 
 
 def test_running_statistics_are_never_treated_as_absent(state: dict[str, Tensor]) -> None:
-    """A network with group norm has the names of one with batch norm, less the statistics."""
+    """Group norms have the same tensor names as batch norms, except the statistics."""
     wrong = {key: tensor for key, tensor in state.items() if "running_" not in key and "num_batches" not in key}
     with pytest.raises(segnets.WeightsError, match="missing"):
         segnets.load_weights(network(aux_loss=True), wrong)

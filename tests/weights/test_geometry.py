@@ -1,4 +1,4 @@
-"""Weights and what their tensors don't show: options in the file, other options in the model, other image channels."""
+"""Options that the tensors don't show: in the file, changed in the model, and for other image channels."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_given_option_wins_with_a_warning(tmp_path: Path) -> None:
     warning = r"was made for output_stride=16 \(here 8\), atrous_rates=\[6, 12, 18\] \(here \[12, 24, 36\]\): the same"
     with pytest.warns(UserWarning, match=warning):
         other = segnets.create_model("deeplabv3_resnet18", weights=path, output_stride=8, head_dropout=0.0)
-    # What follows the output stride follows it, and is not the file's.
+    # Options that depend on the output stride follow the new one instead of the file.
     assert options_of(other)["atrous_rates"] == [12, 24, 36]
     assert not same_output(other, model)
     with pytest.warns(UserWarning, match=r"made for output_stride=16 \(here 8\), atrous_rates="):
@@ -62,7 +62,7 @@ def test_a_given_option_wins_with_a_warning(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"made for norm_eps=1e-05 \(here 0\.001\)"):
         segnets.create_model("deeplabv3_resnet18", weights=path, norm_eps=1e-3)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the same function, trained in other ways
+        warnings.simplefilter("error")  # these compute the same function, and only train differently
         for norm in ("sync", "frozen"):
             same = segnets.create_model("deeplabv3_resnet18", weights=path, norm_layer=norm, head_dropout=0.2)
             torch.testing.assert_close(same.eval()(image())["out"], model(image())["out"], rtol=1e-4, atol=1e-4)
@@ -101,7 +101,7 @@ def test_essential_options_resolve_to_the_same_network(name: str) -> None:
         essential = essential_options(segnets.ModelConfig(name, settled))
         assert builder.resolve(essential) == settled
         own = {key for key in chosen if chosen[key] != builder.resolve({})[key]}
-        assert own == essential.keys(), "nothing but what was chosen"
+        assert own == essential.keys(), "only the chosen options"
     config = segnets.ModelConfig(name, builder.resolve({"output_stride": 32, "aux_loss": None}))
     assert describe(config) == f"{name}(num_classes=21, aux_loss=False, output_stride=32)"
 
@@ -129,7 +129,7 @@ def test_weights_for_three_channels_fit_another_number(
     segnets.save(rgb, tmp_path / "w.safetensors")
     model = segnets.create_model("fcn_resnet18", weights=tmp_path / "w.safetensors", in_channels=channels)
     assert options_of(model)["in_channels"] == channels
-    # An image whose channels are all alike gives what the same gray image gave, for one channel and multiples of three.
+    # For one channel and multiples of three, a gray image gives the same output as its RGB copy.
     if channels == 1:
         gray = image(1)
         torch.testing.assert_close(model.eval()(gray)["out"], rgb(gray.repeat(1, 3, 1, 1))["out"], rtol=1e-4, atol=1e-3)
@@ -179,7 +179,7 @@ def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("head", "variant"), [(head.name, variant) for head in HEADS for variant in head.variants])
 def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, variant: str) -> None:
     name = f"{head}_resnet18"
-    # A pooling branch without norm has a bias too, and is no classifier.
+    # Without a norm, the pooling branch has a bias too, although it is no classifier.
     options: dict[str, Any] = {"pool_norm": False} if "pool_norm" in MODELS[name].resolve({}) else {}
     model = network(name, head_variant=variant, **options)
     state = dict(sorted(model.state_dict().items(), reverse=True))
@@ -196,7 +196,7 @@ def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, 
 
 
 def with_options(path: Path, options: dict[str, Any]) -> None:
-    """Change what the file says of its network, and nothing else."""
+    """Change only the options in the file's description of its network."""
     content = path.read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
@@ -229,7 +229,7 @@ def test_damaged_options_are_one_line_with_the_file_and_change_nothing(options: 
 def test_a_warning_that_is_an_error_leaves_a_whole_model(tmp_path: Path) -> None:
     segnets.save(network("fcn_resnet18", output_stride=16), tmp_path / "w.safetensors", classes=["a", "b", "c", "d"])
     model = segnets.create_model("fcn_resnet18", num_classes=4)
-    with pytest.raises(UserWarning, match="output_stride=16"):  # the tests make errors of all warnings
+    with pytest.raises(UserWarning, match="output_stride=16"):  # pytest turns warnings into errors here
         segnets.load_weights(model, tmp_path / "w.safetensors")
     assert card_of(model).classes == ("a", "b", "c", "d")
 

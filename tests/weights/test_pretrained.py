@@ -1,4 +1,4 @@
-"""`weights=` and `weights_backbone=` in the builders: files, state dicts, published names in the hub's cache."""
+"""`weights=` and `weights_backbone=` of the builders: files, state dicts, and published names in torch.hub's cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "deeplabv3_mobilenet_v3_large"
 
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
-    """Stands for the published network: 21 classes, with its auxiliary classifier."""
+    """Return a stand-in for the published network, with 21 classes and an auxiliary classifier."""
     model: nn.Module = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
         weights=None, weights_backbone=None, aux_loss=True
     )
@@ -35,14 +35,14 @@ def trained() -> nn.Module:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of torch's hub."""
+    """Return the folder of an empty torch.hub cache."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     return tmp_path / "checkpoints"
 
 
 def publish(model: nn.Module, hub: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool = False) -> Published:
-    """Put a file into the cache under a name with its own hash, and a catalog row that names it."""
+    """Put a file into the cache under a name with its hash, and replace the catalog by a row for it."""
     torch.save(model.state_dict(), hub / "tmp")
     digest = hashlib.sha256((hub / "tmp").read_bytes()).hexdigest()
     row = next(row for row in CATALOG if row.model == NAME)
@@ -175,7 +175,7 @@ def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path)
         segnets.WeightsError, match=r"not a plain state dict, it also holds model, epoch.*weights-tools"
     ):
         segnets.create_model(NAME, weights=path)
-    torch.save(trained, path)  # a whole module: refused without executing it, and without advice to do so
+    torch.save(trained, path)  # A pickled module is refused without executing it and without advice to do so.
     with pytest.raises(
         segnets.WeightsError, match="not a plain state dict; describe it with `weights-tools inspect"
     ) as c:

@@ -1,4 +1,4 @@
-"""`register_model`: networks that are not part of segnets, in this process and in others."""
+"""`register_model`: networks from outside segnets, in this process and in others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segnets.heads import FCN, HeadSpec
 from segnets.registry import MODELS
 from tests.typed import options_of, part
 
-# What a user would write: a module that registers a network when it is imported.
+# A user's module, which registers a network when it is imported.
 MODULE = """
 from torch import nn
 
@@ -49,7 +49,7 @@ segnets.register_model("linear", Builder(LINEAR, resnet18))
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[None]:
-    """Remove what a test registers."""
+    """Unregister the networks of a test afterwards."""
     before = dict(MODELS)
     yield
     MODELS.clear()

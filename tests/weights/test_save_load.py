@@ -1,4 +1,4 @@
-"""save, load and load_weights on real files."""
+"""`save`, `load` and `load_weights` with files on disk."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def logits_of(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def returned_by(model: nn.Module, image: Tensor) -> object:
-    """Return whatever `model` returns for a float32 image.
+    """Run a model on a float32 image, and return its output.
 
     Raises:
         ExportError: If the model does not run on this image.

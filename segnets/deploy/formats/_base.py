@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The arguments of `export` that a format interprets; see there."""
+    """The arguments of `export` that a format interprets. `export` documents them."""
 
     output: str
     dtype: str
@@ -57,12 +57,12 @@ class Draft:
 
 
 class Container(Protocol):
-    """An exported file, opened and found undamaged, of which nothing was executed.
+    """An opened and undamaged exported file, none of which was executed.
 
     Attributes:
         data: Contents of the file.
         where: Name of the file, for messages.
-        kind: Format of the file, as its bytes show it.
+        kind: Format of the file, detected from its bytes.
     """
 
     data: bytes

@@ -33,7 +33,7 @@ _ADVICE = "Export the model on a machine like this one, or with format='torchscr
 
 
 def this_cpu() -> dict[str, JSON]:
-    """Describe this CPU: platform, machine, and its extra instructions, where the system lists them."""
+    """Describe this CPU: platform, machine, and its extra instructions if the system lists them."""
     return {"platform": sys.platform, "machine": platform.machine(), "instructions": list(_instructions())}
 
 
@@ -54,7 +54,7 @@ def check_cpu(wanted: Mapping[str, JSON], where: str) -> None:
     instructions = wanted.get("instructions")
     known = here["instructions"]
     if not isinstance(instructions, list) or not isinstance(known, list) or not known:
-        return  # the system does not list them
+        return  # the system does not list instructions
     if missing := [str(each) for each in instructions if each not in known]:
         raise ExportError(f"{where}: uses instructions that this CPU lacks: {', '.join(missing)}. {_ADVICE}")
 

@@ -58,7 +58,7 @@ def check_operators(compiled: torch.jit.ScriptModule, target: str = "portable") 
         raise ExportError(f"the model uses operators that LibTorch alone doesn't have: {', '.join(foreign)}")
     random = sorted(k for k in operators if any(word in k.split("::")[1] for word in _RANDOM_OPERATORS))
     if random:
-        raise ExportError(f"the model is random when it should be fixed: {', '.join(random)}; use nn.Dropout modules")
+        raise ExportError(f"the model draws random numbers in eval mode: {', '.join(random)}; use nn.Dropout modules")
     if any(module.training for module in compiled.modules()):
         raise ExportError("a part of the model stayed in training mode")
     return len(operators)

@@ -1,6 +1,6 @@
 """TorchScript for CUDA: the network on the GPU in half precision, with channels last in memory.
 
-An image in CPU memory is preprocessed there, with the same bits as everywhere. An image on the GPU stays there.
+Images in CPU memory are preprocessed on the CPU, with the same bits as in other formats. Images on the GPU stay there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_available(what: str) -> None:
     """
     if not torch.cuda.is_available():
         raise ExportError(
-            f"{what} needs a GPU that CUDA finds, and there is none (torch {torch.__version__}). "
+            f"{what} needs a GPU, and CUDA finds none (torch {torch.__version__}). "
             "An export with device='cpu' runs everywhere"
         )
 

@@ -32,7 +32,7 @@ class PooledApart(nn.Module):
         other_channels = slice(width, None) if aspp.pool_first else slice(0, projection.in_channels - width)
         self.maps = Pieces(branches)  # part of tensor names in ONNX files
         self.projection = _part(projection, other_channels, bias=False)
-        # The pooled branch before it is spread, then its share of the projection, with the whole bias.
+        # The branch's pooled value, and its part of the projection with the whole bias.
         self.pooled = nn.Sequential(*pooling, _part(projection, pooled_channels, bias=True))
         self.activation = activation
 

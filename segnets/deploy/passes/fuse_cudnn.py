@@ -60,7 +60,7 @@ class ConvAddReLU(_Conv):
 def merge_shortcut_biases(network: nn.Module, _context: Context) -> Outcome:
     """Move the bias of a shortcut's convolution into the convolution that adds the shortcut.
 
-    Adding it separately would read and write the feature map once more.
+    A separate addition would read and write the feature map once more.
     """
     count = 0
     for module in network.modules():

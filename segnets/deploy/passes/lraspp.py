@@ -51,7 +51,7 @@ class ClassifiedFirst(nn.Module):
         low = features["low"]
         high = features["high"]
         logits = self.high_classifier(self.cbr(high) * self.scale(high))  # (N, num_classes, h, w)
-        # In float32, whatever the dtype of the rest: for few channels it costs nothing, and logits keep their digits.
+        # Always in float32: it costs nothing for few channels, and the logits keep their precision.
         logits = resize_bilinear(logits.to(torch.float32), [low.shape[2], low.shape[3]], self.align_corners)
         result: Tensor = logits + self.low_classifier(low)
         return result

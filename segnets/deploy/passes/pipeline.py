@@ -94,7 +94,9 @@ PIPELINES: Mapping[tuple[str, str], tuple[Pass, ...]] = {
         *COMMON,
         Pass(wrap.require_segmentation_model, "Before any work for a network that is refused."),
         Pass(residual.fuse_additions, "Before fuse_convolutions, which lowers each addition with its convolution."),
-        Pass(fuse_cudnn.merge_shortcut_biases, "Between the two: it needs an addition that is not lowered yet."),
+        Pass(
+            fuse_cudnn.merge_shortcut_biases, "After fuse_additions, and before fuse_convolutions lowers the additions."
+        ),
         Pass(fuse_cudnn.fuse_convolutions, "Before compute_in_precision, which converts the new weights."),
         Pass(wrap.compute_in_precision, "Last: it converts every weight."),
     ),

@@ -25,7 +25,7 @@ LARGER = Preprocessing(resize="fixed", size=(128, 160))
 
 
 def loaded(module: nn.Module) -> Any:
-    """Compile, save and load a module, as a user runs it."""
+    """Compile, save and load a module, as in an export."""
     return torchscript.from_file(io.BytesIO(torchscript.to_bytes(torchscript.script(module), {})))
 
 

@@ -65,7 +65,7 @@ def network_of(network: nn.Module, opset: int) -> bytes:
             strip_metadata(model)
             written = {each.domain: each.version for each in model.opset_import}
             if written.get("", 0) != opset:
-                raise ExportError(f"the exporter wrote opset {written.get('')} where {opset} was asked for")
+                raise ExportError(f"torch.onnx wrote opset {written.get('')} instead of {opset}")
             return serialized(model)
         except ExportError:
             raise
