@@ -212,13 +212,13 @@ def test_the_bar_of_an_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://me:secret@"))
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://me:p%40ss%C3%BC%3A@"))
     monkeypatch.setenv("no_proxy", "direct.example")
     server.script[:] = [good()]
     assert fetch("fcn_resnet50", url="http://mirror.invalid", folder=tmp_path).sha256 == DIGEST
     [(path, headers)] = server.seen
     assert path == f"http://mirror.invalid/{ROW.file}"
-    assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
+    assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode("me:p@ssü:".encode()).decode()
 
 
 def test_a_proxy_that_does_not_respond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import string
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.client import HTTPException, RemoteDisconnected
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -194,6 +194,8 @@ def _manager(url: str) -> urllib3.PoolManager:
         return urllib3.PoolManager()
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     login = urllib3.util.parse_url(proxy).auth
+    if login:
+        login = unquote(login, encoding="latin-1")  # make_headers encodes latin-1, which restores the bytes
     return urllib3.ProxyManager(proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=login) if login else None)
 
 
