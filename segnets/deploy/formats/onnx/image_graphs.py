@@ -138,7 +138,7 @@ def _weighted_sum(pixels: Value, axis: int, index: Value, weight: Value, fused: 
 
 
 def _antialias_taps(numbers: Value, scale: Value, old: Value, cubic: bool) -> tuple[Value, Value, Value]:
-    """Return index, weight and fused of the pixels under a triangle or cubic filter that is as wide as an output pixel."""
+    """Return index, weight and fused of the pixels under a triangle or cubic filter as wide as an output pixel."""
     program = numbers.program
     stretch = scale.most(1.0)
     support, inverse = stretch * (2.0 if cubic else 1.0), program.constant("float", 1.0) / stretch
