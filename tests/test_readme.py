@@ -29,9 +29,9 @@ def block(kind: str, word: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a checkpoint of torchvision's reference script and a photograph, as the README assumes."""
-    folder = tmp_path_factory.mktemp("desk")
+    folder = tmp_path_factory.mktemp("workspace")
     model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
     randomise_(model)
     state = {"model": model.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=0.01)}
@@ -41,33 +41,33 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train(desk: Path) -> None:
-    run([sys.executable, "-W", "error", "-c", block("python", "optimizer")], desk)
-    assert (desk / "mine.safetensors").exists()
+def test_train(workspace: Path) -> None:
+    run([sys.executable, "-W", "error", "-c", block("python", "optimizer")], workspace)
+    assert (workspace / "mine.safetensors").exists()
 
 
-def test_other_networks(desk: Path) -> None:
-    out = run([sys.executable, "-W", "error", "-c", block("python", "freeze_backbone")], desk)
+def test_other_networks(workspace: Path) -> None:
+    out = run([sys.executable, "-W", "error", "-c", block("python", "freeze_backbone")], workspace)
     assert "pspnet_resnet152" in out
     assert "'norm_layer': 'batch'" in out
 
 
-def test_convert(desk: Path) -> None:
-    out = run(["bash", "-euc", block("bash", "weights-tools")], desk)
+def test_convert(workspace: Path) -> None:
+    out = run(["bash", "-euc", block("bash", "weights-tools")], workspace)
     assert "lraspp_mobilenet_v3_large" in out
-    assert (desk / "weights.safetensors").exists()
+    assert (workspace / "weights.safetensors").exists()
 
 
 @needs_compiler
-def test_deploy(desk: Path) -> None:
+def test_deploy(workspace: Path) -> None:
     """Run `make cpp` where the Makefile is, and the rest in the reader's folder."""
-    if not (desk / "weights.safetensors").exists():
-        test_convert(desk)
-    (desk / "build").symlink_to(ROOT / "build")
-    out = blocks.bash(block("bash", "segnets export"), desk)
+    if not (workspace / "weights.safetensors").exists():
+        test_convert(workspace)
+    (workspace / "build").symlink_to(ROOT / "build")
+    out = blocks.bash(block("bash", "segnets export"), workspace)
     assert "passed" in out
-    if list((desk / "site-packages").glob("segnets_native.*")):  # built where Python has its headers
+    if list((workspace / "site-packages").glob("segnets_native.*")):  # built where Python has its headers
         code = 'import sys; sys.path.insert(0, "site-packages")\n' + block("python", "segnets_native")
-        run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (480, 640)"], desk)
-    with Image.open(desk / "mask.pgm") as mask, Image.open(desk / "overlay.ppm") as overlay:
+        run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (480, 640)"], workspace)
+    with Image.open(workspace / "mask.pgm") as mask, Image.open(workspace / "overlay.ppm") as overlay:
         assert mask.size == overlay.size == (120, 90)

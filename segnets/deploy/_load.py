@@ -101,7 +101,7 @@ class Exported:
         """Check that the image is a tensor on a device that the file runs on; a compiled model would crash.
 
         Raises:
-            ImageError: If it is not.
+            ImageError: If it is not a tensor, or on another device.
         """
         if not isinstance(image, Tensor):
             raise ImageError(

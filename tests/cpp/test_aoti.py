@@ -30,7 +30,7 @@ def test_the_golden_pair(build: Path, compiled: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # the temporary file that it was loaded from is gone
 
 
-def test_the_mask_equals_pythons(build: Path, compiled: Path, tmp_path: Path, native: Any) -> None:
+def test_the_mask_equals_that_of_python(build: Path, compiled: Path, tmp_path: Path, native: Any) -> None:
     image = random_image(47, 65)
     expected = load_exported(compiled).segment(image)[0].numpy()
     run(build, compiled, write_ppm(tmp_path / "image.ppm", image), tmp_path / "mask.pgm")

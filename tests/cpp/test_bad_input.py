@@ -18,7 +18,7 @@ from tests.cpp.common import fails, run, write_ppm
 from tests.deploy.common import break_compressed, compressed, random_image, random_model, rewrite
 
 
-def test_wrong_calls(build: Path) -> None:
+def test_invalid_arguments(build: Path) -> None:
     fails(build, "expected MODEL IMAGE OUT, got 0 names", code=2)
     fails(build, "--colour: unknown option", "--colour", code=2)
     fails(build, "--repeat x: expected an integer, 1..1000000", "a", "b", "c", "--repeat", "x", code=2)

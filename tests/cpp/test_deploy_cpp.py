@@ -39,9 +39,9 @@ def bash(code: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def desk(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the reader's folder, after the first block of the page."""
-    folder = tmp_path_factory.mktemp("desk")
+    folder = tmp_path_factory.mktemp("workspace")
     model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
     randomise_(model)
     torch.save(model.state_dict(), folder / "checkpoint.pth")
@@ -56,38 +56,38 @@ def desk(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_project_that_finds_the_installed_library(desk: Path) -> None:
-    bash(block("bash", "cmake --install"), desk)
-    (desk / "camera" / "CMakeLists.txt").write_text(block("cmake", "find_package(segnets REQUIRED)"))
-    (desk / "camera" / "main.cpp").write_text(block("cpp", "int main"))
-    out = bash(block("bash", "cmake -S camera"), desk)
+def test_a_project_that_finds_the_installed_library(workspace: Path) -> None:
+    bash(block("bash", "cmake --install"), workspace)
+    (workspace / "camera" / "CMakeLists.txt").write_text(block("cmake", "find_package(segnets REQUIRED)"))
+    (workspace / "camera" / "main.cpp").write_text(block("cpp", "int main"))
+    out = bash(block("bash", "cmake -S camera"), workspace)
     assert "top left: class " in out
-    image = torch.from_numpy(np.asarray(Image.open(desk / "photo.ppm")).copy())[None]
-    exported = load_exported(desk / "model.ts")
-    assert np.array_equal(read_pnm(desk / "mask2.pgm"), exported.segment(image)[0].numpy())
+    image = torch.from_numpy(np.asarray(Image.open(workspace / "photo.ppm")).copy())[None]
+    exported = load_exported(workspace / "model.ts")
+    assert np.array_equal(read_pnm(workspace / "mask2.pgm"), exported.segment(image)[0].numpy())
     top, bottom = exported.segment(image[:, :45])[0, 0, 0], exported.segment(image[:, 45:])[0, 0, 0]
     assert f"top left: class {top}, bottom left: class {bottom}\n" in out
 
     # An installed library refuses another LibTorch.
-    config = desk / "installed" / "lib" / "cmake" / "segnets" / "segnetsConfig.cmake"
+    config = workspace / "installed" / "lib" / "cmake" / "segnets" / "segnetsConfig.cmake"
     config.write_text(config.read_text().replace(torch.__version__.partition("+")[0], "1.2.3"))
     with pytest.raises(AssertionError, match=r"built against LibTorch 1\.2\.3, and this is"):
-        bash(block("bash", "cmake -S camera").partition("cmake --build")[0], desk)
+        bash(block("bash", "cmake -S camera").partition("cmake --build")[0], workspace)
 
 
-def test_the_frame_of_opencv_compiles(desk: Path, build: Path) -> None:
+def test_the_frame_of_opencv_compiles(workspace: Path, build: Path) -> None:
     flags = subprocess.run(["pkg-config", "--cflags", "opencv4"], capture_output=True, text=True, check=False)
     if flags.returncode != 0:
         pytest.skip("no OpenCV (Debian and Ubuntu: install libopencv-dev)")
-    (desk / "frame.cpp").write_text(block("cpp", "on_frame"))
+    (workspace / "frame.cpp").write_text(block("cpp", "on_frame"))
     include = str(cmake.ROOT / "cpp" / "include")
-    run(["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-I", include, *flags.stdout.split(), "frame.cpp"], desk)
+    run(["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-I", include, *flags.stdout.split(), "frame.cpp"], workspace)
 
 
-def test_the_python_module(desk: Path, native: object) -> None:
-    out = run([sys.executable, "-W", "error", "-c", block("python", "segnets_native")], desk)
+def test_the_python_module(workspace: Path, native: object) -> None:
+    out = run([sys.executable, "-W", "error", "-c", block("python", "segnets_native")], workspace)
     assert out == ("lraspp_mobilenet_v3_large (90, 120) True\nimage: is float32, expected uint8, 0..255\n")
-    assert sorted(path.name.partition(".")[0] for path in (desk / "site-packages").iterdir()) == [
+    assert sorted(path.name.partition(".")[0] for path in (workspace / "site-packages").iterdir()) == [
         "segnets_native",
         "segnets_native-stubs",
     ]

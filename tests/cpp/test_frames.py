@@ -20,11 +20,11 @@ from tests.deploy.common import SMALL, random_image, random_model
 SIZE = (65, 97)
 FRAMES = 6  # more than the slots of the ring
 
-Desk = tuple[Path, Path, list[torch.Tensor]]
+Workspace = tuple[Path, Path, list[torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def desk(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def workspace(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return weights, their export, and images; image n is also in n.ppm in the folder of the weights."""
     folder = tmp_path_factory.mktemp("frames")
     segnets.save(random_model(num_classes=5), folder / "w.safetensors", preprocessing=SMALL)  # the weights of `small`
@@ -40,8 +40,8 @@ def start(*command: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_the_masks_equal_those_of_one_process(build: Path, desk: Desk, tmp_path: Path) -> None:
-    weights, exported, images = desk
+def test_the_masks_equal_those_of_one_process(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+    weights, exported, images = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
     files = [weights.parent / f"{i + 1}.ppm" for i in range(FRAMES)]
     consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
@@ -60,8 +60,8 @@ def test_the_masks_equal_those_of_one_process(build: Path, desk: Desk, tmp_path:
         assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in output
 
 
-def test_each_side_sees_the_state_of_the_other(build: Path, desk: Desk, tmp_path: Path) -> None:
-    weights, exported, _ = desk
+def test_each_side_sees_the_state_of_the_other(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+    weights, exported, _ = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
     image = weights.parent / "1.ppm"
     other = write_ppm(tmp_path / "other.ppm", random_image(10, 10))
@@ -80,8 +80,8 @@ def test_each_side_sees_the_state_of_the_other(build: Path, desk: Desk, tmp_path
     assert complaints == f"{rings[1]}: the Python program has ended. See its last lines.\n"
 
 
-def test_a_side_that_opened_only_one_ring_is_missed(build: Path, desk: Desk, tmp_path: Path) -> None:
-    weights, exported, _ = desk
+def test_a_side_that_opened_only_one_ring_is_missed(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+    weights, exported, _ = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
     producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, weights.parent / "1.ppm")
     segnets.FrameRing.open(rings[0], timeout=60).close()
@@ -89,8 +89,8 @@ def test_a_side_that_opened_only_one_ring_is_missed(build: Path, desk: Desk, tmp
     assert complaints == f"{rings[0]}: the Python program has ended. See its last lines.\n"
 
 
-def test_calls_that_the_producer_refuses(build: Path, desk: Desk, tmp_path: Path) -> None:
-    weights, exported, _ = desk
+def test_calls_that_the_producer_refuses(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+    weights, exported, _ = workspace
     image = weights.parent / "1.ppm"
     (tmp_path / "cut.ts").write_bytes(exported.read_bytes()[:5000])
     for model, folder, message in (

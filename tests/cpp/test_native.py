@@ -19,7 +19,7 @@ from tests.deploy.common import random_image
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (65, 97), (1, 1), (1, 300), (300, 1)])
-def test_the_mask_equals_pythons(height: int, width: int, native: Any, small: Path) -> None:
+def test_the_mask_equals_that_of_python(height: int, width: int, native: Any, small: Path) -> None:
     image = random_image(height, width)[0].numpy()
     mask = native.Model(small).segment(image)
     assert (mask.dtype, mask.shape) == (np.uint8, (height, width))

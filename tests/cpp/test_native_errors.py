@@ -39,7 +39,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_paths_that_are_not_images(name: str, native: Any, tiny: Path) -> None:
+def test_inputs_that_are_not_images(name: str, native: Any, tiny: Path) -> None:
     make, message = BAD[name]
     model = native.Model(tiny)
     for call in (model.segment, model.logits):

@@ -46,7 +46,7 @@ def save_turned(image: Image.Image, path: Path) -> None:
         ("transparent.png", lambda image, path: image.convert("RGBA").save(path)),
     ],
 )
-def test_the_mask_of_an_image_file_is_pythons(
+def test_the_mask_of_an_image_file_equals_that_of_python(
     name: str,
     save: Callable[[Image.Image, Path], object],
     with_opencv: Path,
@@ -84,6 +84,6 @@ def test_a_jpeg_with_trailing_bytes(with_opencv: Path, photo: Image.Image, small
     assert run(with_opencv, small, tmp_path / "i.jpg", tmp_path / "m.pgm").returncode == 0
 
 
-def test_pages_and_text(with_opencv: Path, small: Path, tmp_path: Path) -> None:
+def test_a_web_page_is_refused(with_opencv: Path, small: Path, tmp_path: Path) -> None:
     (tmp_path / "i.jpg").write_text("<!DOCTYPE html>")
     fails(with_opencv, "is not an image, or a damaged one", small, tmp_path / "i.jpg", tmp_path / "m.pgm")

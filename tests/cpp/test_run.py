@@ -21,7 +21,7 @@ SIZES = [(64, 80), (65, 97), (33, 130), (1, 1), (1, 300), (300, 1), (200, 301)]
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_the_mask_equals_pythons(height: int, width: int, build: Path, small: Path, tmp_path: Path) -> None:
+def test_the_mask_equals_that_of_python(height: int, width: int, build: Path, small: Path, tmp_path: Path) -> None:
     image = random_image(height, width)
     ppm = write_ppm(tmp_path / "i.ppm", image)
     result = run(build, small, ppm, tmp_path / "m.pgm", "--overlay", tmp_path / "o.ppm")
@@ -45,7 +45,7 @@ def test_the_mask_equals_pythons(height: int, width: int, build: Path, small: Pa
         Preprocessing(resize="fixed", size=(50, 60), interpolation="bicubic", mean=(0.4, 0.5, 0.6)),
     ],
 )
-def test_every_preprocessing_equals_pythons(preprocessing: Preprocessing, build: Path, tmp_path: Path) -> None:
+def test_every_preprocessing_equals_that_of_python(preprocessing: Preprocessing, build: Path, tmp_path: Path) -> None:
     export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=preprocessing, output="dict")
     image = random_image(65, 97, seed=3)
     result = run(build, tmp_path / "m.ts", write_ppm(tmp_path / "i.ppm", image), tmp_path / "m.pgm")
@@ -103,7 +103,7 @@ def test_two_threads_equal_two_threads_in_python(build: Path, small: Path, tmp_p
 
 
 @pytest.mark.parametrize("output", ["tensor", "dict"])
-def test_logits_equal_pythons(output: str, build: Path, tmp_path: Path) -> None:
+def test_logits_equal_those_of_python(output: str, build: Path, tmp_path: Path) -> None:
     export(random_model(num_classes=5), tmp_path / "m.ts", preprocessing=Preprocessing(size=50), output=output)
     image = random_image(65, 97, seed=4)
     ppm = write_ppm(tmp_path / "i.ppm", image)

@@ -196,7 +196,7 @@ def test_another_cpu_is_refused() -> None:
         check_cpu({**here, "machine": "z80"}, "m.pt2")
 
 
-def test_refused(tmp_path: Path) -> None:
+def test_refused_options(tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"output": "dict"}, "output='dict' needs format='torchscript'"),
         ({"target": "cpu"}, "target='cpu' needs format='torchscript'"),

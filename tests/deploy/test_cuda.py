@@ -68,7 +68,7 @@ def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.
         ({"dtype": "float16", "format": "onnx"}, "dtype='float16': format='onnx' takes"),
     ],
 )
-def test_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_refused_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
         export(calm_model(), tmp_path / "m.ts", **options)
     assert list(tmp_path.iterdir()) == []

@@ -152,7 +152,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str, tmp_pa
 
 
 class Wrapper(nn.Module):
-    """A model around one convolution, which no builder made."""
+    """A model of one convolution that was not made by a builder."""
 
     def __init__(self, tail: nn.Module) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ def test_verify_finds_another_model(small: Path) -> None:
         verify(small, against=random_model(num_classes=6))
 
 
-def test_users_who_run_with_warnings_as_errors_see_none(tmp_path: Path) -> None:
+def test_export_and_verify_emit_no_warnings(tmp_path: Path) -> None:
     program = (
         "import sys, torch; from segnets.registry import find_builder; from segnets.deploy import export, verify\n"
         "from segnets.preprocessing import Preprocessing\n"

@@ -26,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
-def test_later_calls_get_their_memory_back(tmp_path: Path) -> None:
+def test_later_calls_reuse_memory(tmp_path: Path) -> None:
     export(tiny(), tmp_path / "m.ts", preprocessing=SMALL)
 
     def pages(how: str) -> int:

@@ -203,7 +203,7 @@ def test_missing_packages_are_named(written: Path, tmp_path: Path, monkeypatch: 
         ({"dtype": "int8", "calibration": ".", "format": "aoti"}, "dtype='int8' needs format='onnx'"),
     ],
 )
-def test_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_refused_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
         export(tiny(), tmp_path / "m.onnx", **{"format": "onnx", **options})
     assert list(tmp_path.iterdir()) == []

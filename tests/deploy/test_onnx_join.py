@@ -23,7 +23,7 @@ from segnets.preprocessing import Preprocessing
 from segnets.segmenter import segment
 from tests.deploy.common import random_image, tiny
 
-RULES = (
+PREPROCESSINGS = (
     Preprocessing(size=64, channel_order="BGR"),
     Preprocessing(resize="fixed", size=(50, 90), interpolation="bicubic"),
     Preprocessing(resize="none", mean=(0.5, 0.4, 0.3)),
@@ -34,12 +34,12 @@ RULES = (
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export the tiny model with the first preprocessing, for tests that only read or copy the file."""
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
-    export(tiny(), path, format="onnx", preprocessing=RULES[0])
+    export(tiny(), path, format="onnx", preprocessing=PREPROCESSINGS[0])
     return path
 
 
-@pytest.mark.parametrize("preprocessing", RULES, ids=lambda rule: rule.resize)
-def test_masks_equal_the_exports(preprocessing: Preprocessing, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=lambda each: each.resize)
+def test_masks_equal_those_of_the_export(preprocessing: Preprocessing, tmp_path: Path) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     export(tiny(), source, format="onnx", preprocessing=preprocessing)
     assert join_onnx(source, target) == tuple(batch * height * width for batch, height, width in SHAPES)
@@ -55,7 +55,7 @@ def test_masks_equal_the_exports(preprocessing: Preprocessing, tmp_path: Path) -
 
 def test_the_contract_is_stored_in_the_export(tmp_path: Path) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
-    export(tiny(), source, format="onnx", preprocessing=RULES[0], classes=["a", "b", "c", "d", "e"])
+    export(tiny(), source, format="onnx", preprocessing=PREPROCESSINGS[0], classes=["a", "b", "c", "d", "e"])
     join_onnx(source, target)
     entries = {each.key: each.value for each in onnx.load(target).metadata_props}
     assert json.loads(entries["segnets.json"])["classes"] == ["a", "b", "c", "d", "e"]
@@ -91,7 +91,7 @@ def test_other_exports(options: dict[str, Any], tmp_path: Path) -> None:
         Image.fromarray(random_image(64, 80)[0].numpy()).save(tmp_path / "a.png")
         Image.fromarray(random_image(64, 80, seed=1)[0].numpy()).save(tmp_path / "b.png")
         options |= {"calibration": tmp_path, "minimum_agreement": 0}
-    export(model, source, format="onnx", preprocessing=RULES[1], **options)
+    export(model, source, format="onnx", preprocessing=PREPROCESSINGS[1], **options)
     join_onnx(source, target)
     assert onnx.load(target).opset_import[0].version == options.get("opset", 20)
 

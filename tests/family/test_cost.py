@@ -35,7 +35,7 @@ def test_torchvision_publishes_the_same(name: str) -> None:
     assert f"{counted.multiply_adds / 1e9:.3f}" == f"{theirs['_ops']:.3f}"
 
 
-def test_by_hand() -> None:
+def test_counts_computed_by_hand() -> None:
     """One 3x3 convolution with stride 2 and one 1x1 convolution."""
     layers = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
     model = segnets.SegmentationModel(IntermediateLayerGetter(layers, {"2": "out"}), nn.Conv2d(8, 5, 1))

@@ -185,7 +185,7 @@ def test_a_converted_checkpoint_computes_the_same_with_its_recorded_options(tmp_
 
 
 @pytest.mark.parametrize("flags", [{"bgr_to_rgb": True}, {"rgb_to_bgr": True}, {}], ids=str)
-def test_images_of_mmseg(flags: dict[str, bool]) -> None:
+def test_preprocessing_of_mmseg(flags: dict[str, bool]) -> None:
     from mmengine.config import Config
 
     images = {"type": "SegDataPreProcessor", "mean": [1.0, 20.0, 200.0], "std": [50.0, 60.0, 70.0], **flags}

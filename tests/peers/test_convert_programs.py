@@ -33,7 +33,7 @@ RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 
 
 class Classifier(nn.Module):
-    """VainF's DeepLabHead: torchvision's, one module deeper."""
+    """VainF's DeepLabHead, which has torchvision's layers inside another module."""
 
     def __init__(self, channels: int, rates: tuple[int, ...]) -> None:
         super().__init__()

@@ -137,7 +137,7 @@ def test_a_weights_file_sets_the_card(trained: nn.Module, tmp_path: Path) -> Non
         segnets.fcn_resnet50(weights=tmp_path / "w.safetensors")
 
 
-def test_other_classes_than_the_weights(trained: nn.Module) -> None:
+def test_another_number_of_classes_than_the_weights(trained: nn.Module) -> None:
     with pytest.warns(UserWarning, match="21 classes and the model 5") as caught:
         model = segnets.create_model(NAME, weights=trained.state_dict(), num_classes=5)
     assert [warning.filename for warning in caught] == [__file__]
@@ -168,7 +168,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
         segnets.create_model(NAME, weights=tmp_path / "pipe")
 
 
-def test_a_file_with_more_in_it_than_weights(trained: nn.Module, tmp_path: Path) -> None:
+def test_a_file_with_more_than_weights(trained: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "run.pth"
     torch.save({"model": trained.state_dict(), "epoch": 3}, path)
     with pytest.raises(

@@ -99,7 +99,7 @@ def test_the_same_model_gives_the_same_bytes_and_other_libraries_read_them(model
     }
 
 
-def test_half_precision_stays(model: nn.Module, tmp_path: Path) -> None:
+def test_half_precision_is_kept(model: nn.Module, tmp_path: Path) -> None:
     half = segnets.lraspp_mobilenet_v3_large(num_classes=3).to(torch.bfloat16)
     segnets.save(half, tmp_path / "w.safetensors")
     loaded = segnets.load(tmp_path / "w.safetensors")
@@ -251,7 +251,7 @@ def test_files_that_are_not_weights_files(tmp_path: Path, model: nn.Module) -> N
         (lambda d: d["preprocessing"].update(resize="sideways"), "its description is damaged"),
     ],
 )
-def test_a_description_that_is_wrong(
+def test_a_wrong_description(
     model: nn.Module, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     segnets.save(model, tmp_path / "good.safetensors")

@@ -181,7 +181,7 @@ def relative_margin(logits: Tensor) -> Tensor:
         logits: Logits, (N, C, H, W).
 
     Returns:
-        Margin of each pixel, (N, H, W); 1 where there is only one class.
+        Margin of each pixel, (N, H, W); 1 if there is only one class.
     """
     if logits.shape[1] == 1:
         return torch.ones_like(logits[:, 0])

@@ -97,7 +97,7 @@ class Format(Protocol):
         """Check that the format supports these options on this machine.
 
         Raises:
-            ExportError: If it does not.
+            ExportError: If an option is not supported.
         """
 
     def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:

@@ -63,7 +63,7 @@ def check_onednn(dtype: str, where: str) -> None:
     """Check that this LibTorch has oneDNN, and that it computes in `dtype` on this CPU.
 
     Raises:
-        ExportError: If not.
+        ExportError: If LibTorch lacks oneDNN, or oneDNN does not support `dtype` here.
     """
     if not torch.backends.mkldnn.is_available():
         raise ExportError(

@@ -34,7 +34,7 @@ def static_weight_layouts() -> Iterator[None]:
     """Lay out convolution weights while compiling, for the traced image size, although other sizes are allowed.
 
     For dynamic sizes, torch lays out the weights in every call, which costs ResNets a tenth of their time. Results are
-    right for every size: oneDNN accepts weights in any layout, and changes the layout where a size needs another one.
+    right for every size: oneDNN accepts weights in any layout, and changes the layout if a size needs another one.
     With other versions of torch, this does nothing.
     """
     if not CAN_ADAPT:

@@ -51,10 +51,10 @@ class Aoti:
     """The format "aoti"."""
 
     def check(self, options: ExportOptions) -> None:
-        """Check that AOTInductor supports these options, and that this torch has a working one.
+        """Check that AOTInductor supports these options, and that this torch has a working version of it.
 
         Raises:
-            ExportError: If not.
+            ExportError: If an option is not supported, or torch is too old.
         """
         refuse_torchscript_options("aoti", options, "a compiled model is always bound to a CPU")
         refuse_onnx_options("aoti", options)

@@ -35,7 +35,7 @@ class TorchScript:
         """Check that TorchScript supports these options on this machine.
 
         Raises:
-            ExportError: If it does not.
+            ExportError: If an option is not supported.
         """
         refuse_onnx_options("torchscript", options)
         if options.device == "cuda":

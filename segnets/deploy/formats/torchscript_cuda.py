@@ -21,7 +21,7 @@ def check(target: str, dtype: str, output: str) -> None:
     """Check that a model can be exported for CUDA with these options, and verified here.
 
     Raises:
-        ExportError: If it can't.
+        ExportError: If an option is not supported, or there is no GPU.
     """
     if target != "portable":
         raise ExportError(f"target={target!r} is for CPUs; device='cuda' needs target='portable'")
@@ -36,7 +36,7 @@ def check_available(what: str) -> None:
     """Check that there is a GPU.
 
     Args:
-        what: Subject that needs it, for the message.
+        what: Feature that needs the GPU, for the message.
 
     Raises:
         ExportError: If CUDA finds none.

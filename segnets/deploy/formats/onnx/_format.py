@@ -35,7 +35,7 @@ class Onnx:
         """Check that ONNX supports these options, and that its packages are installed.
 
         Raises:
-            ExportError: If not.
+            ExportError: If an option is not supported, or a package is missing.
         """
         refuse_torchscript_options("onnx", options, "an ONNX file runs everywhere")
         if options.dtype not in ("float32", "int8"):

@@ -48,7 +48,7 @@ def check_size(size: int) -> None:
     """Check that one ONNX file can hold this many bytes.
 
     Raises:
-        ExportError: If it can't.
+        ExportError: If there are too many bytes.
     """
     if size > MAX_BYTES:
         raise ExportError(

@@ -24,7 +24,7 @@ def check_opset(opset: object) -> int:
     """Return `opset` if exports support it.
 
     Raises:
-        ExportError: If they don't.
+        ExportError: If exports don't support this opset.
     """
     if not isinstance(opset, int) or isinstance(opset, bool) or not OPSETS[0] <= opset <= OPSETS[1]:
         raise ExportError(f"opset={opset!r}: expected {OPSETS[0]}..{OPSETS[1]}; {DEFAULT_OPSET} when left out")

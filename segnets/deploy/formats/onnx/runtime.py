@@ -25,11 +25,11 @@ def check_installed(needed: str, *names: str) -> None:
     """Check that packages are installed.
 
     Args:
-        needed: Subject that needs them, for the message.
-        *names: Packages.
+        needed: Feature that needs the packages, for the message.
+        *names: Names of the packages.
 
     Raises:
-        ExportError: If one is not.
+        ExportError: If a package is not installed.
     """
     if missing := [name for name in names if util.find_spec(name) is None]:
         verb = "is" if len(missing) == 1 else "are"
