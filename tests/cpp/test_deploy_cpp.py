@@ -75,7 +75,7 @@ def test_a_project_that_finds_the_installed_library(workspace: Path) -> None:
         bash(block("bash", "cmake -S camera").partition("cmake --build")[0], workspace)
 
 
-def test_the_frame_of_opencv_compiles(workspace: Path, build: Path) -> None:
+def test_the_opencv_example_compiles(workspace: Path, build: Path) -> None:
     flags = subprocess.run(["pkg-config", "--cflags", "opencv4"], capture_output=True, text=True, check=False)
     if flags.returncode != 0:
         pytest.skip("no OpenCV (Debian and Ubuntu: install libopencv-dev)")

@@ -80,7 +80,9 @@ def test_each_side_sees_the_state_of_the_other(build: Path, workspace: Workspace
     assert complaints == f"{rings[1]}: the Python program has ended. See its last lines.\n"
 
 
-def test_a_side_that_opened_only_one_ring_is_missed(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_side_that_left_before_opening_both_rings_is_noticed(
+    build: Path, workspace: Workspace, tmp_path: Path
+) -> None:
     weights, exported, _ = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
     producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, weights.parent / "1.ppm")

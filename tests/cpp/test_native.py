@@ -93,7 +93,7 @@ def test_numpy_copies_neither_pixels_nor_mask(name: str, native: Any, tiny: Path
         assert peak < mask.nbytes
 
 
-def test_the_mask_is_the_networks_own_memory_and_outlives_it(native: Any, tiny: Path) -> None:
+def test_the_mask_is_not_copied_and_outlives_the_model(native: Any, tiny: Path) -> None:
     model = native.Model(tiny)
     image = picture(20, 30, 3)
     mask, want = model.segment(image), expected(tiny, image)

@@ -92,7 +92,7 @@ def test_python_threads_share_one_model(native: Any, small: Path) -> None:
     assert right == [True] * 20
 
 
-def test_ten_thousand_calls_leave_nothing_behind(build: Path, native: Any, tiny: Path) -> None:
+def test_ten_thousand_calls_leak_no_memory(build: Path, native: Any, tiny: Path) -> None:
     """Neither masks, logits, copies nor errors leak. A leaked mask of 10 kB per call would add up to 100 MB."""
     code = (
         f"import numpy as np, segnets_native\n"

@@ -115,7 +115,7 @@ def test_logits_equal_those_of_python(output: str, build: Path, tmp_path: Path) 
     assert np.array_equal(logits, exported.logits(exported.preprocess(image)).numpy())
 
 
-def test_the_contract_of_the_default_preprocessing(build: Path, tmp_path: Path) -> None:
+def test_an_overlay_without_a_palette_has_voc_colours(build: Path, tmp_path: Path) -> None:
     """Without class names and colours, the overlay has the VOC colour map."""
     export(random_model(num_classes=21, seed=4), tmp_path / "m.ts", preprocessing=SMALL)
     image = random_image(40, 50)

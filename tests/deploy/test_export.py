@@ -99,7 +99,7 @@ def test_a_model_in_training_mode_is_exported_in_eval_mode_and_not_changed(tmp_p
     assert torch.equal(exported.segment(random_image(30, 40)), segment(model.eval(), random_image(30, 40), SMALL))
 
 
-def test_folding_costs_no_more_than_float32_itself() -> None:
+def test_folding_error_is_comparable_to_float32_rounding() -> None:
     plain_error, folded_error = 0.0, 0.0
     for seed in range(4):
         model = random_model("deeplabv3_mobilenet_v3_large", seed, num_classes=7)
@@ -123,7 +123,7 @@ def test_output_dict(tmp_path: Path) -> None:
     assert verify(tmp_path / "m.ts", against=model).passed
 
 
-def test_many_classes_give_a_mask_of_int16(tmp_path: Path) -> None:
+def test_many_classes_give_an_int16_mask(tmp_path: Path) -> None:
     export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=SMALL)
     mask = load_exported(tmp_path / "m.ts").segment(random_image(20, 30))
     assert mask.dtype == torch.int16
@@ -188,7 +188,7 @@ class Shared(nn.Module):
         return result
 
 
-def test_a_model_made_by_hand_exports(tmp_path: Path) -> None:
+def test_a_model_without_a_builder_is_exported(tmp_path: Path) -> None:
     report = export(Wrapper(nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.5))), tmp_path / "m.ts")
     assert (report.folded_batch_norms, report.removed_dropouts) == (1, 1)
     assert report.verification.contract.config.name == "Wrapper"

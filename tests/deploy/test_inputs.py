@@ -89,7 +89,7 @@ def test_a_reason_is_one_short_line() -> None:
     assert len(reason_of(RuntimeError("x" * 1000))) == 300
 
 
-def test_a_provenance_that_is_not_json(tmp_path: Path) -> None:
+def test_provenance_that_is_not_json(tmp_path: Path) -> None:
     model = random_model(num_classes=2)
     model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})
     with pytest.raises(ExportError, match=r"options or provenance can't be written as JSON: .*surrogates not allowed"):

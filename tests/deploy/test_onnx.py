@@ -241,7 +241,7 @@ def test_no_local_paths_and_the_same_bytes_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_means_are_poolings(tmp_path: Path) -> None:
+def test_means_become_poolings(tmp_path: Path) -> None:
     """Runtimes have fast kernels for the pooling of every gate, in 8 bits too."""
     model = calm_model("lraspp_mobilenet_v3_small", num_classes=5)
     gates = sum(isinstance(module, torch.nn.AdaptiveAvgPool2d) for module in model.modules())

@@ -63,7 +63,7 @@ def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
     assert 0 < measured.logits_difference < 0.2
 
 
-def test_int8_is_checked_later_too(in_8_bits: Path) -> None:
+def test_int8_is_verified_later(in_8_bits: Path) -> None:
     contract = read_contract(in_8_bits)
     assert contract.dtype == "int8"
     assert contract.quantization["images_measured"] == 2

@@ -96,7 +96,7 @@ def test_other_exports(options: dict[str, Any], tmp_path: Path) -> None:
     assert onnx.load(target).opset_import[0].version == options.get("opset", 20)
 
 
-def test_the_export_stays(plain: Path, tmp_path: Path) -> None:
+def test_the_export_is_not_overwritten(plain: Path, tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     shutil.copy(plain, source)
     before = source.read_bytes()

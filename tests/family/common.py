@@ -1,7 +1,7 @@
-"""All heads on all backbones, and the networks of an everyday test run.
+"""All heads on all backbones, and the networks of a default test run.
 
-Everyday networks are each head on the lightest ResNet and MobileNetV3, and one head on each other backbone with up to
-fifty million parameters. The rest of the product is marked `full`: it consists of the same parts and takes long.
+A default run covers each head on the lightest ResNet and MobileNetV3, and one head on each other backbone with up to
+fifty million parameters. The other combinations are marked `full`: they consist of the same parts and take long.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_torchvision_publishes_the_same(name: str) -> None:
+def test_the_numbers_equal_those_of_torchvision(name: str) -> None:
     """The numbers of torchvision include the auxiliary classifier and are for 520x520."""
     theirs = getattr(torchvision.models.segmentation, PUBLISHED[name]).DEFAULT.meta
     counted = cost(name, aux_loss=None if name.startswith("lraspp") else True)

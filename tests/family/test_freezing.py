@@ -85,7 +85,7 @@ def trained_parts(model: SegmentationModel) -> set[str]:
     return {name for name, child in model.named_children() if any(module.training for module in child.modules())}
 
 
-def test_heads_that_pool_the_whole_image_are_listed_above() -> None:
+def test_the_list_of_heads_that_pool_the_whole_image_is_complete() -> None:
     """They are the heads with a norm in that branch, by default or as an option."""
     assert [name for name in HEAD_NAMES if "pool_norm" in MODELS[f"{name}_{SMALL}"].resolve({})] == list(POOLING)
 
@@ -110,7 +110,7 @@ def test_an_optimizer_of_all_parameters_does_not_change_a_frozen_backbone() -> N
     assert not of_backbone(changed(model, before))
 
 
-def test_a_backbone_that_is_frozen_later_stops_at_once() -> None:
+def test_a_backbone_frozen_during_training_stops_at_once() -> None:
     """Gradients and momentum from earlier steps don't move it."""
     model = network(f"fcn_{SMALL}")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

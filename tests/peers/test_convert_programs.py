@@ -196,7 +196,7 @@ def test_the_converted_network_computes_the_same(conversion: Conversion, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["deeplabv3", "fcn"])
-def test_a_cpp_archive_with_torchvisions_names_may_be_either(kind: str, tmp_path: Path) -> None:
+def test_a_cpp_archive_with_torchvisions_names_is_ambiguous(kind: str, tmp_path: Path) -> None:
     """With torchvision's eps the outputs differ, so the layout can't be guessed."""
     conversion = navifra_case(kind, "resnet50")
     converted(conversion, tmp_path)

@@ -100,7 +100,7 @@ def test_the_converted_network_computes_the_same(conversion: Conversion, tmp_pat
     check(conversion, tmp_path)
 
 
-def test_a_plain_resnet_is_timms_on_request(tmp_path: Path) -> None:
+def test_a_plain_resnet_is_converted_as_timms_on_request(tmp_path: Path) -> None:
     """--layout timm gives the same network."""
     theirs = classifier("resnet18")
     plain = partial(lambda: theirs)

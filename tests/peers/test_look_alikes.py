@@ -84,7 +84,7 @@ def test_comparison_with_mmseg_notices_a_dilated_head(tmp_path: Path) -> None:
     assert not other.holds
 
 
-def test_every_resnet_and_mobilenet_of_timm_with_the_names_of_another_is_known() -> None:
+def test_all_look_alikes_in_timm_are_listed() -> None:
     """`NetworkTable.look_alikes` lists every model of these families that shares names and shapes with one of ours."""
     needs("timm")
     import timm

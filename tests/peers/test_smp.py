@@ -1,6 +1,6 @@
 """Parity with segmentation_models_pytorch: DeepLabV3, DeepLabV3+ and PSPNet, from image to logits.
 
-SMP dilates every convolution of a dilated stage, also in its first block, and resizes with align_corners=True.
+SMP dilates every convolution of a dilated stage, including the first block's, and resizes with align_corners=True.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def test_every_difference_is_named_at_once_and_nothing_changes(state: dict[str, 
 
 
 @pytest.mark.parametrize("key", ["classifier.4.weight", "classifier.4.bias"])
-def test_classes_that_disagree_among_themselves_are_an_error(state: dict[str, Tensor], key: str) -> None:
+def test_inconsistent_numbers_of_classes_are_an_error(state: dict[str, Tensor], key: str) -> None:
     wrong = dict(state) | {key: torch.zeros(7, *state[key].shape[1:])}
     with pytest.raises(segnets.WeightsError, match="1 of another shape"):
         segnets.load_weights(network(aux_loss=True), wrong)

@@ -68,7 +68,7 @@ def test_a_given_option_wins_with_a_warning(tmp_path: Path) -> None:
             torch.testing.assert_close(same.eval()(image())["out"], model(image())["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_without_options_means_torchvisions(tmp_path: Path) -> None:
+def test_a_file_without_options_has_those_of_torchvision(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     model = network("deeplabv3_mobilenet_v3_large")
     segnets.save(model, path)
@@ -122,7 +122,7 @@ def test_a_backbone_with_another_geometry_gives_a_warning(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
 @pytest.mark.parametrize("stem", ["plain", "deep"])
-def test_weights_for_three_channels_fit_another_number(
+def test_rgb_weights_adapt_to_other_numbers_of_channels(
     channels: int, stem: Literal["plain", "deep"], tmp_path: Path
 ) -> None:
     rgb = network("fcn_resnet18", stem=stem)
@@ -145,7 +145,7 @@ def test_weights_for_three_channels_fit_another_number(
     assert same_output(again, model, channels)
 
 
-def test_a_backbone_for_three_channels_fits_another_number() -> None:
+def test_an_rgb_backbone_adapts_to_other_numbers_of_channels() -> None:
     classifier = backbones.mobilenet_v3_small(num_classes=3)
     model = segnets.create_model("lraspp_mobilenet_v3_small", weights_backbone=classifier.state_dict(), in_channels=6)
     own = model.state_dict()["backbone.0.0.weight"]
@@ -160,7 +160,7 @@ def test_other_numbers_of_channels_are_not_adapted() -> None:
         segnets.create_model("fcn_resnet18", weights=four.state_dict())
 
 
-def test_frozen_and_plain_batch_norms_read_each_other(tmp_path: Path) -> None:
+def test_frozen_and_plain_batch_norms_load_each_others_weights(tmp_path: Path) -> None:
     plain = network("deeplabv3_resnet18")
     frozen = segnets.create_model("deeplabv3_resnet18", num_classes=4, norm_layer="frozen", head_norm_layer="frozen")
     report = segnets.load_weights(frozen, plain.state_dict())
@@ -211,7 +211,7 @@ DAMAGED: list[dict[str, Any]] = [{"bogus": 1}, {"num_classes": "x"}, {"num_class
 
 
 @pytest.mark.parametrize("options", [*DAMAGED, {"head_channels": 1 << 19}, {"num_classes": 5}], ids=str)
-def test_damaged_options_are_one_line_with_the_file_and_change_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+def test_damaged_options_give_a_one_line_error_and_change_nothing(options: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     segnets.save(network("fcn_resnet18"), path)
     with_options(path, options)
@@ -226,7 +226,7 @@ def test_damaged_options_are_one_line_with_the_file_and_change_nothing(options: 
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_warning_that_is_an_error_leaves_a_whole_model(tmp_path: Path) -> None:
+def test_a_warning_raised_as_an_error_leaves_a_loaded_model(tmp_path: Path) -> None:
     segnets.save(network("fcn_resnet18", output_stride=16), tmp_path / "w.safetensors", classes=["a", "b", "c", "d"])
     model = segnets.create_model("fcn_resnet18", num_classes=4)
     with pytest.raises(UserWarning, match="output_stride=16"):  # pytest turns warnings into errors here
@@ -279,7 +279,7 @@ def test_classifiers_with_another_geometry_give_a_warning(tmp_path: Path) -> Non
         segnets.create_model("fcn_mobilenet_v3_small", norm_eps=1e-5, weights_backbone=tmp_path / "m.safetensors")
 
 
-def test_a_classifier_whose_norm_is_a_function_is_not_saved_as_another(tmp_path: Path) -> None:
+def test_a_classifier_with_a_norm_function_is_not_saved(tmp_path: Path) -> None:
     model = backbones.mobilenet_v3_small(norm_layer=lambda channels: nn.BatchNorm2d(channels, eps=0.1))
     with pytest.raises(segnets.WeightsError, match="has no config, so a file could not"):
         segnets.save(model, tmp_path / "w.safetensors")

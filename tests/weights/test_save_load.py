@@ -37,7 +37,7 @@ def model() -> segnets.SegmentationModel:
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"])
-def test_a_saved_model_comes_back_with_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_same_bits(name: str, tmp_path: Path) -> None:
     network = segnets.create_model(name, num_classes=3, aux_loss=not name.startswith("lraspp"))
     randomise_(network)
     segnets.save(network, tmp_path / "w.safetensors", **CARD)
@@ -56,7 +56,7 @@ def test_a_saved_model_comes_back_with_the_same_bits(name: str, tmp_path: Path) 
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def test_a_loaded_model_trains_and_its_file_stays_as_it_is(model: nn.Module, tmp_path: Path) -> None:
+def test_training_a_loaded_model_does_not_change_its_file(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     segnets.save(model, path)
     before = path.read_bytes()

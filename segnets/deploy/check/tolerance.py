@@ -140,7 +140,7 @@ def compare_quantized(
 ) -> tuple[Comparison, ...]:
     """Compare an int8 network with a float32 model on an image, at the sizes and batches of `compare`.
 
-    Neither noise nor the largest difference would do: int8 clips values that calibration on photographs never saw.
+    Noise and the largest difference are unsuitable, because int8 clips values outside the range of calibration.
 
     Args:
         candidate: As for `compare`.

@@ -70,7 +70,7 @@ class Container(Protocol):
     kind: str
 
     def read(self, name: str) -> bytes:
-        """Return the contents of one of our files in it.
+        """Return the contents of one of segnets' files in the container.
 
         Raises:
             ExportError: If there is no such file.
@@ -121,7 +121,7 @@ def golden_maker(preprocessing: Preprocessing, dtype: str) -> Callable[[nn.Modul
 
 
 def usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return the size that images mostly have at the network's input, (height, width)."""
+    """Return the typical size of images at the network's input, (height, width)."""
     if isinstance(preprocessing.size, tuple):
         return preprocessing.size
     side = preprocessing.size or DEFAULT_SHORT_SIDE

@@ -63,7 +63,7 @@ class ZipContainer:
             raise ExportError(f"{where}: {CONTRACT_FILE} is larger than any contract. Export the model again")
 
     def read(self, name: str) -> bytes:
-        """Return the contents of one of our files.
+        """Return the contents of one of segnets' files in the archive.
 
         Raises:
             ExportError: If the archive has no such file.

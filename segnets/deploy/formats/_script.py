@@ -89,8 +89,8 @@ def to_bytes(compiled: torch.jit.ScriptModule, extra_files: Mapping[str, bytes |
 def _without_debug_entries(archive: io.BytesIO) -> bytes:
     """Copy an archive without the entries that record where each line was compiled.
 
-    They hold absolute paths of this machine, which would be published and would make the bytes depend on them. LibTorch
-    needs them for longer messages only. torch's own writer aligns the tensors and renews checksums and archive id.
+    They hold absolute paths, which would be published and make the bytes depend on the machine. LibTorch
+    only uses them for longer error messages. torch's own writer aligns the tensors and renews checksums and archive id.
     """
     archive.seek(0)
     reader, result = torch._C.PyTorchFileReader(archive), io.BytesIO()

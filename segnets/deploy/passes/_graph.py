@@ -1,4 +1,4 @@
-"""Analyses of a network's data flow, made by running it once and watching its modules' inputs and outputs.
+"""Analyses of a network's data flow, from the inputs and outputs of its modules in one run.
 
 They don't depend on the names of modules or on their place in the network.
 """

@@ -48,7 +48,7 @@ def form_of(
         convolution: Convolution with its batch norm folded.
         input_shape: Shape (N, in, H, W) of its input.
         context: Deployment that the network is rewritten for.
-        activation: Activation in the same call, by oneDNN's name.
+        activation: oneDNN's name of the activation in the same call.
         adds: Whether the same call adds another feature map.
     """
     if context.format == "aoti" and list(input_shape[2:]) == [1, 1] and _is_matrix_product(convolution):
@@ -99,7 +99,7 @@ def choose_forms(network: nn.Module, context: Context) -> Outcome:
 
 
 class ConvAdd(nn.Module):
-    """A convolution to whose result another feature map is added before the activation.
+    """A convolution that adds another feature map to its result before the activation.
 
     (N, in, H, W), (N, out, H', W') -> (N, out, H', W').
     """

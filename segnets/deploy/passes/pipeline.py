@@ -68,7 +68,7 @@ class Rewritten:
         return sum(counts.values()) if kind is None else counts.get(kind, 0)
 
 
-# What every format needs: a simpler network of plain layers that still runs in torch.
+# Passes for every format. The simpler network has plain layers and still runs in torch.
 COMMON = (
     Pass(simplify.copy_for_evaluation, "First: the other passes change the network in place."),
     Pass(simplify.drop_aux_classifier, "Before fold_batch_norms, which would fold the classifier's norm in vain."),

@@ -103,7 +103,7 @@ class LogitsOnly(nn.Module):
 
 
 def require_segmentation_model(network: nn.Module, context: Context) -> Outcome:
-    """Refuse a network whose parts are unknown.
+    """Refuse networks other than a SegmentationModel, because their parts are unknown.
 
     Raises:
         ExportError: If the network isn't a SegmentationModel.

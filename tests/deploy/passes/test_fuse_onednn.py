@@ -59,7 +59,7 @@ def test_every_convolution_is_fused() -> None:
         assert sum(isinstance(module, PackedConv | WinogradConv) for module in fused.modules()) == count
 
 
-def test_layers_that_do_not_run_stay_as_they_are() -> None:
+def test_layers_that_do_not_run_are_unchanged() -> None:
     model = calm_model(num_classes=5)
     model.unused = nn.Sequential(nn.Conv2d(3, 3, 3), Bottleneck(16, 4))
     fused = fused_for_cpu(model)

@@ -169,7 +169,7 @@ def test_passes_report_what_they_did(format_: str, target: str, dtype: torch.dty
     )
 
 
-def test_counts_of_a_rewriting() -> None:
+def test_counts_of_a_rewritten_network() -> None:
     rewritten = rewrite(calm_model("deeplabv3_resnet18", aux_loss=True), Context("torchscript", "cpu"))
     assert [each.name for each in rewritten.done] == ORDER["torchscript", "cpu"]
     assert rewritten.count("drop_aux_classifier") == 1

@@ -125,7 +125,7 @@ class OnnxContainer:
             raise ExportError(f"{where}: is ONNX, but has no {CONTRACT_FILE}: it was not made by segnets.export")
 
     def read(self, name: str) -> bytes:
-        """Return the contents of one of our files.
+        """Return the contents of one of segnets' files in the metadata.
 
         Raises:
             ExportError: If there is no such file, or it is not base64.
@@ -162,7 +162,7 @@ def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, memoryview]]:
         else:
             raise ValueError(f"a field of unknown kind {kind} at byte {start}")
         if end > len(view):
-            raise ValueError(f"the field at byte {start} goes beyond the end")
+            raise ValueError(f"the field at byte {start} extends past the end")
         yield key >> 3, start, view[at:end]
         at = end
 
@@ -171,7 +171,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 64, 7):
         if at >= len(view):
-            raise ValueError("it ends within a number")
+            raise ValueError("the data end within a number")
         byte = view[at]
         at += 1
         value |= (byte & 127) << shift
