@@ -98,8 +98,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     table = "\n".join(["| what | torchvision or copy | segnets | ratio |", "|---|---|---|---|", *rows])
-    text = f"# Loading, importing, converting\n\n{machine()}.\nMedians of {rounds} rounds, each candidate in a process "
-    text += f"of its own, taking turns; the disk cache is warm. `make bench` repeats the measurement.\n\n{table}\n"
+    text = (
+        f"# Loading, importing, converting\n\n{machine()}.\nMedians of {rounds} rounds. Candidates take turns, each in "
+    )
+    text += f"its own process, and the disk cache is warm. `make bench` repeats the measurement.\n\n{table}\n"
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(text)
     print(text)

@@ -16,7 +16,7 @@ from segnets.registry import HEADS, MODELS, build_described
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "models.md"
 BEGIN = "<!-- counted: python -m benchmarks.models --write -->"
-END = "<!-- end of what is counted -->"
+END = "<!-- end of counted -->"
 SIDE = 520
 
 # Papers of the backbones. Heads have theirs in their titles.

@@ -132,8 +132,8 @@ def main() -> None:
         randomise_(model)
         text = f"# One export in Python and in C++\n\n{machine()}.\n{NAME}, image {HEIGHT}x{WIDTH}, short side 520, "
         text += (
-            f"one thread per call.\nMedians of {rounds} rounds, {4 * rounds} for later calls; each candidate in a "
-            "process of its own, taking turns."
+            f"one thread per call.\nMedians of {rounds} rounds, {4 * rounds} for later calls. Candidates take turns, "
+            "each in its own process."
         )
         text += "\n`make bench-native` repeats the measurement.\n"
         for name, options in FILES.items():

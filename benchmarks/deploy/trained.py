@@ -1,10 +1,10 @@
-"""Train small-scale weights, to measure accuracy if no published weights are available.
+"""Train networks for a few minutes, to measure accuracy if no published weights are available.
 
     python -m benchmarks.deploy.trained IMAGES MASKS OUT [--networks ...] [--device cuda]
 
-Each network is trained from random weights for a few minutes, on a folder of photographs and a folder of masks with the
-same names. Masks are PNGs with a class id per pixel; 255 or the highest id is void. All files have one size, as in
-CamVid. The networks are far less accurate than published ones, but their weights and activations are not random.
+Each network is trained from random weights, on a folder of photographs and a folder of masks with the same names.
+Masks are PNGs with a class id per pixel; 255 or the highest id is void. All files have one size, as in CamVid. The
+networks are far less accurate than published ones, but their weights and activations are not random.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class LookAlike:
     Attributes:
         peer: Project that has the network.
         network: Name of the network.
-        build: Function that builds it; on the meta device where only names and shapes count.
+        build: Function that builds it, on the meta device if only names and shapes matter.
         message: Pattern of the refusal, or of the conversion's note if it is not refused.
         why: Reason, for docs/layouts.md.
         refused: Whether a conversion is refused.

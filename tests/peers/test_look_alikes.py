@@ -1,4 +1,4 @@
-"""Refuse networks that resemble supported ones, or note what the tensors cannot show."""
+"""Networks that resemble supported ones are refused, or noted if the tensors can't show the difference."""
 
 from __future__ import annotations
 

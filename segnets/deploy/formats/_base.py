@@ -1,7 +1,8 @@
-"""The protocol of an export format, and what formats share.
+"""The protocol of an export format, and helpers that formats share.
 
 An export takes two steps. A format first drafts a model, and refuses a model or an option that it does not support
-before anything is measured. Once golden pair and contract exist, it packs the draft into a file. This may take minutes.
+before anything is measured. Once the golden pair and the contract exist, it packs the draft into a file, which may
+take minutes.
 """
 
 from __future__ import annotations

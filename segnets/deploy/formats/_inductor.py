@@ -1,4 +1,4 @@
-"""Changes to torch's own compiler. They are made for one torch version, and while a model is compiled."""
+"""Patches of torch's compiler, for one torch version. They apply only while a model is compiled."""
 
 from __future__ import annotations
 

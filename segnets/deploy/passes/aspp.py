@@ -1,7 +1,7 @@
 """Passes for ASPP and other branches that pool the whole image.
 
 ASPP spreads its pooled branch over the feature map, concatenates it with the others, and projects it at every pixel,
-although it is the same everywhere. That is a fifth of the projection. Projected by itself, it costs nothing.
+although it is the same everywhere. That is a fifth of the projection. Projected separately, the branch costs nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from segnets.layers import ASPP, PooledBranch
 
 
 class PooledApart(nn.Module):
-    """An ASPP whose pooled branch is projected by itself. (N, in, H, W) -> (N, out, H, W). Scriptable.
+    """An ASPP whose pooled branch is projected separately. (N, in, H, W) -> (N, out, H, W). Scriptable.
 
     Args:
         aspp: Module for which `can_pool_apart` holds.
@@ -76,7 +76,7 @@ class FusedPooledApart(nn.Module):
 
 
 def pool_apart(network: nn.Module, _context: Context) -> Outcome:
-    """Project the pooled branch of every ASPP by itself."""
+    """Project the pooled branch of every ASPP separately."""
     modules = [(name, m) for name, m in network.named_modules() if type(m) is ASPP and can_pool_apart(m)]
     for name, module in modules:
         network.set_submodule(name, PooledApart(module))

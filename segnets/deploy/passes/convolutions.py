@@ -118,8 +118,8 @@ class ConvAdd(nn.Module):
 class OnePixelConv(nn.Module):
     """A 1x1 convolution of a pooled feature map as plain sums in float32. (N, in, 1, 1) -> (N, out, 1, 1).
 
-    The compiler turns the sums into a loop. oneDNN would reorder the weight in every call if the process has another
-    number of threads than the compiling one, which takes a third of LR-ASPP's time.
+    The compiler turns the sums into a loop. oneDNN would reorder the weight in every call if the process has
+    another number of threads than at compile time. That takes a third of LR-ASPP's time.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:

@@ -47,7 +47,7 @@ class ClassifiedFirst(nn.Module):
         self.high_classifier = head.high_classifier
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Compute logits (N, num_classes, H, W) in the size of the feature map "low"."""
+        """Compute logits (N, num_classes, H, W) at the size of the feature map "low"."""
         low = features["low"]
         high = features["high"]
         logits = self.high_classifier(self.cbr(high) * self.scale(high))  # (N, num_classes, h, w)

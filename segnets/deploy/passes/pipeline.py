@@ -71,7 +71,7 @@ class Rewritten:
 # Passes for every format. The simpler network has plain layers and still runs in torch.
 COMMON = (
     Pass(simplify.copy_for_evaluation, "First: the other passes change the network in place."),
-    Pass(simplify.drop_aux_classifier, "Before fold_batch_norms, which would fold the classifier's norm in vain."),
+    Pass(simplify.drop_aux_classifier, "Before fold_batch_norms, which would needlessly fold the classifier's norm."),
     Pass(simplify.remove_dropouts, "Before pool_apart, which splits ASPP's projection only if no dropout follows it."),
     Pass(simplify.fold_batch_norms, "Before every pass that replaces or splits a convolution."),
     Pass(lraspp.classify_before_resizing, "Anywhere: it reorders layers without changing them."),
