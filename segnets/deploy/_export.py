@@ -158,7 +158,7 @@ def export(
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:
-    """Write the file, read it back from the disk, compare, and only then give it its name."""
+    """Write the file under a temporary name, read it back, and rename it if it agrees with the model."""
     with atomic_write(target, overwrite=overwrite) as file:
         file.write(data)
         file.flush()

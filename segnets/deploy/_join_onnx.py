@@ -86,7 +86,7 @@ def _joined(data: bytes, where: str) -> bytes:
     container = OnnxContainer(data, where)
     graphs = [data, container.read(PREPROCESS), container.read(MASK)]
     try:
-        # The three use the same names for their values.
+        # All three graphs use the same names for their values.
         middle, before, after = (
             compose.add_prefix(onnx.load_from_string(graph), prefix)
             for graph, prefix in zip(graphs, ("network/", "before/", "after/"), strict=True)

@@ -170,7 +170,7 @@ LOOK_ALIKES = [
         "DepthwiseSeparableASPPHead",
         {"type": "DepthwiseSeparableASPPHead", "in_channels": 512, "c1_in_channels": 64, "c1_channels": 48},
         r"a DeepLabV3\+ of mmsegmentation",
-        "its DeepLabV3+ pools and fuses otherwise",
+        "its DeepLabV3+ pools and fuses differently",
     ),
     mmseg(
         "UPerHead",

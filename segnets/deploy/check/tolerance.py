@@ -1,6 +1,6 @@
 """Compare two networks' logits against a tolerance.
 
-Folding batch norms, and another CPU, change the last bits of float32. By how much depends on the network: from 1e-6 of
+Folding batch norms, and another CPU, change the last bits of float32. The change depends on the network: from 1e-6 of
 the largest logit in a ResNet to 4e-4 in a MobileNet with random weights. The tolerance is therefore estimated from the
 network itself: a float64 copy shows the plain model's rounding error, in float32 or in the half precision of the file.
 A file may differ from the plain model by a few times that error.

@@ -43,7 +43,7 @@ class Draft:
     """A model translated to a format, but not yet packed into a file.
 
     Attributes:
-        rewritten: The deployed network, and what the passes did.
+        rewritten: The deployed network, and the changes of each pass.
         contract: Fields of the contract that the format determines.
         golden: Function that makes the golden pair of a plain model in eval mode, in float32 on the CPU.
         pack: Function that returns the bytes of a file that holds the model and the given files, by name.

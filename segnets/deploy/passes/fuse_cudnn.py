@@ -31,7 +31,7 @@ class _Conv(nn.Module):
         self.widest = max(convolution.in_channels, convolution.out_channels)
 
     def _fits(self, x: Tensor) -> bool:
-        """Return whether cuDNN takes the input: on a GPU, with fewer elements than 32 bits count."""
+        """Return whether cuDNN takes the input: it is on a GPU, and its indices fit into 32 bits."""
         return x.is_cuda and x.shape[0] * self.widest * x.shape[2] * x.shape[3] < 2147483648
 
 
