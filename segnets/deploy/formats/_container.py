@@ -14,8 +14,8 @@ from segnets.deploy.formats._base import Container
 from segnets.deploy.formats.onnx.container import OnnxContainer, looks_like_onnx
 from segnets.errors import ExportError
 
-# Folder of our files in an archive of each kind. torch's loader reads everything in "extra" as text, so that a .pt2,
-# whose files are binary, needs another.
+# Folder of our files in an archive of each kind. torch's loader reads everything in "extra" as text, so a .pt2
+# with binary files needs another folder.
 FOLDERS = {"torchscript": "extra", "aoti": "segnets"}
 _MAX_CONTRACT_BYTES = 16 << 20
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # that LibTorch reads

@@ -1,4 +1,4 @@
-"""ASPP with its pooled branch apart, compared with the plain layers."""
+"""ASPP with its pooled branch projected separately, compared with the plain layers."""
 
 from __future__ import annotations
 

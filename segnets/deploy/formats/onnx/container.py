@@ -17,7 +17,7 @@ from segnets.deploy.contract import CONTRACT_FILE
 from segnets.errors import ExportError
 
 CHECKSUM = "segnets.sha256"
-JOINED = "segnets.joined"  # marks graphs written by `segnets.deploy._join_onnx`, which are no exports
+JOINED = "segnets.joined"  # marks graphs written by `segnets.deploy._join_onnx`, which are not exports
 MAX_BYTES = (1 << 31) - 1  # limit of protobuf
 _AGAIN = "Copy or export it again"
 # Field numbers, from onnx.proto.
