@@ -39,6 +39,10 @@ class Builder:
         published: Defaults of the published network that differ from those of its head. They hold at the published
             output stride, with the head's default variant.
         name: Name of the network, by default "<head>_<backbone>".
+
+    Raises:
+        TypeError: If a name in `published` is not an option.
+        ValueError: If `published` has a value that is not allowed.
     """
 
     head: HeadSpec
@@ -47,6 +51,7 @@ class Builder:
     name: str = ""
 
     def __post_init__(self) -> None:
+        check_values({name: value for name, value in self.published.items() if value is not None})
         object.__setattr__(self, "name", self.name or f"{self.head.name}_{self.backbone.name}")
 
     @property

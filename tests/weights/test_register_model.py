@@ -179,3 +179,10 @@ def test_a_function_is_not_a_builder() -> None:
 def test_a_name_is_registered_once(linear: HeadSpec) -> None:
     with pytest.raises(ValueError, match="name='linear': a network with this name is already registered"):
         segnets.register_model("linear", Builder(linear, resnet18))
+
+
+def test_published_defaults_are_checked_when_the_builder_is_made() -> None:
+    with pytest.raises(TypeError, match="unknown option 'head_chanels'"):
+        Builder(FCN, resnet18, {"head_chanels": 32})
+    with pytest.raises(ValueError, match="head_channels='32': expected an integer"):
+        Builder(FCN, resnet18, {"head_channels": "32"})
