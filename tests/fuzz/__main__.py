@@ -29,7 +29,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="fixes the inputs of the structure engine")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes at a time (default %(default)s)")
     parser.add_argument("--save-failures", type=Path, default=Path("build/fuzz"), metavar="DIR")
-    parser.add_argument("--no-extremes", action="store_true", help="leave out the files that take a second each")
     options = parser.parse_args()
     engines = [options.engine] if options.engine else list(ENGINES)
     if options.engine is None and importlib.util.find_spec("atheris") is None:
@@ -44,8 +43,7 @@ def main() -> int:
     for index, (engine, job) in enumerate(shares):
         part = options.executions // len(shares) + (index < options.executions % len(shares))
         task = {"engine": engine, "executions": part, "seed": options.seed * 1000 + job}
-        task |= {"extremes": index == 0 and not options.no_extremes, "failures": str(options.save_failures)}
-        tasks.append({**task, "folder": str(folder / f"{engine}-{job}")})
+        tasks.append({**task, "failures": str(options.save_failures), "folder": str(folder / f"{engine}-{job}")})
     lost: list[str] = []
     try:
         with ThreadPoolExecutor(options.jobs) as pool:

@@ -199,7 +199,6 @@ def main() -> None:
             importlib.import_module("tests.fuzz.reading")
     import torch
 
-    from tests.fuzz.extremes import all_extremes
     from tests.fuzz.reading import read
     from tests.fuzz.seeds import all_seeds
 
@@ -210,8 +209,6 @@ def main() -> None:
     target.warm_up([seed.data for seed in seeds])
     cap_memory(_ADDRESS_SPACE)
     session = Session(target, task)
-    for data in all_extremes() if task["extremes"] else ():
-        session.execute(data)
     (run_structure if task["engine"] == "structure" else run_coverage)(session, seeds, task["seed"])
 
 

@@ -19,16 +19,17 @@ _ABOUT = MAX_OPCODES * 9 // 10
 _TEXT = 60 << 20
 
 
-def all_extremes() -> Iterator[bytes]:
-    """Yield each file when it is asked for; together they would fill the memory."""
-    for _, pickle in _pickles():
-        yield _zip(b"\x80\x02" + pickle + b".")
-    yield LEGACY_MAGIC + b"\x80\x02M\xe9\x03.\x80\x02}.\x80\x02" + b"K\1" * (MAX_STACK - 1) + b".\x80\x02]."
+def costliest_files() -> Iterator[tuple[str, bytes]]:
+    """Yield each file, with what it holds, when it is asked for; together they would fill the memory."""
+    for name, pickle in _pickles():
+        yield name, _zip(b"\x80\x02" + pickle + b".")
+    legacy = LEGACY_MAGIC + b"\x80\x02M\xe9\x03.\x80\x02}.\x80\x02" + b"K\1" * (MAX_STACK - 1) + b".\x80\x02]."
+    yield "a legacy file of many numbers", legacy
     entries = [Entry(b"archive/data.pkl", b"\x80\x02}.")]
     entries += [Entry(b"archive/data/%d" % index, b"a") for index in range(MAX_ENTRIES - 1)]
-    yield Document("zip", entries=entries, aligned=False).to_bytes()
-    for _, header in _headers():
-        yield len(header).to_bytes(8, "little") + header
+    yield "many entries", Document("zip", entries=entries, aligned=False).to_bytes()
+    for name, header in _headers():
+        yield name, len(header).to_bytes(8, "little") + header
 
 
 def _pickles() -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,47 @@
+"""The files that cost most to read stay within the limits of time and memory, and are read or refused in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Tensor counts, one nested value and one header: a sample that takes seconds. --full reads every file, in a minute.
+SAMPLE = ("many tensors", "tuples nested deep", "a header of many tensors")
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.fuzz.promises import Limits, cap_memory
+from tests.fuzz.reading import read
+from tests.fuzz.seeds import all_seeds
+from tests.fuzz.worker import Target
+from tests.weights_tools.costliest import costliest_files
+
+target = Target(Path(sys.argv[1]), Limits(), read)
+target.warm_up([seed.data for seed in all_seeds()])
+cap_memory(3 << 30)
+for name, data in costliest_files():
+    if not sys.argv[2:] or name in sys.argv[2:]:
+        target.execute(data)
+        print(name)
+"""
+
+
+def read(folder: Path, *names: str) -> list[str]:
+    """Read the files of these names, or all, in a process of its own whose limits may be set."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_sample(tmp_path: Path) -> None:
+    assert sorted(read(tmp_path, *SAMPLE)) == sorted(SAMPLE)
+
+
+@pytest.mark.full
+def test_every_file(tmp_path: Path) -> None:
+    assert len(read(tmp_path)) > 30
