@@ -23,8 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description="Inspect and convert checkpoints of other projects. Nothing in a file is ever executed.",
+        epilog="`weights-tools COMMAND --help` describes a command.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in (inspect, convert, compare, export, fetch):
         command.add(commands)
     return parser
