@@ -47,6 +47,7 @@ def lines(runs: Runs) -> Iterator[str]:
     yield "candidates' turns. Exports that became faster later were measured again, in turns with the candidates that"
     yield "they are compared with (`deploy_*.json` next to `benchmarks/results/deploy.json`); their times and ratios"
     yield "are from that run."
+    yield "\nIn the picture, a bar is missing where no run measured both the export and torchvision's scripted module."
     yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
     rounds_of = [(tuple(map(int, key.split("|")[1:3])), len(times)) for kept in runs for key, times in kept.items()]
     for threads, batch in sorted({setting for setting, _ in rounds_of}, key=lambda pair: (-pair[0], pair[1])):
@@ -124,7 +125,7 @@ def plot(runs: Runs, path: Path) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel(f"times as fast as {_BASELINE} ({_PLOTTED[0]} threads, batch {_PLOTTED[1]})")
-    axes.legend(fontsize=7, loc="lower right")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=4)
     figure.savefig(path, metadata={"Date": None})
 
 
