@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from segnets.backbones import IntermediateLayerGetter
 from segnets.card import ModelCard, ModelConfig
-from segnets.deploy import ExportReport, VerifyReport, export, join_onnx, load_exported, verify
 from segnets.errors import (
     ExportError,
     FrameRingError,
@@ -36,6 +35,7 @@ from segnets.weights.pretrained import (
 
 if TYPE_CHECKING:
     from segnets._cost import Cost, cost
+    from segnets.deploy import ExportReport, VerifyReport, export, join_onnx, load_exported, verify
     from segnets.frame_ring import FrameRing
 
 # The single source of the version. pyproject.toml, cpp/pyproject.toml and cpp/CMakeLists.txt read it from here.
@@ -82,7 +82,13 @@ __all__ = [
 
 
 # Imported when first used, to keep `import segnets` fast.
-_LAZY = {"Cost": "segnets._cost", "FrameRing": "segnets.frame_ring", "cost": "segnets._cost"}
+_LAZY = {
+    **dict.fromkeys(("Cost", "cost"), "segnets._cost"),
+    **dict.fromkeys(
+        ("ExportReport", "VerifyReport", "export", "join_onnx", "load_exported", "verify"), "segnets.deploy"
+    ),
+    "FrameRing": "segnets.frame_ring",
+}
 
 
 def __getattr__(name: str) -> Any:

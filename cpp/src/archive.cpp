@@ -24,8 +24,9 @@ constexpr std::string_view kAgain = "; copy or export it again";
 constexpr std::uint32_t kLocalHeader = 0x04034b50, kDirectoryEntry = 0x02014b50, kEnd = 0x06054b50;
 constexpr std::uint32_t kEnd64 = 0x06064b50, kEnd64Locator = 0x07064b50;
 constexpr std::size_t kLocalSize = 30, kEntrySize = 46, kEndSize = 22, kEnd64Size = 56, kLocatorSize = 20;
-constexpr std::uint64_t kMostInflation = 1032;  // of the deflate format
-constexpr std::uint32_t kIn64 = 0xFFFFFFFF;     // "see the zip64 record"
+constexpr std::uint64_t kMaxInflation = 1032;                    // of the deflate format
+constexpr std::uint64_t kMaxUnpacked = std::uint64_t{64} << 20;  // compressed entries are program text
+constexpr std::uint32_t kIn64 = 0xFFFFFFFF;                      // "see the zip64 record"
 
 std::uint64_t little_endian(std::string_view bytes, std::size_t position, std::size_t count) {
   if (position > bytes.size() || bytes.size() - position < count) throw Error("it ends too early");
@@ -45,17 +46,26 @@ std::string what_it_is(std::string_view bytes) {
   return "";
 }
 
-// The checksum of a compressed entry, of `size` bytes once unpacked: LibTorch unpacks it, but does not compare.
-std::uint32_t unpacked_crc32(const std::string& archive, const std::string& name, std::uint64_t stored,
-                             std::uint64_t size) {
-  if (size / kMostInflation > stored) throw Error("a damaged entry");
-  try {
-    caffe2::serialize::PyTorchStreamReader reader(
-        std::make_shared<caffe2::serialize::MemoryReadAdapter>(archive.data(), static_cast<off_t>(archive.size())));
-    const auto [data, count] = reader.getRecord(name);
-    return crc32({static_cast<const char*>(data.get()), count});
-  } catch (const std::exception&) {
-    throw Error("a damaged entry");
+// Compare the checksums of compressed entries. LibTorch unpacks them, but compares none.
+void check_compressed(const std::string& bytes, const std::vector<CompressedEntry>& entries, const std::string& path) {
+  if (entries.empty()) return;
+  for (const CompressedEntry& entry : entries)
+    if (entry.size > kMaxUnpacked || entry.size / kMaxInflation > entry.stored) throw Error("a damaged entry");
+  // One reader for all: it reads the whole directory.
+  std::unique_ptr<caffe2::serialize::PyTorchStreamReader> reader;
+  for (const CompressedEntry& entry : entries) {
+    std::uint32_t found = 0;
+    try {
+      if (reader == nullptr)
+        reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(
+            std::make_shared<caffe2::serialize::MemoryReadAdapter>(bytes.data(), static_cast<off_t>(bytes.size())));
+      const auto [data, count] = reader->getRecord(entry.name);
+      found = crc32({static_cast<const char*>(data.get()), count});
+    } catch (const std::exception&) {
+      throw Error("a damaged entry");
+    }
+    if (found != entry.crc)
+      throw Error(path + ": is damaged: the checksum of '" + entry.name + "' is wrong" + std::string(kAgain));
   }
 }
 
@@ -116,10 +126,12 @@ void Archive::read_directory(const std::string& path) {
   }
   if (count == 0 || count > bytes_.size() / kEntrySize) throw Error("a wrong number of entries");
   auto where = static_cast<std::size_t>(position);
-  for (std::uint64_t i = 0; i < count; ++i) read_entry(where, path);
+  std::vector<CompressedEntry> compressed;
+  for (std::uint64_t i = 0; i < count; ++i) read_entry(where, path, compressed);
+  check_compressed(bytes_, compressed, path);
 }
 
-void Archive::read_entry(std::size_t& position, const std::string& path) {
+void Archive::read_entry(std::size_t& position, const std::string& path, std::vector<CompressedEntry>& compressed) {
   if (little_endian(bytes_, position, 4) != kDirectoryEntry) throw Error("a damaged directory");
   const std::uint64_t method = little_endian(bytes_, position + 10, 2);
   const auto expected_crc = static_cast<std::uint32_t>(little_endian(bytes_, position + 16, 4));
@@ -150,9 +162,9 @@ void Archive::read_entry(std::size_t& position, const std::string& path) {
   if (!name.starts_with(folder_)) throw Error("an entry outside the folder");
   const std::string_view contents(bytes_.data() + data, stored);
   const bool plain = method == 0;
-  if (plain ? stored != size || crc32(contents) != expected_crc
-            : unpacked_crc32(bytes_, name.substr(folder_.size()), stored, size) != expected_crc)
+  if (plain && (stored != size || crc32(contents) != expected_crc))
     throw Error(path + ": is damaged: the checksum of '" + name + "' is wrong" + std::string(kAgain));
+  if (!plain) compressed.push_back({name.substr(folder_.size()), stored, size, expected_crc});
   if (!entries_.emplace(name.substr(folder_.size()), plain ? contents : std::string_view()).second)
     throw Error(path + ": has two entries named '" + name + "', so it is ambiguous" + std::string(kAgain));
 }

@@ -5,8 +5,17 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace segnets {
+
+// A deflated entry: name in the archive's folder, sizes in bytes before and after unpacking, checksum.
+struct CompressedEntry {
+  std::string name;
+  std::uint64_t stored = 0;
+  std::uint64_t size = 0;
+  std::uint32_t crc = 0;
+};
 
 class Archive {
  public:
@@ -23,7 +32,7 @@ class Archive {
 
  private:
   void read_directory(const std::string& path);
-  void read_entry(std::size_t& position, const std::string& path);
+  void read_entry(std::size_t& position, const std::string& path, std::vector<CompressedEntry>& compressed);
   void check_kind(const std::string& path) const;
 
   std::string bytes_;
