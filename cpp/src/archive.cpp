@@ -47,7 +47,8 @@ std::string what_it_is(std::string_view bytes) {
 }
 
 // Compare the checksums of compressed entries. LibTorch unpacks them, but compares none.
-void check_compressed(const std::string& bytes, const std::vector<CompressedEntry>& entries, const std::string& path) {
+void check_compressed(const std::string& bytes, const std::string& folder, const std::vector<CompressedEntry>& entries,
+                      const std::string& path) {
   if (entries.empty()) return;
   for (const CompressedEntry& entry : entries)
     if (entry.size > kMaxUnpacked || entry.size / kMaxInflation > entry.stored) throw Error("a damaged entry");
@@ -65,7 +66,7 @@ void check_compressed(const std::string& bytes, const std::vector<CompressedEntr
       throw Error("a damaged entry");
     }
     if (found != entry.crc)
-      throw Error(path + ": is damaged: the checksum of '" + entry.name + "' is wrong" + std::string(kAgain));
+      throw Error(path + ": is damaged: the checksum of '" + folder + entry.name + "' is wrong" + std::string(kAgain));
   }
 }
 
@@ -128,7 +129,7 @@ void Archive::read_directory(const std::string& path) {
   auto where = static_cast<std::size_t>(position);
   std::vector<CompressedEntry> compressed;
   for (std::uint64_t i = 0; i < count; ++i) read_entry(where, path, compressed);
-  check_compressed(bytes_, compressed, path);
+  check_compressed(bytes_, folder_, compressed, path);
 }
 
 void Archive::read_entry(std::size_t& position, const std::string& path, std::vector<CompressedEntry>& compressed) {

@@ -225,7 +225,7 @@ def test_frozen_torchscript_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.freeze(torch.jit.script(network(num_classes=3))), tmp_path / "source.pth")
-    with pytest.raises(WeightsError, match=r"without named parameters: torch\.jit\.freeze turned them into constants"):
+    with pytest.raises(WeightsError, match=r"no named parameters: torch\.jit\.freeze turned them into constants"):
         _convert(tmp_path, None)
 
 

@@ -50,9 +50,7 @@ def test_existing_output_needs_force(tmp_path: Path, source: Path) -> None:
 
 
 def test_output_must_be_called_safetensors(tmp_path: Path, source: Path) -> None:
-    with pytest.raises(
-        OutputError, match=r"the output is a safetensors file; give it a name that ends in \.safetensors"
-    ):
+    with pytest.raises(OutputError, match=r"the output's name must end in \.safetensors"):
         convert(source, tmp_path / "out.pth")
     assert _names(tmp_path) == ["source.pth"]
 
@@ -119,7 +117,7 @@ def test_read_only_folder(public_folder: Path) -> None:
             ):
                 convert(public_folder / "source.pth", public_folder / name, overwrite=True)
         if IS_ROOT:
-            with pytest.raises(WeightsError, match=r"permission denied; you may not read this file|can't be opened"):
+            with pytest.raises(WeightsError, match=r"permission denied|can't be opened"):
                 convert("/etc/shadow", public_folder / "x.safetensors")
     except OutputError as error:  # the folder of the temporary files itself may be closed to other users
         pytest.fail(str(error))
