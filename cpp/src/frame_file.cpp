@@ -22,10 +22,10 @@ struct flock byte_of(FrameRing::Role role, short type) {
   return lock;
 }
 
-// The memory is taken now: a full /dev/shm must refuse the ring, and not kill a process at some later frame (SIGBUS).
+// Allocate the memory now, so that a full /dev/shm fails here and not with SIGBUS at a later frame.
 void write_empty(int file, const FrameLayout& layout, const std::string& path) {
   const Header header = encode(layout);
-  // Beyond a limit of sizes (ulimit -f), taking it would end the process with SIGXFSZ.
+  // Beyond a file size limit (ulimit -f), allocating would end the process with SIGXFSZ.
   struct rlimit limit{};
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && file_size(layout) > limit.rlim_cur)
     throw Error(path + ": can't get its " + std::to_string(file_size(layout)) + " bytes: " + std::strerror(EFBIG));

@@ -1,7 +1,7 @@
-// The file of a ring: made complete with its memory, opened, and the locks by which each side shows that it lives.
+// The file of a ring: creation with all of its memory, opening, and the locks that show that a side is alive.
 //
-// Open file description locks (Linux): unlike those that belong to a process they also exclude a second user in the
-// same process, and the kernel drops them when the process ends, however it ends.
+// The locks are open file description locks (Linux). Unlike process locks, they also exclude a second user in the same
+// process, and the kernel drops them however the process ends.
 #pragma once
 
 #include <unistd.h>
@@ -14,7 +14,7 @@
 
 namespace segnets::ring {
 
-// An open file; the locks taken through it end with it, and with what is mapped of it.
+// An open file. Its locks end when it and its mappings are closed.
 class Descriptor {
  public:
   explicit Descriptor(int number) : number_(number) {}
@@ -33,13 +33,13 @@ const char* name_of(FrameRing::Role role);
 Error failed(const std::string& path, const char* what);  // "can't be <what>", with the reason in errno
 
 bool exists(const std::string& path);
-// With the role taken. Throws Error.
+// Open or create the file and take the role. Throws Error.
 Descriptor create_file(const std::string& path, const FrameLayout& layout, FrameRing::Role role);
 Descriptor open_file(const std::string& path);
 FrameLayout read_layout(int file, const std::string& path);
 
-void take(int file, FrameRing::Role role, const std::string& path);  // throws Error if somebody has this role
+void take(int file, FrameRing::Role role, const std::string& path);  // throws Error if the role is taken
 void give_up(int file, FrameRing::Role role) noexcept;
-bool is_taken(int file, FrameRing::Role role, const std::string& path);  // by another descriptor than this one
+bool is_taken(int file, FrameRing::Role role, const std::string& path);  // by another descriptor
 
 }  // namespace segnets::ring

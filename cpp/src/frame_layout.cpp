@@ -23,7 +23,7 @@ constexpr std::string_view kMagic = "\x89segring";
 constexpr std::size_t kTypeAt = 16, kDimensionsAt = 20, kShapeAt = 24, kStridesAt = 88, kSlotsAt = 152;
 constexpr std::size_t kFrameSizeAt = 160, kSlotSizeAt = 168, kChecksumKindAt = 176, kHeaderChecksumAt = 180;
 
-// A ring never leaves the machine, and both languages run on little-endian ones.
+// A ring never leaves the machine, and both languages only support little-endian machines.
 static_assert(std::endian::native == std::endian::little);
 
 template <typename Number>
@@ -48,7 +48,7 @@ std::string join(const std::vector<std::int64_t>& numbers) {
   return text + ")";
 }
 
-// Bytes from the first item to the end of the last; -1 when that is more than a frame may have.
+// Return the bytes from the first item to the end of the last, or -1 if a frame can't be that large.
 std::int64_t extent(const FrameLayout& layout) {
   std::int64_t size = layout.item_size();
   for (std::size_t i = 0; i < layout.shape.size(); ++i) {
@@ -60,7 +60,7 @@ std::int64_t extent(const FrameLayout& layout) {
   return size;
 }
 
-// Whether two indices give the same bytes. Sorted by stride, each dimension must step over all that lie within.
+// Return whether two indices share bytes. Sorted by stride, each dimension must step over all inner ones.
 bool overlaps(const FrameLayout& layout) {
   std::vector<std::pair<std::int64_t, std::int64_t>> steps;
   for (std::size_t i = 0; i < layout.shape.size(); ++i)

@@ -23,7 +23,7 @@ namespace {
 static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free, "a lock would not reach into the other process");
 
 constexpr std::uint64_t kCame = 1, kClosed = 2;
-// The pauses of a wait: short enough for the first frames after a gap, long enough to leave the processor alone.
+// Pauses while waiting: short for the first frames after a gap, longer later to leave the CPU idle.
 constexpr std::chrono::nanoseconds kFirstPause = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLongestPause = std::chrono::milliseconds(1);
 
@@ -38,8 +38,8 @@ struct FrameRing::State {
   std::size_t size = ring::file_size(layout);
   std::size_t frame_size = static_cast<std::size_t>(layout.frame_size());
   std::size_t slot_size = ring::slot_size(layout);
-  std::uint64_t frames = 0;  // our own counter, which nobody else writes: frames published, or released
-  bool holds = false;        // a slot was acquired, or a frame was given
+  std::uint64_t frames = 0;  // this side's own counter: frames published, or released
+  bool holds = false;        // whether a slot is acquired or a frame is in use
   bool closed = false;
   const pid_t process = ::getpid();
   const int exceptions = std::uncaught_exceptions();
@@ -59,7 +59,7 @@ struct FrameRing::State {
     store(role == Role::producer ? ring::kProducerState : ring::kConsumerState, kCame);
   }
   ~State() {
-    // A ring that an exception destroys was not finished: the peer shall hear "died", not "closed".
+    // A ring that an exception destroys was not finished: the peer must see `died`, not `closed`.
     leave(std::uncaught_exceptions() > exceptions ? kCame : kClosed);
     ::munmap(memory, size);
   }
@@ -77,7 +77,7 @@ struct FrameRing::State {
     if (role != needed) throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + " only");
   }
 
-  // Frames that may be read, or slots that may be filled. The peer's counter is somebody else's word.
+  // Return the number of frames to read, or slots to fill. The peer's counter is not trusted.
   std::uint64_t available() const {
     const std::uint64_t theirs = load(role == Role::producer ? ring::kRead : ring::kWritten);
     const std::uint64_t written = role == Role::producer ? frames : theirs;
@@ -104,7 +104,7 @@ struct FrameRing::State {
     const Clock::time_point start = Clock::now();
     for (auto pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
       const Peer now = peer();
-      // Asked again after the peer, which does its last work before its lock ends.
+      // Count again after asking for the peer, whose last frames precede the end of its lock.
       if (available() > 0) return Outcome::ready;
       if (now == Peer::closed) return Outcome::closed;
       if (now == Peer::died) return Outcome::died;
@@ -115,7 +115,7 @@ struct FrameRing::State {
     }
   }
 
-  // Where frame `sequence` lies, with its header.
+  // Return the slot of frame `sequence`, with its header.
   std::byte* slot(std::uint64_t sequence) const {
     return memory + ring::kHeaderSize + (sequence - 1) % static_cast<std::uint64_t>(layout.slots) * slot_size;
   }
@@ -132,9 +132,9 @@ struct FrameRing::State {
   void leave(std::uint64_t state) noexcept {
     if (closed) return;
     closed = true;
-    if (::getpid() != process) return;  // a forked child, whose parent goes on
+    if (::getpid() != process) return;  // in a forked child, while the parent continues
     store(role == Role::producer ? ring::kProducerState : ring::kConsumerState, state);
-    // Not left to closing the file: the mapping, and perhaps a forked child, keep it open.
+    // Closing the file would not unlock it, as the mapping, and perhaps a forked child, keep it open.
     ring::give_up(file, role);
   }
 };

@@ -38,7 +38,7 @@ template <typename Work>
 auto run(const std::string& what, Work work) {
   try {
     const c10::InferenceMode no_gradients;
-    at::get_num_threads();  // hands set_threads() to a thread that calls for the first time
+    at::get_num_threads();  // applies set_threads() to a new thread
     return work();
   } catch (const Error&) {
     throw;
@@ -50,7 +50,7 @@ auto run(const std::string& what, Work work) {
   }
 }
 
-// The elements of a contiguous tensor, which lives as long as they do.
+// Return the elements of a contiguous tensor, and keep the tensor alive with them.
 template <typename Element>
 std::shared_ptr<const Element> elements(at::Tensor tensor) {
   const auto owner = std::make_shared<const at::Tensor>(std::move(tensor));

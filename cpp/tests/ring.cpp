@@ -59,10 +59,10 @@ int write(FrameRing ring, std::uint64_t count) {
       return 0;
     }
     const std::span frame(reinterpret_cast<std::uint64_t*>(slot.data), items);
-    // Other values first, so that filling takes most of the time: whoever kills us shall meet a slot half filled.
+    // Write other values first, so that a kill most likely hits a half-filled slot.
     for (std::uint64_t wrong = kPasses; wrong > 0; --wrong) {
       std::ranges::fill(frame, slot.sequence + wrong);
-      std::atomic_signal_fence(std::memory_order_seq_cst);  // or the compiler leaves all but the last one out
+      std::atomic_signal_fence(std::memory_order_seq_cst);  // keeps the compiler from dropping all but the last store
     }
     std::ranges::fill(frame, slot.sequence);
     ring.publish(3 * slot.sequence);
@@ -93,7 +93,7 @@ int read(FrameRing ring, std::uint64_t count) {
   return 0;
 }
 
-// What is stored in a wrong order shows for some nanoseconds only: here the other side looks all the time.
+// A wrong order of stores shows for nanoseconds only, so the other side reads without pauses.
 int race(const std::string& path, std::uint64_t count) {
   FrameRing producer = FrameRing::create(path, {segnets::FrameType::int64, {1}, 1024}, FrameRing::Role::producer);
   FrameRing consumer = FrameRing::open(path, FrameRing::Role::consumer);
