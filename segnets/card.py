@@ -16,6 +16,10 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 Colour: TypeAlias = tuple[int, int, int]
 
 
+ASSUMED = "assumed"  # provenance key: the fields of the preprocessing that nothing states
+PREPARATION = ("resize", "mean", "std")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Name and options of a builder, enough to rebuild the same network.
@@ -45,6 +49,30 @@ class ModelCard:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: Mapping[str, JSON] = field(default_factory=dict)
 
+    def preparing(self, preprocessing: Preprocessing, stated: Iterable[str] = PREPARATION) -> ModelCard:
+        """Return the card with a preprocessing of which the caller states some fields, no longer assumed ones.
+
+        Args:
+            preprocessing: New preprocessing.
+            stated: Names in `PREPARATION`.
+        """
+        left: list[JSON] = [name for name in assumed_fields(self) if name not in {*stated}]
+        provenance = {key: value for key, value in self.provenance.items() if key != ASSUMED}
+        return replace(
+            self, preprocessing=preprocessing, provenance={**provenance, ASSUMED: left} if left else provenance
+        )
+
+    def assuming(self, names: Iterable[str] = PREPARATION) -> ModelCard:
+        """Return the card with the record that these fields of its preprocessing are assumed.
+
+        Args:
+            names: Names in `PREPARATION`.
+        """
+        known = {*assumed_fields(self), *names}
+        if not known:
+            return self
+        return replace(self, provenance={**self.provenance, ASSUMED: [name for name in PREPARATION if name in known]})
+
     def without_classes(self) -> ModelCard:
         """Return the card for a model with newly initialised last layers, keeping only the preprocessing."""
         return replace(self.derived(), classes=(), palette=())
@@ -53,12 +81,35 @@ class ModelCard:
         """Return the card for weights that may have changed since, without facts verified only for the original."""
         if not _CLAIMS & self.provenance.keys():
             return self
-        original: dict[str, JSON] = {key: value for key, value in self.provenance.items() if key != "proof"}
-        return replace(self, provenance={"derived_from": original})
+        original: dict[str, JSON] = {
+            key: value for key, value in self.provenance.items() if key not in ("proof", ASSUMED)
+        }
+        kept = {key: value for key, value in self.provenance.items() if key == ASSUMED}
+        return replace(self, provenance={**kept, "derived_from": original})
 
 
 # Provenance keys that hold only for unchanged tensors.
 _CLAIMS = {"proof", "source_sha256"}
+
+
+def assumed_fields(card: ModelCard) -> list[str]:
+    """Return the fields of the preprocessing that are assumed, names in `PREPARATION`."""
+    names = card.provenance.get(ASSUMED)
+    return [name for name in PREPARATION if name in names] if isinstance(names, list) else []
+
+
+def describe_assumed(card: ModelCard) -> str:
+    """Return a sentence that names the assumed preprocessing and the options that change it, or ""."""
+    names = assumed_fields(card)
+    if not names:
+        return ""
+    preprocessing, parts = card.preprocessing, []
+    if "resize" in names:
+        parts.append(f"{preprocessing.describe_resize()} (--resize)")
+    for name in ("mean", "std"):
+        if name in names:
+            parts.append(f"{name} {' '.join(f'{value:.6g}' for value in getattr(preprocessing, name))} (--{name})")
+    return f"{', '.join(parts)}: nothing states how the network was trained. Pass what it was trained with"
 
 
 def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:

@@ -1,4 +1,4 @@
-"""Write files atomically.
+"""Write files atomically, and recognise exported files.
 
 `atomic_write` writes to a temporary file in the target's folder, flushes it to disk and renames it. A reader sees
 either the old file or the complete new one, even if the process is killed or the disk fills up.
@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import stat
+import zipfile
 from collections.abc import Iterator
 from io import BufferedRandom
 from pathlib import Path
@@ -157,3 +158,29 @@ def cannot_write(target: Path, error: OSError | ValueError) -> OutputError:
     number = error.errno if isinstance(error, OSError) else None
     reason = _ADVICE.get(number) if number is not None else None
     return OutputError(f"{str(target)!r}: can't be written: {reason or error}")
+
+
+def is_export(path: Path) -> bool:
+    """Return whether a regular file looks like one that `segnets.export` or `segnets.join_onnx` wrote.
+
+    Only the directory of an archive or the start of an ONNX model is read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+            if not start.startswith(b"PK"):
+                return is_our_onnx(start)
+            with zipfile.ZipFile(file) as archive:
+                return any(map(is_contract, archive.namelist()))
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return False
+
+
+def is_contract(name: str) -> bool:
+    """Return whether this is the name of the contract in an exported archive (`segnets.deploy.contract`)."""
+    return name.endswith(("/extra/segnets.json", "/segnets/segnets.json"))
+
+
+def is_our_onnx(start: bytes) -> bool:
+    """Return whether the first bytes of a file are those of an ONNX model whose producer is segnets."""
+    return start[:1] == b"\x08" and b"\x12\x07segnets" in start[:16]

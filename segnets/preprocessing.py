@@ -69,6 +69,12 @@ class Preprocessing:
         if min(self.std) < 1e-6:
             raise ValueError(f"std={self.std}: expected three numbers above 0")
 
+    def describe_resize(self) -> str:
+        """Return the resize rule in words."""
+        if isinstance(self.size, tuple):
+            return f"resized to {self.size[0]}x{self.size[1]}"
+        return "not resized" if self.resize == "none" else f"short side resized to {self.size}"
+
     def to_json(self) -> dict[str, object]:
         """Return the fields as JSON values, which `from_json` reads back."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -174,6 +180,25 @@ class Preprocess(nn.Module):
             )
         # Only bicubic can exceed 0..255.
         return values.clamp(0.0, 255.0).round().to(torch.uint8)
+
+
+def parse_resize(text: str) -> dict[str, Any]:
+    """Return `resize` and `size` of a Preprocessing for "520" (the short side), "480x640" (height x width) or "none".
+
+    Raises:
+        ValueError: If the text is none of these, or a side is not 1 to 65536 pixels.
+    """
+    sides = text.split("x")
+    if text == "none":
+        return {"resize": "none", "size": None}
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
+        raise ValueError("expected 520 (the short side), 480x640 (height x width) or none")
+    pixels = [int(side) for side in sides]
+    if not all(map(_is_pixels, pixels)):
+        raise ValueError("expected sides of 1 to 65536 pixels")
+    if len(pixels) == 1:
+        return {"resize": "short_side", "size": pixels[0]}
+    return {"resize": "fixed", "size": (pixels[0], pixels[1])}
 
 
 def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from segnets.torchvision_compat import torchvision
 M = TypeVar("M", bound=nn.Module)
 
 EXPORTS: dict[str, dict[str, Any]] = {
-    "-portable.ts": {},
+    "-portable.ts": {"target": "portable"},
     "-cpu.ts": {"target": "cpu"},
     "-cpu-bf16.ts": {"target": "cpu", "dtype": "bfloat16"},
     "-aoti.pt2": {"format": "aoti"},

@@ -25,8 +25,8 @@ def add(commands: Subparsers[Any]) -> None:
         "golden input/output pair. The file is reloaded and compared with the network before it is kept.",
         examples="""
         segnets export weights.safetensors model.ts
-        segnets export weights.safetensors model.pt2 --format aoti
-        segnets export weights.safetensors int8.onnx --format onnx --dtype int8 --calibration photographs/
+        segnets export weights.safetensors model.pt2
+        segnets export weights.safetensors int8.onnx --dtype int8 --calibration photographs/
         """,
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="weights file (.safetensors) written by segnets")
@@ -42,16 +42,16 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format",
         choices=("torchscript", "aoti", "onnx"),
-        default="torchscript",
-        help="aoti: a compiled model (.pt2) for CPUs like this one; needs a C++ compiler. onnx: for ONNX Runtime, "
-        "OpenVINO and others. Default: %(default)s",
+        help="torchscript: for LibTorch. aoti: a compiled model for CPUs like this one; needs a C++ compiler. onnx: "
+        "for ONNX Runtime, OpenVINO and others. Default: by OUT's suffix: .ts or .pt, .pt2, .onnx",
     )
     group.add_argument(
         "--target",
         dest="hardware",
-        choices=("portable", "cpu"),
-        default="portable",
-        help="cpu: faster, with the oneDNN operators that LibTorch has on CPUs. Default: %(default)s",
+        choices=("auto", "portable", "cpu"),
+        default="auto",
+        help="target of TorchScript on CPUs. cpu: faster, with the oneDNN operators that LibTorch has on CPUs. "
+        "portable: for every LibTorch. auto: cpu if this LibTorch has oneDNN. Default: %(default)s",
     )
     group.add_argument(
         "--device",
@@ -63,8 +63,8 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8"),
         default="float32",
-        help="dtype between image and logits. bfloat16 needs --target cpu, --device cuda or --format aoti; float16 "
-        "needs --device cuda; int8 needs --format onnx and --calibration. Default: %(default)s",
+        help="dtype between image and logits. bfloat16 needs LibTorch with oneDNN, --device cuda or --format aoti; "
+        "float16 needs --device cuda; int8 needs --format onnx and --calibration. Default: %(default)s",
     )
     group.add_argument(
         "--output",

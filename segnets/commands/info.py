@@ -1,17 +1,19 @@
-"""`segnets info WEIGHTS`."""
+"""`segnets info FILE`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
 
 if TYPE_CHECKING:
-    from segnets.card import JSON
+    from segnets.card import JSON, ModelCard, ModelConfig
+
+Facts = dict[str, Any]
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -20,49 +22,93 @@ def add(commands: Subparsers[Any]) -> None:
         commands,
         "info",
         run,
-        summary="describe a weights file",
-        description="Describe a weights file: its network and options, classes, preprocessing, and where the weights "
-        "came from.",
+        summary="describe a weights file or an exported file",
+        description="Describe a weights file or an exported file: its network and options, classes, preprocessing, and "
+        "where the weights came from. Nothing in the file is executed.",
         examples="""
         segnets info weights.safetensors
+        segnets info model.ts
         segnets info weights.safetensors --json
         """,
     )
-    parser.add_argument("file", metavar="WEIGHTS", help="weights file (.safetensors) written by segnets")
+    parser.add_argument("file", metavar="FILE", help="weights file (.safetensors) or exported file of segnets")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the description; return 0. Raises WeightsError for a file that has none."""
+    from segnets.card import describe_assumed
     from segnets.console import escape_controls
+    from segnets.files import is_export
+
+    path = Path(options.file)
+    facts, card = _facts_of_export(path) if is_export(path) else _facts_of_weights(path)
+    if options.json:
+        print(json.dumps(facts, indent=2, sort_keys=True))
+        return 0
+    provenance = {name: value for name, value in card.provenance.items() if name not in ("proof", "assumed")}
+    rows = [(name, _text(value)) for name, value in {**facts, "provenance": provenance}.items()]
+    if assumed := describe_assumed(card):
+        rows.append(("assumed", assumed))
+    rows += [("verified", line) for line in _verified(card.provenance.get("proof"))]
+    for name, text in rows:
+        print(escape_controls(f"{name:24}{text}"))
+    return 0
+
+
+def _facts_of_weights(path: Path) -> tuple[Facts, ModelCard]:
     from segnets.errors import WeightsError
     from segnets.weights import read_weights_file
 
-    file = read_weights_file(options.file)
+    file = read_weights_file(path)
     if file.config is None or file.card is None:
         raise WeightsError(
-            f"{options.file}: the file has no description written by segnets. See what it holds with: weights-tools "
-            f"inspect {options.file}"
+            f"{path}: the file has no description written by segnets. See what it holds with: weights-tools "
+            f"inspect {path}"
         )
-    facts = {
+    facts: Facts = {
         "model": file.config.name,
         "options": dict(file.config.options),
         "tensors": len(file.tensors),
         "parameters_and_buffers": sum(tensor.numel() for tensor in file.tensors.values()),
         "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in file.tensors.values()}),
-        "classes": list(file.card.classes),
-        "preprocessing": asdict(file.card.preprocessing),
-        "provenance": dict(file.card.provenance),
+        **_described(file.config, file.card),
     }
-    if options.json:
-        print(json.dumps(facts, indent=2, sort_keys=True))
-        return 0
-    provenance = {name: value for name, value in file.card.provenance.items() if name != "proof"}
-    rows = [(name, _text(value)) for name, value in {**facts, "provenance": provenance}.items()]
-    rows += [("verified", line) for line in _verified(file.card.provenance.get("proof"))]
-    for name, text in rows:
-        print(escape_controls(f"{name:24}{text}"))
-    return 0
+    return facts, file.card
+
+
+def _facts_of_export(path: Path) -> tuple[Facts, ModelCard]:
+    from segnets.deploy import read_contract
+
+    contract = read_contract(path)
+    facts: Facts = {
+        "export": contract.kind,
+        "model": contract.config.name,
+        "options": dict(contract.config.options),
+        "dtype": contract.dtype,
+        "device": contract.device,
+        "target": contract.target,
+        "output": contract.output,
+        "mask_dtype": contract.mask_dtype,
+        "num_classes": contract.num_classes,
+        "size_bytes": path.stat().st_size,
+        "versions": {"segnets": contract.segnets_version, "torch": contract.torch_version},
+        **({"opset": contract.opset} if contract.kind == "onnx" else {}),
+        **({"bounds": {name: list(each) for name, each in contract.bounds.items()}} if contract.bounds else {}),
+        **({"processor": dict(contract.processor)} if contract.processor else {}),
+        **({"quantization": dict(contract.quantization)} if contract.quantization else {}),
+        **_described(contract.config, contract.card),
+    }
+    return facts, contract.card
+
+
+def _described(config: ModelConfig, card: ModelCard) -> Facts:
+    from segnets.registry import BACKBONES
+
+    preprocessing = card.preprocessing.to_json()
+    if config.name in BACKBONES:  # segnets doesn't prepare images for classifiers, so that a size says nothing
+        preprocessing = {name: preprocessing[name] for name in ("mean", "std", "channel_order")}
+    return {"classes": list(card.classes), "preprocessing": preprocessing, "provenance": dict(card.provenance)}
 
 
 def _text(value: object) -> str:
@@ -92,7 +138,7 @@ def _line(reference: str, entry: JSON) -> str:
     rows = [each for each in measured if isinstance(each, dict)] if isinstance(measured, list) else []
     differences = [each.get("relative_difference") for each in rows]
     largest = max((each for each in differences if isinstance(each, float)), default=None)
-    within = "" if largest is None else f" (relative difference up to {largest:.1g})"
+    within = "" if largest is None else f" (relative difference up to {largest:.1g})" if largest else " (no difference)"
     return f"same outputs as {reference}{within}{_conditions(entry)}"
 
 

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from segnets.card import ModelCard, ModelConfig, check_card, with_labels
+from segnets.deploy._choices import AUTO, choose_format, choose_target, portable_because
 from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
 from segnets.deploy._verify import VerifyReport, verify_loaded
 from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
-from segnets.deploy.formats import FORMATS, ExportOptions
+from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
 from segnets.errors import ExportError
 from segnets.files import atomic_write, check_writable_target
@@ -39,6 +40,7 @@ class ExportReport:
         seconds: Duration of the export.
         verification: Comparison of the written file with the plain model.
         quantization: Cost of int8, measured on images; None for other precisions.
+        notes: Choices that the caller left open, each with the other choice.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class ExportReport:
     seconds: float
     verification: VerifyReport
     quantization: QuantizationReport | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Format the report in a few lines."""
@@ -56,18 +59,19 @@ class ExportReport:
         if self.dropped_aux_classifier:
             done.append("auxiliary classifier dropped")
         measured = "" if self.quantization is None else f"\n  {self.quantization}"
-        return f"{self.verification}{measured}\n  {', '.join(done)}, {self.seconds:.1f} s"
+        notes = "".join(f"\n  {note}" for note in self.notes)
+        return f"{self.verification}{measured}\n  {', '.join(done)}, {self.seconds:.1f} s{notes}"
 
 
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    format: str = "torchscript",  # noqa: A002
+    format: str | None = None,  # noqa: A002
     output: str = "tensor",
     dtype: str = "float32",
     device: str = "cpu",
-    target: str = "portable",
+    target: str = AUTO,
     opset: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     minimum_agreement: float | None = None,
@@ -84,16 +88,17 @@ def export(
     Args:
         model: A SegmentationModel, in training or eval mode. It is not changed.
         path: File to write.
-        format: "torchscript", a program for every LibTorch; "aoti", a model compiled for CPUs like this one (`.pt2`),
-            which needs torch 2.13, a C++ compiler and a minute; or "onnx", a graph for ONNX Runtime, OpenVINO and
-            others.
+        format: "torchscript", a program for LibTorch (`.ts`, `.pt`); "aoti", a model compiled for CPUs like this one
+            (`.pt2`), which needs torch 2.13, a C++ compiler and a minute; or "onnx", a graph for ONNX Runtime, OpenVINO
+            and others (`.onnx`). None chooses by the suffix of `path`; another suffix needs a format.
         output: Output of the file's `forward`: "tensor" for logits (N, C, H, W), or "dict" for `{"out": logits}`.
         dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", device="cuda", or
             "aoti"); "float16" likewise (device="cuda"); or "int8" (ONNX only), which changes the outputs: the report
             measures by how much.
         device: "cpu", or "cuda" for a network that runs on a GPU ("torchscript" only). The export needs the GPU too.
-        target: "portable", for every LibTorch; or "cpu", which is faster: one call of LibTorch's oneDNN operators
-            computes convolution, bias, activation and residual addition.
+        target: For TorchScript on CPUs: "portable", for every LibTorch; "cpu", which is faster: one call of LibTorch's
+            oneDNN operators computes convolution, bias, activation and residual addition; or "auto", which is "cpu" if
+            this LibTorch has oneDNN and the network supports it, else "portable". The report says which.
         opset: ONNX operator set, 18 to 23; None for 20.
         calibration: Folder of images like those that the network will see, for int8.
         minimum_agreement: Share of pixels that must keep their class on images of `calibration`, 0 to 1; None for 0.9.
@@ -110,23 +115,25 @@ def export(
         OutputError: If the file can't be written.
     """
     started = time.monotonic()
-    _check_choice("format", format, tuple(FORMATS))
+    if format is not None:
+        _check_choice("format", format, tuple(FORMATS))
     _check_choice("output", output, OUTPUTS)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("device", device, DEVICES)
-    _check_choice("target", target, TARGETS)
+    _check_choice("target", target, (AUTO, *TARGETS))
     if not isinstance(preprocessing, Preprocessing | None):
         raise ExportError(f"preprocessing={preprocessing!r}: expected a segnets.Preprocessing")
     if not isinstance(minimum_agreement, int | float | None):
         raise ExportError(f"minimum_agreement={minimum_agreement!r}: expected a share, 0..1")
-    chosen = FORMATS[format]
-    options = ExportOptions(output, dtype, device, target, opset, calibration, minimum_agreement)
-    chosen.check(options)
     file = check_writable_target(path, overwrite=overwrite)
+    kind = choose_format(Path(path), format)
+    resolved, note = choose_target(kind, device) if target == AUTO else (target, "")
+    options = ExportOptions(output, dtype, device, resolved, opset, calibration, minimum_agreement)
+    FORMATS[kind].check(options)
     card = _card(model, preprocessing, classes, palette)
 
     reference = _reference(_checked_module(model))
-    draft = chosen.draft(model, card.preprocessing, options)
+    draft, note = _draft(kind, model, card.preprocessing, options, note)
     golden = draft.golden(reference)
     contract = Contract(
         config=_config(model),
@@ -139,7 +146,7 @@ def export(
         output=output,
         dtype=dtype,
         device=device,
-        kind=format,
+        kind=kind,
         **draft.contract,
     )
     extra_files = {CONTRACT_FILE: contract.to_json().encode(), GOLDEN_FILE: safetensors.torch.save(golden.tensors)}
@@ -154,7 +161,21 @@ def export(
         seconds=time.monotonic() - started,
         verification=verification,
         quantization=draft.quantization,
+        notes=(note,) if note else (),
     )
+
+
+def _draft(
+    kind: str, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions, note: str
+) -> tuple[Draft, str]:
+    """Draft the model. If the chosen target "cpu" does not support it, use "portable", and replace the note."""
+    try:
+        return FORMATS[kind].draft(model, preprocessing, options), note
+    except ExportError as error:
+        if not note or options.target != "cpu" or options.dtype != "float32":
+            raise
+        target, note = portable_because(str(error).partition(". ")[0])
+    return FORMATS[kind].draft(model, preprocessing, replace(options, target=target)), note
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from segnets.deploy._choices import choose_format
 from segnets.deploy._load import exported_from_bytes, read_contract
 from segnets.deploy._reason import reason_of
 from segnets.deploy.contract import CONTRACT_FILE
@@ -44,12 +45,13 @@ def join_onnx(
         Number of pixels compared at each size.
 
     Raises:
-        ExportError: If `source` is not such an export, or the masks differ.
+        ExportError: If `source` is not such an export, the suffix of `path` is of another format, or the masks differ.
         ImageError: If the preprocessing makes images too large to compare.
         OutputError: If the file can't be written.
     """
     check_installed("join_onnx", "onnx", "onnxruntime")
     target = check_writable_target(path, overwrite=overwrite)
+    choose_format(target, "onnx")
     kind = read_contract(source).kind
     if kind != "onnx":
         raise ExportError(f"{source}: is {kind}. Name a file that export(format='onnx') wrote")

@@ -21,6 +21,7 @@ from torch import Tensor
 from segnets.card import ModelCard, ModelConfig
 from segnets.catalog import Published, find_published, published_for
 from segnets.errors import WeightsError
+from segnets.files import is_export
 from segnets.weights.weights_file import read_start, read_weights_file
 
 WeightsSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor] | enum.Enum"
@@ -75,7 +76,7 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
 
 def _read_file(path: Path) -> FoundWeights:
     start = read_start(path)
-    if start[8:9] == b"{" or start[:1] not in (b"P", b"\x80"):
+    if start[8:9] == b"{" or start[:1] not in (b"P", b"\x80") or is_export(path):
         found = read_weights_file(path)
         return FoundWeights(found.tensors, str(path), found.config, found.card)
     return FoundWeights(_read_pytorch(path), str(path))

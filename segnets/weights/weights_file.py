@@ -23,7 +23,7 @@ from torch import Tensor
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError
-from segnets.files import atomic_write
+from segnets.files import atomic_write, is_export
 from segnets.weights.description import METADATA_KEY, decode, encode
 
 _DTYPE_NAMES = {
@@ -214,6 +214,11 @@ def read_start(path: Path) -> bytes:
 def _check_is_safetensors(path: Path) -> None:
     """Refuse a file in another format with a message that names the format."""
     start = read_start(path)
+    if is_export(path):
+        raise WeightsError(
+            f"{path}: is an export of segnets, not weights; name the .safetensors that it was made from. "
+            f"`segnets info {path}` describes the export, segnets.load_exported runs it"
+        )
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise WeightsError(
             f"{path}: is a PyTorch file, not safetensors; convert it with: weights-tools convert {path} OUT.safetensors"

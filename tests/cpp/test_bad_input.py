@@ -73,7 +73,7 @@ def test_images_that_are_not_files(build: Path, small: Path, tmp_path: Path) -> 
 
 
 def test_an_image_too_long_to_segment_is_refused_before_memory_runs_out(build: Path, tmp_path: Path) -> None:
-    export(random_model(num_classes=2), tmp_path / "m.ts", preprocessing=Preprocessing(size=520))
+    export(random_model(num_classes=2), tmp_path / "m.ts", preprocessing=Preprocessing(size=520), target="portable")
     ppm = write_ppm(tmp_path / "i.ppm", random_image(1, 300))
     fails(build, "i.ppm: image: 1x300 with its short side", tmp_path / "m.ts", ppm, tmp_path / "m.pgm")
 

@@ -46,7 +46,9 @@ def test_the_mask_equals_that_of_python(height: int, width: int, build: Path, sm
     ],
 )
 def test_every_preprocessing_equals_that_of_python(preprocessing: Preprocessing, build: Path, tmp_path: Path) -> None:
-    export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=preprocessing, output="dict")
+    export(
+        random_model(num_classes=300), tmp_path / "m.ts", preprocessing=preprocessing, output="dict", target="portable"
+    )
     image = random_image(65, 97, seed=3)
     result = run(build, tmp_path / "m.ts", write_ppm(tmp_path / "i.ppm", image), tmp_path / "m.pgm")
     assert result.returncode == 0, result.stderr
@@ -104,7 +106,13 @@ def test_two_threads_equal_two_threads_in_python(build: Path, small: Path, tmp_p
 
 @pytest.mark.parametrize("output", ["tensor", "dict"])
 def test_logits_equal_those_of_python(output: str, build: Path, tmp_path: Path) -> None:
-    export(random_model(num_classes=5), tmp_path / "m.ts", preprocessing=Preprocessing(size=50), output=output)
+    export(
+        random_model(num_classes=5),
+        tmp_path / "m.ts",
+        preprocessing=Preprocessing(size=50),
+        output=output,
+        target="portable",
+    )
     image = random_image(65, 97, seed=4)
     ppm = write_ppm(tmp_path / "i.ppm", image)
     result = run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--logits", tmp_path / "l.npy", "--threads", 1)
@@ -117,7 +125,7 @@ def test_logits_equal_those_of_python(output: str, build: Path, tmp_path: Path) 
 
 def test_an_overlay_without_a_palette_has_voc_colours(build: Path, tmp_path: Path) -> None:
     """Without class names and colours, the overlay has the VOC colour map."""
-    export(random_model(num_classes=21, seed=4), tmp_path / "m.ts", preprocessing=SMALL)
+    export(random_model(num_classes=21, seed=4), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     image = random_image(40, 50)
     ppm = write_ppm(tmp_path / "i.ppm", image)
     assert run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--overlay", tmp_path / "o.ppm").returncode == 0

@@ -81,7 +81,7 @@ def small_export(folder: Path) -> Path:
         provenance={"licence": "BSD-3-Clause"},
     )
     path = folder / "small.ts"
-    export(model, path)
+    export(model, path, target="portable")
     return path
 
 

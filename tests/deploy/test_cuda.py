@@ -62,7 +62,7 @@ def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.
         ({"device": "cuda"}, "dtype='float32': device='cuda' takes 'float16' or 'bfloat16'"),
         ({"device": "cuda", "dtype": "float16", "target": "cpu"}, "target='cpu' is for CPUs"),
         ({"device": "cuda", "format": "aoti"}, "device='cuda' needs format='torchscript'"),
-        ({"dtype": "float16"}, "needs target='cpu'"),
+        ({"dtype": "float16", "target": "portable"}, "needs target='cpu'"),
         ({"dtype": "float16", "target": "cpu"}, "dtype='float16' needs device='cuda'"),
         ({"dtype": "float16", "format": "aoti"}, "dtype='float16' needs format='torchscript', device='cuda'"),
         ({"dtype": "float16", "format": "onnx"}, "dtype='float16': format='onnx' takes"),
@@ -70,7 +70,7 @@ def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.
 )
 def test_refused_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(calm_model(), tmp_path / "m.ts", **options)
+        export(calm_model(), tmp_path / "m", **{"format": "torchscript", **options})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -121,7 +121,7 @@ def test_a_checkpoint_and_a_missing_file(tmp_path: Path) -> None:
 def test_a_file_size_limit_is_an_error_and_not_an_abort(tmp_path: Path) -> None:
     target = tmp_path / "m.ts"
     target.write_bytes(b"the old file")
-    program = EXPORT + f"export(model, {str(target)!r}, preprocessing=small)\n"
+    program = EXPORT + f"export(model, {str(target)!r}, preprocessing=small, target='portable')\n"
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -144,7 +144,7 @@ def test_a_full_disk_is_an_error_and_not_an_abort(tmp_path: Path) -> None:
     program = EXPORT + (
         "import pathlib\n"
         f"disk = pathlib.Path({str(disk)!r}); target = disk / 'm.ts'; target.write_bytes(b'old')\n"
-        "try:\n    export(model, target, preprocessing=small)\n"
+        "try:\n    export(model, target, preprocessing=small, target='portable')\n"
         "except OSError as error:\n    print(error)\n"
         "print(target.read_bytes(), sorted(p.name for p in disk.iterdir()))\n"
     )
@@ -171,7 +171,7 @@ def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
         "import time; from segnets.deploy import _export as api\n"
         "def stop(*arguments):\n    print('written', flush=True); time.sleep(600)\n"
         "api.verify_loaded = stop\n"
-        f"export(model, {str(target)!r}, preprocessing=small)\n"
+        f"export(model, {str(target)!r}, preprocessing=small, target='portable')\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

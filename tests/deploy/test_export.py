@@ -34,7 +34,7 @@ from tests.typed import part
 def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
     options = {} if name.startswith("lraspp") else {"aux_loss": True}
     model = random_model(name, num_classes=7, **options)
-    report = export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    report = export(model, tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert report.folded_batch_norms == norms - bool(options)  # the auxiliary head has one, and is dropped
     assert report.dropped_aux_classifier == bool(options)
@@ -81,14 +81,14 @@ def test_the_contract_describes_the_file(small: Path) -> None:
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     model = random_model(num_classes=3)
     for name in ("a.ts", "b.ts"):
-        export(model, tmp_path / name, preprocessing=SMALL)
+        export(model, tmp_path / name, preprocessing=SMALL, target="portable")
     assert (tmp_path / "a.ts").read_bytes() == (tmp_path / "b.ts").read_bytes()
 
 
 def test_a_model_in_training_mode_is_exported_in_eval_mode_and_not_changed(tmp_path: Path) -> None:
     model = random_model("deeplabv3_mobilenet_v3_large", num_classes=3, aux_loss=True).train()
     before = copy.deepcopy(model.state_dict())
-    export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    export(model, tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     assert all(module.training for module in model.modules())
     assert all(p.requires_grad for p in model.parameters())
     assert list(model.state_dict()) == list(before)
@@ -115,7 +115,7 @@ def test_folding_error_is_comparable_to_float32_rounding() -> None:
 
 def test_output_dict(tmp_path: Path) -> None:
     model = random_model("deeplabv3_mobilenet_v3_large", num_classes=3, aux_loss=True)
-    export(model, tmp_path / "m.ts", output="dict", preprocessing=SMALL)
+    export(model, tmp_path / "m.ts", output="dict", preprocessing=SMALL, target="portable")
     exported = load_exported(tmp_path / "m.ts")
     image = torch.randn(1, 3, 40, 50)
     assert list(exported.module(image)) == ["out"]
@@ -124,7 +124,7 @@ def test_output_dict(tmp_path: Path) -> None:
 
 
 def test_many_classes_give_an_int16_mask(tmp_path: Path) -> None:
-    export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=SMALL)
+    export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     mask = load_exported(tmp_path / "m.ts").segment(random_image(20, 30))
     assert mask.dtype == torch.int16
     assert mask.shape == (1, 20, 30)
@@ -227,7 +227,7 @@ def test_a_file_that_disagrees_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
     logits = Exported.logits
     monkeypatch.setattr(Exported, "logits", lambda self, image: logits(self, image) * 1.01)
     with pytest.raises(ExportError, match="disagrees with the model"):
-        export(random_model(num_classes=3), target, preprocessing=SMALL)
+        export(random_model(num_classes=3), target, preprocessing=SMALL, target="portable")
     assert target.read_bytes() == b"the old file"
     assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
 
@@ -269,7 +269,7 @@ def test_export_and_verify_emit_no_warnings(tmp_path: Path) -> None:
 
 def test_export_works_inside_inference_mode(tmp_path: Path) -> None:
     with torch.inference_mode():
-        report = export(random_model(num_classes=3), tmp_path / "m.ts", preprocessing=SMALL)
+        report = export(random_model(num_classes=3), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     assert report.folded_batch_norms == 47
 
 

@@ -43,7 +43,7 @@ def test_invalid_cards(card: dict[str, Any], message: str, tmp_path: Path) -> No
 def test_proofs_of_the_weights_are_dropped_from_the_export(tmp_path: Path) -> None:
     model = random_model(num_classes=5)
     model.card = segnets.ModelCard(provenance={"source_sha256": "12ab", "proof": "every tensor byte-equal"})
-    export(model, tmp_path / "m.ts")
+    export(model, tmp_path / "m.ts", target="portable")
     assert read_contract(tmp_path / "m.ts").card.provenance == {"derived_from": {"source_sha256": "12ab"}}
 
 
@@ -73,7 +73,7 @@ class NotScriptable(nn.Module):
 def test_torchscript_errors_become_one_line(path: str, tmp_path: Path) -> None:
     getter = backbones.IntermediateLayerGetter(backbones.resnet18(), {path: "out"})
     with pytest.raises(ExportError) as caught:
-        export(NotScriptable(getter), tmp_path / "m.ts")
+        export(NotScriptable(getter), tmp_path / "m.ts", target="portable")
     text = str(caught.value)
     assert text.startswith("the model can't be compiled by TorchScript: ")
     assert "\n" not in text
@@ -93,7 +93,7 @@ def test_provenance_that_is_not_json(tmp_path: Path) -> None:
     model = random_model(num_classes=2)
     model.card = ModelCard(preprocessing=SMALL, provenance={"author": "\ud800"})
     with pytest.raises(ExportError, match=r"options or provenance can't be written as JSON: .*surrogates not allowed"):
-        export(model, tmp_path / "m.ts")
+        export(model, tmp_path / "m.ts", target="portable")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_another_default_dtype_changes_nothing(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         model = random_model(num_classes=2).float()
-        export(model, tmp_path / "m.ts")
+        export(model, tmp_path / "m.ts", target="portable")
     finally:
         torch.set_default_dtype(torch.float32)
     assert verify(tmp_path / "m.ts", against=model).passed
@@ -111,7 +111,7 @@ _EXPORT = """
 import sys, torch, segnets
 torch.set_num_threads(1)
 torch.manual_seed(0)
-segnets.export(segnets.lraspp_mobilenet_v3_large(num_classes=2), sys.argv[1])
+segnets.export(segnets.lraspp_mobilenet_v3_large(num_classes=2), sys.argv[1], target="portable")
 """
 
 
@@ -141,7 +141,7 @@ def test_no_local_paths_and_the_same_bytes_from_another_folder(tmp_path: Path) -
 def test_networks_for_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
     model = segnets.create_model("lraspp_mobilenet_v3_small", in_channels=4)
     with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), but an export prepares RGB"):
-        export(model, tmp_path / "m.ts")
+        export(model, tmp_path / "m.ts", target="portable")
     assert not list(tmp_path.iterdir())
 
 

@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as Linux does")
 def test_later_calls_reuse_memory(tmp_path: Path) -> None:
-    export(tiny(), tmp_path / "m.ts", preprocessing=SMALL)
+    export(tiny(), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
 
     def pages(how: str) -> int:
         command = [sys.executable, "-c", _COUNT_PAGES, str(tmp_path / "m.ts"), how]

@@ -205,7 +205,7 @@ def test_missing_packages_are_named(written: Path, tmp_path: Path, monkeypatch: 
 )
 def test_refused_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(tiny(), tmp_path / "m.onnx", **{"format": "onnx", **options})
+        export(tiny(), tmp_path / "m", **{"format": "onnx", **options})
     assert list(tmp_path.iterdir()) == []
 
 

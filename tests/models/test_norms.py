@@ -46,7 +46,7 @@ def test_scripted_compiled_and_exported(norm: str, tmp_path: Path) -> None:
         assert torch.equal(scripted(x)["out"], expected)
         assert torch.equal(compiled(x)["out"], expected)
         torch.testing.assert_close(program(x)["out"], expected, rtol=1e-4, atol=1e-4)
-    report = segnets.export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    report = segnets.export(model, tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     assert report.verification.passed
     assert report.folded_batch_norms == (0 if norm == "group" else 41)
     assert [type(module) for module in model.modules()] == types, "the network itself was not changed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from segnets.errors import WeightsError
+from weights_tools.reader._export import EXPORTED
 from weights_tools.reader.source import Source
 
 _NUMBER, _BYTES = 0, 2
@@ -58,6 +59,8 @@ def explain(source: Source) -> str | None:
         return None
     if 1 not in facts or _GRAPH not in facts:
         return None
+    if facts.get(_PRODUCER) == "segnets":
+        return f"the file is an ONNX model that segnets exported ({_describe(facts, opsets)}). {EXPORTED}"
     return f"the file is an ONNX model ({_describe(facts, opsets)}). {_WHAT_TO_DO}"
 
 

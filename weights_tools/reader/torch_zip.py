@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 from segnets.errors import WeightsError
+from segnets.files import is_contract
 from weights_tools.reader import _zip_archive
 from weights_tools.reader._constructors import construct, storage_of
+from weights_tools.reader._export import explain_export
 from weights_tools.reader._machine import Machine
 from weights_tools.reader._zip_archive import Entry
 from weights_tools.reader.container import Container
@@ -30,6 +32,9 @@ def read(source: Source, *, check: bool) -> Container:
         WeightsError: If the archive is damaged, ambiguous, or of another kind.
     """
     entries = _zip_archive.read_entries(source)
+    contract = next((name for name in entries if is_contract(name)), None)
+    if contract is not None:
+        raise WeightsError(explain_export(_zip_archive.read_small(source, entries[contract], MAX_PICKLE_BYTES)))
     root = _root(entries)
     notes = []
     if check and not _zip_archive.check_sums(source, list(entries.values())):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from segnets.backbones import Bottleneck
-from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy import export, load_exported, verify
 from segnets.deploy.contract import PIXELS_AT_ONCE
 from segnets.deploy.passes.fuse_onednn import PackedConv
 from segnets.deploy.passes.winograd import WinogradConv
@@ -101,7 +101,7 @@ def test_the_mask_agrees_with_the_model(tmp_path: Path) -> None:
 
 def test_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="dtype='bfloat16' needs target='cpu'"):
-        export(random_model(), tmp_path / "m.ts", dtype="bfloat16")
+        export(random_model(), tmp_path / "m.ts", target="portable", dtype="bfloat16")
     with pytest.raises(ExportError, match="target='gpu'"):
         export(random_model(), tmp_path / "m.ts", target="gpu")
 
@@ -128,7 +128,3 @@ def test_a_libtorch_without_onednn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ExportError, match="export: target='cpu' needs oneDNN"):
         export(random_model(), tmp_path / "n.ts", target="cpu")
     assert not (tmp_path / "n.ts").exists()
-
-
-def test_the_default_target_is_portable(tmp_path: Path, small: Path) -> None:
-    assert read_contract(small).target == "portable"

@@ -37,17 +37,21 @@ _RESNET_GEOMETRY: dict[str, JSON] = {
     "stem": "7x7 convolution",
     "channel_order": "RGB",
 }
+_FIRST_BLOCK = "first_block_of_a_dilated_stage"
 _MOBILENET_GEOMETRY: dict[str, JSON] = {"batch_norm_eps": 1e-3, "padding": "symmetric", "channel_order": "RGB"}
 _DILATED_GEOMETRY: dict[str, JSON] = {
     "align_corners": False,
-    "first_block_of_a_dilated_stage": "keeps the previous dilation",
     "head_batch_norm_eps": 1e-5,
 }
 _ASSUMED = (
     "the weights do not determine the geometry: assumed torchvision's. For a segnets network with other options, "
     "use --layout segnets --option NAME=VALUE"
 )
-_OUTPUT_STRIDE = {"resnet": 8, "mobilenet": 16}
+# Backbone -> geometry of its dilated form. The first block of a MobileNet's dilated stage is dilated too.
+_DILATED_BACKBONES: dict[str, dict[str, JSON]] = {
+    "resnet": {_FIRST_BLOCK: "keeps the previous dilation", "output_stride": 8},
+    "mobilenet": {_FIRST_BLOCK: "has the dilation of its stage", "output_stride": 16},
+}
 
 
 class TorchvisionLayout:
@@ -125,7 +129,7 @@ class TorchvisionLayout:
         geometry = {
             **(_MOBILENET_GEOMETRY if family == "mobilenet" else _RESNET_GEOMETRY),
             **_DILATED_GEOMETRY,
-            "output_stride": _OUTPUT_STRIDE[family],
+            **_DILATED_BACKBONES[family],
         }
         if head == "DeepLabV3":
             geometry["atrous_rates"] = [12, 24, 36]
