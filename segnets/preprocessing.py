@@ -10,7 +10,7 @@ Shapes: N batch, H W the image, h w the network's input.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -24,6 +24,8 @@ RESIZE_RULES = ("short_side", "fixed", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
 DEFAULT_SHORT_SIDE = 520
+
+_MOST = 3.0  # above any mean or std for pixels of 0..1, below those for pixels of 0..255
 
 # Resizing the short side of a 1x300 image to 520 would give 81 million pixels and exhaust the memory.
 MAX_ENLARGED_PIXELS = 1 << 24
@@ -56,6 +58,10 @@ class Preprocessing:
     channel_order: str = "RGB"
 
     def __post_init__(self) -> None:
+        self._check()
+        _refuse_scale_of_bytes(self.mean, self.std)
+
+    def _check(self) -> None:
         _check_choice("resize", self.resize, RESIZE_RULES)
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         _check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
@@ -100,7 +106,12 @@ class Preprocessing:
         if missing or unknown:
             raise ValueError(f"preprocessing: missing fields {missing}, unknown fields {unknown}; expected {known}")
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in obj.items()}
-        return cls(**values)
+        # Files written before a mean above 1 was refused must still load.
+        preprocessing = object.__new__(cls)
+        for name, value in values.items():
+            object.__setattr__(preprocessing, name, value)
+        preprocessing._check()
+        return preprocessing
 
 
 class Preprocess(nn.Module):
@@ -306,6 +317,17 @@ def _checked_size(resize: str, size: object) -> int | tuple[int, int] | None:
 
 def _is_pixels(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536
+
+
+def _refuse_scale_of_bytes(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse numbers for pixels of 0..255. On the scale 0..1 no mean of an image exceeds 1."""
+    if max(*mean, *std) <= _MOST:
+        return
+    scaled = [", ".join(f"{value / 255:.6g}" for value in values) for values in (mean, std)]
+    raise ValueError(
+        f"mean={tuple(mean)}, std={tuple(std)}: these are for pixels of 0..255, and pixels are scaled to 0..1 first. "
+        f"Divide both by 255: mean=({scaled[0]}), std=({scaled[1]})"
+    )
 
 
 def _three_numbers(name: str, values: object) -> tuple[float, float, float]:

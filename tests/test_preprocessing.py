@@ -6,13 +6,14 @@ import dataclasses
 import importlib
 import json
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from segnets.errors import ImageError
-from segnets.preprocessing import Preprocess, Preprocessing, check_input, preprocess
+from segnets.preprocessing import Preprocess, Preprocessing, check_input, parse_resize, preprocess
 from segnets.segmenter import Segmenter, logits_at, logits_to_mask, segment
 from tests.oracle import torchvision
 
@@ -191,3 +192,41 @@ def test_segment_refuses_a_model_in_training_mode() -> None:
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
         segment(Threshold(), torch.zeros(1, 3, 3, 3, dtype=torch.uint8))
     assert Segmenter(Threshold(), Preprocessing()).state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "converted"),
+    [
+        (
+            {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)},
+            r"mean=\(0\.485, 0\.456, 0\.406\), std=\(0\.229, 0\.224, 0\.225\)",
+        ),
+        ({"mean": (104, 117, 123), "std": (1, 1, 1)}, r"mean=\(0\.407843, 0\.458824, 0\.482353\), std=\(0\.00392157,"),
+        ({"mean": (0, 0, 0), "std": (255, 255, 255)}, r"mean=\(0, 0, 0\), std=\(1, 1, 1\)"),
+    ],
+)
+def test_numbers_for_pixels_of_0_to_255_are_refused_with_the_right_ones(values: dict[str, Any], converted: str) -> None:
+    with pytest.raises(ValueError, match=rf"pixels are scaled to 0\.\.1 first\. Divide both by 255: {converted}"):
+        Preprocessing(**values)
+    written = {**Preprocessing().to_json(), **{name: list(each) for name, each in values.items()}}
+    assert Preprocessing.from_json(written).mean == tuple(map(float, values["mean"]))  # a file written before loads
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("none", {"resize": "none", "size": None}),
+        ("520", {"resize": "short_side", "size": 520}),
+        ("480x640", {"resize": "fixed", "size": (480, 640)}),
+    ],
+)
+def test_resize_rules_are_parsed(text: str, fields: dict[str, Any]) -> None:
+    assert parse_resize(text) == fields
+
+
+@pytest.mark.parametrize("text", ["9000x", "x", "", "1x2x3", "-5", "5.5", "five", "\N{SUPERSCRIPT TWO}", "1" * 5000])
+def test_other_rules_are_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected 520 \(the short side\), 480x640 \(height x width\) or none$"):
+        parse_resize(text)
+    with pytest.raises(ValueError, match=r"^expected sides of 1 to 65536 pixels$"):
+        parse_resize("0x5")
