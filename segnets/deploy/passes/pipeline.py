@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from segnets.deploy.passes import aspp, convolutions, fuse_cudnn, fuse_onednn, lraspp, pooling, residual, simplify, wrap
+from segnets.deploy.passes import (
+    activations,
+    aspp,
+    convolutions,
+    fuse_cudnn,
+    fuse_onednn,
+    lraspp,
+    pooling,
+    residual,
+    simplify,
+    wrap,
+)
 from segnets.deploy.passes.context import Context, Outcome
 
 
@@ -109,6 +120,7 @@ PIPELINES: Mapping[tuple[str, str], tuple[Pass, ...]] = {
     ),
     ("onnx", "portable"): (
         *COMMON,
+        Pass(activations.activate_out_of_place, "Anywhere: no other pass of ONNX looks at activations."),
         Pass(pooling.average_in_onnx, "After passes that run the network: ONNX's pooling computes nothing in torch."),
         Pass(wrap.return_logits, "Last: passes that run the network expect its dictionary."),
     ),

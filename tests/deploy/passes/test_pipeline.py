@@ -51,7 +51,7 @@ ORDER = {
         "compute_in_precision",
     ],
     ("aoti", "cpu"): [*COMMON, "choose_forms", "average_by_lines", "compute_in_precision", "return_logits"],
-    ("onnx", "portable"): [*COMMON, "average_in_onnx", "return_logits"],
+    ("onnx", "portable"): [*COMMON, "activate_out_of_place", "average_in_onnx", "return_logits"],
 }
 
 
@@ -105,6 +105,7 @@ EVIDENCE: Mapping[str, Mapping[str, Count]] = {
     "fold_batch_norms": {"batch_norms": minus(number_of(nn.BatchNorm2d))},
     "classify_before_resizing": {"heads": number_of(ClassifiedFirst)},
     "pool_apart": {"aspp": number_of(PooledApart)},
+    "activate_out_of_place": {"activations": lambda n: -sum(getattr(m, "inplace", False) for m in n.modules())},
     "average_by_window": {"whole": number_of(MeanByWindow), "grid": number_of(GridAverage)},
     "average_by_lines": {"whole": number_of(MeanByLines), "grid": number_of(GridAverage)},
     "average_in_onnx": {"whole": number_of(WholeAverage), "grid": number_of(GridAverage)},
