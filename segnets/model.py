@@ -3,18 +3,40 @@
 One class for all networks. Behaves like torchvision's FCN, DeepLabV3 and LRASPP, which only differ in their parts.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from segnets.backbones import forward_checkpointed
 from segnets.card import ModelCard, ModelConfig
-from segnets.layers import is_batch_norm, resize_bilinear
+from segnets.layers import is_batch_norm, is_symbolic, resize_bilinear
 from segnets.options import check_values
+
+
+# `torch.fx.wrap` makes a check one step of a traced graph; otherwise, its condition would end the tracing. A check
+# returns its tensor, so that removing unused steps of the graph keeps it.
+@torch.fx.wrap
+def check_batch(x: Tensor) -> Tensor:
+    """Return `x` if it is a batch of images for a network. Scriptable.
+
+    Raises:
+        ValueError: If `x` is not 4-D.
+        RuntimeError: If `x` is not floating point.
+    """
+    if x.dim() != 4:
+        raise ValueError(
+            f"expected 4D input (got {x.dim()}D input): a batch of images (N, C, H, W); add the batch dimension "
+            "of a single image with image.unsqueeze(0)"
+        )
+    if not x.is_floating_point():
+        raise RuntimeError(
+            f"expected a floating point image, normalised as the weights require, but found {x.dtype}; "
+            "segnets.preprocess converts uint8 images"
+        )
+    return x
 
 
 class SegmentationModel(nn.Module):
@@ -30,7 +52,8 @@ class SegmentationModel(nn.Module):
             `segnets.layers.resize_bilinear`).
         config: Name and options that rebuild this network, or None for a network assembled by hand.
         gradient_checkpointing: Whether training recomputes the backbone's activations instead of keeping them (see
-            `segnets.backbones.forward_checkpointed`). Ignored under torch.compile, which decides for itself.
+            `segnets.backbones.forward_checkpointed`). Ignored under torch.compile, which decides for itself, and in
+            graphs of torch.fx.
         norm_eval: Whether batch norms use their running statistics in training: True for all of them, "backbone" for
             those of the backbone.
 
@@ -70,7 +93,7 @@ class SegmentationModel(nn.Module):
         if norm_eval:  # new modules start in training mode, so switch their norms now
             self.train()
 
-    def train(self, mode: bool = True) -> SegmentationModel:
+    def train(self, mode: bool = True) -> Self:
         """Set training or eval mode.
 
         A frozen backbone and the batch norms selected by `norm_eval` stay in eval mode. A scripted network has
@@ -122,16 +145,7 @@ class SegmentationModel(nn.Module):
             ValueError: If `x` is not 4-D, or is a batch of one image in training and a batch norm needs more.
             RuntimeError: If `x` is not floating point.
         """
-        if x.dim() != 4:
-            raise ValueError(
-                f"expected 4D input (got {x.dim()}D input): a batch of images (N, C, H, W); add the batch dimension "
-                "of a single image with image.unsqueeze(0)"
-            )
-        if not x.is_floating_point():
-            raise RuntimeError(
-                f"expected a floating point image, normalised as the weights require, but found {x.dtype}; "
-                "segnets.preprocess converts uint8 images"
-            )
+        x = check_batch(x)
         size = [x.shape[2], x.shape[3]]
         features = self._features(x)
 
@@ -147,8 +161,10 @@ class SegmentationModel(nn.Module):
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
         checkpointed = self.gradient_checkpointing and self.training and not self.backbone_frozen
-        # The compiler decides which activations to keep.
-        if not torch.jit.is_scripting() and checkpointed and not torch.compiler.is_compiling():
-            return forward_checkpointed(self.backbone, x)
+        if not torch.jit.is_scripting():
+            # The compiler decides which activations to keep, and a graph of torch.fx has no place for checkpointing.
+            checkpointed = checkpointed and not torch.compiler.is_compiling() and not is_symbolic(x)
+            if checkpointed:
+                return forward_checkpointed(self.backbone, x)
         result: dict[str, Tensor] = self.backbone(x)
         return result

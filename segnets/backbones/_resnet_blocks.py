@@ -6,8 +6,6 @@ The defaults behave like torchvision.models.resnet, where the 3x3 convolution ha
 ("C", v1c) and average pooling in the shortcuts ("D", v1d) follow timm and mmsegmentation.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

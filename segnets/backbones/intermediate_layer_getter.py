@@ -3,15 +3,16 @@
 Behaves like torchvision.models._utils.IntermediateLayerGetter, but also accepts dotted paths.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from segnets.layers import is_symbolic
 
 
 class _Tap:
@@ -34,8 +35,8 @@ class IntermediateLayerGetter(nn.ModuleDict):
     Behaves like torchvision.models._utils.IntermediateLayerGetter, and also supports dotted paths. Children after
     the last selected one are dropped. The children must be registered in the order of use, and each is used once.
 
-    Dotted paths work in eager mode and torch.compile, but not in TorchScript. A getter with dotted paths must not run
-    in two threads at once.
+    Dotted paths work in eager mode and torch.compile, but not in TorchScript, and in torch.fx only if they name a
+    block rather than a layer of torch.nn. A getter with dotted paths must not run in two threads at once.
 
     Args:
         model: Module such as a ResNet or the `features` of a MobileNetV3.
@@ -73,7 +74,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
         for path in self.dotted:
             self.get_submodule(path).register_forward_hook(_Tap(self._tapped, wanted[path]))
 
-    def __prepare_scriptable__(self) -> IntermediateLayerGetter:
+    def __prepare_scriptable__(self) -> Self:
         """Refuse dotted paths in `torch.jit.script`, which does not compile the forward hooks that read them.
 
         Returns:
@@ -97,6 +98,9 @@ class IntermediateLayerGetter(nn.ModuleDict):
 
         Returns:
             The outputs by name, in the order in which the layers run. An OrderedDict in eager mode.
+
+        Raises:
+            NotImplementedError: If torch.fx traces a getter with the dotted path of a layer of torch.nn.
         """
         out = OrderedDict()
         if not torch.jit.is_scripting():
@@ -109,7 +113,18 @@ class IntermediateLayerGetter(nn.ModuleDict):
             if name in self.return_layers:
                 out_name = self.return_layers[name]
                 out[out_name] = x
+        if not torch.jit.is_scripting():
+            self._check_traced(x, out)
         return out
+
+    def _check_traced(self, x: Tensor, outputs: Mapping[str, Tensor]) -> None:
+        """Refuse a traced graph without an output: torch.fx does not run the hooks of layers of torch.nn."""
+        missing = [path for path in self.dotted if self.return_layers[path] not in outputs]
+        if missing and is_symbolic(x):
+            raise NotImplementedError(
+                f"torch.fx can't read the outputs of {', '.join(missing)} through this getter; pass these paths to "
+                "torchvision's create_feature_extractor instead, or trace a getter of whole blocks"
+            )
 
 
 def forward_checkpointed(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:

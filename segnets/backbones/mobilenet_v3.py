@@ -6,8 +6,6 @@ norms have eps 1e-3 and momentum 0.01. `dilated=True` dilates the last stage by 
 `first_block_dilation="previous"` follow timm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -7,8 +7,6 @@ Behaves like torchvision.models.resnet, and draws the same initial weights after
 torchvision lacks follow timm and mmsegmentation (see `segnets.options`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

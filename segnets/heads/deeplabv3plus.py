@@ -4,8 +4,6 @@ Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", https://a
 Behaves like segmentation_models_pytorch's DeepLabV3Plus or, with `variant="vainf"`, like VainF/DeepLabV3Plus-Pytorch's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", http
 default arguments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Howard et al. 2019, "Searching for MobileNetV3", section 6.4, https://arxiv.org/
 Behaves like torchvision.models.segmentation.lraspp.LRASPPHead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ Behaves like mmsegmentation's PSPHead (as in the paper) or, with `variant="smp"`
 PSPNet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

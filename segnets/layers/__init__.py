@@ -19,6 +19,7 @@ from segnets.layers.norm import (
 )
 from segnets.layers.pooling import PooledBranch, PyramidPooling
 from segnets.layers.resize import resize_bilinear
+from segnets.layers.tracing import is_symbolic
 
 __all__ = [
     "ASPP",
@@ -37,6 +38,7 @@ __all__ = [
     "SyncBatchNorm2d",
     "as_batch_norm",
     "is_batch_norm",
+    "is_symbolic",
     "norm_layer",
     "resize_bilinear",
     "round_channels",

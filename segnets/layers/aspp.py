@@ -6,8 +6,6 @@ https://arxiv.org/abs/1706.05587. Behaves like torchvision.models.segmentation.d
 Shapes: N batch, C channels, H W the feature map (input / 8 or input / 16).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

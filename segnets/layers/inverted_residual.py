@@ -5,8 +5,6 @@ Hu et al. 2018, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01
 Behaves like torchvision.models.mobilenetv3.InvertedResidual.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

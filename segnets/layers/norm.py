@@ -5,8 +5,6 @@ Wu and He 2018, group normalisation, https://arxiv.org/abs/1803.08494
 `FrozenBatchNorm2d` behaves like torchvision.ops.FrozenBatchNorm2d.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segnets.layers.tracing import is_symbolic
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -68,12 +68,17 @@ class FrozenBatchNorm2d(nn.Module):
 class SyncBatchNorm2d(nn.SyncBatchNorm):
     """SyncBatchNorm that TorchScript can compile (as plain batch norm).
 
-    (N, num_features, H, W) -> the same shape. In training, eager mode uses the statistics across all processes.
+    (N, num_features, H, W) -> the same shape. In training, eager mode uses the statistics across all processes. A
+    graph of torch.fx calls this module, like any norm of torch.nn.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; in TorchScript, with plain batch norm."""
         if not torch.jit.is_scripting():
+            if is_symbolic(x):
+                tracer: Any = x.tracer  # type: ignore[attr-defined]
+                step: Tensor = tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+                return step
             return super().forward(x)
         assert self.momentum is not None  # `norm_layer` always sets it
         return F.batch_norm(
@@ -154,12 +159,15 @@ def needs_several_values(module: nn.Module) -> bool:
     return is_batch_norm(module)
 
 
-def check_pooled_batch(x: Tensor, branch: str) -> None:
-    """Check that batch norm can be trained on a batch that is pooled to one value per channel and image.
+def check_pooled_batch(x: Tensor, branch: str) -> Tensor:
+    """Return `x` if batch norm can be trained on it after pooling to one value per channel and image.
 
     Args:
         x: Batch of shape (N, C, H, W) before pooling.
         branch: Name of the pooled branch for the message.
+
+    Returns:
+        The batch itself.
 
     Raises:
         ValueError: If `x` is a single image.
@@ -171,3 +179,4 @@ def check_pooled_batch(x: Tensor, branch: str) -> None:
             "(DataLoader(drop_last=True) drops a last batch of one), or build the model with norm_eval=True, "
             "pool_norm=False or head_norm_layer='group'"
         )
+    return x

@@ -5,15 +5,17 @@ Zhao et al. 2017, "Pyramid Scene Parsing Network", section 3.2, https://arxiv.or
 A `PooledBranch` with a single cell is the pooling branch of ASPP (`segnets.layers.aspp`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from segnets.layers.norm import NormLayer, check_pooled_batch, needs_several_values
 from segnets.layers.resize import resize_bilinear
+
+# One step of a traced graph, see `segnets.model.check_batch`.
+torch.fx.wrap("check_pooled_batch")
 
 
 class PooledBranch(nn.Sequential):
@@ -62,7 +64,7 @@ class PooledBranch(nn.Sequential):
         if not torch.jit.is_scripting():
             several = needs_several_values(self[2])
         if several and self.bins == 1 and self.training and self[2].training:
-            check_pooled_batch(x, self.name)
+            x = check_pooled_batch(x, self.name)
         for layer in self:
             x = layer(x)  # (N, C, bins, bins) after the first layer
         return resize_bilinear(x, size, self.align_corners)

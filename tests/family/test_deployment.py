@@ -1,4 +1,4 @@
-"""Every head on every backbone in TorchScript, torch.export, torch.compile and segnets.export.
+"""Every head on every backbone in TorchScript, torch.fx, torch.export, torch.compile and segnets.export.
 
 Every run tests each head on the lightest backbones, with heads of 32 channels, which have the same graphs and take a
 fraction of the time. `--full` tests all networks with their published widths.
@@ -6,6 +6,7 @@ fraction of the time. `--full` tests all networks with their published widths.
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.fx
 from torch import nn
 
 import segnets
@@ -49,6 +51,25 @@ def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> No
         x = images(2, *size)
         with torch.inference_mode():
             assert_equal(scripted(x), network(x))
+
+
+@of("resnet18", also=["lraspp_mobilenet_v3_small"])
+def test_graphs_of_torch_fx_give_the_same_bits(network: nn.Module) -> None:
+    """In training mode, then in eval mode, with the running statistics of the training."""
+    model = copy.deepcopy(network).train()
+    copied = copy.deepcopy(model)
+    for training in (True, False):
+        graph = torch.fx.symbolic_trace(copied.train(training))
+        model.train(training)
+        for size in ((32, 40), (33, 50)):
+            outputs = []
+            for module in (graph, model):
+                torch.manual_seed(0)  # for dropout
+                with torch.no_grad():
+                    outputs.append(module(images(2, *size)))
+            assert_equal(*outputs)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(copied.state_dict()[key], tensor), key
 
 
 @of("resnet18", also=["lraspp_mobilenet_v3_small"])
