@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
 from segnets import catalog
-from tests.weights_tools.cpp_archive import build as cpp_archive
 from tests.weights_tools.files import network
 from tests.weights_tools.server import ROW, Server, running
 from weights_tools.fetching import _download
@@ -41,17 +40,6 @@ def nothing_new(tmp_path: Path) -> Callable[[], None]:
         assert names == before[0]
 
     return check
-
-
-@pytest.fixture(scope="session")
-def torch_save(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function that writes a state dict with torch::save of C++; see `cpp_archive`."""
-    program = cpp_archive.build()
-
-    def save(state: Mapping[str, Tensor], kind: str = "module", name: str = "cpp.pt") -> Path:
-        return cpp_archive.torch_save(program, state, tmp_path_factory.mktemp("cpp") / name, kind)
-
-    return save
 
 
 @pytest.fixture
