@@ -72,7 +72,7 @@ def test_graphs_of_torch_fx_give_the_same_bits(network: nn.Module) -> None:
         assert torch.equal(copied.state_dict()[key], tensor), key
 
 
-@of("resnet18", also=["lraspp_mobilenet_v3_small"])
+@of(also=["lraspp_mobilenet_v3_small", "pspnet_resnet18"])  # the two with the most unusual poolings
 def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) -> None:
     sizes = {
         0: torch.export.Dim("batch", min=1, max=64),
@@ -90,7 +90,7 @@ def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) ->
             torch.testing.assert_close(got[key], expected[key], rtol=0, atol=allowed)
 
 
-@of("resnet18", also=["lraspp_mobilenet_v3_small"])
+@of(also=["lraspp_mobilenet_v3_small", "deeplabv3plus_resnet18", "pspnet_resnet18"])
 def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
     """The "eager" backend runs the captured graph with the same kernels, so the bits are the same."""
     torch.compiler.reset()

@@ -122,7 +122,9 @@ def test_wrong_calls(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("usage: weights-tools")
 
 
-def test_bad_files_give_one_line_and_exit_status_1(tmp_path: Path) -> None:
+def test_bad_files_give_one_line_and_exit_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = {
         "empty.pth": b"",
         "page.pth": b"<html>",
@@ -131,10 +133,15 @@ def test_bad_files_give_one_line_and_exit_status_1(tmp_path: Path) -> None:
     }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-        done = _run("convert", name, "out.safetensors", cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"weights-tools: {name}: the ")
-        assert len(done.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    for name in bad:
+        assert main(["convert", name, "out.safetensors"]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"weights-tools: {name}: the ")
+        assert len(err.splitlines()) == 1
+    done = _run("convert", "page.pth", "out.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(bad)
 
 
