@@ -112,7 +112,7 @@ def compare(
         check_writable_target(dst)
     with without_garbage_collection():
         before = _identity(Path(dst))
-        ours = segnets.load(dst)
+        ours = segnets.load(dst, dtype=None)
         config, card = _described(ours, dst)
         _check_unchanged(config, card, dst)
         with open_checkpoint(src) as (source, container):

@@ -218,6 +218,10 @@ def _check_values(source: Weights, edited: Weights, dtype: str | None) -> ValueC
     return replace(after, problems=tuple(f"cast to {dtype}, {each}" for each in after.problems))
 
 
+def _name_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _report(
     src: Path,
     source: _Source,
@@ -228,10 +232,14 @@ def _report(
     results: CheckResults,
 ) -> ConversionReport:
     found, tensors = source.found, edited.tensors
-    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    dtypes = Counter(map(_name_of, tensors.values()))
     notes = source.notes()
-    if any(t.element_size() == 1 for t in tensors.values() if t.is_floating_point()):
-        notes.append("8-bit floats are kept. Call model.float() after loading, or convert with --dtype float32.")
+    others = sorted({name for t in tensors.values() if t.is_floating_point() and (name := _name_of(t)) != "float32"})
+    if others:
+        notes.append(
+            f"the weights are kept in {', '.join(others)}. segnets.load makes a float32 model of them; "
+            "load(..., dtype=None) keeps their dtype, and convert --dtype float32 changes the file"
+        )
     return ConversionReport(
         source=str(src),
         source_sha256=source.content.sha256(),

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from segnets.card import ModelCard, ModelConfig, check_card, with_labels
+from segnets.card import JSON, ModelCard, ModelConfig, check_card, with_labels
 from segnets.deploy._choices import AUTO, choose_format, choose_target, portable_because
 from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
@@ -22,9 +22,11 @@ from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
-from segnets.errors import ExportError
+from segnets.errors import ExportError, WeightsError, warn_caller
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocessing import Preprocessing
+from segnets.weights.actual import AsIs, describe_as_is
+from segnets.weights.wrappers import clean_names, is_sharded, without_inner_wrappers
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def export(
     file only if it agrees.
 
     Args:
-        model: A SegmentationModel, in training or eval mode. It is not changed.
+        model: A SegmentationModel, in training or eval mode, also inside of wrappers (torch.compile, DataParallel,
+            AveragedModel). It is not changed.
         path: File to write.
         format: "torchscript", a program for LibTorch (`.ts`, `.pt`); "aoti", a model compiled for CPUs like this one
             (`.pt2`), which needs torch 2.13, a C++ compiler and a minute; or "onnx", a graph for ONNX Runtime, OpenVINO
@@ -130,13 +133,15 @@ def export(
     resolved, note = choose_target(kind, device) if target == AUTO else (target, "")
     options = ExportOptions(output, dtype, device, resolved, opset, calibration, minimum_agreement)
     FORMATS[kind].check(options)
+    model = _checked_module(model)
     card = _card(model, preprocessing, classes, palette)
 
-    reference = _reference(_checked_module(model))
+    reference = _reference(model)
+    config, card = _describe(model, card)
     draft, note = _draft(kind, model, card.preprocessing, options, note)
     golden = draft.golden(reference)
     contract = Contract(
-        config=_config(model),
+        config=config,
         card=card,
         num_classes=golden.tensors["logits"].shape[1],
         tolerance=golden.tolerance,
@@ -203,8 +208,15 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _checked_module(model: object) -> nn.Module:
+    """Return the model without wrappers around and inside of it."""
     if not isinstance(model, nn.Module):
         raise ExportError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if is_sharded(model):
+        raise ExportError(
+            f"model: this {type(model).__name__} is sharded (FSDP), and no process holds all of its tensors. Load its "
+            "full state dict into a network that is not sharded, and export that"
+        )
+    model = without_inner_wrappers(model)
     config = getattr(model, "config", None)
     channels = config.options.get("in_channels", 3) if isinstance(config, ModelConfig) else 3
     if channels != 3:
@@ -225,10 +237,25 @@ def _reference(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _config(model: nn.Module) -> ModelConfig:
-    """Return the model's config, or the name of its class if no builder made it."""
+def _describe(model: nn.Module, card: ModelCard) -> tuple[ModelConfig, ModelCard]:
+    """Return the config of the model as it is now, or the name of its class if no config describes it.
+
+    The file computes what the model computes in any case, but its contract must not claim to be another network.
+    """
     config: ModelConfig | None = getattr(model, "config", None)
-    return ModelConfig(type(model).__name__) if config is None else config
+    if config is None:
+        return ModelConfig(type(model).__name__), card
+    tensors = model.state_dict()
+    clean = clean_names(tensors)
+    try:
+        as_is = describe_as_is(model, config, {clean[name]: tensor for name, tensor in tensors.items()})
+    except WeightsError as error:  # a config of the caller's own
+        as_is = AsIs(config, problem=str(error))
+    if not as_is.problem:
+        return as_is.config, card
+    warn_caller(f"the exported file names no builder: {as_is.problem}")
+    provenance: dict[str, JSON] = {**card.provenance, "changed_from": config.name}
+    return ModelConfig(type(model).__name__), replace(card, provenance=provenance)
 
 
 def _card(

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError, warn_caller
 from segnets.weights.geometry import describe
-from segnets.weights.mismatch import COUNTER, Mismatch, absent_counters, find_mismatch
-
-AUXILIARY = "aux_classifier."
+from segnets.weights.mismatch import AUXILIARY, COUNTER, Mismatch, absent_counters, find_mismatch
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class LoadReport:
             its weights are summed; for more they are repeated and scaled so that the sum stays (as in timm).
         zeroed: Batch norm counters that old files lack; they start at 0.
         cast: Dtype of the weights -> dtype of the model, where they differ.
+        stripped: Prefixes and words of wrappers (DataParallel, torch.compile, Lightning) taken off the names.
     """
 
     loaded: int
@@ -43,6 +42,7 @@ class LoadReport:
     adapted: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
     cast: Mapping[str, str] = field(default_factory=dict)
+    stripped: tuple[str, ...] = ()
 
     def card_for(self, card: ModelCard | None) -> ModelCard | None:
         """Return the card of the loaded weights, without class names if last convolutions are newly initialised."""
@@ -52,6 +52,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.loaded} tensors loaded"]
+        if self.stripped:
+            lines.append(f"taken off their names: {', '.join(self.stripped)}")
         if self.fresh:
             lines.append(f"newly initialised: {', '.join(self.fresh)}")
         counters = [name for name in self.ignored if name.endswith(COUNTER)]

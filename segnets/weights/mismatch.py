@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 COUNTER = "num_batches_tracked"
+AUXILIARY = "aux_classifier."
 
 
 class _Shaped(Protocol):

@@ -19,9 +19,11 @@ from segnets.errors import WeightsError, warn_caller
 from segnets.model import SegmentationModel
 from segnets.options import NAMES, OPTIONS, Options
 from segnets.registry import BACKBONES, MODELS, build_described, find_builder
-from segnets.weights.fitting import AUXILIARY, fit
+from segnets.weights.actual import infer_config
+from segnets.weights.fitting import fit
 from segnets.weights.geometry import merge_options, other_geometry
-from segnets.weights.sources import FoundWeights, WeightsSource, read_source
+from segnets.weights.sources import FoundWeights, WeightsSource, read_source, unwrap_source
+from segnets.weights.wrappers import find_network
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,8 +92,13 @@ def with_weights(build: Builder) -> PretrainedBuilder:
             if weights_backbone is not None:
                 _load_backbone(model, build, weights_backbone)
             return model
-        found = _read(weights, build.name)
         given = {name: value for name, value in options.items() if value is not None}
+        found = _read(weights, build.name)
+        if found.config is None:
+            # The auxiliary classifier is included, so that a prefix is found on its names too.
+            shown = build_described(build.name, build.resolve(given))
+            found = unwrap_source(found, shown.state_dict())
+            _say_unwrapped(found)
         model = build(**_options_for(found, build, given))
         warning = other_geometry(model.config, found.config, found.where)
         report = fit(model, found.tensors, where=found.where)
@@ -166,14 +173,19 @@ def _options_for(found: FoundWeights, build: Builder, given: Mapping[str, Any]) 
     if found.config is not None:
         _check_describes(found.config, found)
         return merge_options(found.config, given, found.where)
-    # Only a head names its last convolutions, so build one.
-    head = build_described(build.name, build.resolve(given)).classifier
-    names = [f"classifier.{layer}.bias" for layer in getattr(head, "last_layers", ())]
-    last = [found.tensors[name] for name in names if name in found.tensors]
-    if not last or not last[0].ndim:
+    if not any(name.startswith("classifier.") for name in found.tensors):
         raise WeightsError(f"{found.where}: no classifier found. Load a backbone alone with weights_backbone=.")
-    shown = {"num_classes": len(last[0]), "aux_loss": any(name.startswith(AUXILIARY) for name in found.tensors)}
-    return {**shown, **given}
+    shown, _ = infer_config(ModelConfig(build.name, build.resolve(given)), found.tensors)
+    inferred = {name: shown.options[name] for name in ("num_classes", "aux_loss", "in_channels")}
+    return {**inferred, **given}
+
+
+def _say_unwrapped(found: FoundWeights) -> None:
+    """Warn about names that were taken apart, because a builder returns no report."""
+    if not found.stripped:
+        return
+    outside = f"; ignored: {', '.join(found.outside[:5])}" if found.outside else ""
+    warn_caller(f"{found.where}: took {', '.join(map(repr, found.stripped))} off the names of its tensors{outside}")
 
 
 def _check_describes(config: ModelConfig, found: FoundWeights) -> None:
@@ -193,6 +205,12 @@ def _load_backbone(model: SegmentationModel, build: Builder, source: WeightsSour
     """Load the backbone from the weights of its classifier, without the last layers."""
     backbone = build.backbone
     found = _read(source, backbone.name)
+    if found.config is None:
+        for own in (build_described(backbone.name, {}), model.backbone):  # the latter in a whole network's state dict
+            if find_network(found.tensors, own.state_dict()).prefixes:
+                found = unwrap_source(found, own.state_dict(), keep_all=False)
+                break
+        _say_unwrapped(found)
     assert model.config is not None
     dropped = backbone.unused_prefixes(model.config.options)
     tensors = {

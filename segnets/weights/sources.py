@@ -9,20 +9,21 @@ import enum
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 from zipfile import ZipFile, is_zipfile
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.catalog import Published, find_published, published_for
 from segnets.errors import WeightsError
 from segnets.files import is_export
 from segnets.weights.weights_file import read_start, read_weights_file
+from segnets.weights.wrappers import find_network
 
 WeightsSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Tensor] | enum.Enum"
 
@@ -36,12 +37,16 @@ class FoundWeights:
         where: Name of the weights in messages.
         config: Network that the weights were made for, if known.
         card: Classes, preprocessing and origin of the weights, if known.
+        stripped: Prefixes and words of wrappers that were taken off the names.
+        outside: Names of tensors outside of the network, which were left out.
     """
 
     tensors: Mapping[str, Tensor]
     where: str
     config: ModelConfig | None = None
     card: ModelCard | None = None
+    stripped: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
 def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeights:
@@ -62,6 +67,8 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
         return _read_published(published)
     if isinstance(source, enum.Enum):
         raise WeightsError(f"{source}: is not published for {model}; give its file's path, or a state dict")
+    if isinstance(source, nn.Module):
+        raise WeightsError(f"weights of type {type(source).__name__}: is a module; pass its state_dict()")
     if not isinstance(source, str | os.PathLike):
         raise WeightsError(
             f"weights of type {type(source).__name__}: expected a file's path, a state dict or a published name"
@@ -72,6 +79,35 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
     if not str(source):
         raise WeightsError("weights='': expected a file's path, a state dict or a published name")
     return _read_file(Path(source))
+
+
+def unwrap_source(found: FoundWeights, own: Collection[str], *, keep_all: bool = True) -> FoundWeights:
+    """Take off what wrappers added to the names of a state dict.
+
+    Args:
+        found: Weights.
+        own: Names of the tensors of the network to fill.
+        keep_all: Whether weights outside of the network are an error, as they are lost.
+
+    Raises:
+        WeightsError: If the state dict holds several such networks, or also other weights.
+    """
+    if found.config is not None:
+        return found
+    network = find_network(found.tensors, own)
+    if len(network.prefixes) > 1:
+        raise WeightsError(
+            f"{found.where}: holds several networks, whose names begin with "
+            f"{' and '.join(repr(prefix) for prefix in network.prefixes)}; pass a state dict with one of them"
+        )
+    lost = [name for name in network.dropped if found.tensors[name].ndim > 1 and found.tensors[name].numel() > 4]
+    if lost and keep_all:
+        raise WeightsError(
+            f"{found.where}: holds the network under {''.join(network.stripped)!r}, and other weights that would be "
+            f"lost: {', '.join(lost[:3])}; pass a state dict with the network alone"
+        )
+    tensors = {new: found.tensors[old] for new, old in network.kept.items()}
+    return replace(found, tensors=tensors, stripped=network.stripped, outside=network.dropped)
 
 
 def _read_file(path: Path) -> FoundWeights:

@@ -15,10 +15,12 @@ from segnets.errors import WeightsError, warn_caller
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import build_described
+from segnets.weights.actual import describe_as_is
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.geometry import other_geometry
-from segnets.weights.sources import read_source
+from segnets.weights.sources import read_source, unwrap_source
 from segnets.weights.weights_file import ALIGNMENT, read_weights_file, write_weights_file
+from segnets.weights.wrappers import clean_names, hint_for, is_sharded, unwrap, without_inner_wrappers
 
 
 def save(
@@ -33,12 +35,19 @@ def save(
 ) -> None:
     """Write a model from a builder to one self-describing `.safetensors` file.
 
+    The file describes the model as it is now. A replaced last convolution, another first convolution or a removed
+    auxiliary classifier become other options (`num_classes`, `in_channels`, `aux_loss`), with one warning. Everything
+    else that makes the described network compute something else is refused: both run on a small image in eval mode.
+    Hooks of the model run, so one that only looks on does not matter.
+
     The same model gives the same bytes. An existing file is replaced only after the new one was read back and compared.
     Arguments that are not given come from `model.card`, the card of the loaded weights. Provenance that holds only for
     the original tensors is kept as `derived_from`.
 
     Args:
-        model: Model with a `config`, as returned by builders and `load`.
+        model: Model with a `config`, as returned by builders and `load`. Wrappers around and inside of it are taken
+            off (torch.compile, DataParallel, DistributedDataParallel, AveragedModel, FSDP, activation checkpointing).
+            A sharded model is gathered, so every process must call `save`, each with its own path.
         path: File to write.
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
@@ -51,61 +60,67 @@ def save(
             tensor cannot be stored.
         OutputError: If `path` cannot be written.
     """
-    config = getattr(model, "config", None)
+    network = unwrap(model)
+    config = getattr(network, "config", None)
     if not isinstance(config, ModelConfig):
         raise WeightsError(
-            f"this {type(model).__name__} has no config, so a file could not describe it. Build it with "
-            "segnets.create_model, or set model.config to a segnets.ModelConfig."
+            f"this {type(model).__name__} has no config, so a file could not describe it. "
+            + (hint_for(model) or "Build it with segnets.create_model, or set model.config to a segnets.ModelConfig.")
         )
-    card = (getattr(model, "card", None) or ModelCard()).derived()
+    tensors = _full_tensors(model)
+    actual = describe_as_is(network, config, tensors)
+    if actual.problem:
+        raise WeightsError(f"{os.fspath(path)}: not written. {actual.problem}")
+    card = (getattr(network, "card", None) or ModelCard()).derived()
+    num_classes = actual.config.options.get("num_classes")
+    if num_classes != config.options.get("num_classes"):
+        card = card.without_classes()  # those of the head that was replaced
     if preprocessing is not None:
         card = replace(card, preprocessing=preprocessing)
     if provenance is not None:
         card = replace(card, provenance=dict(provenance))
-    num_classes = config.options.get("num_classes")
     try:
         card = with_labels(card, classes, palette)
         check_card(card, num_classes if isinstance(num_classes, int) else None)
     except ValueError as error:
         raise WeightsError(str(error)) from None
-    tensors = model.state_dict()
-    _check_is_described(config, tensors)
-    write_weights_file(path, tensors, config, card, overwrite=overwrite)
+    write_weights_file(path, tensors, actual.config, card, overwrite=overwrite)
+    if actual.changed:
+        warn_caller(
+            f"{os.fspath(path)}: the model was changed since it was built; saved with {', '.join(actual.changed)}"
+        )
 
 
-def _check_is_described(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Check that `load` will accept the file, before the file replaces a valid one."""
-    described = build_described(config.name, dict(config.options)).state_dict()
-    if [(name, tensor.shape) for name, tensor in described.items()] == [(n, t.shape) for n, t in tensors.items()]:
-        return
-    other = [name for name in {**described, **tensors} if _shape(described, name) != _shape(tensors, name)]
-    raise WeightsError(
-        f"this model was changed and is no longer the {config.name} that model.config describes: {', '.join(other[:5])}"
-        f"{f' and {len(other) - 5} more tensors' if len(other) > 5 else ''} differ. Build a model with the options "
-        "that you need (num_classes, aux_loss), and load the weights into it."
-    )
+def _full_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of a network, without the words of wrappers, and gathered if it is sharded (FSDP)."""
+    module = model if is_sharded(model) else without_inner_wrappers(model)
+    tensors = module.state_dict()
+    clean = clean_names(tensors)
+    return {
+        clean[name]: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        for name, tensor in tensors.items()
+    }
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return tensors[name].shape if name in tensors else None
-
-
-def load(path: str | os.PathLike[str]) -> nn.Module:
+def load(path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = torch.float32) -> nn.Module:
     """Build the model that a weights file describes.
 
-    The tensors are mapped from the file: hardly anything is copied, and pages are read when they are first used. The
-    tensors keep the dtype of the file; `model.float()` or `model.half()` changes it.
+    Tensors of this dtype are mapped from the file: hardly anything is copied, and pages are read when they are first
+    used. Those of another dtype are converted.
 
     Args:
         path: Weights file (.safetensors) written by segnets.
+        dtype: Floating-point dtype of the model, such as torch.bfloat16 or "bfloat16". The default computes on float32
+            images, whatever the file holds. None keeps the dtype of the file.
 
     Returns:
         The model in eval mode, with the file's `config` and `card`.
 
     Raises:
         WeightsError: If segnets did not write the file, it is damaged, its network is not registered
-            (`segnets.register_model`), or its tensors do not fit its network.
+            (`segnets.register_model`), its tensors do not fit its network, or `dtype` is no floating-point dtype.
     """
+    wanted = _floating(dtype)
     file = read_weights_file(path)
     if file.config is None or file.card is None:
         raise WeightsError(
@@ -117,9 +132,26 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
             model = build_described(file.config.name, dict(file.config.options))
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from None
-        fit(model, {name: _aligned(t) for name, t in file.tensors.items()}, where=str(path), assign=True)
+        tensors = {name: _aligned(_converted(tensor, wanted)) for name, tensor in file.tensors.items()}
+        fit(model, tensors, where=str(path), assign=True)
     _attach(model, file.card)
     return model.eval()
+
+
+def _floating(dtype: object) -> torch.dtype | None:
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if named is None and dtype is None:
+        return None
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise WeightsError(
+            f"dtype={dtype!r}: expected a floating-point dtype such as torch.float32 or 'bfloat16', or None for the "
+            "file's own"
+        )
+    return named
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def _aligned(tensor: Tensor) -> Tensor:
@@ -135,8 +167,9 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     stride, eps, ...) that differ from the model's and change what the tensors compute.
 
     Args:
-        model: Model to fill.
-        source: `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names.
+        model: Model to fill, also inside of a wrapper (compiled, DataParallel, averaged).
+        source: `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names. Prefixes and words that
+            wrappers add to the names (`module.`, `_orig_mod.`, `model.`) are taken off, and reported.
 
     Returns:
         Which tensors were loaded, ignored, or left at their initial values.
@@ -144,10 +177,22 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     Raises:
         WeightsError: If the weights do not fit. The message lists every difference, and the model is unchanged.
     """
-    found = read_source(source)
-    warning = other_geometry(getattr(model, "config", None), found.config, found.where)
-    report = fit(model, found.tensors, where=found.where)
-    _attach(model, report.card_for(found.card))
+    network = unwrap(model)
+    if is_sharded(model):
+        raise WeightsError(
+            f"this {type(model).__name__} is sharded (FSDP), and no process holds all of its tensors. Load the weights "
+            "before it is sharded."
+        )
+    module = without_inner_wrappers(network)
+    found = unwrap_source(read_source(source), module.state_dict())
+    warning = other_geometry(getattr(network, "config", None), found.config, found.where)
+    try:
+        report = fit(module, found.tensors, where=found.where)
+    except WeightsError as error:
+        hint = "" if isinstance(getattr(network, "config", None), ModelConfig) else hint_for(network)
+        raise WeightsError(f"{error}\n{hint}" if hint else str(error)) from None
+    report = replace(report, stripped=found.stripped, ignored=(*report.ignored, *found.outside))
+    _attach(network, report.card_for(found.card))
     if warning:
         warn_caller(warning)
     return report

@@ -157,7 +157,9 @@ def test_other_numbers_of_channels_are_not_adapted() -> None:
     with pytest.raises(
         segnets.WeightsError, match=r"backbone\.conv1\.weight: file \(64, 4, 7, 7\), model \(64, 3, 7, 7\)"
     ):
-        segnets.create_model("fcn_resnet18", weights=four.state_dict())
+        segnets.create_model("fcn_resnet18", weights=four.state_dict(), in_channels=3)
+    inferred = segnets.create_model("fcn_resnet18", weights=four.state_dict())
+    assert options_of(inferred)["in_channels"] == 4
 
 
 def test_frozen_and_plain_batch_norms_load_each_others_weights(tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_a_classifier_with_a_norm_function_is_not_saved(tmp_path: Path) -> None:
     [
         ({"stem": "deep"}, {}, 'stem="deep"'),
         ({}, {"stem": "deep"}, 'stem="plain"'),
-        ({"in_channels": 4}, {}, "in_channels=4"),
+        ({"in_channels": 4}, {"in_channels": 3}, "in_channels=4"),
         ({"norm_layer": "group"}, {}, 'norm_layer="group"'),
     ],
     ids=str,

@@ -99,10 +99,26 @@ def test_the_same_model_gives_the_same_bytes_and_other_libraries_read_them(model
     }
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_loaded_model_runs_on_float32_images(tmp_path: Path, stored: torch.dtype) -> None:
+    network = segnets.lraspp_mobilenet_v3_large(num_classes=3).to(stored).eval()
+    segnets.save(network, tmp_path / "w.safetensors")
+    x = images(1, 32, 32)
+    with torch.inference_mode():
+        expected = network.float()(x)["out"]
+        assert torch.equal(segnets.load(tmp_path / "w.safetensors")(x)["out"], expected)
+        double = segnets.load(tmp_path / "w.safetensors", dtype="float64")(x.double())["out"]
+    assert double.dtype == torch.float64
+    assert torch.allclose(double.float(), expected, atol=1e-4)
+    for wrong in ("float31", torch.int8, 32):
+        with pytest.raises(segnets.WeightsError, match=r"dtype=.*: expected a floating-point dtype such as"):
+            segnets.load(tmp_path / "w.safetensors", dtype=wrong)  # type: ignore[arg-type]
+
+
 def test_half_precision_is_kept(model: nn.Module, tmp_path: Path) -> None:
     half = segnets.lraspp_mobilenet_v3_large(num_classes=3).to(torch.bfloat16)
     segnets.save(half, tmp_path / "w.safetensors")
-    loaded = segnets.load(tmp_path / "w.safetensors")
+    loaded = segnets.load(tmp_path / "w.safetensors", dtype=None)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     report = segnets.load_weights(model.__class__(*_parts(3)), tmp_path / "w.safetensors")
     assert report.cast == {"torch.bfloat16": "torch.float32"}
@@ -181,10 +197,6 @@ def test_a_model_without_a_description_is_not_saved(tmp_path: Path) -> None:
         empty = segnets.lraspp_mobilenet_v3_large(num_classes=3)
     with pytest.raises(segnets.WeightsError, match=r"319 of 319 tensors can't be saved: .*no values \(meta device\)"):
         segnets.save(empty, path)
-    changed = segnets.lraspp_mobilenet_v3_large(num_classes=3)
-    changed.classifier.low_classifier = nn.Conv2d(40, 7, 1)
-    with pytest.raises(segnets.WeightsError, match=r"no longer the lraspp_mobilenet_v3_large .*low_classifier\.weight"):
-        segnets.save(changed, path)
     assert list(tmp_path.iterdir()) == []
 
 

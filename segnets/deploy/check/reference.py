@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segnets.deploy._reason import reason_of
 from segnets.errors import ExportError
 from segnets.layers import as_batch_norm
+from segnets.weights.wrappers import hint_for
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
@@ -72,5 +73,9 @@ def logits_in(output: object, model: nn.Module) -> Tensor:
         return logits
     raise ExportError(
         f"model: this {type(model).__name__} returns a {type(output).__name__}, not {{'out': (N, C, H, W) logits}}. "
-        "Export a segmentation model (backbone and classifier); an image classifier or a bare backbone has no mask"
+        + (
+            hint_for(model).rstrip(".")
+            or "Export a segmentation model (backbone and classifier); an image classifier or a bare backbone has no "
+            "mask"
+        )
     )
