@@ -81,7 +81,7 @@ def test_what_options_can_describe_is_saved(
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     fresh = segnets.create_model(name, **{**options, "num_classes": 4, said.split("=")[0]: None})
-    assert loaded.config == segnets.create_model(name, **options_of(loaded)).config  # type: ignore[arg-type]
+    assert loaded.config == segnets.create_model(name, **options_of(loaded)).config
     assert options_of(loaded).keys() == options_of(fresh).keys()
 
 

@@ -30,38 +30,42 @@ def _network(seed: int = 0) -> segnets.SegmentationModel:
     return network.eval()
 
 
-def _compiled_backbone(network: Any) -> nn.Module:
+def _compiled(network: Any) -> Any:
+    return torch.compile(network)
+
+
+def _compiled_backbone(network: Any) -> Any:
     network.backbone = torch.compile(network.backbone)
     return network
 
 
-def _compiled_in_place(network: Any) -> nn.Module:
+def _compiled_in_place(network: Any) -> Any:
     network.compile()
     return network
 
 
-def _checkpointed(network: Any) -> nn.Module:
+def _checkpointed(network: Any) -> Any:
     network.backbone["4"] = checkpoint_wrapper(network.backbone["4"])
     return network
 
 
-def _cast_as_by_accelerate(network: Any) -> nn.Module:
+def _cast_as_by_accelerate(network: Any) -> Any:
     network._original_forward = network.forward
     network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
     return network
 
 
-def _parallel_backbone(network: Any) -> nn.Module:
+def _parallel_backbone(network: Any) -> Any:
     network.backbone = nn.DataParallel(network.backbone)
     return network
 
 
-WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "compiled": torch.compile,
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "compiled": _compiled,
     "compiled in place": _compiled_in_place,
     "DataParallel": nn.DataParallel,
     "averaged": AveragedModel,
-    "averaged, parallel and compiled": lambda network: AveragedModel(nn.DataParallel(torch.compile(network))),
+    "averaged, parallel and compiled": lambda network: AveragedModel(nn.DataParallel(_compiled(network))),
     "a compiled backbone": _compiled_backbone,
     "a checkpointed block": _checkpointed,
     "a parallel backbone": _parallel_backbone,
@@ -89,7 +93,7 @@ def test_a_wrapped_network_is_saved_and_filled(tmp_path: Path, wrapper: str) -> 
 
 
 def test_a_wrapped_network_is_exported(tmp_path: Path) -> None:
-    wrapped = AveragedModel(_checkpointed(_compiled_backbone(_network())))
+    wrapped = AveragedModel(_compiled_backbone(_checkpointed(_network())))
     report = segnets.export(wrapped, tmp_path / "w.ts", target="portable")
     assert report.verification.passed
     assert segnets.load_exported(tmp_path / "w.ts").contract.config == _network().config
