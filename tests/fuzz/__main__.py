@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.reading import STAGES
+from tests.fuzz import STAGES
 
 ENGINES = ("structure", "coverage")
 
@@ -41,8 +41,8 @@ def main() -> int:
     shares = [(engine, job) for job in range(options.jobs) for engine in engines]
     tasks = []
     for index, (engine, job) in enumerate(shares):
-        part = options.executions // len(shares) + (index < options.executions % len(shares))
-        task = {"engine": engine, "executions": part, "seed": options.seed * 1000 + job}
+        share = len(range(index, options.executions, len(shares)))
+        task = {"engine": engine, "executions": share, "seed": options.seed * 1000 + job}
         tasks.append({**task, "failures": str(options.save_failures), "folder": str(folder / f"{engine}-{job}")})
     lost: list[str] = []
     try:
@@ -60,7 +60,7 @@ def _run(task: dict[str, Any]) -> str:
     folder = Path(task["folder"])
     folder.mkdir()
     with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", "tests.fuzz.worker", json.dumps(task)]
+        command = [sys.executable, "-c", f"from tests.fuzz.__main__ import work; work({task})"]
         code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
     if code == 0 and _record(task)["done"]:
         return ""
@@ -69,23 +69,32 @@ def _run(task: dict[str, Any]) -> str:
     return f"{folder.name} ended with {code}: {(folder / 'log').read_text(errors='replace')[-2000:]}"
 
 
+def work(task: dict[str, Any]) -> None:
+    """Run one engine in this process."""
+    if task["engine"] == "coverage":
+        import atheris
+
+        assert "weights_tools" not in sys.modules, "imported before atheris can observe it"
+        with atheris.instrument_imports(include=["weights_tools", "segnets.weights", "segnets.options"]):
+            importlib.import_module("tests.fuzz.reading")
+    importlib.import_module("tests.fuzz.engines").work(task)
+
+
 def _record(task: dict[str, Any]) -> dict[str, Any]:
     path = Path(task["folder"], "record.json")
-    empty = {"done": False, "executions": 0, "reached": [], "failures": {}, "slowest": 0.0, "peak": 0}
+    empty = {"done": False, "executions": 0, "reached": {}, "failures": {}, "slowest": 0.0, "peak": 0}
     return json.loads(path.read_text()) if path.exists() else empty
 
 
 def _report(records: list[dict[str, Any]], lost: list[str]) -> bool:
     """Print the counts and the failures; tell whether there were any."""
-    reached: Counter[tuple[str, str]] = Counter()
-    for record in records:
-        reached.update({(container, stage): count for container, stage, count in record["reached"]})
+    reached = sum((Counter[str](record["reached"]) for record in records), Counter[str]())
     print(f"{'container':<12}" + "".join(f"{stage:>11}" for stage in STAGES) + "   past the container")
-    for container in sorted({container for container, _ in reached}):
-        counts = [reached[container, stage] for stage in STAGES]
-        print(f"{container:<12}" + "".join(f"{n:>11,}" for n in counts) + f"{sum(counts[2:]) / sum(counts):>20.1%}")
+    for container in sorted({key.split()[0] for key in reached}):
+        counts = [reached[f"{container} {stage}"] for stage in STAGES]
+        print(f"{container:<12}" + "".join(f"{n:>11,}" for n in counts) + f"{sum(counts[1:]) / sum(counts):>20.1%}")
     failures = sorted({what for record in records for what in record["failures"].values()}) + lost
-    slowest, peak = max(record["slowest"] for record in records), max(record["peak"] for record in records)
+    slowest, peak = (max(record[key] for record in records) for key in ("slowest", "peak"))
     total = sum(record["executions"] for record in records)
     print(f"{total:,} executions, {slowest:.2f} s at most, {peak >> 20} MiB at most, {len(failures)} kinds of failure")
     print(*(f"FAILURE {what}" for what in failures), sep="\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +19,15 @@ from weights_tools.reader import open_checkpoint
 from weights_tools.reader.tensors import TensorReader
 from weights_tools.reader.values import TensorRef
 
-# How far a file came. From "pickle" on, the checks of the container (directory, checksums, lengths) were passed.
-STAGES = ("head", "container", "pickle", "opened", "weights", "network")
-_STAGE_OF_MODULE = {
-    **dict.fromkeys(("identify", "onnx_model"), "head"),
-    **dict.fromkeys(("source", "shards", "strict_json", "_zip_archive", "torch_zip", "safetensors_file"), "container"),
-    **dict.fromkeys(("torch_legacy", "_machine", "_opcodes", "_constructors"), "pickle"),
-}
-_MAX_TENSORS = 300
+# Modules that check the container: its directory, checksums and lengths.
+_CONTAINER = ["source", "shards", "strict_json", "_zip_archive", "torch_zip", "safetensors_file"]
+_CONTAINER += ["identify", "onnx_model", "_single_file"]
+_MAX_TENSORS, _MAX_NODES = 300, 2000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The stage that a file reached, and every text that a person would see."""
+    """The stage that a file reached (see STAGES), and every text that a person would see."""
 
     stage: str
     messages: tuple[str, ...]
@@ -60,39 +58,26 @@ def read(path: Path, choice: int) -> Outcome:
 
 
 def _stage(error: WeightsError) -> str:
-    """Return the stage of the module that refused a file."""
-    inner = error.__context__ or error  # the outer error adds the file's name
-    trace, module = inner.__traceback__, ""
-    while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "").rpartition(".")[2]
-        trace = trace.tb_next
-    if module == "_single_file":
-        return "pickle" if "bare pickle" in str(error) else "head"
-    return _STAGE_OF_MODULE.get(module, "opened")
+    """Return the stage of the innermost function that refused a file."""
+    trace = (error.__context__ or error).__traceback__  # the outer error adds the file's name
+    modules = [frame.f_globals["__name__"].rpartition(".")[2] for frame, _ in traceback.walk_tb(trace)]
+    return "container" if modules[-1] in _CONTAINER and "bare pickle" not in str(error) else "content"
 
 
 def _read_tensors(path: Path) -> Iterator[str]:
     """Read every tensor of the file, whether or not a network was found."""
     with open_checkpoint(path) as (source, container):
-        reader, tensors = TensorReader(source, container), {}
-        for index, ref in enumerate(_tensors(container.top)):
+        reader, tensors, nodes = TensorReader(source, container), {}, [container.top]
+        for node in nodes:  # which grow
+            if isinstance(node, dict | list | tuple) and len(nodes) < _MAX_NODES:
+                nodes += list(node.values() if isinstance(node, dict) else node)[:_MAX_TENSORS]
+        refs = {id(node): node for node in nodes if isinstance(node, TensorRef)}
+        for index, ref in enumerate(itertools.islice(refs.values(), _MAX_TENSORS)):
             try:
                 tensors[str(index)] = reader.read(str(index), ref)
             except WeightsError as error:
                 yield str(error)
         yield from check_values(tensors).problems
-
-
-def _tensors(top: object) -> Iterator[TensorRef]:
-    waiting, found, seen = [top], 0, set[int]()
-    while waiting and found < _MAX_TENSORS and len(seen) < 2000:
-        node = waiting.pop()
-        if isinstance(node, TensorRef):
-            found += 1
-            yield node
-        elif id(node) not in seen and isinstance(node, dict | list | tuple):
-            seen.add(id(node))
-            waiting += list(node.values() if isinstance(node, dict) else node)[:_MAX_TENSORS]
 
 
 def _convert(path: Path, *, allow_nonfinite: bool) -> Iterator[str]:

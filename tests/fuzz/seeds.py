@@ -8,10 +8,11 @@ import io
 import json
 import pickle
 import tarfile
+import tempfile
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from segnets.card import ModelCard, ModelConfig
 from segnets.registry import build_described
 from segnets.weights.description import METADATA_KEY, encode
-from tests.weights_tools.files import saved
+from tests.weights_tools.files import saved, sharded
+from tests.weights_tools.mmseg_text import TEXT
 
 INPUT = "w.pth"  # the name of every input
 INDEX = "of-the-input.index.json"  # an index that lists the input
@@ -43,7 +45,8 @@ def all_seeds() -> tuple[Seed, ...]:
     """Return every seed, the same in every process."""
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated; legacy files want a module's source
-        plain = {**_checkpoints(), **_scripts(), **_safetensors(), **_indices()}
+        plain = {**_checkpoints(), **_scripts(), **_safetensors()}
+        plain |= {f"index: {name}": data for name, data in companions().items() if name.endswith(".json")}
         seeds = [Seed(name, data) for name, data in plain.items()]
         seeds += [Seed(f"pickle: protocol {n}", pickle.dumps(_VALUES, n), 0.4) for n in range(6)]
         seeds += [Seed(name, data, 0.02) for name, data in _networks().items()]
@@ -53,25 +56,12 @@ def all_seeds() -> tuple[Seed, ...]:
 
 @functools.cache
 def companions() -> dict[str, bytes]:
-    """Return the files next to every input: the parts of a sharded checkpoint, and an index that lists the input."""
-    rest = dict(_STATE)
-    first = {name: rest.pop(name) for name in ("conv.weight", "conv.bias")}
-    return {
-        "model-00001-of-00002.safetensors": save_safetensors(first),
-        "model-00002-of-00002.safetensors": save_safetensors(rest),
-        "pytorch_model-00001-of-00002.bin": saved(first),
-        "pytorch_model-00002-of-00002.bin": saved(rest),
-        INDEX: _index(dict.fromkeys(_STATE, INPUT)),
-    }
-
-
-def _index(weight_map: dict[str, str]) -> bytes:
-    return json.dumps({"metadata": {"total_size": 80}, "weight_map": weight_map}).encode()
-
-
-def _indices() -> dict[str, bytes]:
-    names = ("model-%05d-of-00002.safetensors", "pytorch_model-%05d-of-00002.bin")
-    return {f"index: {name}": _index({"conv.weight": name % 1, "conv.bias": name % 1, "n": name % 2}) for name in names}
+    """Return the files next to every input: sharded checkpoints, their indices, and an index of the input."""
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("safetensors", "bin"):
+            sharded(Path(folder), _STATE, kind, parts=2)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    return {**files, INDEX: json.dumps({"weight_map": dict.fromkeys(_STATE, INPUT)}).encode()}
 
 
 _VALUES = {"a": [1, 2.0, "x", b"y", (None, True), {1}, frozenset((2,))], "b": ValueError("x"), "c": -(1 << 80)}
@@ -81,16 +71,7 @@ _DTYPES = (
     "uint16",
 )  # fmt: skip
 # mmsegmentation writes its configuration as Python text, which is read and never run.
-_META = {
-    "mmseg_version": "0.30.0",
-    "CLASSES": ("road", "car"),
-    "PALETTE": [[128, 64, 128], [0, 0, 142]],
-    "config": "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
-    "model = dict(type='EncoderDecoder', backbone=dict(type='ResNetV1c', depth=50, strides=(1, 2, 1, 1), "
-    "dilations=(1, 1, 2, 4), norm_cfg=norm_cfg, contract_dilation=True), decode_head=dict(type='ASPPHead', "
-    "dilations=(1, 12, 24, 36), num_classes=2, align_corners=False, norm_cfg=norm_cfg))\n"
-    "img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)\n",
-}
+_META = {"mmseg_version": "1.2.2", "CLASSES": ("road", "car"), "PALETTE": [[9, 8, 7], [0, 0, 142]], "config": TEXT}
 _TRAINING = {
     "model": _STATE,
     "model_ema": {"module." + name: tensor for name, tensor in _STATE.items()},
@@ -117,33 +98,26 @@ def _checkpoints() -> dict[str, bytes]:
         empty=torch.empty(0, 3),
         buffer=nn.Buffer(base[5:9]),
     )
+    both = {"training": _TRAINING, "views": views, "whole module": nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))}
     return {
         "zip": saved({"state_dict": _STATE, "epoch": 3}),
-        "zip: training": saved(_TRAINING),
-        "zip: views": saved(views),
         "zip: dtypes": saved(_every_dtype()),
         "zip: protocol 4": saved(OrderedDict(_STATE), pickle_protocol=4),
-        "zip: whole module": saved(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))),
         "zip: sparse and meta": saved({"s": torch.eye(3).to_sparse(), "m": torch.empty(2, device="meta")}),
         "zip: config": saved({"meta": _META, "state_dict": {"decode_head.conv_seg.weight": torch.tensor(3)}}),
         "zip: optimizer": saved(_TRAINING["optimizer"]),
         "legacy": saved(_STATE, **_LEGACY),
-        "legacy: training": saved(_TRAINING, **_LEGACY),
-        "legacy: views": saved(views, **_LEGACY),
-        "legacy: whole module": saved(nn.Linear(1, 1), **_LEGACY),
+        **{f"zip: {name}": saved(content) for name, content in both.items()},
+        **{f"legacy: {name}": saved(content, **_LEGACY) for name, content in both.items()},
     }
 
 
 def _scripts() -> dict[str, bytes]:
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
     scripted = torch.jit.script(net)
-    modules = {"script": scripted, "frozen": torch.jit.freeze(scripted)}
-    modules["trace"] = torch.jit.trace(net, torch.ones(1, 1, 2, 2))
-    files = {}
-    for name, module in modules.items():
-        torch.jit.save(module, file := io.BytesIO())
-        files[f"TorchScript: {name}"] = file.getvalue()
-    return files
+    traced = torch.jit.trace(net, torch.ones(1, 1, 2, 2))
+    modules = {"script": scripted, "frozen": torch.jit.freeze(scripted), "trace": traced}
+    return {f"TorchScript: {name}": module.save_to_buffer() for name, module in modules.items()}
 
 
 def _safetensors() -> dict[str, bytes]:

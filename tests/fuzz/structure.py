@@ -1,7 +1,7 @@
 """Edit files part by part, so that checksums and lengths stay correct wherever they were not edited on purpose.
 
 Without this, the checksums of a zip archive or the length of a safetensors header would stop nearly every change
-before it reaches the code behind them. An edit is a name and the seed of its random choices: the same edits of the
+before it reaches the code behind them. An edit is a function and the seed of its random choices: the same edits of the
 same file give the same bytes, and a failing input is shortened by leaving edits out.
 """
 
@@ -19,6 +19,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,8 +28,8 @@ from unittest import mock
 from weights_tools.reader.identify import LEGACY_MAGIC
 
 MAX_BYTES = 2 << 20
-Edit: TypeAlias = tuple[str, int]
 Pool: TypeAlias = Sequence[bytes]  # files to take pieces from
+Edit: TypeAlias = "tuple[Callable[[Document, random.Random, Pool], None] | None, int]"  # None: of the bytes
 # Names, opcodes and values that the formats use; bytes are written as Latin-1.
 _DICTIONARY: dict[str, list[Any]] = json.loads(Path(__file__).with_name("dictionary.json").read_text())
 _MAX_OPCODES = 6000  # opcodes split apart; the rest is one piece
@@ -47,36 +48,25 @@ class Entry:
 
 @dataclass
 class Document:
-    """One file in parts.
+    """One file in parts."""
 
-    Attributes:
-        kind: "zip", "pickles", "safetensors", "json" or "bytes".
-        entries: The entries of a zip archive.
-        wrong_fields: Header signatures, offsets, the bytes to write there, and which header (None for all).
-        aligned: Whether the entries start at multiples of 64 bytes, as torch writes them.
-        wide: Whether the archive has zip64 records.
-        pickles: Pickles as lists of opcodes with their arguments.
-        header: The header of a safetensors file, or all bytes of a JSON or other file.
-        length: The header's length as the file states it, if not the true one.
-        tail: The bytes after the pickles or the header.
-    """
-
-    kind: str
+    kind: str  # "zip", "pickles", "safetensors", "json" or "bytes"
     entries: list[Entry] = field(default_factory=list)
+    # Header signatures, offsets, the bytes to write there, and which header (None for all).
     wrong_fields: list[tuple[bytes, int, bytes, int | None]] = field(default_factory=list)
-    aligned: bool = True
-    wide: bool = False
-    pickles: list[list[bytes]] = field(default_factory=list)
-    header: bytes = b""
-    length: int | None = None
-    tail: bytes = b""
+    aligned: bool = True  # the entries start at multiples of 64 bytes, as torch writes them
+    wide: bool = False  # the archive has zip64 records
+    opcodes: Sequence[bytes] = ()  # of the pickles, with their arguments
+    header: bytes = b""  # of a safetensors file, or all bytes of a JSON or other file
+    length: int | None = None  # the header's length as the file states it, if not the true one
+    tail: bytes = b""  # after the pickles or the header
 
     def to_bytes(self) -> bytes:
         """Return the file."""
         if self.kind == "zip":
             return _write_zip(self)
         if self.kind == "pickles":
-            return b"".join(itertools.chain(*self.pickles)) + self.tail
+            return b"".join(self.opcodes) + self.tail
         length = len(self.header) if self.length is None else self.length
         return (_fit(length, 8) if self.kind == "safetensors" else b"") + self.header + self.tail
 
@@ -86,8 +76,8 @@ def parse(data: bytes) -> Document:
     if data.startswith(b"PK") and (entries := _read_zip(data)):
         return Document("zip", entries=[replace(entry) for entry in entries])
     if data[:1] == b"\x80" or data[:2] == b"(d":
-        *pickles, tail = _split_pickles(data, 5 if data.startswith(LEGACY_MAGIC) else 1)
-        return Document("pickles", pickles=[list(opcodes) for opcodes in pickles], tail=b"".join(tail))
+        *opcodes, tail = split_pickles(data, 5 if data.startswith(LEGACY_MAGIC) else 1)
+        return Document("pickles", opcodes=opcodes, tail=tail)
     end = 8 + int.from_bytes(data[:8], "little")
     if data[8:9] == b"{" and end <= len(data):
         return Document("safetensors", header=data[8:end], tail=data[end:])
@@ -96,24 +86,20 @@ def parse(data: bytes) -> Document:
 
 def draw(data: bytes, rng: random.Random) -> list[Edit]:
     """Choose one to eight edits that suit a file, most of them edits of its structure."""
-    suited = _SUITED[parse(data).kind]
-    count = min(8, int(rng.expovariate(0.6)) + 1)
-    names = [rng.choice(suited) if suited and rng.random() < 0.9 else "bytes" for _ in range(count)]
-    return [(name, rng.getrandbits(32)) for name in names]
+    suited = EDITS[parse(data).kind]
+    edits = [suited if suited and rng.random() < 0.9 else (None,) for _ in range(min(8, int(rng.expovariate(0.6)) + 1))]
+    return [(rng.choice(edit), rng.getrandbits(32)) for edit in edits]
 
 
 def apply(data: bytes, edits: Sequence[Edit], pool: Pool) -> bytes:
-    """Return the file after the edits; edits that don't suit it do nothing."""
+    """Return the file after the edits; those of its bytes come last."""
     document = parse(data)
-    for name, seed in edits:
-        if name in _SUITED[document.kind]:
-            EDITS[name](document, random.Random(seed), pool)
-            if sum(len(entry.data) for entry in document.entries) + len(document.header) > 64 * MAX_BYTES:
-                break
+    for edit, seed in edits:
+        if edit and sum(len(entry.data) for entry in document.entries) + len(document.header) < 64 * MAX_BYTES:
+            edit(document, random.Random(seed), pool)
     data = document.to_bytes()
-    for name, seed in edits:
-        if name == "bytes":
-            data = _change(data, random.Random(seed), pool)
+    for edit, seed in edits:
+        data = data if edit else _change(data, random.Random(seed), pool)
     return data[:MAX_BYTES]
 
 
@@ -153,9 +139,7 @@ def _word(rng: random.Random, name: str) -> bytes:
 
 # Opcodes without an argument: stack, memo, containers, calls, constants.
 _BARE = [bytes((code,)) for code in b"(.0121)Nl]}dabtseo\x85\x86\x87\x88\x89R\x81\x8f\x90\x91\x92\x93\x94QPbq"]
-# Flags, method, checksum, sizes, lengths of name and extra, position: offsets in both headers of an entry, and width.
-_FIELDS = ((6, 8, 2), (8, 10, 2), (14, 16, 4), (18, 20, 4), (22, 24, 4), (26, 28, 2), (28, 30, 2), (0, 42, 4))
-_END_FIELDS = ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))
+_LOCAL, _CENTRAL, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"  # headers of an entry, and the end of the directory
 
 
 def _zip_entry(document: Document, rng: random.Random, pool: Pool) -> None:
@@ -185,18 +169,16 @@ def _zip_entry(document: Document, rng: random.Random, pool: Pool) -> None:
 
 def _zip_headers(document: Document, rng: random.Random, _pool: Pool) -> None:
     """Write wrong fields into headers or the end record, no checksums, another alignment or zip64 records."""
-    value = rng.choice(EDGES) if rng.random() < 0.7 else rng.randrange(64)
     kind, which = rng.randrange(10), rng.randrange(len(document.entries))
-    if kind < 5:
-        local, central, width = rng.choice(_FIELDS)
-        fields = [(b"PK\3\4", local), (b"PK\1\2", central)]
-        for signature, offset in rng.choice((fields, fields[:1], fields[1:])):
-            document.wrong_fields.append((signature, offset, _fit(value, width), which))
-    elif kind < 7:
-        offset, width = rng.choice(_END_FIELDS)
-        document.wrong_fields.append((b"PK\5\6", offset, _fit(value, width), 0))
+    if kind < 7:
+        header, size = rng.choice(((_LOCAL, 30), (_CENTRAL, 46), (_END, 22)))
+        value = _fit(rng.choice(EDGES) if rng.random() < 0.7 else rng.randrange(64), rng.choice((2, 4)))
+        offset = rng.randrange(4, size, 2)
+        document.wrong_fields.append((header, offset, value, 0 if header == _END else which))
+        if header == _LOCAL and rng.random() < 0.5:  # most fields stand in the directory, too
+            document.wrong_fields.append((_CENTRAL, offset + 2, value, which))
     elif kind == 7:  # as torch.save writes with compute_crc32=False
-        document.wrong_fields += [(b"PK\3\4", 14, bytes(4), None), (b"PK\1\2", 16, bytes(4), None)]
+        document.wrong_fields += [(_LOCAL, 14, bytes(4), None), (_CENTRAL, 16, bytes(4), None)]
     elif kind == 8:
         document.aligned = not document.aligned
     else:
@@ -217,7 +199,7 @@ def _write_zip(document: Document) -> bytes:
     file = io.BytesIO()
     with (
         warnings.catch_warnings(action="ignore"),  # names that are there twice
-        mock.patch("zipfile.ZIP64_LIMIT", 0 if document.wide else zipfile.ZIP64_LIMIT),
+        mock.patch("zipfile.ZIP64_LIMIT", -1 if document.wide else zipfile.ZIP64_LIMIT),
         zipfile.ZipFile(file, "w") as archive,
     ):
         for entry in document.entries:
@@ -237,18 +219,16 @@ def _write_zip(document: Document) -> bytes:
 
 def _opcodes(document: Document, rng: random.Random, pool: Pool) -> None:
     """Change one to six opcodes of a pickle, or its bytes, or the storages after the pickles of a legacy file."""
-    pickles = [entry for entry in document.entries if entry.name.endswith(b".pkl")]
-    main = [entry for entry in pickles if entry.name.endswith(b"/data.pkl")]
+    name = b"/data.pkl" if rng.random() < 0.95 else b".pkl"
+    pickles = [entry for entry in document.entries if entry.name.endswith(name)]
     if rng.random() < 0.1 and not document.entries:
         document.tail = _change(document.tail, rng, pool)
-    elif chosen := main if main and rng.random() < 0.95 else pickles:
-        entry = rng.choice(chosen)
+    elif pickles:
+        entry = rng.choice(pickles)
         whole = rng.random() < 0.2 or len(entry.data) > 1 << 20
-        entry.data = _change(entry.data, rng, pool) if whole else b"".join(_edit(split_pickle(entry.data), rng, pool))
-    elif document.pickles:
-        # The fourth pickle of a legacy file holds the weights.
-        which = 3 if len(document.pickles) == 5 and rng.random() < 0.7 else rng.randrange(len(document.pickles))
-        document.pickles[which] = _edit(document.pickles[which], rng, pool)
+        entry.data = _change(entry.data, rng, pool) if whole else b"".join(_edit(split_pickles(entry.data), rng, pool))
+    else:
+        document.opcodes = _edit(document.opcodes, rng, pool)
 
 
 def _edit(ops: Sequence[bytes], rng: random.Random, pool: Pool) -> list[bytes]:
@@ -263,7 +243,7 @@ def _edit(ops: Sequence[bytes], rng: random.Random, pool: Pool) -> list[bytes]:
         elif kind == 4:
             ops[to:to] = piece * (_times(rng, sum(map(len, piece))) if rng.random() < 0.5 else 1)
         elif kind == 5:
-            other = split_pickle(rng.choice(pool))
+            other = split_pickles(rng.choice(pool))
             there = rng.randrange(len(other) + 1)
             ops[at:at] = other[there : there + len(piece)]
         elif at < len(ops):
@@ -291,30 +271,17 @@ def _opcode(rng: random.Random) -> bytes:
 
 
 @functools.lru_cache(maxsize=512)
-def split_pickle(data: bytes) -> tuple[bytes, ...]:
-    """Split the first pickle of `data` into opcodes with their arguments; the rest of the data comes last."""
-    starts = []
-    try:
-        found = itertools.islice(pickletools.genops(data), _MAX_OPCODES)
-        starts += [position for _, _, position in found if position is not None]
-    except Exception:  # pickletools documents no exceptions
-        pass
-    starts += [len(data)]
-    if len(starts) > 1 and data[starts[-2] : starts[-2] + 1] == b".":
-        starts.insert(-1, starts[-2] + 1)
-    return tuple(data[start:end] for start, end in itertools.pairwise(starts))
+def split_pickles(data: bytes, count: int = 1) -> tuple[bytes, ...]:
+    """Split the first pickles of `data` into opcodes with their arguments; the rest of the data comes last."""
+    file, starts = io.BytesIO(data), list[int]()
+    with suppress(Exception):  # pickletools documents no exceptions
+        for _ in range(count):
+            starts.extend(at for _, _, at in itertools.islice(pickletools.genops(file), _MAX_OPCODES) if at is not None)
+        starts.append(file.tell())
+    return tuple(data[start:end] for start, end in itertools.pairwise((*starts, len(data)))) or (data,)
 
 
-@functools.lru_cache(maxsize=256)
-def _split_pickles(data: bytes, count: int) -> tuple[tuple[bytes, ...], ...]:
-    found: list[tuple[bytes, ...]] = []
-    while len(found) < count and b"." in (ops := split_pickle(data)):
-        found.append(ops[: ops.index(b".") + 1])
-        data = data[sum(map(len, found[-1])) :]
-    return (*found, (data,))
-
-
-_NOT_JSON = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # after another edit
+_NOT_JSON = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)  # after another edit
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2}
 
 
@@ -332,10 +299,9 @@ def _json(document: Document, rng: random.Random, pool: Pool) -> None:
         deep = rng.choice((b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth, b"9" * depth))
         document.header = header[:at] + deep + b"," + header[at:]
     else:
-        try:
+        top = {}
+        with suppress(ValueError, RecursionError):
             top = json.loads(header)
-        except (ValueError, RecursionError):
-            top = {}
         try:
             name = rng.choice(sorted(top["__metadata__"]))
             top["__metadata__"][name] = json.dumps(_edit_json(json.loads(top["__metadata__"][name]), rng))
@@ -347,25 +313,20 @@ def _json(document: Document, rng: random.Random, pool: Pool) -> None:
 
 
 def _edit_json(top: Any, rng: random.Random) -> Any:
-    places: list[tuple[Any, Any]] = []
-    waiting = [top]
-    while waiting and len(places) < 2000:
-        node = waiting.pop()
-        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-            places.append((node, key))
-            waiting.append(node[key])
-    values = _DICTIONARY["json_values"]
-    if not places:
-        return rng.choice(values)
-    (node, key), kind = rng.choice(places), rng.randrange(6)
+    root = {"": top}
+    places: list[tuple[Any, Any]] = [(root, "")]
+    for node, key in places:  # which grow
+        value = node[key]
+        keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+        places += [(value, key) for key in keys][: 2000 - len(places)]
+    (node, key), kind, values = rng.choice(places), rng.randrange(6), _DICTIONARY["json_values"]
     value, times = node[key], _times(rng, 100)
     if kind == 0:
         node[key] = rng.choice(values) if rng.random() < 0.6 else rng.choice(EDGES)
     elif kind == 1:
         del node[key]
     elif kind == 2 and isinstance(node, dict):
-        new = rng.choice(_DICTIONARY["json_keys"]) if rng.random() < 0.7 else f"{key}{rng.randrange(10)}"
-        node[new] = node.pop(key)
+        node[rng.choice((f"{key}{rng.randrange(10)}", *_DICTIONARY["json_keys"]))] = node.pop(key)
     elif kind == 3 and isinstance(node, dict):
         node |= {f"{key}.{index}": value for index in range(times)}
     elif kind == 4 and isinstance(value, list):
@@ -375,37 +336,28 @@ def _edit_json(top: Any, rng: random.Random) -> Any:
     else:
         other, there = rng.choice(places)
         node[key] = json.loads(json.dumps(other[there]))
-    return top
+    return root.get("", value)
 
 
 def _place_tensors(document: Document, top: Any) -> None:
     """Give every tensor of a safetensors header its place and as many bytes as it needs."""
     position = 0
-    try:
+    with suppress(*_NOT_JSON):
         for described in (value for name, value in top.items() if name != "__metadata__"):
-            # The product of texts or lists among the lengths could fill the memory.
-            if not all(type(length) is int and 0 <= length < 1 << 20 for length in described["shape"]):
-                return
-            size = math.prod(described["shape"]) * _SIZES[described["dtype"]]
+            # Texts or lists among the lengths are no range's length.
+            size = math.prod(len(range(length)) for length in described["shape"]) * _SIZES[described["dtype"]]
             if size >= 1 << 20:
                 return
             described["data_offsets"] = [position, position + size]
             position += size
-    except _NOT_JSON:
-        return
-    document.tail = (document.tail + bytes(position))[:position]
+        document.tail = (document.tail + bytes(position))[:position]
 
 
-EDITS: dict[str, Callable[[Document, random.Random, Pool], None]] = {
-    "zip entry": _zip_entry,
-    "zip headers": _zip_headers,
-    "opcodes": _opcodes,
-    "JSON": _json,
-}
-_SUITED = {  # repeated by how often to choose them; most of the reader's code is behind the opcodes
-    "zip": ("zip entry", "zip entry", "zip headers", "opcodes", "opcodes", "opcodes", "opcodes"),
-    "pickles": ("opcodes",),
-    "safetensors": ("JSON",),
-    "json": ("JSON",),
+# The edits of each kind, repeated by how often to choose them; most of the reader's code is behind the opcodes.
+EDITS: dict[str, tuple[Callable[[Document, random.Random, Pool], None], ...]] = {
+    "zip": (_zip_entry, _zip_entry, _zip_headers, *[_opcodes] * 4),
+    "pickles": (_opcodes,),
+    "safetensors": (_json,),
+    "json": (_json,),
     "bytes": (),
 }

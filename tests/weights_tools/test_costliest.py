@@ -14,13 +14,12 @@ SAMPLE = ("many tensors", "tuples nested deep", "a header of many tensors")
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.fuzz.promises import Limits, cap_memory
+from tests.fuzz.promises import Target, cap_memory
 from tests.fuzz.reading import read
 from tests.fuzz.seeds import all_seeds
-from tests.fuzz.worker import Target
 from tests.weights_tools.costliest import costliest_files
 
-target = Target(Path(sys.argv[1]), Limits(), read)
+target = Target(Path(sys.argv[1]), read)
 target.warm_up([seed.data for seed in all_seeds()])
 cap_memory(3 << 30)
 for name, data in costliest_files():
