@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from segnets.backbones import IntermediateLayerGetter
-from segnets.card import ModelCard, ModelConfig
+from segnets.card import Decoding, ModelCard, ModelConfig
 from segnets.errors import (
     ExportError,
     FrameRingError,
@@ -43,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cost",
+    "Decoding",
     "ExportError",
     "ExportReport",
     "FrameRing",

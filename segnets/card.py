@@ -6,9 +6,12 @@ their colours, the preprocessing used in training, and the origin of the weights
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeGuard
+
+import numpy as np
 
 from segnets.preprocessing import Preprocessing
 
@@ -33,6 +36,82 @@ class ModelConfig:
     options: Mapping[str, JSON] = field(default_factory=dict)
 
 
+DECODING_RULES = ("argmax", "threshold", "multilabel")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Rule that turns logits into the ids of a mask.
+
+    Attributes:
+        rule: "argmax" gives the id of the largest logit. "threshold" is for networks of one channel: it gives id 1
+            where the probability (the sigmoid of the logit) exceeds `threshold`, and id 0 elsewhere. "multilabel"
+            applies the threshold to every channel, and gives a plane of 0 and 1 for each class.
+        threshold: Probability between 0 and 1, both excluded. It has no meaning for "argmax".
+
+    Raises:
+        ValueError: If a value is not allowed, or contradicts the other.
+    """
+
+    rule: str = "argmax"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.rule not in DECODING_RULES:
+            raise ValueError(f"rule={self.rule!r}: expected one of {', '.join(map(repr, DECODING_RULES))}")
+        value = self.threshold
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise ValueError(f"threshold={value!r}: expected a probability between 0 and 1, both excluded")
+        if self.rule == "argmax" and value != 0.5:
+            raise ValueError(f"threshold={value!r} has no meaning with rule='argmax'; leave it out")
+
+    def __str__(self) -> str:
+        return self.rule if self.rule == "argmax" else f"{self.rule} {self.threshold:g}"
+
+    @property
+    def cut(self) -> float:
+        """The logit of `threshold`, rounded to float32, so that every runtime compares with the same number."""
+        return float(np.float32(math.log(self.threshold / (1 - self.threshold))))
+
+    def ids(self, channels: int) -> int:
+        """Return the number of ids, and so of class names, for logits of `channels` channels."""
+        return 2 if self.rule == "threshold" else channels
+
+    def fits(self, channels: int) -> bool:
+        """Return whether the rule suits logits of `channels` channels."""
+        return self.rule == "multilabel" or (self.rule == "threshold") == (channels == 1)
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the fields as JSON values, which `from_json` reads back."""
+        return {"rule": self.rule} if self.rule == "argmax" else {"rule": self.rule, "threshold": self.threshold}
+
+    @classmethod
+    def from_json(cls, obj: object) -> Decoding:
+        """Build a Decoding from the result of `to_json`.
+
+        Raises:
+            ValueError: If a field is missing or unknown, or has a value that is not allowed.
+        """
+        if not isinstance(obj, Mapping) or "rule" not in obj or not obj.keys() <= {"rule", "threshold"}:
+            raise ValueError(f"decoding: expected an object with 'rule' and 'threshold', got {obj!r}")
+        return cls(**obj)
+
+    @classmethod
+    def default(cls, channels: int) -> Decoding:
+        """Return the rule for a network whose card states none."""
+        return cls("threshold") if channels == 1 else cls()
+
+
+def assumption_of(decoding: Decoding | None, channels: int) -> str:
+    """Return a sentence that names an assumed rule and the ways to state it, or "" if nothing is assumed."""
+    if decoding is not None or channels != 1:
+        return ""
+    return (
+        "the network has one channel and does not state how its logits become ids: assumed a sigmoid with threshold "
+        "0.5, ids 0 and 1. State it with decoding=segnets.Decoding('threshold', 0.5) (--decoding threshold)"
+    )
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """Description of a model's trained weights.
@@ -42,12 +121,15 @@ class ModelCard:
         palette: One RGB colour (0..255) per class id, or empty.
         preprocessing: Preprocessing from an image to the network's input.
         provenance: Origin of the weights as JSON values: source layout, file hash, licence, tool version.
+        decoding: Rule that turns logits into ids, or None if it is not stated. Not stated means argmax, and for a
+            network of one channel a threshold of 0.5.
     """
 
     classes: tuple[str, ...] = ()
     palette: tuple[Colour, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: Mapping[str, JSON] = field(default_factory=dict)
+    decoding: Decoding | None = None
 
     def preparing(self, preprocessing: Preprocessing, stated: Iterable[str] = PREPARATION) -> ModelCard:
         """Return the card with a preprocessing of which the caller states some fields, no longer assumed ones.
@@ -75,7 +157,7 @@ class ModelCard:
 
     def without_classes(self) -> ModelCard:
         """Return the card for a model with newly initialised last layers, keeping only the preprocessing."""
-        return replace(self.derived(), classes=(), palette=())
+        return replace(self.derived(), classes=(), palette=(), decoding=None)
 
     def derived(self) -> ModelCard:
         """Return the card for weights that may have changed since, without facts verified only for the original."""
@@ -135,14 +217,16 @@ def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:
 
 
 def check_card(card: ModelCard, num_classes: int | None) -> None:
-    """Check the class names, colours and preprocessing of a card.
+    """Check the class names, colours, preprocessing and decoding of a card.
 
     Args:
         card: Card to check.
-        num_classes: Number of classes of the model, or None if it is unknown.
+        num_classes: Number of classes of the model, which is the number of channels of its logits; None if it is
+            unknown.
 
     Raises:
-        ValueError: If a file could not store the card, or the card has another number of classes.
+        ValueError: If a file could not store the card, the card has another number of classes, or its decoding
+            contradicts that number.
     """
     for i, name in enumerate(card.classes):
         if not is_class_name(name):
@@ -152,10 +236,52 @@ def check_card(card: ModelCard, num_classes: int | None) -> None:
             raise ValueError(f"palette[{i}]={colour!r}: expected three integers 0..255 (red, green, blue)")
     if not isinstance(card.preprocessing, Preprocessing):
         raise ValueError(f"preprocessing={card.preprocessing!r}: expected a segnets.Preprocessing")
+    if not isinstance(card.decoding, Decoding | None):
+        raise ValueError(f"decoding={card.decoding!r}: expected a segnets.Decoding")
+    if num_classes is not None:
+        _check_decoding(card.decoding, num_classes)
+        _check_counts(card, num_classes)
+
+
+def check_stated(card: ModelCard, num_classes: int | None) -> None:
+    """Check a new card as `check_card` does, with the decoding that it implies if it states none.
+
+    Raises:
+        ValueError: As for `check_card`.
+    """
+    if card.decoding is None and num_classes is not None:
+        card = replace(card, decoding=Decoding.default(num_classes))
+    check_card(card, num_classes)
+
+
+def _check_decoding(decoding: Decoding | None, channels: int) -> None:
+    if decoding is None or decoding.fits(channels):
+        return
+    if decoding.rule == "argmax":
+        raise ValueError(
+            "decoding: argmax gives 0 everywhere for a network of one channel. Give decoding="
+            "segnets.Decoding('threshold', 0.5) (--decoding threshold) and two class names"
+        )
+    raise ValueError(
+        f"decoding: a threshold needs a network of one channel, and this one has {channels}. Give decoding="
+        "segnets.Decoding('argmax') for one class per pixel, or segnets.Decoding('multilabel') for a plane per class "
+        "(--decoding argmax or multilabel)"
+    )
+
+
+def _check_counts(card: ModelCard, channels: int) -> None:
+    # Files of one channel and without a decoding may have one name: they were written before it was recorded.
+    rule = card.decoding or Decoding.default(channels)
+    counts = {rule.ids(channels)} if card.decoding is not None else {rule.ids(channels), channels}
     for field_name, what, count in (("classes", "names", len(card.classes)), ("palette", "colours", len(card.palette))):
-        if count and num_classes is not None and count != num_classes:
+        if count and count not in counts:
+            if max(counts) == channels:
+                raise ValueError(
+                    f"{field_name}: {count} {what} for a model with {channels} classes. Give one for each class id."
+                )
             raise ValueError(
-                f"{field_name}: {count} {what} for a model with {num_classes} classes. Give one for each class id."
+                f"{field_name}: {count} {what} for a network of one channel, whose mask has the ids 0 and 1. Give two, "
+                "the background's first."
             )
 
 

@@ -6,14 +6,19 @@ and no traceback) and 2 for wrong usage.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from segnets.errors import SegnetsError
+
+if TYPE_CHECKING:
+    from segnets.card import Decoding
 
 
 def run_command(main: Callable[[], int | None], program: str) -> int:
@@ -69,3 +74,37 @@ def _print_error(line: str) -> None:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def add_decoding(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare the options that state how logits become ids."""
+    group.add_argument(
+        "--decoding",
+        choices=("argmax", "threshold", "multilabel"),
+        help="how logits become ids: the largest; a sigmoid and a threshold, for one channel; or that for each class, "
+        "a plane per class. Default: as in the weights file; if it states none, argmax, or threshold for one channel",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="probability for --decoding threshold or multilabel, between 0 and 1. Default: 0.5",
+    )
+
+
+def decoding_of(options: argparse.Namespace) -> Decoding | None:
+    """Return the decoding that the options of `add_decoding` state, or None.
+
+    Raises:
+        SegnetsError: If they contradict each other, or the threshold is no probability.
+    """
+    from segnets.card import Decoding
+
+    if options.decoding is None and options.threshold is not None:
+        raise SegnetsError("--threshold needs --decoding threshold or --decoding multilabel")
+    if options.decoding is None:
+        return None
+    try:
+        return Decoding(options.decoding, 0.5 if options.threshold is None else options.threshold)
+    except ValueError as error:
+        raise SegnetsError(f"--threshold {options.threshold}: {error}") from None

@@ -1,4 +1,4 @@
-"""Segment an image: preprocessing, network, resizing the logits to the image, argmax.
+"""Segment an image: preprocessing, network, resizing the logits to the image, ids from logits.
 
 The code stays in the subset of Python that TorchScript compiles. Python runs it eagerly, and exported files contain it,
 so Python, exported files and C++ give the same mask.
@@ -12,11 +12,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segnets.card import Decoding, assumption_of
+from segnets.errors import warn_caller
 from segnets.preprocessing import Preprocess, Preprocessing, check_input
 
 # Largest number of logits to hold at the image's size (256 MiB of float32). Without a limit, 21 classes of a
 # 12000x12000 image would take 12 GB.
 MAX_LOGITS = 1 << 26
+
+
+class Decode(nn.Module):
+    """Module that turns logits into ids at the image's size. Scriptable; has no parameters or buffers.
+
+    Args:
+        decoding: Rule to apply; None means argmax, and for one channel a threshold of 0.5.
+    """
+
+    def __init__(self, decoding: Decoding | None = None) -> None:
+        super().__init__()
+        self.rule: str = "" if decoding is None else decoding.rule
+        self.cut: float = 0.0 if decoding is None else decoding.cut
+
+    def forward(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """Resize logits to the image, and decode them.
+
+        Args:
+            logits: Logits of shape (N, C, h, w).
+            height: Height of the image.
+            width: Width of the image.
+
+        Returns:
+            Mask of ids of shape (N, height, width), uint8, or int16 for more than 256 classes. For "multilabel",
+            planes of 0 and 1 of shape (N, C, height, width), uint8.
+
+        Raises:
+            ValueError: If the rule is "threshold" and C is not 1.
+        """
+        rule = self.rule
+        if rule == "":
+            rule = "threshold" if logits.shape[1] == 1 else "argmax"
+        if rule == "argmax":
+            return logits_to_mask(logits, height, width)
+        planes = logits_to_planes(logits, height, width, self.cut)
+        if rule == "multilabel":
+            return planes
+        if planes.shape[1] != 1:
+            raise ValueError(f"a threshold needs logits of one channel, got {planes.shape[1]}")
+        return planes[:, 0]
 
 
 class Segmenter(nn.Module):
@@ -25,12 +67,14 @@ class Segmenter(nn.Module):
     Args:
         model: Network that maps (N, 3, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
         preprocessing: Preprocessing from an image to the network's input.
+        decoding: Rule that turns logits into ids; None means argmax, and for one channel a threshold of 0.5.
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding | None = None) -> None:
         super().__init__()
         self.model = model
         self.image_to_input = Preprocess(preprocessing)
+        self.decode = Decode(decoding)
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute class logits for every pixel of the network's input.
@@ -72,13 +116,15 @@ class Segmenter(nn.Module):
             image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255.
 
         Returns:
-            Mask of shape (N, H, W), uint8, or int16 for more than 256 classes.
+            Mask of shape (N, H, W), uint8, or int16 for more than 256 classes. For the rule "multilabel", planes of 0
+            and 1 of shape (N, C, H, W), uint8.
 
         Raises:
             ImageError: If `image` has another shape or dtype, or would become too large.
         """
         logits = self.forward(self.preprocess(image))
-        return logits_to_mask(logits, image.shape[1], image.shape[2])
+        mask: Tensor = self.decode(logits, image.shape[1], image.shape[2])
+        return mask
 
 
 def logits_to_mask(logits: Tensor, height: int, width: int, max_logits: int = MAX_LOGITS) -> Tensor:
@@ -107,6 +153,27 @@ def logits_to_mask(logits: Tensor, height: int, width: int, max_logits: int = MA
     return mask.to(torch.uint8 if classes <= 256 else torch.int16)
 
 
+def logits_to_planes(logits: Tensor, height: int, width: int, cut: float = 0.0, max_logits: int = MAX_LOGITS) -> Tensor:
+    """Resize logits to the image and compare each with a threshold. Scriptable.
+
+    Args:
+        logits: Logits of shape (N, C, h, w).
+        height: Height of the image.
+        width: Width of the image.
+        cut: Logit of the threshold. A logit above it gives 1.
+        max_logits: Largest number of logits to hold at the image's size, at least one channel.
+
+    Returns:
+        Planes of 0 and 1 of shape (N, C, height, width), uint8.
+    """
+    channels = logits.shape[1]
+    group = max(1, max_logits // (logits.shape[0] * height * width))
+    planes = torch.empty([logits.shape[0], channels, height, width], dtype=torch.uint8, device=logits.device)
+    for start in range(0, channels, group):
+        planes[:, start : start + group] = logits_at(logits[:, start : start + group], height, width) > cut
+    return planes
+
+
 def logits_at(logits: Tensor, height: int, width: int) -> Tensor:
     """Resize logits (N, C, h, w) to (N, C, height, width), bilinear with align_corners=False. Scriptable."""
     if logits.shape[2] == height and logits.shape[3] == width:
@@ -114,16 +181,24 @@ def logits_at(logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits.contiguous(), size=[height, width], mode="bilinear", align_corners=False)
 
 
-def segment(model: nn.Module, image: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:
+def segment(
+    model: nn.Module,
+    image: Tensor,
+    preprocessing: Preprocessing | None = None,
+    decoding: Decoding | None = None,
+) -> Tensor:
     """Segment a batch of images, without gradients.
 
     Args:
         model: Network in eval mode that maps (N, 3, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
         image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255, on the model's device.
         preprocessing: Preprocessing of the images; None means that of torchvision's segmentation weights.
+        decoding: Rule that turns logits into ids; None means that of `model.card`, else argmax, and for a network of
+            one channel a threshold of 0.5.
 
     Returns:
-        Mask of class ids of shape (N, H, W), uint8, or int16 for more than 256 classes.
+        Mask of class ids of shape (N, H, W), uint8, or int16 for more than 256 classes. For the rule "multilabel",
+        planes of 0 and 1 of shape (N, C, H, W), uint8.
 
     Raises:
         ImageError: If `image` has another shape or dtype, or would become too large.
@@ -131,5 +206,11 @@ def segment(model: nn.Module, image: Tensor, preprocessing: Preprocessing | None
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
+    decoding = decoding or getattr(getattr(model, "card", None), "decoding", None)
+    segmenter = Segmenter(model, preprocessing or Preprocessing(), decoding).eval()
     with torch.inference_mode():
-        return Segmenter(model, preprocessing or Preprocessing()).eval().segment(image)
+        logits = segmenter(segmenter.preprocess(image))
+        if assumed := assumption_of(decoding, logits.shape[1]):
+            warn_caller(assumed)
+        mask: Tensor = segmenter.decode(logits, image.shape[1], image.shape[2])
+        return mask

@@ -19,6 +19,7 @@ from tests.oracle import NAMES as NAMES_OF_TORCHVISION
 
 NAMES = [
     "Cost",
+    "Decoding",
     "ExportError",
     "ExportReport",
     "FrameRing",

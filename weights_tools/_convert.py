@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from segnets.card import JSON, ModelCard
+from segnets.card import JSON, Decoding, ModelCard
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
@@ -44,6 +44,7 @@ def convert(
     classes: Sequence[str] | str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
     remap_classes: ClassMap | str | os.PathLike[str] | None = None,
+    decoding: Decoding | None = None,
     dtype: str | None = None,
     golden: str | os.PathLike[str] | None = None,
     golden_tolerance: float | None = None,
@@ -66,6 +67,7 @@ def convert(
         num_classes: Number of classes for newly initialised last layers, if the source has another number.
         remap_classes: New class -> class of the source (name or number) whose rows it takes, or None for newly
             initialised rows; or a JSON file with this mapping.
+        decoding: Rule that turns logits into ids, if the source does not state it or another is wanted.
         dtype: Dtype to cast floating-point tensors to: "float32", "float16", "bfloat16" or "float64". By default
             every tensor keeps its bytes.
         golden: A golden file to reproduce, see `weights_tools.check.golden.check_golden`.
@@ -84,7 +86,12 @@ def convert(
     checks = RequestedChecks(golden, golden_tolerance, compare_with)
     checks.validate()
     edits = Edits.validated(
-        classes=classes, num_classes=num_classes, remap_classes=remap_classes, drop_aux=drop_aux, dtype=dtype
+        classes=classes,
+        num_classes=num_classes,
+        remap_classes=remap_classes,
+        drop_aux=drop_aux,
+        decoding=decoding,
+        dtype=dtype,
     )
     target = _check_target(Path(src), Path(dst), overwrite=overwrite)
     with without_garbage_collection():
@@ -167,7 +174,13 @@ class _Source:
             card = new_card(self.content.path, sha256, self.container, self.found, self.published, differences)
         else:
             card = updated_card(self.found.card, differences)
-        return replace(card, classes=edited.classes, palette=edited.palette, preprocessing=edited.preprocessing)
+        return replace(
+            card,
+            classes=edited.classes,
+            palette=edited.palette,
+            preprocessing=edited.preprocessing,
+            decoding=edited.decoding,
+        )
 
     def notes(self) -> list[str]:
         """Return notes on the file and its network, for the report."""
@@ -201,11 +214,15 @@ def _card_of_config(found: Recognised) -> ModelCard:
     config, count = found.source_config, found.match.config.options.get("num_classes")
     if config is None:
         return ModelCard()
+    channels = count if isinstance(count, int) else 0
+    decoding = config.decoding if config.decoding is not None and config.decoding.fits(channels) else None
+    count = (decoding or Decoding.default(channels)).ids(channels)
     named = len(config.classes) == count
     return ModelCard(
         classes=config.classes if named else (),
         palette=config.palette if named and len(config.palette) == count else (),
         preprocessing=config.preprocessing or Preprocessing(),
+        decoding=decoding,
     )
 
 
@@ -249,6 +266,7 @@ def _report(
         model=edited.config.name,
         options=edited.config.options,
         classes=edited.card.classes,
+        decoding=None if edited.card.decoding is None else edited.card.decoding.to_json(),
         geometry=found.match.geometry,
         tensors=len(tensors),
         parameters=sum(tensor.numel() for tensor in tensors.values()),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
-from segnets.card import JSON, ModelConfig
+from segnets.card import JSON, Decoding, ModelConfig
+from segnets.registry import MODELS
 from segnets.weights.geometry import describe
 from weights_tools._text import join_names, printable
 from weights_tools.recognise import describe_architecture, format_architecture
@@ -125,6 +126,7 @@ class ConversionReport:
         model: Name of the network.
         options: Options of the network.
         classes: Class names; empty if unknown.
+        decoding: Rule that turns logits into ids; None if it is not stated.
         geometry: Options that the weights do not show, with the values that the layout assumes.
         tensors: Number of tensors.
         parameters: Number of values in all tensors.
@@ -165,6 +167,7 @@ class ConversionReport:
     proven: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    decoding: Mapping[str, JSON] | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """Return the report as plain lists, numbers and strings."""
@@ -176,6 +179,7 @@ class ConversionReport:
         if self.options.get("num_classes") != 0:
             named = join_names(printable(name, quote=False) for name in self.classes)
             rows.append(("classes", named or "no names; pass --classes FILE"))
+        rows += _decoding_rows(self.model, self.options, self.decoding)
         rows.append(("tensors", f"{self.tensors}, {self.parameters:,} values, {_dtypes(self.dtypes)}, read back equal"))
         rows += _wrapper_rows(self.path, self.stripped, self.dropped, self.ignored)
         if self.zeroed:
@@ -202,6 +206,17 @@ def _network_rows(
         ("made of", format_architecture(describe_architecture(config))),
         ("layout", f"{layout}: {shown}" if shown else str(layout)),
     ]
+
+
+def _decoding_rows(
+    model: str, options: Mapping[str, JSON], decoding: Mapping[str, JSON] | None
+) -> list[tuple[str, str]]:
+    """Return how logits become ids, unless the source states nothing and the largest is taken."""
+    if decoding is not None:
+        return [("decoding", str(Decoding.from_json(decoding)))]
+    if options.get("num_classes") != 1 or model not in MODELS:
+        return []
+    return [("decoding", f"{Decoding.default(1)}, assumed: the source states none; pass --decoding and --threshold")]
 
 
 def _wrapper_rows(

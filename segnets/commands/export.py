@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
+from segnets.console import add_decoding, decoding_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +35,7 @@ def add(commands: Subparsers[Any]) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     _add_form(parser)
     _add_input(parser)
+    _add_output(parser)
     _add_onnx(parser)
 
 
@@ -84,6 +86,14 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("mask")
+    add_decoding(group)
+    group.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="name of each id of the mask. Default: those in the weights file"
+    )
+
+
 def _add_onnx(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ONNX")
     group.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23. Default: 20")
@@ -105,6 +115,7 @@ def run(options: argparse.Namespace) -> int:
     from segnets.files import check_writable_target
     from segnets.weights import load
 
+    decoding = decoding_of(options)
     target = check_writable_target(options.target, overwrite=options.force)  # fail before the export, not after it
     model = load(options.weights)
     if target.exists() and target.samefile(options.weights):
@@ -121,6 +132,8 @@ def run(options: argparse.Namespace) -> int:
         calibration=options.calibration,
         minimum_agreement=options.minimum_agreement,
         preprocessing=_preprocessing(options.resize, model),
+        decoding=decoding,
+        classes=options.classes,
         overwrite=options.force,
     )
     print(report)

@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return 0
     provenance = {name: value for name, value in card.provenance.items() if name not in ("proof", "assumed")}
-    rows = [(name, _text(value)) for name, value in {**facts, "provenance": provenance}.items()]
+    texts = {**facts, **_decoding(facts), "provenance": provenance}
+    rows = [(name, _text(value)) for name, value in texts.items()]
     if assumed := describe_assumed(card):
         rows.append(("assumed", assumed))
     rows += [("verified", line) for line in _verified(card.provenance.get("proof"))]
@@ -108,7 +109,24 @@ def _described(config: ModelConfig, card: ModelCard) -> Facts:
     preprocessing = card.preprocessing.to_json()
     if config.name in BACKBONES:  # segnets doesn't prepare images for classifiers, so that a size says nothing
         preprocessing = {name: preprocessing[name] for name in ("mean", "std", "channel_order")}
-    return {"classes": list(card.classes), "preprocessing": preprocessing, "provenance": dict(card.provenance)}
+    facts: Facts = {"classes": list(card.classes), "preprocessing": preprocessing}
+    if config.name not in BACKBONES:
+        facts["decoding"] = None if card.decoding is None else card.decoding.to_json()
+    return {**facts, "provenance": dict(card.provenance)}
+
+
+def _decoding(facts: Facts) -> Facts:
+    """Return the text for the rule that turns logits into ids, and for its default."""
+    from segnets.card import Decoding
+
+    channels = facts.get("num_classes", facts["options"].get("num_classes"))
+    if "decoding" not in facts or not isinstance(channels, int):
+        return {}
+    if facts["decoding"] is not None:
+        return {"decoding": str(Decoding.from_json(facts["decoding"]))}
+    # Exports state it, except for those from before there was another rule.
+    default = Decoding() if "export" in facts else Decoding.default(channels)
+    return {"decoding": f"{default} (not stated; the default for {channels} {'channel' if channels == 1 else 'classes'})"}
 
 
 def _text(value: object) -> str:

@@ -13,12 +13,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from segnets.card import JSON, ModelCard, ModelConfig, check_card, with_labels
+from segnets.card import JSON, Decoding, ModelCard, ModelConfig, assumption_of, check_card, with_labels
 from segnets.deploy._choices import AUTO, choose_format, choose_target, portable_because
 from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
 from segnets.deploy._verify import VerifyReport, verify_loaded
-from segnets.deploy.check.reference import evaluation_copy
+from segnets.deploy.check.golden import golden_input
+from segnets.deploy.check.reference import evaluation_copy, logits_of
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
@@ -42,7 +43,7 @@ class ExportReport:
         seconds: Duration of the export.
         verification: Comparison of the written file with the plain model.
         quantization: Cost of int8, measured on images; None for other precisions.
-        notes: Choices that the caller left open, each with the other choice.
+        notes: Choices that the caller left open, each with the other choice, and what the export assumed.
     """
 
     path: Path
@@ -78,6 +79,7 @@ def export(
     calibration: str | os.PathLike[str] | None = None,
     minimum_agreement: float | None = None,
     preprocessing: Preprocessing | None = None,
+    decoding: Decoding | None = None,
     classes: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     overwrite: bool = True,
@@ -106,6 +108,8 @@ def export(
         calibration: Folder of images like those that the network will see, for int8.
         minimum_agreement: Share of pixels that must keep their class on images of `calibration`, 0 to 1; None for 0.9.
         preprocessing: Preprocessing to include; None for that of the model's card.
+        decoding: Rule that turns logits into ids; None for that of the model's card. If the card states none, it is
+            argmax, and for a network of one channel a threshold of 0.5.
         classes: One name per class id; None for those of the model's card.
         palette: One RGB colour per class id; None for those of the model's card.
         overwrite: Whether an existing file may be replaced.
@@ -134,16 +138,19 @@ def export(
     options = ExportOptions(output, dtype, device, resolved, opset, calibration, minimum_agreement)
     FORMATS[kind].check(options)
     model = _checked_module(model)
-    card = _card(model, preprocessing, classes, palette)
+    card = _card(model, preprocessing, decoding, classes, palette)
 
     reference = _reference(model)
+    num_classes = logits_of(reference, golden_input(card.preprocessing)).shape[1]
+    assumed = assumption_of(card.decoding, num_classes)
+    card = _checked_card(replace(card, decoding=card.decoding or Decoding.default(num_classes)), num_classes)
     config, card = _describe(model, card)
-    draft, note = _draft(kind, model, card.preprocessing, options, note)
+    draft, note = _draft(kind, model, card, options, note)
     golden = draft.golden(reference)
     contract = Contract(
         config=config,
         card=card,
-        num_classes=golden.tensors["logits"].shape[1],
+        num_classes=num_classes,
         tolerance=golden.tolerance,
         sample_step=golden.sample_step,
         segnets_version=_version(),
@@ -166,21 +173,22 @@ def export(
         seconds=time.monotonic() - started,
         verification=verification,
         quantization=draft.quantization,
-        notes=(note,) if note else (),
+        notes=tuple(each for each in (note, assumed) if each),
     )
 
 
 def _draft(
-    kind: str, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions, note: str
+    kind: str, model: nn.Module, card: ModelCard, options: ExportOptions, note: str
 ) -> tuple[Draft, str]:
     """Draft the model. If the chosen target "cpu" does not support it, use "portable", and replace the note."""
+    preprocessing, decoding = card.preprocessing, card.decoding or Decoding()
     try:
-        return FORMATS[kind].draft(model, preprocessing, options), note
+        return FORMATS[kind].draft(model, preprocessing, decoding, options), note
     except ExportError as error:
         if not note or options.target != "cpu" or options.dtype != "float32":
             raise
         target, note = portable_because(str(error).partition(". ")[0])
-    return FORMATS[kind].draft(model, preprocessing, replace(options, target=target)), note
+    return FORMATS[kind].draft(model, preprocessing, decoding, replace(options, target=target)), note
 
 
 def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: bool) -> VerifyReport:
@@ -261,22 +269,32 @@ def _describe(model: nn.Module, card: ModelCard) -> tuple[ModelConfig, ModelCard
 def _card(
     model: object,
     preprocessing: Preprocessing | None,
+    decoding: Decoding | None,
     classes: Sequence[str] | None,
     palette: Sequence[Sequence[int]] | None,
 ) -> ModelCard:
     """Return the model's card with the given values in place of its own.
 
     Raises:
-        ExportError: If a class name or colour is invalid. The contract checks their number.
+        ExportError: If a class name, a colour or the decoding is invalid. Their number is checked later.
     """
     # Folding changes the tensors, so that claims about the original ones no longer hold.
     card: ModelCard = (getattr(model, "card", None) or ModelCard()).derived()
     try:
         card = with_labels(card, classes, palette)
-        check_card(card, None)
     except ValueError as error:
         raise ExportError(str(error)) from None
-    return card if preprocessing is None else replace(card, preprocessing=preprocessing)
+    if decoding is not None:
+        card = replace(card, decoding=decoding)
+    return _checked_card(card if preprocessing is None else replace(card, preprocessing=preprocessing), None)
+
+
+def _checked_card(card: ModelCard, num_classes: int | None) -> ModelCard:
+    try:
+        check_card(card, num_classes)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
+    return card
 
 
 def _version() -> str:

@@ -87,7 +87,8 @@ class Exported:
             image: RGB image, (N, H, W, 3) uint8.
 
         Returns:
-            Class ids, (N, H, W); uint8, or int16 for more than 256 classes.
+            Class ids, (N, H, W); uint8, or int16 for more than 256 classes. Planes of 0 and 1, (N, C, H, W) uint8, if
+            the contract's decoding is "multilabel".
 
         Raises:
             ImageError: If `image` is not such an image.

@@ -12,7 +12,13 @@ from torch import nn
 from segnets.deploy._load import Exported, load_exported
 from segnets.deploy.check.golden import HEIGHT, WIDTH, golden_input
 from segnets.deploy.check.reference import evaluation_copy
-from segnets.deploy.check.tolerance import Comparison, compare, compare_quantized, relative_difference
+from segnets.deploy.check.tolerance import (
+    Comparison,
+    compare,
+    compare_quantized,
+    count_differences,
+    relative_difference,
+)
 from segnets.deploy.contract import Contract
 from segnets.errors import ExportError
 
@@ -86,12 +92,18 @@ class VerifyReport:
         contract = self.contract
         lines = [
             f"{self.path}: {contract.kind} ({contract.target}, {contract.dtype}), {contract.config.name}, "
-            f"{contract.num_classes} classes, {self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
+            f"{_classes_of(contract)}, {self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
             f"  {self.golden}",
             *(f"  {comparison}" for comparison in self.comparisons),
             f"  {'passed' if self.passed else 'FAILED'}",
         ]
         return "\n".join(lines)
+
+
+def _classes_of(contract: Contract) -> str:
+    if contract.decoding.rule == "argmax":
+        return f"{contract.num_classes} classes"
+    return f"{contract.num_classes} {'channels' if contract.num_classes > 1 else 'channel'} ({contract.decoding})"
 
 
 def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> VerifyReport:
@@ -121,11 +133,10 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
         reference, contract = evaluation_copy(against), exported.contract
         if contract.dtype == "int8":
             allowed = QUANTIZED_FACTOR * contract.tolerance
-            comparisons = compare_quantized(
-                exported.logits, reference, golden_input(contract.card.preprocessing), allowed
-            )
+            image = golden_input(contract.card.preprocessing)
+            comparisons = compare_quantized(exported.logits, reference, image, allowed, contract.decoding)
         else:
-            comparisons = compare(exported.logits, reference, contract.dtype)
+            comparisons = compare(exported.logits, reference, contract.dtype, decoding=contract.decoding)
     return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)
 
 
@@ -147,14 +158,13 @@ def replay(exported: Exported) -> Replay:
                 f"{tuple(golden[name].shape)} in the golden pair. Export the model again"
             )
     std = torch.tensor(contract.card.preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
-    differs = mask != golden["mask"]
-    near_ties = differs & (golden["margin"] <= 2 * contract.tolerance)
+    disagreements, near_ties = count_differences(mask, golden["mask"], golden["margin"], contract.tolerance)
     return Replay(
         sample_difference=float(((sample - golden["sample"]) * std).abs().max()) * 255,
         logits_difference=relative_difference(logits, golden["logits"]),
         tolerance=contract.tolerance,
-        disagreements=int(differs.sum()),
-        near_ties=int(near_ties.sum()),
+        disagreements=disagreements,
+        near_ties=near_ties,
     )
 
 
@@ -162,12 +172,13 @@ def _check_golden(exported: Exported) -> None:
     """Check the shapes and dtypes of all tensors of the golden pair."""
     classes = exported.contract.num_classes
     masks = torch.uint8 if exported.contract.mask_dtype == "uint8" else torch.int16
+    planes = (classes,) if exported.contract.decoding.rule == "multilabel" else ()
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "image": (torch.uint8, (1, HEIGHT, WIDTH, 3)),
         "input": (torch.float32, (1, 3, HEIGHT, WIDTH)),
         "logits": (torch.float32, (1, classes, HEIGHT, WIDTH)),
-        "mask": (masks, (1, HEIGHT, WIDTH)),
-        "margin": (torch.float32, (1, HEIGHT, WIDTH)),
+        "mask": (masks, (1, *planes, HEIGHT, WIDTH)),
+        "margin": (torch.float32, (1, *planes, HEIGHT, WIDTH)),
     }
     for name in (*expected, "sample"):
         if name not in exported.golden:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from segnets.card import JSON, ModelCard, ModelConfig, check_card
+from segnets.card import JSON, Decoding, ModelCard, ModelConfig, check_card
 from segnets.errors import ExportError
 from segnets.preprocessing import Preprocessing
 
@@ -48,8 +48,8 @@ class Contract:
 
     Attributes:
         config: Builder and options of the network.
-        card: Class names, colours, preprocessing and provenance.
-        num_classes: Number of classes, C below.
+        card: Class names, colours, preprocessing, decoding and provenance.
+        num_classes: Number of channels of the logits, C below.
         tolerance: Largest difference from the golden logits that passes, relative to the largest of them.
         sample_step: Step between the rows, and columns, of the preprocessed image that the golden pair keeps.
         segnets_version: Version of segnets that wrote the file.
@@ -112,9 +112,14 @@ class Contract:
             raise ExportError(str(error)) from None
 
     @property
+    def decoding(self) -> Decoding:
+        """Rule that turns logits into ids. Files that don't state it were written when argmax was the only one."""
+        return self.card.decoding or Decoding()
+
+    @property
     def mask_dtype(self) -> str:
-        """Name of the dtype of class ids in a mask."""
-        return "uint8" if self.num_classes <= 256 else "int16"
+        """Name of the dtype of ids in a mask."""
+        return "uint8" if self.num_classes <= 256 or self.decoding.rule != "argmax" else "int16"
 
     def to_json(self) -> str:
         """Return the contract as sorted JSON text with one line per field.
@@ -123,7 +128,10 @@ class Contract:
             ExportError: If the model's options or provenance can't be written as JSON.
         """
         logits = f"float32 (N, {self.num_classes}, H, W) logits"
-        document = {
+        mask = "(N, H, W) class ids"
+        if self.decoding.rule == "multilabel":
+            mask = f"(N, {self.num_classes}, H, W) planes of 0 and 1"
+        document: dict[str, Any] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "kind": self.kind,
@@ -146,11 +154,13 @@ class Contract:
                     "output": logits if self.output == "tensor" else f'{{"out": {logits}}}',
                 },
                 "preprocess": {"input": "uint8 (N, H, W, 3) RGB", "output": "float32 (N, 3, h, w)"},
-                "segment": {"input": "uint8 (N, H, W, 3) RGB", "output": f"{self.mask_dtype} (N, H, W) class ids"},
+                "segment": {"input": "uint8 (N, H, W, 3) RGB", "output": f"{self.mask_dtype} {mask}"},
             },
             "golden": {"file": GOLDEN_FILE, "sample_step": self.sample_step, "tolerance": self.tolerance},
             "versions": {"segnets": self.segnets_version, "torch": self.torch_version},
         }
+        if self.card.decoding is not None:
+            document["decoding"] = self.card.decoding.to_json()
         if self.kind == "aoti":
             document["pixels_at_once"] = self.pixels_at_once
         if self.kind == "onnx":
@@ -207,6 +217,7 @@ class Contract:
                 palette=tuple(tuple(colour) for colour in _typed("palette", document["palette"], list)),
                 preprocessing=Preprocessing.from_json(document["preprocessing"]),
                 provenance=_typed("provenance", document["provenance"], dict),
+                decoding=Decoding.from_json(document["decoding"]) if "decoding" in document else None,
             ),
             num_classes=_typed("num_classes", document["num_classes"], int),
             tolerance=_typed("golden.tolerance", golden["tolerance"], float),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from segnets.card import ModelCard, ModelConfig, check_card
+from segnets.card import Decoding, ModelCard, ModelConfig, check_card
 from segnets.errors import WeightsError
 from segnets.preprocessing import Preprocessing
 
@@ -23,7 +23,7 @@ def encode(config: ModelConfig, card: ModelCard) -> str:
     Raises:
         WeightsError: If JSON cannot represent a value.
     """
-    description = {
+    description: dict[str, object] = {
         "format": FORMAT_VERSION,
         "model": {"name": config.name, "options": dict(config.options)},
         "classes": list(card.classes),
@@ -31,6 +31,8 @@ def encode(config: ModelConfig, card: ModelCard) -> str:
         "preprocessing": card.preprocessing.to_json(),
         "provenance": dict(card.provenance),
     }
+    if card.decoding is not None:
+        description["decoding"] = card.decoding.to_json()
     try:
         return json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -84,6 +86,7 @@ def _card(description: Any) -> ModelCard:
         palette=tuple(tuple(colour) if isinstance(colour, list) else colour for colour in palette),
         preprocessing=Preprocessing.from_json(description["preprocessing"]),
         provenance=provenance,
+        decoding=Decoding.from_json(description["decoding"]) if "decoding" in description else None,
     )
     check_card(card, None)
     return card

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.card import JSON, Colour, ModelCard, ModelConfig, check_card, with_labels
+from segnets.card import JSON, Colour, Decoding, ModelCard, ModelConfig, check_stated, with_labels
 from segnets.errors import WeightsError, warn_caller
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
@@ -30,6 +30,7 @@ def save(
     classes: Sequence[str] | None = None,
     palette: Sequence[Colour] | None = None,
     preprocessing: Preprocessing | None = None,
+    decoding: Decoding | None = None,
     provenance: Mapping[str, JSON] | None = None,
     overwrite: bool = True,
 ) -> None:
@@ -52,6 +53,8 @@ def save(
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
         preprocessing: Preprocessing from an image to the input of the network.
+        decoding: Rule that turns logits into ids, for example `Decoding("threshold", 0.5)` for a network of one
+            channel. A rule that is not stated is argmax, and for one channel a threshold of 0.5.
         provenance: Facts about the origin of the weights, as JSON values.
         overwrite: Whether to replace an existing file.
 
@@ -77,11 +80,13 @@ def save(
         card = card.without_classes()  # those of the head that was replaced
     if preprocessing is not None:
         card = replace(card, preprocessing=preprocessing)
+    if decoding is not None:
+        card = replace(card, decoding=decoding)
     if provenance is not None:
         card = replace(card, provenance=dict(provenance))
     try:
         card = with_labels(card, classes, palette)
-        check_card(card, num_classes if isinstance(num_classes, int) else None)
+        check_stated(card, num_classes if isinstance(num_classes, int) else None)
     except ValueError as error:
         raise WeightsError(str(error)) from None
     write_weights_file(path, tensors, actual.config, card, overwrite=overwrite)

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
+from segnets.card import Decoding
 from segnets.deploy.formats.onnx import network as exporter
 from segnets.deploy.formats.onnx.image_graphs import mask_text, preprocess_text
 from segnets.preprocessing import Preprocessing, preprocess
@@ -68,7 +69,7 @@ def _grey_levels(ours: torch.Tensor, theirs: torch.Tensor, preprocessing: Prepro
 def test_masks_equal_logits_to_mask(classes: int, size: tuple[int, int]) -> None:
     logits = torch.randn(2, classes, 24, 32, generator=torch.Generator().manual_seed(classes))
     logits[:, :, :3] = 0.5  # the lowest class wins a tie
-    mask = run(mask_text(classes, exporter.DEFAULT_OPSET), logits=logits, size=torch.tensor(size))
+    mask = run(mask_text(classes, Decoding(), exporter.DEFAULT_OPSET), logits=logits, size=torch.tensor(size))
     expected = logits_to_mask(logits, *size)
     assert (mask.shape, mask.dtype) == (expected.shape, expected.dtype)
     assert (mask == expected).float().mean() > 0.9995

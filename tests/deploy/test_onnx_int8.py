@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segnets.card import Decoding
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy.formats.onnx.quantize import quantize
 from segnets.errors import ExportError
@@ -57,7 +58,7 @@ def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
     assert same.float().mean() > 0.999
     network = onnx.load(tmp_path / "m.onnx")
     network.ClearField("metadata_props")
-    _, measured = quantize(network.SerializeToString(), SMALL, photographs, 0.0)
+    _, measured = quantize(network.SerializeToString(), SMALL, Decoding(), photographs, 0.0)
     assert measured.size_ratio < 0.35
     assert 0.5 < measured.worst_agreement <= measured.agreement <= 1
     assert 0 < measured.logits_difference < 0.2

@@ -7,8 +7,9 @@ from typing import Any
 
 from weights_tools.commands._common import PROJECTS, Subparsers, named_value, positive_int, print_result
 
-# Repeated here because the layouts import torch, which would slow down `--help`. A test compares.
+# Repeated here because segnets and the layouts import torch, which would slow down `--help`. A test compares.
 LAYOUTS = ("allentdan", "mmseg", "navifra", "segnets", "smp", "timm", "torchvision", "transformers", "vainf")
+DECODING_RULES = ("argmax", "threshold", "multilabel")
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -40,6 +41,18 @@ def _add_source_facts(parser: argparse.ArgumentParser) -> None:
         help="set an option the weights do not determine, for example output_stride=16; may be repeated",
     )
     group.add_argument("--classes", metavar="FILE", help="text file with one class name per line")
+    group.add_argument(
+        "--decoding",
+        choices=DECODING_RULES,
+        help="how logits become ids: the largest; a sigmoid and a threshold, for one channel; or that for each class, "
+        "a plane per class. Default: as SRC's own config states, else argmax, or threshold for one channel",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="probability for --decoding threshold or multilabel, between 0 and 1; default: 0.5",
+    )
     group.add_argument(
         "--allow-nonfinite", action="store_true", help="accept NaN and other values that no trained network has"
     )
@@ -87,6 +100,7 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, print the report and return 0."""
+    from segnets.console import decoding_of
     from weights_tools import convert
 
     if options.golden_tolerance is not None and options.golden is None:
@@ -102,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
         classes=options.classes,
         num_classes=options.num_classes,
         remap_classes=options.remap_classes,
+        decoding=decoding_of(options),
         dtype=options.dtype,
         golden=options.golden,
         golden_tolerance=options.golden_tolerance,

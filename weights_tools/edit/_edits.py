@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from segnets.card import Decoding, check_card
 from segnets.errors import WeightsError
 from weights_tools.edit._classes import ClassMap, read_class_map, read_class_names, rows_of
 from weights_tools.edit._weights import Weights, cast, drop_auxiliary, name_classes, replace_classes
@@ -23,6 +24,7 @@ class Edits:
         num_classes: Number of classes of new last layers, or None to keep the source's.
         class_map: New class name -> class of the source whose rows it takes, or None to keep the classes.
         drop_aux: Whether to leave out the auxiliary classifier.
+        decoding: Rule that turns logits into ids, or None to keep that of the source.
         dtype: Floating-point dtype to cast to, one of `DTYPES`, or None to keep every dtype.
     """
 
@@ -31,6 +33,7 @@ class Edits:
     class_map: ClassMap | None = None
     drop_aux: bool = False
     dtype: str | None = None
+    decoding: Decoding | None = None
 
     @classmethod
     def validated(
@@ -40,6 +43,7 @@ class Edits:
         num_classes: int | None = None,
         remap_classes: ClassMap | str | os.PathLike[str] | None = None,
         drop_aux: bool = False,
+        decoding: Decoding | None = None,
         dtype: str | None = None,
     ) -> Edits:
         """Check the arguments of `weights_tools.convert` and read the files that they name.
@@ -56,7 +60,7 @@ class Edits:
             raise WeightsError(
                 f"num_classes={num_classes}, but the class map has {len(class_map)} classes. Leave one of them out."
             )
-        return cls(read_class_names(classes), num_classes, class_map, drop_aux, dtype)
+        return cls(read_class_names(classes), num_classes, class_map, drop_aux, dtype, decoding)
 
     def apply(self, weights: Weights) -> Weights:
         """Return the edited weights.
@@ -75,11 +79,28 @@ class Edits:
         if self.class_map is not None:
             if self.class_names is not None:
                 weights = name_classes(weights, self.class_names)
-            rows = rows_of(self.class_map, weights.card.classes, count)
-            return replace_classes(weights, rows, tuple(self.class_map))
+            # The names of a network of one channel are those of its two ids, not of rows.
+            names = weights.card.classes if len(weights.card.classes) == count else ()
+            rows = rows_of(self.class_map, names, count)
+            return self._decoded(replace_classes(weights, rows, tuple(self.class_map)))
         if self.num_classes is not None and self.num_classes != count:
             weights = replace_classes(weights, [None] * self.num_classes)
+        weights = self._decoded(weights)
         return weights if self.class_names is None else name_classes(weights, self.class_names)
+
+    def _decoded(self, weights: Weights) -> Weights:
+        """Return the weights with the requested decoding."""
+        if self.decoding is None:
+            return weights
+        card = replace(weights.card, decoding=self.decoding)
+        names = card.classes if self.class_names is None or self.class_map is not None else ()
+        count = weights.config.options.get("num_classes")
+        assert isinstance(count, int)
+        try:
+            check_card(replace(card, classes=names, palette=card.palette if names else ()), count)
+        except ValueError as error:
+            raise WeightsError(str(error)) from None
+        return replace(weights, card=card)
 
     def describe(self, before: Weights, after: Weights) -> tuple[str, ...]:
         """Describe how the network changed between `before` and `after`, including the cast."""

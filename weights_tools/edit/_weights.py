@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from segnets.card import ModelCard, ModelConfig
+from segnets.card import Decoding, ModelCard, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import MODELS, build_described
 from weights_tools._text import join_names
@@ -73,7 +73,15 @@ def name_classes(weights: Weights, names: tuple[str, ...]) -> Weights:
         WeightsError: If the network has another number of classes.
     """
     count = weights.config.options.get("num_classes")
-    if len(names) != count:
+    assert isinstance(count, int)
+    decoding = weights.card.decoding or Decoding.default(count)
+    if weights.config.name in MODELS and decoding.rule == "threshold":
+        if len(names) != 2:
+            raise WeightsError(
+                f"the network has one channel, and so the ids 0 and 1, but {len(names)} class "
+                f"{'name was' if len(names) == 1 else 'names were'} given. Give two, the background's first"
+            )
+    elif len(names) != count:
         raise WeightsError(f"the network has {count} classes, but {len(names)} class names were given")
     palette = weights.card.palette if names == weights.card.classes else ()
     return replace(weights, card=replace(weights.card, classes=names, palette=palette))
@@ -109,7 +117,12 @@ def replace_classes(weights: Weights, rows: Sequence[int | None], names: tuple[s
     colours = tuple(palette[row] for row in old) if palette and len(old) == len(rows) else ()
     new = len(rows) - len(old)
     change = f"{len(rows)} classes, {new} of them newly initialised" if new else f"{len(rows)} classes of the source"
-    card = replace(weights.card, classes=names, palette=colours)
+    decoding = weights.card.decoding
+    if decoding is not None and not decoding.fits(len(rows)):
+        decoding = None
+    if names and (decoding or Decoding.default(len(rows))).rule == "threshold":
+        names, colours = ("background", *names), ()
+    card = replace(weights.card, classes=names, palette=colours, decoding=decoding)
     return Weights(config, tensors, card, (*weights.changes, f"last layers of {change}: {', '.join(layers)}"))
 
 

@@ -7,8 +7,9 @@ The pair is a safetensors file of these tensors:
 - `input`, (1, 3, 48, 64) float32: the image normalised, but not resized.
 - `logits`, (1, C, 48, 64) float32: the logits of `input`.
 - `sample`: every k-th row and column of the preprocessed image.
-- `mask`, (1, 48, 64): the class of each pixel of the image.
-- `margin`, (1, 48, 64) float32: the lead of the best class there, relative to the largest logit.
+- `mask`, (1, 48, 64): the class of each pixel of the image; planes (1, C, 48, 64) of multi-label networks.
+- `margin`, of the same shape, float32: the lead of the best class there, relative to the largest logit; or twice the
+  distance of the logit from the threshold.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from segnets.card import Decoding
 from segnets.deploy.check.reference import logits_of
 from segnets.deploy.check.tolerance import ToleranceEstimator, relative_margin
 from segnets.preprocessing import Preprocess, Preprocessing
-from segnets.segmenter import Segmenter, logits_at, logits_to_mask
+from segnets.segmenter import Segmenter, logits_at
 
 HEIGHT, WIDTH = 48, 64
 _SAMPLES_PER_SIDE = 48
@@ -43,13 +45,14 @@ class Golden:
 
 
 def make_golden(
-    segmenter: Segmenter, preprocessing: Preprocessing, dtype: str, tolerance: float | None = None
+    model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, dtype: str, tolerance: float | None = None
 ) -> Golden:
     """Run a model on the golden image.
 
     Args:
-        segmenter: The plain model in eval mode, in float32, with its preprocessing.
-        preprocessing: The preprocessing of `segmenter`.
+        model: The plain model in eval mode, in float32.
+        preprocessing: Preprocessing from an image to its input.
+        decoding: Rule that turns its logits into ids.
         dtype: Precision of the exported file, for which the tolerance is estimated.
         tolerance: Tolerance to use instead of the estimate. An int8 network needs one, because its own output is kept.
 
@@ -59,6 +62,7 @@ def make_golden(
     Raises:
         ExportError: If the logits are not finite, or the model is numerically unstable.
     """
+    segmenter = Segmenter(model, preprocessing, decoding).eval()
     image = golden_image()
     normalised = golden_input(preprocessing)
     logits = logits_of(segmenter.model, normalised)
@@ -67,8 +71,8 @@ def make_golden(
     with torch.inference_mode():
         prepared = segmenter.preprocess(image)
         prepared_logits = logits_of(segmenter.model, prepared)
-        mask = logits_to_mask(prepared_logits, HEIGHT, WIDTH)
-        margin = relative_margin(logits_at(prepared_logits, HEIGHT, WIDTH))
+        mask = segmenter.decode(prepared_logits, HEIGHT, WIDTH)
+        margin = relative_margin(logits_at(prepared_logits, HEIGHT, WIDTH), decoding)
     step = -(-max(prepared.shape[2:]) // _SAMPLES_PER_SIDE)
     tensors = {
         "image": image,

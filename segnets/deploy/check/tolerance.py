@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segnets.card import Decoding
 from segnets.deploy.check.reference import logits_of
 from segnets.errors import ExportError
+from segnets.segmenter import Decode
 
 # Measured over six seeds of randomised networks: folded and plain differ by at most 1.8 times the plain model's error.
 ROUNDING_FACTORS = {"float32": 8.0, "bfloat16": 4.0, "float16": 4.0}
@@ -37,7 +39,8 @@ class Comparison:
             instead if `quantized` is set.
         tolerance: Largest `difference` that passes.
         disagreements: Number of pixels whose class differs.
-        near_ties: Number of those pixels whose two best logits are within the tolerance of each other.
+        near_ties: Number of those pixels whose two best logits are within the tolerance of each other, or whose logit
+            is within the tolerance of the threshold.
         quantized: Whether one of the networks is int8. Pixels whose class differs are then counted, but allowed.
     """
 
@@ -110,7 +113,12 @@ class ToleranceEstimator:
 
 
 def compare(
-    candidate: Callable[[Tensor], Tensor], reference: nn.Module, dtype: str = "float32"
+    candidate: Callable[[Tensor], Tensor],
+    reference: nn.Module,
+    dtype: str = "float32",
+    *,
+    decoding: Decoding | None = None,
+    in_channels: int = 3,
 ) -> tuple[Comparison, ...]:
     """Compare two networks on noise, at several image and batch sizes.
 
@@ -118,6 +126,8 @@ def compare(
         candidate: Function from a normalised float32 image (N, 3, H, W) to logits (N, C, H, W).
         reference: Model in eval mode, in float32 on the CPU, that returns `{"out": logits}`.
         dtype: Name of the precision that `candidate` computes in.
+        decoding: Rule that turns logits into ids; None means argmax.
+        in_channels: Number of channels of the image.
 
     Returns:
         One comparison for each of `SHAPES`.
@@ -129,14 +139,18 @@ def compare(
     generator = torch.Generator().manual_seed(0)
     results = []
     for count, height, width in SHAPES:
-        image = torch.randn(count, 3, height, width, generator=generator, dtype=torch.float32)
+        image = torch.randn(count, in_channels, height, width, generator=generator, dtype=torch.float32)
         expected = logits_of(reference, image)
-        results.append(_compare_logits(candidate(image), expected, estimator.tolerance(image)))
+        results.append(_compare_logits(candidate(image), expected, estimator.tolerance(image), decoding))
     return tuple(results)
 
 
 def compare_quantized(
-    candidate: Callable[[Tensor], Tensor], reference: nn.Module, image: Tensor, tolerance: float
+    candidate: Callable[[Tensor], Tensor],
+    reference: nn.Module,
+    image: Tensor,
+    tolerance: float,
+    decoding: Decoding | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare an int8 network with a float32 model on an image, at the sizes and batches of `compare`.
 
@@ -147,6 +161,7 @@ def compare_quantized(
         reference: As for `compare`.
         image: Normalised image, (1, 3, h, w) float32. It is smoothed, and repeated to each size.
         tolerance: Largest root mean square difference that passes, relative to the largest logit.
+        decoding: As for `compare`.
 
     Returns:
         One comparison for each of `SHAPES`.
@@ -160,7 +175,7 @@ def compare_quantized(
         repeats = (count, 1, -(-height // image.shape[2]), -(-width // image.shape[3]))
         each = image.repeat(repeats)[:, :, :height, :width].contiguous()
         logits, expected = candidate(each), logits_of(reference, each)
-        largest = _compare_logits(logits, expected, tolerance)
+        largest = _compare_logits(logits, expected, tolerance, decoding)
         square = float((logits.double() - expected.double()).square().mean().sqrt())
         difference = square / max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
         results.append(replace(largest, difference=difference, quantized=True))
@@ -174,31 +189,64 @@ def relative_difference(logits: Tensor, expected: Tensor) -> float:
     return difference if difference == difference else float("inf")
 
 
-def relative_margin(logits: Tensor) -> Tensor:
-    """Return the lead of the best class over the second, relative to the largest logit.
+def ids_of(logits: Tensor, decoding: Decoding | None = None) -> Tensor:
+    """Decode logits, (N, C, H, W), at their own size; None means argmax."""
+    ids: Tensor = Decode(decoding or Decoding())(logits, logits.shape[2], logits.shape[3])
+    return ids
+
+
+def relative_margin(logits: Tensor, decoding: Decoding | None = None) -> Tensor:
+    """Return how far the logits must move together to change an id, relative to the largest logit, times two.
+
+    For argmax, this is the lead of the best class over the second.
 
     Args:
         logits: Logits, (N, C, H, W).
+        decoding: Rule that turns logits into ids; None means argmax.
 
     Returns:
-        Margin of each pixel, (N, H, W); 1 if there is only one class.
+        Margin of each pixel, (N, H, W); 1 for argmax of one class. Planes (N, C, H, W) for the rule "multilabel".
     """
+    largest = max(float(logits.abs().max()), torch.finfo(torch.float32).tiny)
+    if decoding is not None and decoding.rule != "argmax":
+        margins = 2 * (logits - decoding.cut).abs() / largest
+        return margins if decoding.rule == "multilabel" else margins[:, 0]
     if logits.shape[1] == 1:
         return torch.ones_like(logits[:, 0])
     best = logits.topk(2, dim=1).values
-    return (best[:, 0] - best[:, 1]) / max(float(logits.abs().max()), torch.finfo(torch.float32).tiny)
+    return (best[:, 0] - best[:, 1]) / largest
 
 
-def _compare_logits(logits: Tensor, expected: Tensor, tolerance: float) -> Comparison:
+def count_differences(ids: Tensor, expected: Tensor, margin: Tensor, tolerance: float) -> tuple[int, int]:
+    """Count the pixels whose ids differ.
+
+    Args:
+        ids: Ids, (N, H, W), or planes, (N, C, H, W).
+        expected: Expected ids, of the same shape.
+        margin: `relative_margin` of the expected logits.
+        tolerance: Allowed difference of the logits, relative to the largest.
+
+    Returns:
+        Number of pixels that differ, and of those that differ in near-ties only.
+    """
+    differs = ids != expected
+    # Each of the two best logits may move by the tolerance.
+    clear = differs & (margin > 2 * tolerance)
+    if differs.dim() == 4:
+        differs, clear = differs.any(dim=1), clear.any(dim=1)
+    return int(differs.sum()), int((differs & ~clear).sum())
+
+
+def _compare_logits(logits: Tensor, expected: Tensor, tolerance: float, decoding: Decoding | None) -> Comparison:
     if logits.shape != expected.shape:
         raise ExportError(f"the file returns logits {tuple(logits.shape)}, and the model {tuple(expected.shape)}")
-    differs = logits.argmax(dim=1) != expected.argmax(dim=1)
-    # Each of the two best logits may move by the tolerance.
-    near_ties = differs & (relative_margin(expected) <= 2 * tolerance)
+    disagreements, near_ties = count_differences(
+        ids_of(logits, decoding), ids_of(expected, decoding), relative_margin(expected, decoding), tolerance
+    )
     return Comparison(
         shape=(expected.shape[0], expected.shape[2], expected.shape[3]),
         difference=relative_difference(logits, expected),
         tolerance=tolerance,
-        disagreements=int(differs.sum()),
-        near_ties=int(near_ties.sum()),
+        disagreements=disagreements,
+        near_ties=near_ties,
     )

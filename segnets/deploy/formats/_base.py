@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
+from segnets.card import Decoding
 from segnets.deploy.check.golden import Golden, make_golden
 from segnets.deploy.contract import Contract, ContractFields
 from segnets.deploy.passes.pipeline import Rewritten
 from segnets.errors import ExportError
 from segnets.preprocessing import DEFAULT_SHORT_SIDE, Preprocessing
-from segnets.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from segnets.deploy.formats.onnx.quantize import QuantizationReport
@@ -88,7 +88,7 @@ class Program(Protocol):
         """Turn an RGB image, (N, H, W, 3) uint8, into the network's input, (N, 3, h, w) float32."""
 
     def segment(self, image: Tensor, /) -> Tensor:
-        """Compute class ids, (N, H, W), from an RGB image, (N, H, W, 3) uint8."""
+        """Compute class ids, (N, H, W), or planes, (N, C, H, W), from an RGB image, (N, H, W, 3) uint8."""
 
 
 class Format(Protocol):
@@ -101,7 +101,9 @@ class Format(Protocol):
             ExportError: If an option is not supported.
         """
 
-    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+    def draft(
+        self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
+    ) -> Draft:
         """Translate a model, which is not changed.
 
         Raises:
@@ -116,9 +118,9 @@ class Format(Protocol):
         """
 
 
-def golden_maker(preprocessing: Preprocessing, dtype: str) -> Callable[[nn.Module], Golden]:
+def golden_maker(preprocessing: Preprocessing, decoding: Decoding, dtype: str) -> Callable[[nn.Module], Golden]:
     """Return a function that makes the golden pair of a plain model for a file in `dtype`."""
-    return lambda reference: make_golden(Segmenter(reference, preprocessing).eval(), preprocessing, dtype)
+    return lambda reference: make_golden(reference, preprocessing, decoding, dtype)
 
 
 def usual_size(preprocessing: Preprocessing) -> tuple[int, int]:

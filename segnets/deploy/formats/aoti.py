@@ -1,6 +1,6 @@
 """AOTInductor: the network compiled ahead of time for one kind of CPU, in a `.pt2`.
 
-Preprocessing and argmax remain the small TorchScript program of every export, so that each format computes the same
+Preprocessing and decoding remain the small TorchScript program of every export, so that each format computes the same
 bits there.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segnets.card import Decoding
 from segnets.deploy._reason import reason_of
 from segnets.deploy.contract import PIXELS_AT_ONCE, Bounds, Contract
 from segnets.deploy.formats import _script
@@ -37,12 +38,12 @@ from segnets.deploy.passes.pipeline import rewrite
 from segnets.deploy.passes.wrap import images_at_once
 from segnets.errors import ExportError, ImageError
 from segnets.preprocessing import Preprocessing, check_input
-from segnets.segmenter import Segmenter, logits_to_mask
+from segnets.segmenter import Segmenter
 
 # Smallest and largest input of a compiled network. With smaller images, feature maps would have one pixel, on which the
 # compiler would specialise; with larger ones, indices could overflow.
 BOUNDS: Bounds = {"batch": (1, 64), "height": (33, 4096), "width": (33, 4096)}
-IMAGE_PROGRAM = "image.ts"  # the file with preprocessing and argmax
+IMAGE_PROGRAM = "image.ts"  # the file with preprocessing and decoding
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _SOURCES = (".cpp", ".h", ".o")
 
@@ -62,7 +63,9 @@ class Aoti:
             raise ExportError("dtype='float16' needs format='torchscript', device='cuda'")
         check_torch()
 
-    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+    def draft(
+        self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
+    ) -> Draft:
         """Rewrite a model, which is not changed, for the compiler. Packing the draft compiles it.
 
         Raises:
@@ -85,8 +88,10 @@ class Aoti:
                 "processor": {**this_cpu(), "threads": torch.get_num_threads()},
                 "pixels_at_once": PIXELS_AT_ONCE,
             },
-            golden_maker(preprocessing, options.dtype),
-            lambda _, files: to_bytes(rewritten.network, preprocessing, files, context.image_size, fallback),
+            golden_maker(preprocessing, decoding, options.dtype),
+            lambda _, files: to_bytes(
+                rewritten.network, ImageProgram(preprocessing, decoding), files, context.image_size, fallback
+            ),
         )
 
     def load(self, container: Container, contract: Contract) -> AotiProgram:
@@ -118,11 +123,11 @@ class _Identity(nn.Module):
 
 
 class ImageProgram(nn.Module):
-    """Preprocessing of images and argmax of logits. Scriptable."""
+    """Preprocessing of images and decoding of logits. Scriptable."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing, decoding: Decoding) -> None:
         super().__init__()
-        self.segmenter = Segmenter(_Identity(), preprocessing)
+        self.segmenter = Segmenter(_Identity(), preprocessing, decoding)
 
     def forward(self, image: Tensor) -> Tensor:
         """Preprocess an image as `Segmenter.preprocess` does."""
@@ -135,8 +140,9 @@ class ImageProgram(nn.Module):
 
     @torch.jit.export
     def mask(self, logits: Tensor, height: int, width: int) -> Tensor:
-        """Compute class ids as `segnets.segmenter.logits_to_mask` does."""
-        return logits_to_mask(logits, height, width)
+        """Compute ids as `segnets.segmenter.Decode` does."""
+        ids: Tensor = self.segmenter.decode(logits, height, width)
+        return ids
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class AotiProgram:
 
 def to_bytes(
     network: nn.Module,
-    preprocessing: Preprocessing,
+    image_program: ImageProgram,
     extra_files: Mapping[str, bytes],
     image_size: tuple[int, int],
     fallback: Callable[[], nn.Module] | None = None,
@@ -208,7 +214,7 @@ def to_bytes(
 
     Args:
         network: Network that returns logits.
-        preprocessing: Preprocessing to include.
+        image_program: Program with preprocessing and decoding to include.
         extra_files: Further files to include, by name.
         image_size: Height and width of the images that it should be fastest on.
         fallback: Function that makes the network without Winograd's algorithm, whose indices have bounds that the
@@ -232,7 +238,7 @@ def to_bytes(
                 _compile(fallback(), image_size, path)
         except Exception as error:  # the compiler's layers raise errors of many types
             raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
-        image = _script.script(ImageProgram(preprocessing))
+        image = _script.script(image_program)
         return _packed(path, {**extra_files, IMAGE_PROGRAM: _script.to_bytes(image, {})})
 
 

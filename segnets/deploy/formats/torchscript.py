@@ -7,6 +7,7 @@ import io
 import torch
 from torch import Tensor, nn
 
+from segnets.card import Decoding
 from segnets.deploy._reason import reason_of
 from segnets.deploy.contract import Contract
 from segnets.deploy.formats import _script
@@ -50,7 +51,9 @@ class TorchScript:
                 "it slower than float32"
             )
 
-    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+    def draft(
+        self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
+    ) -> Draft:
         """Compile a model, which is not changed, with its preprocessing.
 
         Raises:
@@ -60,7 +63,7 @@ class TorchScript:
         target = "cuda" if on_gpu else options.target
         dtype: torch.dtype = getattr(torch, options.dtype)
         rewritten = rewrite(model, Context("torchscript", target, dtype, usual_size(preprocessing)))
-        segmenter = Segmenter(rewritten.network, preprocessing)
+        segmenter = Segmenter(rewritten.network, preprocessing, decoding)
         if on_gpu:
             program = cuda.compile_segmenter(segmenter)
         else:
@@ -68,7 +71,7 @@ class TorchScript:
         return Draft(
             rewritten,
             {"target": options.target},
-            golden_maker(preprocessing, options.dtype),
+            golden_maker(preprocessing, decoding, options.dtype),
             lambda _contract, files: _script.to_bytes(program, files),
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segnets.deploy.formats import _script
 from segnets.errors import ExportError
 from segnets.preprocessing import check_input
-from segnets.segmenter import Segmenter, logits_to_mask
+from segnets.segmenter import Segmenter
 
 # Not float32: a setting of the process decides whether PyTorch rounds it to TF32 on a GPU.
 DTYPES = ("float16", "bfloat16")
@@ -74,7 +74,8 @@ class DeviceSegmenter(nn.Module):
     def segment(self, image: Tensor) -> Tensor:
         """Segment an image as `Segmenter.segment` does."""
         logits = self._logits(self.segmenter.preprocess(image))
-        return logits_to_mask(logits, image.shape[1], image.shape[2]).to(image.device)
+        mask: Tensor = self.segmenter.decode(logits, image.shape[1], image.shape[2])
+        return mask.to(image.device)
 
     def _logits(self, image: Tensor) -> Tensor:
         logits: Tensor = self.segmenter.model(image.to(self.anchor.device))["out"]

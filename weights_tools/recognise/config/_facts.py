@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from segnets.card import JSON, Colour
+from segnets.card import JSON, Colour, Decoding
 from segnets.preprocessing import Preprocessing
 from weights_tools._text import join_names
 
@@ -24,6 +24,7 @@ class SourceConfig:
         classes: Names of the classes.
         palette: Colours of the classes.
         preprocessing: Channel order, mean and standard deviation; sizes are ignored.
+        decoding: Rule that turns logits into ids, or None if the config states none.
         notes: Remarks for the user.
         refused: Reason why segnets has no equivalent network, although the tensors may fit one.
         expects: Facts that the tensors must show if the config belongs to them: "head", "backbone", and options. Only
@@ -39,6 +40,7 @@ class SourceConfig:
     notes: tuple[str, ...] = ()
     refused: str | None = None
     expects: Mapping[str, JSON] = field(default_factory=dict)
+    decoding: Decoding | None = None
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     expects: dict[str, JSON] = field(default_factory=dict)
+    decoding: Decoding | None = None
 
     def note(self, text: str) -> None:
         """Add a remark for the user."""
@@ -82,4 +85,5 @@ class Findings:
             tuple(dict.fromkeys(self.notes))[:_MAX_NOTES],
             join_names(dict.fromkeys(self.reasons), _MAX_NOTES) if self.reasons else None,
             self.expects,
+            self.decoding,
         )

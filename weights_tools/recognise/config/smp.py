@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from segnets.card import Decoding
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
 from weights_tools.recognise.config._section import Section, is_count, quote
@@ -39,11 +40,21 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
     if network in _HEADS:
         _expect_shapes(config, _HEADS[network])
     if config.has("activation"):
-        found.note(f"the project applies {quote(config.get('activation'))} to its logits; segnets returns plain logits")
+        _read_activation(config)
     channels = config.count("in_channels")
     if channels:
         found.set_option("in_channels", channels)
     return found.finish(source, "smp")
+
+
+def _read_activation(config: Section) -> None:
+    """Record the rule that an activation implies: a sigmoid decides about each channel alone."""
+    found, activation = config.findings, config.get("activation")
+    text = f"the project applies {quote(activation)} to its logits; segnets returns plain logits"
+    if activation == "sigmoid":
+        found.decoding = Decoding("threshold" if config.count("classes", 1) == 1 else "multilabel")
+        text += f" and makes masks by {found.decoding}"
+    found.note(text)
 
 
 def _expect_shapes(config: Section, head: str) -> None:

@@ -1,7 +1,7 @@
 """Draft, pack and load ONNX files.
 
-The graph of the file is the network alone, with dynamic batch, height and width. Preprocessing and argmax are two small
-graphs in the metadata of the file, so that runtimes that don't support them still run the network.
+The graph of the file is the network alone, with dynamic batch, height and width. Preprocessing and decoding are two
+small graphs in the metadata of the file, so that runtimes that don't support them still run the network.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from segnets.card import Decoding
 from segnets.deploy.contract import Contract
 from segnets.deploy.formats._base import Container, Draft, ExportOptions, golden_maker, refuse_torchscript_options
 from segnets.deploy.formats.onnx.container import pack
@@ -52,7 +53,9 @@ class Onnx:
             )
         check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
 
-    def draft(self, model: nn.Module, preprocessing: Preprocessing, options: ExportOptions) -> Draft:
+    def draft(
+        self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
+    ) -> Draft:
         """Translate a model, which is not changed, to a graph; quantize it for int8.
 
         Raises:
@@ -65,15 +68,15 @@ class Onnx:
             return Draft(
                 rewritten,
                 {"opset": opset},
-                golden_maker(preprocessing, options.dtype),
+                golden_maker(preprocessing, decoding, options.dtype),
                 lambda contract, files: packed(network, contract, files),
             )
         agreement = MINIMUM_AGREEMENT if options.minimum_agreement is None else options.minimum_agreement
-        quantized, report = quantize(network, preprocessing, options.calibration, agreement)
+        quantized, report = quantize(network, preprocessing, decoding, options.calibration, agreement)
         return Draft(
             rewritten,
             {"opset": opset, "quantization": report.to_json()},
-            lambda reference: quantized_golden(quantized, reference, preprocessing),
+            lambda reference: quantized_golden(quantized, reference, preprocessing, decoding),
             lambda contract, files: packed(quantized, contract, files),
             report,
         )
@@ -98,7 +101,7 @@ class OnnxProgram:
     Attributes:
         network: Session of the network, "input" to "logits".
         image: Session of the preprocessing, "image" to "input".
-        mask: Session of the argmax, "logits" and "size" to "mask".
+        mask: Session of the decoding, "logits" and "size" to "mask".
         checks: Preprocessing in Python, which refuses images that would become too large.
         where: Name of the file, for messages.
     """
@@ -141,7 +144,7 @@ def packed(network: bytes, contract: Contract, files: Mapping[str, bytes]) -> by
     """
     graphs = {
         PREPROCESS: parsed(preprocess_text(contract.card.preprocessing, contract.opset)),
-        MASK: parsed(mask_text(contract.num_classes, contract.opset)),
+        MASK: parsed(mask_text(contract.num_classes, contract.decoding, contract.opset)),
     }
     texts = {name: contents.decode() for name, contents in files.items() if name.endswith(".json")}
     return pack(network, texts, {**{n: c for n, c in files.items() if n not in texts}, **graphs})

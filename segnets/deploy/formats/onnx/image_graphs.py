@@ -1,4 +1,4 @@
-"""Write preprocessing and argmax as two small ONNX graphs.
+"""Write preprocessing and decoding as two small ONNX graphs.
 
 ONNX's Resize rounds differently from LibTorch. The resize is therefore written out as LibTorch's UpSampleKernel.cpp
 (ATen/native/cpu) computes it: which pixels each output pixel reads, their weights, and the order of the additions. That
@@ -9,6 +9,7 @@ and a test checks it.
 
 from __future__ import annotations
 
+from segnets.card import Decoding
 from segnets.deploy.formats.onnx._text import Program, Value
 from segnets.preprocessing import Preprocessing
 
@@ -37,16 +38,37 @@ def preprocess_text(preprocessing: Preprocessing, opset: int) -> str:
     return program.text("preprocess", _IMAGE, {"input": result}, "float[N, 3, h, w] input", opset)
 
 
-def mask_text(num_classes: int, opset: int) -> str:
-    """Return the argmax graph in ONNX's text syntax.
+def mask_text(num_classes: int, decoding: Decoding, opset: int) -> str:
+    """Return the decoding graph in ONNX's text syntax.
 
-    It takes `logits`, (N, C, h, w) float32, and `size`, (2,) int64, and returns `mask`, (N, *size) uint8 or int16. It
-    resizes one class at a time, so that only one class is held at the image's size.
+    It takes `logits`, (N, C, h, w) float32, and `size`, (2,) int64, and returns `mask`, (N, *size) uint8 or int16, or
+    planes, (N, C, *size) uint8, of multi-label networks.
 
     Args:
-        num_classes: Number of classes, C.
+        num_classes: Number of channels, C.
+        decoding: Rule that turns logits into ids.
         opset: ONNX operator set.
     """
+    inputs = f"float[N, {num_classes}, h, w] logits, int64[2] size"
+    return _argmax_text(num_classes, inputs, opset) if decoding.rule == "argmax" else _cut_text(decoding, inputs, opset)
+
+
+def _cut_text(decoding: Decoding, inputs: str, opset: int) -> str:
+    program = Program()
+    logits, size = Value(program, "logits", "float"), Value(program, "size", "int64")
+    outer = program.value("Shape", [logits], "int64", "start = 0, end = 2")
+    full = program.value("Concat", [outer, size], "int64", "axis = 0")
+    how = 'mode = "linear", coordinate_transformation_mode = "half_pixel"'
+    resized = program.value("Resize", [logits, None, None, full], "float", how)
+    mask = (resized > decoding.cut).to("uint8")
+    if decoding.rule == "multilabel":
+        return program.text("mask", inputs, {"mask": mask}, "uint8[N, C, H, W] mask", opset)
+    mask = program.value("Squeeze", [mask, program.constant("int64", [1], "[1]")], "uint8")
+    return program.text("mask", inputs, {"mask": mask}, "uint8[N, H, W] mask", opset)
+
+
+def _argmax_text(num_classes: int, inputs: str, opset: int) -> str:
+    # One class at a time, so that only one is held at the image's size.
     program = Program()
     logits, size = Value(program, "logits", "float"), Value(program, "size", "int64")
     # ONNX Runtime's Where does not support int16.
@@ -71,7 +93,6 @@ def mask_text(num_classes: int, opset: int) -> str:
     starts = [resized(program, program.constant("int64", [0], "[1]")), ids]
     _, ids = program.loop(program.constant("int64", num_classes - 1), starts, ["N, 1, H, W"] * 2, step)
     mask = program.value("Squeeze", [ids, one], counted).to(kind)
-    inputs = f"float[N, {num_classes}, h, w] logits, int64[2] size"
     return program.text("mask", inputs, {"mask": mask}, f"{kind}[N, H, W] mask", opset)
 
 

@@ -23,16 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segnets.card import JSON
+from segnets.card import JSON, Decoding
 from segnets.deploy._reason import reason_of
 from segnets.deploy.check.golden import Golden, golden_input, make_golden
 from segnets.deploy.check.reference import logits_of
-from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, relative_difference
+from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, ids_of, relative_difference
 from segnets.deploy.formats.onnx.graph import strip_metadata
 from segnets.deploy.formats.onnx.runtime import Session, check_installed, session
 from segnets.errors import ExportError, SegnetsError
 from segnets.preprocessing import Preprocess, Preprocessing
-from segnets.segmenter import Segmenter
 
 MINIMUM_AGREEMENT = 0.9
 # More images take long and change the ranges little.
@@ -93,13 +92,18 @@ class QuantizationReport:
 
 
 def quantize(
-    network: bytes, preprocessing: Preprocessing, folder: str | PathLike[str], minimum_agreement: float
+    network: bytes,
+    preprocessing: Preprocessing,
+    decoding: Decoding,
+    folder: str | PathLike[str],
+    minimum_agreement: float,
 ) -> tuple[bytes, QuantizationReport]:
     """Quantize a network, and measure the cost.
 
     Args:
         network: Serialized model, by `segnets.deploy.formats.onnx.network.network_of`.
         preprocessing: Preprocessing of the images.
+        decoding: Rule that turns logits into ids.
         folder: Folder of images for calibration and measuring.
         minimum_agreement: Share of pixels that must keep their class, 0 to 1.
 
@@ -117,7 +121,12 @@ def quantize(
     prepare = Preprocess(preprocessing)
     quantized, method = _quantized(network, (_prepared(prepare, path) for path in calibrated))
     report = _measure(
-        network, quantized, [_prepared(prepare, path) for path in measured], method, len(calibrated), images != measured
+        (network, quantized),
+        decoding,
+        [_prepared(prepare, path) for path in measured],
+        method,
+        len(calibrated),
+        images != measured,
     )
     if not report.agreement >= minimum_agreement:
         raise ExportError(
@@ -138,22 +147,23 @@ class _OnnxModel(nn.Module):
         return {"out": torch.from_numpy(self.session.run(["logits"], {"input": image.numpy()})[0])}
 
 
-def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Preprocessing) -> Golden:
+def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Preprocessing, decoding: Decoding) -> Golden:
     """Make the golden pair of an int8 network from its own output.
 
     Args:
         network: Serialized int8 model.
         reference: Plain model in eval mode, in float32 on the CPU. Its difference from the network is the tolerance.
         preprocessing: Preprocessing of the network.
+        decoding: Rule that turns its logits into ids.
 
     Raises:
         ExportError: If the logits are not finite.
     """
     model = _OnnxModel(network)
     image = golden_input(preprocessing)
-    compared = compare_quantized(lambda each: logits_of(model, each), reference, image, 0.0)
+    compared = compare_quantized(lambda each: logits_of(model, each), reference, image, 0.0, decoding)
     tolerance = max(TOLERANCE_FLOOR, *(each.difference for each in compared))
-    return make_golden(Segmenter(model, preprocessing).eval(), preprocessing, "int8", tolerance)
+    return make_golden(model.eval(), preprocessing, decoding, "int8", tolerance)
 
 
 def _images(folder: str | PathLike[str]) -> list[Path]:
@@ -234,8 +244,15 @@ def _quantized(network: bytes, images: Iterator[Tensor]) -> tuple[bytes, str]:
 
 
 def _measure(
-    network: bytes, quantized: bytes, images: Sequence[Tensor], method: str, calibrated: int, held_out: bool
+    networks: tuple[bytes, bytes],
+    decoding: Decoding,
+    images: Sequence[Tensor],
+    method: str,
+    calibrated: int,
+    held_out: bool,
 ) -> QuantizationReport:
+    """Measure the second of two networks, in int8, against the first."""
+    network, quantized = networks
     plain, small = session(network, "float32 network"), session(quantized, "int8 network")
 
     def timed(which: Session, image: Tensor) -> tuple[Tensor, float]:
@@ -246,7 +263,7 @@ def _measure(
     agreements, differences, pixels = [], [], []
     for image in images:
         expected, logits = timed(plain, image)[0], timed(small, image)[0]
-        same = expected.argmax(dim=1) == logits.argmax(dim=1)
+        same = ids_of(expected, decoding) == ids_of(logits, decoding)
         agreements.append(float(same.double().mean()))
         pixels.append(same.numel())
         differences.append(relative_difference(logits, expected))

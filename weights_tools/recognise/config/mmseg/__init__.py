@@ -6,6 +6,7 @@ runner/runner.py save_checkpoint; mmsegmentation 0.30 apis/train.py.
 
 from __future__ import annotations
 
+from segnets.card import Decoding
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
 from weights_tools.recognise.config._numpy_values import read_palette
@@ -75,7 +76,7 @@ def _read_settings(settings: dict[str, Value], found: Findings, auxiliary: bool)
 
 
 def _read_classes(meta: dict[Value, Value], settings: dict[str, Value], found: Findings) -> None:
-    """Record class names and colours, if there is one for each channel of the logits."""
+    """Record class names and colours, if there is one for each id."""
     described = meta.get("dataset_meta")
     new = described if isinstance(described, dict) else {}
     names = parse_class_names(meta.get("CLASSES") or new.get("classes"), found)
@@ -83,8 +84,10 @@ def _read_classes(meta: dict[Value, Value], settings: dict[str, Value], found: F
         return
     head = Section("", settings.get("model"), Findings()).part("decode_head")
     channels = head.count("out_channels") or head.count("num_classes")
-    if channels is not None and channels != len(names):
-        found.note(f"ignored {len(names)} class names: the logits have {channels} channels")
+    ids = None if channels is None else Decoding.default(channels).ids(channels)
+    if ids is not None and ids != len(names):
+        what = "1 channel, and so ids 0 and 1" if channels == 1 else f"{channels} channels"
+        found.note(f"ignored {len(names)} class {'name' if len(names) == 1 else 'names'}: the logits have {what}")
         return
     found.classes = names
     palette = meta.get("PALETTE")

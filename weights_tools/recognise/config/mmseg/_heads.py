@@ -5,10 +5,13 @@ Source: mmsegmentation 1.2.2, models/decode_heads/{decode_head,fcn_head,aspp_hea
 
 from __future__ import annotations
 
+from segnets.card import Decoding
 from weights_tools.recognise.config._facts import Findings
 from weights_tools.recognise.config._section import Section, quote
 from weights_tools.recognise.config.mmseg._backbone import read_norm, refuse_other_convolutions, type_of
 
+# models/decode_heads/decode_head.py: the default for one channel.
+_THRESHOLD = 0.3
 HEADS = {"FCNHead": "fcn", "ASPPHead": "deeplabv3", "PSPHead": "pspnet"}  # class in mmsegmentation -> head in segnets
 
 
@@ -30,7 +33,8 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
         return
     found.expect("head", HEADS[kind])
     # Without out_channels, the logits have a channel for each class.
-    found.expect("num_classes", head.count("out_channels") or head.count("num_classes"))
+    channels = head.count("out_channels") or head.count("num_classes")
+    found.expect("num_classes", channels)
     found.expect("head_channels", head.count("channels"))
     _read_head(head, kind, model.part("backbone"), stage=3)
     dropout = head.number("dropout_ratio", 0.1)
@@ -40,8 +44,8 @@ def read_heads(model: Section, *, auxiliary: bool) -> None:
         _read_rates(head)
     elif kind == "PSPHead" and head.counts("pool_scales", (1, 2, 3, 6)) not in ((1, 2, 3, 6), None):
         found.refuse(f"its decode_head has pool_scales={head.counts('pool_scales', ())}")
-    if head.count("out_channels") == 1:
-        found.note("the project applies a sigmoid and a threshold to its one channel, the foreground")
+    if channels == 1:
+        _read_threshold(head)
     if auxiliary:
         _read_auxiliary(model)
 
@@ -84,6 +88,18 @@ def _refuse_other_stage(head: Section, backbone: Section, stage: int) -> None:
         head.findings.note(f"ignored in_index of {head.name}: unreadable")
     elif not -len(stages) <= index < len(stages) or stages[index] != stage:
         head.findings.refuse(f"its {head.name} reads a different backbone stage than in segnets (in_index)")
+
+
+def _read_threshold(head: Section) -> None:
+    """Record the threshold of a network of one channel. Of more channels, mmsegmentation always takes the largest."""
+    threshold = head.number("threshold", _THRESHOLD) if head.has("threshold") else _THRESHOLD
+    if threshold is None:
+        return
+    if not 0 < threshold < 1:
+        head.findings.note(f"ignored threshold={threshold:g} of {head.name}: expected a probability")
+        return
+    head.findings.decoding = Decoding("threshold", threshold)
+    head.findings.note(f"the project gives id 1 where the sigmoid of its one channel exceeds {threshold:g}")
 
 
 def _read_rates(head: Section) -> None:
