@@ -4,7 +4,7 @@ The code stays in the subset of Python that TorchScript compiles, so that Python
 code. It behaves like torchvision.transforms._presets.SemanticSegmentation on uint8 tensors, bit for bit: resize (in
 float, rounded back to uint8), scale to 0..1, subtract the mean, divide by the standard deviation.
 
-Shapes: N batch, H W the image, h w the network's input.
+Shapes: N batch, C channels of the image, H W the image, h w the network's input.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ RESIZE_RULES = ("short_side", "fixed", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
 DEFAULT_SHORT_SIDE = 520
+MAX_CHANNELS = 1024
 
 _MOST = 3.0  # above any mean or std for pixels of 0..1, below those for pixels of 0..255
 
@@ -41,9 +42,11 @@ class Preprocessing:
         size: Pixels for "short_side" (None means 520), (height, width) for "fixed", None for "none".
         interpolation: "bilinear", "bicubic" or "nearest".
         antialias: Whether to apply a low-pass filter when shrinking. Must be False for "nearest".
-        mean: Mean of each channel scaled to 0..1, in the network's channel order.
+        mean: Mean of each channel scaled to 0..1, in the network's channel order. Its length is the number of channels
+            of the images: 3 for colour, 1 for gray, another number for images of several bands.
         std: Standard deviation of each channel scaled to 0..1, in the network's channel order, above 0.
-        channel_order: The network's channel order, "RGB" or "BGR". Images are always given as RGB.
+        channel_order: The network's channel order, "RGB" or "BGR". Colour images are always given as RGB; other images
+            have no order, and this is "RGB".
 
     Raises:
         ValueError: If a value is not allowed, or contradicts another.
@@ -53,8 +56,8 @@ class Preprocessing:
     size: int | tuple[int, int] | None = None
     interpolation: str = "bilinear"
     antialias: bool = True
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channel_order: str = "RGB"
 
     def __post_init__(self) -> None:
@@ -70,10 +73,21 @@ class Preprocessing:
         if self.antialias and self.interpolation == "nearest":
             raise ValueError("antialias=True has no meaning with interpolation='nearest'; pass antialias=False")
         object.__setattr__(self, "size", _checked_size(self.resize, self.size))
-        object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
-        object.__setattr__(self, "std", _three_numbers("std", self.std))
+        object.__setattr__(self, "mean", _numbers("mean", self.mean))
+        object.__setattr__(self, "std", _numbers("std", self.std))
         if min(self.std) < 1e-6:
-            raise ValueError(f"std={self.std}: expected three numbers above 0")
+            raise ValueError(f"std={self.std}: expected numbers above 0")
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} numbers and std {len(self.std)}: expected one of each per channel"
+            )
+        if self.channel_order == "BGR" and self.channels != 3:
+            raise ValueError(f"channel_order='BGR' is for 3 channels, and mean has {self.channels}; leave it out")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return len(self.mean)
 
     def describe_resize(self) -> str:
         """Return the resize rule in words."""
@@ -132,6 +146,7 @@ class Preprocess(nn.Module):
         self.antialias: bool = preprocessing.antialias
         self.mean = [float(value) for value in preprocessing.mean]
         self.std = [float(value) for value in preprocessing.std]
+        self.channels: int = preprocessing.channels
         self.swap_channels: bool = preprocessing.channel_order == "BGR"
         self.max_enlarged_pixels: int = MAX_ENLARGED_PIXELS
 
@@ -139,19 +154,19 @@ class Preprocess(nn.Module):
         """Resize and normalise a batch of images.
 
         Args:
-            image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255; any N, H, W >= 1.
+            image: Batch of shape (N, H, W, C), uint8, 0..255, RGB for three channels; any N, H, W >= 1.
 
         Returns:
-            The network's input of shape (N, 3, h, w), float32, contiguous, on the image's device.
+            The network's input of shape (N, C, h, w), float32, contiguous, on the image's device.
 
         Raises:
             ImageError: If `image` has another shape or dtype, or would become too large. TorchScript raises
                 torch.jit.Error with the same message.
         """
-        check_image(image)
+        check_image(image, self.channels)
         if self.swap_channels:
             image = image.flip(3)
-        pixels = image.permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+        pixels = image.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
         height, width = self.output_size(pixels.shape[2], pixels.shape[3])
         if height != pixels.shape[2] or width != pixels.shape[3]:
             pixels = self.resized(pixels, height, width)
@@ -181,7 +196,7 @@ class Preprocess(nn.Module):
         return (short_side, long_side) if height <= width else (long_side, short_side)
 
     def resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Resize (N, 3, H, W) uint8 to (N, 3, height, width) uint8, in float and rounded half to even."""
+        """Resize (N, C, H, W) uint8 to (N, C, height, width) uint8, in float and rounded half to even."""
         values = pixels.to(torch.float32)
         if self.interpolation == "nearest":
             values = F.interpolate(values, size=[height, width], mode="nearest")
@@ -216,11 +231,11 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
     """Convert a batch of images to the network's input.
 
     Args:
-        image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255.
+        image: Batch of shape (N, H, W, C), uint8, 0..255, RGB for three channels. `preprocessing` has C means.
         preprocessing: The parameters; None means those of torchvision's segmentation weights.
 
     Returns:
-        The network's input of shape (N, 3, h, w), float32, on the image's device.
+        The network's input of shape (N, C, h, w), float32, on the image's device.
 
     Raises:
         ImageError: If `image` is not such a tensor, or would become too large.
@@ -234,16 +249,18 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
     return result
 
 
-def check_image(image: Tensor) -> None:
+def check_image(image: Tensor, channels: int = 3) -> None:
     """Check that `image` is an image batch. Scriptable.
 
     Args:
-        image: Expected to be uint8 of shape (N, H, W, 3) with N, H, W >= 1.
+        image: Expected to be uint8 of shape (N, H, W, C) with N, H, W >= 1.
+        channels: Number of channels, C.
 
     Raises:
         ImageError: If it is not.
     """
-    expected = "image: expected uint8 (N, H, W, 3) RGB with values 0..255"
+    kind = " RGB" if channels == 3 else (" gray" if channels == 1 else "")
+    expected = f"image: expected uint8 (N, H, W, {channels}){kind} with values 0..255"
     if image.dtype != torch.uint8:
         # TorchScript represents a dtype as a number.
         if torch.jit.is_scripting():
@@ -251,34 +268,38 @@ def check_image(image: Tensor) -> None:
         else:
             reject_image(f"{expected}, got {image.dtype}; convert with image.to(torch.uint8) if its values are 0..255")
     shape = list(image.shape)
+    if channels == 1 and (len(shape) == 2 or (len(shape) == 3 and shape[2] != 1)):
+        reject_image(f"{expected}, got the {len(shape)}-D shape {shape}; image.view(-1, H, W, 1) adds the dimensions")
     if len(shape) == 3:
         reject_image(f"{expected}, got the 3-D shape {shape}; add the batch dimension with image[None]")
     if len(shape) != 4:
         reject_image(f"{expected}, got the {len(shape)}-D shape {shape}")
-    if shape[3] != 3 and shape[1] == 3:
-        reject_image(f"{expected}, got {shape}, which looks like (N, 3, H, W); use image.permute(0, 2, 3, 1)")
-    if shape[3] != 3:
-        reject_image(f"{expected}, got {shape} with {shape[3]} channels; convert the image to RGB")
+    if shape[3] != channels and shape[1] == channels:
+        reject_image(f"{expected}, got {shape}, which looks like (N, {channels}, H, W); use image.permute(0, 2, 3, 1)")
+    if shape[3] != channels:
+        advice = "RGB" if channels == 3 else ("gray" if channels == 1 else "the network's channels")
+        reject_image(f"{expected}, got {shape} with {shape[3]} channels; convert the image to {advice}")
     if shape[0] < 1 or shape[1] < 1 or shape[2] < 1:
         reject_image(f"{expected}, got {shape}, which holds no pixels")
 
 
-def check_input(image: Tensor) -> None:
+def check_input(image: Tensor, channels: int = 3) -> None:
     """Check that `image` is an input for `forward` of an exported model. Scriptable.
 
     Args:
-        image: Expected to be floating point of shape (N, 3, H, W) with N, H, W >= 1, already normalised.
+        image: Expected to be floating point of shape (N, C, H, W) with N, H, W >= 1, already normalised.
+        channels: Number of channels, C.
 
     Raises:
         ImageError: If it is not.
     """
-    expected = "input: expected normalised floating point (N, 3, H, W)"
+    expected = f"input: expected normalised floating point (N, {channels}, H, W)"
     if not image.is_floating_point():
         reject_image(f"{expected}, got integers; segment() takes uint8 images, preprocess() normalises them")
     shape = list(image.shape)
     if len(shape) != 4:
         reject_image(f"{expected}, got the {len(shape)}-D shape {shape}")
-    if shape[1] != 3:
+    if shape[1] != channels:
         reject_image(f"{expected}, got {shape} with {shape[1]} channels")
     if shape[0] < 1 or shape[2] < 1 or shape[3] < 1:
         reject_image(f"{expected}, got {shape}, which holds no pixels")
@@ -330,10 +351,10 @@ def _refuse_scale_of_bytes(mean: Sequence[float], std: Sequence[float]) -> None:
     )
 
 
-def _three_numbers(name: str, values: object) -> tuple[float, float, float]:
-    if not isinstance(values, (tuple, list)) or len(values) != 3:
-        raise ValueError(f"{name}={values!r}: expected three numbers, one per channel")
+def _numbers(name: str, values: object) -> tuple[float, ...]:
+    if not isinstance(values, (tuple, list)) or not 1 <= len(values) <= MAX_CHANNELS:
+        raise ValueError(f"{name}={values!r}: expected numbers, one per channel")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name}={values!r}: expected three finite numbers, one per channel")
-    return (float(values[0]), float(values[1]), float(values[2]))
+            raise ValueError(f"{name}={values!r}: expected finite numbers, one per channel")
+    return tuple(float(value) for value in values)

@@ -3,7 +3,7 @@
 The code stays in the subset of Python that TorchScript compiles. Python runs it eagerly, and exported files contain it,
 so Python, exported files and C++ give the same mask.
 
-Shapes: N batch, C classes, H W the image, h w the network's input.
+Shapes: N batch, K channels of the image, C classes, H W the image, h w the network's input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnets.card import Decoding, assumption_of
-from segnets.errors import warn_caller
+from segnets.errors import ImageError, warn_caller
 from segnets.preprocessing import Preprocess, Preprocessing, check_input
 
 # Largest number of logits to hold at the image's size (256 MiB of float32). Without a limit, 21 classes of a
@@ -65,8 +65,8 @@ class Segmenter(nn.Module):
     """Segmentation model together with its preprocessing. Scriptable. Must be in eval mode.
 
     Args:
-        model: Network that maps (N, 3, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
-        preprocessing: Preprocessing from an image to the network's input.
+        model: Network that maps (N, K, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
+        preprocessing: Preprocessing from an image to the network's input, with K means.
         decoding: Rule that turns logits into ids; None means argmax, and for one channel a threshold of 0.5.
     """
 
@@ -80,7 +80,7 @@ class Segmenter(nn.Module):
         """Compute class logits for every pixel of the network's input.
 
         Args:
-            image: Batch of shape (N, 3, h, w), floating point, normalised; any N, h, w >= 1.
+            image: Batch of shape (N, K, h, w), floating point, normalised; any N, h, w >= 1.
 
         Returns:
             Logits (not probabilities) of shape (N, C, h, w).
@@ -88,7 +88,7 @@ class Segmenter(nn.Module):
         Raises:
             ImageError: If `image` has another shape or dtype.
         """
-        check_input(image)
+        check_input(image, self.image_to_input.channels)
         logits: Tensor = self.model(image)["out"]
         return logits
 
@@ -97,10 +97,10 @@ class Segmenter(nn.Module):
         """Convert images to the network's input.
 
         Args:
-            image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255.
+            image: Batch of shape (N, H, W, K), uint8, 0..255, RGB for three channels.
 
         Returns:
-            The network's input of shape (N, 3, h, w), float32.
+            The network's input of shape (N, K, h, w), float32.
 
         Raises:
             ImageError: If `image` has another shape or dtype, or would become too large.
@@ -113,7 +113,7 @@ class Segmenter(nn.Module):
         """Compute a mask of class ids.
 
         Args:
-            image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255.
+            image: Batch of shape (N, H, W, K), uint8, 0..255, RGB for three channels.
 
         Returns:
             Mask of shape (N, H, W), uint8, or int16 for more than 256 classes. For the rule "multilabel", planes of 0
@@ -125,6 +125,30 @@ class Segmenter(nn.Module):
         logits = self.forward(self.preprocess(image))
         mask: Tensor = self.decode(logits, image.shape[1], image.shape[2])
         return mask
+
+
+def check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
+    """Check that a network from a builder reads images with as many channels as the preprocessing has means.
+
+    Other networks are not checked: the order of their modules need not be the order of the calls.
+
+    Raises:
+        ImageError: If the numbers differ.
+    """
+    backbone = getattr(model, "backbone", None)
+    if getattr(model, "config", None) is None or not isinstance(backbone, nn.Module):
+        return
+    first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels != preprocessing.channels:
+        raise ImageError(
+            f"preprocessing: its mean has {_counted(preprocessing.channels, 'number')}, and the model reads images of "
+            f"{_counted(first.in_channels, 'channel')}. Give preprocessing=segnets.Preprocessing(mean=..., std=...) of "
+            "the images that it was trained on, one number each per channel"
+        )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def logits_to_mask(logits: Tensor, height: int, width: int, max_logits: int = MAX_LOGITS) -> Tensor:
@@ -190,8 +214,8 @@ def segment(
     """Segment a batch of images, without gradients.
 
     Args:
-        model: Network in eval mode that maps (N, 3, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
-        image: Batch of shape (N, H, W, 3), uint8, RGB, 0..255, on the model's device.
+        model: Network in eval mode that maps (N, K, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
+        image: Batch of shape (N, H, W, K), uint8, 0..255, RGB for three channels, on the model's device.
         preprocessing: Preprocessing of the images; None means that of torchvision's segmentation weights.
         decoding: Rule that turns logits into ids; None means that of `model.card`, else argmax, and for a network of
             one channel a threshold of 0.5.
@@ -207,7 +231,9 @@ def segment(
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
     decoding = decoding or getattr(getattr(model, "card", None), "decoding", None)
-    segmenter = Segmenter(model, preprocessing or Preprocessing(), decoding).eval()
+    preprocessing = preprocessing or Preprocessing()
+    check_channels(model, preprocessing)
+    segmenter = Segmenter(model, preprocessing, decoding).eval()
     with torch.inference_mode():
         logits = segmenter(segmenter.preprocess(image))
         if assumed := assumption_of(decoding, logits.shape[1]):

@@ -63,11 +63,11 @@ std::string text_of(const py::handle& object) { return py::str(object); }
 
 struct Input {
   std::vector<ImageView> images;
-  bool batch = false;  // (N, H, W, 3), else (H, W, 3)
+  bool batch = false;  // (N, H, W, C), else (H, W, C)
   py::array owner;     // of the pixels
 };
 
-py::array checked_array(const py::object& object) {
+py::array checked_array(const py::object& object, std::int64_t channels) {
   if (!py::isinstance<py::array>(object))
     throw Error("image: expected a NumPy array, got " + text_of(py::type::of(object).attr("__name__")) +
                 "; numpy.asarray(...) makes one of most things");
@@ -75,18 +75,23 @@ py::array checked_array(const py::object& object) {
   const std::string shape = text_of(array.attr("shape"));
   if (!py::isinstance<py::array_t<std::uint8_t>>(array))
     throw Error("image: is " + text_of(array.dtype()) + ", expected uint8, 0..255");
+  if (channels == 1 && array.ndim() == 2) array = array.attr("__getitem__")(py::make_tuple(py::ellipsis(), py::none()));
   const auto axes = array.ndim();
-  if (axes != 3 && axes != 4) throw Error("image: has shape " + shape + ", expected (H, W, 3) or (N, H, W, 3)");
-  if (array.shape(axes - 1) != 3)
-    throw Error("image: has shape " + shape + ", expected (H, W, 3) or (N, H, W, 3)" +
-                (array.shape(axes - 3) == 3 ? "; numpy.moveaxis(image, -3, -1) brings the channels to the end" : ""));
+  const std::string last = std::to_string(channels);
+  const std::string expected = std::string(", expected ") + (channels == 1 ? "(H, W), " : "") + "(H, W, " + last +
+                               ") or (N, H, W, " + last + ")";
+  if (axes != 3 && axes != 4) throw Error("image: has shape " + shape + expected);
+  if (array.shape(axes - 1) != channels)
+    throw Error(
+        "image: has shape " + shape + expected +
+        (array.shape(axes - 3) == channels ? "; numpy.moveaxis(image, -3, -1) brings the channels to the end" : ""));
   if (array.size() == 0) throw Error("image: has shape " + shape + ", which holds no pixels");
   return array;
 }
 
 // Fill in the layout of one image of `array`. Return false if it needs a copy: rows or pixels that run backwards,
 // repeat or overlap. Reversed channels are BGR.
-bool describe(const py::array& array, ImageView& image) {
+bool describe(const py::array& array, ImageView& image, std::int64_t channels) {
   const auto axes = array.ndim();
   image.data = static_cast<const std::uint8_t*>(array.data());
   image.height = array.shape(axes - 3);
@@ -94,29 +99,33 @@ bool describe(const py::array& array, ImageView& image) {
   image.row_stride = array.strides(axes - 3);
   image.pixel_stride = array.strides(axes - 2);
   image.channel_stride = array.strides(axes - 1);
+  image.channels = channels;
   image.order = segnets::ChannelOrder::rgb;
+  if (channels == 1) image.channel_stride = 1;  // the stride of a single element may be anything in NumPy
   if (image.channel_stride < 0) {
+    if (channels != 3) return false;
     image.data += 2 * image.channel_stride;
     image.channel_stride = -image.channel_stride;
     image.order = segnets::ChannelOrder::bgr;
   }
-  if (image.width == 1) image.pixel_stride = 1;  // the stride of a single element may be anything in NumPy
+  if (image.width == 1) image.pixel_stride = 1;  // likewise
   const bool interleaved = image.channel_stride <= image.pixel_stride;
-  const std::int64_t span = (image.width - 1) * image.pixel_stride + (interleaved ? 2 * image.channel_stride : 0) + 1;
+  const std::int64_t span =
+      (image.width - 1) * image.pixel_stride + (interleaved ? (channels - 1) * image.channel_stride : 0) + 1;
   if (image.height == 1) image.row_stride = span;
   return image.pixel_stride > 0 && image.channel_stride > 0 && image.row_stride >= span;
 }
 
-Input read_images(const py::object& object) {
+Input read_images(const py::object& object, std::int64_t channels) {
   Input input;
-  input.owner = checked_array(object);
+  input.owner = checked_array(object, channels);
   ImageView image;
-  if (!describe(input.owner, image)) {
+  if (!describe(input.owner, image, channels)) {
     const std::string strides = text_of(input.owner.attr("strides"));
     input.owner = py::array_t<std::uint8_t, py::array::c_style>::ensure(input.owner);
     if (!input.owner)
       throw Error("not enough memory to copy the image, which its layout (strides " + strides + ") needs");
-    describe(input.owner, image);
+    describe(input.owner, image, channels);
   }
   input.batch = input.owner.ndim() == 4;
   const py::ssize_t count = input.batch ? input.owner.shape(0) : 1;
@@ -138,17 +147,18 @@ py::array share(const std::shared_ptr<const Element>& elements, std::vector<py::
 }
 
 py::array segment(const segnets::Model& model, const py::object& object) {
-  const Input input = read_images(object);
+  const Input input = read_images(object, model.contract().in_channels());
   const segnets::MaskBatch masks = [&] {
     const py::gil_scoped_release others_may_run;
     return model.segment_batch(input.images);
   }();
-  const std::vector<py::ssize_t> shape = {masks.count, masks.height, masks.width};
+  std::vector<py::ssize_t> shape = {masks.count, masks.height, masks.width};
+  if (masks.planes > 0) shape.insert(shape.begin() + 1, masks.planes);
   return masks.narrow ? share(masks.narrow, shape, input.batch) : share(masks.wide, shape, input.batch);
 }
 
 py::array logits(const segnets::Model& model, const py::object& object) {
-  const Input input = read_images(object);
+  const Input input = read_images(object, model.contract().in_channels());
   const segnets::LogitsBatch logits = [&] {
     const py::gil_scoped_release others_may_run;
     return model.logits_batch(input.images);
@@ -208,9 +218,10 @@ PYBIND11_MODULE(segnets_native, module) {
            "Load a file that segnets.export wrote. It is a program: load only files that you trust. Raises Error.")
       .def("segment", &segment, py::arg("image"),
            "The class id of every pixel.\n\n"
-           "image: (H, W, 3) or (N, H, W, 3) uint8 RGB, 0..255. Read where it is unless its rows or pixels run\n"
-           "backwards; `bgr[..., ::-1]` costs nothing.\n"
-           "Returns (H, W) or (N, H, W), uint8 up to 256 classes, else int16. Raises Error.")
+           "image: (H, W, C) or (N, H, W, C) uint8, 0..255, RGB for three channels; (H, W) for one channel. Read\n"
+           "where it is unless its rows or pixels run backwards; `bgr[..., ::-1]` costs nothing.\n"
+           "Returns (H, W) or (N, H, W), uint8 up to 256 classes, else int16; or planes of 0 and 1, (C, H, W) or\n"
+           "(N, C, H, W), uint8, of a multi-label model. Raises Error.")
       .def("logits", &logits, py::arg("image"),
            "The scores behind the mask, at the size of the network's input.\n\n"
            "Returns (C, h, w) or (N, C, h, w) float32. Raises Error.")

@@ -60,11 +60,12 @@ class Model:
         """Return the class id of every pixel.
 
         Args:
-            image: (H, W, 3) or (N, H, W, 3) uint8 RGB, 0..255. It is copied only if its rows or pixels run backwards;
-                `bgr[..., ::-1]` costs nothing.
+            image: (H, W, C) or (N, H, W, C) uint8, 0..255, RGB for three channels; (H, W) for one channel. It is copied
+                only if its rows or pixels run backwards; `bgr[..., ::-1]` costs nothing.
 
         Returns:
-            (H, W) or (N, H, W), uint8 for up to 256 classes, else int16.
+            (H, W) or (N, H, W), uint8 for up to 256 classes, else int16. Planes of 0 and 1, (C, H, W) or (N, C, H, W),
+            uint8, for a multi-label model.
 
         Raises:
             Error: If the image is not one, or can't be segmented.

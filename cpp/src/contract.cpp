@@ -36,6 +36,25 @@ std::string read_choice(const Json& json, const std::string& key, const std::vec
   throw Error(key + " is '" + value + "', and this program runs " + allowed + "; " + advice);
 }
 
+Decoding read_decoding(const Json& json, std::int64_t channels) {
+  Decoding decoding;
+  decoding.rule = read_choice(json, "rule", {"argmax", "threshold", "multilabel"}, "take a newer C++ program");
+  if (const Json* threshold = json.find("threshold")) decoding.threshold = threshold->number();
+  if (!(decoding.threshold > 0 && decoding.threshold < 1)) throw Error("decoding.threshold is outside 0..1");
+  if (decoding.rule == "threshold" && channels != 1)
+    throw Error("decoding.rule is 'threshold', which needs one channel, and num_classes is " +
+                std::to_string(channels));
+  return decoding;
+}
+
+// For planes, the first colour is not a background's.
+std::vector<Colour> default_palette(const Contract& contract) {
+  if (contract.decoding.rule != "multilabel") return voc_palette(contract.num_ids());
+  std::vector<Colour> palette = voc_palette(contract.num_classes + 1);
+  palette.erase(palette.begin());
+  return palette;
+}
+
 std::map<std::string, std::array<std::int64_t, 2>> read_bounds(const Json& json) {
   std::map<std::string, std::array<std::int64_t, 2>> bounds;
   for (const auto& [name, values] : json.object()) {
@@ -72,13 +91,15 @@ Contract read_fields(const Json& json) {
   contract.model_name = json.at("model").at("name").string();
   contract.num_classes = json.at("num_classes").integer();
   if (contract.num_classes < 1 || contract.num_classes > kMaxClasses) throw Error("num_classes is outside 1..32767");
-  const auto classes = static_cast<std::size_t>(contract.num_classes);
+  // Files written before this key existed take the largest logit.
+  if (const Json* decoding = json.find("decoding")) contract.decoding = read_decoding(*decoding, contract.num_classes);
+  const auto classes = static_cast<std::size_t>(contract.num_ids());
   for (const Json& name : json.at("classes").array()) contract.classes.push_back(name.string());
   for (const Json& colour : json.at("palette").array()) contract.palette.push_back(read_colour(colour));
   if (!contract.classes.empty() && contract.classes.size() != classes) throw Error("classes has a wrong length");
-  if (contract.palette.empty()) contract.palette = voc_palette(contract.num_classes);
+  if (contract.palette.empty()) contract.palette = default_palette(contract);
   if (contract.palette.size() != classes) throw Error("palette has a wrong length");
-  const std::string mask = contract.num_classes <= 256 ? "uint8" : "int16";
+  const std::string mask = contract.num_classes <= 256 || contract.decoding.rule != "argmax" ? "uint8" : "int16";
   if (json.at("mask_dtype").string() != mask)
     throw Error("mask_dtype is not " + mask + ", the type for " + std::to_string(contract.num_classes) + " classes");
   contract.output = json.at("output").string();
@@ -87,8 +108,8 @@ Contract read_fields(const Json& json) {
   contract.sample_step = json.at("golden").at("sample_step").integer();
   if (contract.sample_step < 1) throw Error("golden.sample_step is below 1");
   const Json::Array& std_deviation = json.at("preprocessing").at("std").array();
-  if (std_deviation.size() != 3) throw Error("preprocessing.std doesn't have three numbers");
-  for (std::size_t i = 0; i < 3; ++i) contract.std_deviation[i] = std_deviation[i].number();
+  if (std_deviation.empty()) throw Error("preprocessing.std has no numbers");
+  for (const Json& value : std_deviation) contract.std_deviation.push_back(value.number());
   if (const Json* bounds = json.find("bounds")) contract.bounds = read_bounds(*bounds);
   if (const Json* pixels = json.find("pixels_at_once")) contract.pixels_at_once = pixels->integer();
   if (contract.pixels_at_once < 1) throw Error("pixels_at_once is below 1");

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "archive.h"
+#include "npy.h"
 #include "output_file.h"
 #include "pnm.h"
 #include "segnets/error.h"
@@ -34,6 +35,8 @@ void check_extension(const std::string& path, const std::string& plain) {
   if (extension != ".png" && extension != plain)
     throw Error(path + ": expected a name that ends in " + plain + " or .png");
 }
+
+bool is_array(const std::string& path) { return extension_of(path) == ".npy"; }
 
 #ifdef SEGNETS_WITH_OPENCV
 
@@ -103,7 +106,7 @@ std::string kind_of(std::string_view bytes) {
   if (bytes.starts_with("\xFF\xD8\xFF")) return "a JPEG image";
   if (bytes.starts_with("\x89PNG")) return "a PNG image";
   if (bytes.starts_with("P3")) return "a PPM image in text form (P3)";
-  if (bytes.starts_with("P5") || bytes.starts_with("P2")) return "a gray PGM image";
+  if (bytes.starts_with("P2")) return "a PGM image in text form (P2)";
   if (bytes.starts_with("RIFF") && bytes.substr(8, 4) == "WEBP") return "a WebP image";
   if (bytes.starts_with("GIF8")) return "a GIF image";
   return "";
@@ -135,11 +138,11 @@ bool has_opencv() {
 
 Image read_image(const std::string& path) {
   const std::string bytes = read_file(path, kMaxImageBytes - 1);
-  return bytes.starts_with("P6") ? decode_ppm(bytes, path) : decode_by_opencv(bytes, path);
+  return bytes.starts_with("P6") || bytes.starts_with("P5") ? decode_pnm(bytes, path) : decode_by_opencv(bytes, path);
 }
 
 void check_mask_path(const std::string& path) {
-  check_extension(path, ".pgm");
+  if (!is_array(path)) check_extension(path, ".pgm");
   check_writable_target(path);
 }
 
@@ -150,6 +153,8 @@ void check_image_path(const std::string& path) {
 
 void write_mask(const std::string& path, const Mask& mask) {
   check_mask_path(path);
+  if (is_array(path)) return write_file(path, encode_npy(mask));
+  if (mask.planes > 0) throw Error(path + ": the mask has a plane for each class; name it *.npy");
   write_file(path, extension_of(path) == ".png" ? encode_png(mask, path) : encode_pgm(mask));
 }
 

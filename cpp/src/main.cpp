@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "memory.h"
@@ -24,8 +25,10 @@ constexpr const char* kUsage =
     "       segnets-run --self-test MODEL [--threads N]\n"
     "\n"
     "MODEL    a file that segnets.export wrote\n"
-    "IMAGE    a PPM (P6, 8 bit); JPEG and PNG in a build with OpenCV\n"
-    "OUT      the mask, class ids as grey values: *.pgm, or *.png in a build with OpenCV\n"
+    "IMAGE    a PPM (P6, 8 bit) or PGM (P5, 8 bit); JPEG and PNG in a build with OpenCV\n"
+    "OUT      the mask, class ids as grey values: *.pgm, or *.png in a build with OpenCV; or *.npy, a NumPy array, "
+    "which\n"
+    "         also holds the planes of a multi-label model\n"
     "\n"
     "--overlay FILE  also write the image with the classes' colours: *.ppm, or *.png\n"
     "--logits FILE   also write the logits, as a NumPy array: *.npy\n"
@@ -166,22 +169,55 @@ segnets::Mask segment_repeatedly(const segnets::Model& model, const segnets::Ima
 }
 
 void print_classes(const segnets::Mask& mask, const segnets::Contract& contract) {
-  std::vector<std::size_t> counts(static_cast<std::size_t>(contract.num_classes));
-  for (const std::uint16_t id : mask.ids) {
-    if (id >= counts.size()) throw segnets::Error("the mask has class " + std::to_string(id) + ", beyond its contract");
-    ++counts[id];
+  std::vector<std::size_t> counts(static_cast<std::size_t>(contract.num_ids()));
+  const auto pixels = static_cast<std::size_t>(mask.height * mask.width);
+  for (std::size_t i = 0; i < mask.ids.size(); ++i) {
+    const std::uint16_t value = mask.ids[i];
+    if (value >= counts.size())
+      throw segnets::Error("the mask has class " + std::to_string(value) + ", beyond its contract");
+    if (mask.planes == 0) ++counts[value];
+    else if (value != 0) ++counts[i / pixels];
   }
   for (std::size_t id = 0; id < counts.size(); ++id)
     if (counts[id] > 0)
-      std::printf("%5.1f %%  %zu%s%s\n", 100.0 * static_cast<double>(counts[id]) / static_cast<double>(mask.ids.size()),
-                  id, contract.classes.empty() ? "" : " ",
-                  contract.classes.empty() ? "" : contract.classes[id].c_str());
+      std::printf("%5.1f %%  %zu%s%s\n", 100.0 * static_cast<double>(counts[id]) / static_cast<double>(pixels), id,
+                  contract.classes.empty() ? "" : " ", contract.classes.empty() ? "" : contract.classes[id].c_str());
+}
+
+bool is_gray(const segnets::Image& image) {
+  for (std::size_t i = 0; i < image.data.size(); i += 3)
+    if (image.data[i] != image.data[i + 1] || image.data[i] != image.data[i + 2]) return false;
+  return true;
+}
+
+// Make gray of an RGB file whose pixels are all gray, or RGB of a gray file, if the model reads that.
+segnets::Image with_channels(segnets::Image image, std::int64_t channels, const std::string& path) {
+  if (image.channels == channels) return image;
+  segnets::Image result{image.height, image.width, {}, channels};
+  if (image.channels == 1 && channels == 3) {
+    for (const std::uint8_t value : image.data) result.data.insert(result.data.end(), 3, value);
+  } else if (image.channels == 3 && channels == 1 && is_gray(image)) {
+    for (std::size_t i = 0; i < image.data.size(); i += 3) result.data.push_back(image.data[i]);
+  } else if (channels == 1) {
+    throw segnets::Error(path + ": is in colour, and this model reads gray images; convert it to a gray one");
+  } else {
+    throw segnets::Error(path + ": has " + std::to_string(image.channels) + " channels, and this model reads " +
+                         std::to_string(channels) + ", which no image file holds; use the library");
+  }
+  return result;
+}
+
+void check_form(const std::string& path, const segnets::Contract& contract) {
+  if (contract.decoding.rule == "multilabel" && !path.ends_with(".npy"))
+    throw segnets::Error(path + ": this model gives a plane for each class, which a picture can't hold; name it *.npy");
 }
 
 int segment(const Arguments& arguments) {
   check_outputs(arguments);
-  const segnets::Image image = segnets::read_image(arguments.positional[1]);
+  segnets::Image image = segnets::read_image(arguments.positional[1]);
   const segnets::Model model(arguments.positional[0]);
+  check_form(arguments.positional[2], model.contract());
+  image = with_channels(std::move(image), model.contract().in_channels(), arguments.positional[1]);
   segnets::Mask mask;
   try {
     mask = segment_repeatedly(model, image, arguments);
@@ -192,8 +228,9 @@ int segment(const Arguments& arguments) {
   if (arguments.overlay)
     segnets::write_image(*arguments.overlay, segnets::overlay(image.view(), mask, model.contract().palette));
   if (arguments.logits) segnets::write_logits(*arguments.logits, model.logits(image.view()));
-  std::printf("%s: %lldx%lld (height x width), %lld classes\n", arguments.positional[2].c_str(),
-              static_cast<long long>(mask.height), static_cast<long long>(mask.width),
+  std::printf(mask.planes == 0 ? "%s: %lldx%lld (height x width), %lld classes\n"
+                               : "%s: %lldx%lld (height x width), %lld planes\n",
+              arguments.positional[2].c_str(), static_cast<long long>(mask.height), static_cast<long long>(mask.width),
               static_cast<long long>(mask.num_classes));
   print_classes(mask, model.contract());
   return 0;

@@ -83,12 +83,16 @@ const Contract& Model::contract() const { return state_->contract; }
 
 MaskBatch Model::segment_batch(const std::vector<ImageView>& images) const {
   return run("", [&] {
-    const at::Tensor pixels = pixels_of(images);
+    const Contract& contract = state_->contract;
+    const at::Tensor pixels = pixels_of(images, contract.in_channels());
     const at::Tensor ids = state_->program->segment(pixels).contiguous();
-    MaskBatch batch{pixels.size(0), pixels.size(1), pixels.size(2), state_->contract.num_classes, {}, {}};
-    if (ids.sizes() != at::IntArrayRef({batch.count, batch.height, batch.width}))
+    const std::int64_t planes = contract.decoding.rule == "multilabel" ? contract.num_classes : 0;
+    MaskBatch batch{pixels.size(0), pixels.size(1), pixels.size(2), contract.num_ids(), {}, {}, planes};
+    std::vector<std::int64_t> expected = {batch.count, batch.height, batch.width};
+    if (planes > 0) expected.insert(expected.begin() + 1, planes);
+    if (ids.sizes() != at::IntArrayRef(expected))
       throw Error("the model's mask does not have the image's size; export the model again");
-    const bool wide = batch.num_classes > 256;
+    const bool wide = batch.num_classes > 256 && planes == 0;
     if (ids.scalar_type() != (wide ? at::kShort : at::kByte))
       throw Error("the model's mask has another type than its contract says; export the model again");
     if (wide) batch.wide = elements<std::int16_t>(ids);
@@ -102,7 +106,9 @@ Mask Model::segment(const ImageView& image) const { return segment_batch({image}
 LogitsBatch Model::logits_batch(const std::vector<ImageView>& images) const {
   return run("", [&] {
     const Program& program = *state_->program;
-    const at::Tensor scores = program.forward(program.preprocess(pixels_of(images))).to(at::kFloat).contiguous();
+    const at::Tensor scores = program.forward(program.preprocess(pixels_of(images, state_->contract.in_channels())))
+                                  .to(at::kFloat)
+                                  .contiguous();
     if (scores.dim() != 4 || scores.size(1) != state_->contract.num_classes)
       throw Error("the model's logits don't have a channel per class; export the model again");
     return LogitsBatch{scores.size(0), scores.size(1), scores.size(2), scores.size(3), elements<float>(scores)};
@@ -121,8 +127,9 @@ void Model::warm_up(std::int64_t height, std::int64_t width, int calls) const {
     throw Error("warm-up: " + std::to_string(calls) + " calls at " + std::to_string(height) + "x" +
                 std::to_string(width) + "; expected at least one, and sides of 1..65535 pixels");
   run("warm-up: ", [&] {
-    const std::vector<std::uint8_t> grey(static_cast<std::size_t>(3 * height * width), 127);
-    for (int call = 0; call < calls; ++call) segment_batch({{grey.data(), height, width}});
+    const std::int64_t channels = state_->contract.in_channels();
+    const std::vector<std::uint8_t> grey(static_cast<std::size_t>(channels * height * width), 127);
+    for (int call = 0; call < calls; ++call) segment_batch({ImageView::of(grey.data(), height, width, channels)});
   });
 }
 

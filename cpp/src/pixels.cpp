@@ -18,8 +18,15 @@ constexpr std::int64_t kMaxStride = std::int64_t{1} << 32;  // so that no sum be
 
 std::string size_of(const ImageView& image) { return std::to_string(image.height) + "x" + std::to_string(image.width); }
 
+std::string channels_of(std::int64_t count) { return std::to_string(count) + (count == 1 ? " channel" : " channels"); }
+
 // Throw Error for an impossible view; `name` is "image", or which one of several.
-void check_view(const ImageView& image, const std::string& name) {
+void check_view(const ImageView& image, const std::string& name, std::int64_t channels) {
+  if (image.channels != channels)
+    throw Error(name + ": has " + channels_of(image.channels) + ", and this model reads " + channels_of(channels) +
+                "; set ImageView::channels, or convert the image");
+  if (channels != 3 && image.order != ChannelOrder::rgb)
+    throw Error(name + ": the order BGR is for 3 channels, and this image has " + std::to_string(channels));
   if (image.data == nullptr) throw Error(name + ": its data pointer is null");
   if (image.height < 1 || image.width < 1) throw Error(name + ": " + size_of(image) + " holds no pixels");
   if (image.height > kMaxSide || image.width > kMaxSide)
@@ -30,7 +37,8 @@ void check_view(const ImageView& image, const std::string& name) {
   const std::int64_t stride = image.bytes_per_row();
   // The bytes that one row spans; the channels of planes lie beyond the row.
   const bool interleaved = image.channel_stride <= image.pixel_stride;
-  const std::int64_t span = (image.width - 1) * image.pixel_stride + (interleaved ? 2 * image.channel_stride : 0) + 1;
+  const std::int64_t span =
+      (image.width - 1) * image.pixel_stride + (interleaved ? (channels - 1) * image.channel_stride : 0) + 1;
   if (stride < span)
     throw Error(name + ": a row stride of " + std::to_string(stride) + " bytes is less than the " +
                 std::to_string(span) + " that a row of " + std::to_string(image.width) + " pixels takes");
@@ -38,11 +46,11 @@ void check_view(const ImageView& image, const std::string& name) {
     throw Error(name + ": a row stride of " + std::to_string(stride) + " bytes is more than memory can hold");
 }
 
-void check_views(const std::vector<ImageView>& images) {
+void check_views(const std::vector<ImageView>& images, std::int64_t channels) {
   if (images.empty()) throw Error("batch: holds no images; expected at least one");
   for (std::size_t i = 0; i < images.size(); ++i) {
     const std::string name = images.size() == 1 ? "image" : "image " + std::to_string(i) + " of the batch";
-    check_view(images[i], name);
+    check_view(images[i], name, channels);
     if (images[i].height != images[0].height || images[i].width != images[0].width)
       throw Error(name + ": is " + size_of(images[i]) + ", and image 0 is " + size_of(images[0]) +
                   " (height x width); a batch holds images of one size, so segment this one by itself");
@@ -67,23 +75,23 @@ std::optional<std::int64_t> distance(const std::vector<ImageView>& images) {
 
 // LibTorch only reads the pixels; its interface has no const.
 at::Tensor blob(const ImageView& first, std::int64_t count, std::int64_t step) {
-  return at::from_blob(const_cast<std::uint8_t*>(first.data), {count, first.height, first.width, 3},
+  return at::from_blob(const_cast<std::uint8_t*>(first.data), {count, first.height, first.width, first.channels},
                        {step, first.bytes_per_row(), first.pixel_stride, first.channel_stride}, at::kByte);
 }
 
 }  // namespace
 
-at::Tensor pixels_of(const std::vector<ImageView>& images) {
-  check_views(images);
+at::Tensor pixels_of(const std::vector<ImageView>& images, std::int64_t channels) {
+  check_views(images, channels);
   const auto count = static_cast<std::int64_t>(images.size());
   const std::optional<std::int64_t> step = distance(images);
   if (step && images[0].order == ChannelOrder::rgb) return blob(images[0], count, *step);
   // Tensors have no negative strides, so BGR must be copied to become RGB.
-  const at::Tensor planes = at::empty({count, 3, images[0].height, images[0].width}, at::kByte);
+  const at::Tensor planes = at::empty({count, channels, images[0].height, images[0].width}, at::kByte);
   for (std::int64_t i = 0; i < count; ++i) {
     const ImageView& image = images[static_cast<std::size_t>(i)];
     const at::Tensor source = blob(image, 1, image.height * image.bytes_per_row())[0];
-    for (std::int64_t c = 0; c < 3; ++c)
+    for (std::int64_t c = 0; c < channels; ++c)
       planes[i][c].copy_(source.select(2, image.order == ChannelOrder::rgb ? c : 2 - c));
   }
   return planes.permute({0, 2, 3, 1});

@@ -11,6 +11,8 @@ class Header {
  public:
   Header(std::string_view bytes, const std::string& path) : bytes_(bytes), path_(path) {}
 
+  const char* kind() const { return bytes_.starts_with("P6") ? "PPM" : "PGM"; }
+
   // Skip white space and comments, and read an integer.
   std::int64_t number(const char* name) {
     skip_space();
@@ -18,16 +20,16 @@ class Header {
     const std::size_t begin = position_;
     for (; position_ < bytes_.size() && bytes_[position_] >= '0' && bytes_[position_] <= '9'; ++position_) {
       value = 10 * value + (bytes_[position_] - '0');
-      if (value > kMaxSide) throw Error(path_ + ": its PPM header has a " + name + " above 65535");
+      if (value > kMaxSide) throw Error(path_ + ": its " + kind() + " header has a " + name + " above 65535");
     }
-    if (position_ == begin) throw Error(path_ + ": its PPM header has no " + name);
+    if (position_ == begin) throw Error(path_ + ": its " + kind() + " header has no " + name);
     return value;
   }
 
   // Skip the single white space between header and pixels.
   std::string_view pixels() {
     if (position_ >= bytes_.size() || !is_space(bytes_[position_]))
-      throw Error(path_ + ": its PPM header does not end in white space");
+      throw Error(path_ + ": its " + kind() + " header does not end in white space");
     return bytes_.substr(position_ + 1);
   }
 
@@ -41,31 +43,34 @@ class Header {
         while (position_ < bytes_.size() && bytes_[position_] != '\n' && bytes_[position_] != '\r') ++position_;
       else ++position_;
     }
-    if (position_ == begin) throw Error(path_ + ": its PPM header has no white space between the numbers");
+    if (position_ == begin) throw Error(path_ + ": its " + kind() + " header has no white space between the numbers");
   }
 
   std::string_view bytes_;
   const std::string& path_;
-  std::size_t position_ = 2;  // after "P6"
+  std::size_t position_ = 2;  // after "P6" or "P5"
 };
 
 }  // namespace
 
-Image decode_ppm(std::string_view bytes, const std::string& path) {
+Image decode_pnm(std::string_view bytes, const std::string& path) {
   Header header(bytes, path);
+  const std::string kind = header.kind();
+  const std::int64_t channels = kind == "PPM" ? 3 : 1;
   const std::int64_t width = header.number("width"), height = header.number("height"),
                      maximum = header.number("maximum");
   if (width < 1 || height < 1)
-    throw Error(path + ": is a PPM of " + std::to_string(width) + "x" + std::to_string(height) + ", without pixels");
+    throw Error(path + ": is a " + kind + " of " + std::to_string(width) + "x" + std::to_string(height) +
+                ", without pixels");
   if (maximum != 255)
-    throw Error(path + ": is a PPM with values up to " + std::to_string(maximum) + ", expected 255 (8 bit)");
+    throw Error(path + ": is a " + kind + " with values up to " + std::to_string(maximum) + ", expected 255 (8 bit)");
   const std::string_view pixels = header.pixels();
-  const auto expected = static_cast<std::uint64_t>(3 * width * height);
+  const auto expected = static_cast<std::uint64_t>(channels * width * height);
   if (pixels.size() != expected)
-    throw Error(path + ": is a PPM of " + std::to_string(width) + "x" + std::to_string(height) + " (width x height) " +
-                (pixels.size() < expected ? "that is cut off" : "with something behind it") + ": " +
-                std::to_string(pixels.size()) + " bytes of pixels, expected " + std::to_string(expected));
-  return {height, width, {pixels.begin(), pixels.end()}};
+    throw Error(path + ": is a " + kind + " of " + std::to_string(width) + "x" + std::to_string(height) +
+                " (width x height) " + (pixels.size() < expected ? "that is cut off" : "with something behind it") +
+                ": " + std::to_string(pixels.size()) + " bytes of pixels, expected " + std::to_string(expected));
+  return {height, width, {pixels.begin(), pixels.end()}, channels};
 }
 
 std::string encode_ppm(const Image& image) {

@@ -1,4 +1,4 @@
-// Portable pixmaps: PPM in and out, PGM out. http://netpbm.sourceforge.net/doc/ppm.html
+// Portable pixmaps: PPM and PGM, in and out. http://netpbm.sourceforge.net/doc/ppm.html
 #pragma once
 
 #include <string>
@@ -8,8 +8,9 @@
 
 namespace segnets {
 
-// Decode one binary 8-bit PPM (P6); `path` is for messages. Throws Error for anything else, before allocating pixels.
-Image decode_ppm(std::string_view bytes, const std::string& path);
+// Decode one binary 8-bit PPM (P6) or PGM (P5); `path` is for messages. Throws Error for anything else, before
+// allocating pixels.
+Image decode_pnm(std::string_view bytes, const std::string& path);
 
 std::string encode_ppm(const Image& image);
 std::string encode_pgm(const Mask& mask);  // 8 bit up to 256 classes, else 16 bit, high byte first

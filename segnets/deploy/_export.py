@@ -23,9 +23,10 @@ from segnets.deploy.check.reference import evaluation_copy, logits_of
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
-from segnets.errors import ExportError, WeightsError, warn_caller
+from segnets.errors import ExportError, ImageError, WeightsError, warn_caller
 from segnets.files import atomic_write, check_writable_target
 from segnets.preprocessing import Preprocessing
+from segnets.segmenter import check_channels
 from segnets.weights.actual import AsIs, describe_as_is
 from segnets.weights.wrappers import clean_names, is_sharded, without_inner_wrappers
 
@@ -140,6 +141,7 @@ def export(
     model = _checked_module(model)
     card = _card(model, preprocessing, decoding, classes, palette)
 
+    _check_channels(model, card.preprocessing)
     reference = _reference(model)
     num_classes = logits_of(reference, golden_input(card.preprocessing)).shape[1]
     assumed = assumption_of(card.decoding, num_classes)
@@ -224,15 +226,14 @@ def _checked_module(model: object) -> nn.Module:
             f"model: this {type(model).__name__} is sharded (FSDP), and no process holds all of its tensors. Load its "
             "full state dict into a network that is not sharded, and export that"
         )
-    model = without_inner_wrappers(model)
-    config = getattr(model, "config", None)
-    channels = config.options.get("in_channels", 3) if isinstance(config, ModelConfig) else 3
-    if channels != 3:
-        raise ExportError(
-            f"model: reads images of {channels} channels (in_channels), but an export prepares RGB images with 3. "
-            "torch.jit.script(model.eval()) makes a file of the bare network"
-        )
-    return model
+    return without_inner_wrappers(model)
+
+
+def _check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
+    try:
+        check_channels(model, preprocessing)
+    except ImageError as error:
+        raise ExportError(str(error)) from None
 
 
 def _reference(model: nn.Module) -> nn.Module:

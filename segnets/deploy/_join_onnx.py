@@ -32,9 +32,9 @@ def join_onnx(
 ) -> tuple[int, ...]:
     """Join the graphs of an ONNX export into one graph from an image to its mask.
 
-    The graph takes `image`, (N, H, W, 3) uint8 RGB, and returns `mask`, (N, H, W) uint8 or int16. Its metadata include
-    the contract of the export. The file is kept only if its masks equal those of `source` in every pixel, at several
-    sizes.
+    The graph takes `image`, (N, H, W, K) uint8, RGB for three channels. It returns `mask`, (N, H, W) uint8 or int16, or
+    planes, (N, C, H, W) uint8, for multi-label networks. Its metadata include the contract of the export. The file is
+    kept only if its masks equal those of `source` in every pixel, at several sizes.
 
     Args:
         source: A file that `export(..., format="onnx")` wrote.
@@ -59,6 +59,7 @@ def join_onnx(
         raise ExportError(f"{target}: is the export itself, which the joined graph does not replace. Name another file")
     original = Path(source).read_bytes()
     exported = exported_from_bytes(original, Path(source))
+    channels = exported.contract.in_channels
     data = _joined(original, str(source))
     check_size(len(data))
     with atomic_write(target, overwrite=overwrite) as file:
@@ -69,7 +70,7 @@ def join_onnx(
         compared = []
         for number, (batch, height, width) in enumerate(SHAPES):
             generator = torch.Generator().manual_seed(number)
-            image = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+            image = torch.randint(0, 256, (batch, height, width, channels), dtype=torch.uint8, generator=generator)
             expected = exported.segment(image)
             mask = run(graph, {"image": image}, str(target))
             differ = int((mask != expected).sum())

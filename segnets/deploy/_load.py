@@ -46,7 +46,7 @@ class Exported:
         """Compute logits, whichever output `forward` has.
 
         Args:
-            image: Normalised image, (N, 3, H, W) float32.
+            image: Normalised image, (N, K, H, W) float32, of the contract's number of channels.
 
         Returns:
             Logits, (N, C, H, W) float32.
@@ -55,7 +55,7 @@ class Exported:
             ImageError: If `image` is not such an image. On the CPU also for NaN and infinity, whose mask would be 0.
         """
         self._check_place("input", image)
-        check_input(image)
+        check_input(image, self.contract.in_channels)
         with _running():
             # This pass takes a hundredth of the smallest network's time. On a GPU it would force a synchronisation.
             if not image.is_cuda and not torch.isfinite(image.sum()):
@@ -67,16 +67,16 @@ class Exported:
         """Turn an image into the network's input.
 
         Args:
-            image: RGB image, (N, H, W, 3) uint8.
+            image: Image, (N, H, W, K) uint8; RGB for three channels.
 
         Returns:
-            Normalised image, (N, 3, h, w) float32.
+            Normalised image, (N, K, h, w) float32.
 
         Raises:
             ImageError: If `image` is not such an image.
         """
         self._check_place("image", image)
-        check_image(image)
+        check_image(image, self.contract.in_channels)
         with _running():
             return self.module.preprocess(image)
 
@@ -84,7 +84,7 @@ class Exported:
         """Compute the class of each pixel.
 
         Args:
-            image: RGB image, (N, H, W, 3) uint8.
+            image: Image, (N, H, W, K) uint8; RGB for three channels.
 
         Returns:
             Class ids, (N, H, W); uint8, or int16 for more than 256 classes. Planes of 0 and 1, (N, C, H, W) uint8, if
@@ -94,7 +94,7 @@ class Exported:
             ImageError: If `image` is not such an image.
         """
         self._check_place("image", image)
-        check_image(image)
+        check_image(image, self.contract.in_channels)
         with _running():
             return self.module.segment(image)
 

@@ -136,7 +136,7 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
             image = golden_input(contract.card.preprocessing)
             comparisons = compare_quantized(exported.logits, reference, image, allowed, contract.decoding)
         else:
-            comparisons = compare(exported.logits, reference, contract.dtype, decoding=contract.decoding)
+            comparisons = compare(exported.logits, reference, contract.dtype, contract.decoding, contract.in_channels)
     return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)
 
 
@@ -171,11 +171,12 @@ def replay(exported: Exported) -> Replay:
 def _check_golden(exported: Exported) -> None:
     """Check the shapes and dtypes of all tensors of the golden pair."""
     classes = exported.contract.num_classes
+    channels = exported.contract.in_channels
     masks = torch.uint8 if exported.contract.mask_dtype == "uint8" else torch.int16
     planes = (classes,) if exported.contract.decoding.rule == "multilabel" else ()
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-        "image": (torch.uint8, (1, HEIGHT, WIDTH, 3)),
-        "input": (torch.float32, (1, 3, HEIGHT, WIDTH)),
+        "image": (torch.uint8, (1, HEIGHT, WIDTH, channels)),
+        "input": (torch.float32, (1, channels, HEIGHT, WIDTH)),
         "logits": (torch.float32, (1, classes, HEIGHT, WIDTH)),
         "mask": (masks, (1, *planes, HEIGHT, WIDTH)),
         "margin": (torch.float32, (1, *planes, HEIGHT, WIDTH)),

@@ -117,6 +117,11 @@ class Contract:
         return self.card.decoding or Decoding()
 
     @property
+    def in_channels(self) -> int:
+        """Number of channels of an image."""
+        return self.card.preprocessing.channels
+
+    @property
     def mask_dtype(self) -> str:
         """Name of the dtype of ids in a mask."""
         return "uint8" if self.num_classes <= 256 or self.decoding.rule != "argmax" else "int16"
@@ -129,6 +134,8 @@ class Contract:
         """
         logits = f"float32 (N, {self.num_classes}, H, W) logits"
         mask = "(N, H, W) class ids"
+        count = self.in_channels
+        colour, ordered = (" RGB", " RGB or BGR as in preprocessing") if count == 3 else ("", "")
         if self.decoding.rule == "multilabel":
             mask = f"(N, {self.num_classes}, H, W) planes of 0 and 1"
         document: dict[str, Any] = {
@@ -150,11 +157,14 @@ class Contract:
             "mask_dtype": self.mask_dtype,
             "methods": {
                 "forward": {
-                    "input": "float32 (N, 3, H, W) RGB or BGR as in preprocessing, normalised",
+                    "input": f"float32 (N, {count}, H, W){ordered}, normalised",
                     "output": logits if self.output == "tensor" else f'{{"out": {logits}}}',
                 },
-                "preprocess": {"input": "uint8 (N, H, W, 3) RGB", "output": "float32 (N, 3, h, w)"},
-                "segment": {"input": "uint8 (N, H, W, 3) RGB", "output": f"{self.mask_dtype} {mask}"},
+                "preprocess": {
+                    "input": f"uint8 (N, H, W, {count}){colour}",
+                    "output": f"float32 (N, {count}, h, w)",
+                },
+                "segment": {"input": f"uint8 (N, H, W, {count}){colour}", "output": f"{self.mask_dtype} {mask}"},
             },
             "golden": {"file": GOLDEN_FILE, "sample_step": self.sample_step, "tolerance": self.tolerance},
             "versions": {"segnets": self.segnets_version, "torch": self.torch_version},

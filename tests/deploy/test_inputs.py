@@ -138,13 +138,6 @@ def test_no_local_paths_and_the_same_bytes_from_another_folder(tmp_path: Path) -
                 assert start % 64 == 0, entry.filename
 
 
-def test_networks_for_other_images_than_rgb_are_refused(tmp_path: Path) -> None:
-    model = segnets.create_model("lraspp_mobilenet_v3_small", in_channels=4)
-    with pytest.raises(ExportError, match=r"reads images of 4 channels \(in_channels\), but an export prepares RGB"):
-        export(model, tmp_path / "m.ts", target="portable")
-    assert not list(tmp_path.iterdir())
-
-
 def test_inputs_that_are_not_finite(small: Path) -> None:
     exported = load_exported(small)
     for value in (float("nan"), float("inf"), -float("inf")):

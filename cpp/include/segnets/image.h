@@ -24,37 +24,47 @@ struct ImageView {
   std::int64_t pixel_stride = 3;       // bytes from one pixel to the next in a row, at least 1
   std::int64_t channel_stride = 1;     // bytes from one channel of a pixel to the next, at least 1
   ChannelOrder order = ChannelOrder::rgb;
+  std::int64_t channels = 3;  // as many as the model reads; other numbers than 3 have no order
+
+  // View contiguous interleaved pixels of any number of channels: 1 for gray.
+  static ImageView of(const std::uint8_t* data, std::int64_t height, std::int64_t width, std::int64_t channels) {
+    return {data, height, width, channels * width, channels, 1, ChannelOrder::rgb, channels};
+  }
 
   std::int64_t bytes_per_row() const { return row_stride == 0 ? pixel_stride * width : row_stride; }
 };
 
-// An image that owns its pixels: RGB, interleaved, contiguous.
+// An image that owns its pixels: interleaved, contiguous; RGB, gray (1 channel) or of several bands.
 struct Image {
   std::int64_t height = 0;
   std::int64_t width = 0;
   std::vector<std::uint8_t> data;
+  std::int64_t channels = 3;
 
-  ImageView view() const { return {data.data(), height, width, 3 * width}; }
+  ImageView view() const { return ImageView::of(data.data(), height, width, channels); }
 };
 
-// The class id of every pixel, row by row, at the size of the image.
+// The class id of every pixel, row by row, at the size of the image. A model with the decoding "multilabel" gives
+// planes instead: for each class, 1 where it is present and 0 elsewhere.
 struct Mask {
   std::int64_t height = 0;
   std::int64_t width = 0;
-  std::int64_t num_classes = 0;
-  std::vector<std::uint16_t> ids;
+  std::int64_t num_classes = 0;    // number of ids, or of planes
+  std::vector<std::uint16_t> ids;  // (height, width), or (planes, height, width)
+  std::int64_t planes = 0;         // 0 for class ids
 };
 
 using Colour = std::array<std::uint8_t, 3>;  // red, green, blue
 
-// Read a PPM (P6, 8 bit), or in a build with OpenCV any format that OpenCV decodes, recognised by its content.
-// EXIF orientation is applied as in cv::imread. Throws Error.
+// Read a PPM (P6, 8 bit) or a gray PGM (P5, 8 bit), which has one channel, or in a build with OpenCV any format that
+// OpenCV decodes, recognised by its content. EXIF orientation is applied as in cv::imread. Throws Error.
 Image read_image(const std::string& path);
 
 // Return whether this build reads JPEG and PNG and writes PNG.
 bool has_opencv();
 
 // Write class ids as grey values: .pgm (8 bit for up to 256 classes, else 16 bit), or .png in a build with OpenCV.
+// Or as a NumPy array, .npy: (height, width), or (planes, height, width), which other formats don't hold.
 // The file appears complete or not at all. Throws Error.
 void write_mask(const std::string& path, const Mask& mask);
 
@@ -69,7 +79,9 @@ void check_image_path(const std::string& path);
 std::vector<Colour> voc_palette(std::int64_t num_classes);
 
 // Blend an image half and half with the colours of its classes. Classes whose colour is black leave the image
-// unchanged. The mask must have the image's size, and `palette` a colour for each of its ids. Throws Error.
+// unchanged. Of several planes, the last one that is 1 gives the colour. Gray images become RGB; of more than three
+// channels, the first three are shown. The mask must have the image's size, and `palette` a colour for each of its ids.
+// Throws Error.
 Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette);
 
 }  // namespace segnets

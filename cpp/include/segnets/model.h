@@ -19,6 +19,14 @@
 
 namespace segnets {
 
+// How logits become the ids of a mask.
+struct Decoding {
+  // "argmax": the class of the largest logit. "threshold": 1 where the sigmoid of the only channel exceeds `threshold`,
+  // else 0. "multilabel": that for every channel, a plane for each class.
+  std::string rule = "argmax";
+  double threshold = 0.5;
+};
+
 // The description that an exported file carries (its segnets.json).
 struct Contract {
   std::string model_name;
@@ -29,16 +37,23 @@ struct Contract {
   std::map<std::string, std::array<std::int64_t, 2>> bounds;
   // Pixels that a compiled model computes together, which splits larger batches; the default is that of older files.
   std::int64_t pixels_at_once = std::int64_t{520} * 520;
-  std::int64_t num_classes = 0;
+  std::int64_t num_classes = 0;  // channels of the logits
+  Decoding decoding;
   std::vector<std::string> classes;  // one name per id, or empty
   std::vector<Colour> palette;       // one colour per id; the VOC colour map if the file names none
   std::string output;                // result of forward: "tensor" or "dict"
   double tolerance = 0;              // allowed difference of the golden logits, relative to the largest logit
   std::int64_t sample_step = 0;
-  std::array<double, 3> std_deviation{};
+  std::vector<double> std_deviation;  // one per channel of the image
   std::string segnets_version;
   std::string torch_version;
   std::string json;  // the whole text of segnets.json (UTF-8)
+
+  // Number of ids in a mask, or of planes: 2 for a threshold, else num_classes.
+  std::int64_t num_ids() const { return decoding.rule == "threshold" ? 2 : num_classes; }
+
+  // Number of channels of an image.
+  std::int64_t in_channels() const { return static_cast<std::int64_t>(std_deviation.size()); }
 };
 
 // Logits before argmax, at the network's input resolution, which preprocessing chose.
@@ -54,10 +69,12 @@ struct MaskBatch {
   std::int64_t count = 0;
   std::int64_t height = 0;
   std::int64_t width = 0;
-  std::int64_t num_classes = 0;
+  std::int64_t num_classes = 0;  // number of ids, or of planes
   // (count, height, width), contiguous, in one of the two: `narrow` for up to 256 classes, else `wide`.
+  // Of planes (count, planes, height, width), always in `narrow`.
   std::shared_ptr<const std::uint8_t> narrow;
   std::shared_ptr<const std::int16_t> wide;
+  std::int64_t planes = 0;  // 0 for class ids, else num_classes
 
   // Copy the mask of one image. Throws Error unless 0 <= index < count.
   Mask mask(std::int64_t index) const;
@@ -104,7 +121,8 @@ class Model {
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
-  // Return the class of every pixel at the image's own size, with the preprocessing that the file carries.
+  // Return the class of every pixel, or a plane for each class, at the image's own size, with the preprocessing that
+  // the file carries.
   Mask segment(const ImageView& image) const;
 
   // Segment one or more images of one size as a batch, without copying the masks. Images at equal distances in memory,

@@ -3,8 +3,8 @@
 Python and C++ replay it to show that the file is intact and that this machine computes what the exporting one did.
 
 The pair is a safetensors file of these tensors:
-- `image`, (1, 48, 64, 3) uint8.
-- `input`, (1, 3, 48, 64) float32: the image normalised, but not resized.
+- `image`, (1, 48, 64, K) uint8.
+- `input`, (1, K, 48, 64) float32: the image normalised, but not resized.
 - `logits`, (1, C, 48, 64) float32: the logits of `input`.
 - `sample`: every k-th row and column of the preprocessed image.
 - `mask`, (1, 48, 64): the class of each pixel of the image; planes (1, C, 48, 64) of multi-label networks.
@@ -63,7 +63,7 @@ def make_golden(
         ExportError: If the logits are not finite, or the model is numerically unstable.
     """
     segmenter = Segmenter(model, preprocessing, decoding).eval()
-    image = golden_image()
+    image = golden_image(preprocessing.channels)
     normalised = golden_input(preprocessing)
     logits = logits_of(segmenter.model, normalised)
     if tolerance is None:
@@ -88,13 +88,13 @@ def make_golden(
 
 
 def golden_input(preprocessing: Preprocessing) -> Tensor:
-    """Return the golden image normalised but not resized, (1, 3, 48, 64) float32."""
-    result: Tensor = Preprocess(replace(preprocessing, resize="none", size=None))(golden_image())
+    """Return the golden image normalised but not resized, (1, K, 48, 64) float32."""
+    result: Tensor = Preprocess(replace(preprocessing, resize="none", size=None))(golden_image(preprocessing.channels))
     return result
 
 
-def golden_image() -> Tensor:
-    """Return the golden image, (1, 48, 64, 3) uint8: slopes, waves and edges.
+def golden_image(channels: int = 3) -> Tensor:
+    """Return the golden image, (1, 48, 64, channels) uint8: slopes, waves and edges.
 
     It is computed from integers only, so that every machine gets the same pixels.
     """
@@ -103,4 +103,5 @@ def golden_image() -> Tensor:
     red = (x * 4 + y) % 256
     green = (x * x + y * y * 3) // 8 % 256
     blue = ((x // 7 + y // 5) % 2) * 180 + (x * y) % 61
-    return torch.stack([red, green, blue], dim=-1).to(torch.uint8)[None]
+    more = [(x * (3 * band + 1) + y * (5 * band + 2)) % 256 for band in range(3, channels)]
+    return torch.stack([red, green, blue, *more][:channels], dim=-1).to(torch.uint8)[None]

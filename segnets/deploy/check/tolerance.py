@@ -116,14 +116,13 @@ def compare(
     candidate: Callable[[Tensor], Tensor],
     reference: nn.Module,
     dtype: str = "float32",
-    *,
     decoding: Decoding | None = None,
     in_channels: int = 3,
 ) -> tuple[Comparison, ...]:
     """Compare two networks on noise, at several image and batch sizes.
 
     Args:
-        candidate: Function from a normalised float32 image (N, 3, H, W) to logits (N, C, H, W).
+        candidate: Function from a normalised float32 image (N, in_channels, H, W) to logits (N, C, H, W).
         reference: Model in eval mode, in float32 on the CPU, that returns `{"out": logits}`.
         dtype: Name of the precision that `candidate` computes in.
         decoding: Rule that turns logits into ids; None means argmax.

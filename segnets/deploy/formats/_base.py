@@ -82,13 +82,13 @@ class Program(Protocol):
     """A loaded export."""
 
     def __call__(self, image: Tensor, /) -> Tensor | dict[str, Tensor]:
-        """Compute logits, (N, C, h, w), or `{"out": logits}`, from a normalised image, (N, 3, h, w) float32."""
+        """Compute logits, (N, C, h, w), or `{"out": logits}`, from a normalised image, (N, K, h, w) float32."""
 
     def preprocess(self, image: Tensor, /) -> Tensor:
-        """Turn an RGB image, (N, H, W, 3) uint8, into the network's input, (N, 3, h, w) float32."""
+        """Turn an image, (N, H, W, K) uint8, into the network's input, (N, K, h, w) float32."""
 
     def segment(self, image: Tensor, /) -> Tensor:
-        """Compute class ids, (N, H, W), or planes, (N, C, H, W), from an RGB image, (N, H, W, 3) uint8."""
+        """Compute class ids, (N, H, W), or planes, (N, C, H, W), from an image, (N, H, W, K) uint8."""
 
 
 class Format(Protocol):

@@ -72,7 +72,14 @@ class Aoti:
             ExportError: If the model does not run, or returns no logits.
         """
         largest_side = max(BOUNDS["height"][1], BOUNDS["width"][1])
-        context = Context("aoti", "cpu", getattr(torch, options.dtype), usual_size(preprocessing), largest_side)
+        context = Context(
+            "aoti",
+            "cpu",
+            getattr(torch, options.dtype),
+            usual_size(preprocessing),
+            largest_side,
+            channels=preprocessing.channels,
+        )
         rewritten = rewrite(model, context)
 
         def without_winograd() -> nn.Module:
@@ -90,7 +97,7 @@ class Aoti:
             },
             golden_maker(preprocessing, decoding, options.dtype),
             lambda _, files: to_bytes(
-                rewritten.network, ImageProgram(preprocessing, decoding), files, context.image_size, fallback
+                rewritten.network, ImageProgram(preprocessing, decoding), files, context, fallback
             ),
         )
 
@@ -112,7 +119,7 @@ class Aoti:
                 f"{container.where}: can't be unpacked in {tempfile.gettempdir()}: {error.strerror or error}. Make "
                 "room, or set TMPDIR to a folder where programs may run"
             ) from None
-        return AotiProgram(network, image_program, contract.bounds, contract.pixels_at_once)
+        return AotiProgram(network, image_program, contract)
 
 
 class _Identity(nn.Module):
@@ -152,20 +159,18 @@ class AotiProgram:
     Attributes:
         network: The compiled network.
         image: The compiled `ImageProgram`.
-        bounds: Smallest and largest "batch", "height" and "width" of the input.
-        pixels_at_once: Pixels that the network computes together. Larger batches are split.
+        contract: Contract of the file.
     """
 
     network: Callable[[Tensor], Tensor]
     image: ImageProgram
-    bounds: Bounds
-    pixels_at_once: int
+    contract: Contract
 
     def __call__(self, image: Tensor) -> Tensor:
         """Compute logits.
 
         Args:
-            image: Normalised image, (N, 3, h, w).
+            image: Normalised image, (N, K, h, w).
 
         Returns:
             Logits, (N, C, h, w) float32.
@@ -173,16 +178,16 @@ class AotiProgram:
         Raises:
             ImageError: If `image` is not such an image, or outside the bounds.
         """
-        check_input(image)
+        check_input(image, self.contract.in_channels)
         for axis, name in _AXES.items():
-            low, high = self.bounds[name]
+            low, high = self.contract.bounds[name]
             if not low <= image.shape[axis] <= high:
                 raise ImageError(
                     f"input: a {name} of {image.shape[axis]}, and this file was compiled for {low} to {high}; "
                     "a TorchScript export takes every size"
                 )
         images = image.to(torch.float32).contiguous()
-        group = images_at_once(images.shape[2], images.shape[3], self.pixels_at_once)
+        group = images_at_once(images.shape[2], images.shape[3], self.contract.pixels_at_once)
         return self.network(images) if len(images) <= group else self._logits_in_groups(images, group)
 
     def _logits_in_groups(self, images: Tensor, group: int) -> Tensor:
@@ -207,7 +212,7 @@ def to_bytes(
     network: nn.Module,
     image_program: ImageProgram,
     extra_files: Mapping[str, bytes],
-    image_size: tuple[int, int],
+    context: Context,
     fallback: Callable[[], nn.Module] | None = None,
 ) -> bytes:
     """Compile a rewritten network, which takes a C++ compiler and a minute or two.
@@ -216,7 +221,7 @@ def to_bytes(
         network: Network that returns logits.
         image_program: Program with preprocessing and decoding to include.
         extra_files: Further files to include, by name.
-        image_size: Height and width of the images that it should be fastest on.
+        context: Deployment that the network was rewritten for.
         fallback: Function that makes the network without Winograd's algorithm, whose indices have bounds that the
             compiler can't always compute. None if the network does not use it.
 
@@ -231,25 +236,25 @@ def to_bytes(
         path = Path(folder) / "network.pt2"
         try:
             try:
-                _compile(network, image_size, path)
+                _compile(network, context, path)
             except Exception:
                 if fallback is None:
                     raise
-                _compile(fallback(), image_size, path)
+                _compile(fallback(), context, path)
         except Exception as error:  # the compiler's layers raise errors of many types
             raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
         image = _script.script(image_program)
         return _packed(path, {**extra_files, IMAGE_PROGRAM: _script.to_bytes(image, {})})
 
 
-def _compile(network: nn.Module, image_size: tuple[int, int], path: Path) -> None:
+def _compile(network: nn.Module, context: Context, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package  # takes a second to import
 
     sizes = {axis: torch.export.Dim(name, min=BOUNDS[name][0], max=BOUNDS[name][1]) for axis, name in _AXES.items()}
     with torch.no_grad(), static_weight_layouts():
         program = torch.export.export(
             network.eval(),
-            (torch.zeros(2, 3, *_within_bounds(image_size)),),
+            (torch.zeros(2, context.channels, *_within_bounds(context.image_size)),),
             dynamic_shapes=(sizes,),
         )
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=_settings())

@@ -62,7 +62,9 @@ class TorchScript:
         on_gpu = options.device == "cuda"
         target = "cuda" if on_gpu else options.target
         dtype: torch.dtype = getattr(torch, options.dtype)
-        rewritten = rewrite(model, Context("torchscript", target, dtype, usual_size(preprocessing)))
+        rewritten = rewrite(
+            model, Context("torchscript", target, dtype, usual_size(preprocessing), channels=preprocessing.channels)
+        )
         segmenter = Segmenter(rewritten.network, preprocessing, decoding)
         if on_gpu:
             program = cuda.compile_segmenter(segmenter)
@@ -111,7 +113,7 @@ class DictSegmenter(nn.Module):
         Raises:
             ImageError: If `image` is not such an image.
         """
-        check_input(image)
+        check_input(image, self.segmenter.image_to_input.channels)
         output: dict[str, Tensor] = self.segmenter.model(image)
         return output
 

@@ -62,7 +62,7 @@ class DeviceSegmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute logits as `Segmenter.forward` does."""
-        check_input(image)
+        check_input(image, self.segmenter.image_to_input.channels)
         return self._logits(image).to(image.device)
 
     @torch.jit.export

@@ -22,7 +22,7 @@ _Second = TypeVar("_Second", bound=nn.Module)
 
 
 def consecutive_pairs(
-    network: nn.Module, first: type[_First], second: type[_Second] | tuple[type[_Second], ...]
+    network: nn.Module, first: type[_First], second: type[_Second] | tuple[type[_Second], ...], channels: int = 3
 ) -> list[tuple[_First, _Second]]:
     """Find modules that read the unchanged output of another module.
 
@@ -33,12 +33,13 @@ def consecutive_pairs(
         network: Network in eval mode, float32, on the CPU.
         first: Type of the modules that write.
         second: Type or types of the modules that read.
+        channels: Number of channels of the images.
 
     Returns:
         Pairs of a writing and a reading module, in the order of the calls.
 
     Raises:
-        ExportError: If the network doesn't run on a (1, 3, 64, 64) input, or doesn't return {"out": logits}.
+        ExportError: If the network doesn't run on a (1, channels, 64, 64) input, or doesn't return {"out": logits}.
     """
     produced: dict[int, tuple[_First, int]] = {}
     kept: list[Tensor] = []  # alive, so that no id is used twice
@@ -64,7 +65,7 @@ def consecutive_pairs(
     handles += [m.register_forward_pre_hook(before_second) for m in modules if isinstance(m, second)]
     try:
         with torch.no_grad(), torch.inference_mode(False):  # tensors of inference mode have no version
-            output = returned_by(network, torch.zeros(1, 3, 64, 64, dtype=torch.float32))
+            output = returned_by(network, torch.zeros(1, channels, 64, 64, dtype=torch.float32))
     finally:
         for handle in handles:
             handle.remove()
@@ -77,12 +78,15 @@ def names_of(network: nn.Module, wanted: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules(remove_duplicate=False) if module is wanted]
 
 
-def convolution_input_shapes(network: nn.Module, image_size: tuple[int, int]) -> dict[nn.Module, list[int]]:
+def convolution_input_shapes(
+    network: nn.Module, image_size: tuple[int, int], channels: int = 3
+) -> dict[nn.Module, list[int]]:
     """Find the shape of every convolution's input for one image, without computing values.
 
     Args:
         network: Network in eval mode, float32, on the CPU.
         image_size: Height and width of the image, in pixels.
+        channels: Number of channels of the image.
 
     Returns:
         Shapes (1, C, H, W) by convolution. If a convolution runs several times, its largest input is recorded.
@@ -99,10 +103,10 @@ def convolution_input_shapes(network: nn.Module, image_size: tuple[int, int]) ->
     handles = [m.register_forward_pre_hook(before) for m in network.modules() if isinstance(m, nn.Conv2d)]
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            network(torch.zeros(1, 3, *image_size))
+            network(torch.zeros(1, channels, *image_size))
     except Exception as error:  # fake tensors raise errors of many types
         raise ExportError(
-            f"the model doesn't run on a float32 {(1, 3, *image_size)} input whose values aren't known: "
+            f"the model doesn't run on a float32 {(1, channels, *image_size)} input whose values aren't known: "
             f"{reason_of(error)}"
         ) from error
     finally:
@@ -111,14 +115,15 @@ def convolution_input_shapes(network: nn.Module, image_size: tuple[int, int]) ->
     return shapes
 
 
-def may_overwrite_input(network: nn.Module, candidates: set[nn.Module]) -> set[nn.Module]:
+def may_overwrite_input(network: nn.Module, candidates: set[nn.Module], channels: int = 3) -> set[nn.Module]:
     """Find modules whose input no other module reads afterwards, including the modules that contain them.
 
     Reads by plain operations between modules can't be seen here; the comparison after the export would find them.
 
     Args:
-        network: Network that runs on a float32 (1, 3, 64, 64) input.
+        network: Network that runs on a float32 (1, channels, 64, 64) input.
         candidates: Modules to choose from.
+        channels: Number of channels of the images.
     """
     clock = 0
     kept: list[Tensor] = []  # alive, so that no memory is used twice
@@ -148,7 +153,7 @@ def may_overwrite_input(network: nn.Module, candidates: set[nn.Module]) -> set[n
     handles += [m.register_forward_hook(after) for m in network.modules()]
     try:
         with torch.no_grad():
-            network(torch.zeros(1, 3, 64, 64))
+            network(torch.zeros(1, channels, 64, 64))
     finally:
         for handle in handles:
             handle.remove()

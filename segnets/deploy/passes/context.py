@@ -22,6 +22,7 @@ class Context:
         image_size: Height and width of the images that the network should be fastest on, in pixels.
         largest_side: Limit of an image's height and width, in pixels; None for no limit.
         winograd: Whether convolutions may use Winograd's algorithm.
+        channels: Number of channels of the images.
     """
 
     format: str
@@ -30,6 +31,7 @@ class Context:
     image_size: tuple[int, int] = (DEFAULT_SHORT_SIDE, DEFAULT_SHORT_SIDE)
     largest_side: int | None = None
     winograd: bool = True
+    channels: int = 3
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def choose_forms(network: nn.Module, context: Context) -> Outcome:
         ExportError: If the network doesn't run on an image of `context.image_size`.
     """
     assert context.largest_side is not None
-    shapes = convolution_input_shapes(network, context.image_size)
+    shapes = convolution_input_shapes(network, context.image_size, context.channels)
     counts: Counter[str] = Counter()
     for name, module in list(network.named_modules()):
         if not isinstance(module, nn.Conv2d) or module not in shapes:

@@ -76,14 +76,14 @@ def merge_shortcut_biases(network: nn.Module, _context: Context) -> Outcome:
     return Outcome(network, {"biases": count})
 
 
-def fuse_convolutions(network: nn.Module, _context: Context) -> Outcome:
+def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
     """Replace each convolution and its ReLU, with or without an addition, by one call of cuDNN."""
     additions = fused = 0
     for name, module in list(network.named_modules()):
         if isinstance(module, ConvAdd) and type(module.activation) is nn.ReLU and _is_fusible(module.convolution):
             network.set_submodule(name, ConvAddReLU(module.convolution))
             additions += 1
-    for convolution, activation in consecutive_pairs(network, nn.Conv2d, nn.ReLU):
+    for convolution, activation in consecutive_pairs(network, nn.Conv2d, nn.ReLU, context.channels):
         if type(activation) is nn.ReLU and _is_fusible(convolution):
             for name in names_of(network, convolution):
                 network.set_submodule(name, ConvReLU(convolution))

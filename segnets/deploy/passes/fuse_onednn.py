@@ -131,8 +131,8 @@ def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
     Raises:
         ExportError: If the network doesn't run on an image of `context.image_size`.
     """
-    activations = dict(_convolutions_with_activation(network))
-    shapes = convolution_input_shapes(network, context.image_size)
+    activations = dict(_convolutions_with_activation(network, context.channels))
+    shapes = convolution_input_shapes(network, context.image_size, context.channels)
     counts: Counter[str] = Counter()
     for name, module in list(network.named_modules()):
         if isinstance(module, ConvAdd) and is_plain(module.convolution) and module.convolution in shapes:
@@ -174,11 +174,11 @@ def _fused_with_addition(
     return FusedConvAdd(convolution, activation, dtype, input_shape)
 
 
-def _convolutions_with_activation(network: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
+def _convolutions_with_activation(network: nn.Module, channels: int) -> list[tuple[nn.Conv2d, nn.Module]]:
     """Find convolutions that can be fused and the activations that read their output."""
     types = tuple(_ACTIVATIONS)
     return [
         (convolution, activation)
-        for convolution, activation in consecutive_pairs(network, nn.Conv2d, types)
+        for convolution, activation in consecutive_pairs(network, nn.Conv2d, types, channels)
         if type(activation) in _ACTIVATIONS and is_plain(convolution)
     ]

@@ -65,10 +65,10 @@ def classify_before_resizing(network: nn.Module, _context: Context) -> Outcome:
     return Outcome(network, {"heads": len(heads)})
 
 
-def gate_in_place(network: nn.Module, _context: Context) -> Outcome:
+def gate_in_place(network: nn.Module, context: Context) -> Outcome:
     """Let gates overwrite their input if no other module reads it afterwards."""
     gates: set[nn.Module] = {module for module in network.modules() if isinstance(module, SqueezeExcitation)}
-    overwriting = may_overwrite_input(network, gates)
+    overwriting = may_overwrite_input(network, gates, context.channels)
     for name, module in list(network.named_modules()):
         if isinstance(module, SqueezeExcitation) and module in overwriting:
             network.set_submodule(name, GateInPlace(module))

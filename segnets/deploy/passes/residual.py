@@ -50,7 +50,7 @@ def fuse_additions(network: nn.Module, context: Context) -> Outcome:
     afterwards is copied.
     """
     blocks: set[nn.Module] = {module for module in network.modules() if isinstance(module, _Block)}
-    overwritable = may_overwrite_input(network, blocks) if context.target == "cpu" else blocks
+    overwritable = may_overwrite_input(network, blocks, context.channels) if context.target == "cpu" else blocks
     count = 0
     for name, module in list(network.named_modules()):
         if isinstance(module, _Block):

@@ -31,15 +31,15 @@ def remove_dropouts(network: nn.Module, _context: Context) -> Outcome:
     return Outcome(network, {"dropouts": _replace_by_identities(network, dropouts)})
 
 
-def fold_batch_norms(network: nn.Module, _context: Context) -> Outcome:
+def fold_batch_norms(network: nn.Module, context: Context) -> Outcome:
     """Fold every batch norm that directly follows a convolution into that convolution.
 
     Raises:
-        ExportError: If the network doesn't run on a (1, 3, 64, 64) input, or doesn't return {"out": logits}.
+        ExportError: If the network doesn't run on a (1, channels, 64, 64) input, or doesn't return {"out": logits}.
     """
     pairs = [
         (convolution, norm)
-        for convolution, norm in consecutive_pairs(network, nn.Conv2d, nn.BatchNorm2d)
+        for convolution, norm in consecutive_pairs(network, nn.Conv2d, nn.BatchNorm2d, context.channels)
         if norm.running_mean is not None
     ]
     for convolution, norm in pairs:

@@ -62,8 +62,8 @@ class Onnx:
             ExportError: If the model can't be translated, or loses too much in int8.
         """
         opset = options.opset or DEFAULT_OPSET
-        rewritten = rewrite(model, Context("onnx", "portable"))
-        network = network_of(rewritten.network, opset)
+        rewritten = rewrite(model, Context("onnx", "portable", channels=preprocessing.channels))
+        network = network_of(rewritten.network, opset, preprocessing.channels)
         if options.calibration is None:
             return Draft(
                 rewritten,
@@ -113,17 +113,17 @@ class OnnxProgram:
     where: str
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Compute the logits, (N, C, h, w), of a normalised image, (N, 3, h, w).
+        """Compute the logits, (N, C, h, w), of a normalised image, (N, K, h, w).
 
         Raises:
             ImageError: If `image` is not such an image.
         """
-        check_input(image)
+        check_input(image, self.checks.channels)
         return run(self.network, {"input": image.to(torch.float32)}, self.where)
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Preprocess an image as `Segmenter.preprocess` does."""
-        check_image(image)
+        check_image(image, self.checks.channels)
         self.checks.output_size(image.shape[1], image.shape[2])  # raises for an image that would become too large
         return run(self.image, {"image": image}, self.where)
 

@@ -13,29 +13,28 @@ from segnets.card import Decoding
 from segnets.deploy.formats.onnx._text import Program, Value
 from segnets.preprocessing import Preprocessing
 
-_IMAGE = "uint8[N, H, W, 3] image"
-
 
 def preprocess_text(preprocessing: Preprocessing, opset: int) -> str:
     """Return the preprocessing graph in ONNX's text syntax.
 
-    It takes `image`, (N, H, W, 3) uint8 RGB, and returns `input`, (N, 3, h, w) float32, normalised.
+    It takes `image`, (N, H, W, K) uint8, and returns `input`, (N, K, h, w) float32, normalised.
 
     Args:
         preprocessing: Preprocessing to write.
         opset: ONNX operator set.
     """
-    program = Program()
+    program, channels = Program(), preprocessing.channels
     image = Value(program, "image", "uint8")
     if preprocessing.channel_order == "BGR":
         image = image.at(program.constant("int64", [2, 1, 0], "[3]"), axis=3)
     pixels = image.of("Transpose", "perm = [0, 3, 1, 2]").to("float")
     if preprocessing.resize != "none":
         pixels = _resized(preprocessing, pixels)
-    mean = program.constant("float", preprocessing.mean, "[3, 1, 1]")
-    std = program.constant("float", preprocessing.std, "[3, 1, 1]")
+    mean = program.constant("float", preprocessing.mean, f"[{channels}, 1, 1]")
+    std = program.constant("float", preprocessing.std, f"[{channels}, 1, 1]")
     result = (pixels / 255.0 - mean) / std
-    return program.text("preprocess", _IMAGE, {"input": result}, "float[N, 3, h, w] input", opset)
+    given, made = f"uint8[N, H, W, {channels}] image", f"float[N, {channels}, h, w] input"
+    return program.text("preprocess", given, {"input": result}, made, opset)
 
 
 def mask_text(num_classes: int, decoding: Decoding, opset: int) -> str:
@@ -120,7 +119,7 @@ def _output_size(preprocessing: Preprocessing, height: Value, width: Value) -> t
 
 
 def _along(preprocessing: Preprocessing, pixels: Value, old: Value, new: Value, axis: int) -> Value:
-    """Resize one axis of (N, 3, H, W) float32 from `old` to `new` pixels."""
+    """Resize one axis of (N, K, H, W) float32 from `old` to `new` pixels."""
     program = pixels.program
     numbers, scale = program.range(new), old.to("float") / new.to("float")
     if preprocessing.interpolation == "nearest":
@@ -135,7 +134,7 @@ def _weighted_sum(pixels: Value, axis: int, index: Value, weight: Value, fused: 
     """Add weighted pixels along one axis.
 
     Args:
-        pixels: Pixels, (N, 3, H, W) float32.
+        pixels: Pixels, (N, C, H, W) float32.
         axis: Axis to resize, 2 or 3.
         index: Pixels to add, in this order, (K, new).
         weight: Weights of these pixels, (K, new).
@@ -145,7 +144,7 @@ def _weighted_sum(pixels: Value, axis: int, index: Value, weight: Value, fused: 
 
     def row(body: Program, values: Value, turn: Value) -> Value:
         picked = body.value("Gather", [values, turn], values.kind, "axis = 0")
-        return picked if axis == 3 else picked.column()  # broadcasts to (N, 3, H, new) or (N, 3, new, W)
+        return picked if axis == 3 else picked.column()  # broadcasts to (N, C, H, new) or (N, C, new, W)
 
     def step(body: Program, turn: Value, values: list[Value]) -> list[Value]:
         tap = exact.at(index.at(turn), axis)

@@ -16,7 +16,7 @@ from segnets.errors import ExportError
 OPSETS = (18, 23)
 DEFAULT_OPSET = 20
 _DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
-_TRACED = (2, 3, 128, 160)
+_TRACED = (128, 160)
 _MARGIN = 1 << 20  # bytes of everything but weights
 
 
@@ -31,15 +31,16 @@ def check_opset(opset: object) -> int:
     return opset
 
 
-def network_of(network: nn.Module, opset: int) -> bytes:
+def network_of(network: nn.Module, opset: int, channels: int = 3) -> bytes:
     """Translate a rewritten network.
 
     Args:
         network: Network that returns logits.
         opset: ONNX operator set.
+        channels: Number of channels of the images.
 
     Returns:
-        A serialized model from "input", (N, 3, H, W) float32, to "logits", (N, C, H, W) float32.
+        A serialized model from "input", (N, channels, H, W) float32, to "logits", (N, C, H, W) float32.
 
     Raises:
         ExportError: If torch can't translate the network, or it exceeds 2 GB.
@@ -52,7 +53,7 @@ def network_of(network: nn.Module, opset: int) -> bytes:
         try:
             program = torch.onnx.export(
                 network.eval(),
-                (torch.zeros(_TRACED, dtype=torch.float32),),
+                (torch.zeros(2, channels, *_TRACED, dtype=torch.float32),),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,

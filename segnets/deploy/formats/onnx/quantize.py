@@ -188,7 +188,7 @@ def _prepared(prepare: Preprocess, path: Path) -> Tensor:
             # Pillow would clip 16-bit and floating point pixels at 255.
             if picture.mode.startswith(("I", "F")):
                 raise ExportError(f"{path}: has more than 8 bits per channel ({picture.mode}). Save it with 8")
-            pixels = np.array(picture.convert("RGB"))
+            pixels = _pixels(picture, prepare.channels, path)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ExportError(f"{path}: can't be read as an image: {reason_of(error)}") from None
     try:
@@ -196,6 +196,20 @@ def _prepared(prepare: Preprocess, path: Path) -> Tensor:
     except SegnetsError as error:
         raise ExportError(f"{path}: {error}") from None
     return result
+
+
+def _pixels(picture: Any, channels: int, path: Path) -> np.ndarray[Any, Any]:
+    """Return an opened image as (H, W, channels) uint8."""
+    if channels == 3:
+        return np.array(picture.convert("RGB"))
+    if channels == 1:
+        return np.array(picture.convert("L"))[:, :, None]
+    if len(picture.getbands()) != channels:
+        raise ExportError(
+            f"{path}: has {len(picture.getbands())} channels, and the network reads {channels}. Name a folder of such "
+            "images"
+        )
+    return np.array(picture)
 
 
 class _Reader:
