@@ -126,7 +126,9 @@ def _decoding(facts: Facts) -> Facts:
         return {"decoding": str(Decoding.from_json(facts["decoding"]))}
     # Exports state it, except for those from before there was another rule.
     default = Decoding() if "export" in facts else Decoding.default(channels)
-    return {"decoding": f"{default} (not stated; the default for {channels} {'channel' if channels == 1 else 'classes'})"}
+    return {
+        "decoding": f"{default} (not stated; the default for {channels} {'channel' if channels == 1 else 'classes'})"
+    }
 
 
 def _text(value: object) -> str:

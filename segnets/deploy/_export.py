@@ -18,8 +18,7 @@ from segnets.deploy._choices import AUTO, choose_format, choose_target, portable
 from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
 from segnets.deploy._verify import VerifyReport, verify_loaded
-from segnets.deploy.check.golden import golden_input
-from segnets.deploy.check.reference import evaluation_copy, logits_of
+from segnets.deploy.check.reference import evaluation_copy, logits_in, returned_by
 from segnets.deploy.contract import CONTRACT_FILE, DEVICES, DTYPES, GOLDEN_FILE, OUTPUTS, TARGETS, Contract
 from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
@@ -143,7 +142,7 @@ def export(
 
     _check_channels(model, card.preprocessing)
     reference = _reference(model)
-    num_classes = logits_of(reference, golden_input(card.preprocessing)).shape[1]
+    num_classes = _channels_of_logits(reference, card.preprocessing.channels)
     assumed = assumption_of(card.decoding, num_classes)
     card = _checked_card(replace(card, decoding=card.decoding or Decoding.default(num_classes)), num_classes)
     config, card = _describe(model, card)
@@ -179,9 +178,7 @@ def export(
     )
 
 
-def _draft(
-    kind: str, model: nn.Module, card: ModelCard, options: ExportOptions, note: str
-) -> tuple[Draft, str]:
+def _draft(kind: str, model: nn.Module, card: ModelCard, options: ExportOptions, note: str) -> tuple[Draft, str]:
     """Draft the model. If the chosen target "cpu" does not support it, use "portable", and replace the note."""
     preprocessing, decoding = card.preprocessing, card.decoding or Decoding()
     try:
@@ -265,6 +262,12 @@ def _describe(model: nn.Module, card: ModelCard) -> tuple[ModelConfig, ModelCard
     warn_caller(f"the exported file names no builder: {as_is.problem}")
     provenance: dict[str, JSON] = {**card.provenance, "changed_from": config.name}
     return ModelConfig(type(model).__name__), replace(card, provenance=provenance)
+
+
+def _channels_of_logits(reference: nn.Module, channels: int) -> int:
+    with torch.inference_mode():
+        output = returned_by(reference, torch.zeros(1, channels, 64, 64, dtype=torch.float32))
+    return logits_in(output, reference).shape[1]
 
 
 def _card(

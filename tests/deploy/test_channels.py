@@ -84,7 +84,11 @@ def test_exports_compute_the_same_mask(channels: int, options: dict[str, Any], t
     # The passes of target "cpu" run the network; the others need no real one.
     name = "lraspp_mobilenet_v3_small" if options.get("target") == "cpu" else None
     model = tiny(channels) if name is None else random_model(name, num_classes=3, in_channels=channels)
-    preprocessing, image, path = prepared_for(channels), image_of(channels), tmp_path / "m.bin"
+    preprocessing, image, path = (
+        prepared_for(channels),
+        image_of(channels),
+        tmp_path / ("m.onnx" if "format" in options else "m.ts"),
+    )
     assert export(model, path, preprocessing=preprocessing, **options).verification.passed
     exported = load_exported(path)
     assert (exported.contract.in_channels, exported.contract.card.preprocessing) == (channels, preprocessing)

@@ -99,7 +99,7 @@ def test_a_compiled_model_obeys_the_rule(tmp_path: Path) -> None:
 
 def test_one_channel_without_a_rule_is_a_sigmoid_at_a_half(tmp_path: Path) -> None:
     model, image = spread(1), random_image(60, 50, seed=3)
-    report = export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    report = export(model, tmp_path / "m.ts", target="portable", preprocessing=SMALL)
     (note,) = report.notes
     assert "assumed a sigmoid with threshold 0.5" in note
     assert note in str(report)
@@ -114,7 +114,7 @@ def test_one_channel_without_a_rule_is_a_sigmoid_at_a_half(tmp_path: Path) -> No
 
 def test_more_channels_without_a_rule_are_argmax(tmp_path: Path) -> None:
     model = tiny(3)
-    report = export(model, tmp_path / "m.ts", preprocessing=SMALL)
+    report = export(model, tmp_path / "m.ts", target="portable", preprocessing=SMALL)
     assert report.notes == ()
     assert report.verification.contract.decoding == Decoding("argmax")
 
