@@ -192,9 +192,11 @@ void matrices(const Model& model) {
   const int channels[] = {0, 2, 1, 1, 2, 0};  // BGR to RGBx
   cv::mixChannels(&part, 1, &four, 1, channels, 3);
   check(model.segment(segnets::view(four, ChannelOrder::rgb)).ids == expected.ids, "RGBA");
-  refused("floats", "expected two dimensions of CV_8UC3 or CV_8UC4, got 2 of CV_32FC3",
+  refused("floats", "expected two dimensions of CV_8UC1, CV_8UC3 or CV_8UC4, got 2 of CV_32FC3",
           [] { segnets::view(cv::Mat(2, 2, CV_32FC3)); });
-  refused("gray", "got 2 of CV_8UC1", [] { segnets::view(cv::Mat(2, 2, CV_8UC1)); });
+  refused("gray", "has 1 channel, and this model reads 3 channels",
+          [&] { model.segment(segnets::view(cv::Mat(2, 2, CV_8UC1))); });
+  refused("two channels", "got 2 of CV_8UC2", [] { segnets::view(cv::Mat(2, 2, CV_8UC2)); });
   refused("nothing", "holds no pixels; was the file found", [] { segnets::view(cv::Mat(0, 3, CV_8UC3)); });
   std::printf("cv::Mat too\n");
 }
