@@ -118,7 +118,10 @@ def convert(
                 changes=edits.describe(source.weights, edited),
             )
             differences = ValueChanges(
-                len(found.fit.zeroed), len(found.fit.reshaped), cast=edits.dtype, changed=edited.changes
+                len(found.fit.zeroed),
+                len(found.fit.reshaped),
+                cast=edits.dtype,
+                changed=(*found.state.computed, *edited.changes),
             )
             card = with_checks(source.card(edited.card, differences), golden=results.golden, compared=results.compared)
         with prefix_errors(src):

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from segnets.errors import WeightsError
+from segnets.weights.wrappers import clean_names
 from weights_tools._text import check_name, join_names, printable
 from weights_tools.extract._module_tree import walk_modules
+from weights_tools.extract._parts import as_tensor, find_unnamed, join_parts, open_sequences, split_normalisation
 from weights_tools.reader.container import MODULE_KINDS, Container
 from weights_tools.reader.limits import MAX_TENSORS
 from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
@@ -41,6 +43,7 @@ _DEPTH = 4
 TOP = "."  # the outermost dictionary in --key
 _COMPARABLE = 2  # a dictionary with half as many tensors as the largest may be a network too
 _MAX_PREFIXES = 8
+_FEW = 4
 _LARGE = 4  # a quarter of all tensors may be one of several networks
 
 
@@ -55,6 +58,8 @@ class StateDict:
         dropped: Names of tensors that do not belong to the network.
         ignored: Other objects in the file, each with its type.
         notes: Remarks for the reports.
+        computed: Tensors that the file holds in parts, for the reports.
+        normalisation: Mean and standard deviation of the images, if the training program keeps them as buffers.
     """
 
     tensors: Mapping[str, TensorRef]
@@ -63,6 +68,8 @@ class StateDict:
     dropped: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    computed: tuple[str, ...] = ()
+    normalisation: tuple[TensorRef, TensorRef] | None = None
 
 
 class SeveralStateDictsError(WeightsError):
@@ -95,12 +102,40 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
         if key is not None:
             raise WeightsError(f"the file is a {container.kind}, which has no keys to choose from. Leave out --key.")
         tensors, notes = walk_modules(top)
-        return strip_prefixes(StateDict(tensors, notes=notes))
+        return strip_prefixes(_joined(StateDict(tensors, notes=notes)))
+    top = _with_arrays(top)
+    if not _search(top, _DEPTH, set()):
+        top = _with_arrays(open_sequences(top))
     if key is None:
         return strip_prefixes(_collect(top, _find_path(top)))
     path, prefix = _path_of(top, key)
     found = _collect(top, path)
     return strip_prefixes(_under(found, prefix) if prefix else found)
+
+
+def _joined(found: StateDict) -> StateDict:
+    tensors, computed = join_parts(found.tensors)
+    found = replace(found, tensors=tensors, computed=computed)
+    names = split_normalisation(tensors)
+    if names is None or len(tensors) == len(names):
+        return found
+    kept = {name: tensor for name, tensor in tensors.items() if name not in names}
+    pair = (tensors[names[0]], tensors[names[1]])
+    return replace(found, tensors=kept, dropped=(*found.dropped, *names), normalisation=pair)
+
+
+def _with_arrays(node: Value, depth: int = _DEPTH + 1, seen: set[int] | None = None) -> Value:
+    """Return the dictionaries with tensors instead of NumPy arrays; the same object if there are none."""
+    seen = set() if seen is None else seen
+    if not isinstance(node, dict) or depth == 0 or id(node) in seen:
+        return node
+    seen.add(id(node))
+    read = {}
+    for key, value in node.items():
+        made = _with_arrays(value, depth - 1, seen) if isinstance(value, dict) else as_tensor(value)
+        if made is not value:
+            read[key] = made
+    return {**node, **read} if read else node
 
 
 def _path_of(top: Value, key: str) -> tuple[tuple[str, ...], str]:
@@ -202,6 +237,14 @@ def _explain_none(top: Value) -> str:
             f"the checkpoint holds the state of an optimizer (under {printable(optimizers[0])}) and no weights of a "
             "network. Pass the model's file."
         )
+    unnamed = find_unnamed(top)
+    if unnamed is not None:
+        where, count = unnamed
+        return (
+            f"the checkpoint holds a list of {count} tensors without names{where and f' (under {printable(where)})'}, "
+            "as model.parameters() gives and torch_ema stores, which can't be told apart. Copy them into the model "
+            "(torch_ema: ema.copy_to(model.parameters())) and save model.state_dict()."
+        )
     if isinstance(top, dict) and top:
         return f"the checkpoint holds no tensors named like the parameters of a network, but {_contents(top)}"
     what = (
@@ -247,6 +290,11 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     tensors: dict[str, TensorRef] = {}
     items: Iterable[tuple[Value, Value]] = node.items() if isinstance(node, dict) else ()
     for key, value in items:
+        if isinstance(key, str) and key.endswith("_packed_params"):
+            raise WeightsError(
+                f"the layer {printable(key)} is quantised (torch.ao.quantization), and its rounded weights are packed. "
+                "Save the state dict of the float network."
+            )
         if isinstance(value, UnreadableTensor):
             raise WeightsError(
                 f"the tensor {printable(key)} is a {value.kind} tensor, not a plain one. Save plain tensors."
@@ -257,7 +305,7 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
             ignored.append(f"{printable(key, quote=False)} ({kind_of(value)[:80]})")
     if not tensors:
         raise WeightsError(_explain_none(node))
-    return StateDict(tensors, path, ignored=tuple(ignored))
+    return _joined(StateDict(tensors, path, ignored=tuple(ignored)))
 
 
 def strip_prefixes(found: StateDict) -> StateDict:
@@ -273,7 +321,14 @@ def strip_prefixes(found: StateDict) -> StateDict:
             dropped.append("".join(stripped) + _AVERAGED)
         tensors = {name.removeprefix(prefix): tensors[name] for name in names}
         stripped.append(prefix)
-    return StateDict(tensors, found.path, tuple(stripped), tuple(dropped), found.ignored, found.notes)
+    result = replace(found, tensors=tensors, stripped=tuple(stripped), dropped=tuple(dropped))
+    cleaned = clean_names(tensors)
+    inside = sum(old != new for old, new in cleaned.items())
+    if not inside:
+        return result
+    note = f"words of wrappers were taken out of {inside} names"
+    renamed = {cleaned[name]: tensor for name, tensor in tensors.items()}
+    return strip_prefixes(replace(result, tensors=renamed, notes=(*found.notes, note)))
 
 
 def inner_networks(found: StateDict) -> list[StateDict]:
@@ -288,5 +343,7 @@ def inner_networks(found: StateDict) -> list[StateDict]:
 
 def looks_trained(name: str, ref: TensorRef) -> bool:
     """Return whether a tensor is a network weight rather than a counter, confusion matrix or class weight."""
+    if ref.numel <= _FEW:  # per image channel, such as the mean and the standard deviation of a normalisation
+        return False
     matrix = len(ref.shape) >= 2 and (ref.dtype not in INTEGER_DTYPES or name.endswith("weight"))
     return matrix or name.endswith("running_mean")

@@ -10,7 +10,7 @@ import torch
 from segnets.errors import WeightsError
 from weights_tools.reader.container import Container
 from weights_tools.reader.source import Content
-from weights_tools.reader.values import ITEM_SIZES, StorageRef, TensorRef
+from weights_tools.reader.values import ITEM_SIZES, ComputedRef, StorageRef, TensorRef
 
 _WIDEST = 8  # bytes of an element; complex128 is refused earlier
 
@@ -28,11 +28,21 @@ class TensorReader:
     def read(self, name: str, ref: TensorRef) -> torch.Tensor:
         """Return the tensor. Raise WeightsError with the tensor's name if its storage is missing or too small."""
         check_bounds(name, ref, self._container)
+        if isinstance(ref, ComputedRef):
+            return self._compute(name, ref)
         dtype = getattr(torch, ref.dtype)
         if ref.numel == 0:
             return torch.empty(ref.shape, dtype=dtype)
         elements = self._elements(ref.storage, ref.dtype)
         return elements.as_strided(ref.shape, ref.stride, ref.storage.offset + ref.offset)
+
+    def _compute(self, name: str, ref: ComputedRef) -> torch.Tensor:
+        """Compute the tensor as torch does when the module runs."""
+        first, second = (self.read(name, part) for part in ref.parts)
+        if ref.rule == "mask":
+            return (first * second.to(first.dtype)).reshape(ref.shape)
+        rows = max(range(first.ndim), key=lambda dimension: first.shape[dimension]) if first.numel() > 1 else 0
+        return torch._weight_norm(second.contiguous(), first, rows).reshape(ref.shape)
 
     def _elements(self, storage: StorageRef, dtype: str) -> torch.Tensor:
         found = self._storages.get((storage.key, dtype))
@@ -43,8 +53,9 @@ class TensorReader:
 
     def _open(self, storage: StorageRef, dtype: str) -> torch.Tensor:
         width = ITEM_SIZES[dtype]
-        data = self._bytes(storage.key, width)
-        if self._flip and width > 1:
+        inline = storage.data is not None
+        data = self._bytes(storage.key, width) if storage.data is None else memoryview(bytearray(storage.data))
+        if width > 1 and (sys.byteorder == "big" if inline else self._flip):
             flipped = np.frombuffer(data, dtype=f"V{width}").view(np.uint8).reshape(-1, width)[:, ::-1]
             data = np.ascontiguousarray(flipped).reshape(-1).data
         return torch.frombuffer(data, dtype=getattr(torch, dtype), count=len(data) // width)
@@ -74,11 +85,18 @@ class TensorReader:
 
 def check_bounds(name: str, ref: TensorRef, container: Container) -> None:
     """Raise WeightsError with the tensor's name if its storage is missing, has another size, or is too small for it."""
+    if isinstance(ref, ComputedRef):
+        for part in ref.parts:
+            check_bounds(name, part, container)
+        return
     storage = ref.storage
     what = f"the tensor {name[:80]!r}"
-    if storage.key not in container.spans:
+    if storage.data is not None:
+        size = len(storage.data)
+    elif storage.key in container.spans:
+        _, size = container.spans[storage.key]
+    else:
         raise WeightsError(f"{what} has no data: the entry {storage.key[:80]!r} is missing")
-    _, size = container.spans[storage.key]
     if size < 0:
         raise WeightsError(
             f"{what} is stored compressed, which torch never does. Save the checkpoint again with torch.save."

@@ -84,6 +84,7 @@ class StorageRef:
     dtype: str
     numel: int
     offset: int = 0  # in elements; 0 except for storage views in legacy files
+    data: bytes | None = None  # little-endian elements that the pickle itself holds, as for a NumPy array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +104,19 @@ class TensorRef:
         for size in self.shape:
             count *= size
         return count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComputedRef(TensorRef):
+    """A tensor that the file holds in parts, such as a pruned weight.
+
+    Attributes:
+        rule: "mask" for the product of the parts, or "weight_norm" for magnitude and direction.
+        parts: The stored tensors.
+    """
+
+    rule: str = ""
+    parts: tuple[TensorRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

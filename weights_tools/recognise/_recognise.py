@@ -118,8 +118,8 @@ def _check_dropped(outer: StateDict, inner: Recognised) -> None:
     if lost:
         raise WeightsError(
             f"the checkpoint holds a {inner.match.config.name} under {printable(''.join(inner.state.stripped))}, and "
-            f"other weights that would be lost: {join_names(map(printable, lost), 3)}. To convert only that network, "
-            "save just its state dict"
+            f"other weights that would be lost: {join_names(map(printable, lost), 3)}. Choose that network with --key "
+            f"{''.join(inner.state.stripped).rstrip('.')}"
         )
 
 
