@@ -27,9 +27,11 @@ from weights_tools.check.requested import CheckResults, RequestedChecks
 from weights_tools.check.values import ValueCheck, check_values
 from weights_tools.edit import ClassMap, Edits, Weights
 from weights_tools.extract.safety import refuse_attacks
-from weights_tools.extract.state_dict import find_state_dict
+from weights_tools.extract.state_dict import StateDict, find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
 from weights_tools.recognise import Recognised, recognise
+
+_LARGEST_MEAN = 2.0  # of pixels in 0..1; larger ones are those of 0..255
 
 
 def convert(
@@ -157,6 +159,7 @@ class _Source:
         found: Network in the checkpoint.
         weights: Unedited weights of the network.
         published: Catalog row, if the checkpoint is a published file.
+        note: Where mean and standard deviation come from, or an empty string.
     """
 
     content: Content
@@ -164,6 +167,7 @@ class _Source:
     found: Recognised
     weights: Weights
     published: Published | None
+    note: str = ""
 
     def tensors_as_named(self) -> dict[str, torch.Tensor]:
         """Read the tensors under their names in the file."""
@@ -189,6 +193,8 @@ class _Source:
         """Return notes on the file and its network, for the report."""
         notes = [*self.container.notes, *self.found.state.notes, *self.found.match.notes]
         sha256 = self.content.sha256()
+        if self.note:
+            notes.append(self.note)
         if self.published is not None:
             known = "sha256" if self.published.sha256 else "the first 8 digits of its sha256"
             notes.append(f"this is torchvision's {self.published.model} {self.published.name} (same {known})")
@@ -209,7 +215,33 @@ def _read_source(content: Content, container: Container, found: Recognised) -> _
     config = found.match.config
     published = find_published(content.path, content.sha256(), config)
     card = found.card or (_card_of_config(found) if published is None else published.card())
-    return _Source(content, container, found, Weights(config, tensors, card), published)
+    note = ""
+    if (
+        found.card is None
+        and published is None
+        and (found.source_config is None or not found.source_config.preprocessing)
+    ):
+        card, note = _with_normalisation(card, found.state, reader)
+    return _Source(content, container, found, Weights(config, tensors, card), published, note)
+
+
+def _with_normalisation(card: ModelCard, state: StateDict, reader: TensorReader) -> tuple[ModelCard, str]:
+    """Return the card with the mean and standard deviation that the training program keeps as buffers, and a note."""
+    if state.normalisation is None:
+        return card, ""
+    mean, std = (_numbers(reader.read("the normalisation", ref)) for ref in state.normalisation)
+    scale, what = 1.0, "mean and std of the images are those of the checkpoint's buffers"
+    if max(*mean, *std) > _LARGEST_MEAN:
+        scale, what = 255.0, f"{what}, divided by 255"
+    mean, std = tuple(round(each / scale, 6) for each in mean), tuple(round(each / scale, 6) for each in std)
+    try:
+        return replace(card, preprocessing=replace(card.preprocessing, mean=mean, std=std)), what
+    except (ValueError, TypeError) as error:
+        return card, f"mean and std of the images in the checkpoint's buffers are not used: {error}"
+
+
+def _numbers(tensor: torch.Tensor) -> tuple[float, ...]:
+    return tuple(float(each) for each in tensor.double().flatten())
 
 
 def _card_of_config(found: Recognised) -> ModelCard:

@@ -18,7 +18,7 @@ from weights_tools.extract._module_tree import walk_modules
 from weights_tools.extract._parts import as_tensor, find_unnamed, join_parts, open_sequences, split_normalisation
 from weights_tools.reader.container import MODULE_KINDS, Container
 from weights_tools.reader.limits import MAX_TENSORS
-from weights_tools.reader.values import INTEGER_DTYPES, Foreign, TensorRef, UnreadableTensor, Value, kind_of
+from weights_tools.reader.values import INTEGER_DTYPES, SHARD, Foreign, TensorRef, UnreadableTensor, Value, kind_of
 
 # Keys under which training scripts store the weights: torchvision, mmengine, VainF, Lightning, timm, common usage.
 CANDIDATES = (
@@ -43,7 +43,6 @@ _DEPTH = 4
 TOP = "."  # the outermost dictionary in --key
 _COMPARABLE = 2  # a dictionary with half as many tensors as the largest may be a network too
 _MAX_PREFIXES = 8
-_FEW = 4
 _LARGE = 4  # a quarter of all tensors may be one of several networks
 
 
@@ -296,9 +295,13 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
                 "Save the state dict of the float network."
             )
         if isinstance(value, UnreadableTensor):
-            raise WeightsError(
-                f"the tensor {printable(key)} is a {value.kind} tensor, not a plain one. Save plain tensors."
+            advice = (
+                "Gather it in the program that saves: tensor.full_tensor(), or "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+                if value.kind.startswith(SHARD)
+                else "Save plain tensors."
             )
+            raise WeightsError(f"the tensor {printable(key)} is a {value.kind} tensor, not a plain one. {advice}")
         if isinstance(value, TensorRef):
             tensors[check_name(key)] = value
         else:
@@ -343,7 +346,5 @@ def inner_networks(found: StateDict) -> list[StateDict]:
 
 def looks_trained(name: str, ref: TensorRef) -> bool:
     """Return whether a tensor is a network weight rather than a counter, confusion matrix or class weight."""
-    if ref.numel <= _FEW:  # per image channel, such as the mean and the standard deviation of a normalisation
-        return False
     matrix = len(ref.shape) >= 2 and (ref.dtype not in INTEGER_DTYPES or name.endswith("weight"))
     return matrix or name.endswith("running_mean")

@@ -10,6 +10,7 @@ from weights_tools.reader._machine import Machine
 from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SIZE
 from weights_tools.reader.values import (
     ITEM_SIZES,
+    SHARD,
     Foreign,
     Global,
     StorageRef,
@@ -50,6 +51,7 @@ UNREADABLE = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "device",
     "torch.jit._pickle.build_tensor_from_id": "TorchScript constant",
 }
+_DTENSORS = frozenset({"torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor"})
 PLAIN_TENSOR_TYPES = frozenset(
     {"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
 )
@@ -124,7 +126,24 @@ def _from_type(machine: Machine, args: tuple[Value, ...]) -> Value:
     known = isinstance(kind, Global) and kind.dotted in PLAIN_TENSOR_TYPES
     if known and isinstance(function, Global) and isinstance(inner, tuple) and function.module == "torch._utils":
         return construct(machine, function, inner)
+    if isinstance(kind, Global) and kind.dotted in _DTENSORS:
+        return _local_tensor(inner, args[3] if len(args) > 3 else None)
     return UnreadableTensor(kind.dotted if isinstance(kind, Global) else "unknown")
+
+
+def _local_tensor(inner: Value, state: Value) -> TensorRef | UnreadableTensor:
+    """Return what the file holds of a distributed tensor, if that is all of it."""
+    attributes: dict[Value, Value] = {}
+    for part in state if isinstance(state, tuple) else (state,):
+        if isinstance(part, dict):
+            attributes.update(part)
+    local = attributes.get("_local_tensor")
+    # Arguments of torch._utils._rebuild_wrapper_subclass: class, dtype, size, ...
+    size = inner[2] if isinstance(inner, tuple) and len(inner) > 2 else None
+    if isinstance(local, TensorRef) and isinstance(size, tuple) and size == local.shape:
+        return local
+    held = f", {local.shape} of {size}" if isinstance(local, TensorRef) and isinstance(size, tuple) else ""
+    return UnreadableTensor(f"{SHARD}{held[:80]}")
 
 
 def storage_of(identity: Value) -> StorageRef:

@@ -39,6 +39,9 @@ FLOAT_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e
 INTEGER_DTYPES = frozenset({"int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"})
 
 
+SHARD = "sharded DTensor"  # kind of an UnreadableTensor, of which a file holds one part
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Global:
     """A class or function that the file names. Never imported."""
