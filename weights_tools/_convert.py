@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -233,9 +234,11 @@ def _with_normalisation(card: ModelCard, state: StateDict, reader: TensorReader)
     scale, what = 1.0, "mean and std of the images are those of the checkpoint's buffers"
     if max(*mean, *std) > _LARGEST_MEAN:
         scale, what = 255.0, f"{what}, divided by 255"
-    mean, std = tuple(round(each / scale, 6) for each in mean), tuple(round(each / scale, 6) for each in std)
     try:
-        return replace(card, preprocessing=replace(card.preprocessing, mean=mean, std=std)), what
+        values: dict[str, Any] = {
+            name: tuple(round(each / scale, 6) for each in each_of) for name, each_of in (("mean", mean), ("std", std))
+        }
+        return replace(card, preprocessing=replace(card.preprocessing, **values)), what
     except (ValueError, TypeError) as error:
         return card, f"mean and std of the images in the checkpoint's buffers are not used: {error}"
 

@@ -47,7 +47,7 @@ def join_parts(tensors: Mapping[str, TensorRef]) -> tuple[dict[str, TensorRef], 
     Raises:
         WeightsError: If the parts of a tensor do not determine it.
     """
-    computed: dict[str, tuple[str, ComputedRef]] = {}
+    computed: dict[str, tuple[str, TensorRef]] = {}
     used: set[str] = set()
     counts = {"mask": 0, "weight_norm": 0}
     for name in tensors:
@@ -65,8 +65,8 @@ def join_parts(tensors: Mapping[str, TensorRef]) -> tuple[dict[str, TensorRef], 
     joined: dict[str, TensorRef] = {}
     for name, stored in tensors.items():
         if name not in used:
-            whole, ref = computed.get(name, (name, stored))
-            joined[whole] = ref
+            whole, made = computed.get(name, (name, stored))
+            joined[whole] = made
     left = [name for name in joined if _PARAMETRIZATIONS in name or name.endswith(("_orig", "weight_u"))]
     if left:
         raise WeightsError(
@@ -164,7 +164,10 @@ def open_sequences(value: Value, depth: int = 4, seen: dict[int, Value] | None =
 def _opened(value: dict[Value, Value] | list[Value] | tuple[Value, ...], depth: int, seen: dict[int, Value]) -> Value:
     if isinstance(value, dict):
         return {key: open_sequences(each, depth, seen) for key, each in value.items()}
-    pairs = dict(each for each in value if isinstance(each, list | tuple) and len(each) == 2 and type(each[0]) is str)
+    pairs: dict[Value, Value] = {}
+    for each in value:
+        if isinstance(each, list | tuple) and len(each) == 2 and type(each[0]) is str:
+            pairs[each[0]] = each[1]
     if len(pairs) == len(value):
         return pairs
     if len(value) <= _MOST_ITEMS and any(isinstance(each, dict | list | tuple) for each in value):
