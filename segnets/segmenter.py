@@ -8,13 +8,21 @@ Shapes: N batch, K channels of the image, C classes, H W the image, h w the netw
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnets.card import Decoding, assumption_of
 from segnets.errors import ImageError, warn_caller
+from segnets.images import image_pixels
 from segnets.preprocessing import Preprocess, Preprocessing, check_input
+
+if TYPE_CHECKING:
+    from segnets.images import ImageLike
 
 # Largest number of logits to hold at the image's size (256 MiB of float32). Without a limit, 21 classes of a
 # 12000x12000 image would take 12 GB.
@@ -205,38 +213,68 @@ def logits_at(logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits.contiguous(), size=[height, width], mode="bilinear", align_corners=False)
 
 
+@overload
+def segment(
+    model: nn.Module, image: Tensor, preprocessing: Preprocessing | None = None, decoding: Decoding | None = None
+) -> Tensor: ...
+@overload
+def segment(
+    model: nn.Module, image: ImageLike, preprocessing: Preprocessing | None = None, decoding: Decoding | None = None
+) -> npt.NDArray[np.integer]: ...
+
+
 def segment(
     model: nn.Module,
-    image: Tensor,
+    image: Tensor | ImageLike,
     preprocessing: Preprocessing | None = None,
     decoding: Decoding | None = None,
-) -> Tensor:
-    """Segment a batch of images, without gradients.
+) -> Tensor | npt.NDArray[np.integer]:
+    """Segment one image, or a batch of images, without gradients.
 
     Args:
         model: Network in eval mode that maps (N, K, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
-        image: Batch of shape (N, H, W, K), uint8, 0..255, RGB for three channels, on the model's device.
-        preprocessing: Preprocessing of the images; None means that of torchvision's segmentation weights.
+        image: Path of an image file, Pillow image, or array (H, W, K) uint8; or a tensor (N, H, W, K) uint8, 0..255, on
+            the model's device. RGB for three channels. The EXIF orientation of a photograph is applied.
+        preprocessing: Preprocessing of the images; None means that of the model's card, or of torchvision's
+            segmentation weights for a model without one.
         decoding: Rule that turns logits into ids; None means that of `model.card`, else argmax, and for a network of
             one channel a threshold of 0.5.
 
     Returns:
-        Mask of class ids of shape (N, H, W), uint8, or int16 for more than 256 classes. For the rule "multilabel",
-        planes of 0 and 1 of shape (N, C, H, W), uint8.
+        Mask of class ids, uint8, or int16 for more than 256 classes: an array (H, W) at the displayed size of the
+        image, or for a tensor, a tensor (N, H, W). For the rule "multilabel", planes of 0 and 1, uint8: an array
+        (C, H, W), or for a tensor, a tensor (N, C, H, W).
 
     Raises:
-        ImageError: If `image` has another shape or dtype, or would become too large.
+        ImageError: If `image` can't be read, has another shape or dtype, or would become too large.
         ValueError: If the model is in training mode.
+
+    Example:
+        >>> model = segnets.load("weights.safetensors")
+        >>> mask = segnets.segment(model, "photo.jpg")
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
-    decoding = decoding or getattr(getattr(model, "card", None), "decoding", None)
-    preprocessing = preprocessing or Preprocessing()
+    card = getattr(model, "card", None)
+    decoding = decoding or getattr(card, "decoding", None)
+    if preprocessing is None:
+        preprocessing = Preprocessing() if card is None else card.preprocessing
     check_channels(model, preprocessing)
+    if isinstance(image, Tensor):
+        batch = image
+    else:
+        batch = torch.from_numpy(image_pixels(image, preprocessing.channels))[None].to(_device_of(model))
     segmenter = Segmenter(model, preprocessing, decoding).eval()
     with torch.inference_mode():
-        logits = segmenter(segmenter.preprocess(image))
+        logits = segmenter(segmenter.preprocess(batch))
         if assumed := assumption_of(decoding, logits.shape[1]):
             warn_caller(assumed)
-        mask: Tensor = segmenter.decode(logits, image.shape[1], image.shape[2])
+        mask: Tensor = segmenter.decode(logits, batch.shape[1], batch.shape[2])
+    if isinstance(image, Tensor):
         return mask
+    result: npt.NDArray[np.integer] = mask[0].cpu().numpy()
+    return result
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))

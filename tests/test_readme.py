@@ -58,6 +58,13 @@ def test_convert(workspace: Path) -> None:
     assert (workspace / "weights.safetensors").exists()
 
 
+def test_image_to_mask(workspace: Path) -> None:
+    if not (workspace / "weights.safetensors").exists():
+        test_convert(workspace)
+    code = block("python", "segnets.segment(")
+    run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (90, 120)"], workspace)
+
+
 @needs_compiler
 def test_deploy(workspace: Path) -> None:
     """Run `make cpp` where the Makefile is, and the rest in the reader's folder."""
