@@ -105,7 +105,7 @@ $(VENV)/.installed-tidy: $(VENV)/.installed
 
 tidy: $(VENV)/.installed-tidy
 	$(CONFIGURE) -B build/tidy -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DSEGNETS_BUILD_TESTS=ON -DSEGNETS_BUILD_EXAMPLES=ON \
-	  -DSEGNETS_BUILD_PYTHON=AUTO -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	  -DSEGNETS_UNITY_BUILD=OFF -DSEGNETS_BUILD_PYTHON=AUTO -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/run-clang-tidy.py -quiet -j 2 -p build/tidy
 
 bench: venv
