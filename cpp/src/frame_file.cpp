@@ -83,11 +83,8 @@ FrameLayout read_layout(int file, const std::string& path) {
   struct stat status{};
   if (::fstat(file, &status) != 0) throw failed(path, "read");
   const auto size = static_cast<std::uint64_t>(status.st_size);
-  if (size < kHeaderSize)
-    throw Error(path + ": is " + std::to_string(size) + " bytes, and a frame ring has at least 4096; " +
-                "remove the file and create the ring again");
-  Header header;
-  if (::pread(file, header.data(), header.size(), 0) != static_cast<ssize_t>(header.size())) throw failed(path, "read");
+  Header header{};
+  if (::pread(file, header.data(), header.size(), 0) < 0) throw failed(path, "read");
   return decode(header, size, path);
 }
 

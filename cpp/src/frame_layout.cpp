@@ -21,7 +21,8 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::string_view kMagic = "\x89segring";
 
 constexpr std::size_t kTypeAt = 16, kDimensionsAt = 20, kShapeAt = 24, kStridesAt = 88, kSlotsAt = 152;
-constexpr std::size_t kFrameSizeAt = 160, kSlotSizeAt = 168, kChecksumKindAt = 176, kHeaderChecksumAt = 180;
+constexpr std::size_t kFrameSizeAt = 160, kSlotSizeAt = 168, kFlagsAt = 176, kHeaderChecksumAt = 180;
+constexpr std::uint32_t kHasChecksum = 1, kLatest = 2;
 
 // A ring never leaves the machine, and both languages only support little-endian machines.
 static_assert(std::endian::native == std::endian::little);
@@ -99,6 +100,7 @@ FrameLayout checked(FrameLayout layout, const std::string& where, const std::str
   if (std::ranges::min(layout.shape) < 1) refuse("shape=" + join(layout.shape) + ", expected numbers of at least 1");
   if (layout.slots < 1 || layout.slots > kMaxSlots)
     refuse("slots=" + std::to_string(layout.slots) + ", expected 1..1048576");
+  if (layout.latest && layout.slots < 2) refuse("slots=1, expected at least 2 for a ring of the latest frame");
   const std::string too_large = "shape=" + join(layout.shape) + ", expected a frame of at most 1 TiB";
   if (layout.strides.empty()) {
     std::int64_t stride = layout.item_size();
@@ -134,7 +136,7 @@ Header encode(const FrameLayout& layout) {
   put(header, kSlotsAt, layout.slots);
   put(header, kFrameSizeAt, extent(layout));
   put(header, kSlotSizeAt, slot_size(layout));
-  put(header, kChecksumKindAt, std::uint32_t{layout.checksum});
+  put(header, kFlagsAt, (layout.checksum ? kHasChecksum : 0) | (layout.latest ? kLatest : 0));
   put(header, kHeaderChecksumAt, checksum_of(header));
   return header;
 }
@@ -148,6 +150,8 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
   if (version != kVersion)
     throw Error(path + ": has version " + std::to_string(version) + ", this program reads " + std::to_string(kVersion) +
                 "; use one version of segnets on both sides");
+  if (size < kHeaderSize)
+    refuse("is " + std::to_string(size) + " bytes, and a frame ring has at least " + std::to_string(kHeaderSize));
   if (get<std::uint32_t>(header, kHeaderChecksumAt) != checksum_of(header))
     refuse("its header is damaged (wrong checksum)");
   if (get<std::uint32_t>(header, 12) != kHeaderSize)
@@ -166,10 +170,11 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
       refuse("its shape or strides continue past ndim=" + std::to_string(dimensions));
     }
   }
+  const auto flags = get<std::uint32_t>(header, kFlagsAt);
+  layout.checksum = (flags & kHasChecksum) != 0;
+  layout.latest = (flags & kLatest) != 0;
   layout = checked(std::move(layout), path, again);
-  const auto kind = get<std::uint32_t>(header, kChecksumKindAt);
-  if (kind > 1) refuse("checksum=" + std::to_string(kind) + ", expected 0 or 1");
-  layout.checksum = kind == 1;
+  if (flags > (kHasChecksum | kLatest)) refuse("flags=" + std::to_string(flags) + ", expected 0..3");
   if (get<std::int64_t>(header, kFrameSizeAt) != extent(layout))
     refuse("frame_size=" + std::to_string(get<std::uint64_t>(header, kFrameSizeAt)) + ", its shape and strides give " +
            std::to_string(extent(layout)));
@@ -184,7 +189,7 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
 std::string describe(const FrameLayout& layout) {
   return std::string(kNames[static_cast<std::size_t>(layout.type)]) + " " + join(layout.shape) + ", strides " +
          join(layout.strides) + ", " + std::to_string(layout.slots) + " slots, " +
-         (layout.checksum ? "CRC-32" : "no checksum");
+         (layout.checksum ? "CRC-32" : "no checksum") + (layout.latest ? ", latest frame only" : "");
 }
 
 }  // namespace ring

@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cstring>
 #include <exception>
+#include <memory>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -26,6 +28,12 @@ constexpr std::uint64_t kCame = 1, kClosed = 2;
 // Pauses while waiting: short for the first frames after a gap, longer later to leave the CPU idle.
 constexpr std::chrono::nanoseconds kFirstPause = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLongestPause = std::chrono::milliseconds(1);
+// Copies of the newest frame that a fast producer may spoil before next() gives up.
+constexpr int kMaxCopies = 1000;
+
+struct FreeAligned {
+  void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t(64)); }
+};
 
 }  // namespace
 
@@ -41,6 +49,7 @@ struct FrameRing::State {
   std::uint64_t frames = 0;  // this side's own counter: frames published, or released
   bool holds = false;        // whether a slot is acquired or a frame is in use
   bool closed = false;
+  std::unique_ptr<std::byte[], FreeAligned> copy;  // the consumer's slot in a ring with `latest`
   const pid_t process = ::getpid();
   const int exceptions = std::uncaught_exceptions();
 
@@ -51,8 +60,10 @@ struct FrameRing::State {
     memory = static_cast<std::byte*>(mapped);
     frames = load(role == Role::producer ? ring::kWritten : ring::kRead);
     try {
+      if (layout.latest && role == Role::consumer)
+        copy.reset(static_cast<std::byte*>(::operator new[](slot_size, std::align_val_t(64))));
       available();
-    } catch (const Error&) {
+    } catch (...) {
       ::munmap(memory, size);
       throw;
     }
@@ -77,17 +88,37 @@ struct FrameRing::State {
     if (role != needed) throw Error(path + ": " + call + "() is for the " + ring::name_of(needed) + " only");
   }
 
-  // Return the number of frames to read, or slots to fill. The peer's counter is not trusted.
-  std::uint64_t available() const {
+  // Return the number of frames published and not read. The peer's counter is not trusted.
+  std::uint64_t waiting() const {
     const std::uint64_t theirs = load(role == Role::producer ? ring::kRead : ring::kWritten);
     const std::uint64_t written = role == Role::producer ? frames : theirs;
     const std::uint64_t read = role == Role::producer ? theirs : frames;
     const auto slots = static_cast<std::uint64_t>(layout.slots);
-    if (written - read > slots)  // also when read > written: the difference is huge then
+    if (layout.latest ? written < read : written - read > slots)  // if read > written, the difference is huge
       throw Error(path + ": its counters are invalid (" + std::to_string(written) + " frames written and " +
                   std::to_string(read) + " read, with " + std::to_string(slots) +
                   " slots); remove the file and create the ring again");
-    return role == Role::producer ? slots - (written - read) : written - read;
+    return written - read;
+  }
+
+  // Return the number of frames to read, or slots to fill.
+  std::uint64_t available() const {
+    const std::uint64_t frames_waiting = waiting();
+    if (role == Role::consumer) return frames_waiting;
+    const auto slots = static_cast<std::uint64_t>(layout.slots);
+    return layout.latest ? slots : slots - frames_waiting;
+  }
+
+  // Copy the newest frame, and return its sequence. The producer doesn't wait, so check that it stayed away meanwhile.
+  std::uint64_t copy_newest() const {
+    for (int attempt = 0; attempt < kMaxCopies; ++attempt) {
+      const std::uint64_t sequence = load(ring::kWritten);
+      std::memcpy(copy.get(), slot(sequence), slot_size);
+      std::atomic_thread_fence(std::memory_order_acquire);
+      if (load(ring::kWritten) - sequence < static_cast<std::uint64_t>(layout.slots) - 1) return sequence;
+    }
+    throw Error(path +
+                ": the producer overwrites frames faster than they can be copied; create the ring with more slots");
   }
 
   Peer peer() const {
@@ -155,7 +186,7 @@ FrameRing FrameRing::create(const std::string& path, const FrameLayout& wanted, 
   const FrameLayout layout = ring::checked(wanted, path, "");
   if (!ring::exists(path))
     return FrameRing(std::make_unique<State>(path, layout, role, ring::create_file(path, layout, role)));
-  if (!reuse) throw Error(path + ": exists already; remove it, open it, or ask to reuse it");
+  if (!reuse) throw Error(path + ": exists already; remove it, call open(), or pass reuse = true");
   FrameRing ring = open(path, role);
   if (ring.layout() != layout)
     throw Error(path + ": is a ring of " + ring::describe(ring.layout()) + ", not of " + ring::describe(layout) +
@@ -168,6 +199,8 @@ FrameRing::Slot FrameRing::acquire(std::chrono::nanoseconds timeout) {
   Slot slot{state_->wait(timeout)};
   if (!slot) return slot;
   state_->holds = true;
+  // The consumer of a ring with `latest` must see the last count before what overwrites the oldest slot.
+  std::atomic_thread_fence(std::memory_order_release);
   slot.sequence = state_->frames + 1;
   slot.data = state_->slot(slot.sequence) + ring::kSlotHeader;
   return slot;
@@ -194,8 +227,10 @@ FrameRing::Frame FrameRing::next(std::chrono::nanoseconds timeout) {
     throw Error(state_->path + ": next() before frame " + std::to_string(state_->frames + 1) + " was released");
   Frame frame{state_->wait(timeout)};
   if (!frame) return frame;
-  const std::uint64_t expected = state_->frames + 1;
-  const std::byte* slot = state_->slot(expected);
+  const bool latest = state_->layout.latest;
+  const std::uint64_t expected = latest ? state_->copy_newest() : state_->frames + 1;
+  const std::byte* slot = latest ? state_->copy.get() : state_->slot(expected);
+  state_->frames = expected - 1;
   std::array<std::uint64_t, 4> numbers{};
   std::memcpy(numbers.data(), slot, sizeof numbers);
   std::string damage;
@@ -225,10 +260,7 @@ FrameRing::Peer FrameRing::peer() const {
   return state_->peer();
 }
 
-std::uint64_t FrameRing::waiting() const {
-  const std::uint64_t available = state_->available();
-  return state_->role == Role::consumer ? available : static_cast<std::uint64_t>(state_->layout.slots) - available;
-}
+std::uint64_t FrameRing::waiting() const { return state_->waiting(); }
 
 const FrameLayout& FrameRing::layout() const { return state_->layout; }
 const std::string& FrameRing::path() const { return state_->path; }

@@ -1,5 +1,5 @@
 // One side of a ring, for the tests: the other side is Python, or this program again.
-// usage: segnets-test-ring create PATH ROLE TYPE SLOTS CHECKSUM SHAPE [STRIDES]   (numbers joined by x)
+// usage: segnets-test-ring create PATH ROLE TYPE SLOTS FLAGS SHAPE [STRIDES]   (numbers joined by x)
 //        segnets-test-ring open PATH ROLE         what it is
 //        segnets-test-ring write PATH COUNT       COUNT frames of which every int64 is the sequence; 0: without end
 //        segnets-test-ring read PATH COUNT        checks such frames until COUNT came or the producer is gone
@@ -84,10 +84,11 @@ int read(FrameRing ring, std::uint64_t count) {
     const auto whole = std::ranges::all_of(content, [&](auto item) { return item == frame.sequence; });
     if (!whole || frame.tag != 3 * frame.sequence || frame.timestamp > FrameRing::now())
       throw segnets::Error("frame " + std::to_string(frame.sequence) + " is torn");
-    if (last != 0 && frame.sequence != last + 1)
+    if (last != 0 && (ring.layout().latest ? frame.sequence <= last : frame.sequence != last + 1))
       throw segnets::Error("frame " + std::to_string(frame.sequence) + " follows " + std::to_string(last));
     last = frame.sequence;
     ring.release();
+    if (last >= count && count != 0) break;
   }
   std::printf("read up to %llu\n", static_cast<unsigned long long>(last));
   return 0;
@@ -132,8 +133,10 @@ int main(int argc, char** argv) {
     if (argc >= 8 && words[1] == "create") {
       const auto type = static_cast<segnets::FrameType>(std::stoi(words[4]));
       const auto strides = argc > 8 ? numbers(words[8]) : std::vector<std::int64_t>();
+      const int flags = std::stoi(words[6]);
       return describe(FrameRing::create(
-          words[2], {type, numbers(words[7]), std::stoll(words[5]), words[6] == "1", strides}, role(words[3])));
+          words[2], {type, numbers(words[7]), std::stoll(words[5]), (flags & 1) != 0, strides, (flags & 2) != 0},
+          role(words[3])));
     }
     if (argc == 4 && words[1] == "open") return describe(FrameRing::open(words[2], role(words[3])));
     if (argc == 4 && words[1] == "write")

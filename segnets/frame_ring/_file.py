@@ -16,7 +16,7 @@ from typing import Literal
 
 from segnets.errors import FrameRingError
 from segnets.files import atomic_write
-from segnets.frame_ring._layout import FIXED_SIZE, HEADER_SIZE, FrameLayout, decode, encode
+from segnets.frame_ring._layout import FIXED_SIZE, FrameLayout, decode, encode
 
 Role = Literal["producer", "consumer"]
 
@@ -94,11 +94,6 @@ def open_file(path: Path, role: Role) -> tuple[int, FrameLayout]:
         raise FrameRingError(f"{path}: can't be opened for reading and writing: {error.strerror}") from None
     try:
         size = os.fstat(descriptor).st_size
-        if size < HEADER_SIZE:
-            raise FrameRingError(
-                f"{path}: is {size} bytes, and a frame ring has at least {HEADER_SIZE}; "
-                "remove the file and create the ring again"
-            )
         layout = decode(os.pread(descriptor, FIXED_SIZE, 0), size, str(path))
         lock_role(descriptor, role, path)
     except BaseException:

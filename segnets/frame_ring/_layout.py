@@ -27,6 +27,7 @@ _VERSION = 1
 _FIXED = struct.Struct("<8sIIII8q8qqQQI")  # without the checksum at the end
 _DTYPES = ("uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")  # codes 1..8
 _MAX_NDIM, _MAX_FRAME, _MAX_SLOTS = 8, 1 << 40, 1 << 20
+_HAS_CHECKSUM, _LATEST = 1, 2  # flags
 _ADVICE = "; remove the file and create the ring again"
 
 
@@ -40,6 +41,7 @@ class FrameLayout:
         slots: Number of frames that the ring holds.
         strides: Bytes from one index to the next, per dimension.
         checksum: Whether frames have a CRC-32.
+        latest: Whether the producer overwrites frames that were not read.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +49,7 @@ class FrameLayout:
     slots: int
     strides: tuple[int, ...]
     checksum: bool
+    latest: bool = False
 
     @property
     def frame_size(self) -> int:
@@ -66,7 +69,10 @@ class FrameLayout:
 
     def __str__(self) -> str:
         checksum = "CRC-32" if self.checksum else "no checksum"
-        return f"{self.dtype} {_show(self.shape)}, strides {_show(self.strides)}, {self.slots} slots, {checksum}"
+        latest = ", latest frame only" if self.latest else ""
+        return (
+            f"{self.dtype} {_show(self.shape)}, strides {_show(self.strides)}, {self.slots} slots, {checksum}{latest}"
+        )
 
 
 def make_layout(
@@ -76,6 +82,7 @@ def make_layout(
     slots: int,
     strides: Sequence[int] | None,
     checksum: bool,
+    latest: bool = False,
 ) -> FrameLayout:
     """Check the arguments of a new ring and return its layout.
 
@@ -86,6 +93,7 @@ def make_layout(
         slots: Number of frames that the ring holds.
         strides: Bytes from one index to the next, per dimension, or None for C order.
         checksum: Whether frames have a CRC-32.
+        latest: Whether the producer overwrites frames that were not read.
 
     Returns:
         The layout.
@@ -102,9 +110,10 @@ def make_layout(
         raise FrameRingError(
             f"{path}: shape={shape!r}, slots={slots!r}, strides={strides!r}, expected whole numbers"
         ) from None
-    if checksum not in (True, False):
-        raise FrameRingError(f"{path}: checksum={checksum!r}, expected True or False")
-    return _checked(path, "", counts, name, room, steps, bool(checksum))
+    for option, value in (("checksum", checksum), ("latest", latest)):
+        if value not in (True, False):
+            raise FrameRingError(f"{path}: {option}={value!r}, expected True or False")
+    return _checked(path, "", counts, name, room, steps, bool(checksum), bool(latest))
 
 
 def encode(layout: FrameLayout) -> bytes:
@@ -123,7 +132,7 @@ def encode(layout: FrameLayout) -> bytes:
         layout.slots,
         layout.frame_size,
         layout.slot_size,
-        int(layout.checksum),
+        layout.checksum * _HAS_CHECKSUM + layout.latest * _LATEST,
     )
     return fixed + struct.pack("<I", zlib.crc32(fixed))
 
@@ -146,9 +155,9 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     def refuse(what: str) -> FrameRingError:
         return FrameRingError(f"{path}: {what}{_ADVICE}")
 
-    numbers = _FIXED.unpack_from(header)
+    numbers = _FIXED.unpack_from(header.ljust(FIXED_SIZE, b"\0"))
     magic, version, header_size, code, ndim = numbers[:5]
-    slots, frame_size, slot_size, checksum = numbers[21:]
+    slots, frame_size, slot_size, flags = numbers[21:]
     if magic != _MAGIC:
         raise FrameRingError(
             f"{path}: is not a frame ring (wrong magic bytes); name the file that the other side created"
@@ -157,6 +166,8 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
         raise FrameRingError(
             f"{path}: has version {version}, this program reads {_VERSION}; use one version of segnets on both sides"
         )
+    if size < HEADER_SIZE:
+        raise refuse(f"is {size} bytes, and a frame ring has at least {HEADER_SIZE}")
     if zlib.crc32(header[: _FIXED.size]) != struct.unpack_from("<I", header, _FIXED.size)[0]:
         raise refuse("its header is damaged (wrong checksum)")
     if header_size != HEADER_SIZE:
@@ -168,9 +179,10 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     if not 1 <= code <= len(_DTYPES):
         raise refuse(f"type={code}, expected 1..{len(_DTYPES)}")
     shape, strides = numbers[5 : 5 + ndim], numbers[13 : 13 + ndim]
-    layout = _checked(path, _ADVICE, shape, _DTYPES[code - 1], slots, strides, bool(checksum))
-    if checksum > 1:
-        raise refuse(f"checksum={checksum}, expected 0 or 1")
+    has_checksum, latest = bool(flags & _HAS_CHECKSUM), bool(flags & _LATEST)
+    layout = _checked(path, _ADVICE, shape, _DTYPES[code - 1], slots, strides, has_checksum, latest)
+    if flags > _HAS_CHECKSUM | _LATEST:
+        raise refuse(f"flags={flags}, expected 0..3")
     if frame_size != layout.frame_size:
         raise refuse(f"frame_size={frame_size}, its shape and strides give {layout.frame_size}")
     if slot_size != layout.slot_size:
@@ -201,6 +213,7 @@ def _checked(
     slots: int,
     strides: Sequence[int] | None,
     checksum: bool,
+    latest: bool,
 ) -> FrameLayout:
     """Build a layout after checking the values. Python integers can't overflow, so no bounds are needed beforehand."""
 
@@ -214,13 +227,15 @@ def _checked(
         raise refuse(f"shape={_show(shape)}, expected numbers of at least 1")
     if not 1 <= slots <= _MAX_SLOTS:
         raise refuse(f"slots={slots}, expected 1..{_MAX_SLOTS}")
+    if latest and slots < 2:
+        raise refuse("slots=1, expected at least 2 for a ring of the latest frame")
     if strides is None:
         strides = [item * math.prod(shape[i + 1 :]) for i in range(len(shape))]
     if len(strides) != len(shape):
         raise refuse(f"strides={_show(strides)} for shape={_show(shape)}, expected as many numbers")
     if not all(stride >= 1 and stride % item == 0 for stride in strides):
         raise refuse(f"strides={_show(strides)}, expected multiples of the item size, {item}")
-    layout = FrameLayout(shape, dtype, slots, tuple(strides), checksum)
+    layout = FrameLayout(shape, dtype, slots, tuple(strides), checksum, latest)
     if layout.frame_size > _MAX_FRAME:
         raise refuse(f"shape={_show(shape)}, expected a frame of at most 1 TiB")
     # In order of the strides, each dimension must step over the extent of all smaller ones.

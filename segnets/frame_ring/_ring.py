@@ -62,6 +62,7 @@ class FrameRing:
         slots: int = 4,
         strides: Sequence[int] | None = None,
         checksum: bool = False,
+        latest: bool = False,
         reuse: bool = False,
     ) -> FrameRing:
         """Create a ring and take a role in it. All memory is allocated immediately.
@@ -79,6 +80,8 @@ class FrameRing:
                 None means C order.
             checksum: Whether every frame has a CRC-32, which detects stray writes. It costs a pass over the frame on
                 both sides.
+            latest: Whether a slow consumer gets the newest frame instead of every frame. The producer then never waits:
+                it overwrites frames that were not read, and the consumer gets copies. Needs two slots or more.
             reuse: Whether to open an existing ring with the same layout. Its frames and sequence continue.
 
         Returns:
@@ -92,11 +95,11 @@ class FrameRing:
         path = Path(path)
         ring_file.check_platform()
         _check_role(role)
-        layout = make_layout(str(path), shape, dtype, slots, strides, checksum)
+        layout = make_layout(str(path), shape, dtype, slots, strides, checksum, latest)
         if not os.path.lexists(path):
             return cls(Side(path, layout, role, ring_file.create_file(path, layout, role)))
         if not reuse:
-            raise FrameRingError(f"{path}: exists already; remove it, open it, or ask to reuse it")
+            raise FrameRingError(f"{path}: exists already; remove it, open it, or pass reuse=True")
         ring = cls.open(path, role)
         if ring.layout != layout:
             found = ring.layout
@@ -136,10 +139,9 @@ class FrameRing:
 
     @property
     def waiting(self) -> int:
-        """Number of frames that are published and not released."""
+        """Number of frames that are published and neither released nor skipped."""
         self._require(self.role, "waiting")
-        available = self._side.available()
-        return available if self.role == "consumer" else self.layout.slots - available
+        return self._side.waiting()
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
         """Wait for a free slot (producer only).
@@ -196,6 +198,8 @@ class FrameRing:
     def next(self, timeout: float | None = None) -> Frame | None:
         """Wait for the next frame, which must be released before the next call (consumer only).
 
+        In a ring with `latest`, it is the newest frame, if it was not returned before. The frame is then a copy.
+
         Waiting is done by polling. A frame is seen at most a millisecond after it was published, or 0.05 ms early in a
         wait.
 
@@ -215,15 +219,18 @@ class FrameRing:
             raise FrameRingError(f"{self.path}: next() before frame {self._held.sequence} was released")
         if not self._side.wait(timeout):
             return None
-        sequence = self._side.count + 1
-        timestamp, tag, damage = self._side.read_slot(sequence)
+        if self.layout.latest:
+            sequence, copy = self._side.copy_newest()
+        else:
+            sequence, copy = self._side.count + 1, None
+        timestamp, tag, damage = self._side.read_slot(sequence, copy)
         if damage is not None:
             self._side.advance()
             raise FrameRingError(
                 f"{self.path}: frame {sequence} is damaged ({damage}): another process writes to the ring; "
                 "the frame was skipped"
             )
-        self._held = frame = Frame(self, self._side.view(sequence), sequence, timestamp, tag)
+        self._held = frame = Frame(self, self._side.view(sequence, copy), sequence, timestamp, tag)
         return frame
 
     def __iter__(self) -> Iterator[Frame]:

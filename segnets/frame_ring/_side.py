@@ -43,6 +43,7 @@ _OTHER: dict[Role, Role] = {"producer": "consumer", "consumer": "producer"}
 _SLOT = struct.Struct("<QQQQ")  # sequence, timestamp, tag, checksum
 # Pauses between polls in seconds, which start short for low latency and double to save CPU time.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 1e-3
+_MAX_COPIES = 1000  # of the newest frame, that a fast producer may spoil
 
 
 class Side:
@@ -108,20 +109,27 @@ class Side:
         state = self._numbers[_STATE[other]]
         return "never came" if state == 0 else "closed" if state == _CLOSED else "died"
 
-    def available(self) -> int:
-        """Return the number of frames to read (consumer) or of free slots (producer).
+    def waiting(self) -> int:
+        """Return the number of frames that are published and not read.
 
         Raises:
             FrameRingError: If the counters are invalid. The peer's counter is not trusted.
         """
         theirs = self._numbers[_COUNT[_OTHER[self.role]]]
         written, read = (self.count, theirs) if self.role == "producer" else (theirs, self.count)
-        if not 0 <= written - read <= self.layout.slots:
+        if written < read or (written - read > self.layout.slots and not self.layout.latest):
             raise FrameRingError(
                 f"{self.path}: its counters are invalid ({written} frames written and {read} read, with "
                 f"{self.layout.slots} slots); remove the file and create the ring again"
             )
-        return self.layout.slots - (written - read) if self.role == "producer" else written - read
+        return written - read
+
+    def available(self) -> int:
+        """Return the number of frames to read (consumer) or of free slots (producer)."""
+        waiting = self.waiting()
+        if self.role == "consumer":
+            return waiting
+        return self.layout.slots if self.layout.latest else self.layout.slots - waiting
 
     def wait(self, timeout: float | None) -> bool:
         """Poll with growing pauses until a frame or slot is available.
@@ -158,14 +166,35 @@ class Side:
         self.count += 1
         self._numbers[_COUNT[self.role]] = self.count
 
-    def view(self, sequence: int) -> npt.NDArray[Any]:
-        """Return the memory of a frame as an array, which keeps the file mapped.
+    def copy_newest(self) -> tuple[int, bytearray]:
+        """Return the sequence of the newest frame, and a copy of its slot.
+
+        The producer of a ring with `latest` doesn't wait. The copy is whole if the producer has not reached the slot
+        again when the copy is complete.
+
+        Raises:
+            FrameRingError: If the producer spoils every copy.
+        """
+        for _ in range(_MAX_COPIES):
+            sequence = self._numbers[_COUNT["producer"]]
+            offset = self._offset(sequence)
+            copy = bytearray(self._memory[offset : offset + self.layout.slot_size])
+            if self._numbers[_COUNT["producer"]] - sequence < self.layout.slots - 1:
+                self.count = sequence - 1
+                return sequence, copy
+        raise FrameRingError(
+            f"{self.path}: the producer overwrites frames faster than they can be copied; "
+            "create the ring with more slots"
+        )
+
+    def view(self, sequence: int, slot: bytearray | None = None) -> npt.NDArray[Any]:
+        """Return the memory of a frame, or of a copy of its slot, as an array, which keeps the file mapped.
 
         `frombuffer` holds a reference to the mapping. `ndarray(buffer=mmap)` does not, so reading it after `close`
         would crash.
         """
-        whole = np.frombuffer(self._memory, np.uint8)
-        offset = self._offset(sequence) + SLOT_HEADER
+        whole = np.frombuffer(self._memory if slot is None else slot, np.uint8)
+        offset = SLOT_HEADER + (self._offset(sequence) if slot is None else 0)
         return np.ndarray(self.layout.shape, self.layout.dtype, whole, offset, self.layout.strides)
 
     def describe_slot(self, sequence: int, timestamp: int, tag: int) -> None:
@@ -179,7 +208,7 @@ class Side:
         Raises:
             FrameRingError: If a number is out of range.
         """
-        checksum = self._checksum(sequence) if self.layout.checksum else 0
+        checksum = self._checksum(self._memory, self._offset(sequence)) if self.layout.checksum else 0
         try:
             _SLOT.pack_into(self._memory, self._offset(sequence), sequence, timestamp, tag, checksum)
         except struct.error:
@@ -187,13 +216,14 @@ class Side:
                 f"{self.path}: timestamp={timestamp}, tag={tag}: expected whole numbers, 0..2**64-1"
             ) from None
 
-    def read_slot(self, sequence: int) -> tuple[int, int, str | None]:
-        """Return the timestamp and tag of a frame, and a description of its damage or None."""
-        found, timestamp, tag, checksum = _SLOT.unpack_from(self._memory, self._offset(sequence))
+    def read_slot(self, sequence: int, slot: bytearray | None = None) -> tuple[int, int, str | None]:
+        """Return the timestamp and tag of a frame or a copy, and a description of its damage or None."""
+        memory, offset = (self._memory, self._offset(sequence)) if slot is None else (slot, 0)
+        found, timestamp, tag, checksum = _SLOT.unpack_from(memory, offset)
         damage = None
         if found != sequence:
             damage = f"its slot has sequence {found}"
-        elif self.layout.checksum and checksum & 0xFFFFFFFF != self._checksum(sequence):
+        elif self.layout.checksum and checksum & 0xFFFFFFFF != self._checksum(memory, offset):
             damage = "wrong checksum"
         return timestamp, tag, damage
 
@@ -201,9 +231,9 @@ class Side:
         """Return the offset of a frame's slot in the file."""
         return HEADER_SIZE + (sequence - 1) % self.layout.slots * self.layout.slot_size
 
-    def _checksum(self, sequence: int) -> int:
-        offset = self._offset(sequence) + SLOT_HEADER
-        with memoryview(self._memory) as memory, memory[offset : offset + self.layout.frame_size] as frame:
+    def _checksum(self, memory: mmap.mmap | bytearray, slot: int) -> int:
+        begin = slot + SLOT_HEADER
+        with memoryview(memory) as whole, whole[begin : begin + self.layout.frame_size] as frame:
             return zlib.crc32(frame)
 
 

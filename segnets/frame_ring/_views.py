@@ -92,7 +92,7 @@ class Frame:
     As a context manager, a frame is released at the end of the `with` block.
 
     Attributes:
-        sequence: Number of the frame, counted from 1 without gaps.
+        sequence: Number of the frame, counted from 1. A ring with `latest` skips frames, others have no gaps.
         timestamp: Time in nanoseconds, from `time.monotonic_ns` unless the producer set it.
         tag: Number set by the producer.
     """

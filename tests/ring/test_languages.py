@@ -107,7 +107,7 @@ def test_cpp_fails_cleanly_at_a_file_size_limit(program: Path, tmp_path: Path) -
 def test_cpp_does_not_replace_a_file(program: Path, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"mine")
     done = run(program, "create", tmp_path / "r", "producer", 1, 4, 0, "3x4")
-    assert done.stderr == f"{tmp_path / 'r'}: exists already; remove it, open it, or ask to reuse it\n"
+    assert done.stderr == f"{tmp_path / 'r'}: exists already; remove it, call open(), or pass reuse = true\n"
     done = run(program, "create", tmp_path / "none" / "r", "producer", 1, 4, 0, "3x4")
     assert "the folder" in done.stderr
     assert "does not exist; create it first" in done.stderr

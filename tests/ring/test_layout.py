@@ -97,7 +97,8 @@ def patched(offset: int, form: str, *values: int) -> Callable[[bytes], bytes]:
 
 HUGE = 1 << 62
 HOSTILE = [
-    pytest.param(lambda c: c[:0], "is 0 bytes, and a frame ring has at least 4096; remove", id="empty"),
+    pytest.param(lambda c: c[:0], "is not a frame ring (wrong magic bytes); name the file", id="empty"),
+    pytest.param(lambda _: b"a note of mine", "is not a frame ring (wrong magic bytes); name the file", id="not ours"),
     pytest.param(lambda c: c[:4095], "is 4095 bytes, and a frame ring has at least 4096; remove", id="short"),
     pytest.param(lambda c: c[:-1], "is 8703 bytes, its header describes 8704; remove", id="cut off"),
     pytest.param(lambda c: c + b"x", "is 8705 bytes, its header describes 8704; remove", id="too long"),
@@ -148,7 +149,7 @@ HOSTILE = [
         id="frame size",
     ),
     pytest.param(patched(168, "Q", 64), "slot_size=64, its frame_size gives 576; remove", id="slot size"),
-    pytest.param(patched(176, "I", 2), "checksum=2, expected 0 or 1; remove", id="checksum kind"),
+    pytest.param(patched(176, "I", 4), "flags=4, expected 0..3; remove", id="flags"),
     pytest.param(
         patched(256, "Q", 10),
         "its counters are invalid (10 frames written and 0 read, with ",

@@ -113,7 +113,7 @@ def test_the_next_consumer_gets_an_unreleased_frame(path: Path) -> None:
 def test_create_of_an_existing_ring(path: Path) -> None:
     with FrameRing.create(path, SHAPE) as producer:
         producer.put(np.zeros(SHAPE, np.uint8))
-    with pytest.raises(FrameRingError, match="exists already; remove it, open it, or ask to reuse it"):
+    with pytest.raises(FrameRingError, match="exists already; remove it, open it, or pass reuse=True"):
         FrameRing.create(path, SHAPE)
     with FrameRing.create(path, SHAPE, reuse=True) as producer:
         assert acquire_now(producer).sequence == 2

@@ -23,11 +23,11 @@
 //      152      8  slot_count: 1..1048576
 //      160      8  frame_size: bytes from the first item of a frame to the end of the last
 //      168      8  slot_size: 64 + frame_size, rounded up to a multiple of 64; the file ends with the last slot
-//      176      4  checksum: 0 none, 1 CRC-32 (as in zlib) of the frame_size bytes of each frame
+//      176      4  flags: 1 each frame has a CRC-32 (as in zlib) of its frame_size bytes, 2 latest (see below)
 //      180      4  CRC-32 of bytes 0..179
 //      256      8  written: frames published since the ring was created          } the producer's cache line
 //      264      8  producer's state: 0 never opened, 1 opened, 2 closed          }
-//      320      8  read: frames released                                         } the consumer's
+//      320      8  read: sequence of the last frame that was released            } the consumer's
 //      328      8  consumer's state                                              }
 //     4096         the slots; all other bytes of the header are zero
 //
@@ -43,6 +43,10 @@
 // slots. A process can therefore be killed at any point: a frame is published completely or not at all, and a frame
 // that was not released goes to the next consumer. A lock (F_OFD_SETLK) on byte 0 (producer) or 1 (consumer) of the
 // file holds a role; the kernel drops it when the process ends.
+//
+// In a ring with the flag `latest`, the producer never waits: it fills the slots in turn, read or not. The consumer
+// copies the newest frame, w = written, and then loads `written` again: the copy is whole if the result is less than
+// w + slot_count - 1, because only then the producer has not begun to fill this slot again. Otherwise it copies again.
 #pragma once
 
 #include <chrono>
@@ -63,6 +67,8 @@ struct FrameLayout {
   std::int64_t slots = 4;
   bool checksum = false;  // costs a pass over the frame on both sides; frames are never torn without it either
   std::vector<std::int64_t> strides = {};  // bytes from one index to the next, per dimension; empty means contiguous
+  // The producer overwrites frames that were not read, and the consumer gets a copy of the newest. Needs two slots.
+  bool latest = false;
 
   std::int64_t item_size() const;
   std::int64_t frame_size() const;  // bytes, gaps included; needs a checked layout
@@ -107,7 +113,8 @@ class FrameRing {
   FrameRing& operator=(FrameRing&&) noexcept;
 
   // Producer: wait up to `timeout` (0: don't wait) for a free slot. Returns an acquired slot again until it is
-  // published. `closed` and `died` are only returned for a full ring. Throws Error.
+  // published. `closed` and `died` are only returned for a full ring, which a ring with `latest` never is. Throws
+  // Error.
   Slot acquire(std::chrono::nanoseconds timeout);
   // Publish the acquired slot as a frame. The caller must not write to it any more. Throws Error.
   void publish(std::uint64_t tag = 0);  // stamped with now()
@@ -115,7 +122,8 @@ class FrameRing {
 
   // Consumer: wait up to `timeout` (0: don't wait) for a frame. Frames published before the producer closed or died
   // come first. Throws Error for a frame with a wrong sequence or checksum, which is then skipped, for impossible
-  // counters, and if the previous frame was not released.
+  // counters, and if the previous frame was not released. With `latest`, the frame is the newest one, if it was not
+  // returned before; `sequence` shows how many were skipped.
   Frame next(std::chrono::nanoseconds timeout);
   // Release the frame that next() returned, so that the producer may overwrite it. Throws Error.
   void release();
@@ -126,7 +134,7 @@ class FrameRing {
   Peer peer() const;
   const FrameLayout& layout() const;
   const std::string& path() const;
-  std::uint64_t waiting() const;  // frames published and not released
+  std::uint64_t waiting() const;  // frames published and neither released nor skipped
 
   // Close this side and give up the role. Slots and frames of this ring become invalid.
   void close() noexcept;
