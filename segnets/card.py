@@ -190,8 +190,8 @@ def describe_assumed(card: ModelCard) -> str:
         parts.append(f"{preprocessing.describe_resize()} (--resize)")
     for name in ("mean", "std"):
         if name in names:
-            parts.append(f"{name} {' '.join(f'{value:.6g}' for value in getattr(preprocessing, name))} (--{name})")
-    return f"{', '.join(parts)}: nothing states how the network was trained. Pass what it was trained with"
+            parts.append(f"{name} {','.join(f'{value:.6g}' for value in getattr(preprocessing, name))} (--{name})")
+    return f"{', '.join(parts)}: nothing states what the network was trained with"
 
 
 def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,8 @@ from segnets.errors import SegnetsError
 
 if TYPE_CHECKING:
     from segnets.card import Decoding
+
+_LINE_FEED, _ESCAPED = re.compile(r"\n(?!  )"), r"\\n"
 
 
 def run_command(main: Callable[[], int | None], program: str) -> int:
@@ -45,20 +48,20 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
         if sys.stdout is not None:  # None if the process was started with stdout closed
             sys.stdout.flush()
     except SegnetsError as error:
-        _print_error(f"{program}: {escape_controls(str(error))}")
+        _print_error(program, str(error))
         return 1
     except BrokenPipeError:
         # Python flushes stdout again at exit, which would fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as error:  # the command may have added how to resume
-        _print_error(f"{program}: {escape_controls(str(error)) or 'interrupted'}")
+        _print_error(program, str(error) or "interrupted")
         return 130
     except MemoryError:
-        _print_error(f"{program}: not enough memory for this input")
+        _print_error(program, "not enough memory for this input")
         return 1
     except OSError as error:
-        _print_error(f"{program}: {escape_controls(str(error))}")
+        _print_error(program, str(error))
         return 1
     return code
 
@@ -68,8 +71,9 @@ def escape_controls(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def _print_error(line: str) -> None:
-    print(line, file=sys.stderr)
+def _print_error(program: str, message: str) -> None:
+    """Print a message. Only indented lines continue it, because the name of a file may contain line feeds."""
+    print(f"{program}: {escape_controls(re.sub(_LINE_FEED, _ESCAPED, message))}", file=sys.stderr)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -89,6 +89,11 @@ class Preprocessing:
         """Number of channels of the images."""
         return len(self.mean)
 
+    def describe(self) -> str:
+        """Return the preprocessing in words, for reports."""
+        mean, std = (",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.describe_resize()}, mean {mean}, std {std}, {self.channel_order}"
+
     def describe_resize(self) -> str:
         """Return the resize rule in words."""
         if isinstance(self.size, tuple):
@@ -227,6 +232,18 @@ def parse_resize(text: str) -> dict[str, Any]:
     return {"resize": "fixed", "size": (pixels[0], pixels[1])}
 
 
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a text with commas between them.
+
+    Raises:
+        ValueError: If a part is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("expected one number per channel, for example 0.485,0.456,0.406") from None
+
+
 def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:
     """Convert a batch of images to the network's input.
 
@@ -344,10 +361,11 @@ def _refuse_scale_of_bytes(mean: Sequence[float], std: Sequence[float]) -> None:
     """Refuse numbers for pixels of 0..255. On the scale 0..1 no mean of an image exceeds 1."""
     if max(*mean, *std) <= _MOST:
         return
-    scaled = [", ".join(f"{value / 255:.6g}" for value in values) for values in (mean, std)]
+    # Numbers below 1 are on the scale 0..1 already, next to others that are not.
+    scaled = [", ".join(f"{v / 255 if max(each) >= 1 else v:.6g}" for v in each) for each in (mean, std)]
     raise ValueError(
         f"mean={tuple(mean)}, std={tuple(std)}: these are for pixels of 0..255, and pixels are scaled to 0..1 first. "
-        f"Divide both by 255: mean=({scaled[0]}), std=({scaled[1]})"
+        f"Divided by 255: mean=({scaled[0]}), std=({scaled[1]})"
     )
 
 

@@ -46,6 +46,7 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 _PAIRS = [Builder(head, backbone) for head in HEADS for backbone in BACKBONES.values()]
 MODELS: dict[str, Builder] = {builder.name: builder for builder in [*_PAIRS, *PUBLISHED]}
+_NEAR = 5  # names in a suggestion
 # Names appear in file names, shell patterns and messages.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 
@@ -109,11 +110,21 @@ def find_builder(name: str) -> Builder:
     """
     if isinstance(name, str) and name in MODELS:
         return MODELS[name]
-    near = get_close_matches(str(name), MODELS, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    near = nearest_models(name) if isinstance(name, str) else []
+    hint = f"Near names: {', '.join(near)}. " if near else ""
     if isinstance(name, str) and name in BACKBONES:
         hint = f"That is a backbone: segnets.backbones.{name}() builds its classifier. "
-    raise ValueError(f"no model {name!r}. {hint}Models: {', '.join(list_models())}")
+    raise ValueError(f"no model {repr(name)[:80]}. {hint}segnets.list_models() names all {len(MODELS)}")
+
+
+def nearest_models(name: str) -> list[str]:
+    """Return up to five names of networks that resemble a name: with its backbone, its letters, or its head."""
+    name = name.lower()
+    head, _, backbone = name.partition("_")
+    if backbone in BACKBONES:
+        return get_close_matches(name, [f"{each.name}_{backbone}" for each in HEADS], n=_NEAR, cutoff=0)
+    letters = get_close_matches(name, MODELS, n=_NEAR, cutoff=0.75)
+    return letters or [other for other in list_models() if other.startswith(f"{head}_")][:_NEAR]
 
 
 class _WithoutInitialValues(TorchFunctionMode):

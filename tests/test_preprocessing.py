@@ -202,11 +202,12 @@ def test_segment_refuses_a_model_in_training_mode() -> None:
             r"mean=\(0\.485, 0\.456, 0\.406\), std=\(0\.229, 0\.224, 0\.225\)",
         ),
         ({"mean": (104, 117, 123), "std": (1, 1, 1)}, r"mean=\(0\.407843, 0\.458824, 0\.482353\), std=\(0\.00392157,"),
+        ({"mean": (124, 116, 104)}, r"mean=\(0\.486275, .*\), std=\(0\.229, 0\.224, 0\.225\)"),
         ({"mean": (0, 0, 0), "std": (255, 255, 255)}, r"mean=\(0, 0, 0\), std=\(1, 1, 1\)"),
     ],
 )
 def test_numbers_for_pixels_of_0_to_255_are_refused_with_the_right_ones(values: dict[str, Any], converted: str) -> None:
-    with pytest.raises(ValueError, match=rf"pixels are scaled to 0\.\.1 first\. Divide both by 255: {converted}"):
+    with pytest.raises(ValueError, match=rf"pixels are scaled to 0\.\.1 first\. Divided by 255: {converted}"):
         Preprocessing(**values)
     written = {**Preprocessing().to_json(), **{name: list(each) for name, each in values.items()}}
     assert Preprocessing.from_json(written).mean == tuple(map(float, values["mean"]))  # a file written before loads

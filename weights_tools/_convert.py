@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from segnets.card import JSON, Decoding, ModelCard
+from segnets.card import JSON, PREPARATION, Decoding, ModelCard, assumed_fields, describe_assumed
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
+from segnets.registry import BACKBONES
 from segnets.weights import write_weights_file
 from weights_tools._provenance import ValueChanges, find_published, hash_in_name, new_card, updated_card, with_checks
 from weights_tools._reports import ConversionReport
@@ -30,7 +31,7 @@ from weights_tools.edit import ClassMap, Edits, Weights
 from weights_tools.extract.safety import refuse_attacks
 from weights_tools.extract.state_dict import StateDict, find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
-from weights_tools.recognise import Recognised, recognise
+from weights_tools.recognise import PREPROCESSING, Recognised, SourceConfig, recognise
 
 _LARGEST_MEAN = 2.0  # of pixels in 0..1; larger ones are those of 0..255
 
@@ -49,6 +50,7 @@ def convert(
     remap_classes: ClassMap | str | os.PathLike[str] | None = None,
     decoding: Decoding | None = None,
     dtype: str | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     golden: str | os.PathLike[str] | None = None,
     golden_tolerance: float | None = None,
     compare_with: str | None = None,
@@ -73,6 +75,8 @@ def convert(
         decoding: Rule that turns logits into ids, if the source does not state it or another is wanted.
         dtype: Dtype to cast floating-point tensors to: "float32", "float16", "bfloat16" or "float64". By default
             every tensor keeps its bytes.
+        preprocessing: Preprocessing that the network was trained with; or only the known fields of it, by name. The
+            others come from the source's config, or are those of the source project's own scripts.
         golden: A golden file to reproduce, see `weights_tools.check.golden.check_golden`.
         golden_tolerance: Tolerance for the golden file.
         compare_with: Project whose own network must give the same outputs, see `weights_tools.compare`.
@@ -105,7 +109,7 @@ def convert(
             found = recognise(
                 container, state, file=content.path, layout=layout, options=options, backbone_only=backbone_only
             )
-            source = _read_source(content, container, found)
+            source = _read_source(content, container, found, preprocessing)
             edited = edits.apply(source.weights)
             values = _check_values(source.weights, edited, edits.dtype)
             if values.problems and not allow_nonfinite:
@@ -182,13 +186,8 @@ class _Source:
             card = new_card(self.content.path, sha256, self.container, self.found, self.published, differences)
         else:
             card = updated_card(self.found.card, differences)
-        return replace(
-            card,
-            classes=edited.classes,
-            palette=edited.palette,
-            preprocessing=edited.preprocessing,
-            decoding=edited.decoding,
-        )
+        card = replace(card, classes=edited.classes, palette=edited.palette, decoding=edited.decoding)
+        return card.preparing(edited.preprocessing).assuming(assumed_fields(edited))
 
     def notes(self) -> list[str]:
         """Return notes on the file and its network, for the report."""
@@ -204,7 +203,9 @@ class _Source:
         return notes
 
 
-def _read_source(content: Content, container: Container, found: Recognised) -> _Source:
+def _read_source(
+    content: Content, container: Container, found: Recognised, given: Preprocessing | Mapping[str, Any] | None
+) -> _Source:
     """Read the tensors of the recognised network and determine its card."""
     reader = TensorReader(content, container)
     tensors = {name: reader.read(name, ref) for name, ref in found.tensors.items()}
@@ -220,9 +221,10 @@ def _read_source(content: Content, container: Container, found: Recognised) -> _
     if (
         found.card is None
         and published is None
-        and (found.source_config is None or not found.source_config.preprocessing)
+        and (found.source_config is None or "mean" not in found.source_config.preprocessing)
     ):
         card, note = _with_normalisation(card, found.state, reader)
+    card = _with_preprocessing(card, given)
     return _Source(content, container, found, Weights(config, tensors, card), published, note)
 
 
@@ -238,7 +240,7 @@ def _with_normalisation(card: ModelCard, state: StateDict, reader: TensorReader)
         values: dict[str, Any] = {
             name: tuple(round(each / scale, 6) for each in each_of) for name, each_of in (("mean", mean), ("std", std))
         }
-        return replace(card, preprocessing=replace(card.preprocessing, **values)), what
+        return card.preparing(replace(card.preprocessing, **values), values), what
     except (ValueError, TypeError) as error:
         return card, f"mean and std of the images in the checkpoint's buffers are not used: {error}"
 
@@ -248,20 +250,39 @@ def _numbers(tensor: torch.Tensor) -> tuple[float, ...]:
 
 
 def _card_of_config(found: Recognised) -> ModelCard:
-    """Return the card implied by the source project's own config file, if there is one."""
-    config, count = found.source_config, found.match.config.options.get("num_classes")
-    if config is None:
-        return ModelCard()
+    """Return the card implied by the source project's own config file, if there is one, and by its scripts."""
+    config, count = found.source_config or SourceConfig(""), found.match.config.options.get("num_classes")
     channels = count if isinstance(count, int) else 0
     decoding = config.decoding if config.decoding is not None and config.decoding.fits(channels) else None
     count = (decoding or Decoding.default(channels)).ids(channels)
     named = len(config.classes) == count
-    return ModelCard(
+    usual = PREPROCESSING[config.project or found.match.layout]
+    card = ModelCard(
         classes=config.classes if named else (),
         palette=config.palette if named and len(config.palette) == count else (),
-        preprocessing=config.preprocessing or Preprocessing(),
+        preprocessing=replace(usual, **config.preprocessing),
         decoding=decoding,
     )
+    if found.match.config.name in BACKBONES:  # segnets prepares no images for classifiers
+        return card
+    return card.assuming(name for name in PREPARATION if name not in config.preprocessing)
+
+
+def _with_preprocessing(card: ModelCard, given: Preprocessing | Mapping[str, Any] | None) -> ModelCard:
+    """Return the card with the fields of the preprocessing that the caller states.
+
+    Raises:
+        WeightsError: If a field is unknown, or its value is not allowed.
+    """
+    if given is None:
+        return card
+    if isinstance(given, Preprocessing):
+        return card.preparing(given)
+    try:
+        return card.preparing(replace(card.preprocessing, **given), given)
+    except (TypeError, ValueError) as error:
+        reason = str(error).removeprefix("Preprocessing.__init__() ")
+        raise WeightsError(f"preprocessing: {reason}") from None
 
 
 def _check_values(source: Weights, edited: Weights, dtype: str | None) -> ValueCheck:
@@ -287,6 +308,7 @@ def _report(
     results: CheckResults,
 ) -> ConversionReport:
     found, tensors = source.found, edited.tensors
+    prepares = edited.config.name not in BACKBONES
     dtypes = Counter(map(_name_of, tensors.values()))
     notes = source.notes()
     others = sorted({name for t in tensors.values() if t.is_floating_point() and (name := _name_of(t)) != "float32"})
@@ -317,6 +339,8 @@ def _report(
         reshaped=found.fit.reshaped,
         cast_to=differences.cast,
         changed=differences.changed,
+        preprocessing=edited.card.preprocessing.to_json() if prepares else {},
+        assumed=describe_assumed(edited.card),
         proven=results.texts,
         notes=tuple(notes),
         doubts=(*values.problems, *values.doubts),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import cast
 
 from segnets.card import JSON, Decoding, ModelConfig
+from segnets.preprocessing import Preprocessing
 from segnets.registry import MODELS
 from segnets.weights.geometry import describe
 from weights_tools._text import join_names, printable
@@ -139,6 +140,8 @@ class ConversionReport:
         reshaped: Batch norm counters that were converted to int64 scalars.
         cast_to: Requested dtype, or None.
         changed: Requested edits.
+        preprocessing: Preprocessing from an image to the network's input; empty for a classifier.
+        assumed: Sentence that names the parts of it that nothing states, or "".
         proven: Checks of the outputs that passed.
         notes: Remarks.
         doubts: Findings that the user should check.
@@ -164,6 +167,8 @@ class ConversionReport:
     reshaped: tuple[str, ...] = ()
     cast_to: str | None = None
     changed: tuple[str, ...] = ()
+    preprocessing: Mapping[str, object] = field(default_factory=dict)
+    assumed: str = ""
     proven: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -189,6 +194,10 @@ class ConversionReport:
         if self.cast_to:
             rows.append(("cast to", self.cast_to))
         rows += [("changed", change) for change in self.changed]
+        if self.preprocessing:
+            rows.append(("images", Preprocessing.from_json(self.preprocessing).describe()))
+        if self.assumed:
+            rows.append(("assumed", self.assumed))
         rows += [("proven", proof) for proof in self.proven or (_NOT_CHECKED,)]
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         return _table(rows)

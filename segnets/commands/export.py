@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segnets.commands._common import Subparsers, add_command
 from segnets.console import add_decoding, decoding_of
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from segnets.preprocessing import Preprocessing
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -84,6 +79,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help="resizing of an image before the network: 520 (the short side), 480x640 (height x width) or none. "
         "Default: the rule in the weights file",
     )
+    for name in ("mean", "std"):
+        group.add_argument(
+            f"--{name}",
+            metavar="R,G,B",
+            help=f"{name} of each channel scaled to 0..1, in the network's order. Default: that in the weights file",
+        )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +121,7 @@ def run(options: argparse.Namespace) -> int:
     model = load(options.weights)
     if target.exists() and target.samefile(options.weights):
         raise ExportError(f"{target}: OUT is the weights file itself. Name another file.")
+    _state_preprocessing(options, model)
     report = export(
         model,
         Path(options.target),
@@ -131,7 +133,6 @@ def run(options: argparse.Namespace) -> int:
         opset=options.opset,
         calibration=options.calibration,
         minimum_agreement=options.minimum_agreement,
-        preprocessing=_preprocessing(options.resize, model),
         decoding=decoding,
         classes=options.classes,
         overwrite=options.force,
@@ -140,24 +141,27 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _preprocessing(resize: str | None, model: nn.Module) -> Preprocessing:
-    """Return the preprocessing of the weights file, with the resize rule from the command line if there is one."""
+def _state_preprocessing(options: argparse.Namespace, model: Any) -> None:
+    """Put what the command line says of the preprocessing into the model's card."""
     from dataclasses import replace
 
     from segnets.card import ModelCard
     from segnets.errors import ExportError
+    from segnets.preprocessing import parse_numbers, parse_resize
 
-    preprocessing = (getattr(model, "card", None) or ModelCard()).preprocessing
-    if resize is None:
-        return preprocessing
+    stated: dict[str, Any] = {}
+    for name, parse in (("resize", parse_resize), ("mean", parse_numbers), ("std", parse_numbers)):
+        text: str | None = getattr(options, name)
+        if text is None:
+            continue
+        try:
+            stated.update(parse(text) if name == "resize" else {name: parse(text)})
+        except ValueError as error:
+            raise ExportError(f"--{name} {text[:40]}: {error}") from None
+    if not stated:
+        return
+    card = getattr(model, "card", None) or ModelCard().assuming()
     try:
-        if resize == "none":
-            return replace(preprocessing, resize="none", size=None)
-        height, by, width = resize.partition("x")
-        if by:
-            return replace(preprocessing, resize="fixed", size=(int(height), int(width)))
-        return replace(preprocessing, resize="short_side", size=int(height))
+        model.card = card.preparing(replace(card.preprocessing, **stated), stated)
     except ValueError as error:
-        raise ExportError(
-            f"--resize {resize}: expected 520 (the short side), 480x640 (height x width) or none ({error})"
-        ) from None
+        raise ExportError(str(error)) from None

@@ -27,9 +27,19 @@ def add(commands: Subparsers[Any]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the matching names; return 0 even if there are none."""
-    from segnets.registry import list_models
+    """Print the matching names; return 0. Raises WeightsError if there are none."""
+    from segnets.errors import WeightsError
+    from segnets.registry import HEADS, list_models, nearest_models
 
-    for name in list_models(options.pattern):
+    names = list_models(options.pattern)
+    if not names:
+        near = nearest_models("".join(c for c in options.pattern if c not in "*?[]").strip("_"))
+        heads = ", ".join(head.name for head in HEADS)
+        hint = f"Near names: {', '.join(near)}. " if near else ""
+        raise WeightsError(
+            f"no network matches {options.pattern!r}. {hint}"
+            f"Names are HEAD_BACKBONE; the heads are {heads}. `segnets list` names all"
+        )
+    for name in names:
         print(name)
     return 0

@@ -13,7 +13,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from segnets.card import JSON, Decoding, ModelCard, ModelConfig, assumption_of, check_card, with_labels
+from segnets.card import (
+    JSON,
+    Decoding,
+    ModelCard,
+    ModelConfig,
+    assumption_of,
+    check_card,
+    describe_assumed,
+    with_labels,
+)
 from segnets.deploy._choices import AUTO, choose_format, choose_target, portable_because
 from segnets.deploy._load import exported_from_bytes
 from segnets.deploy._reason import reason_of
@@ -174,7 +183,7 @@ def export(
         seconds=time.monotonic() - started,
         verification=verification,
         quantization=draft.quantization,
-        notes=tuple(each for each in (note, assumed) if each),
+        notes=tuple(each for each in (note, assumed, _assumption(card)) if each),
     )
 
 
@@ -205,7 +214,7 @@ def _write_verified(data: bytes, target: Path, reference: nn.Module, overwrite: 
             last = str(error).strip().rpartition("\n")[2]
             raise ExportError(f"the exported file can't be run, so it was not kept: {last}") from error
         if not verification.passed:
-            raise ExportError(f"the exported file disagrees with the model, so it was not kept:\n{verification}")
+            raise ExportError(f"the exported file disagrees with the model, so it was not kept:\n  {verification}")
     return verification
 
 
@@ -283,14 +292,14 @@ def _card(
         ExportError: If a class name, a colour or the decoding is invalid. Their number is checked later.
     """
     # Folding changes the tensors, so that claims about the original ones no longer hold.
-    card: ModelCard = (getattr(model, "card", None) or ModelCard()).derived()
+    card: ModelCard = (getattr(model, "card", None) or ModelCard().assuming()).derived()
     try:
         card = with_labels(card, classes, palette)
     except ValueError as error:
         raise ExportError(str(error)) from None
     if decoding is not None:
         card = replace(card, decoding=decoding)
-    return _checked_card(card if preprocessing is None else replace(card, preprocessing=preprocessing), None)
+    return _checked_card(card if preprocessing is None else card.preparing(preprocessing), None)
 
 
 def _checked_card(card: ModelCard, num_classes: int | None) -> ModelCard:
@@ -299,6 +308,12 @@ def _checked_card(card: ModelCard, num_classes: int | None) -> ModelCard:
     except ValueError as error:
         raise ExportError(str(error)) from None
     return card
+
+
+def _assumption(card: ModelCard) -> str:
+    """Return a sentence on the assumed preprocessing that the export now contains, or ""."""
+    assumed = describe_assumed(card)
+    return f"assumed: {assumed}; in Python: preprocessing=segnets.Preprocessing(...)" if assumed else ""
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from segnets.card import ModelConfig
 from segnets.deploy._load import Exported, load_exported
 from segnets.deploy.check.golden import HEIGHT, WIDTH, golden_input
 from segnets.deploy.check.reference import evaluation_copy
@@ -75,6 +76,7 @@ class VerifyReport:
         contract: Contract of the file.
         golden: Result of replaying the golden pair.
         comparisons: Comparisons with the given model, one per size; empty if no model was given.
+        other_network: Name of the given model's network, if it is not that of the file; otherwise "".
     """
 
     path: Path
@@ -82,6 +84,7 @@ class VerifyReport:
     contract: Contract
     golden: Replay
     comparisons: tuple[Comparison, ...]
+    other_network: str = ""
 
     @property
     def passed(self) -> bool:
@@ -94,6 +97,7 @@ class VerifyReport:
             f"{self.path}: {contract.kind} ({contract.target}, {contract.dtype}), {contract.config.name}, "
             f"{_classes_of(contract)}, {self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
             f"  {self.golden}",
+            *([f"  compared with another network, {self.other_network}"] if self.other_network else []),
             *(f"  {comparison}" for comparison in self.comparisons),
             f"  {'passed' if self.passed else 'FAILED'}",
         ]
@@ -129,15 +133,28 @@ def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> Ve
 def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport:
     """Verify a loaded file as `verify` does."""
     comparisons: tuple[Comparison, ...] = ()
+    other = ""
     if against is not None:
         reference, contract = evaluation_copy(against), exported.contract
-        if contract.dtype == "int8":
-            allowed = QUANTIZED_FACTOR * contract.tolerance
-            image = golden_input(contract.card.preprocessing)
-            comparisons = compare_quantized(exported.logits, reference, image, allowed, contract.decoding)
-        else:
-            comparisons = compare(exported.logits, reference, contract.dtype, contract.decoding, contract.in_channels)
-    return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons)
+        config = getattr(against, "config", None)
+        if isinstance(config, ModelConfig) and config.name != contract.config.name:
+            other = config.name
+        try:
+            if contract.dtype == "int8":
+                allowed = QUANTIZED_FACTOR * contract.tolerance
+                image = golden_input(contract.card.preprocessing)
+                comparisons = compare_quantized(exported.logits, reference, image, allowed, contract.decoding)
+            else:
+                comparisons = compare(
+                    exported.logits, reference, contract.dtype, contract.decoding, contract.in_channels
+                )
+        except ExportError as error:
+            if not other:
+                raise
+            raise ExportError(
+                f"{exported.path}: holds a {contract.config.name}, and was compared with a {other}: {error}"
+            ) from None
+    return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons, other)
 
 
 def replay(exported: Exported) -> Replay:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from segnets.card import Colour
 from segnets.errors import ImageError
 
+VOID = 255
+
 
 def voc_palette(num_classes: int) -> list[Colour]:
     """Return PASCAL VOC's colour map: class 0 is black, 1 dark red, 2 dark green.
@@ -35,6 +37,8 @@ def overlay(
 ) -> npt.NDArray[np.uint8]:
     """Blend an image with the colours of a mask at 50 % opacity. Black classes leave the image unchanged.
 
+    So does the id 255 if it has no colour: in masks of PASCAL VOC and others it marks pixels to ignore.
+
     Args:
         image: Image of shape (H, W, 3), uint8, RGB.
         mask: Class ids of shape (H, W).
@@ -44,15 +48,18 @@ def overlay(
         Image of shape (H, W, 3), uint8, RGB.
 
     Raises:
-        ImageError: If the shapes differ, `image` is not uint8, or a class id has no colour.
+        ImageError: If the shapes differ, `image` is not uint8, or a class id other than 255 has no colour.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8")
     if mask.shape != image.shape[:2]:
         raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: the sizes must be equal")
-    if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) < len(palette):
-        raise ImageError(f"mask with ids {mask.min()}..{mask.max()} for a palette of {len(palette)} colours")
-    colours = np.asarray(palette, dtype=np.uint16)[mask]  # (H, W, 3)
+    void = (mask == VOID) if len(palette) <= VOID else np.zeros_like(mask, dtype=bool)
+    ids = mask[~void]
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(palette):
+        raise ImageError(f"mask with ids {ids.min()}..{ids.max()} for a palette of {len(palette)} colours")
+    table = np.array([*palette, (0, 0, 0)], dtype=np.uint16)
+    colours = table[np.where(void, len(palette), mask)]  # (H, W, 3)
     blended = ((image.astype(np.uint16) + colours + 1) // 2).astype(np.uint8)
     black = (colours == 0).all(axis=2, keepdims=True)
     return np.where(black, image, blended)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets.card import JSON, Colour, Decoding, ModelCard, ModelConfig, check_stated, with_labels
+from segnets.card import JSON, Colour, Decoding, ModelCard, ModelConfig, assumed_fields, check_stated, with_labels
 from segnets.errors import WeightsError, warn_caller
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
-from segnets.registry import build_described
+from segnets.registry import BACKBONES, build_described
 from segnets.weights.actual import describe_as_is
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.geometry import other_geometry
@@ -52,7 +52,8 @@ def save(
         path: File to write.
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
-        preprocessing: Preprocessing from an image to the input of the network.
+        preprocessing: Preprocessing from an image to the input of the network. If it is not given and the model has no
+            card, that of torchvision's weights is recorded as assumed, with a warning.
         decoding: Rule that turns logits into ids, for example `Decoding("threshold", 0.5)` for a network of one
             channel. A rule that is not stated is argmax, and for one channel a threshold of 0.5.
         provenance: Facts about the origin of the weights, as JSON values.
@@ -74,16 +75,21 @@ def save(
     actual = describe_as_is(network, config, tensors)
     if actual.problem:
         raise WeightsError(f"{os.fspath(path)}: not written. {actual.problem}")
-    card = (getattr(network, "card", None) or ModelCard()).derived()
+    known: ModelCard | None = getattr(network, "card", None)
+    card = (known or ModelCard()).derived()
     num_classes = actual.config.options.get("num_classes")
     if num_classes != config.options.get("num_classes"):
         card = card.without_classes()  # those of the head that was replaced
-    if preprocessing is not None:
-        card = replace(card, preprocessing=preprocessing)
     if decoding is not None:
         card = replace(card, decoding=decoding)
     if provenance is not None:
-        card = replace(card, provenance=dict(provenance))
+        card = replace(card, provenance=dict(provenance)).assuming(assumed_fields(card))
+    # segnets prepares no images for classifiers.
+    assumes = known is None and preprocessing is None and config.name not in BACKBONES
+    if preprocessing is not None:
+        card = card.preparing(preprocessing)
+    elif assumes:
+        card = card.assuming()
     try:
         card = with_labels(card, classes, palette)
         check_stated(card, num_classes if isinstance(num_classes, int) else None)
@@ -93,6 +99,12 @@ def save(
     if actual.changed:
         warn_caller(
             f"{os.fspath(path)}: the model was changed since it was built; saved with {', '.join(actual.changed)}"
+        )
+    if assumes:
+        warn_caller(
+            f"{os.fspath(path)}: no preprocessing was given, so the file records as assumed: "
+            f"{card.preprocessing.describe()}. Pass preprocessing=segnets.Preprocessing(...) with what the network was "
+            "trained with"
         )
 
 

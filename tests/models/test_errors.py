@@ -113,13 +113,12 @@ def test_lraspp_has_no_auxiliary_classifier() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "deeplab_resnet50",
-            r"no model 'deeplab_resnet50'\. Did you mean 'deeplabv3_resnet50'\? Models: deeplabv3_mob",
-        ),
+        ("deeplab_resnet50", r"no model 'deeplab_resnet50'\. Near names: deeplabv3_resnet50, deeplabv3plus_resnet50, "),
         ("resnet50", r"no model 'resnet50'\. That is a backbone: segnets\.backbones\.resnet50\(\) builds"),
-        ("zzz", r"no model 'zzz'\. Models: deeplabv3_mobilenet"),
-        (None, r"no model None\. Models: deeplabv3_mobilenet"),
+        ("unet_resnet34", r"\. Near names: pspnet_resnet34, .*\. segnets\.list_models\(\) names all \d+$"),
+        ("lraspp_swin", r"Near names: lraspp_mobilenet_v3_large, "),
+        ("zzz", r"no model 'zzz'\. segnets\.list_models\(\) names all \d+$"),
+        (None, r"no model None\. segnets\.list_models\(\) names all \d+$"),
     ],
 )
 def test_unknown_model_names(name: Any, message: str) -> None:

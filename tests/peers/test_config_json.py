@@ -82,8 +82,8 @@ def test_every_resnet_of_timm_that_looks_like_one_of_ours(tmp_path: Path) -> Non
         save_config_for_hf(theirs, str(tmp_path / "config.json"))
         found = read_source_config({}, (), tmp_path / "model.safetensors")
         assert found is not None
-        assert found.preprocessing is not None
-        assert found.preprocessing.mean == theirs.pretrained_cfg["mean"]
+        assert found.preprocessing
+        assert found.preprocessing["mean"] == theirs.pretrained_cfg["mean"]
         assert find_contradiction(found, match.config) == "", name
         same = layers(build_described(match.config.name, dict(match.config.options))) == layers(theirs)
         assert same == (found.refused is None), name
@@ -126,8 +126,8 @@ def test_transformers(in_1x1: bool, tmp_path: Path) -> None:
     strides = [theirs.resnet.encoder.stages[1].layers[0].layer[i].convolution.stride[0] for i in (0, 1)]
     assert strides == ([2, 1] if found.options["stride_in_1x1"] else [1, 2])
     assert found.classes == ("a", "b")
-    assert found.preprocessing is not None
-    assert found.preprocessing.mean == (0.25, 0.5, 0.75)
+    assert found.preprocessing
+    assert found.preprocessing["mean"] == (0.25, 0.5, 0.75)
     assert found.refused is None
     assert find_contradiction(found, ModelConfig("resnet50", {"num_classes": 2})).startswith(
         "backbone=a ResNet of bottlenec"

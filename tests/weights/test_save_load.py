@@ -202,7 +202,7 @@ def test_a_model_without_a_description_is_not_saved(tmp_path: Path) -> None:
 
 def test_proofs_of_other_tensors_are_dropped(tmp_path: Path, model: nn.Module) -> None:
     source = {"source_sha256": "12ab", "licence": "MIT", "proof": "every tensor byte-equal to the source's"}
-    segnets.save(model, tmp_path / "a.safetensors", provenance=source)
+    segnets.save(model, tmp_path / "a.safetensors", provenance=source, preprocessing=segnets.Preprocessing())
     segnets.save(segnets.load(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
     second = segnets.load(tmp_path / "b.safetensors")
     assert card_of(second).provenance == {"derived_from": {"source_sha256": "12ab", "licence": "MIT"}}

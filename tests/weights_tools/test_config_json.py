@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from segnets import Preprocessing
 from segnets.card import JSON, ModelConfig
 from segnets.options import check_values
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config import SourceConfig, find_contradiction, read_source_config
 from weights_tools.recognise.config._json_file import MAX_BYTES
+
+HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "channel_order": "RGB"}
 
 
 def read_config_json(folder: Path, config: Any, name: str = "model.safetensors") -> SourceConfig | None:
@@ -35,7 +36,7 @@ def test_transformers(tmp_path: Path) -> None:
         "transformers",
         {"stride_in_1x1": True, "in_channels": 3},
         classes=("a", "b"),
-        preprocessing=Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        preprocessing=HALVES,
         expects={"backbone": "resnet50", "num_classes": 2},
     )
 
@@ -134,11 +135,10 @@ TIMM = {"architecture": "resnet50", "num_classes": 2, "model_args": {"num_classe
 
 def test_timm(tmp_path: Path) -> None:
     own = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-    images = Preprocessing(resize="none", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     facts: dict[str, JSON] = {"backbone": "resnet50", "stem": "plain", "num_classes": 2}
     for form in ({"pretrained_cfg": own, "label_names": ["a", "b"]}, {**own, "label_names": {"0": "a", "1": "b"}}):
         found = read_config_json(tmp_path, {**TIMM, **form})
-        assert found == SourceConfig("config.json", "timm", {}, ("a", "b"), preprocessing=images, expects=facts)
+        assert found == SourceConfig("config.json", "timm", {}, ("a", "b"), preprocessing=HALVES, expects=facts)
     found = read_config_json(tmp_path, {**TIMM, "architecture": "mobilenetv3_large_100.ra_in1k"})
     assert found is not None
     assert found.options == {"norm_eps": 1e-5}

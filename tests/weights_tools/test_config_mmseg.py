@@ -15,7 +15,7 @@ from tests.weights_tools.mmseg_text import OPTIONS, TEXT, changed, of_mmseg
 from weights_tools.reader.values import Foreign, Global, Value
 from weights_tools.recognise.config import read_source_config
 
-IMAGENET = Preprocessing(resize="none")
+IMAGENET = {"mean": Preprocessing.mean, "std": Preprocessing.std, "channel_order": "RGB"}
 
 
 def test_mmseg() -> None:
@@ -41,9 +41,13 @@ def test_mmseg_of_release_0() -> None:
     assert found.classes == ("a", "b")
     one = round(1 / 255, 10)
     # Caffe: channels in the order they are read, minus the mean.
-    assert found.preprocessing == Preprocessing(
-        resize="none", mean=(0.406, 0.456, 0.485), std=(one, one, one), channel_order="BGR"
-    )
+    assert found.preprocessing == {
+        "mean": (0.406, 0.456, 0.485),
+        "std": (one, one, one),
+        "channel_order": "BGR",
+        "resize": "none",
+        "size": None,  # the pipeline has no step that resizes
+    }
 
 
 def test_mmseg_without_a_config() -> None:
@@ -165,8 +169,37 @@ def test_norms_that_need_execution_are_ignored() -> None:
 def test_channels(flag: str, order: str) -> None:
     """Images are read as BGR, and both flags swap the channels."""
     found = of_mmseg(changed(("bgr_to_rgb=True", flag)))
-    assert found.preprocessing is not None
-    assert found.preprocessing.channel_order == order
+    assert found.preprocessing["channel_order"] == order
+
+
+_TEST = "test_pipeline = [dict(type='LoadImageFromFile'), {}, dict(type='PackSegInputs')]\n"
+_FLIPS = "data = dict(test=dict(pipeline=[dict(type='MultiScaleFlipAug', img_scale=(2048, 1024), transforms=[{}])]))\n"
+_SHORT = {"resize": "short_side", "interpolation": "bilinear", "antialias": False}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "step", "stated"),
+    [
+        (_TEST, "dict(type='Resize', scale=(2048, 512), keep_ratio=True)", {**_SHORT, "size": 512}),
+        (_TEST, "dict(type='Resize', scale=(512, 2048), keep_ratio=True)", {**_SHORT, "size": 512}),
+        (_TEST, "dict(type='Resize', scale=(640, 480))", {**_SHORT, "resize": "fixed", "size": (480, 640)}),
+        (_FLIPS, "dict(type='Resize', keep_ratio=True)", {**_SHORT, "size": 1024}),
+        (_TEST, "dict(type='LoadAnnotations')", {"resize": "none", "size": None}),
+        (_TEST, "dict(type='ResizeShortestEdge', scale=(2048, 512), max_size=2048)", {}),
+        (_TEST, "dict(type='Resize', scale_factor=0.5)", {}),
+        ("{}", "", {}),
+    ],
+)
+def test_the_size_of_images_in_tests(pipeline: str, step: str, stated: dict[str, object]) -> None:
+    found = of_mmseg(f"{TEXT}{pipeline.format(step)}")
+    assert found.preprocessing == {**IMAGENET, **stated}
+    said = " ".join(found.notes)
+    if stated.get("resize") == "short_side":
+        assert "resizes the short side to" in said
+    elif "Resize" in step and not stated:
+        assert "in a way that segnets does not; set the size with --resize" in said
+    else:
+        assert said == ""
 
 
 def test_names_assigned_before_have_their_values() -> None:

@@ -37,3 +37,23 @@ def positive_int(argument: str) -> int:
     if not argument.isdecimal() or int(argument) < 1:
         raise argparse.ArgumentTypeError(f"{argument}: expected an integer of at least 1")
     return int(argument)
+
+
+def resize_rule(argument: str) -> dict[str, Any]:
+    """Parse 520, 480x640 or none into fields of a `segnets.Preprocessing`."""
+    from segnets.preprocessing import parse_resize  # imports torch, which would slow down `--help`
+
+    try:
+        return parse_resize(argument)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{argument[:40]!r}: {error}") from None
+
+
+def numbers(argument: str) -> tuple[float, ...]:
+    """Parse numbers with commas between them."""
+    from segnets.preprocessing import parse_numbers  # as above
+
+    try:
+        return parse_numbers(argument)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{argument[:40]!r}: {error}") from None

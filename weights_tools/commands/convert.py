@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from weights_tools.commands._common import PROJECTS, Subparsers, named_value, positive_int, print_result
+from weights_tools.commands._common import (
+    PROJECTS,
+    Subparsers,
+    named_value,
+    numbers,
+    positive_int,
+    print_result,
+    resize_rule,
+)
 
 # Repeated here because segnets and the layouts import torch, which would slow down `--help`. A test compares.
 LAYOUTS = ("allentdan", "mmseg", "navifra", "segnets", "smp", "timm", "torchvision", "transformers", "vainf")
@@ -53,6 +61,16 @@ def _add_source_facts(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="probability for --decoding threshold or multilabel, between 0 and 1; default: 0.5",
     )
+    group.add_argument(
+        "--resize",
+        type=resize_rule,
+        metavar="RULE",
+        help="how images were resized: 520 (the short side), 480x640 (height x width) or none",
+    )
+    for name in ("mean", "std"):
+        group.add_argument(
+            f"--{name}", type=numbers, metavar="R,G,B", help=f"{name} of each channel scaled to 0..1, in SRC's order"
+        )
     group.add_argument(
         "--allow-nonfinite", action="store_true", help="accept NaN and other values that no trained network has"
     )
@@ -118,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
         remap_classes=options.remap_classes,
         decoding=decoding_of(options),
         dtype=options.dtype,
+        preprocessing=_preprocessing(options),
         golden=options.golden,
         golden_tolerance=options.golden_tolerance,
         compare_with=options.project,
@@ -126,3 +145,9 @@ def run(options: argparse.Namespace) -> int:
     )
     print_result(report.to_json() if options.json else str(report))
     return 0
+
+
+def _preprocessing(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the given fields of the preprocessing, or None."""
+    given = {name: value for name in ("mean", "std") if (value := getattr(options, name)) is not None}
+    return {**(options.resize or {}), **given} or None

@@ -8,5 +8,7 @@ from __future__ import annotations
 
 from weights_tools.recognise._architecture import describe_architecture, format_architecture
 from weights_tools.recognise._recognise import Recognised, recognise
+from weights_tools.recognise.config import SourceConfig
+from weights_tools.recognise.layouts import PREPROCESSING
 
-__all__ = ["Recognised", "describe_architecture", "format_architecture", "recognise"]
+__all__ = ["PREPROCESSING", "Recognised", "SourceConfig", "describe_architecture", "format_architecture", "recognise"]

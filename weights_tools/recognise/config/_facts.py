@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from segnets.card import JSON, Colour, Decoding
-from segnets.preprocessing import Preprocessing
 from weights_tools._text import join_names
 
 _MAX_NOTES = 8  # limit for notes and for reasons, because a file could cause any number
@@ -23,7 +23,8 @@ class SourceConfig:
             for an option that is not used, such as multi_grid.
         classes: Names of the classes.
         palette: Colours of the classes.
-        preprocessing: Channel order, mean and standard deviation; sizes are ignored.
+        preprocessing: Fields of the preprocessing that the config states, by name: `resize` and `size`, `mean` and
+            `std`, `channel_order`, and others.
         decoding: Rule that turns logits into ids, or None if the config states none.
         notes: Remarks for the user.
         refused: Reason why segnets has no equivalent network, although the tensors may fit one.
@@ -36,7 +37,7 @@ class SourceConfig:
     options: Mapping[str, JSON] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     palette: tuple[Colour, ...] = ()
-    preprocessing: Preprocessing | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     refused: str | None = None
     expects: Mapping[str, JSON] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class Findings:
     """Facts found in a config so far, with the attributes of `SourceConfig` but `reasons` instead of `refused`."""
 
     options: dict[str, JSON] = field(default_factory=dict)
-    preprocessing: Preprocessing | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     palette: tuple[Colour, ...] = ()
     notes: list[str] = field(default_factory=list)

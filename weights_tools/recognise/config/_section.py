@@ -6,7 +6,7 @@ becomes a note, and the caller gets None.
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from segnets.preprocessing import Preprocessing
 from weights_tools._text import printable
@@ -144,7 +144,7 @@ def set_preprocessing(
     scale: float = 1.0,
     channel_order: str = "RGB",
 ) -> None:
-    """Record the preprocessing, if the config has both mean and standard deviation.
+    """Record mean, standard deviation and channel order, if the config has the first two.
 
     Args:
         mean: Mean of each channel.
@@ -155,15 +155,23 @@ def set_preprocessing(
     """
     if mean is None or std is None:
         return
+    stated = {"mean": _scaled(mean, scale), "std": _scaled(std, scale), "channel_order": channel_order}
     try:
-        findings.preprocessing = Preprocessing(
-            resize="none",
-            mean=_scaled(mean, scale),
-            std=_scaled(std, scale),
-            channel_order=channel_order,
-        )
+        Preprocessing(**stated)
     except ValueError as error:
         findings.note(f"ignored mean and standard deviation: {error}")
+    else:
+        findings.preprocessing.update(stated)
+
+
+def set_resize(stated: dict[str, Any], findings: Findings) -> None:
+    """Record the resize rule: `resize`, `size` and whatever else of the preprocessing belongs to it."""
+    try:
+        Preprocessing(**stated)
+    except ValueError as error:
+        findings.note(f"ignored the size of images: {error}")
+    else:
+        findings.preprocessing.update(stated)
 
 
 def _scaled(values: tuple[float, float, float], scale: float) -> tuple[float, float, float]:

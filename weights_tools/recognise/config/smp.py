@@ -2,7 +2,8 @@
 
 Its `save_pretrained` (since 0.4) writes every argument and the name of the class to config.json. Lightning modules
 store only the arguments that they were given, as `hyper_parameters`; missing ones have no known default.
-Source: segmentation_models_pytorch 0.6 base/hub_mixin.py, decoders/{deeplabv3,pspnet}/model.py, base/modules.py.
+Source: segmentation_models_pytorch 0.6 base/hub_mixin.py, decoders/{deeplabv3,pspnet}/model.py, base/modules.py,
+encoders/__init__.py.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import re
 
 from segnets.card import Decoding
+from segnets.preprocessing import Preprocessing
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
-from weights_tools.recognise.config._section import Section, is_count, quote
+from weights_tools.recognise.config._section import Section, is_count, quote, set_preprocessing
 
 _STRIDES = {"DeepLabV3": 8, "DeepLabV3Plus": 16}  # the defaults; before 0.5, DeepLabV3 only supported 8
 _RATES = (12, 24, 36)
@@ -44,6 +46,7 @@ def read_config(values: dict[str, Value], source: str) -> SourceConfig:
     channels = config.count("in_channels")
     if channels:
         found.set_option("in_channels", channels)
+    _read_encoder_images(config)
     return found.finish(source, "smp")
 
 
@@ -55,6 +58,17 @@ def _read_activation(config: Section) -> None:
         found.decoding = Decoding("threshold" if config.count("classes", 1) == 1 else "multilabel")
         text += f" and makes masks by {found.decoding}"
     found.note(text)
+
+
+def _read_encoder_images(config: Section) -> None:
+    """Record mean and standard deviation of a pretrained encoder, which `get_preprocessing_params` returns.
+
+    Those of every ResNet, ResNeXt and MobileNetV3 that segnets has are ImageNet's.
+    """
+    encoder = config.get("encoder_name")
+    known = isinstance(encoder, str) and (_ENCODER.fullmatch(encoder) or _FROM_TIMM.fullmatch(encoder))
+    if known and isinstance(config.get("encoder_weights"), str):
+        set_preprocessing(Preprocessing.mean, Preprocessing.std, config.findings)
 
 
 def _expect_shapes(config: Section, head: str) -> None:
@@ -158,4 +172,5 @@ def read_hyper_parameters(values: Value, source: str) -> SourceConfig | None:
         if rates and 0 not in rates:
             found.set_option("atrous_rates", [*rates])
     _expect_encoder(arguments)
+    _read_encoder_images(arguments)
     return found.finish(source, "smp")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
+from segnets.preprocessing import Preprocessing
 from segnets.registry import MODELS
 from weights_tools.recognise.layouts import tables
 from weights_tools.recognise.layouts._backbone import match_own_backbone
@@ -17,6 +18,7 @@ from weights_tools.recognise.layouts.torchvision import TorchvisionLayout
 
 __all__ = [
     "LAYOUTS",
+    "PREPROCESSING",
     "Evidence",
     "ExportNames",
     "Layout",
@@ -39,6 +41,19 @@ LAYOUTS: dict[str, Layout] = {
         TableLayout("allentdan", "AllentDan/LibtorchSegmentation", tables.ALLENTDAN),
         TableLayout("segnets", "segnets", tables.SEGNETS),
     )
+}
+
+# Layout -> the preprocessing of its project's own scripts, for weights that come without a config.
+# torchvision: references/segmentation/presets.py. VainF: main.py without --crop_val. Navifra: its inference, which
+# scales OpenCV's BGR to 693x520 and subtracts RGB numbers. AllentDan: its Predict, which only divides by 255.
+# SMP, mmseg: encoders/_preprocessing.py and mmengine's data_preprocessor; both leave sizes to the user's pipeline.
+_UNRESIZED = Preprocessing(resize="none")
+PREPROCESSING: dict[str, Preprocessing] = {
+    "torchvision": Preprocessing(),
+    "segnets": Preprocessing(),
+    "navifra": Preprocessing(resize="fixed", size=(520, 693), antialias=False, channel_order="BGR"),
+    "allentdan": Preprocessing(resize="none", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channel_order="BGR"),
+    **dict.fromkeys(("timm", "smp", "mmseg", "transformers", "vainf"), _UNRESIZED),
 }
 
 
