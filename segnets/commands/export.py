@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,17 @@ def _state_preprocessing(options: argparse.Namespace, model: Any) -> None:
     from segnets.preprocessing import parse_numbers, parse_resize
 
     stated: dict[str, Any] = {}
-    for name, parse in (("resize", parse_resize), ("mean", parse_numbers), ("std", parse_numbers)):
+    parsers: dict[str, Callable[[str], dict[str, Any]]] = {
+        "resize": parse_resize,
+        "mean": lambda text: {"mean": parse_numbers(text)},
+        "std": lambda text: {"std": parse_numbers(text)},
+    }
+    for name, parse in parsers.items():
         text: str | None = getattr(options, name)
         if text is None:
             continue
         try:
-            stated.update(parse(text) if name == "resize" else {name: parse(text)})
+            stated.update(parse(text))
         except ValueError as error:
             raise ExportError(f"--{name} {text[:40]}: {error}") from None
     if not stated:

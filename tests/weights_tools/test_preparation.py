@@ -15,6 +15,7 @@ from segnets import Preprocessing, cli
 from segnets.card import ModelCard
 from segnets.deploy import read_contract
 from segnets.errors import WeightsError
+from segnets.weights import read_weights_file
 from weights_tools.cli import main
 
 SMP = {"first_block_dilation": "same", "basic_block_dilation": "both", "align_corners": True, "head_variant": "smp"}
@@ -36,7 +37,8 @@ _PSPNET: dict[str, Any] = {"output_stride": 16, "backbone_stages": 3, "pool_norm
 
 
 def card_of(path: Path) -> ModelCard:
-    card: ModelCard = segnets.load(path).card
+    card = read_weights_file(path).card
+    assert card is not None
     return card
 
 

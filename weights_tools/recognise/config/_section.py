@@ -155,7 +155,7 @@ def set_preprocessing(
     """
     if mean is None or std is None:
         return
-    stated = {"mean": _scaled(mean, scale), "std": _scaled(std, scale), "channel_order": channel_order}
+    stated: dict[str, Any] = {"mean": _scaled(mean, scale), "std": _scaled(std, scale), "channel_order": channel_order}
     try:
         Preprocessing(**stated)
     except ValueError as error:
