@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 
 from segnets.card import Decoding
-from segnets.preprocessing import Preprocessing
 from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
 from weights_tools.recognise.config._section import Section, is_count, quote, set_preprocessing
@@ -68,7 +67,7 @@ def _read_encoder_images(config: Section) -> None:
     encoder = config.get("encoder_name")
     known = isinstance(encoder, str) and (_ENCODER.fullmatch(encoder) or _FROM_TIMM.fullmatch(encoder))
     if known and isinstance(config.get("encoder_weights"), str):
-        set_preprocessing(Preprocessing.mean, Preprocessing.std, config.findings)
+        set_preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), config.findings)
 
 
 def _expect_shapes(config: Section, head: str) -> None:
