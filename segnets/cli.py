@@ -24,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Classic segmentation networks: list them, describe their weights, export them and verify exports.",
         epilog="`segnets COMMAND --help` describes a command.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {sys.modules['segnets'].__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in (list, info, export, verify, join):
         command.add(commands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,17 @@ from segnets.console import run_command
 from segnets.errors import ExportError, ImageError, WeightsError
 from segnets.inference import overlay, voc_palette
 from tests.deploy.common import one_thread, random_model, small
+from weights_tools.cli import main as weights_tools_main
 
 __all__ = ["one_thread", "small"]
+
+
+@pytest.mark.parametrize(("program", "name"), [(main, "segnets"), (weights_tools_main, "weights-tools")])
+def test_version(program: Callable[[list[str]], int], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        program(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"{name} {segnets.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: int(options.run(options)), _PROGRAM)
 
 
+class _Version(argparse.Action):
+    """Action that prints the version of segnets, which is imported only here because it imports torch."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
+        from segnets import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description="Inspect and convert checkpoints of other projects. Nothing in a file is ever executed.",
         epilog="`weights-tools COMMAND --help` describes a command.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the program's version number and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in (inspect, convert, compare, export, fetch):
         command.add(commands)
