@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import weights_tools
@@ -142,6 +143,31 @@ def test_a_check_states_its_assumptions(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["info", str(tmp_path / "w.safetensors")]) == 0
     said = "".join(line for line in capsys.readouterr().out.splitlines() if "smp's own network" in line)
     assert said.split(", assuming ")[1].split(", ")[-1] == "which the weights do not determine"
+
+
+def test_a_head_for_whole_images_is_no_obstacle_to_a_proof(tmp_path: Path) -> None:
+    theirs = built("DeepLabV3Plus", "resnet18", {"aux_params": {"classes": 4}}).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        mask, label = theirs(image)
+    assert tuple(label.shape) == (1, 4)
+
+    def convert(golden: Tensor) -> weights_tools.ConversionReport:
+        save_file({"input": image, "output": golden, "label": label}, tmp_path / "golden.safetensors")
+        return weights_tools.convert(
+            tmp_path / "w.pth",
+            tmp_path / "w.safetensors",
+            compare_with="smp",
+            golden=tmp_path / "golden.safetensors",
+            overwrite=True,
+        )
+
+    report = convert(mask)
+    assert report.model == "deeplabv3plus_resnet18"
+    assert [proof.partition(" ")[0] for proof in report.proven] == ["golden", "compared"]
+    with pytest.raises(WeightsError, match="'out' differs by"):
+        convert(mask + 0.1)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,10 @@ def _read(source: Source, container: Container) -> dict[str, Tensor]:
     if _INPUT not in names:
         found = join_names((printable(name) for name in names), 4) or "nothing"
         raise WeightsError(f"no tensor 'input' (found: {found}). A golden file holds 'input' and 'output'.")
-    wanted = [_INPUT, _output_name(names), *([_AUX] if _AUX in names else [])]
+    # The classes of a whole image, which some networks return beside the mask (SMP's `aux_params`).
+    masks = any(len(refs[name].shape) == 4 for name in names if name not in (_INPUT, _AUX))
+    labels = {name for name in names if masks and len(refs[name].shape) == 2}
+    wanted = [_INPUT, _output_name([name for name in names if name not in labels]), *([_AUX] if _AUX in names else [])]
     reader = TensorReader(source, container)
     tensors: dict[str, Tensor] = {}
     for name in wanted:

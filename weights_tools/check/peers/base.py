@@ -101,6 +101,11 @@ class Peer(Protocol):
         """Requirements for `pip install`."""
         ...
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Name prefixes of tensors that no compared output depends on. They are not loaded."""
+        ...
+
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:
         """Describe the call that builds this network, without importing the project.
 

@@ -32,6 +32,7 @@ class Mmseg:
     modules: tuple[str, ...] = ("mmseg", "mmcv", "mmengine", "ftfy", "regex")
     distribution = "mmsegmentation"
     install = "mmsegmentation mmengine mmcv-lite ftfy regex"
+    without_effect: tuple[str, ...] = ()
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:  # noqa: ARG002
         """Describe the call; see `Peer.call`."""

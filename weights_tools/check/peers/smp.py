@@ -75,6 +75,9 @@ class Smp:
     modules: tuple[str, ...] = ("segmentation_models_pytorch",)
     distribution = "segmentation-models-pytorch"
     install = "segmentation-models-pytorch"
+    without_effect: tuple[str, ...] = (
+        "classification_head.",
+    )  # of `aux_params`: classes of the whole image, beside the mask
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:
         """Describe the call; see `Peer.call`."""

@@ -23,6 +23,7 @@ class Timm:
     modules: tuple[str, ...] = ("timm",)
     distribution = "timm"
     install = "timm"
+    without_effect: tuple[str, ...] = ()
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:  # noqa: ARG002
         """Describe the call; see `Peer.call`."""

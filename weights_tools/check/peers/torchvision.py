@@ -25,6 +25,7 @@ class Torchvision:
     modules: tuple[str, ...] = ("torchvision",)
     distribution = "torchvision"
     install = "torchvision"
+    without_effect: tuple[str, ...] = ()
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:  # noqa: ARG002
         """Describe the call; see `Peer.call`."""

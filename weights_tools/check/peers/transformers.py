@@ -23,6 +23,7 @@ class Transformers:
     modules: tuple[str, ...] = ("transformers",)
     distribution = "transformers"
     install = "transformers"
+    without_effect: tuple[str, ...] = ()
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:  # noqa: ARG002
         """Describe the call; see `Peer.call`."""
