@@ -38,6 +38,10 @@ class ImageError(SegnetsError, ValueError):
     """An image that can't be read, or a tensor with the wrong shape or dtype for an image."""
 
 
+class ForkError(SegnetsError, RuntimeError):
+    """A call in a process that was forked after a network had run in several threads, which would never return."""
+
+
 class FrameRingError(SegnetsError, RuntimeError):
     """A frame ring that can't be created, opened or trusted, or a call that is invalid in its state."""
 

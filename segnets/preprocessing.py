@@ -176,9 +176,7 @@ class Preprocess(nn.Module):
         if height != pixels.shape[2] or width != pixels.shape[3]:
             pixels = self.resized(pixels, height, width)
         scaled = pixels.to(torch.float32) / 255.0
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=image.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32, device=image.device).view(-1, 1, 1)
-        return (scaled - mean) / std
+        return (scaled - _per_channel(self.mean, image.device)) / _per_channel(self.std, image.device)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image of `height` x `width` pixels is resized to.
@@ -196,7 +194,8 @@ class Preprocess(nn.Module):
         if short_side * long_side > max(self.max_enlarged_pixels, height * width):
             reject_image(
                 f"image: {height}x{width} with its short side resized to {short_side} would be "
-                f"{short_side}x{long_side}, too large to segment; crop or pad it to a less extreme aspect ratio"
+                f"{short_side}x{long_side}, too large to segment; crop or pad it to a less extreme aspect "
+                "ratio, or keep its size (--resize none)"
             )
         return (short_side, long_side) if height <= width else (long_side, short_side)
 
@@ -264,6 +263,12 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
         )
     result: Tensor = Preprocess(preprocessing or Preprocessing())(image)
     return result
+
+
+def _per_channel(values: list[float], device: torch.device) -> Tensor:
+    """Return one number per channel, (C, 1, 1) float32. Scriptable."""
+    # In TorchScript, torch.tensor rounds numbers to the caller's default dtype first, and torch.full does not.
+    return torch.stack([torch.full([1, 1], value, dtype=torch.float32, device=device) for value in values])
 
 
 def check_image(image: Tensor, channels: int = 3) -> None:

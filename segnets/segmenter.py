@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from segnets.card import Decoding, assumption_of
 from segnets.errors import ImageError, warn_caller
+from segnets.forks import check_not_forked
 from segnets.images import image_pixels
+from segnets.neutral_state import neutral_state
 from segnets.preprocessing import Preprocess, Preprocessing, check_input
 
 if TYPE_CHECKING:
@@ -248,6 +250,7 @@ def segment(
     Raises:
         ImageError: If `image` can't be read, has another shape or dtype, or would become too large.
         ValueError: If the model is in training mode.
+        ForkError: If this process was forked after a network had run in several threads.
 
     Example:
         >>> model = segnets.load("weights.safetensors")
@@ -255,6 +258,7 @@ def segment(
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
+    check_not_forked()
     card = getattr(model, "card", None)
     decoding = decoding or getattr(card, "decoding", None)
     if preprocessing is None:
@@ -265,7 +269,7 @@ def segment(
     else:
         batch = torch.from_numpy(image_pixels(image, preprocessing.channels))[None].to(_device_of(model))
     segmenter = Segmenter(model, preprocessing, decoding).eval()
-    with torch.inference_mode():
+    with neutral_state(batch.device):
         logits = segmenter(segmenter.preprocess(batch))
         if assumed := assumption_of(decoding, logits.shape[1]):
             warn_caller(assumed)

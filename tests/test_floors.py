@@ -17,7 +17,7 @@ PACKAGE = Path(segnets.__file__).parent
 FLOORS = [
     {
         *("errors", "files", "console", "card", "garbage_collection", "options", "preprocessing", "segmenter"),
-        *("images", "layers", "frame_ring", "torchvision_compat"),
+        *("images", "layers", "frame_ring", "forks", "memory", "neutral_state", "torchvision_compat"),
     },
     {"backbones", "heads", "model"},
     {"builders"},

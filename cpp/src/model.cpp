@@ -1,7 +1,6 @@
 #include "segnets/model.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <new>
@@ -10,6 +9,7 @@
 #include "archive.h"
 #include "contract.h"
 #include "kept_memory.h"
+#include "neutral_state.h"
 #include "pixels.h"
 #include "program.h"
 #include "self_test.h"
@@ -33,12 +33,13 @@ std::unique_ptr<const Program> load_program(const Archive& archive, const Contra
   return contract.kind == "aoti" ? load_aoti(archive, contract, path) : load_torchscript(archive, contract, path);
 }
 
-// Run `work` in inference mode and turn any exception into an Error, prefixed by `what` unless it is one already.
+// Run `work` in a neutral state and turn any exception into an Error, prefixed by `what` unless it is one already.
 template <typename Work>
 auto run(const std::string& what, Work work) {
   try {
-    const c10::InferenceMode no_gradients;
+    const NeutralState neutral;
     at::get_num_threads();  // applies set_threads() to a new thread
+    check_not_forked();
     return work();
   } catch (const Error&) {
     throw;

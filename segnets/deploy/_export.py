@@ -33,6 +33,7 @@ from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
 from segnets.errors import ExportError, ImageError, WeightsError, warn_caller
 from segnets.files import atomic_write, check_writable_target
+from segnets.neutral_state import neutral_process
 from segnets.preprocessing import Preprocessing
 from segnets.segmenter import check_channels
 from segnets.weights.actual import AsIs, describe_as_is
@@ -75,6 +76,7 @@ class ExportReport:
         return f"{self.verification}{measured}\n  {', '.join(done)}, {self.seconds:.1f} s{notes}"
 
 
+@neutral_process()
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],

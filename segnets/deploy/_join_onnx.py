@@ -22,11 +22,13 @@ from segnets.deploy.formats.onnx.graph import serialized, strip_metadata
 from segnets.deploy.formats.onnx.runtime import check_installed, run, session
 from segnets.errors import ExportError
 from segnets.files import atomic_write, check_writable_target
+from segnets.neutral_state import neutral_process
 
 # Images to compare on, (N, H, W). None is elongated: resizing the short side would make such an image large.
 SHAPES = ((1, 64, 80), (2, 61, 47), (1, 33, 50))
 
 
+@neutral_process()
 def join_onnx(
     source: str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = True
 ) -> tuple[int, ...]:

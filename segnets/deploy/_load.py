@@ -21,7 +21,13 @@ from segnets.deploy._memory import keep_freed_memory
 from segnets.deploy.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
 from segnets.deploy.formats import FORMATS, Container, Program, open_container
 from segnets.errors import ExportError, ImageError
-from segnets.preprocessing import check_image, check_input
+from segnets.forks import check_not_forked
+from segnets.memory import check_batch_fits
+from segnets.neutral_state import neutral_state
+from segnets.preprocessing import Preprocess, check_image, check_input
+
+# Half precision becomes float32 without rounding.
+_EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Exported:
         """Compute logits, whichever output `forward` has.
 
         Args:
-            image: Normalised image, (N, K, H, W) float32, of the contract's number of channels.
+            image: Normalised image, (N, K, H, W) float32, of the contract's number of channels; or float16 or
+                bfloat16, which become float32.
 
         Returns:
             Logits, (N, C, H, W) float32.
@@ -56,9 +63,15 @@ class Exported:
         """
         self._check_place("input", image)
         check_input(image, self.contract.in_channels)
+        if image.dtype not in _EXACT_IN_FLOAT32:
+            raise ImageError(f"input: is {image.dtype}, expected torch.float32; image.float() rounds it")
+        if not image.is_cuda:
+            check_batch_fits(image.shape[0], image.shape[2], image.shape[3], self.contract.num_classes)
         with _running():
-            # This pass takes a hundredth of the smallest network's time. On a GPU it would force a synchronisation.
-            if not image.is_cuda and not torch.isfinite(image.sum()):
+            image = image.to(torch.float32)
+            # This pass takes a hundredth of the smallest network's time. On a GPU it would force a synchronisation. A
+            # sum of finite values that is not finite itself is rare enough for a second pass.
+            if not image.is_cuda and not torch.isfinite(image.sum()) and not torch.isfinite(image).all():
                 raise ImageError("input: NaN or infinite values; expected finite ones, as segnets.preprocess gives")
             output = self.module(image)
         return output["out"] if isinstance(output, dict) else output
@@ -76,7 +89,7 @@ class Exported:
             ImageError: If `image` is not such an image.
         """
         self._check_place("image", image)
-        check_image(image, self.contract.in_channels)
+        self._check_size(image)
         with _running():
             return self.module.preprocess(image)
 
@@ -94,9 +107,20 @@ class Exported:
             ImageError: If `image` is not such an image.
         """
         self._check_place("image", image)
-        check_image(image, self.contract.in_channels)
+        self._check_size(image)
         with _running():
             return self.module.segment(image)
+
+    def _check_size(self, image: Tensor) -> None:
+        """Check what TorchScript would refuse in many lines, or not at all.
+
+        Raises:
+            ImageError: If `image` is no image batch, or it, its resized form or its logits are too large.
+        """
+        check_image(image, self.contract.in_channels)
+        height, width = Preprocess(self.contract.card.preprocessing).output_size(image.shape[1], image.shape[2])
+        if not image.is_cuda:
+            check_batch_fits(image.shape[0], height, width, self.contract.in_channels + self.contract.num_classes)
 
     def _check_place(self, name: str, image: object) -> None:
         """Check that the image is a tensor on a device that the file runs on; a compiled model would crash.
@@ -115,11 +139,12 @@ class Exported:
 
 @contextmanager
 def _running() -> Iterator[None]:
-    """Disable gradients, and TorchScript's profiling, which makes the first two calls slow.
+    """Leave the caller's state of torch, and disable TorchScript's profiling, which makes the first two calls slow.
 
     Profiling recompiles in the second call, for no gain: exports are folded already, and CPUs fuse nothing.
     """
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
+    check_not_forked()
+    with neutral_state(), torch.jit.optimized_execution(False):
         yield
 
 

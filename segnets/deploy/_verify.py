@@ -22,6 +22,7 @@ from segnets.deploy.check.tolerance import (
 )
 from segnets.deploy.contract import Contract
 from segnets.errors import ExportError
+from segnets.neutral_state import neutral_process
 
 # CPUs with and without 8-bit instructions add up in different orders. An int8 network may therefore differ from the
 # float32 network by this much more than when it was exported.
@@ -110,6 +111,7 @@ def _classes_of(contract: Contract) -> str:
     return f"{contract.num_classes} {'channels' if contract.num_classes > 1 else 'channel'} ({contract.decoding})"
 
 
+@neutral_process()
 def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> VerifyReport:
     """Load an exported file, replay its golden pair, and compare it with a model.
 

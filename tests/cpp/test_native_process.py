@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests import cmake
 from tests.cpp.common import expected, picture
+from tests.test_neutral_state import convolution_precision
 from tests.tiers import full_but
 
 
@@ -53,6 +55,40 @@ def test_without_segnets_its_error_is_a_value_error(build: Path, native: Any) ->
         "except ValueError as error: print(type(error) is segnets_native.Error, error, 'segnets' in sys.modules)\n"
     )
     assert alone(build, code) == "True none.ts: does not exist False\n"
+
+
+def test_a_process_forked_after_a_call_refuses_the_next(build: Path, native: Any, tiny: Path) -> None:
+    """Without torch. The child gets 20 seconds; before, it waited forever."""
+    code = (
+        "import os, signal, segnets_native, numpy as np\n"
+        "segnets_native.set_threads(2)\n"
+        f"model, image = segnets_native.Model({str(tiny)!r}), np.zeros((200, 300, 3), np.uint8)\n"
+        "model.segment(image)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(20)\n"
+        "    try: model.segment(image)\n"
+        "    except ValueError as error: print(str(error).split(':')[0].replace(str(os.getppid()), 'PARENT'))\n"
+        "    segnets_native.set_threads(1)\n"
+        "    print(model.segment(image).shape, flush=True)\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    refusal = "this process was forked from process PARENT, which had already run a network in several threads"
+    assert alone(build, code) == f"{refusal}\n(200, 300)\n"
+
+
+@pytest.mark.parametrize("state", ["autocast", "precision"])
+def test_masks_do_not_depend_on_the_state_of_torch(state: str, native: Any, small: Path) -> None:
+    image = picture(120, 160, 3)
+    model = native.Model(small)
+    wanted, logits = model.segment(image), model.logits(image)
+    with convolution_precision("bf16") if state == "precision" else torch.autocast("cpu", dtype=torch.bfloat16):
+        for each in (model, native.Model(small)):
+            assert np.array_equal(each.segment(image), wanted)
+            assert np.array_equal(each.logits(image), logits)
+        if state == "precision":
+            assert torch.backends.mkldnn.conv.fp32_precision == "bf16"  # type: ignore[attr-defined]
 
 
 def test_other_threads_run_during_a_call(native: Any, tiny: Path) -> None:

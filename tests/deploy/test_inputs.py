@@ -22,7 +22,8 @@ from segnets.cli import main
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy._reason import reason_of
 from segnets.errors import ExportError, ImageError
-from tests.deploy.common import SMALL, random_model
+from segnets.preprocessing import Preprocessing
+from tests.deploy.common import SMALL, random_image, random_model, tiny
 
 
 @pytest.mark.parametrize(
@@ -176,3 +177,56 @@ def test_an_export_does_not_replace_its_weights(tmp_path: Path, capsys: pytest.C
         assert main(["export", str(weights), str(target), "--force"]) == 1
         assert "is the weights file itself" in capsys.readouterr().err
     assert weights.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def every_format(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Exports of one network with torchvision's preprocessing, and one of images as they are."""
+    folder, whole = tmp_path_factory.mktemp("formats"), Preprocessing()
+    export(tiny(), folder / "portable.ts", target="portable", preprocessing=whole)
+    export(tiny(), folder / "cpu.ts", target="cpu", preprocessing=whole)
+    export(tiny(), folder / "network.onnx", format="onnx", preprocessing=whole)
+    export(tiny(), folder / "unchanged.ts", preprocessing=Preprocessing(resize="none"))
+    return sorted(folder.iterdir())
+
+
+def test_dtypes_of_the_input(every_format: list[Path]) -> None:
+    image = load_exported(every_format[0]).preprocess(random_image(30, 40))[:, :, :40, :50]
+    for path in every_format:
+        exported = load_exported(path)
+        for dtype in (torch.float16, torch.bfloat16):
+            assert torch.equal(exported.logits(image.to(dtype)), exported.logits(image.to(dtype).float())), path
+        with pytest.raises(ImageError, match=r"input: is torch.float64, expected torch.float32; image.float"):
+            exported.logits(image.double())
+        with pytest.raises(ImageError, match="got integers"):
+            exported.logits(image.long())
+        large = torch.full((1, 3, 8, 8), 1e37)  # finite, unlike its sum
+        assert exported.logits(large).shape == (1, 5, 8, 8)
+
+
+def test_every_size_from_one_pixel(every_format: list[Path]) -> None:
+    for path in every_format:
+        exported = load_exported(path)
+        for height, width in ((1, 1), (1, 2), (3, 1), (1, 62), (33, 7)):
+            mask = exported.segment(torch.zeros(2, height, width, 3, dtype=torch.uint8))
+            assert mask.shape == (2, height, width), path
+        strip = torch.zeros(1, 1, 300, 3, dtype=torch.uint8)
+        if path.stem == "unchanged":
+            assert exported.segment(strip).shape == (1, 1, 300)
+            continue
+        for call in (exported.segment, exported.preprocess):
+            with pytest.raises(ImageError, match=r"^image: 1x300 .* would be 520x156000.* \(--resize none\)$"):
+                call(strip)
+
+
+def test_a_batch_that_exceeds_the_memory(every_format: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million images that share one image's memory would have ended the process."""
+    monkeypatch.setattr("segnets.memory.available_memory", lambda: 8_000_000_000)
+    image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8).expand(1_000_000, 64, 64, 3)
+    for path in every_format:
+        exported = load_exported(path)
+        for call in (exported.segment, exported.preprocess):
+            with pytest.raises(ImageError, match=r"1000000 images, .* take at least .* GB, and 8.0 GB are free"):
+                call(image)
+        with pytest.raises(ImageError, match="1000000 images"):
+            exported.logits(torch.zeros(1, 3, 64, 64).expand(1_000_000, 3, 64, 64))

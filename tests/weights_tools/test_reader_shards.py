@@ -306,6 +306,6 @@ def test_files_larger_than_memory_in_total_are_refused(
 ) -> None:
     index = sharded(tmp_path, state)
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
-    monkeypatch.setattr("weights_tools.reader.source._free_memory", lambda: total + (64 << 20) - 1)
+    monkeypatch.setattr("weights_tools.reader.source.available_memory", lambda: total + (64 << 20) - 1)
     with pytest.raises(WeightsError, match=r"larger \(0\.0 GB\) than the free memory \(0\.1 GB\)"):
         inspect(index)

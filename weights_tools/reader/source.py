@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.errors import WeightsError
+from segnets.memory import available_memory
 from weights_tools.reader.identify import explain_folder
 
 _CHUNK = 4 << 20
@@ -190,23 +191,12 @@ def _aligned(size: int) -> npt.NDArray[np.uint8]:
 
 def require_memory(size: int) -> None:
     """Raise WeightsError if `size` bytes exceed the free memory, where the system reports that."""
-    free = _free_memory()
+    free = available_memory()
     if free is not None and size + _KEPT_FREE > free:
         raise WeightsError(
             f"the file is larger ({size / 1e9:.1f} GB) than the free memory ({free / 1e9:.1f} GB). "
             "Convert it on a machine with more memory."
         )
-
-
-def _free_memory() -> int | None:
-    """Return the bytes available without swapping, or None if the system does not report them."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
 
 
 def _hash(arrived: queue.SimpleQueue[memoryview | None]) -> str:

@@ -1,0 +1,79 @@
+"""A process that was forked after a call refuses the next one, instead of waiting forever for threads that it lacks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import segnets
+from segnets.deploy import load_exported
+from segnets.errors import ForkError
+from tests.deploy.common import random_image, small, tiny
+
+__all__ = ["small"]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+def forked(work: Callable[[], None]) -> None:
+    """Run `work` in a forked process, which gets 20 seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of exactly this
+        child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_calls_after_a_fork_are_refused(small: Path) -> None:
+    exported, model, image = load_exported(small), tiny(), random_image(200, 300)
+    expected = exported.segment(image)
+
+    def work() -> None:
+        calls = (
+            lambda: exported.segment(image),
+            lambda: load_exported(small).segment(image),
+            lambda: segnets.segment(model, image),
+        )
+        for call in calls:
+            with pytest.raises(ForkError, match=rf"forked from process {os.getppid()}, .* Fork before the first call"):
+                call()
+        torch.set_num_threads(1)  # as the workers of a DataLoader do
+        assert torch.equal(exported.segment(image), expected)
+
+    forked(work)
+    assert torch.equal(exported.segment(image), expected)
+
+
+def test_a_fork_before_the_first_call_is_fine(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test process ran before is forgotten; its child uses one thread, and then several."""
+    monkeypatch.setattr("segnets.forks._process_with_threads", None)
+    torch.set_num_threads(1)
+    exported, image = load_exported(small), random_image(40, 50)
+    expected = exported.segment(image)
+
+    def work() -> None:
+        assert torch.equal(exported.segment(image), expected)
+
+    forked(work)
