@@ -100,6 +100,7 @@ class VerifyReport:
             f"  {self.golden}",
             *([f"  compared with another network, {self.other_network}"] if self.other_network else []),
             *(f"  {comparison}" for comparison in self.comparisons),
+            *_agreement_on_images(contract),
             f"  {'passed' if self.passed else 'FAILED'}",
         ]
         return "\n".join(lines)
@@ -109,6 +110,20 @@ def _classes_of(contract: Contract) -> str:
     if contract.decoding.rule == "argmax":
         return f"{contract.num_classes} classes"
     return f"{contract.num_classes} {'channels' if contract.num_classes > 1 else 'channel'} ({contract.decoding})"
+
+
+def _agreement_on_images(contract: Contract) -> list[str]:
+    """Describe what decided whether an int8 file was kept."""
+    measured = contract.quantization
+    agreement, minimum = measured.get("mask_agreement"), measured.get("minimum_agreement")
+    if not isinstance(agreement, int | float):
+        return []
+    which = "images held out" if measured.get("held_out") else "images, which also calibrated it"
+    required = f", at least {minimum:.2%} required" if isinstance(minimum, int | float) else ""
+    return [
+        f"  when exported, its masks agreed with float32 on {agreement:.2%} of the pixels of "
+        f"{measured.get('images_measured')} {which}{required}"
+    ]
 
 
 @neutral_process()

@@ -8,12 +8,14 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import segnets
 from segnets import backbones
@@ -230,3 +232,27 @@ def test_a_batch_that_exceeds_the_memory(every_format: list[Path], monkeypatch: 
                 call(image)
         with pytest.raises(ImageError, match="1000000 images"):
             exported.logits(torch.zeros(1, 3, 64, 64).expand(1_000_000, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.random_structured(layer, "weight", amount=2, dim=0),
+        pytest.param(torch.nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore::FutureWarning")),
+        torch.nn.utils.spectral_norm,
+    ],
+    ids=["weight_norm", "spectral_norm", "pruned", "pruned channels", "old weight_norm", "old spectral_norm"],
+)
+def test_weights_that_are_computed_in_every_call(compute: Callable[[nn.Module], object], tmp_path: Path) -> None:
+    model = tiny()
+    compute(model.get_submodule("backbone.convolution"))
+    image = torch.randn(1, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    expected = model.eval()(image)["out"].detach()
+    keys = set(model.state_dict())
+    assert export(model, tmp_path / "m.ts", preprocessing=SMALL, target="portable").verification.passed
+    assert torch.allclose(load_exported(tmp_path / "m.ts").logits(image), expected, atol=1e-5)
+    assert torch.equal(model(image)["out"], expected)
+    assert set(model.state_dict()) == keys

@@ -43,6 +43,8 @@ def test_masks_equal_those_of_the_export(preprocessing: Preprocessing, tmp_path:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     export(tiny(), source, format="onnx", preprocessing=preprocessing)
     assert join_onnx(source, target) == tuple(batch * height * width for batch, height, width in SHAPES)
+    domains = [each.domain for each in onnx.load(target).opset_import]
+    assert len(domains) == len(set(domains))
     graph, exported = onnxruntime.InferenceSession(target), load_exported(source)
     assert [each.name for each in graph.get_inputs()] == ["image"]
     for height, width in ((1, 1), (47, 33), (100, 64)):

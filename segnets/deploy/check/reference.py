@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from segnets.deploy._reason import reason_of
 from segnets.errors import ExportError
@@ -19,12 +22,49 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
     Frozen and synchronised batch norms become plain ones. The model itself is not changed.
     """
-    with torch.inference_mode(False):
-        model = copy.deepcopy(model).eval().to(device="cpu", dtype=torch.float32)
+    with torch.inference_mode(False), torch.no_grad():
+        model = _deepcopy(model).eval().to(device="cpu", dtype=torch.float32)
+        for module in list(model.modules()):
+            _keep_computed_weights(module)
         for name, module in list(model.named_modules()):
             if (plain := as_batch_norm(module)) is not module:
                 model.set_submodule(name, plain)
         return model.requires_grad_(False)
+
+
+def _deepcopy(model: nn.Module) -> nn.Module:
+    """Copy a model that may hold computed tensors, as hooks of weight norm and of pruning do; torch copies none."""
+    computed = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+    try:
+        for module, name, value in computed:
+            setattr(module, name, value.detach())
+        return copy.deepcopy(model)
+    finally:
+        for module, name, value in computed:
+            setattr(module, name, value)
+
+
+def _keep_computed_weights(module: nn.Module) -> None:
+    """Replace weights that are computed in every call by their value: parametrizations, weight norm, pruning."""
+    if parametrize.is_parametrized(module):
+        # Not with torch's remove_parametrizations: a copy shares its class with the original, which that changes.
+        parametrizations = module.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        values = {name: getattr(module, name).detach().clone() for name in parametrizations}
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value))
+    for number, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, (prune.BasePruningMethod, WeightNorm, SpectralNorm)):
+            hook(module, None)  # computes the weight
+            hook.remove(module)
+            del module._forward_pre_hooks[number]
 
 
 def logits_of(model: nn.Module, image: Tensor) -> Tensor:

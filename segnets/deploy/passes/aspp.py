@@ -38,7 +38,10 @@ class PooledApart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ASPP's output."""
-        result: Tensor = self.activation(self.projection(self.maps(x)) + self.pooled(x))
+        projected = self.projection(self.maps(x))
+        # Spread explicitly: OpenCV refuses to add maps of different sizes after a convolution. Elsewhere this is free.
+        pooled = self.pooled(x).expand(-1, -1, projected.shape[2], projected.shape[3])
+        result: Tensor = self.activation(projected + pooled)
         return result
 
 

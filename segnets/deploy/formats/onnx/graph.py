@@ -18,9 +18,22 @@ def serialized(model: Any) -> bytes:
     """Check a model, name segnets as its producer, and return it serialized."""
     onnx: Any = import_module("onnx")
     model.producer_name = _PRODUCER
+    list_domains_once(model)
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def list_domains_once(model: Any) -> None:
+    """List each domain of operators once, with its newest version; some libraries refuse it twice."""
+    versions: dict[str, int] = {}
+    for each in model.opset_import:
+        # The default domain has two names.
+        domain = "" if each.domain == "ai.onnx" else each.domain
+        versions[domain] = max(each.version, versions.get(domain, 0))
+    onnx: Any = import_module("onnx")
+    model.ClearField("opset_import")
+    model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
 
 
 def strip_metadata(model: Any) -> None:
