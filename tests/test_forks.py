@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import segnets
 from segnets.deploy import load_exported
@@ -51,7 +52,7 @@ def test_calls_after_a_fork_are_refused(small: Path) -> None:
     expected = exported.segment(image)
 
     def work() -> None:
-        calls = (
+        calls: tuple[Callable[[], Tensor], ...] = (
             lambda: exported.segment(image),
             lambda: load_exported(small).segment(image),
             lambda: segnets.segment(model, image),
