@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import safetensors.torch
 import torch
@@ -110,6 +111,19 @@ class Exported:
         self._check_size(image)
         with _running():
             return self.module.segment(image)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Refuse to copy or pickle a program for oneDNN, whose weights torch can't copy.
+
+        Raises:
+            ExportError: If the file has target "cpu".
+        """
+        if self.contract.target == "cpu":
+            raise ExportError(
+                f"{self.path}: a loaded file of target 'cpu' can't be copied or pickled, because torch can't copy "
+                "weights in oneDNN's layout. Load the file again where it is needed, or export with target='portable'"
+            )
+        return super().__reduce_ex__(protocol)
 
     def _check_size(self, image: Tensor) -> None:
         """Check what TorchScript would refuse in many lines, or not at all.

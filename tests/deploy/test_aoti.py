@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from segnets.card import ModelCard, ModelConfig
 from segnets.deploy import Contract, export, load_exported, read_contract, verify
 from segnets.deploy.formats import _inductor
 from segnets.deploy.formats._cpu import check_cpu, this_cpu
+from segnets.deploy.formats.aoti import check_folder, to_bytes
 from segnets.deploy.passes import pipeline
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.convolutions import OnePixelConv, choose_forms
@@ -221,3 +224,22 @@ def test_an_older_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_networks(name: str, dtype: str, tmp_path: Path) -> None:
     model = calm_model(name, num_classes=5)
     assert export(model, tmp_path / "m.pt2", format="aoti", dtype=dtype, preprocessing=SMALL).verification.passed
+
+
+def test_folders_that_would_fail_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs(tmp_path)
+    fields = {name: getattr(real, name) for name in dir(real) if name.startswith("f_")}
+
+    def report(**changed: int) -> None:
+        monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(**{**fields, **changed}))
+
+    report(f_flag=os.ST_NOEXEC)
+    with pytest.raises(ExportError, match=r"^x: is unpacked in .*/new, where .* \(noexec\)\. Set TMPDIR"):
+        check_folder(tmp_path / "new", "x: is unpacked in", 1)
+    with pytest.raises(ExportError, match=r"format='aoti': compiles in .* \(noexec\)\. Set TMPDIR"):
+        to_bytes(tiny(), SMALL, {}, (64, 80))
+    report(f_bavail=1000, f_frsize=4096, f_flag=0)
+    with pytest.raises(ExportError, match=r"compiles in .*, which has 4 MB free, and 67 MB are needed"):
+        to_bytes(tiny(), SMALL, {}, (64, 80))
+    report(f_flag=0)
+    check_folder(tmp_path, "x: is unpacked in", 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import shutil
 import struct
 import subprocess
@@ -256,3 +258,13 @@ def test_weights_that_are_computed_in_every_call(compute: Callable[[nn.Module], 
     assert torch.allclose(load_exported(tmp_path / "m.ts").logits(image), expected, atol=1e-5)
     assert torch.equal(model(image)["out"], expected)
     assert set(model.state_dict()) == keys
+
+
+def test_a_file_for_onednn_is_not_copied(every_format: list[Path]) -> None:
+    portable = load_exported(next(path for path in every_format if path.stem == "portable"))
+    image = random_image(20, 30)
+    assert torch.equal(copy.deepcopy(portable).segment(image), portable.segment(image))
+    exported = load_exported(next(path for path in every_format if path.stem == "cpu"))
+    for act in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(ExportError, match=r"cpu\.ts: a loaded file of target 'cpu' can't be copied or pickled"):
+            act(exported)

@@ -7,6 +7,7 @@ bits there.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -46,6 +47,7 @@ BOUNDS: Bounds = {"batch": (1, 64), "height": (33, 4096), "width": (33, 4096)}
 IMAGE_PROGRAM = "image.ts"  # the file with preprocessing and decoding
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _SOURCES = (".cpp", ".h", ".o")
+_COMPILER_FILES = 64 << 20  # bytes that the compiler writes besides the weights
 
 
 class Aoti:
@@ -108,6 +110,7 @@ class Aoti:
             ExportError: If this CPU lacks instructions that it uses, or LibTorch can't load it.
         """
         check_cpu(contract.processor, container.where)
+        check_folder(Path(tempfile.gettempdir()), f"{container.where}: is unpacked in", 2 * len(container.data))
         image = container.read(IMAGE_PROGRAM)
         try:
             network = _load_package(container.data)
@@ -231,6 +234,11 @@ def to_bytes(
     Raises:
         ExportError: If the network can't be compiled.
     """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    for used in (tempfile.gettempdir(), cache_dir()):
+        check_folder(Path(used), "format='aoti': compiles in", _COMPILER_FILES + 4 * weights)
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         path = Path(folder) / "network.pt2"
@@ -245,6 +253,31 @@ def to_bytes(
             raise ExportError(f"the model can't be compiled by AOTInductor: {reason_of(error)}") from error
         image = _script.script(image_program)
         return _packed(path, {**extra_files, IMAGE_PROGRAM: _script.to_bytes(image, {})})
+
+
+def check_folder(folder: Path, what: str, needed: int) -> None:
+    """Check that programs may run from a folder, and that it has room. Compiler and loader would name other causes.
+
+    Args:
+        folder: Folder, which may not exist yet.
+        what: Its use, for the message.
+        needed: Bytes that are written there.
+
+    Raises:
+        ExportError: If not.
+    """
+    existing = next((each for each in (folder, *folder.parents) if each.exists()), None)
+    if existing is None or not hasattr(os, "statvfs"):
+        return
+    system = os.statvfs(existing)
+    advice = "Set TMPDIR (and TORCHINDUCTOR_CACHE_DIR, if it is set) to another folder"
+    if system.f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise ExportError(f"{what} {folder}, where no program may run (noexec). {advice}")
+    free = system.f_bavail * system.f_frsize
+    if free < needed:
+        raise ExportError(
+            f"{what} {folder}, which has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed. {advice}"
+        )
 
 
 def _compile(network: nn.Module, context: Context, path: Path) -> None:

@@ -294,13 +294,12 @@ class _Quantizer:
         """Yield settings to try, from the fastest to the most exact. Later ones are found by measuring."""
         yield _Settings()
         yield _Settings("uint16")
-        groups = self._by_loss()
-        if len(groups) < 2:  # without its only layer, nothing of the network would be int8
-            return
+        groups, layers = self._by_loss(), self._layers()
         count = sum(map(len, groups))
         for activations, part in (("uint8", 4), ("uint16", 4), ("uint16", 2)):
             names = tuple(name for group in groups[: max(1, len(groups) // part)] for name in group)
-            yield _Settings(activations, names, len(names) / count)
+            if not layers <= set(names):  # otherwise nothing would be int8
+                yield _Settings(activations, names, len(names) / count)
 
     def quantized(self, settings: _Settings, images: Sequence[Tensor] | None = None) -> bytes:
         """Quantize the network.
@@ -332,6 +331,12 @@ class _Quantizer:
         list_domains_once(model)
         data: bytes = model.SerializeToString(deterministic=True)
         return data
+
+    def _layers(self) -> set[str]:
+        """Return the names of the nodes that have weights."""
+        onnx: Any = import_module("onnx")
+        kinds = ("Conv", "Gemm", "MatMul")
+        return {node.name for node in onnx.load(self._prepared).graph.node if node.op_type in kinds}
 
     def _by_loss(self) -> list[list[str]]:
         """Return groups of successive nodes, from the one that loses most.
