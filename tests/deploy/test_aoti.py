@@ -18,7 +18,7 @@ from segnets.card import ModelCard, ModelConfig
 from segnets.deploy import Contract, export, load_exported, read_contract, verify
 from segnets.deploy.formats import _inductor
 from segnets.deploy.formats._cpu import check_cpu, this_cpu
-from segnets.deploy.formats.aoti import check_folder, to_bytes
+from segnets.deploy.formats.aoti import check_folder
 from segnets.deploy.passes import pipeline
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.convolutions import OnePixelConv, choose_forms
@@ -237,9 +237,9 @@ def test_folders_that_would_fail_the_compiler(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ExportError, match=r"^x: is unpacked in .*/new, where .* \(noexec\)\. Set TMPDIR"):
         check_folder(tmp_path / "new", "x: is unpacked in", 1)
     with pytest.raises(ExportError, match=r"format='aoti': compiles in .* \(noexec\)\. Set TMPDIR"):
-        to_bytes(tiny(), SMALL, {}, (64, 80))
+        export(tiny(), tmp_path / "m.pt2", preprocessing=SMALL)
     report(f_bavail=1000, f_frsize=4096, f_flag=0)
     with pytest.raises(ExportError, match=r"compiles in .*, which has 4 MB free, and 67 MB are needed"):
-        to_bytes(tiny(), SMALL, {}, (64, 80))
+        export(tiny(), tmp_path / "m.pt2", preprocessing=SMALL)
     report(f_flag=0)
     check_folder(tmp_path, "x: is unpacked in", 0)

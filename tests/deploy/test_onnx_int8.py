@@ -128,7 +128,7 @@ def test_the_layers_that_lose_most_are_left_out_first(photographs: Path, tmp_pat
     model = nearly_equal_classes(1e-3)
     plain = network_of(rewrite(model, Context("onnx", "portable")).network, 20)
     images = [preprocess(random_image(40, 60, seed=seed), SMALL) for seed in range(2)]
-    attempts = list(quantizer._Quantizer(plain, tmp_path, lambda: iter(images)).ladder())
+    attempts = list(quantizer._Quantizer(plain, Decoding(), tmp_path, lambda: iter(images)).ladder())
     assert [(each.activations, bool(each.left_out)) for each in attempts[:3]] == [
         ("uint8", False),
         ("uint16", False),

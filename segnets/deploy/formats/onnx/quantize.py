@@ -352,7 +352,9 @@ class _Quantizer:
 
         def agreement(left_out: Sequence[str]) -> float:
             small = session(self.quantized(_Settings(left_out=tuple(left_out)), images), "int8 network")
-            return float(np.mean([_agreement(_logits(plain, image), _logits(small, image), self._decoding) for image in images]))
+            return float(
+                np.mean([_agreement(_logits(plain, image), _logits(small, image), self._decoding) for image in images])
+            )
 
         return sorted(groups, key=agreement, reverse=True)
 
