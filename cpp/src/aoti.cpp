@@ -1,5 +1,4 @@
 // The compiled network of a .pt2 file, and the small TorchScript program that prepares its images.
-#include <sys/statvfs.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <unistd.h>
 
@@ -86,13 +85,6 @@ class TemporaryFile {
  public:
   explicit TemporaryFile(std::string_view bytes)
       : path_((std::filesystem::temp_directory_path() / "segnets-XXXXXX.pt2").string()) {
-#ifdef ST_NOEXEC
-    struct ::statvfs system{};
-    const std::string folder = std::filesystem::temp_directory_path().string();
-    if (::statvfs(folder.c_str(), &system) == 0 && (system.f_flag & ST_NOEXEC) != 0)
-      throw Error(folder + ": no program may run from there (noexec), and the compiled network is loaded from there; " +
-                  "set TMPDIR to another folder.");
-#endif
     const int file = ::mkstemps(path_.data(), 4);
     if (file < 0)
       throw Error(path_ +
