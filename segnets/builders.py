@@ -93,10 +93,12 @@ class Builder:
             resolved["aspp_norm_eps"] = None  # equivalent to leaving the option out, so recorded the same way
         paths = [stage.path for stage in self._feature_maps(resolved).values()]
         if len(set(paths)) < len(paths):
-            raise ValueError(
-                f"backbone_stages={resolved['backbone_stages']} are too few for {self.name}, which would read one "
-                f"feature map twice ({', '.join(paths)})"
+            few = (
+                f"backbone_stages={resolved['backbone_stages']} are too few for "
+                if "backbone_stages" in resolved
+                else ""
             )
+            raise ValueError(f"{few}{self.name}, which would read one feature map twice ({', '.join(paths)})")
         _check_norm_eval(given.get("norm_eval"), resolved)
         return resolved
 
@@ -126,6 +128,8 @@ class Builder:
         maps = {self.head.last_name: stages.out}
         if self.head.low is not None:
             maps["low"] = self.head.low(stages)
+        if self.head.others is not None:
+            maps.update(self.head.others(stages))
         if options["aux_loss"]:
             maps["aux"] = stages.aux
         return maps
@@ -144,7 +148,12 @@ class Builder:
         if options["aux_loss"]:
             aux = FCNHead(maps["aux"].channels, options["num_classes"], norm_layer=head_norm)
         low_channels = maps["low"].channels if "low" in maps else 0
-        head_input = HeadInput(options["output_stride"], maps[self.head.last_name].channels, low_channels)
+        head_input = HeadInput(
+            options["output_stride"],
+            maps[self.head.last_name].channels,
+            low_channels,
+            {name: stage.channels for name, stage in maps.items() if name not in (self.head.last_name, "low", "aux")},
+        )
         return SegmentationModel(
             backbone,
             self.head.build(options["num_classes"], head_input, options, head_norm),

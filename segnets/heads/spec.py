@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -21,11 +21,13 @@ class HeadInput:
         output_stride: Output stride of the backbone: 8, 16 or 32.
         channels: Channels of the last feature map.
         low_channels: Channels of the finer feature map if the head reads one, else 0.
+        other_channels: Channels of the feature maps that `HeadSpec.others` selects, by name, in their order.
     """
 
     output_stride: int
     channels: int
     low_channels: int = 0
+    other_channels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class HeadSpec:
         output_stride: Default output stride of the backbone.
         low: Function that selects the finer feature map, read as "low", from the backbone's stages, or None if the head
             only reads the last feature map.
+        others: Function that selects any number of further feature maps by name from the backbone's stages, for example
+            those of a feature pyramid, or None. A feature map can be read under one name only, and the auxiliary
+            classifier reads one too, so such a head usually sets `auxiliary=False`.
         last_name: Key of the last feature map in the dictionary.
         auxiliary: Whether a network with this head can have an auxiliary classifier.
     """
@@ -64,6 +69,7 @@ class HeadSpec:
     low: Callable[[Stages], Stage] | None = None
     last_name: str = "out"
     auxiliary: bool = True
+    others: Callable[[Stages], Mapping[str, Stage]] | None = None
 
 
 def check_variant(variant: str, allowed: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from segnets.builders import Builder
 from segnets.cli import main
 from segnets.heads import FCN, HeadSpec
 from segnets.registry import MODELS
+from tests.blocks import blocks_of
 from tests.typed import options_of, part
 
 # A user's module, which registers a network when it is imported.
@@ -144,6 +146,36 @@ def test_loading_an_unregistered_network_is_an_error(
     assert err == ""
     segnets.load_exported("model.ts")
     assert segnets.verify("model.ts").passed
+
+
+def test_the_heads_of_the_page_about_adding_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's code runs, and the pyramid adds its four feature maps as it says."""
+    page = (Path(segnets.__file__).parents[1] / "docs" / "adding_a_model.md").read_text()
+    codes = [code for language, code in blocks_of(page) if language == "python"]
+    assert len(codes) == 2
+    monkeypatch.chdir(tmp_path)
+    for i, code in enumerate(codes):
+        path = tmp_path / f"page_{i}.py"  # TorchScript reads the code from its file
+        path.write_text(code)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, path.stem, module)
+        spec.loader.exec_module(module)
+    model = module.model
+    x = torch.randn(1, 3, 33, 50)
+    with torch.inference_mode():
+        features = model.backbone(x)
+        assert {name: each.shape[1] for name, each in features.items()} == {"4": 64, "8": 128, "16": 256, "out": 512}
+        added: Any = 0
+        for name in ("out", "16", "8", "4"):
+            lateral = model.classifier.lateral[name](features[name])
+            if name != "out":
+                added = nn.functional.interpolate(added, lateral.shape[2:], mode="bilinear")
+            added = lateral + added
+        expected = nn.functional.interpolate(model.classifier.classify(added), (33, 50), mode="bilinear")
+        assert torch.allclose(model(x)["out"], expected, atol=1e-6)
 
 
 def test_saving_needs_the_registration_too(linear: HeadSpec, tmp_path: Path) -> None:
