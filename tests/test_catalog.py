@@ -31,7 +31,9 @@ def test_parameters_are_counted_on_each_call(row: Published) -> None:
 
 
 def test_every_network_and_backbone_has_its_rows() -> None:
-    assert {row.model for row in CATALOG} == set(NAMES) | BACKBONES.keys()
+    # A backbone of torchvision has published files; one that was added may have none.
+    of_torchvision = {name for name in BACKBONES if hasattr(torchvision.models, name)}
+    assert {row.model for row in CATALOG} == set(NAMES) | of_torchvision
     for name in torchvision.models.list_models(module=torchvision.models.segmentation):
         assert len(published_for(name)) == len(torchvision.models.get_model_weights(name))
 
