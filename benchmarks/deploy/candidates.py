@@ -117,6 +117,7 @@ CANDIDATES = (
     Candidate("ONNX Runtime", _ONNX, _ONNX_CALL, _TORCHVISION_ONNX),
     Candidate("OpenVINO float32", _OPENVINO, _OPENVINO_CALL, _TORCHVISION_ONNX),
     Candidate("OpenVINO bfloat16", _OPENVINO, _OPENVINO_CALL, _TORCHVISION_ONNX, precision="bf16"),
+    Candidate("segnets torchscript portable", _OURS, _CALL, "-portable.ts"),
     Candidate("segnets torchscript cpu float32", _OURS, _CALL, "-cpu.ts"),
     Candidate("segnets torchscript cpu bfloat16", _OURS, _CALL, "-cpu-bf16.ts"),
     Candidate("segnets aoti float32", _OURS, _CALL, "-aoti-{threads}.pt2"),

@@ -55,7 +55,10 @@ def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> Segme
 
 def simplified(model: nn.Module) -> nn.Module:
     """Return a copy of the model after the passes that every format shares."""
-    return pipeline.rewrite(model, Context("torchscript", "portable")).network
+    network: nn.Module = model
+    for each in pipeline.COMMON:
+        network = each.apply(network, Context("torchscript", "portable")).network
+    return network
 
 
 def fused_for_cpu(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
 from segnets.deploy._reason import reason_of
@@ -35,6 +35,26 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
     except (FrontendError, RuntimeError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ExportError(f"the model can't be compiled by TorchScript: {reason_of(error)}") from error
     return compiled
+
+
+def trace(module: nn.Module, image: Tensor) -> torch.jit.ScriptModule | None:
+    """Record the operators that a module runs for an image, which leaves no dictionaries and branches.
+
+    Args:
+        module: Module in eval mode that maps an image to logits.
+        image: Image to record; its height, width and batch may differ later.
+
+    Returns:
+        The recorded module, or None if the module decides by the values or sizes of tensors.
+    """
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        try:
+            traced: torch.jit.ScriptModule = torch.jit.trace(module, image, check_trace=False)
+        except RuntimeError:
+            return None
+    decided = any(issubclass(warning.category, torch.jit.TracerWarning) for warning in caught)
+    return None if decided else traced
 
 
 def check_operators(compiled: torch.jit.ScriptModule, target: str = "portable") -> int:

@@ -24,8 +24,9 @@ from segnets.deploy.formats._base import (
 from segnets.deploy.formats._cpu import check_onednn
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pipeline import rewrite
+from segnets.deploy.passes.wrap import Deployed, InDictionary, LogitsOnly
 from segnets.errors import ExportError
-from segnets.preprocessing import Preprocessing, check_input
+from segnets.preprocessing import Preprocessing, check_input, reject_image
 from segnets.segmenter import Segmenter
 
 
@@ -65,7 +66,8 @@ class TorchScript:
         rewritten = rewrite(
             model, Context("torchscript", target, dtype, usual_size(preprocessing), channels=preprocessing.channels)
         )
-        segmenter = Segmenter(rewritten.network, preprocessing, decoding)
+        network = _traced(rewritten.network, preprocessing.channels) if target == "portable" else rewritten.network
+        segmenter = Segmenter(network, preprocessing, decoding)
         if on_gpu:
             program = cuda.compile_segmenter(segmenter)
         else:
@@ -92,6 +94,61 @@ class TorchScript:
         except RuntimeError as error:
             raise ExportError(f"{container.where}: LibTorch can't load it: {reason_of(error)}") from None
         return program
+
+
+def _traced(network: nn.Module, channels: int) -> nn.Module:
+    """Trace a rewritten network, whose `forward` other runtimes can then read. Return others as they are."""
+    if not isinstance(network, Deployed):
+        return network
+    # No two sizes of this image are equal, and none is a multiple of the network's stride.
+    traced = _script.trace(LogitsOnly(network).eval(), torch.zeros(2, channels, 65, 97, dtype=torch.float32))
+    return network if traced is None else InDictionary(traced)
+
+
+class PlainSegmenter(nn.Module):
+    """A `Segmenter` of a traced network, whose `forward` other runtimes can read: it has no dictionary. Scriptable."""
+
+    __constants__ = ("channels",)
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.channels = segmenter.image_to_input.channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the logits of a normalised image.
+
+        Args:
+            image: Normalised image, (N, 3, h, w) floating point.
+
+        Returns:
+            Logits, (N, C, h, w).
+
+        Raises:
+            ImageError: If `image` is not such an image.
+        """
+        # `check_input` needs `not` and formatted messages, which other runtimes can't read.
+        dimensions = 0
+        if image.is_floating_point():
+            dimensions = image.dim()
+        if dimensions != 4:
+            reject_image("input: expected normalised floating point (N, C, H, W)")
+        if image.shape[1] != self.channels:
+            reject_image("input: expected normalised floating point (N, C, H, W), got another number of channels")
+        if image.numel() == 0:
+            reject_image("input: expected normalised floating point (N, C, H, W), got no pixels")
+        logits: Tensor = self.segmenter.model.network(image)
+        return logits
+
+    @torch.jit.export
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Preprocess an image as `Segmenter.preprocess` does."""
+        return self.segmenter.preprocess(image)
+
+    @torch.jit.export
+    def segment(self, image: Tensor) -> Tensor:
+        """Segment an image as `Segmenter.segment` does."""
+        return self.segmenter.segment(image)
 
 
 class DictSegmenter(nn.Module):
@@ -139,6 +196,11 @@ def compile_segmenter(segmenter: Segmenter, output: str, target: str = "portable
     Raises:
         ExportError: If TorchScript can't compile it, or it needs operators that LibTorch lacks.
     """
-    compiled = _script.script(segmenter if output == "tensor" else DictSegmenter(segmenter))
+    module: nn.Module = segmenter
+    if output == "dict":
+        module = DictSegmenter(segmenter)
+    elif isinstance(segmenter.model, InDictionary):
+        module = PlainSegmenter(segmenter)
+    compiled = _script.script(module)
     _script.check_operators(compiled, target)
     return compiled

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segnets.deploy.passes._graph import convolution_input_shapes
 from segnets.deploy.passes.context import Context, Outcome
-from segnets.deploy.passes.winograd import WinogradProducts, winograd_is_faster
+from segnets.deploy.passes.winograd import WinogradMatrices, WinogradProducts, winograd_is_faster
 
 # Measured with 2048 and 1024 input channels. Dilated kernels skip much of the image and gain nothing from pieces.
 _MANY_CHANNELS = 1024
@@ -96,6 +96,21 @@ def choose_forms(network: nn.Module, context: Context) -> Outcome:
         elif form is Form.PIECES:
             network.set_submodule(name, Pieces(pieces_of(module)))
     return Outcome(network, counts)
+
+
+def use_winograd(network: nn.Module, context: Context) -> Outcome:
+    """Compute convolutions by Winograd's algorithm in plain operators where that is faster.
+
+    Raises:
+        ExportError: If the network doesn't run on an image of `context.image_size`.
+    """
+    shapes = convolution_input_shapes(network, context.image_size, context.channels)
+    count = 0
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and module in shapes and winograd_is_faster(module, shapes[module]):
+            network.set_submodule(name, WinogradMatrices(module))
+            count += 1
+    return Outcome(network, {Form.WINOGRAD.value: count})
 
 
 class ConvAdd(nn.Module):

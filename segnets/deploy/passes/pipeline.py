@@ -20,6 +20,7 @@ from segnets.deploy.passes import (
     wrap,
 )
 from segnets.deploy.passes.context import Context, Outcome
+from segnets.model import SegmentationModel
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,12 @@ class Pass:
     Attributes:
         apply: Function that rewrites a network, usually in place, and counts its changes.
         reason: Reason for its place in the order.
+        any_network: Whether the pass also applies to networks other than a SegmentationModel; else it skips them.
     """
 
     apply: Callable[[nn.Module, Context], Outcome]
     reason: str
+    any_network: bool = True
 
     @property
     def name(self) -> str:
@@ -90,7 +93,12 @@ COMMON = (
 )
 
 PIPELINES: Mapping[tuple[str, str], tuple[Pass, ...]] = {
-    ("torchscript", "portable"): COMMON,
+    ("torchscript", "portable"): (
+        *COMMON,
+        Pass(lraspp.gate_in_place, "Anywhere: no other pass looks at gates.", any_network=False),
+        Pass(convolutions.use_winograd, "After every pass that looks for convolutions.", any_network=False),
+        Pass(wrap.lay_out_channels_last, "Last: it keeps only the rewritten parts of the network.", any_network=False),
+    ),
     ("torchscript", "cpu"): (
         *COMMON,
         Pass(wrap.require_segmentation_model, "Before any work for a network that is refused."),
@@ -142,7 +150,8 @@ def rewrite(model: nn.Module, context: Context) -> Rewritten:
     """
     network, done = model, []
     for each in PIPELINES[context.format, context.target]:
-        outcome = each.apply(network, context)
+        applies = each.any_network or isinstance(network, SegmentationModel)
+        outcome = each.apply(network, context) if applies else Outcome(network)
         network = outcome.network
         done.append(Done(each.name, outcome.counts))
     return Rewritten(network, tuple(done))

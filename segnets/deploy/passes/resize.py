@@ -54,8 +54,8 @@ class UpsampleLines(nn.Module):
     def _resized(self, lines: Tensor, count: int) -> Tensor:
         """Resize lines of pixels: (B, n, K) -> (B, count, K)."""
         b, n, k = lines.shape
-        # The strides are explicit: torch can't recognise channels last in an image one pixel wide.
-        pixels = lines.contiguous().as_strided([b, k, n, 1], [n * k, 1, k, k])
+        # These views give the strides that torch recognises as channels last in an image one pixel wide.
+        pixels = lines.contiguous().view(b, n, 1, k).permute(0, 3, 1, 2)
         result = F.interpolate(pixels, size=[count, 1], mode="bilinear", align_corners=self.align_corners)
         return result.permute(0, 2, 3, 1).reshape(b, count, k)
 

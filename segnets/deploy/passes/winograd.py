@@ -187,6 +187,58 @@ class WinogradConv(nn.Module):
         return result.view(2 * tiles * d, 2 * columns * d, outputs)
 
 
+class WinogradMatrices(nn.Module):
+    """A convolution with its bias, in operators of every LibTorch. (N, in, H, W) -> (N, out, H, W), float32.
+
+    The module uses tensors of at most four dimensions and no loops, so that it can be traced, and other runtimes can
+    read it. All tiles are computed at once. The result has channels last in memory.
+
+    Args:
+        convolution: Convolution for which `winograd_is_faster` holds.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        matrices = transform_kernels(convolution.weight.detach()).flatten(0, 1)  # (16, out, in)
+        self.weight = nn.Parameter(matrices.transpose(1, 2).contiguous(), requires_grad=False)
+        bias = convolution.bias
+        zeros = torch.zeros(convolution.out_channels, dtype=torch.float32)
+        self.bias = nn.Parameter(zeros if bias is None else bias.detach(), requires_grad=False)
+        self.dilation = convolution.dilation[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the convolution."""
+        n, channels, height, width = x.shape
+        d, outputs = self.dilation, self.bias.shape[0]
+        lines, columns = _tiles(height, d), _tiles(width, d)
+        padding = [0, 0, d, (2 * columns + 1) * d - width, d, (2 * lines + 1) * d - height]
+        # Line k of a tile lies in the k-th of its four groups of `dilation` lines, and columns likewise.
+        grouped = F.pad(x.permute(0, 2, 3, 1), padding).reshape(n, lines + 1, 2, (2 * columns + 2) * d * d * channels)
+        left: list[Tensor] = []
+        right: list[Tensor] = []
+        for i in range(4):
+            sums = _combined(grouped[:, :-1, 0], grouped[:, :-1, 1], grouped[:, 1:, 0], grouped[:, 1:, 1], i)
+            line = sums.reshape(n * lines * d, columns + 1, 2, d * channels)
+            parts: list[Tensor] = []
+            for j in range(4):
+                tile = _combined(line[:, :-1, 0], line[:, :-1, 1], line[:, 1:, 0], line[:, 1:, 1], j)
+                inputs, matrix = tile.reshape(-1, channels), self.weight[4 * i + j]
+                if i == 1 and j == 1:  # the one product that all four outputs add
+                    parts.append(torch.addmm(self.bias, inputs, matrix))
+                else:
+                    parts.append(torch.mm(inputs, matrix))
+            left.append(parts[0].add_(parts[1]).add_(parts[2]))
+            right.append(parts[1].sub_(parts[2]).sub_(parts[3]))
+        pairs: list[Tensor] = []
+        for index in range(2):
+            pair = [
+                _output_of(products, index).reshape(n * lines * d, columns, d * outputs) for products in (left, right)
+            ]
+            pairs.append(torch.stack(pair, dim=2).reshape(n, lines, 2 * d * columns * d * outputs))
+        whole = torch.stack(pairs, dim=2).reshape(n, 2 * lines * d, 2 * columns * d, outputs)
+        return whole[:, :height, :width].permute(0, 3, 1, 2)
+
+
 class WinogradProducts(nn.Module):
     """A convolution with its bias, for torch's compiler. (N, in, H, W) -> (N, out, H, W), float32.
 
@@ -280,6 +332,13 @@ class WinogradProducts(nn.Module):
 def _output(products: list[Tensor], second: Tensor) -> Tensor:
     """Sum three products, or subtract the last two from the first where `second` is 1."""
     return products[0] + (1 - 2 * second) * (products[1] + products[2])
+
+
+def _output_of(products: list[Tensor], index: int) -> Tensor:
+    """Compute the `index`-th of a tile's two outputs from its four products, which are overwritten. Scriptable."""
+    if index == 0:
+        return products[0].add_(products[1]).add_(products[2])
+    return products[1].sub_(products[2]).sub_(products[3])
 
 
 def _is_inside(places: Tensor, side: int) -> Tensor:

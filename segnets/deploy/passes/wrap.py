@@ -89,6 +89,18 @@ class InPrecision(nn.Module):
         return {"out": output["out"].to(torch.float32)}
 
 
+class InDictionary(nn.Module):
+    """A network that returns {"out": logits} instead of logits, the reverse of `LogitsOnly`. Scriptable."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Compute {"out": logits}."""
+        return {"out": self.network(image)}
+
+
 class LogitsOnly(nn.Module):
     """A network that returns its logits instead of a dictionary. (N, 3, H, W) -> (N, C, H, W)."""
 
@@ -127,6 +139,22 @@ def compute_in_precision(network: nn.Module, context: Context) -> Outcome:
     else:
         deployed = InPrecision(network, context.dtype)
     convert_conv2d_weight_memory_format(deployed.to(context.dtype), torch.channels_last)
+    return Outcome(deployed, {"networks": 1})
+
+
+def lay_out_channels_last(network: nn.Module, context: Context) -> Outcome:
+    """Compute the network with channels last in memory, and resize logits line by line.
+
+    A network that doesn't run so, for example because it views feature maps as rows, stays as it is.
+    """
+    model = _parts(network, context)
+    deployed = Deployed(model, torch.float32, UpsampleLines)
+    try:
+        with torch.no_grad():
+            deployed(torch.zeros(1, context.channels, 64, 64, dtype=torch.float32))
+    except RuntimeError:
+        return Outcome(network, {"networks": 0})
+    convert_conv2d_weight_memory_format(deployed, torch.channels_last)
     return Outcome(deployed, {"networks": 1})
 
 

@@ -18,7 +18,7 @@ from segnets.deploy.passes.lraspp import ClassifiedFirst, GateInPlace
 from segnets.deploy.passes.pipeline import PIPELINES, rewrite
 from segnets.deploy.passes.pooling import GridAverage, MeanByLines, MeanByWindow, WholeAverage
 from segnets.deploy.passes.residual import FusedResidual
-from segnets.deploy.passes.winograd import WinogradConv, WinogradProducts
+from segnets.deploy.passes.winograd import WinogradConv, WinogradMatrices, WinogradProducts
 from segnets.deploy.passes.wrap import Deployed, DeployedInGroups, LogitsOnly
 from tests.deploy.common import calm_model
 
@@ -31,7 +31,7 @@ COMMON = [
     "pool_apart",
 ]
 ORDER = {
-    ("torchscript", "portable"): COMMON,
+    ("torchscript", "portable"): [*COMMON, "gate_in_place", "use_winograd", "lay_out_channels_last"],
     ("torchscript", "cpu"): [
         *COMMON,
         "require_segmentation_model",
@@ -121,6 +121,8 @@ EVIDENCE: Mapping[str, Mapping[str, Count]] = {
         "winograd": number_of(WinogradProducts),
         "pieces": convolutions_in_pieces,
     },
+    "use_winograd": {"winograd": number_of(WinogradMatrices)},
+    "lay_out_channels_last": {"networks": number_of(Deployed)},
     "resize_by_lines": {"networks": number_of(DeployedInGroups)},
     "compute_in_precision": {"networks": number_of(Deployed)},
     "return_logits": {"networks": number_of(LogitsOnly)},

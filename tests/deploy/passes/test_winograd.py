@@ -17,7 +17,7 @@ from segnets.deploy.formats import _script as torchscript
 from segnets.deploy.formats import aoti
 from segnets.deploy.passes import winograd
 from segnets.deploy.passes.fuse_onednn import PackedConv
-from segnets.deploy.passes.winograd import WinogradConv, WinogradProducts, winograd_is_faster
+from segnets.deploy.passes.winograd import WinogradConv, WinogradMatrices, WinogradProducts, winograd_is_faster
 from segnets.preprocessing import Preprocessing
 from tests.deploy.common import calm_model, fused_for_cpu, needs_compiler, simplified
 
@@ -55,6 +55,19 @@ def test_exact(dilation: int, height: int, width: int, tiles: int, monkeypatch: 
     assert result.is_contiguous(memory_format=torch.channels_last)
     # Sums of 2304 products of about 0.02; the plain convolution in float32 differs by as much.
     assert (result - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dilation", "height", "width"), [(1, 9, 12), (1, 1, 1), (2, 13, 7), (3, 10, 8), (4, 5, 23), (12, 30, 31)]
+)
+def test_matrices_are_exact(dilation: int, height: int, width: int) -> None:
+    convolution = convolution_of(dilation, outputs=300)
+    x = torch.randn(2, 256, height, width).contiguous(memory_format=torch.channels_last)
+    module = WinogradMatrices(convolution)
+    traced = torchscript.trace(module, torch.zeros(1, 256, 14, 19))
+    assert traced is not None
+    for each in (module, loaded(module), traced):
+        assert (each(x) - exact(convolution, x)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("relu", [True, False])
