@@ -137,7 +137,7 @@ class PlainSegmenter(nn.Module):
             reject_image("input: expected normalised floating point (N, C, H, W), got another number of channels")
         if image.numel() == 0:
             reject_image("input: expected normalised floating point (N, C, H, W), got no pixels")
-        logits: Tensor = self.segmenter.model.network(image)
+        logits: Tensor = self.segmenter.model.get_logits(image)  # type: ignore[operator]
         return logits
 
     @torch.jit.export

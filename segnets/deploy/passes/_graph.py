@@ -103,7 +103,7 @@ def convolution_input_shapes(
     handles = [m.register_forward_pre_hook(before) for m in network.modules() if isinstance(m, nn.Conv2d)]
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            network(torch.zeros(1, channels, *image_size))
+            network(torch.zeros(1, channels, *image_size, dtype=torch.float32))
     except Exception as error:  # fake tensors raise errors of many types
         raise ExportError(
             f"the model doesn't run on a float32 {(1, channels, *image_size)} input whose values aren't known: "
@@ -153,7 +153,7 @@ def may_overwrite_input(network: nn.Module, candidates: set[nn.Module], channels
     handles += [m.register_forward_hook(after) for m in network.modules()]
     try:
         with torch.no_grad():
-            network(torch.zeros(1, channels, 64, 64))
+            network(torch.zeros(1, channels, 64, 64, dtype=torch.float32))
     finally:
         for handle in handles:
             handle.remove()

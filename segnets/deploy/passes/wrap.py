@@ -100,6 +100,12 @@ class InDictionary(nn.Module):
         """Compute {"out": logits}."""
         return {"out": self.network(image)}
 
+    @torch.jit.export
+    def get_logits(self, image: Tensor) -> Tensor:
+        """Compute logits."""
+        logits: Tensor = self.network(image)
+        return logits
+
 
 class LogitsOnly(nn.Module):
     """A network that returns its logits instead of a dictionary. (N, 3, H, W) -> (N, C, H, W)."""
