@@ -120,6 +120,7 @@ def build_cpp_program() -> Path | None:
             "Skipped: no C++ compiler found. Install one (Debian, Ubuntu: apt-get install g++), then `make demo` again."
         )
         return None
+    print("building build/cpp/segnets-run, which takes a minute or two the first time", flush=True)
     configure = ["-S", "cpp", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"]
     for arguments in (configure, ["--build", str(BUILD)]):

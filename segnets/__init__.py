@@ -7,36 +7,35 @@ Weights are stored in one self-describing file. Exports run in C++ with the same
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from segnets.backbones import IntermediateLayerGetter
-from segnets.card import Decoding, ModelCard, ModelConfig
-from segnets.errors import (
-    ExportError,
-    FrameRingError,
-    ImageError,
-    OutputError,
-    PeerGoneError,
-    SegnetsError,
-    WeightsError,
-)
-from segnets.model import SegmentationModel
-from segnets.preprocessing import Preprocessing, preprocess
-from segnets.registry import list_models, register_model
-from segnets.segmenter import segment
-from segnets.weights import LoadReport, load, load_weights, save
-from segnets.weights.pretrained import (
-    create_model,
-    deeplabv3_mobilenet_v3_large,
-    deeplabv3_resnet50,
-    deeplabv3_resnet101,
-    fcn_resnet50,
-    fcn_resnet101,
-    lraspp_mobilenet_v3_large,
-)
-
 if TYPE_CHECKING:
     from segnets._cost import Cost, cost
+    from segnets.backbones import IntermediateLayerGetter
+    from segnets.card import Decoding, ModelCard, ModelConfig
     from segnets.deploy import ExportReport, VerifyReport, export, join_onnx, load_exported, verify
+    from segnets.errors import (
+        ExportError,
+        FrameRingError,
+        ImageError,
+        OutputError,
+        PeerGoneError,
+        SegnetsError,
+        WeightsError,
+    )
     from segnets.frame_ring import FrameRing
+    from segnets.model import SegmentationModel
+    from segnets.preprocessing import Preprocessing, preprocess
+    from segnets.registry import list_models, register_model
+    from segnets.segmenter import segment
+    from segnets.weights import LoadReport, load, load_weights, save
+    from segnets.weights.pretrained import (
+        create_model,
+        deeplabv3_mobilenet_v3_large,
+        deeplabv3_resnet50,
+        deeplabv3_resnet101,
+        fcn_resnet50,
+        fcn_resnet101,
+        lraspp_mobilenet_v3_large,
+    )
 
 # The single source of the version. pyproject.toml, cpp/pyproject.toml and cpp/CMakeLists.txt read it from here.
 __version__ = "0.1.0"
@@ -82,17 +81,49 @@ __all__ = [
 ]
 
 
-# Imported when first used, to keep `import segnets` fast.
-_LAZY = {
-    **dict.fromkeys(("Cost", "cost"), "segnets._cost"),
-    **dict.fromkeys(
-        ("ExportReport", "VerifyReport", "export", "join_onnx", "load_exported", "verify"), "segnets.deploy"
+# Imported when first used: the commands set up Ctrl-C before torch is imported, and `--help` does without it.
+_MODULES = {
+    "_cost": ("Cost", "cost"),
+    "backbones": ("IntermediateLayerGetter",),
+    "card": ("Decoding", "ModelCard", "ModelConfig"),
+    "deploy": ("ExportReport", "VerifyReport", "export", "join_onnx", "load_exported", "verify"),
+    "errors": (
+        "ExportError",
+        "FrameRingError",
+        "ImageError",
+        "OutputError",
+        "PeerGoneError",
+        "SegnetsError",
+        "WeightsError",
     ),
-    "FrameRing": "segnets.frame_ring",
+    "frame_ring": ("FrameRing",),
+    "model": ("SegmentationModel",),
+    "preprocessing": ("Preprocessing", "preprocess"),
+    "registry": ("list_models", "register_model"),
+    "segmenter": ("segment",),
+    "weights": ("LoadReport", "load", "load_weights", "save"),
+    "weights.pretrained": (
+        "create_model",
+        "deeplabv3_mobilenet_v3_large",
+        "deeplabv3_resnet50",
+        "deeplabv3_resnet101",
+        "fcn_resnet50",
+        "fcn_resnet101",
+        "lraspp_mobilenet_v3_large",
+    ),
 }
+_LAZY = {name: f"segnets.{module}" for module, names in _MODULES.items() for name in names}
+_SUBMODULES = {module.split(".")[0] for module in _MODULES} | {"builders", "heads", "layers", "options"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    if name in _LAZY:
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+    if name in _SUBMODULES:
+        return import_module(f"segnets.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

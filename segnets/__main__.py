@@ -1,7 +1,17 @@
-"""Run the command `segnets` as `python -m segnets`."""
+"""Entry point of the command `segnets`, also as `python -m segnets`."""
 
 import sys
 
-from segnets.cli import main
+from segnets.interrupts import exit_at_once
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command, set up for Ctrl-C before it imports anything large."""
+    exit_at_once("segnets")
+    from segnets.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

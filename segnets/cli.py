@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from segnets import __version__
 from segnets.commands import export, info, join, list, verify  # noqa: A004
 from segnets.console import run_command
 
@@ -24,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Classic segmentation networks: list them, describe their weights, export them and verify exports.",
         epilog="`segnets COMMAND --help` describes a command.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {sys.modules['segnets'].__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in (list, info, export, verify, join):
         command.add(commands)

@@ -7,16 +7,18 @@ and no traceback) and 2 for wrong usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from segnets.errors import SegnetsError
+from segnets.interrupts import INTERRUPTED, raised
 
 if TYPE_CHECKING:
     from segnets.card import Decoding
@@ -36,6 +38,8 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
     Returns:
         The exit status: 0, 1 or 130 (interrupted), or what `main` returned.
     """
+    import torch  # noqa: F401  # every command needs it, and `exit_at_once` holds during this import only
+
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
@@ -44,24 +48,25 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     try:
-        code = main() or 0
+        with raised():
+            code = main() or 0
         if sys.stdout is not None:  # None if the process was started with stdout closed
             sys.stdout.flush()
     except SegnetsError as error:
-        _print_error(program, str(error))
+        _print_line(program, str(error))
         return 1
     except BrokenPipeError:
         # Python flushes stdout again at exit, which would fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as error:  # the command may have added how to resume
-        _print_error(program, str(error) or "interrupted")
-        return 130
+        _print_line(program, str(error) or "interrupted")
+        return INTERRUPTED
     except MemoryError:
-        _print_error(program, "not enough memory for this input")
+        _print_line(program, "not enough memory for this input")
         return 1
     except OSError as error:
-        _print_error(program, str(error))
+        _print_line(program, str(error))
         return 1
     return code
 
@@ -71,7 +76,25 @@ def escape_controls(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def _print_error(program: str, message: str) -> None:
+@contextlib.contextmanager
+def progress(program: str, message: str, *, after: float = 5) -> Iterator[None]:
+    """Print one line on stderr if the work inside takes longer than a few seconds.
+
+    Args:
+        program: Name of the program, the prefix of the line.
+        message: What the program is doing.
+        after: Number of seconds.
+    """
+    timer = threading.Timer(after, _print_line, (program, message))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _print_line(program: str, message: str) -> None:
     """Print a message. Only indented lines continue it, because the name of a file may contain line feeds."""
     print(f"{program}: {escape_controls(re.sub(_LINE_FEED, _ESCAPED, message))}", file=sys.stderr)
 

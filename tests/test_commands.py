@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +15,10 @@ import pytest
 
 import segnets
 from segnets.cli import main
-from segnets.console import run_command
+from segnets.console import progress, run_command
 from segnets.errors import ExportError, ImageError, WeightsError
 from segnets.inference import overlay, voc_palette
+from segnets.interrupts import exit_at_once
 from tests.deploy.common import one_thread, random_model, small
 from weights_tools.cli import main as weights_tools_main
 
@@ -25,6 +31,79 @@ def test_version(program: Callable[[list[str]], int], name: str, capsys: pytest.
         program(["--version"])
     assert done.value.code == 0
     assert capsys.readouterr().out == f"{name} {segnets.__version__}\n"
+
+
+_STARTER = (
+    "import sys; from {0}.__main__ import main; print('ready', flush=True); sys.argv = sys.argv[1:]; exit(main())"
+)
+
+
+@pytest.mark.parametrize("package", ["segnets", "weights_tools"])
+def test_ctrl_c_shows_one_line(package: str, tmp_path: Path) -> None:
+    """Also while torch is imported, which takes a second or more."""
+    weights = tmp_path / "w.safetensors"
+    segnets.save(segnets.create_model("fcn_resnet18"), weights, preprocessing=segnets.Preprocessing())
+    words = [package, "export" if package == "segnets" else "convert", str(weights), str(tmp_path / "out.ts")]
+    moments = (0.0, 0.1, 0.4, 1.2)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _STARTER.format(package), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in moments
+    ]
+    for process, moment in zip(started, moments, strict=True):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moment)
+        process.send_signal(signal.SIGINT)
+    name = package.replace("_", "-")
+    for process in started:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (130, "", f"{name}: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_ctrl_c_is_an_exception_in_commands_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It removes temporary files there. Before and after a command, the process ends at once."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> int:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    try:
+        exit_at_once("segnets")
+        stop = signal.getsignal(signal.SIGINT)
+        assert stop is not before
+        assert run_command(interrupt, "segnets") == 130
+        assert signal.getsignal(signal.SIGINT) is stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+        exit_at_once("segnets")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "segnets: interrupted\n"
+
+
+def test_torch_is_imported_when_first_used() -> None:
+    """So that the commands can set up Ctrl-C before, and show their help at once."""
+    script = "import sys, segnets.cli, weights_tools.cli; print('torch' in sys.modules, segnets.save, segnets.layers)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert re.match(r"False <function save at \w+> <module 'segnets.layers'", out)
+    assert set(segnets.__all__) < set(dir(segnets))
+
+
+def test_long_work_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("segnets", "quick", after=60):
+        pass
+    with progress("segnets", "exporting\nto x", after=0):
+        time.sleep(0.1)
+    assert capsys.readouterr() == ("", "segnets: exporting\\nto x\n")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ PACKAGE = Path(segnets.__file__).parent
 FLOORS = [
     {
         *("errors", "files", "console", "card", "garbage_collection", "options", "preprocessing", "segmenter"),
-        *("images", "layers", "frame_ring", "forks", "memory", "neutral_state", "torchvision_compat"),
+        *("images", "layers", "frame_ring", "forks", "interrupts", "memory", "neutral_state", "torchvision_compat"),
     },
     {"backbones", "heads", "model"},
     {"builders"},
@@ -48,7 +48,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            names = {f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"}
             found |= names if node.module == "segnets" or node.module in INNER_FLOORS else {node.module}
     return found
 

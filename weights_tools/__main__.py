@@ -1,7 +1,17 @@
-"""Run `weights-tools` as `python -m weights_tools`."""
+"""Entry point of the command `weights-tools`, also as `python -m weights_tools`."""
 
 import sys
 
-from weights_tools.cli import main
+from segnets.interrupts import exit_at_once
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command, set up for Ctrl-C before it imports anything large."""
+    exit_at_once("weights-tools")
+    from weights_tools.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

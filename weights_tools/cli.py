@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from segnets import __version__
+from segnets.console import run_command
 from weights_tools.commands import compare, convert, export, fetch, inspect
 
 _PROGRAM = "weights-tools"
@@ -14,20 +16,7 @@ _PROGRAM = "weights-tools"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 on success, 1 for a refused file, 2 for a usage error."""
     options = _parser().parse_args(arguments)
-    from segnets.console import run_command  # imports torch, which would slow down `--help`
-
     return run_command(lambda: int(options.run(options)), _PROGRAM)
-
-
-class _Version(argparse.Action):
-    """Action that prints the version of segnets, which is imported only here because it imports torch."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Print the version and exit."""
-        from segnets import __version__
-
-        print(f"{parser.prog} {__version__}")
-        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Inspect and convert checkpoints of other projects. Nothing in a file is ever executed.",
         epilog="`weights-tools COMMAND --help` describes a command.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the program's version number and exit")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in (inspect, convert, compare, export, fetch):
         command.add(commands)

@@ -23,6 +23,7 @@ namespace {
 constexpr const char* kUsage =
     "usage: segnets-run MODEL IMAGE OUT [--overlay FILE] [--logits FILE] [--repeat N] [--warm-up] [--threads N]\n"
     "       segnets-run --self-test MODEL [--threads N]\n"
+    "       segnets-run --version\n"
     "\n"
     "MODEL    a file that segnets.export wrote\n"
     "IMAGE    a PPM (P6, 8 bit) or PGM (P5, 8 bit); JPEG and PNG in a build with OpenCV\n"
@@ -35,6 +36,7 @@ constexpr const char* kUsage =
     "--repeat N      segment N times (1..1000000); print the time of calls 1, 2, 3 and later ones, and memory use\n"
     "--warm-up       segment a grey image of IMAGE's size first\n"
     "--threads N     number of threads per operator (1..1024)\n"
+    "--version       print the version\n"
     "--self-test     run the image that MODEL carries and compare with its reference output\n"
     "\n"
     "Exit status: 0 success, 1 bad input, 2 wrong usage.\n";
@@ -52,6 +54,7 @@ struct Arguments {
   bool warm_up = false;
   bool self_test = false;
   bool help = false;
+  bool version = false;
 };
 
 int whole_number(const std::string& option, const std::string& text, int maximum) {
@@ -71,6 +74,7 @@ Arguments parse(const std::vector<std::string>& words) {
       return words[++i];
     };
     if (word == "--help" || word == "-h") arguments.help = true;
+    else if (word == "--version") arguments.version = true;
     else if (word == "--self-test") arguments.self_test = true;
     else if (word == "--warm-up") arguments.warm_up = true;
     else if (word == "--overlay") arguments.overlay = value();
@@ -81,7 +85,7 @@ Arguments parse(const std::vector<std::string>& words) {
     else arguments.positional.push_back(word);
   }
   const std::size_t wanted = arguments.self_test ? 1 : 3;
-  if (!arguments.help && arguments.positional.size() != wanted)
+  if (!arguments.help && !arguments.version && arguments.positional.size() != wanted)
     throw UsageError{"expected " + std::string(arguments.self_test ? "MODEL" : "MODEL IMAGE OUT") + ", got " +
                      std::to_string(arguments.positional.size()) + " names"};
   if (arguments.self_test && (arguments.overlay || arguments.logits || arguments.repeat != 0 || arguments.warm_up))
@@ -244,6 +248,10 @@ int help() {
 
 int run(const Arguments& arguments) {
   if (arguments.help) return help();
+  if (arguments.version) {
+    std::puts("segnets-run " SEGNETS_VERSION);
+    return 0;
+  }
   if (arguments.threads > 0) segnets::set_threads(arguments.threads);
   return arguments.self_test ? self_test(arguments.positional[0]) : segment(arguments);
 }

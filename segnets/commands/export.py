@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segnets.commands._common import Subparsers, add_command
-from segnets.console import add_decoding, decoding_of
+from segnets.console import add_decoding, decoding_of, progress
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -123,21 +123,22 @@ def run(options: argparse.Namespace) -> int:
     if target.exists() and target.samefile(options.weights):
         raise ExportError(f"{target}: OUT is the weights file itself. Name another file.")
     _state_preprocessing(options, model)
-    report = export(
-        model,
-        Path(options.target),
-        output=options.output,
-        format=options.format,
-        target=options.hardware,
-        dtype=options.dtype,
-        device=options.device,
-        opset=options.opset,
-        calibration=options.calibration,
-        minimum_agreement=options.minimum_agreement,
-        decoding=decoding,
-        classes=options.classes,
-        overwrite=options.force,
-    )
+    with progress("segnets", f"exporting to {options.target}; large networks and compiled models take minutes"):
+        report = export(
+            model,
+            Path(options.target),
+            output=options.output,
+            format=options.format,
+            target=options.hardware,
+            dtype=options.dtype,
+            device=options.device,
+            opset=options.opset,
+            calibration=options.calibration,
+            minimum_agreement=options.minimum_agreement,
+            decoding=decoding,
+            classes=options.classes,
+            overwrite=options.force,
+        )
     print(report)
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import segnets
 from segnets.deploy import export
 from segnets.preprocessing import Preprocessing
 from tests.cpp.common import fails, run, write_ppm
@@ -29,6 +30,7 @@ def test_invalid_arguments(build: Path) -> None:
     fails(build, "--self-test takes --threads alone", "--self-test", "a", "--repeat", "2", code=2)
     fails(build, "--self-test takes --threads alone", "--self-test", "a", "--warm-up", code=2)
     assert "usage: segnets-run MODEL IMAGE OUT" in run(build, "--help").stdout
+    assert run(build, "--version").stdout == f"segnets-run {segnets.__version__}\n"
 
 
 @pytest.mark.parametrize(
