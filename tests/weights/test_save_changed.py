@@ -71,12 +71,13 @@ def test_what_options_can_describe_is_saved(
 ) -> None:
     network = _network(name, **options)
     change(network)
+    channels = 4 if change is _four_channels else 3
+    preprocessing = segnets.Preprocessing(mean=(0.5,) * channels, std=(0.2,) * channels)
     with pytest.warns(UserWarning, match="changed since it was built; saved with") as caught:
-        segnets.save(network, tmp_path / "w.safetensors")
+        segnets.save(network, tmp_path / "w.safetensors", preprocessing=preprocessing)
     assert [str(each.message).partition("saved with ")[2] for each in caught] == [said]
     loaded = segnets.load(tmp_path / "w.safetensors")
     assert f"{said.split('=')[0]}={options_of(loaded)[said.split('=')[0]]}" == said.split()[0]
-    channels = 4 if change is _four_channels else 3
     expected, got = _outputs(network, channels), _outputs(loaded, channels)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -242,7 +243,7 @@ def test_what_changes_no_result_is_saved(tmp_path: Path, mode: bool) -> None:
     random = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        segnets.save(network, tmp_path / "w.safetensors")
+        segnets.save(network, tmp_path / "w.safetensors", preprocessing=segnets.Preprocessing())
     assert [module.training for module in network.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)
     assert _SEEN.pop(), "the hook saw an output"

@@ -44,7 +44,10 @@ def _refusal(tmp_path: Path, content: object, capsys: pytest.CaptureFixture[str]
 NO_WEIGHTS: dict[str, tuple[Any, str]] = {
     "None": (None, "but nothing (None). Save model.state_dict() instead."),
     "tensor": (torch.ones(3), "but a bare tensor (3,). Save model.state_dict() instead."),
-    "list": ([torch.ones(3)], "but a bare list. Save model.state_dict() instead."),
+    "list": (
+        [torch.ones(3)],
+        "without names, as model.parameters() gives and torch_ema stores, which can't be told apart.",
+    ),
     "tuple": ((1, torch.ones(3)), "but a bare tuple"),
     "number": (3.5, "but a bare float"),
     "empty": ({}, "but an empty dictionary"),

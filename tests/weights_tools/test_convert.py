@@ -101,7 +101,7 @@ def test_network_inside_a_larger_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError,
         match=r"the checkpoint holds a resnet18 under 'backbone\.', and other weights that would be lost: "
-        r"'decoder\.0\.weight', .* and 17 more\. To convert only that network, save just its state dict",
+        r"'decoder\.0\.weight', .* and 17 more\. Choose that network with --key backbone",
     ):
         _convert(tmp_path, _resnet18_inside(decoder))
     assert inspect(tmp_path / "source.pth").refused is not None

@@ -104,7 +104,9 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
         return strip_prefixes(_joined(StateDict(tensors, notes=notes)))
     top = _with_arrays(top)
     if not _search(top, _DEPTH, set()):
-        top = _with_arrays(open_sequences(top))
+        opened = _with_arrays(open_sequences(top))
+        if _search(opened, _DEPTH, set()):  # otherwise the message describes what the file holds
+            top = opened
     if key is None:
         return strip_prefixes(_collect(top, _find_path(top)))
     path, prefix = _path_of(top, key)
