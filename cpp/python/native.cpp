@@ -168,6 +168,36 @@ py::array logits(const segnets::Model& model, const py::object& object) {
 
 // ---- the module ----
 
+// Return the model of a Python object. One that `Model.__new__` or `copy` made has none, and pybind11 would hand out
+// uninitialised memory instead.
+const segnets::Model& loaded(const py::object& self) {
+  if (!py::isinstance<segnets::Model>(self)) throw py::type_error("expected a segnets_native.Model");
+  auto* instance = reinterpret_cast<py::detail::instance*>(self.ptr());
+  if (!instance->get_value_and_holder().holder_constructed())
+    throw Error("this Model holds no file; make it with segnets_native.Model(path)");
+  return py::cast<const segnets::Model&>(self);
+}
+
+// Return a method that calls `function` with a loaded model.
+template <typename Result, typename... Arguments>
+auto method(Result (*function)(const segnets::Model&, Arguments...)) {
+  return [function](const py::object& self, Arguments... arguments) { return function(loaded(self), arguments...); };
+}
+
+void warm_up(const segnets::Model& model, std::int64_t height, std::int64_t width, int calls) {
+  const py::gil_scoped_release others_may_run;
+  model.warm_up(height, width, calls);
+}
+
+segnets::SelfTest self_test(const segnets::Model& model) {
+  const py::gil_scoped_release others_may_run;
+  return model.self_test();
+}
+
+py::object contract(const segnets::Model& model) {
+  return py::module_::import("json").attr("loads")(model.contract().json);
+}
+
 std::unique_ptr<segnets::Model> load(const py::object& path, bool keep_memory) {
   const std::string name = py::bytes(py::module_::import("os").attr("fsencode")(path));
   if (name.find('\0') != std::string::npos) throw Error("the path has a null character in it");
@@ -201,7 +231,12 @@ PYBIND11_MODULE(segnets_native, module) {
   py::register_local_exception_translator(translate);
 
   using segnets::SelfTest;
-  py::class_<SelfTest>(module, "SelfTest", py::module_local(), "What a replay of the golden pair measured.")
+  const auto only_returned = [](PyHeapTypeObject* type) {
+    type->ht_type.tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
+    type->ht_type.tp_new = nullptr;
+  };
+  py::class_<SelfTest>(module, "SelfTest", py::module_local(), py::custom_type_setup(only_returned),
+                       "What a replay of the golden pair measured.")
       .def_readonly("sample_difference", &SelfTest::sample_difference,
                     "of the preprocessed image, in grey levels of 0..255")
       .def_readonly("logits_difference", &SelfTest::logits_difference, "relative to the largest logit")
@@ -216,25 +251,22 @@ PYBIND11_MODULE(segnets_native, module) {
   py::class_<Model>(module, "Model", py::module_local(), "An exported model, safe to use from many threads at once.")
       .def(py::init(&load), py::arg("path"), py::kw_only(), py::arg("keep_memory") = true,
            "Load a file that segnets.export wrote. It is a program: load only files that you trust. Raises Error.")
-      .def("segment", &segment, py::arg("image"),
+      .def("segment", method(&segment), py::arg("image"),
            "The class id of every pixel.\n\n"
            "image: (H, W, C) or (N, H, W, C) uint8, 0..255, RGB for three channels; (H, W) for one channel. Read\n"
            "where it is unless its rows or pixels run backwards; `bgr[..., ::-1]` costs nothing.\n"
            "Returns (H, W) or (N, H, W), uint8 up to 256 classes, else int16; or planes of 0 and 1, (C, H, W) or\n"
            "(N, C, H, W), uint8, of a multi-label model. Raises Error.")
-      .def("logits", &logits, py::arg("image"),
+      .def("logits", method(&logits), py::arg("image"),
            "The scores behind the mask, at the size of the network's input.\n\n"
            "Returns (C, h, w) or (N, C, h, w) float32. Raises Error.")
-      .def("warm_up", &Model::warm_up, py::arg("height"), py::arg("width"), py::arg("calls") = 2,
-           py::call_guard<py::gil_scoped_release>(),
+      .def("warm_up", method(&warm_up), py::arg("height"), py::arg("width"), py::arg("calls") = 2,
            "Segment a grey image of this size, so that the next call is as fast as the later ones. Raises Error.")
-      .def("self_test", &Model::self_test, py::call_guard<py::gil_scoped_release>(),
+      .def("self_test", method(&self_test),
            "Replay the image that the file carries with its expected answers. Raises Error if it carries none.")
-      .def_property_readonly(
-          "contract",
-          [](const Model& model) { return py::module_::import("json").attr("loads")(model.contract().json); },
-          "What the file promises about itself: segnets.json as a dictionary, a new one each time.")
-      .def("__repr__", py::overload_cast<const Model&>(represent));
+      .def_property_readonly("contract", method(&contract),
+                             "What the file promises about itself: segnets.json as a dictionary, a new one each time.")
+      .def("__repr__", method(static_cast<std::string (*)(const Model&)>(represent)));
 
   module.def("set_threads", &segnets::set_threads, py::arg("count"),
              "How many threads one operator may use (1..1024), for the whole process; before the first call.\n"

@@ -1,12 +1,14 @@
-// Image files: PPM, and JPEG and PNG in a build with OpenCV.
+// Image files: PPM, PGM and PNG out; PPM in, and JPEG and PNG where their libraries or OpenCV are.
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
 #include <string_view>
 
 #include "archive.h"
+#include "codecs.h"
 #include "npy.h"
 #include "output_file.h"
+#include "png_writer.h"
 #include "pnm.h"
 #include "segnets/error.h"
 #include "segnets/image.h"
@@ -30,20 +32,16 @@ std::string extension_of(const std::string& path) {
 
 void check_extension(const std::string& path, const std::string& plain) {
   const std::string extension = extension_of(path);
-  if (extension == ".png" && !has_opencv())
-    throw Error(path + ": this build has no OpenCV and can't write PNG; name it *" + plain);
   if (extension != ".png" && extension != plain)
     throw Error(path + ": expected a name that ends in " + plain + " or .png");
 }
 
 bool is_array(const std::string& path) { return extension_of(path) == ".npy"; }
 
-#ifdef SEGNETS_WITH_OPENCV
-
-// Return whether a JPEG is truncated. OpenCV would decode it and fill the missing part with grey.
+// Return whether a JPEG is truncated. Decoders would fill the missing part with grey.
 // Segments are skipped by their lengths up to the first scan. After it, FF D9 only occurs as the end of the image
 // (ITU-T T.81, B.1.1).
-bool is_truncated_jpeg(std::string_view bytes) {
+[[maybe_unused]] bool is_truncated_jpeg(std::string_view bytes) {
   if (!bytes.starts_with("\xFF\xD8")) return false;
   std::size_t at = 2;
   while (at + 4 <= bytes.size() && static_cast<unsigned char>(bytes[at]) == 0xFF) {
@@ -61,8 +59,14 @@ bool is_truncated_jpeg(std::string_view bytes) {
   return true;
 }
 
-Image decode_by_opencv(const std::string& bytes, const std::string& path) {
+[[maybe_unused]] void check_end(const std::string& bytes, const std::string& path) {
   if (is_truncated_jpeg(bytes)) throw Error(path + ": is a JPEG image that ends too early; copy or fetch it again");
+}
+
+#ifdef SEGNETS_WITH_OPENCV
+
+Image decode(const std::string& bytes, const std::string& path) {
+  check_end(bytes, path);
   try {
     const cv::Mat encoded(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
     // Like cv::imread: grey becomes RGB, transparency is dropped, the EXIF orientation is applied.
@@ -81,25 +85,6 @@ Image decode_by_opencv(const std::string& bytes, const std::string& path) {
   }
 }
 
-std::string encode_png(const cv::Mat& image, const std::string& path) {
-  std::vector<std::uint8_t> bytes;
-  if (!cv::imencode(".png", image, bytes)) throw Error(path + ": OpenCV can't encode it as PNG");
-  return {bytes.begin(), bytes.end()};
-}
-
-std::string encode_png(const Mask& mask, const std::string& path) {
-  cv::Mat ids(static_cast<int>(mask.height), static_cast<int>(mask.width), CV_16U);
-  std::copy(mask.ids.begin(), mask.ids.end(), ids.begin<std::uint16_t>());
-  if (mask.num_classes <= 256) ids.convertTo(ids, CV_8U);
-  return encode_png(ids, path);
-}
-
-std::string encode_png(const Image& image, const std::string& path) {
-  cv::Mat bgr(static_cast<int>(image.height), static_cast<int>(image.width), CV_8UC3);
-  for (std::size_t i = 0; i < image.data.size(); ++i) bgr.data[i - i % 3 + (2 - i % 3)] = image.data[i];
-  return encode_png(bgr, path);
-}
-
 #else
 
 std::string kind_of(std::string_view bytes) {
@@ -112,16 +97,20 @@ std::string kind_of(std::string_view bytes) {
   return "";
 }
 
-Image decode_by_opencv(const std::string& bytes, const std::string& path) {
+Image decode(const std::string& bytes, const std::string& path) {
+#ifdef SEGNETS_WITH_JPEG
+  if (bytes.starts_with("\xFF\xD8")) {
+    check_end(bytes, path);
+    return decode_jpeg(bytes, path);
+  }
+#endif
+#ifdef SEGNETS_WITH_PNG
+  if (bytes.starts_with("\x89PNG")) return decode_png(bytes, path);
+#endif
   const std::string kind = kind_of(bytes);
-  if (kind.empty()) throw Error(path + ": is not an image that this build reads; it reads PPM (P6, 8 bit)");
-  throw Error(path + ": is " + kind + "; this build reads only PPM (P6, 8 bit): convert it, or build with OpenCV");
-}
-
-template <typename Picture>
-std::string encode_png(const Picture&, const std::string& path) {
-  check_extension(path, "");  // throws, as PNG needs OpenCV
-  return {};
+  const std::string reads = "this build reads " + image_formats();
+  if (kind.empty()) throw Error(path + ": is not an image that this build reads; " + reads);
+  throw Error(path + ": is " + kind + "; " + reads + ": convert it, or build with the library for it");
 }
 
 #endif
@@ -136,9 +125,26 @@ bool has_opencv() {
 #endif
 }
 
+std::string image_formats() {
+  std::string formats = "PPM (P6, 8 bit), PGM (P5, 8 bit)";
+#ifdef SEGNETS_WITH_OPENCV
+  formats += ", and JPEG, PNG and more by OpenCV";
+#endif
+#ifdef SEGNETS_WITH_JPEG
+  formats += ", JPEG";
+#endif
+#ifdef SEGNETS_WITH_PNG
+  formats += ", PNG";
+#endif
+  return formats;
+}
+
 Image read_image(const std::string& path) {
   const std::string bytes = read_file(path, kMaxImageBytes - 1);
-  return bytes.starts_with("P6") || bytes.starts_with("P5") ? decode_pnm(bytes, path) : decode_by_opencv(bytes, path);
+  constexpr std::size_t kDepthAt = 24;  // in the header of a PNG
+  if (bytes.starts_with("\x89PNG") && bytes.size() > kDepthAt && bytes[kDepthAt] == 16)
+    throw Error(path + ": is a PNG of 16 bits per channel, expected 8; convert it");
+  return bytes.starts_with("P6") || bytes.starts_with("P5") ? decode_pnm(bytes, path) : decode(bytes, path);
 }
 
 void check_mask_path(const std::string& path) {
@@ -151,16 +157,16 @@ void check_image_path(const std::string& path) {
   check_writable_target(path);
 }
 
-void write_mask(const std::string& path, const Mask& mask) {
+void write_mask(const std::string& path, const Mask& mask, const std::vector<Colour>& palette) {
   check_mask_path(path);
   if (is_array(path)) return write_file(path, encode_npy(mask));
   if (mask.planes > 0) throw Error(path + ": the mask has a plane for each class; name it *.npy");
-  write_file(path, extension_of(path) == ".png" ? encode_png(mask, path) : encode_pgm(mask));
+  write_file(path, extension_of(path) == ".png" ? encode_png(mask, palette) : encode_pgm(mask));
 }
 
 void write_image(const std::string& path, const Image& image) {
   check_image_path(path);
-  write_file(path, extension_of(path) == ".png" ? encode_png(image, path) : encode_ppm(image));
+  write_file(path, extension_of(path) == ".png" ? encode_png(image) : encode_ppm(image));
 }
 
 }  // namespace segnets

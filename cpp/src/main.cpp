@@ -26,10 +26,10 @@ constexpr const char* kUsage =
     "       segnets-run --version\n"
     "\n"
     "MODEL    a file that segnets.export wrote\n"
-    "IMAGE    a PPM (P6, 8 bit) or PGM (P5, 8 bit); JPEG and PNG in a build with OpenCV\n"
-    "OUT      the mask, class ids as grey values: *.pgm, or *.png in a build with OpenCV; or *.npy, a NumPy array, "
-    "which\n"
-    "         also holds the planes of a multi-label model\n"
+    "IMAGE    a PPM (P6, 8 bit) or PGM (P5, 8 bit); JPEG and PNG if the build reads them, see the last line\n"
+    "OUT      the mask: *.png shows the classes' colours, *.pgm has class ids as grey values; or *.npy, a NumPy "
+    "array,\n"
+    "         which also holds the planes of a multi-label model\n"
     "\n"
     "--overlay FILE  also write the image with the classes' colours: *.ppm, or *.png\n"
     "--logits FILE   also write the logits, as a NumPy array: *.npy\n"
@@ -228,7 +228,7 @@ int segment(const Arguments& arguments) {
   } catch (const segnets::Error& error) {
     throw segnets::Error(arguments.positional[1] + ": " + error.what());
   }
-  segnets::write_mask(arguments.positional[2], mask);
+  segnets::write_mask(arguments.positional[2], mask, model.contract().palette);
   if (arguments.overlay)
     segnets::write_image(*arguments.overlay, segnets::overlay(image.view(), mask, model.contract().palette));
   if (arguments.logits) segnets::write_logits(*arguments.logits, model.logits(image.view()));
@@ -242,7 +242,8 @@ int segment(const Arguments& arguments) {
 
 int help() {
   std::fputs(kUsage, stdout);
-  std::printf("This build %s OpenCV.\n", segnets::has_opencv() ? "has" : "is without");
+  std::printf("This build %s OpenCV, and reads %s.\n", segnets::has_opencv() ? "has" : "is without",
+              segnets::image_formats().c_str());
   return 0;
 }
 

@@ -6,6 +6,11 @@
 #include "segnets/model.h"
 
 namespace segnets {
+namespace {
+
+constexpr std::uint16_t kVoid = 255;  // labels of PASCAL VOC have it for pixels without a class
+
+}  // namespace
 
 Mask MaskBatch::mask(std::int64_t index) const {
   if (index < 0 || index >= count)
@@ -39,8 +44,9 @@ namespace {
 Colour colour_at(const Mask& mask, std::size_t pixel, const std::vector<Colour>& palette) {
   if (mask.planes == 0) {
     const std::uint16_t id = mask.ids[pixel];
-    if (id >= palette.size()) throw Error("overlay: no colour for class " + std::to_string(id));
-    return palette[id];
+    if (id < palette.size()) return palette[id];
+    if (id != kVoid) throw Error("overlay: no colour for class " + std::to_string(id));
+    return {0, 0, 0};
   }
   if (static_cast<std::size_t>(mask.planes) > palette.size())
     throw Error("overlay: no colour for class " + std::to_string(palette.size()));

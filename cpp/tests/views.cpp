@@ -90,6 +90,21 @@ void layouts(const Model& model) {
     }
 }
 
+// 255, PASCAL VOC's void, leaves the image as it is if it has no colour; any other id without one is an error.
+void void_pixels() {
+  const segnets::Image image{1, 3, {10, 20, 30, 40, 50, 60, 70, 80, 90}};
+  const std::vector<segnets::Colour> palette = {{0, 0, 0}, {255, 255, 255}};
+  const std::vector<std::uint8_t> expected = {10, 20, 30, 40, 50, 60, 163, 168, 173};
+  check(segnets::overlay(image.view(), {1, 3, 2, {0, 255, 1}}, palette).data == expected, "overlay of void pixels");
+  bool refused = false;
+  try {
+    segnets::overlay(image.view(), {1, 3, 2, {0, 2, 1}}, palette);
+  } catch (const segnets::Error&) {
+    refused = true;
+  }
+  check(refused, "overlay of an id without a colour");
+}
+
 // LibTorch takes other kernels for other batch sizes, which round otherwise, so that near-ties may fall otherwise.
 bool nearly_equal(const std::vector<std::uint16_t>& a, const std::vector<std::uint16_t>& b) {
   std::size_t different = 0;
@@ -214,6 +229,7 @@ int main(int argc, char** argv) {
   try {
     const Model model(argv[1]);
     layouts(model);
+    void_pixels();
     batches(model);
     bad_views(model);
     matrices(model);

@@ -60,11 +60,21 @@ def test_a_project_that_finds_the_installed_library(workspace: Path) -> None:
     bash(block("bash", "cmake --install"), workspace)
     (workspace / "camera" / "CMakeLists.txt").write_text(block("cmake", "find_package(segnets REQUIRED)"))
     (workspace / "camera" / "main.cpp").write_text(block("cpp", "int main"))
+    # The program of the README is built in the same project.
+    readme = blocks.blocks_of((cmake.ROOT / "README.md").read_text())
+    (workspace / "camera" / "readme.cpp").write_text(blocks.the_block(readme, "cpp", "int main"))
+    with (workspace / "camera" / "CMakeLists.txt").open("a") as file:
+        file.write("add_executable(readme readme.cpp)\ntarget_link_libraries(readme PRIVATE segnets::segnets)\n")
     out = bash(block("bash", "cmake -S camera"), workspace)
     assert "top left: class " in out
     image = torch.from_numpy(np.asarray(Image.open(workspace / "photo.ppm")).copy())[None]
     exported = load_exported(workspace / "model.ts")
-    assert np.array_equal(read_pnm(workspace / "mask2.pgm"), exported.segment(image)[0].numpy())
+    mask = exported.segment(image)[0].numpy()
+    assert np.array_equal(read_pnm(workspace / "mask2.pgm"), mask)
+    for identity, count in zip(*np.unique(mask, return_counts=True), strict=True):
+        assert f"class {identity}: {count} pixels\n" in out
+    printed = run([str(workspace / "camera" / "build" / "readme")], workspace)
+    assert [[int(word) for word in line.split()] for line in printed.splitlines()] == mask[::10, ::5].tolist()
     top, bottom = exported.segment(image[:, :45])[0, 0, 0], exported.segment(image[:, 45:])[0, 0, 0]
     assert f"top left: class {top}, bottom left: class {bottom}\n" in out
 

@@ -103,3 +103,26 @@ def test_errors_are_segnets_errors(native: Any, tiny: Path) -> None:
     assert isinstance(caught.value, native.Error)
     assert isinstance(caught.value, ValueError)
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+def test_a_model_without_a_file_is_an_error(native: Any) -> None:
+    """`copy` and `__new__` make objects that hold no model."""
+    empty = native.Model.__new__(native.Model)
+    image = np.zeros((2, 2, 3), np.uint8)
+    calls: list[Callable[[], object]] = [
+        lambda: empty.segment(image),
+        lambda: empty.logits(image),
+        lambda: empty.warm_up(2, 2),
+        empty.self_test,
+        lambda: empty.contract,
+        lambda: repr(empty),
+    ]
+    for call in calls:
+        with pytest.raises(native.Error, match=r"this Model holds no file; make it with segnets_native.Model\(path\)"):
+            call()
+    with pytest.raises(TypeError):
+        native.Model.segment(3, image)
+    with pytest.raises(TypeError):
+        native.SelfTest()
+    with pytest.raises(TypeError):
+        native.SelfTest.__new__(native.SelfTest)

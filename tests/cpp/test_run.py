@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segnets.deploy import export, load_exported
 from segnets.preprocessing import Preprocessing
-from tests.cpp.common import read_pnm, run, write_ppm
+from tests.cpp.common import export_tiny, read_pnm, run, write_ppm
 from tests.deploy.common import SMALL, random_image, random_model, rewrite
 
 SIZES = [(64, 80), (65, 97), (33, 130), (1, 1), (1, 300), (300, 1), (200, 301)]
@@ -135,6 +136,23 @@ def test_an_overlay_without_a_palette_has_voc_colours(build: Path, tmp_path: Pat
     for identity in range(1, len(voc)):
         here = mask == identity
         assert np.array_equal(overlay[here], (image[0].numpy()[here].astype(int) + voc[identity] + 1) // 2)
+
+
+@pytest.mark.parametrize("classes", [5, 300])
+def test_png_without_a_library(classes: int, build: Path, tmp_path: Path) -> None:
+    """Masks are indexed by class with the export's palette; above 256 classes they are 16-bit grey."""
+    export_tiny(tmp_path / "m.ts", classes)
+    image = random_image(230, 301)  # more than one stored block
+    ppm = write_ppm(tmp_path / "i.ppm", image)
+    result = run(build, tmp_path / "m.ts", ppm, tmp_path / "m.png", "--overlay", tmp_path / "o.png")
+    assert result.returncode == 0, result.stderr
+    run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--overlay", tmp_path / "o.ppm")
+    with Image.open(tmp_path / "m.png") as mask, Image.open(tmp_path / "o.png") as overlay:
+        assert mask.mode == ("P" if classes == 5 else "I;16")
+        assert np.array_equal(np.asarray(mask), read_pnm(tmp_path / "m.pgm"))
+        assert np.array_equal(np.asarray(overlay), read_pnm(tmp_path / "o.ppm"))
+        if classes == 5:
+            assert mask.getpalette() == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
 
 
 def test_every_way_to_pass_pixels(build: Path, small: Path) -> None:

@@ -44,31 +44,41 @@ struct Image {
   ImageView view() const { return ImageView::of(data.data(), height, width, channels); }
 };
 
-// The class id of every pixel, row by row, at the size of the image. A model with the decoding "multilabel" gives
-// planes instead: for each class, 1 where it is present and 0 elsewhere.
+// The class id of every pixel, row by row from the top, at the size of the image. A model with the decoding
+// "multilabel" gives planes instead: for each class, 1 where it is present and 0 elsewhere.
 struct Mask {
   std::int64_t height = 0;
   std::int64_t width = 0;
   std::int64_t num_classes = 0;    // number of ids, or of planes
-  std::vector<std::uint16_t> ids;  // (height, width), or (planes, height, width)
+  std::vector<std::uint16_t> ids;  // (height, width), or (planes, height, width), the last index fastest
   std::int64_t planes = 0;         // 0 for class ids
+
+  // Return the class id of a pixel, or its value in one plane.
+  std::uint16_t at(std::int64_t y, std::int64_t x, std::int64_t plane = 0) const {
+    return ids[static_cast<std::size_t>((plane * height + y) * width + x)];
+  }
 };
 
 using Colour = std::array<std::uint8_t, 3>;  // red, green, blue
 
-// Read a PPM (P6, 8 bit) or a gray PGM (P5, 8 bit), which has one channel, or in a build with OpenCV any format that
-// OpenCV decodes, recognised by its content. EXIF orientation is applied as in cv::imread. Throws Error.
+// Read a PPM (P6, 8 bit) or a gray PGM (P5, 8 bit), which has one channel; a JPEG or 8-bit PNG if the build found
+// libjpeg-turbo or libpng; or any format that OpenCV decodes if it found OpenCV. The content decides. As in cv::imread,
+// gray JPEG and PNG become RGB, transparency is dropped and a JPEG's EXIF orientation is applied. Throws Error.
 Image read_image(const std::string& path);
 
-// Return whether this build reads JPEG and PNG and writes PNG.
+// Return whether this build has OpenCV.
 bool has_opencv();
 
-// Write class ids as grey values: .pgm (8 bit for up to 256 classes, else 16 bit), or .png in a build with OpenCV.
+// Return the formats that this build reads, for messages: "PPM (P6, 8 bit), PGM (P5, 8 bit), JPEG, PNG".
+std::string image_formats();
+
+// Write class ids: as palette indices of a .png, which viewers show in the colours of `palette` (VOC's for ids that it
+// lacks), or as grey values of a .pgm. Above 256 classes, both have 16-bit grey values.
 // Or as a NumPy array, .npy: (height, width), or (planes, height, width), which other formats don't hold.
 // The file appears complete or not at all. Throws Error.
-void write_mask(const std::string& path, const Mask& mask);
+void write_mask(const std::string& path, const Mask& mask, const std::vector<Colour>& palette = {});
 
-// Write an image as .ppm, or .png in a build with OpenCV. Like write_mask otherwise. Throws Error.
+// Write an image as .ppm or .png. The file appears complete or not at all. Throws Error.
 void write_image(const std::string& path, const Image& image);
 
 // Throw Error unless write_mask (or write_image) could write to the path. Call it before long work.
@@ -79,9 +89,9 @@ void check_image_path(const std::string& path);
 std::vector<Colour> voc_palette(std::int64_t num_classes);
 
 // Blend an image half and half with the colours of its classes. Classes whose colour is black leave the image
-// unchanged. Of several planes, the last one that is 1 gives the colour. Gray images become RGB; of more than three
-// channels, the first three are shown. The mask must have the image's size, and `palette` a colour for each of its ids.
-// Throws Error.
+// unchanged, and so does 255 (PASCAL VOC's void) if it has no colour. Of several planes, the last one that is 1 gives
+// the colour. Gray images become RGB; of more than three channels, the first three are shown. The mask must have the
+// image's size, and `palette` a colour for each other id. Throws Error.
 Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette);
 
 }  // namespace segnets
