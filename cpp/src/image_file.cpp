@@ -166,7 +166,14 @@ void write_mask(const std::string& path, const Mask& mask, const std::vector<Col
 
 void write_image(const std::string& path, const Image& image) {
   check_image_path(path);
-  write_file(path, extension_of(path) == ".png" ? encode_png(image) : encode_ppm(image));
+  if (image.channels != 1 && image.channels != 3)
+    throw Error(path + ": the image has " + std::to_string(image.channels) + " channels; files hold 1 or 3");
+  const bool png = extension_of(path) == ".png";
+  if (image.channels == 3) return write_file(path, png ? encode_png(image) : encode_ppm(image));
+  Image rgb{image.height, image.width, {}};
+  rgb.data.reserve(3 * image.data.size());
+  for (const std::uint8_t value : image.data) rgb.data.insert(rgb.data.end(), 3, value);
+  write_file(path, png ? encode_png(rgb) : encode_ppm(rgb));
 }
 
 }  // namespace segnets

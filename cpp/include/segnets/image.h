@@ -78,7 +78,7 @@ std::string image_formats();
 // The file appears complete or not at all. Throws Error.
 void write_mask(const std::string& path, const Mask& mask, const std::vector<Colour>& palette = {});
 
-// Write an image as .ppm or .png. The file appears complete or not at all. Throws Error.
+// Write an image of 3 channels, or of 1 as RGB, as .ppm or .png. The file appears complete or not at all. Throws Error.
 void write_image(const std::string& path, const Image& image);
 
 // Throw Error unless write_mask (or write_image) could write to the path. Call it before long work.
