@@ -39,7 +39,7 @@ struct JpegErrors {
 void leave(j_common_ptr jpeg) {
   auto* errors = reinterpret_cast<JpegErrors*>(jpeg->err);
   jpeg->err->format_message(jpeg, errors->message.data());
-  std::longjmp(errors->back, 1);
+  std::longjmp(errors->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg is C
 }
 
 // A damaged file gives warnings and grey pixels.
@@ -103,7 +103,7 @@ struct JpegReader {
     jpeg.err = jpeg_std_error(&errors.manager);
     errors.manager.error_exit = leave;
     errors.manager.emit_message = note;
-    if (setjmp(errors.back) != 0) return false;
+    if (setjmp(errors.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg is C
     jpeg_create_decompress(&jpeg);
     jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
     jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xFFFF);
@@ -168,7 +168,7 @@ struct PngReader {
     png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, leave, ignore);
     info = png == nullptr ? nullptr : png_create_info_struct(png);
     if (info == nullptr) return false;
-    if (setjmp(png_jmpbuf(png)) != 0) return false;
+    if (setjmp(png_jmpbuf(png)) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp): libpng is C
     png_set_read_fn(png, this, take);
     png_set_user_limits(png, kMaxSide, kMaxSide);
     png_read_info(png, info);

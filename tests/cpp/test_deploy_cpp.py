@@ -56,6 +56,7 @@ def workspace(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_a_project_that_finds_the_installed_library(workspace: Path) -> None:
     bash(block("bash", "cmake --install"), workspace)
     (workspace / "camera" / "CMakeLists.txt").write_text(block("cmake", "find_package(segnets REQUIRED)"))
