@@ -19,8 +19,9 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 Colour: TypeAlias = tuple[int, int, int]
 
 
-ASSUMED = "assumed"  # provenance key: the fields of the preprocessing that nothing states
+ASSUMED = "assumed"  # provenance key: what nothing states, names in ASSUMABLE
 PREPARATION = ("resize", "mean", "std")
+ASSUMABLE = (*PREPARATION, "decoding")
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,15 @@ class ModelCard:
         )
 
     def assuming(self, names: Iterable[str] = PREPARATION) -> ModelCard:
-        """Return the card with the record that these fields of its preprocessing are assumed.
+        """Return the card with the record that these fields of its preprocessing, or its decoding, are assumed.
 
         Args:
-            names: Names in `PREPARATION`.
+            names: Names in `ASSUMABLE`.
         """
         known = {*assumed_fields(self), *names}
         if not known:
             return self
-        return replace(self, provenance={**self.provenance, ASSUMED: [name for name in PREPARATION if name in known]})
+        return replace(self, provenance={**self.provenance, ASSUMED: [name for name in ASSUMABLE if name in known]})
 
     def without_classes(self) -> ModelCard:
         """Return the card for a model with newly initialised last layers, keeping only the preprocessing."""
@@ -175,13 +176,13 @@ _CLAIMS = {"proof", "source_sha256"}
 
 
 def assumed_fields(card: ModelCard) -> list[str]:
-    """Return the fields of the preprocessing that are assumed, names in `PREPARATION`."""
+    """Return what is assumed of the preprocessing and the decoding, names in `ASSUMABLE`."""
     names = card.provenance.get(ASSUMED)
-    return [name for name in PREPARATION if name in names] if isinstance(names, list) else []
+    return [name for name in ASSUMABLE if name in names] if isinstance(names, list) else []
 
 
 def describe_assumed(card: ModelCard) -> str:
-    """Return a sentence that names the assumed preprocessing and the options that change it, or ""."""
+    """Return a sentence that names what is assumed and the options that change it, or ""."""
     names = assumed_fields(card)
     if not names:
         return ""
@@ -191,6 +192,8 @@ def describe_assumed(card: ModelCard) -> str:
     for name in ("mean", "std"):
         if name in names:
             parts.append(f"{name} {','.join(f'{value:.6g}' for value in getattr(preprocessing, name))} (--{name})")
+    if "decoding" in names and card.decoding is not None:
+        parts.append(f"{card.decoding} (--decoding)")
     return f"{', '.join(parts)}: nothing states what the network was trained with"
 
 

@@ -152,8 +152,8 @@ def check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
     if first is not None and first.in_channels != preprocessing.channels:
         raise ImageError(
             f"preprocessing: its mean has {_counted(preprocessing.channels, 'number')}, and the model reads images of "
-            f"{_counted(first.in_channels, 'channel')}. Give preprocessing=segnets.Preprocessing(mean=..., std=...) of "
-            "the images that it was trained on, one number each per channel"
+            f"{_counted(first.in_channels, 'channel')}. Give preprocessing=segnets.Preprocessing(mean=..., std=...) "
+            "(--mean, --std) of the images that it was trained on, one number each per channel"
         )
 
 

@@ -143,6 +143,20 @@ def test_another_network_is_named_by_verify(small: Path) -> None:
     assert "another network" not in str(segnets.verify(small, against=random_model(num_classes=5)))
 
 
+def test_overlay_of_planes_and_gray_images() -> None:
+    palette = [(0, 0, 0), (200, 0, 50), (0, 100, 0)]
+    planes = np.array([[[1, 0, 0, 1]], [[0, 1, 1, 0]], [[0, 1, 0, 0]]], dtype=np.uint8)
+    gray = np.full((1, 4), 100, dtype=np.uint8)
+    expected = [[100, 100, 100], [50, 100, 50], [150, 50, 75], [100, 100, 100]]  # of two planes, the last
+    assert overlay(gray, planes, palette)[0].tolist() == expected
+    assert overlay(gray[..., None], planes, palette)[0].tolist() == expected
+    bands = np.dstack([gray, gray + 1, gray + 2, gray + 3])
+    assert overlay(bands[..., :2], np.array([[0, 0, 0, 1]]), palette)[0, 2:].tolist() == [[100] * 3, [150, 50, 75]]
+    assert overlay(bands, np.array([[0, 0, 0, 1]]), palette)[0, 2:].tolist() == [[100, 101, 102], [150, 51, 76]]
+    with pytest.raises(ImageError, match="mask of 3 planes for a palette of 2 colours"):
+        overlay(gray, planes, palette[:2])
+
+
 def test_void_pixels_leave_the_image_unchanged() -> None:
     image = np.full((1, 4, 3), 100, dtype=np.uint8)
     mask = np.array([[0, 1, 255, 2]], dtype=np.uint8)

@@ -155,7 +155,10 @@ def export(
     reference = _reference(model)
     num_classes = _channels_of_logits(reference, card.preprocessing.channels)
     assumed = assumption_of(card.decoding, num_classes)
+    notes = (assumed, _assumption(card))
     card = _checked_card(replace(card, decoding=card.decoding or Decoding.default(num_classes)), num_classes)
+    if assumed:
+        card = card.assuming(["decoding"])
     config, card = _describe(model, card)
     draft, note = _draft(kind, model, card, options, note)
     golden = draft.golden(reference)
@@ -185,7 +188,7 @@ def export(
         seconds=time.monotonic() - started,
         verification=verification,
         quantization=draft.quantization,
-        notes=tuple(each for each in (note, assumed, _assumption(card)) if each),
+        notes=tuple(each for each in (note, *notes) if each),
     )
 
 

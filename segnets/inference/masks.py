@@ -37,11 +37,13 @@ def overlay(
 ) -> npt.NDArray[np.uint8]:
     """Blend an image with the colours of a mask at 50 % opacity. Black classes leave the image unchanged.
 
-    So does the id 255 if it has no colour: in masks of PASCAL VOC and others it marks pixels to ignore.
+    So does the id 255 if it has no colour: in masks of PASCAL VOC and others it marks pixels to ignore. A pixel of a
+    multi-label mask has the colour of its last plane that is 1, and is unchanged if there is none.
 
     Args:
-        image: Image of shape (H, W, 3), uint8, RGB.
-        mask: Class ids of shape (H, W).
+        image: Image of shape (H, W, 3), uint8, RGB; or a gray one of shape (H, W), (H, W, 1) or (H, W, 2), of which the
+            first band is shown. Of more than three bands the first three are shown.
+        mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
         palette: One RGB colour (0..255) per class id.
 
     Returns:
@@ -50,16 +52,33 @@ def overlay(
     Raises:
         ImageError: If the shapes differ, `image` is not uint8, or a class id other than 255 has no colour.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8")
-    if mask.shape != image.shape[:2]:
+    if image.ndim not in (2, 3) or image.shape[2:] == (0,) or image.dtype != np.uint8:
+        raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) or (H, W) uint8")
+    bands = image.reshape(*image.shape[:2], -1)
+    image = bands[..., :3] if bands.shape[2] >= 3 else bands[..., [0, 0, 0]]
+    if mask.shape[-2:] != image.shape[:2] or mask.ndim not in (2, 3):
         raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: the sizes must be equal")
+    if mask.ndim == 3:
+        return _blended(image, _colours_of_planes(mask, palette))
     void = (mask == VOID) if len(palette) <= VOID else np.zeros_like(mask, dtype=bool)
     ids = mask[~void]
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(palette):
         raise ImageError(f"mask with ids {ids.min()}..{ids.max()} for a palette of {len(palette)} colours")
     table = np.array([*palette, (0, 0, 0)], dtype=np.uint16)
-    colours = table[np.where(void, len(palette), mask)]  # (H, W, 3)
+    return _blended(image, table[np.where(void, len(palette), mask)])
+
+
+def _colours_of_planes(planes: npt.NDArray[np.integer], palette: Sequence[Colour]) -> npt.NDArray[np.uint16]:
+    """Return the colour of the last plane that is 1, or black, (H, W, 3)."""
+    if len(planes) > len(palette):
+        raise ImageError(f"mask of {len(planes)} planes for a palette of {len(palette)} colours")
+    colours = np.zeros((*planes.shape[1:], 3), dtype=np.uint16)
+    for plane, colour in zip(planes, palette, strict=False):
+        colours[plane != 0] = colour
+    return colours
+
+
+def _blended(image: npt.NDArray[np.uint8], colours: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
     blended = ((image.astype(np.uint16) + colours + 1) // 2).astype(np.uint8)
     black = (colours == 0).all(axis=2, keepdims=True)
     return np.where(black, image, blended)

@@ -105,6 +105,7 @@ def test_one_channel_without_a_rule_is_a_sigmoid_at_a_half(tmp_path: Path) -> No
     assert note in str(report)
     exported = load_exported(tmp_path / "m.ts")
     assert exported.contract.decoding == Decoding("threshold", 0.5)
+    assert exported.contract.card.provenance["assumed"] == ["decoding"]
     assert json.loads(exported.contract.to_json())["decoding"] == {"rule": "threshold", "threshold": 0.5}
     with pytest.warns(UserWarning, match="assumed a sigmoid with threshold 0.5"):
         mask = segment(model, image, SMALL)
