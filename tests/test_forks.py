@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import traceback
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 import segnets
-from segnets.deploy import load_exported
+from segnets.deploy import export, load_exported
 from segnets.errors import ForkError
 from tests.deploy.common import random_image, small, tiny
 
@@ -65,6 +66,21 @@ def test_calls_after_a_fork_are_refused(small: Path) -> None:
 
     forked(work)
     assert torch.equal(exported.segment(image), expected)
+
+
+def test_sessions_of_onnx_runtime_can_be_dropped_after_a_fork(tmp_path: Path) -> None:
+    """Destroying a session waits for its threads, which a forked process lacks."""
+    path = tmp_path / "m.onnx"
+    export(tiny(), path, size=(1, 3, 48, 64))
+    loaded = [load_exported(path)]
+    expected = loaded[0].segment(random_image(40, 50))
+
+    def work() -> None:
+        loaded.clear()
+        gc.collect()
+
+    forked(work)
+    assert torch.equal(loaded[0].segment(random_image(40, 50)), expected)
 
 
 def test_a_fork_before_the_first_call_is_fine(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _add_onnx(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ONNX")
+    group.add_argument(
+        "--size",
+        metavar="SHAPE",
+        help="fix the network's input, for example 1x3x480x640 (batch x channels x height x width), for OpenCV, "
+        "TensorRT, ncnn and NPUs; every image is resized to it. Default: any batch and size",
+    )
     group.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23. Default: 20")
     group.add_argument(
         "--calibration", metavar="FOLDER", help="for int8: images like those that the network will segment"
@@ -118,11 +124,12 @@ def run(options: argparse.Namespace) -> int:
     from segnets.weights import load
 
     decoding = decoding_of(options)
+    size = _size(options.size)
     target = check_writable_target(options.target, overwrite=options.force)  # fail before the export, not after it
     model = load(options.weights)
     if target.exists() and target.samefile(options.weights):
         raise ExportError(f"{target}: OUT is the weights file itself. Name another file.")
-    _state_preprocessing(options, model)
+    _state_preprocessing(options, model, size)
     with progress("segnets", f"exporting to {options.target}; large networks and compiled models take minutes"):
         report = export(
             model,
@@ -134,6 +141,7 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
             opset=options.opset,
             calibration=options.calibration,
+            size=size,
             minimum_agreement=options.minimum_agreement,
             decoding=decoding,
             classes=options.classes,
@@ -143,7 +151,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _state_preprocessing(options: argparse.Namespace, model: Any) -> None:
+def _size(text: str | None) -> tuple[int, ...] | None:
+    from segnets.errors import ExportError
+
+    if text is None:
+        return None
+    parts = text.split("x")
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts):
+        raise ExportError(f"--size {text[:40]}: expected batch x channels x height x width, for example 1x3x480x640")
+    return tuple(map(int, parts))
+
+
+def _state_preprocessing(options: argparse.Namespace, model: Any, size: tuple[int, ...] | None) -> None:
     """Put what the command line says of the preprocessing into the model's card."""
     from dataclasses import replace
 
@@ -165,6 +184,8 @@ def _state_preprocessing(options: argparse.Namespace, model: Any) -> None:
             stated.update(parse(text))
         except ValueError as error:
             raise ExportError(f"--{name} {text[:40]}: {error}") from None
+    if size is not None and "size" in stated and stated["size"] != size[2:]:
+        raise ExportError(f"--resize {options.resize} contradicts --size {options.size}: leave out --resize")
     if not stated:
         return
     card = getattr(model, "card", None) or ModelCard().assuming()

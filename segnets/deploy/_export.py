@@ -89,6 +89,7 @@ def export(
     opset: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     minimum_agreement: float | None = None,
+    size: Sequence[int] | None = None,
     preprocessing: Preprocessing | None = None,
     decoding: Decoding | None = None,
     classes: Sequence[str] | None = None,
@@ -118,6 +119,8 @@ def export(
         opset: ONNX operator set, 18 to 23; None for 20.
         calibration: Folder of images like those that the network will see, for int8.
         minimum_agreement: Share of pixels that must keep their class on images of `calibration`, 0 to 1; None for 0.9.
+        size: Shape of the network's input to fix, (N, K, height, width), for OpenCV, TensorRT, ncnn and NPUs (ONNX
+            only). Every image is resized to it. None for any batch and size.
         preprocessing: Preprocessing to include; None for that of the model's card.
         decoding: Rule that turns logits into ids; None for that of the model's card. If the card states none, it is
             argmax, and for a network of one channel a threshold of 0.5.
@@ -146,16 +149,17 @@ def export(
     file = check_writable_target(path, overwrite=overwrite)
     kind = choose_format(Path(path), format)
     resolved, note = choose_target(kind, device) if target == AUTO else (target, "")
-    options = ExportOptions(output, dtype, device, resolved, opset, calibration, minimum_agreement)
+    options = ExportOptions(output, dtype, device, resolved, opset, calibration, minimum_agreement, _checked_size(size))
     FORMATS[kind].check(options)
     model = _checked_module(model)
     card = _card(model, preprocessing, decoding, classes, palette)
 
     _check_channels(model, card.preprocessing)
+    card, resized = _at_size(card, options.size, preprocessing)
     reference = _reference(model)
     num_classes = _channels_of_logits(reference, card.preprocessing.channels)
     assumed = assumption_of(card.decoding, num_classes)
-    notes = (assumed, _assumption(card))
+    notes = (resized, assumed, _assumption(card))
     card = _checked_card(replace(card, decoding=card.decoding or Decoding.default(num_classes)), num_classes)
     if assumed:
         card = card.assuming(["decoding"])
@@ -245,6 +249,42 @@ def _check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
         check_channels(model, preprocessing)
     except ImageError as error:
         raise ExportError(str(error)) from None
+
+
+def _checked_size(size: object) -> tuple[int, int, int, int] | None:
+    if size is None:
+        return None
+    if isinstance(size, tuple | list) and len(size) == 4 and all(type(n) is int and 1 <= n <= 65536 for n in size):
+        return size[0], size[1], size[2], size[3]
+    raise ExportError(
+        f"size={size!r}: expected (batch, channels, height, width), 1 to 65536 each, for example (1, 3, 480, 640) "
+        "(--size 1x3x480x640)"
+    )
+
+
+def _at_size(
+    card: ModelCard, size: tuple[int, int, int, int] | None, preprocessing: Preprocessing | None
+) -> tuple[ModelCard, str]:
+    """Return the card with the resizing to a fixed size, and a sentence on the rule that it replaces, or "".
+
+    Raises:
+        ExportError: If the size has other channels, or the caller's preprocessing gives other sizes.
+    """
+    if size is None:
+        return card, ""
+    old = card.preprocessing
+    if size[1] != old.channels:
+        raise ExportError(f"size={size}: has {size[1]} channels, and images of this network have {old.channels}")
+    if old.resize == "fixed" and old.size == size[2:]:
+        return card, ""
+    fixed = f"{size[2]}x{size[3]}"
+    if preprocessing is not None:
+        raise ExportError(
+            f"preprocessing: images are {old.describe_resize()}, and size={size} takes {fixed}. Pass "
+            f"Preprocessing(resize='fixed', size={size[2:]}), or leave out one of the two"
+        )
+    card = card.preparing(replace(old, resize="fixed", size=size[2:]), ["resize"])
+    return card, f"size {fixed}: every image is resized to it; without the size, it would be {old.describe_resize()}"
 
 
 def _reference(model: nn.Module) -> nn.Module:

@@ -62,7 +62,8 @@ def join_onnx(
     original = Path(source).read_bytes()
     exported = exported_from_bytes(original, Path(source))
     channels = exported.contract.in_channels
-    data = _joined(original, str(source))
+    fixed = exported.contract.fixed_shape
+    data = _joined(original, str(source), fixed[0] if fixed else None)
     check_size(len(data))
     with atomic_write(target, overwrite=overwrite) as file:
         file.write(data)
@@ -71,6 +72,7 @@ def join_onnx(
         graph = session(file.read(), str(target))
         compared = []
         for number, (batch, height, width) in enumerate(SHAPES):
+            batch = fixed[0] if fixed else batch
             generator = torch.Generator().manual_seed(number)
             image = torch.randint(0, 256, (batch, height, width, channels), dtype=torch.uint8, generator=generator)
             expected = exported.segment(image)
@@ -85,7 +87,8 @@ def join_onnx(
     return tuple(compared)
 
 
-def _joined(data: bytes, where: str) -> bytes:
+def _joined(data: bytes, where: str, batch: int | None) -> bytes:
+    """Return the joined graph, for a fixed batch unless None."""
     onnx: Any = import_module("onnx")
     compose: Any = import_module("onnx.compose")
     container = OnnxContainer(data, where)
@@ -104,6 +107,9 @@ def _joined(data: bytes, where: str) -> bytes:
         ends = [("network/logits", "after/logits"), ("size", "after/size")]
         whole = compose.merge_models(logits, after, io_map=ends, name="segnets")
         _rename(whole.graph, {"before/image": "image", "after/mask": "mask"})
+        if batch is not None:
+            for value in (*whole.graph.input, *whole.graph.output):
+                value.type.tensor_type.shape.dim[0].dim_value = batch
         contract = container.read(CONTRACT_FILE).decode()
         onnx.helper.set_model_props(whole, {CONTRACT_FILE: contract, JOINED: "image, mask"})
         return serialized(whole)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segnets.card import ModelConfig
 from segnets.deploy._load import Exported, load_exported
 from segnets.deploy.check.golden import HEIGHT, WIDTH, golden_input
 from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.check.tolerance import (
+    SHAPES,
     Comparison,
     compare,
     compare_quantized,
@@ -40,6 +41,7 @@ class Replay:
         tolerance: Largest `logits_difference` that passes.
         disagreements: Number of pixels whose class differs.
         near_ties: Number of those pixels whose two best logits are within the tolerance of each other.
+        pixels: Number of pixels of the images.
     """
 
     sample_difference: float
@@ -47,6 +49,7 @@ class Replay:
     tolerance: float
     disagreements: int
     near_ties: int
+    pixels: int = HEIGHT * WIDTH
 
     @property
     def passed(self) -> bool:
@@ -61,7 +64,7 @@ class Replay:
         return (
             f"golden pair: preprocessing differs by {self.sample_difference:.1g} of 255 levels, logits by "
             f"{self.logits_difference:.1e} of the largest (allowed {self.tolerance:.1e}), classes of "
-            f"{self.disagreements} of {HEIGHT * WIDTH} pixels differ"
+            f"{self.disagreements} of {self.pixels} pixels differ"
             + (f", {self.near_ties} of them near-ties" if self.disagreements else "")
             + ("" if self.passed else ": FAILED")
         )
@@ -156,14 +159,15 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
         config = getattr(against, "config", None)
         if isinstance(config, ModelConfig) and config.name != contract.config.name:
             other = config.name
+        shapes = (contract.fixed_shape,) if contract.fixed_shape else SHAPES
         try:
             if contract.dtype == "int8":
                 allowed = QUANTIZED_FACTOR * contract.tolerance
                 image = golden_input(contract.card.preprocessing)
-                comparisons = compare_quantized(exported.logits, reference, image, allowed, contract.decoding)
+                comparisons = compare_quantized(exported.logits, reference, image, allowed, contract.decoding, shapes)
             else:
                 comparisons = compare(
-                    exported.logits, reference, contract.dtype, contract.decoding, contract.in_channels
+                    exported.logits, reference, contract.dtype, contract.decoding, contract.in_channels, shapes
                 )
         except ExportError as error:
             if not other:
@@ -183,7 +187,7 @@ def replay(exported: Exported) -> Replay:
     golden, contract = exported.golden, exported.contract
     _check_golden(exported)
     sample = exported.preprocess(golden["image"])[:, :, :: contract.sample_step, :: contract.sample_step]
-    logits = exported.logits(golden["input"])
+    logits = _golden_logits(exported)
     mask = exported.segment(golden["image"])
     for name, tensor in (("sample", sample), ("logits", logits), ("mask", mask)):
         if tensor.shape != golden[name].shape or tensor.dtype != golden[name].dtype:
@@ -199,7 +203,27 @@ def replay(exported: Exported) -> Replay:
         tolerance=contract.tolerance,
         disagreements=disagreements,
         near_ties=near_ties,
+        pixels=len(mask) * HEIGHT * WIDTH,
     )
+
+
+def _golden_logits(exported: Exported) -> Tensor:
+    """Return the logits for the golden input, at the pixels that the golden pair stores.
+
+    Raises:
+        ExportError: If the stored pixels of the input are not those of the golden image at the file's size.
+    """
+    golden, contract = exported.golden, exported.contract
+    if contract.fixed_shape is None:
+        return exported.logits(golden["input"])
+    step = contract.sample_step
+    whole = golden_input(contract.card.preprocessing, contract.fixed_shape)
+    if not torch.allclose(whole[:, :, ::step, ::step], golden["input"], rtol=1e-5, atol=1e-5):
+        raise ExportError(
+            f"{exported.path}: 'input' in the golden pair is not the golden image at this file's size. "
+            "Export the model again"
+        )
+    return exported.logits(whole)[:, :, ::step, ::step]
 
 
 def _check_golden(exported: Exported) -> None:
@@ -208,12 +232,15 @@ def _check_golden(exported: Exported) -> None:
     channels = exported.contract.in_channels
     masks = torch.uint8 if exported.contract.mask_dtype == "uint8" else torch.int16
     planes = (classes,) if exported.contract.decoding.rule == "multilabel" else ()
+    count, *sides = exported.contract.fixed_shape or (1, HEIGHT, WIDTH)
+    step = exported.contract.sample_step if exported.contract.fixed_shape else 1
+    height, width = (-(-side // step) for side in sides)
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-        "image": (torch.uint8, (1, HEIGHT, WIDTH, channels)),
-        "input": (torch.float32, (1, channels, HEIGHT, WIDTH)),
-        "logits": (torch.float32, (1, classes, HEIGHT, WIDTH)),
-        "mask": (masks, (1, *planes, HEIGHT, WIDTH)),
-        "margin": (torch.float32, (1, *planes, HEIGHT, WIDTH)),
+        "image": (torch.uint8, (count, HEIGHT, WIDTH, channels)),
+        "input": (torch.float32, (count, channels, height, width)),
+        "logits": (torch.float32, (count, classes, height, width)),
+        "mask": (masks, (count, *planes, HEIGHT, WIDTH)),
+        "margin": (torch.float32, (count, *planes, HEIGHT, WIDTH)),
     }
     for name in (*expected, "sample"):
         if name not in exported.golden:

@@ -60,7 +60,8 @@ class Contract:
         kind: Format of the file, one of `KINDS`.
         target: "portable" for every LibTorch, or "cpu" for one with oneDNN, such as the builds for x86 and most for
             ARM.
-        bounds: Smallest and largest "batch", "height" and "width" that `forward` accepts; empty for any.
+        bounds: Smallest and largest "batch", "height" and "width" that `forward` accepts; empty for any. Both are
+            equal in an ONNX file of a fixed size.
         processor: CPU that a compiled model was compiled for (`segnets.deploy.formats._cpu`); empty for other kinds.
         pixels_at_once: Pixels that a compiled model computes together; it splits larger batches.
         opset: ONNX operator set; 0 for other kinds.
@@ -122,6 +123,13 @@ class Contract:
         return self.card.preprocessing.channels
 
     @property
+    def fixed_shape(self) -> tuple[int, int, int] | None:
+        """Batch, height and width that `forward` accepts, or None if they are not fixed."""
+        if len(self.bounds) != 3 or any(low != high for low, high in self.bounds.values()):
+            return None
+        return self.bounds["batch"][0], self.bounds["height"][0], self.bounds["width"][0]
+
+    @property
     def mask_dtype(self) -> str:
         """Name of the dtype of ids in a mask."""
         return "uint8" if self.num_classes <= 256 or self.decoding.rule != "argmax" else "int16"
@@ -132,7 +140,8 @@ class Contract:
         Raises:
             ExportError: If the model's options or provenance can't be written as JSON.
         """
-        logits = f"float32 (N, {self.num_classes}, H, W) logits"
+        batch, rows, columns = self.fixed_shape or ("N", "H", "W")
+        logits = f"float32 ({batch}, {self.num_classes}, {rows}, {columns}) logits"
         mask = "(N, H, W) class ids"
         count = self.in_channels
         colour, ordered = (" RGB", " RGB or BGR as in preprocessing") if count == 3 else ("", "")
@@ -157,7 +166,7 @@ class Contract:
             "mask_dtype": self.mask_dtype,
             "methods": {
                 "forward": {
-                    "input": f"float32 (N, {count}, H, W){ordered}, normalised",
+                    "input": f"float32 ({batch}, {count}, {rows}, {columns}){ordered}, normalised",
                     "output": logits if self.output == "tensor" else f'{{"out": {logits}}}',
                 },
                 "preprocess": {
@@ -175,7 +184,8 @@ class Contract:
             document["pixels_at_once"] = self.pixels_at_once
         if self.kind == "onnx":
             document["opset"] = self.opset
-            document["dynamic_axes"] = {"input": _DYNAMIC_AXES, "logits": _DYNAMIC_AXES}
+            axes = {} if self.fixed_shape else _DYNAMIC_AXES
+            document["dynamic_axes"] = {"input": axes, "logits": axes}
         if self.quantization:
             document["quantization"] = dict(self.quantization)
         try:

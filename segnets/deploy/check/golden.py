@@ -10,6 +10,9 @@ The pair is a safetensors file of these tensors:
 - `mask`, (1, 48, 64): the class of each pixel of the image; planes (1, C, 48, 64) of multi-label networks.
 - `margin`, of the same shape, float32: the lead of the best class there, relative to the largest logit; or twice the
   distance of the logit from the threshold.
+
+A file of a fixed size (N, H, W) repeats the image N times. Its `input` is the image of the same pattern at H x W, and
+`input` and `logits` are stored at every k-th row and column, because whole ones could be larger than the network.
 """
 
 from __future__ import annotations
@@ -45,7 +48,12 @@ class Golden:
 
 
 def make_golden(
-    model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, dtype: str, tolerance: float | None = None
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    decoding: Decoding,
+    dtype: str,
+    tolerance: float | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> Golden:
     """Run a model on the golden image.
 
@@ -55,6 +63,7 @@ def make_golden(
         decoding: Rule that turns its logits into ids.
         dtype: Precision of the exported file, for which the tolerance is estimated.
         tolerance: Tolerance to use instead of the estimate. An int8 network needs one, because its own output is kept.
+        shape: Batch, height and width of the network's input if they are fixed, else None.
 
     Returns:
         The golden pair.
@@ -63,8 +72,8 @@ def make_golden(
         ExportError: If the logits are not finite, or the model is numerically unstable.
     """
     segmenter = Segmenter(model, preprocessing, decoding).eval()
-    image = golden_image(preprocessing.channels)
-    normalised = golden_input(preprocessing)
+    normalised = golden_input(preprocessing, shape)
+    image = golden_image(preprocessing.channels).repeat(len(normalised), 1, 1, 1)
     logits = logits_of(segmenter.model, normalised)
     if tolerance is None:
         tolerance = ToleranceEstimator(segmenter.model, dtype).tolerance(normalised)
@@ -74,10 +83,11 @@ def make_golden(
         mask = segmenter.decode(prepared_logits, HEIGHT, WIDTH)
         margin = relative_margin(logits_at(prepared_logits, HEIGHT, WIDTH), decoding)
     step = -(-max(prepared.shape[2:]) // _SAMPLES_PER_SIDE)
+    kept = slice(None, None, step if shape else None)
     tensors = {
         "image": image,
-        "input": normalised,
-        "logits": logits,
+        "input": normalised[:, :, kept, kept],
+        "logits": logits[:, :, kept, kept],
         "sample": prepared[:, :, ::step, ::step],
         "mask": mask,
         "margin": margin,
@@ -87,19 +97,21 @@ def make_golden(
     return Golden(copies, tolerance, step)
 
 
-def golden_input(preprocessing: Preprocessing) -> Tensor:
-    """Return the golden image normalised but not resized, (1, K, 48, 64) float32."""
-    result: Tensor = Preprocess(replace(preprocessing, resize="none", size=None))(golden_image(preprocessing.channels))
-    return result
+def golden_input(preprocessing: Preprocessing, shape: tuple[int, int, int] | None = None) -> Tensor:
+    """Return the golden image normalised but not resized, (1, K, 48, 64) float32, or at a fixed (N, H, W)."""
+    count, height, width = shape or (1, HEIGHT, WIDTH)
+    image = golden_image(preprocessing.channels, height, width)
+    result: Tensor = Preprocess(replace(preprocessing, resize="none", size=None))(image)
+    return result.repeat(count, 1, 1, 1)
 
 
-def golden_image(channels: int = 3) -> Tensor:
-    """Return the golden image, (1, 48, 64, channels) uint8: slopes, waves and edges.
+def golden_image(channels: int = 3, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    """Return the golden image, (1, height, width, channels) uint8: slopes, waves and edges.
 
     It is computed from integers only, so that every machine gets the same pixels.
     """
-    y = torch.arange(HEIGHT).view(-1, 1)
-    x = torch.arange(WIDTH).view(1, -1)
+    y = torch.arange(height).view(-1, 1)
+    x = torch.arange(width).view(1, -1)
     red = (x * 4 + y) % 256
     green = (x * x + y * y * 3) // 8 % 256
     blue = ((x // 7 + y // 5) % 2) * 180 + (x * y) % 61

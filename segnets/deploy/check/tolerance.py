@@ -9,7 +9,7 @@ A file may differ from the plain model by a few times that error.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,6 +124,7 @@ def compare(
     dtype: str = "float32",
     decoding: Decoding | None = None,
     in_channels: int = 3,
+    shapes: Sequence[tuple[int, int, int]] = SHAPES,
 ) -> tuple[Comparison, ...]:
     """Compare two networks on noise, at several image and batch sizes.
 
@@ -133,9 +134,10 @@ def compare(
         dtype: Name of the precision that `candidate` computes in.
         decoding: Rule that turns logits into ids; None means argmax.
         in_channels: Number of channels of the image.
+        shapes: Shapes to compare at, (N, H, W).
 
     Returns:
-        One comparison for each of `SHAPES`.
+        One comparison for each of `shapes`.
 
     Raises:
         ExportError: If the reference returns NaN, infinity or no logits, or the shapes of the logits differ.
@@ -143,7 +145,7 @@ def compare(
     estimator = ToleranceEstimator(reference, dtype)
     generator = torch.Generator().manual_seed(0)
     results = []
-    for count, height, width in SHAPES:
+    for count, height, width in shapes:
         image = torch.randn(count, in_channels, height, width, generator=generator, dtype=torch.float32)
         expected = logits_of(reference, image)
         results.append(_compare_logits(candidate(image), expected, estimator.tolerance(image), decoding))
@@ -156,6 +158,7 @@ def compare_quantized(
     image: Tensor,
     tolerance: float,
     decoding: Decoding | None = None,
+    shapes: Sequence[tuple[int, int, int]] = SHAPES,
 ) -> tuple[Comparison, ...]:
     """Compare an int8 network with a float32 model on an image, at the sizes and batches of `compare`.
 
@@ -167,16 +170,17 @@ def compare_quantized(
         image: Normalised image, (1, 3, h, w) float32. It is smoothed, and repeated to each size.
         tolerance: Largest root mean square difference that passes, relative to the largest logit.
         decoding: As for `compare`.
+        shapes: As for `compare`.
 
     Returns:
-        One comparison for each of `SHAPES`.
+        One comparison for each of `shapes`.
 
     Raises:
         ExportError: As for `compare`.
     """
     results = []
     image = F.avg_pool2d(image, 9, stride=1, padding=4, count_include_pad=False)
-    for count, height, width in SHAPES:
+    for count, height, width in shapes:
         repeats = (count, 1, -(-height // image.shape[2]), -(-width // image.shape[3]))
         each = image.repeat(repeats)[:, :, :height, :width].contiguous()
         logits, expected = candidate(each), logits_of(reference, each)

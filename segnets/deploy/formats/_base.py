@@ -36,6 +36,7 @@ class ExportOptions:
     opset: int | None
     calibration: str | os.PathLike[str] | None
     minimum_agreement: float | None
+    size: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,11 @@ class Format(Protocol):
         """
 
 
-def golden_maker(preprocessing: Preprocessing, decoding: Decoding, dtype: str) -> Callable[[nn.Module], Golden]:
-    """Return a function that makes the golden pair of a plain model for a file in `dtype`."""
-    return lambda reference: make_golden(reference, preprocessing, decoding, dtype)
+def golden_maker(
+    preprocessing: Preprocessing, decoding: Decoding, dtype: str, shape: tuple[int, int, int] | None = None
+) -> Callable[[nn.Module], Golden]:
+    """Return a function that makes the golden pair of a plain model for a file in `dtype`, of a fixed (N, H, W)."""
+    return lambda reference: make_golden(reference, preprocessing, decoding, dtype, shape=shape)
 
 
 def usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
@@ -158,6 +161,11 @@ def refuse_onnx_options(name: str, options: ExportOptions) -> None:
     """
     if options.opset is not None:
         raise ExportError(f"opset={options.opset!r} needs format='onnx', not format={name!r}")
+    if options.size is not None:
+        raise ExportError(
+            f"size={options.size} needs format='onnx': a file of format={name!r} takes images of many sizes. To resize "
+            "every image to one, pass Preprocessing(resize='fixed', size=(height, width)) (--resize 480x640)"
+        )
     if options.dtype == "int8":
         raise ExportError(f"dtype='int8' needs format='onnx', not format={name!r}")
     if options.calibration is not None or options.minimum_agreement is not None:

@@ -1,19 +1,20 @@
 """Draft, pack and load ONNX files.
 
-The graph of the file is the network alone, with dynamic batch, height and width. Preprocessing and decoding are two
-small graphs in the metadata of the file, so that runtimes that don't support them still run the network.
+The graph of the file is the network alone, with dynamic batch, height and width unless they are fixed. Preprocessing
+and decoding are two small graphs in the metadata of the file, so that runtimes that don't support them still run the
+network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from segnets.card import Decoding
-from segnets.deploy.contract import Contract
+from segnets.deploy.contract import Bounds, Contract
 from segnets.deploy.formats._base import Container, Draft, ExportOptions, golden_maker, refuse_torchscript_options
 from segnets.deploy.formats.onnx.container import pack
 from segnets.deploy.formats.onnx.graph import parsed
@@ -23,10 +24,11 @@ from segnets.deploy.formats.onnx.quantize import MINIMUM_AGREEMENT, quantize, qu
 from segnets.deploy.formats.onnx.runtime import Session, check_installed, run, session
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pipeline import rewrite
-from segnets.errors import ExportError
+from segnets.errors import ExportError, ImageError
 from segnets.preprocessing import Preprocess, Preprocessing, check_image, check_input
 
 PREPROCESS, MASK = "preprocess.onnx", "mask.onnx"
+_AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 class Onnx:
@@ -51,6 +53,10 @@ class Onnx:
             raise ExportError(
                 f"minimum_agreement={options.minimum_agreement!r}: expected a share of the pixels, 0 to 1"
             )
+        if options.dtype == "int8" and options.size is not None and options.size[0] != 1:
+            raise ExportError(
+                f"size={options.size} with dtype='int8': calibration takes one image at a time. Use a batch of 1"
+            )
         check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
 
     def draft(
@@ -62,21 +68,23 @@ class Onnx:
             ExportError: If the model can't be translated, or loses too much in int8.
         """
         opset = options.opset or DEFAULT_OPSET
+        shape = None if options.size is None else (options.size[0], *options.size[2:])
+        bounds = {} if shape is None else {axis: (n, n) for axis, n in zip(_AXES.values(), shape, strict=True)}
         rewritten = rewrite(model, Context("onnx", "portable", channels=preprocessing.channels))
-        network = network_of(rewritten.network, opset, preprocessing.channels)
+        network = network_of(rewritten.network, opset, preprocessing.channels, shape)
         if options.calibration is None:
             return Draft(
                 rewritten,
-                {"opset": opset},
-                golden_maker(preprocessing, decoding, options.dtype),
+                {"opset": opset, "bounds": bounds},
+                golden_maker(preprocessing, decoding, options.dtype, shape),
                 lambda contract, files: packed(network, contract, files),
             )
         agreement = MINIMUM_AGREEMENT if options.minimum_agreement is None else options.minimum_agreement
         quantized, report = quantize(network, preprocessing, decoding, options.calibration, agreement)
         return Draft(
             rewritten,
-            {"opset": opset, "quantization": report.to_json()},
-            lambda reference: quantized_golden(quantized, reference, preprocessing, decoding),
+            {"opset": opset, "bounds": bounds, "quantization": report.to_json()},
+            lambda reference: quantized_golden(quantized, reference, preprocessing, decoding, shape),
             lambda contract, files: packed(quantized, contract, files),
             report,
         )
@@ -91,7 +99,8 @@ class Onnx:
         check_installed(f"{where}: an ONNX file", "onnxruntime")
         # The three sessions take turns. Threads of one must not wait by spinning, which slows down the next.
         image, mask = (session(container.read(name), f"{where}: {name}", spin=False) for name in (PREPROCESS, MASK))
-        return OnnxProgram(session(container.data, where), image, mask, Preprocess(contract.card.preprocessing), where)
+        checks = Preprocess(contract.card.preprocessing)
+        return OnnxProgram(session(container.data, where), image, mask, checks, where, contract.bounds)
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ class OnnxProgram:
         mask: Session of the decoding, "logits" and "size" to "mask".
         checks: Preprocessing in Python, which refuses images that would become too large.
         where: Name of the file, for messages.
+        bounds: Smallest and largest batch, height and width of the network's input; empty for any.
     """
 
     network: Session
@@ -111,6 +121,7 @@ class OnnxProgram:
     mask: Session
     checks: Preprocess
     where: str
+    bounds: Bounds = field(default_factory=dict)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Compute the logits, (N, C, h, w), of a normalised image, (N, K, h, w).
@@ -119,6 +130,8 @@ class OnnxProgram:
             ImageError: If `image` is not such an image.
         """
         check_input(image, self.checks.channels)
+        for axis, name in _AXES.items():
+            self._check_bounds("input", name, image.shape[axis])
         return run(self.network, {"input": image.to(torch.float32)}, self.where)
 
     def preprocess(self, image: Tensor) -> Tensor:
@@ -129,9 +142,19 @@ class OnnxProgram:
 
     def segment(self, image: Tensor) -> Tensor:
         """Segment an image as `Segmenter.segment` does."""
+        check_image(image, self.checks.channels)
+        self._check_bounds("image", "batch", image.shape[0])
         logits = self(self.preprocess(image))
         size = torch.tensor([image.shape[1], image.shape[2]])
         return run(self.mask, {"logits": logits, "size": size}, self.where)
+
+    def _check_bounds(self, given: str, name: str, length: int) -> None:
+        low, high = self.bounds.get(name, (length, length))
+        if not low <= length <= high:
+            raise ImageError(
+                f"{given}: a {name} of {length}, and this file was exported for a {name} of {low}. Export with another "
+                "size, or without one (--size) for every size"
+            )
 
 
 def packed(network: bytes, contract: Contract, files: Mapping[str, bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Translate a network to an ONNX graph with dynamic batch, height and width."""
+"""Translate a network to an ONNX graph, with dynamic batch, height and width or of a fixed size."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def check_opset(opset: object) -> int:
     return opset
 
 
-def network_of(network: nn.Module, opset: int, channels: int = 3) -> bytes:
+def network_of(network: nn.Module, opset: int, channels: int = 3, shape: tuple[int, int, int] | None = None) -> bytes:
     """Translate a rewritten network.
 
     Args:
         network: Network that returns logits.
         opset: ONNX operator set.
         channels: Number of channels of the images.
+        shape: Batch, height and width to fix; None for any. The graph of a fixed size computes no shapes.
 
     Returns:
         A serialized model from "input", (N, channels, H, W) float32, to "logits", (N, C, H, W) float32.
@@ -47,19 +48,20 @@ def network_of(network: nn.Module, opset: int, channels: int = 3) -> bytes:
     """
     weights = {tensor.data_ptr(): tensor.nbytes for tensor in network.state_dict().values()}
     check_size(sum(weights.values()) + _MARGIN)
-    sizes = {axis: torch.export.Dim(name) for axis, name in _DYNAMIC_AXES.items()}
+    sizes = None if shape else ({axis: torch.export.Dim(name) for axis, name in _DYNAMIC_AXES.items()},)
+    count, height, width = shape or (2, *_TRACED)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own
         try:
             program = torch.onnx.export(
                 network.eval(),
-                (torch.zeros(2, channels, *_TRACED, dtype=torch.float32),),
+                (torch.zeros(count, channels, height, width, dtype=torch.float32),),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
                 input_names=["input"],
                 output_names=["logits"],
-                dynamic_shapes=(sizes,),
+                dynamic_shapes=sizes,
             )
             assert program is not None
             model = program.model_proto

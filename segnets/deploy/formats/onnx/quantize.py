@@ -28,7 +28,7 @@ from segnets.card import JSON, Decoding
 from segnets.deploy._reason import reason_of
 from segnets.deploy.check.golden import Golden, golden_input, make_golden
 from segnets.deploy.check.reference import logits_of
-from segnets.deploy.check.tolerance import TOLERANCE_FLOOR, compare_quantized, ids_of, relative_difference
+from segnets.deploy.check.tolerance import SHAPES, TOLERANCE_FLOOR, compare_quantized, ids_of, relative_difference
 from segnets.deploy.formats.onnx.graph import list_domains_once, strip_metadata
 from segnets.deploy.formats.onnx.runtime import Session, check_installed, session
 from segnets.errors import ExportError, SegnetsError
@@ -167,7 +167,13 @@ class _OnnxModel(nn.Module):
         return {"out": torch.from_numpy(self.session.run(["logits"], {"input": image.numpy()})[0])}
 
 
-def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Preprocessing, decoding: Decoding) -> Golden:
+def quantized_golden(
+    network: bytes,
+    reference: nn.Module,
+    preprocessing: Preprocessing,
+    decoding: Decoding,
+    shape: tuple[int, int, int] | None = None,
+) -> Golden:
     """Make the golden pair of an int8 network from its own output.
 
     Args:
@@ -175,15 +181,17 @@ def quantized_golden(network: bytes, reference: nn.Module, preprocessing: Prepro
         reference: Plain model in eval mode, in float32 on the CPU. Its difference from the network is the tolerance.
         preprocessing: Preprocessing of the network.
         decoding: Rule that turns its logits into ids.
+        shape: Batch, height and width of its input if they are fixed, else None.
 
     Raises:
         ExportError: If the logits are not finite.
     """
     model = _OnnxModel(network)
     image = golden_input(preprocessing)
-    compared = compare_quantized(lambda each: logits_of(model, each), reference, image, 0.0, decoding)
+    shapes = (shape,) if shape else SHAPES
+    compared = compare_quantized(lambda each: logits_of(model, each), reference, image, 0.0, decoding, shapes)
     tolerance = max(TOLERANCE_FLOOR, *(each.difference for each in compared))
-    return make_golden(model.eval(), preprocessing, decoding, "int8", tolerance)
+    return make_golden(model.eval(), preprocessing, decoding, "int8", tolerance, shape)
 
 
 def _images(folder: str | PathLike[str]) -> list[Path]:

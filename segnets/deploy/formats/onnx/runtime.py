@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib import import_module, util
 from typing import Any, Protocol
@@ -12,6 +15,22 @@ from torch import Tensor
 
 from segnets.deploy._reason import reason_of
 from segnets.errors import ExportError
+
+_opened: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _keep_after_fork() -> None:
+    """Keep the sessions of the parent process in a forked one, whatever happens there.
+
+    Destroying a session waits for its threads to end, and the forked process does not have them. A reference that
+    Python doesn't own survives the end of the interpreter too.
+    """
+    for each in _opened:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_after_fork)
 
 
 class Session(Protocol):
@@ -58,6 +77,7 @@ def session(data: bytes, where: str, *, spin: bool = True) -> Session:
         opened: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
         raise ExportError(f"{where}: ONNX Runtime can't load it: {reason_of(error)}") from None
+    _opened.add(opened)
     return opened
 
 
