@@ -51,7 +51,7 @@ def test_backbone_of_a_cpp_program_is_converted(tmp_path: Path) -> None:
     ("kind", "message"),
     [
         ("tensors", r"a list of 319 tensors without names .* can't be told apart\. Save the module itself"),
-        ("tensor", "a list of 1 tensors without names"),
+        ("tensor", "a list of 1 tensor without names"),
         ("optimizer", r"only the state of an optimizer, no weights of a network\. Save the module itself"),
     ],
 )
