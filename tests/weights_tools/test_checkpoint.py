@@ -94,7 +94,7 @@ def test_dictionary_under_an_unknown_key_is_found() -> None:
     [
         (None, r"no tensors named like the parameters of a network, but nothing \(None\)"),
         (W, r"no tensors named .* but a bare tensor \(2, 3\)"),
-        ([W], "a list of 1 tensors without names"),
+        ([W], r"tensors without names \(1 in a list"),
         ({}, "no tensors named .* but an empty dictionary"),
         ({"epoch": 3, "loss": 0.5}, r"no tensors named .* but the keys epoch \(int\), loss \(float\)"),
         ({"state": {0: {"exp_avg": W}}, "param_groups": []}, "only the state of an optimizer"),

@@ -106,8 +106,8 @@ def test_what_does_not_determine_the_weights_is_named(tmp_path: Path, state: Sta
             _convert(tmp_path, content)
 
     shadow = [tensor for name, tensor in state.items() if name.endswith("weight")]
-    refused({"ema": {"shadow_params": shadow}}, rf"a list of {len(shadow)} tensors without names \(under 'ema\.shadow_")
-    refused(shadow, rf"a list of {len(shadow)} tensors without names, as model\.parameters\(\) gives")
+    refused({"ema": {"shadow_params": shadow}}, rf"tensors without names \({len(shadow)} in a list under 'ema\.shadow_")
+    refused(shadow, rf"tensors without names \({len(shadow)} in a list\), as model\.parameters\(\) gives")
     model: Any = network(num_classes=3)
     parametrizations.spectral_norm(model.classifier.low_classifier)
     refused(model.state_dict(), r"3 tensors are stored in parts by a parametrization whose result only its own code")

@@ -30,7 +30,7 @@ def walk_modules(top: Value) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
         )
     if attributes and all(_is_numbered(name, value) for name, value in attributes.items()):
         raise WeightsError(
-            f"the archive holds a list of {len(attributes)} tensor{'' if len(attributes) == 1 else 's'} without names (perhaps a "
+            f"the archive holds tensors without names ({len(attributes)} in a list, perhaps a "
             "std::vector<torch::Tensor>), which can't be told apart. Save the module itself."
         )
     tensors: dict[str, TensorRef] = {}

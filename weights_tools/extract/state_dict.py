@@ -242,7 +242,7 @@ def _explain_none(top: Value) -> str:
     if unnamed is not None:
         where, count = unnamed
         return (
-            f"the checkpoint holds a list of {count} tensor{'' if count == 1 else 's'} without names{where and f' (under {printable(where)})'}, "
+            f"the checkpoint holds tensors without names ({count} in a list{where and f' under {printable(where)}'}), "
             "as model.parameters() gives and torch_ema stores, which can't be told apart. Copy them into the model "
             "(torch_ema: ema.copy_to(model.parameters())) and save model.state_dict()."
         )
