@@ -44,7 +44,9 @@ def find_difference(model: nn.Module, config: ModelConfig, described: nn.Module,
         What was changed, in one sentence, or an empty string if both compute the same. If the described network does
         not run on this device and dtype, or `model` is sharded, settings are compared instead of results.
     """
-    described.eval().load_state_dict(tensors, strict=True, assign=True)
+    # Tensors made in inference mode can't become parameters outside of it.
+    usable = {name: tensor.clone() if tensor.is_inference() else tensor for name, tensor in tensors.items()}
+    described.eval().load_state_dict(usable, strict=True, assign=True)
     model = without_inner_wrappers(model)
     if is_sharded(model):
         return _differing(model, described, hooks=False)
