@@ -17,6 +17,9 @@ from tests import blocks, cmake
 from tests.cpp.common import read_pnm
 from tests.oracle import randomise_, torchvision
 
+# The README's steps, a part of these, run every time: tests/test_readme.py.
+pytestmark = pytest.mark.full
+
 TEXT = (cmake.ROOT / "docs" / "deploy_cpp.md").read_text()
 BLOCKS = blocks.blocks_of(TEXT)
 
@@ -56,7 +59,6 @@ def workspace(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.full
 def test_a_project_that_finds_the_installed_library(workspace: Path) -> None:
     bash(block("bash", "cmake --install"), workspace)
     (workspace / "camera" / "CMakeLists.txt").write_text(block("cmake", "find_package(segnets REQUIRED)"))

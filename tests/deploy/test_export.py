@@ -29,7 +29,7 @@ from tests.tiers import full_but
 from tests.typed import part
 
 
-@pytest.mark.parametrize("name", full_but(["fcn_resnet50", "lraspp_mobilenet_v3_large"], NAMES))
+@pytest.mark.parametrize("name", full_but(["lraspp_mobilenet_v3_large"], NAMES))
 def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
     options = {} if name.startswith("lraspp") else {"aux_loss": True}
     model = random_model(name, num_classes=7, **options)

@@ -15,11 +15,15 @@ from segnets.deploy.check.reference import logits_of
 from segnets.deploy.check.tolerance import relative_difference
 from segnets.model import SegmentationModel
 from tests.deploy.common import SMALL, calm_model
+from tests.tiers import full_but
 
 SIZES = ((1, 64, 80), (2, 65, 97))
 
 
-@pytest.fixture(scope="module", params=["lraspp_mobilenet_v3_small", "deeplabv3plus_resnet18"])
+@pytest.fixture(
+    scope="module",
+    params=full_but(["lraspp_mobilenet_v3_small"], ["lraspp_mobilenet_v3_small", "deeplabv3plus_resnet18"]),
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModel, Path]:
     """Return a network and its portable file."""
     model = calm_model(request.param, num_classes=5)
