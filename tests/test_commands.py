@@ -34,7 +34,8 @@ def test_version(program: Callable[[list[str]], int], name: str, capsys: pytest.
 
 
 _STARTER = (
-    "import sys; from {0}.__main__ import main; print('ready', flush=True); sys.argv = sys.argv[1:]; exit(main())"
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from {0}.__main__ import main; "
+    "print('ready', flush=True); sys.argv = sys.argv[1:]; exit(main())"
 )
 
 
@@ -71,6 +72,7 @@ def test_ctrl_c_is_an_exception_in_commands_only(
 ) -> None:
     """It removes temporary files there. Before and after a command, the process ends at once."""
     before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
 
     def interrupt() -> int:
         signal.raise_signal(signal.SIGINT)
