@@ -45,7 +45,7 @@ def test_ctrl_c_shows_one_line(package: str, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     segnets.save(segnets.create_model("fcn_resnet18"), weights, preprocessing=segnets.Preprocessing())
     words = [package, "export" if package == "segnets" else "convert", str(weights), str(tmp_path / "out.ts")]
-    moments = (0.05, 0.2, 0.5, 0.8)
+    moments = (0.05, 0.15, 0.3)
     started = [
         subprocess.Popen(
             [sys.executable, "-c", _STARTER.format(package), *words],
