@@ -31,6 +31,6 @@ def check_not_forked() -> None:
     elif _process_with_threads != here:
         raise ForkError(
             f"this process was forked from process {_process_with_threads}, which had already run a network in several "
-            "threads: a call would wait for these threads forever. Fork before the first call, start the process anew "
-            "(multiprocessing's 'spawn'), or call torch.set_num_threads(1) in it"
+            "threads: a call would wait for these threads forever. Fork before the first call, start processes with "
+            "multiprocessing's 'spawn', or call torch.set_num_threads(1) in it"
         )

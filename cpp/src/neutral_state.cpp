@@ -81,7 +81,7 @@ void check_not_forked() {
   if (process_with_threads.compare_exchange_strong(first, here) || first == here) return;
   throw Error("this process was forked from process " + std::to_string(first) +
               ", which had already run a network in several threads: a call would wait for these threads forever. "
-              "Fork before the first call, start the process anew (spawn), or call set_threads(1) in it");
+              "Fork before the first call, start processes with spawn, or call set_threads(1) in it");
 }
 
 }  // namespace segnets

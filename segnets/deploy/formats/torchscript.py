@@ -105,14 +105,31 @@ def _traced(network: nn.Module, channels: int) -> nn.Module:
     return network if traced is None else InDictionary(traced)
 
 
-class PlainSegmenter(nn.Module):
+class _OtherForward(nn.Module):
+    """A `Segmenter` for which a subclass defines another `forward`. Scriptable."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    @torch.jit.export
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Preprocess an image as `Segmenter.preprocess` does."""
+        return self.segmenter.preprocess(image)
+
+    @torch.jit.export
+    def segment(self, image: Tensor) -> Tensor:
+        """Segment an image as `Segmenter.segment` does."""
+        return self.segmenter.segment(image)
+
+
+class PlainSegmenter(_OtherForward):
     """A `Segmenter` of a traced network, whose `forward` other runtimes can read: it has no dictionary. Scriptable."""
 
     __constants__ = ("channels",)
 
     def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__()
-        self.segmenter = segmenter
+        super().__init__(segmenter)
         self.channels = segmenter.image_to_input.channels
 
     def forward(self, image: Tensor) -> Tensor:
@@ -140,23 +157,9 @@ class PlainSegmenter(nn.Module):
         logits: Tensor = self.segmenter.model.get_logits(image)  # type: ignore[operator]
         return logits
 
-    @torch.jit.export
-    def preprocess(self, image: Tensor) -> Tensor:
-        """Preprocess an image as `Segmenter.preprocess` does."""
-        return self.segmenter.preprocess(image)
 
-    @torch.jit.export
-    def segment(self, image: Tensor) -> Tensor:
-        """Segment an image as `Segmenter.segment` does."""
-        return self.segmenter.segment(image)
-
-
-class DictSegmenter(nn.Module):
+class DictSegmenter(_OtherForward):
     """A `Segmenter` whose `forward` returns torchvision's dictionary `{"out": logits}`. Scriptable."""
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__()
-        self.segmenter = segmenter
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Compute the logits of a normalised image.
@@ -173,16 +176,6 @@ class DictSegmenter(nn.Module):
         check_input(image, self.segmenter.image_to_input.channels)
         output: dict[str, Tensor] = self.segmenter.model(image)
         return output
-
-    @torch.jit.export
-    def preprocess(self, image: Tensor) -> Tensor:
-        """Preprocess an image as `Segmenter.preprocess` does."""
-        return self.segmenter.preprocess(image)
-
-    @torch.jit.export
-    def segment(self, image: Tensor) -> Tensor:
-        """Segment an image as `Segmenter.segment` does."""
-        return self.segmenter.segment(image)
 
 
 def compile_segmenter(segmenter: Segmenter, output: str, target: str = "portable") -> torch.jit.ScriptModule:

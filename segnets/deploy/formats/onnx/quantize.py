@@ -29,17 +29,15 @@ from segnets.deploy._reason import reason_of
 from segnets.deploy.check.golden import Golden, golden_input, make_golden
 from segnets.deploy.check.reference import logits_of
 from segnets.deploy.check.tolerance import SHAPES, TOLERANCE_FLOOR, compare_quantized, ids_of, relative_difference
+from segnets.deploy.formats.onnx._calibration import calibration_images, prepared_image
 from segnets.deploy.formats.onnx.graph import list_domains_once, strip_metadata
 from segnets.deploy.formats.onnx.runtime import Session, check_installed, session
 from segnets.errors import ExportError, SegnetsError
 from segnets.preprocessing import Preprocess, Preprocessing
 
 MINIMUM_AGREEMENT = 0.9
-# More images take long and change the ranges little.
-MAX_IMAGES = 128
 # One image in four is held out to measure with, if there are at least four.
 _HOLD_OUT_EVERY, _HOLD_OUT_FROM = 4, 4
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LATENCY_ROUNDS = 5
 # To find the layers that lose most: groups to leave out in turn, and images to compare on.
 _GROUPS, _SENSITIVITY_IMAGES = 12, 2
@@ -124,13 +122,13 @@ def quantize(
             `minimum_agreement` of the pixels keep their class.
     """
     check_installed("dtype='int8'", "onnx", "onnxruntime")
-    images = _images(folder)
+    images = calibration_images(folder)
     measured = images[_HOLD_OUT_EVERY - 1 :: _HOLD_OUT_EVERY] if len(images) >= _HOLD_OUT_FROM else images
     calibrated = [image for image in images if image not in measured] or images
     prepare = Preprocess(preprocessing)
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder_:
         quantizer = _Quantizer(
-            network, decoding, Path(folder_), lambda: (_prepared(prepare, path) for path in calibrated)
+            network, decoding, Path(folder_), lambda: (prepared_image(prepare, path) for path in calibrated)
         )
         best: tuple[bytes, QuantizationReport] | None = None
         for settings in quantizer.ladder():
@@ -138,7 +136,7 @@ def quantize(
             report = _measure(
                 (network, quantized),
                 decoding,
-                [_prepared(prepare, path) for path in measured],
+                [prepared_image(prepare, path) for path in measured],
                 settings.method(),
                 len(calibrated),
                 images != measured,
@@ -192,52 +190,6 @@ def quantized_golden(
     compared = compare_quantized(lambda each: logits_of(model, each), reference, image, 0.0, decoding, shapes)
     tolerance = max(TOLERANCE_FLOOR, *(each.difference for each in compared))
     return make_golden(model.eval(), preprocessing, decoding, "int8", tolerance, shape)
-
-
-def _images(folder: str | PathLike[str]) -> list[Path]:
-    """Return at most MAX_IMAGES images, evenly spaced in the sorted folder."""
-    if not str(folder):
-        raise ExportError("calibration='': expected a folder of images")
-    try:
-        paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _ENDINGS and path.is_file())
-    except OSError as error:
-        raise ExportError(f"calibration={str(folder)!r}: can't be read: {error.strerror or error}") from None
-    if not paths:
-        raise ExportError(f"calibration={str(folder)!r}: has no images ({', '.join(_ENDINGS)}) in it")
-    step = max(1, -(-len(paths) // MAX_IMAGES))
-    return paths[::step]
-
-
-def _prepared(prepare: Preprocess, path: Path) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            # Pillow would clip 16-bit and floating point pixels at 255.
-            if picture.mode.startswith(("I", "F")):
-                raise ExportError(f"{path}: has more than 8 bits per channel ({picture.mode}). Save it with 8")
-            pixels = _pixels(picture, prepare.channels, path)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ExportError(f"{path}: can't be read as an image: {reason_of(error)}") from None
-    try:
-        result: Tensor = prepare(torch.from_numpy(pixels)[None])
-    except SegnetsError as error:
-        raise ExportError(f"{path}: {error}") from None
-    return result
-
-
-def _pixels(picture: Any, channels: int, path: Path) -> np.ndarray[Any, Any]:
-    """Return an opened image as (H, W, channels) uint8."""
-    if channels == 3:
-        return np.array(picture.convert("RGB"))
-    if channels == 1:
-        return np.array(picture.convert("L"))[:, :, None]
-    if len(picture.getbands()) != channels:
-        raise ExportError(
-            f"{path}: has {len(picture.getbands())} channels, and the network reads {channels}. Name a folder of such "
-            "images"
-        )
-    return np.array(picture)
 
 
 class _Reader:
