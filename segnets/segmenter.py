@@ -140,21 +140,35 @@ class Segmenter(nn.Module):
 def check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
     """Check that a network from a builder reads images with as many channels as the preprocessing has means.
 
-    Other networks are not checked: the order of their modules need not be the order of the calls.
-
     Raises:
         ImageError: If the numbers differ.
     """
+    channels = image_channels(model)
+    if channels is not None and (reason := channels_differ(channels, preprocessing)):
+        raise ImageError(reason)
+
+
+def image_channels(model: nn.Module) -> int | None:
+    """Return the number of channels of the images that a network from a builder reads.
+
+    It is None for other networks: the order of their modules need not be the order of the calls.
+    """
     backbone = getattr(model, "backbone", None)
     if getattr(model, "config", None) is None or not isinstance(backbone, nn.Module):
-        return
+        return None
     first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and first.in_channels != preprocessing.channels:
-        raise ImageError(
-            f"preprocessing: its mean has {_counted(preprocessing.channels, 'number')}, and the model reads images of "
-            f"{_counted(first.in_channels, 'channel')}. Give preprocessing=segnets.Preprocessing(mean=..., std=...) "
-            "(--mean, --std) of the images that it was trained on, one number each per channel"
-        )
+    return None if first is None else first.in_channels
+
+
+def channels_differ(channels: int, preprocessing: Preprocessing) -> str:
+    """Return a sentence that says why a preprocessing is not for images of this many channels, or ""."""
+    if channels == preprocessing.channels:
+        return ""
+    return (
+        f"preprocessing: its mean has {_counted(preprocessing.channels, 'number')}, and the model reads images of "
+        f"{_counted(channels, 'channel')}. Give preprocessing=segnets.Preprocessing(mean=..., std=...) "
+        "(--mean, --std) of the images that it was trained on, one number each per channel"
+    )
 
 
 def _counted(number: int, what: str) -> str:

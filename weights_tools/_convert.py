@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segnets.card import JSON, PREPARATION, Decoding, ModelCard, assumed_fields, describe_assumed
+from segnets.card import JSON, PREPARATION, Decoding, ModelCard, ModelConfig, assumed_fields, describe_assumed
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
@@ -23,17 +23,24 @@ from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import BACKBONES
 from segnets.weights import write_weights_file
-from weights_tools._provenance import ValueChanges, find_published, hash_in_name, new_card, updated_card, with_checks
+from weights_tools._provenance import (
+    ValueChanges,
+    described_card,
+    find_published,
+    hash_in_name,
+    new_card,
+    other_channels,
+    updated_card,
+    with_checks,
+)
 from weights_tools._reports import ConversionReport
 from weights_tools.check.requested import CheckResults, RequestedChecks
 from weights_tools.check.values import ValueCheck, check_values
 from weights_tools.edit import ClassMap, Edits, Weights
 from weights_tools.extract.safety import refuse_attacks
-from weights_tools.extract.state_dict import StateDict, find_state_dict
+from weights_tools.extract.state_dict import find_state_dict
 from weights_tools.reader import Container, Content, TensorReader, open_checkpoint, prefix_errors
-from weights_tools.recognise import PREPROCESSING, Recognised, SourceConfig, recognise
-
-_LARGEST_MEAN = 2.0  # of pixels in 0..1; larger ones are those of 0..255
+from weights_tools.recognise import Recognised, recognise
 
 
 def convert(
@@ -216,73 +223,33 @@ def _read_source(
         tensors[name] = tensors[name].reshape(()).double().nan_to_num(0, 0, 0).to(torch.int64)
     config = found.match.config
     published = find_published(content.path, content.sha256(), config)
-    card = found.card or (_card_of_config(found) if published is None else published.card())
-    note = ""
-    if (
-        found.card is None
-        and published is None
-        and (found.source_config is None or "mean" not in found.source_config.preprocessing)
-    ):
-        card, note = _with_normalisation(card, found.state, reader)
-    card = _with_preprocessing(card, given)
+    card, note = described_card(found, published, reader)
+    card = _with_preprocessing(card, given, config)
     return _Source(content, container, found, Weights(config, tensors, card), published, note)
 
 
-def _with_normalisation(card: ModelCard, state: StateDict, reader: TensorReader) -> tuple[ModelCard, str]:
-    """Return the card with the mean and standard deviation that the training program keeps as buffers, and a note."""
-    if state.normalisation is None:
-        return card, ""
-    mean, std = (_numbers(reader.read("the normalisation", ref)) for ref in state.normalisation)
-    scale, what = 1.0, "mean and std of the images are those of the checkpoint's buffers"
-    if max(*mean, *std) > _LARGEST_MEAN:
-        scale, what = 255.0, f"{what}, divided by 255"
-    try:
-        values: dict[str, Any] = {
-            name: tuple(round(each / scale, 6) for each in each_of) for name, each_of in (("mean", mean), ("std", std))
-        }
-        return card.preparing(replace(card.preprocessing, **values), values), what
-    except (ValueError, TypeError) as error:
-        return card, f"mean and std of the images in the checkpoint's buffers are not used: {error}"
-
-
-def _numbers(tensor: torch.Tensor) -> tuple[float, ...]:
-    return tuple(float(each) for each in tensor.double().flatten())
-
-
-def _card_of_config(found: Recognised) -> ModelCard:
-    """Return the card implied by the source project's own config file, if there is one, and by its scripts."""
-    config, count = found.source_config or SourceConfig(""), found.match.config.options.get("num_classes")
-    channels = count if isinstance(count, int) else 0
-    decoding = config.decoding if config.decoding is not None and config.decoding.fits(channels) else None
-    count = (decoding or Decoding.default(channels)).ids(channels)
-    named = len(config.classes) == count
-    usual = PREPROCESSING[config.project or found.match.layout]
-    card = ModelCard(
-        classes=config.classes if named else (),
-        palette=config.palette if named and len(config.palette) == count else (),
-        preprocessing=replace(usual, **config.preprocessing),
-        decoding=decoding,
-    )
-    if found.match.config.name in BACKBONES:  # segnets prepares no images for classifiers
-        return card
-    return card.assuming(name for name in PREPARATION if name not in config.preprocessing)
-
-
-def _with_preprocessing(card: ModelCard, given: Preprocessing | Mapping[str, Any] | None) -> ModelCard:
+def _with_preprocessing(
+    card: ModelCard, given: Preprocessing | Mapping[str, Any] | None, config: ModelConfig
+) -> ModelCard:
     """Return the card with the fields of the preprocessing that the caller states.
 
     Raises:
-        WeightsError: If a field is unknown, or its value is not allowed.
+        WeightsError: If a field is unknown, its value is not allowed, or the network reads other channels.
     """
     if given is None:
         return card
-    if isinstance(given, Preprocessing):
-        return card.preparing(given)
     try:
-        return card.preparing(replace(card.preprocessing, **given), given)
+        if isinstance(given, Preprocessing):
+            card = card.preparing(given)
+        else:
+            card = card.preparing(replace(card.preprocessing, **given), given)
     except (TypeError, ValueError) as error:
         reason = str(error).removeprefix("Preprocessing.__init__() ")
         raise WeightsError(f"preprocessing: {reason}") from None
+    misfit = other_channels(config, card)
+    if misfit and "mean" in (PREPARATION if isinstance(given, Preprocessing) else given):
+        raise WeightsError(misfit)
+    return card
 
 
 def _check_values(source: Weights, edited: Weights, dtype: str | None) -> ValueCheck:
@@ -317,6 +284,8 @@ def _report(
             f"the weights are kept in {', '.join(others)}. segnets.load makes a float32 model of them; "
             "load(..., dtype=None) keeps their dtype, and convert --dtype float32 changes the file"
         )
+    if misfit := other_channels(edited.config, edited.card):
+        notes.append(misfit)
     return ConversionReport(
         source=str(src),
         source_sha256=source.content.sha256(),

@@ -7,8 +7,10 @@ import os
 from collections import Counter
 from dataclasses import replace
 
+from segnets.card import ModelCard, describe_assumed
 from segnets.errors import WeightsError
-from weights_tools._provenance import hash_in_name
+from segnets.registry import BACKBONES
+from weights_tools._provenance import described_card, find_published, hash_in_name, other_channels
 from weights_tools._reports import Candidate, InspectReport
 from weights_tools._text import printable
 from weights_tools.check.values import ValueCheck, check_values
@@ -22,7 +24,7 @@ _MAX_CANDIDATES = 10  # as many as the error lists; each takes a tenth of a seco
 
 
 def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool = True) -> InspectReport:
-    """Describe a checkpoint: container, wrappers, network, classes, dtypes, doubts.
+    """Describe a checkpoint: container, wrappers, network, preprocessing, dtypes, doubts.
 
     Args:
         src: Checkpoint of any readable container format.
@@ -133,6 +135,14 @@ def _recognised(
     refused = "; ".join(values.problems) or None
     if container.hostile():
         refused = "the file is probably an attack; nothing in it was run"
+    card = ModelCard()
+    try:
+        published = find_published(source.path, source.sha256() if data else None, found.match.config)
+        card, note = described_card(found, published, TensorReader(source, container))
+        notes += [each for each in (note, other_channels(found.match.config, card)) if each]
+    except WeightsError as error:
+        refused = refused or str(error)
+    prepares = found.match.config.name not in BACKBONES
     return replace(
         report,
         layout=found.match.layout,
@@ -140,6 +150,9 @@ def _recognised(
         options=found.match.config.options,
         architecture=describe_architecture(found.match.config),
         geometry=found.match.geometry,
+        decoding=None if card.decoding is None else card.decoding.to_json(),
+        preprocessing=card.preprocessing.to_json() if prepares else {},
+        assumed=describe_assumed(card),
         notes=tuple(notes),
         doubts=tuple(doubts),
         refused=refused,

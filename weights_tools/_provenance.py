@@ -1,4 +1,4 @@
-"""Model cards of converted files: the origin of the weights and the checks they passed."""
+"""Model cards of converted files: what the source states, the origin of the weights, and the checks they passed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 import segnets
-from segnets.card import JSON, ModelCard, ModelConfig
+from segnets.card import JSON, PREPARATION, Decoding, ModelCard, ModelConfig
 from segnets.catalog import CATALOG, Published
 from segnets.errors import WeightsError
+from segnets.registry import BACKBONES
+from segnets.segmenter import channels_differ
 from segnets.weights.geometry import other_geometry
 from weights_tools._text import printable
 from weights_tools.extract.state_dict import StateDict
-from weights_tools.reader import Container
-from weights_tools.recognise import Recognised
+from weights_tools.reader import Container, TensorReader
+from weights_tools.recognise import PREPROCESSING, Recognised, SourceConfig
 
 # torchvision and torch.hub put the first digits of the sha256 into file names.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
+_LARGEST_MEAN = 2.0  # of pixels in 0..1; larger ones are those of 0..255
 # Keys of provenance["proof"]: tensor checks, golden file, comparisons with projects' own networks.
 _TENSORS, _GOLDEN, _COMPARED = "tensors", "golden", "compared"
 
@@ -29,22 +35,98 @@ def hash_in_name(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def find_published(path: Path, sha256: str, config: ModelConfig) -> Published | None:
+def find_published(path: Path, sha256: str | None, config: ModelConfig) -> Published | None:
     """Return the published file with this hash, if `config` is its network.
+
+    Args:
+        path: File whose name must not be that of another published file.
+        sha256: Hash of the file; None to go by its name.
+        config: Recognised network.
 
     Raises:
         WeightsError: If the file has the full name of a published file but different content.
     """
     for row in CATALOG:
-        if sha256.startswith(row.sha256 or row.hash_prefix):
+        named = row.file == path.name
+        if named if sha256 is None else sha256.startswith(row.sha256 or row.hash_prefix):
             if row.model == config.name and not other_geometry(config, row.config(), ""):
                 return row
-        elif row.file == path.name:
+        elif named and sha256 is not None:
             raise WeightsError(
                 f"the file has the name of a published file, but its sha256 begins with {sha256[:8]}, not "
                 f"{row.hash_prefix}. The file is damaged or another one. Download it again, or rename your own file."
             )
     return None
+
+
+def described_card(found: Recognised, published: Published | None, reader: TensorReader) -> tuple[ModelCard, str]:
+    """Return what a recognised file and its project state of classes, preprocessing and decoding, and what is assumed.
+
+    Args:
+        found: Recognised network.
+        published: Catalog row, if the file is a published one.
+        reader: Reader of its tensors.
+
+    Returns:
+        The card, without provenance of the tensors unless segnets wrote the file. Then a note on the origin of mean and
+        standard deviation, or an empty string.
+    """
+    if found.card is not None:
+        return found.card, ""
+    if published is not None:
+        return published.card(), ""
+    card = _card_of_config(found)
+    if found.source_config is not None and "mean" in found.source_config.preprocessing:
+        return card, ""
+    return _with_normalisation(card, found.state, reader)
+
+
+def other_channels(config: ModelConfig, card: ModelCard) -> str:
+    """Return a sentence that says why a preprocessing is not for the network's images, or ""."""
+    channels = config.options.get("in_channels", 3)
+    if config.name in BACKBONES or not isinstance(channels, int):
+        return ""
+    return channels_differ(channels, card.preprocessing)
+
+
+def _card_of_config(found: Recognised) -> ModelCard:
+    """Return the card implied by the source project's own config file, if there is one, and by its scripts."""
+    config, count = found.source_config or SourceConfig(""), found.match.config.options.get("num_classes")
+    channels = count if isinstance(count, int) else 0
+    decoding = config.decoding if config.decoding is not None and config.decoding.fits(channels) else None
+    count = (decoding or Decoding.default(channels)).ids(channels)
+    named = len(config.classes) == count
+    usual = PREPROCESSING[config.project or found.match.layout]
+    card = ModelCard(
+        classes=config.classes if named else (),
+        palette=config.palette if named and len(config.palette) == count else (),
+        preprocessing=replace(usual, **config.preprocessing),
+        decoding=decoding,
+    )
+    if found.match.config.name in BACKBONES:  # segnets prepares no images for classifiers
+        return card
+    return card.assuming(name for name in PREPARATION if name not in config.preprocessing)
+
+
+def _with_normalisation(card: ModelCard, state: StateDict, reader: TensorReader) -> tuple[ModelCard, str]:
+    """Return the card with the mean and standard deviation that the training program keeps as buffers, and a note."""
+    if state.normalisation is None:
+        return card, ""
+    mean, std = (_numbers(reader.read("the normalisation", ref)) for ref in state.normalisation)
+    scale, what = 1.0, "mean and std of the images are those of the checkpoint's buffers"
+    if max(*mean, *std) > _LARGEST_MEAN:
+        scale, what = 255.0, f"{what}, divided by 255"
+    try:
+        values: dict[str, Any] = {
+            name: tuple(round(each / scale, 6) for each in each_of) for name, each_of in (("mean", mean), ("std", std))
+        }
+        return card.preparing(replace(card.preprocessing, **values), values), what
+    except (ValueError, TypeError) as error:
+        return card, f"mean and std of the images in the checkpoint's buffers are not used: {error}"
+
+
+def _numbers(tensor: Tensor) -> tuple[float, ...]:
+    return tuple(float(each) for each in tensor.double().flatten())
 
 
 def new_card(

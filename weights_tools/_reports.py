@@ -68,6 +68,9 @@ class InspectReport:
         notes: Remarks.
         doubts: Findings that the user should check.
         candidates: The sets of weights to choose from, if there are several.
+        decoding: Rule that turns logits into ids, as `convert` would record it; None if it is not stated.
+        preprocessing: Preprocessing that `convert` would record; empty for a classifier.
+        assumed: Sentence that names the parts of it that nothing states, or "".
         refused: Reason why the file can't be converted, or None.
     """
 
@@ -90,6 +93,9 @@ class InspectReport:
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    decoding: Mapping[str, JSON] | None = None
+    preprocessing: Mapping[str, object] = field(default_factory=dict)
+    assumed: str = ""
     refused: str | None = None
 
     def to_json(self) -> dict[str, JSON]:
@@ -101,9 +107,12 @@ class InspectReport:
         if self.sha256:
             rows.append(("sha256", self.sha256))
         rows += _network_rows(self.model, self.options, self.layout, self.geometry)
+        if self.model is not None:
+            rows += _decoding_rows(self.model, self.options, self.decoding)
         if self.tensors:
             rows.append(("tensors", f"{self.tensors}, {self.parameters:,} values, {_dtypes(self.dtypes)}"))
         rows += _wrapper_rows(self.path, self.stripped, self.dropped, self.ignored)
+        rows += _image_rows(self.preprocessing, self.assumed)
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         rows += [("candidate", str(candidate)) for candidate in self.candidates]
         if self.refused:
@@ -194,10 +203,7 @@ class ConversionReport:
         if self.cast_to:
             rows.append(("cast to", self.cast_to))
         rows += [("changed", change) for change in self.changed]
-        if self.preprocessing:
-            rows.append(("images", Preprocessing.from_json(self.preprocessing).describe()))
-        if self.assumed:
-            rows.append(("assumed", self.assumed))
+        rows += _image_rows(self.preprocessing, self.assumed)
         rows += [("proven", proof) for proof in self.proven or (_NOT_CHECKED,)]
         rows += [("note", note) for note in self.notes] + [("doubt", doubt) for doubt in self.doubts]
         return _table(rows)
@@ -226,6 +232,11 @@ def _decoding_rows(
     if options.get("num_classes") != 1 or model not in MODELS:
         return []
     return [("decoding", f"{Decoding.default(1)}, assumed: the source states none; pass --decoding and --threshold")]
+
+
+def _image_rows(preprocessing: Mapping[str, object], assumed: str) -> list[tuple[str, str]]:
+    rows = [("images", Preprocessing.from_json(preprocessing).describe())] if preprocessing else []
+    return [*rows, ("assumed", assumed)] if assumed else rows
 
 
 def _wrapper_rows(

@@ -15,6 +15,7 @@ from segnets.errors import WeightsError, warn_caller
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import BACKBONES, build_described
+from segnets.segmenter import channels_differ, image_channels
 from segnets.weights.actual import describe_as_is
 from segnets.weights.fitting import LoadReport, fit
 from segnets.weights.geometry import other_geometry
@@ -60,8 +61,8 @@ def save(
         overwrite: Whether to replace an existing file.
 
     Raises:
-        WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, or a
-            tensor cannot be stored.
+        WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, its
+            preprocessing is for images of other channels, or a tensor cannot be stored.
         OutputError: If `path` cannot be written.
     """
     network = unwrap(model)
@@ -95,6 +96,10 @@ def save(
         check_stated(card, num_classes if isinstance(num_classes, int) else None)
     except ValueError as error:
         raise WeightsError(str(error)) from None
+    channels = image_channels(network)
+    misfit = "" if channels is None else channels_differ(channels, card.preprocessing)
+    if misfit and preprocessing is not None:
+        raise WeightsError(f"{os.fspath(path)}: not written. {misfit}")
     write_weights_file(path, tensors, actual.config, card, overwrite=overwrite)
     if actual.changed:
         warn_caller(
@@ -104,8 +109,10 @@ def save(
         warn_caller(
             f"{os.fspath(path)}: no preprocessing was given, so the file records as assumed: "
             f"{card.preprocessing.describe()}. Pass preprocessing=segnets.Preprocessing(...) with what the network was "
-            "trained with"
+            f"trained with{'. ' + misfit if misfit else ''}"
         )
+    elif misfit:
+        warn_caller(f"{os.fspath(path)}: {misfit}")
 
 
 def _full_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import segnets
 import weights_tools
@@ -49,6 +50,19 @@ def test_smp_resizes_nothing_and_the_report_says_what_is_assumed(smp: Path, tmp_
     assert "images     not resized, mean 0.485,0.456,0.406, std 0.229,0.224,0.225, RGB\n" in str(report)
     assert "assumed    not resized (--resize), mean 0.485,0.456,0.406 (--mean), std " in str(report)
     assert report.to_json()["preprocessing"] == json.loads(json.dumps(UNRESIZED.to_json()))
+
+
+def test_inspect_shows_what_convert_records(smp: Path, tmp_path: Path) -> None:
+    for quick in (False, True):
+        report = weights_tools.inspect(smp, data=not quick)
+        assert "images     not resized, mean 0.485,0.456,0.406, std 0.229,0.224,0.225, RGB\n" in str(report)
+        assert "assumed    not resized (--resize), mean 0.485,0.456,0.406 (--mean), std " in str(report)
+    state = {f"model.{name}": tensor for name, tensor in load_file(smp).items()}
+    buffers = {"mean": torch.full((1, 3, 1, 1), 127.5), "std": torch.full((1, 3, 1, 1), 51.0)}
+    torch.save({**state, **buffers}, tmp_path / "w.pth")
+    report = weights_tools.inspect(tmp_path / "w.pth", data=False)
+    assert "images     not resized, mean 0.5,0.5,0.5, std 0.2,0.2,0.2, RGB\n" in str(report)
+    assert report.assumed == "not resized (--resize): nothing states what the network was trained with"
 
 
 def test_a_pretrained_encoder_states_mean_and_std(smp: Path, tmp_path: Path) -> None:
@@ -105,6 +119,30 @@ def test_an_assumption_stays_until_somebody_states_the_value(smp: Path, tmp_path
     assert "assumed" not in card_of(second).provenance
     weights_tools.convert(first, second, drop_aux=True, num_classes=7, overwrite=True)
     assert card_of(second).provenance["assumed"] == ALL
+
+
+def test_the_preprocessing_of_other_channels_is_refused_or_noted(smp: Path, tmp_path: Path) -> None:
+    """Three means are assumed for a network of four channels: that is said, and stating them is an error."""
+    state = load_file(smp)
+    first = next(name for name, tensor in state.items() if tensor.shape == (64, 3, 7, 7))
+    state[first] = torch.cat([state[first], torch.zeros(64, 1, 7, 7)], dim=1)
+    save_file(state, tmp_path / "four.safetensors")
+    what = "preprocessing: its mean has 3 numbers, and the model reads images of 4 channels. Give "
+    assert any(note.startswith(what) for note in weights_tools.inspect(tmp_path / "four.safetensors").notes)
+    with pytest.raises(WeightsError, match=what):
+        weights_tools.convert(
+            tmp_path / "four.safetensors", tmp_path / "w.safetensors", preprocessing={"mean": (0.5, 0.5, 0.5)}
+        )
+    report = weights_tools.convert(tmp_path / "four.safetensors", tmp_path / "w.safetensors")
+    assert any(note.startswith(what) for note in report.notes)
+    model, again = segnets.load(tmp_path / "w.safetensors"), tmp_path / "again.safetensors"
+    with pytest.raises(WeightsError, match=rf"not written\. {what}"):
+        segnets.save(model, again, preprocessing=UNRESIZED)
+    assert not again.exists()
+    with pytest.warns(UserWarning, match=what):
+        segnets.save(model, again)
+    segnets.save(model, again, preprocessing=Preprocessing(mean=(0.5,) * 4, std=(0.2,) * 4))
+    assert card_of(again).preprocessing.channels == 4
 
 
 def test_a_classifier_assumes_nothing(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def split_normalisation(tensors: Mapping[str, TensorRef]) -> tuple[str, str] | N
     for name in tensors:
         parent, _, last = name.rpartition(".")
         other = f"{parent}.{_DEVIATIONS[last]}".lstrip(".") if last in _DEVIATIONS else ""
-        if other in tensors and tensors[name].numel == tensors[other].numel <= _MOST_CHANNELS:
+        if other in tensors and 0 < tensors[name].numel == tensors[other].numel <= _MOST_CHANNELS:
             return name, other
     return None
 

@@ -68,7 +68,7 @@ class TensorReader:
                 self._moved[key] = self._move(start, size)
             return self._moved[key]
         data = self._source.view(start, size)
-        return memoryview(bytearray(data)) if start % width else data
+        return memoryview(bytearray(data)) if start % width or data.readonly else data
 
     def _move(self, start: int, size: int) -> memoryview:
         """Align a storage of a legacy file by moving it over the 8 bytes before it, which are no longer needed.
