@@ -60,7 +60,7 @@ hooks: venv
 
 # Two processes with one thread each are faster than one process with two threads.
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: venv
 	$(BIN)/python -m pytest --full

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "pnm.h"
 #include "segnets/error.h"
 
 #ifdef SEGNETS_WITH_JPEG
@@ -17,8 +18,6 @@
 
 namespace segnets {
 namespace {
-
-constexpr std::int64_t kMaxSide = 65535;
 
 [[noreturn, maybe_unused]] void refuse(const std::string& path, const char* kind, const char* reason) {
   throw Error(path + ": is a " + kind + " image that can't be decoded: " + reason + "; convert it, or fetch it again");
@@ -170,7 +169,7 @@ struct PngReader {
     if (info == nullptr) return false;
     if (setjmp(png_jmpbuf(png)) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp): libpng is C
     png_set_read_fn(png, this, take);
-    png_set_user_limits(png, kMaxSide, kMaxSide);
+    png_set_user_limits(png, kMaxFileSide, kMaxFileSide);
     png_read_info(png, info);
     png_set_expand(png);
     png_set_strip_16(png);

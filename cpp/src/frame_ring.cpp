@@ -31,13 +31,13 @@ constexpr std::chrono::nanoseconds kLongestPause = std::chrono::milliseconds(1);
 // Copies of the newest frame that a fast producer may spoil before next() gives up.
 constexpr int kMaxCopies = 1000;
 
-struct FreeAligned {
-  void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t(64)); }
-};
-
 }  // namespace
 
 struct FrameRing::State {
+  struct FreeAligned {
+    void operator()(std::byte* bytes) const { ::operator delete[](bytes, std::align_val_t(64)); }
+  };
+
   std::string path;
   FrameLayout layout;
   Role role;

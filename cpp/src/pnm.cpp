@@ -5,8 +5,6 @@
 namespace segnets {
 namespace {
 
-constexpr std::int64_t kMaxSide = 65535;
-
 class Header {
  public:
   Header(std::string_view bytes, const std::string& path) : bytes_(bytes), path_(path) {}
@@ -20,7 +18,7 @@ class Header {
     const std::size_t begin = position_;
     for (; position_ < bytes_.size() && bytes_[position_] >= '0' && bytes_[position_] <= '9'; ++position_) {
       value = 10 * value + (bytes_[position_] - '0');
-      if (value > kMaxSide) throw Error(path_ + ": its " + kind() + " header has a " + name + " above 65535");
+      if (value > kMaxFileSide) throw Error(path_ + ": its " + kind() + " header has a " + name + " above 65535");
     }
     if (position_ == begin) throw Error(path_ + ": its " + kind() + " header has no " + name);
     return value;

@@ -1,12 +1,15 @@
 // Portable pixmaps: PPM and PGM, in and out. http://netpbm.sourceforge.net/doc/ppm.html
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "segnets/image.h"
 
 namespace segnets {
+
+inline constexpr std::int64_t kMaxFileSide = 65535;  // height and width of an image in a file of any kind
 
 // Decode one binary 8-bit PPM (P6) or PGM (P5); `path` is for messages. Throws Error for anything else, before
 // allocating pixels.

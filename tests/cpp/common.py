@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,8 +59,13 @@ class Tiny(nn.Module):
         return {"out": self.convolution(image)}
 
 
-def export_tiny(path: Path, classes: int = 5, preprocessing: Preprocessing | None = None) -> Path:
-    export(Tiny(classes).eval(), path, preprocessing=preprocessing or Preprocessing(resize="none"))
+def export_tiny(
+    path: Path,
+    classes: int = 5,
+    preprocessing: Preprocessing | None = None,
+    output: Literal["tensor", "dict"] = "tensor",
+) -> Path:
+    export(Tiny(classes).eval(), path, preprocessing=preprocessing or Preprocessing(resize="none"), output=output)
     return path
 
 

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 import segnets
-from segnets.deploy import export
 from segnets.preprocessing import Preprocessing
-from tests.cpp.common import fails, run, write_ppm
+from tests.cpp.common import export_tiny, fails, run, write_ppm
 from tests.deploy.common import break_compressed, compressed, random_image, random_model, rewrite
 
 
@@ -78,7 +77,7 @@ def test_images_that_are_not_files(build: Path, small: Path, tmp_path: Path) -> 
 
 
 def test_an_image_too_long_to_segment_is_refused_before_memory_runs_out(build: Path, tmp_path: Path) -> None:
-    export(random_model(num_classes=2), tmp_path / "m.ts", preprocessing=Preprocessing(size=520), target="portable")
+    export_tiny(tmp_path / "m.ts", 2, Preprocessing(size=520))
     ppm = write_ppm(tmp_path / "i.ppm", random_image(1, 300))
     fails(build, "i.ppm: image: 1x300 with its short side", tmp_path / "m.ts", ppm, tmp_path / "m.pgm")
 

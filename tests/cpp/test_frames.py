@@ -13,6 +13,7 @@ import torch
 
 import segnets
 from segnets.segmenter import segment
+from tests import cmake
 from tests.cmake import ROOT
 from tests.cpp.common import read_pnm, write_ppm
 from tests.deploy.common import SMALL, random_image, random_model
@@ -20,7 +21,16 @@ from tests.deploy.common import SMALL, random_image, random_model
 SIZE = (65, 97)
 FRAMES = 6  # more than the slots of the ring
 
+pytestmark = pytest.mark.full  # its program takes a sixth of the build; tests/ring has both languages every time
+
 Workspace = tuple[Path, Path, list[torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def producer_path(build: Path) -> Path:
+    folder, output = cmake.build(ROOT / "cpp", build.name, "-DSEGNETS_BUILD_EXAMPLES=ON")
+    assert "warning:" not in output, output
+    return folder / "segnets-frame-producer"
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +50,12 @@ def start(*command: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_the_masks_equal_those_of_one_process(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_the_masks_equal_those_of_one_process(producer_path: Path, workspace: Workspace, tmp_path: Path) -> None:
     weights, exported, images = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
     files = [weights.parent / f"{i + 1}.ppm" for i in range(FRAMES)]
     consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
-    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, *files)
+    producer = start(producer_path, exported, *rings, tmp_path, *files)
     assert producer.communicate(timeout=120) == ("", "")
     output, errors = consumer.communicate(timeout=120)
     assert (producer.returncode, consumer.returncode, errors) == (0, 0, "")
@@ -60,20 +70,20 @@ def test_the_masks_equal_those_of_one_process(build: Path, workspace: Workspace,
         assert f"frame {i + 1}: class {np.bincount(expected.ravel()).argmax()} {share:.1%}" in output
 
 
-def test_each_side_sees_the_state_of_the_other(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_each_side_sees_the_state_of_the_other(producer_path: Path, workspace: Workspace, tmp_path: Path) -> None:
     weights, exported, _ = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
     image = weights.parent / "1.ppm"
     other = write_ppm(tmp_path / "other.ppm", random_image(10, 10))
     consumer = start(sys.executable, ROOT / "examples/frames/consumer.py", weights, *rings)
-    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, image, other)
+    producer = start(producer_path, exported, *rings, tmp_path, image, other)
     _, complaints = producer.communicate(timeout=120)
     assert complaints == f"{other}: its size differs from the first image's. All frames of a ring have one size.\n"
     _, complaints = consumer.communicate(timeout=120)
     assert complaints == f"{rings[0]}: the producer died: its process ended without closing the ring\n"
     assert (producer.returncode, consumer.returncode) == (1, 1)
 
-    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, image)
+    producer = start(producer_path, exported, *rings, tmp_path, image)
     with segnets.FrameRing.open(rings[0], timeout=60) as frames, segnets.FrameRing.open(rings[1], "producer"):
         assert frames.next(60) is not None
     _, complaints = producer.communicate(timeout=120)
@@ -81,17 +91,17 @@ def test_each_side_sees_the_state_of_the_other(build: Path, workspace: Workspace
 
 
 def test_a_side_that_left_before_opening_both_rings_is_noticed(
-    build: Path, workspace: Workspace, tmp_path: Path
+    producer_path: Path, workspace: Workspace, tmp_path: Path
 ) -> None:
     weights, exported, _ = workspace
     rings = [tmp_path / "frames", tmp_path / "masks"]
-    producer = start(build / "segnets-frame-producer", exported, *rings, tmp_path, weights.parent / "1.ppm")
+    producer = start(producer_path, exported, *rings, tmp_path, weights.parent / "1.ppm")
     segnets.FrameRing.open(rings[0], timeout=60).close()
     _, complaints = producer.communicate(timeout=120)
     assert complaints == f"{rings[0]}: the Python program has ended. See its last lines.\n"
 
 
-def test_calls_that_the_producer_refuses(build: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_calls_that_the_producer_refuses(producer_path: Path, workspace: Workspace, tmp_path: Path) -> None:
     weights, exported, _ = workspace
     image = weights.parent / "1.ppm"
     (tmp_path / "cut.ts").write_bytes(exported.read_bytes()[:5000])
@@ -100,7 +110,7 @@ def test_calls_that_the_producer_refuses(build: Path, workspace: Workspace, tmp_
         (weights, tmp_path, "but a safetensors file"),
         (exported, tmp_path / "none", "none: not a folder. Create it first."),
     ):
-        producer = start(build / "segnets-frame-producer", model, tmp_path / "f", tmp_path / "m", folder, image)
+        producer = start(producer_path, model, tmp_path / "f", tmp_path / "m", folder, image)
         _, complaints = producer.communicate(timeout=120)
         assert producer.returncode == 1
         assert message in complaints

@@ -7,16 +7,17 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from segnets.deploy import export, load_exported
+from segnets.deploy import load_exported
 from segnets.preprocessing import Preprocessing
 from tests.cpp.common import export_tiny, read_pnm, run, write_ppm
-from tests.deploy.common import SMALL, random_image, random_model, rewrite
+from tests.deploy.common import SMALL, random_image, rewrite
 
 SIZES = [(64, 80), (65, 97), (33, 130), (1, 1), (1, 300), (300, 1), (200, 301)]
 
@@ -47,9 +48,7 @@ def test_the_mask_equals_that_of_python(height: int, width: int, build: Path, sm
     ],
 )
 def test_every_preprocessing_equals_that_of_python(preprocessing: Preprocessing, build: Path, tmp_path: Path) -> None:
-    export(
-        random_model(num_classes=300), tmp_path / "m.ts", preprocessing=preprocessing, output="dict", target="portable"
-    )
+    export_tiny(tmp_path / "m.ts", 300, preprocessing, output="dict")
     image = random_image(65, 97, seed=3)
     result = run(build, tmp_path / "m.ts", write_ppm(tmp_path / "i.ppm", image), tmp_path / "m.pgm")
     assert result.returncode == 0, result.stderr
@@ -106,14 +105,8 @@ def test_two_threads_equal_two_threads_in_python(build: Path, small: Path, tmp_p
 
 
 @pytest.mark.parametrize("output", ["tensor", "dict"])
-def test_logits_equal_those_of_python(output: str, build: Path, tmp_path: Path) -> None:
-    export(
-        random_model(num_classes=5),
-        tmp_path / "m.ts",
-        preprocessing=Preprocessing(size=50),
-        output=output,
-        target="portable",
-    )
+def test_logits_equal_those_of_python(output: Literal["tensor", "dict"], build: Path, tmp_path: Path) -> None:
+    export_tiny(tmp_path / "m.ts", 5, Preprocessing(size=50), output)
     image = random_image(65, 97, seed=4)
     ppm = write_ppm(tmp_path / "i.ppm", image)
     result = run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--logits", tmp_path / "l.npy", "--threads", 1)
@@ -126,7 +119,7 @@ def test_logits_equal_those_of_python(output: str, build: Path, tmp_path: Path) 
 
 def test_an_overlay_without_a_palette_has_voc_colours(build: Path, tmp_path: Path) -> None:
     """Without class names and colours, the overlay has the VOC colour map."""
-    export(random_model(num_classes=21, seed=4), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
+    export_tiny(tmp_path / "m.ts", 21, SMALL)
     image = random_image(40, 50)
     ppm = write_ppm(tmp_path / "i.ppm", image)
     assert run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--overlay", tmp_path / "o.ppm").returncode == 0
