@@ -1,4 +1,4 @@
-"""Write files atomically, and recognise exported files.
+"""Write files atomically, and recognise exported files and suffixes.
 
 `atomic_write` writes to a temporary file in the target's folder, flushes it to disk and renames it. A reader sees
 either the old file or the complete new one, even if the process is killed or the disk fills up.
@@ -21,6 +21,23 @@ from segnets.errors import OutputError
 TEMPORARY_PREFIX = ".segnets-"
 TEMPORARY_SUFFIX = ".tmp"
 
+# Suffixes by which other programs choose a reader.
+_FORMATS = {
+    ".safetensors": "weights (safetensors)",
+    ".pt": "PyTorch and TorchScript",
+    ".pth": "PyTorch checkpoints",
+    ".ckpt": "PyTorch checkpoints",
+    ".bin": "PyTorch checkpoints",
+    ".pkl": "pickles",
+    ".ts": "TorchScript",
+    ".pt2": "compiled PyTorch models",
+    ".onnx": "ONNX",
+    ".npz": "NumPy",
+    ".h5": "HDF5",
+    ".tflite": "LiteRT",
+    ".engine": "TensorRT",
+}
+
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
@@ -33,6 +50,11 @@ _ADVICE = {
     errno.ENAMETOOLONG: "the name is too long for this file system",
     errno.ELOOP: "the folder is reached through a loop of symbolic links",
 }
+
+
+def format_of_suffix(path: Path) -> str:
+    """Return which known format the suffix of a name stands for, or ""."""
+    return _FORMATS.get(path.suffix.lower(), "")
 
 
 def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from segnets.errors import ExportError
+from segnets.files import format_of_suffix
 
 SUFFIXES = {".ts": "torchscript", ".pt": "torchscript", ".pt2": "aoti", ".onnx": "onnx"}
 AUTO = "auto"
@@ -27,9 +28,10 @@ def choose_format(path: Path, wanted: str | None) -> str:
         suffix = f"the suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
         every = ", ".join(f"{name} ({each})" for name, each in SUFFIXES.items())
         raise ExportError(f"{path}: {suffix} stands for no format. Use the suffix {every}, or give the format")
-    if wanted is not None and usual not in (None, wanted):
+    other = usual or format_of_suffix(path)
+    if wanted is not None and other not in ("", wanted):
         own = " or ".join(name for name, each in SUFFIXES.items() if each == wanted)
-        raise ExportError(f"{path}: the suffix {path.suffix!r} is for {usual}, not for {wanted}. Use the suffix {own}")
+        raise ExportError(f"{path}: the suffix {path.suffix!r} is for {other}, not for {wanted}. Use the suffix {own}")
     return wanted or usual or ""
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON, Colour, Decoding, ModelCard, ModelConfig, assumed_fields, check_stated, with_labels
-from segnets.errors import WeightsError, warn_caller
+from segnets.errors import OutputError, WeightsError, warn_caller
+from segnets.files import format_of_suffix
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import BACKBONES, build_described
@@ -50,7 +52,8 @@ def save(
         model: Model with a `config`, as returned by builders and `load`. Wrappers around and inside of it are taken
             off (torch.compile, DataParallel, DistributedDataParallel, AveragedModel, FSDP, activation checkpointing).
             A sharded model is gathered, so every process must call `save`, each with its own path.
-        path: File to write.
+        path: File to write, by custom NAME.safetensors. A suffix of another known format (.pt, .pth, .ckpt, .bin, ...)
+            is refused. Every other name is accepted, because files are read by their content.
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
         preprocessing: Preprocessing from an image to the input of the network. If it is not given and the model has no
@@ -63,8 +66,9 @@ def save(
     Raises:
         WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, its
             preprocessing is for images of other channels, or a tensor cannot be stored.
-        OutputError: If `path` cannot be written.
+        OutputError: If `path` cannot be written, or has the suffix of another format.
     """
+    _check_suffix(Path(path))
     network = unwrap(model)
     config = getattr(network, "config", None)
     if not isinstance(config, ModelConfig):
@@ -113,6 +117,21 @@ def save(
         )
     elif misfit:
         warn_caller(f"{os.fspath(path)}: {misfit}")
+
+
+def _check_suffix(path: Path) -> None:
+    """Check that programs that choose a reader by the suffix would not take the file for one of another format.
+
+    Raises:
+        OutputError: If they would.
+    """
+    known = format_of_suffix(path)
+    if known and path.suffix.lower() != ".safetensors":
+        raise OutputError(
+            f"{path}: the suffix {path.suffix!r} is for {known}, and save writes safetensors. Name the file "
+            f"{path.with_suffix('.safetensors').name}. torch.save(model.state_dict(), PATH) writes a PyTorch "
+            "checkpoint, and segnets.export the formats for deployment"
+        )
 
 
 def _full_tensors(model: nn.Module) -> dict[str, Tensor]:

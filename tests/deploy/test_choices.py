@@ -48,6 +48,8 @@ def test_the_suffix_chooses_the_format(name: str, wanted: str | None, format: st
         ("m.ts", "onnx", r"the suffix '\.ts' is for torchscript, not for onnx\. Use the suffix \.onnx"),
         ("m.pt", "aoti", r"the suffix '\.pt' is for torchscript, not for aoti\. Use the suffix \.pt2"),
         ("m.Pt2", "torchscript", r"the suffix '\.Pt2' is for aoti"),
+        ("w.safetensors", "onnx", r"the suffix '\.safetensors' is for weights \(safetensors\), not for onnx\. Use the"),
+        ("m.pth", "torchscript", r"the suffix '\.pth' is for PyTorch checkpoints, not for torchscript\. Use the"),
     ],
 )
 def test_a_suffix_that_names_no_format_or_another_one_is_refused(name: str, wanted: str | None, message: str) -> None:

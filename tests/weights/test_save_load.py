@@ -274,3 +274,16 @@ def test_a_wrong_description(
     save_file(model.state_dict(), bad, metadata={"segnets": json.dumps(description)})
     with pytest.raises(segnets.WeightsError, match=message):
         segnets.load(bad)
+
+
+def test_save_refuses_suffixes_of_other_formats_only(tmp_path: Path) -> None:
+    model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=2)
+    for name in ("x.pt", "x.PTH", "x.ckpt", "x.bin", "x.onnx", "epoch.1.ts", "x.pt2"):
+        with pytest.raises(
+            segnets.OutputError, match=r"the suffix '\.\w+' is for .*, and save writes safetensors\. Name the file"
+        ):
+            segnets.save(model, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    for name in ("x", "x.SafeTensors", "x.safetensors.tmp", "v1.2", "x.weights"):
+        segnets.save(model, tmp_path / name, preprocessing=segnets.Preprocessing())
+    assert card_of(segnets.load(tmp_path / "x")).preprocessing == segnets.Preprocessing()
