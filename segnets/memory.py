@@ -11,7 +11,7 @@ _ROOT = Path("/")
 _CHECKED_FROM = 1 << 30
 
 
-def check_batch_fits(count: int, height: int, width: int, channels: int) -> None:
+def check_batch_fits(count: int, height: int, width: int, channels: int, where: str = "at the network's input") -> None:
     """Check that float32 maps of a batch fit into memory, before the system ends the process for taking too much.
 
     Args:
@@ -19,6 +19,7 @@ def check_batch_fits(count: int, height: int, width: int, channels: int) -> None
         height: Height of the maps.
         width: Width of the maps.
         channels: Number of channels of all maps that are held at once.
+        where: Place of the maps, for the message.
 
     Raises:
         ImageError: If they don't fit.
@@ -29,7 +30,7 @@ def check_batch_fits(count: int, height: int, width: int, channels: int) -> None
     free = available_memory()
     if free is not None and needed > free:
         raise ImageError(
-            f"image: {count} images, {height}x{width} at the network's input, take at least {needed / 1e9:.1f} GB, and "
+            f"image: {count} images, {height}x{width} {where}, take at least {needed / 1e9:.1f} GB, and "
             f"{free / 1e9:.1f} GB are free; segment fewer or smaller images at a time"
         )
 

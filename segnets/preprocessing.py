@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnets.errors import ImageError
+from segnets.memory import check_batch_fits
 
 RESIZE_RULES = ("short_side", "fixed", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -261,8 +262,29 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
             f"image: expected a torch.Tensor, uint8 (N, H, W, 3) RGB, got {type(image).__name__}; "
             "convert an (H, W, 3) array with torch.from_numpy(array)[None]"
         )
-    result: Tensor = Preprocess(preprocessing or Preprocessing())(image)
+    prepare = Preprocess(preprocessing or Preprocessing())
+    check_batch(image, prepare)
+    result: Tensor = prepare(image)
     return result
+
+
+def check_batch(image: Tensor, prepare: Preprocess, classes: int = 0) -> None:
+    """Check an image batch before any work: its shape and dtype, and that the CPU's memory holds what it becomes.
+
+    Args:
+        image: Batch of shape (N, H, W, C), uint8.
+        prepare: Preprocessing of the batch.
+        classes: Number of channels of the logits, which are as large as the network's input.
+
+    Raises:
+        ImageError: If it is no image batch, or it, its resized form or its logits are too large.
+    """
+    check_image(image, prepare.channels)
+    count, height, width, _ = image.shape
+    resized = prepare.output_size(height, width)
+    if image.device.type == "cpu":
+        check_batch_fits(count, *resized, prepare.channels + classes)
+        check_batch_fits(count, height, width, prepare.channels, "as given")
 
 
 def _per_channel(values: list[float], device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ from segnets.errors import ImageError, warn_caller
 from segnets.forks import check_not_forked
 from segnets.images import image_pixels
 from segnets.neutral_state import neutral_state
-from segnets.preprocessing import Preprocess, Preprocessing, check_input
+from segnets.preprocessing import Preprocess, Preprocessing, check_batch, check_input
 
 if TYPE_CHECKING:
     from segnets.images import ImageLike
@@ -262,7 +262,7 @@ def segment(
         (C, H, W), or for a tensor, a tensor (N, C, H, W).
 
     Raises:
-        ImageError: If `image` can't be read, has another shape or dtype, or would become too large.
+        ImageError: If `image` can't be read, has another shape or dtype, or takes more memory than is free.
         ValueError: If the model is in training mode.
         ForkError: If this process was forked after a network had run in several threads.
 
@@ -283,6 +283,7 @@ def segment(
     else:
         batch = torch.from_numpy(image_pixels(image, preprocessing.channels))[None].to(_device_of(model))
     segmenter = Segmenter(model, preprocessing, decoding).eval()
+    check_batch(batch, segmenter.image_to_input, _classes_of(model))
     with neutral_state(batch.device):
         logits = segmenter(segmenter.preprocess(batch))
         if assumed := assumption_of(decoding, logits.shape[1]):
@@ -292,6 +293,13 @@ def segment(
         return mask
     result: npt.NDArray[np.integer] = mask[0].cpu().numpy()
     return result
+
+
+def _classes_of(model: nn.Module) -> int:
+    """Return the number of channels of the logits if the model states it, else the least one."""
+    options = getattr(getattr(model, "config", None), "options", {})
+    classes = options.get("num_classes")
+    return classes if isinstance(classes, int) else 1
 
 
 def _device_of(model: nn.Module) -> torch.device:

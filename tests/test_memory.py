@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import segnets
+from segnets import ImageError, Preprocessing
 from segnets.memory import available_memory
 
 
@@ -60,3 +63,19 @@ def test_the_smallest_limit_counts(files: dict[str, str], expected: int | None, 
 
 def test_a_system_that_reports_nothing(tmp_path: Path) -> None:
     assert available_memory(tmp_path) is None
+
+
+def test_a_batch_that_exceeds_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million images that share one image's memory would have ended the process."""
+    monkeypatch.setattr("segnets.memory.available_memory", lambda: 8_000_000_000)
+    model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=5).eval()
+    batch = torch.zeros(1, 64, 64, 3, dtype=torch.uint8).expand(1_000_000, 64, 64, 3)
+    unchanged, shrunk = Preprocessing(resize="none"), Preprocessing(resize="fixed", size=(8, 8))
+    for call, size, needed in (
+        (lambda: segnets.segment(model, batch, unchanged), "64x64 at the network's input", "131.1"),  # 3 + 5 channels
+        (lambda: segnets.segment(model, batch, shrunk), "64x64 as given", "49.2"),
+        (lambda: segnets.preprocess(batch, shrunk), "64x64 as given", "49.2"),
+    ):
+        expected = f"image: 1000000 images, {size}, take at least {needed} GB, and 8.0 GB are free; segment fewer"
+        with pytest.raises(ImageError, match=expected):
+            call()

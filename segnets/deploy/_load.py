@@ -25,7 +25,7 @@ from segnets.errors import ExportError, ImageError
 from segnets.forks import check_not_forked
 from segnets.memory import check_batch_fits
 from segnets.neutral_state import neutral_state
-from segnets.preprocessing import Preprocess, check_image, check_input
+from segnets.preprocessing import Preprocess, check_batch, check_input
 
 # Half precision becomes float32 without rounding.
 _EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
@@ -131,10 +131,7 @@ class Exported:
         Raises:
             ImageError: If `image` is no image batch, or it, its resized form or its logits are too large.
         """
-        check_image(image, self.contract.in_channels)
-        height, width = Preprocess(self.contract.card.preprocessing).output_size(image.shape[1], image.shape[2])
-        if not image.is_cuda:
-            check_batch_fits(image.shape[0], height, width, self.contract.in_channels + self.contract.num_classes)
+        check_batch(image, Preprocess(self.contract.card.preprocessing), self.contract.num_classes)
 
     def _check_place(self, name: str, image: object) -> None:
         """Check that the image is a tensor on a device that the file runs on; a compiled model would crash.
