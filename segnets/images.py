@@ -29,11 +29,12 @@ def image_pixels(image: ImageLike, channels: int = 3) -> npt.NDArray[np.uint8]:
 
     Args:
         image: Path of an image file, Pillow image, or array (H, W, channels) uint8, RGB. A gray image and an array
-            (H, W) are repeated in all three channels. Only arrays have other numbers of channels than 1 and 3.
-        channels: Number of channels of the result.
+            (H, W) are repeated in all three channels.
+        channels: Number of channels of the result. For 3 and 1, colours and gray values are converted and transparency
+            is dropped. Any other number must be that of the image, whose channels are taken as they are.
 
     Returns:
-        Pixels of shape (H, W, channels), uint8, contiguous, RGB or gray.
+        Pixels of shape (H, W, channels), uint8, contiguous; RGB for 3, gray for 1.
 
     Raises:
         ImageError: If the image can't be read, or has other channels or values than 0..255.
@@ -54,13 +55,15 @@ def image_pixels(image: ImageLike, channels: int = 3) -> npt.NDArray[np.uint8]:
         with Image.open(path) as opened:
             # Pillow reduces 16 bits per colour channel to 8 without telling; the decoder's mode shows it.
             if any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ())):
-                raise ImageError(_too_deep(str(path), "16 bits per channel"))
+                raise ImageError(_too_deep(str(path), "16 bits per channel", channels))
             return _converted(ImageOps.exif_transpose(opened), str(path), channels)
+    except ImageError:  # which is a ValueError
+        raise
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ImageError(f"{path}: can't be read as an image: {reason}") from None
 
@@ -78,11 +81,21 @@ def _checked_array(image: npt.NDArray[Any], channels: int) -> npt.NDArray[np.uin
 
 def _converted(image: Image.Image, name: str, channels: int) -> npt.NDArray[np.uint8]:
     if image.mode not in _MODES:
-        raise ImageError(_too_deep(name, f"mode {image.mode!r}"))
-    if channels not in _TARGETS:
-        raise ImageError(f"{name}: the network takes {channels} channels; pass an array (H, W, {channels}) uint8")
-    return np.array(image.convert(_TARGETS[channels]))
+        raise ImageError(_too_deep(name, f"mode {image.mode!r}", channels))
+    if channels in _TARGETS:
+        return np.array(image.convert(_TARGETS[channels])).reshape(image.height, image.width, channels)
+    if image.mode == "PA" or (image.mode == "P" and "transparency" in image.info):
+        image = image.convert("RGBA")
+    bands = len(image.getbands())
+    if bands != channels:
+        raise ImageError(
+            f"{name}: has {bands} channels, and the network reads {channels}; pass an array (H, W, {channels}) uint8"
+        )
+    return np.array(image)
 
 
-def _too_deep(name: str, what: str) -> str:
-    return f"{name}: an image with {what}, expected 8 bits; scale it to 0..255 and pass an array (H, W, 3) uint8"
+def _too_deep(name: str, what: str, channels: int) -> str:
+    return (
+        f"{name}: an image with {what}, expected 8 bits; scale it to 0..255, and save it or pass an array "
+        f"(H, W, {channels}) uint8"
+    )

@@ -110,6 +110,19 @@ def test_gray_transparent_and_palette_images(pixels: npt.NDArray[np.uint8], tmp_
     assert np.array_equal(image_pixels(tmp_path / "indexed.png"), palette[np.asarray(indexed)])
 
 
+def test_images_of_other_numbers_of_channels(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    gray, four = pixels[:, :, :1], np.dstack([pixels, pixels[:, :, 0]])
+    for channels, mode, expected in ((1, "L", gray), (2, "LA", pixels[:, :, :2]), (4, "RGBA", four)):
+        image = Image.frombytes(mode, (36, 24), expected.tobytes())
+        image.save(tmp_path / "image.png")
+        for each in (image, tmp_path / "image.png"):
+            assert np.array_equal(image_pixels(each, channels), expected)
+    indexed = Image.frombytes("P", (2, 1), b"\0\1")
+    indexed.putpalette([10, 20, 30, 40, 50, 60])
+    indexed.save(tmp_path / "indexed.png", transparency=b"\x07\xff")
+    assert image_pixels(tmp_path / "indexed.png", 4).tolist() == [[[10, 20, 30, 7], [40, 50, 60, 255]]]
+
+
 def png_of_16_bits(path: Path) -> None:
     """Write a 2x1 RGB image, which Pillow can't write."""
 
@@ -144,5 +157,5 @@ def test_what_is_refused(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         with pytest.raises(segnets.ImageError, match=message) as raised:
             image_pixels(image)
         assert "\n" not in str(raised.value)
-    with pytest.raises(segnets.ImageError, match=r"takes 4 channels; pass an array \(H, W, 4\)"):
+    with pytest.raises(segnets.ImageError, match=r"has 3 channels, and the network reads 4; pass an array \(H, W, 4\)"):
         image_pixels(Image.fromarray(pixels), channels=4)

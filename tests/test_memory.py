@@ -70,12 +70,12 @@ def test_a_batch_that_exceeds_the_memory_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("segnets.memory.available_memory", lambda: 8_000_000_000)
     model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=5).eval()
     batch = torch.zeros(1, 64, 64, 3, dtype=torch.uint8).expand(1_000_000, 64, 64, 3)
-    unchanged, shrunk = Preprocessing(resize="none"), Preprocessing(resize="fixed", size=(8, 8))
-    for call, size, needed in (
-        (lambda: segnets.segment(model, batch, unchanged), "64x64 at the network's input", "131.1"),  # 3 + 5 channels
-        (lambda: segnets.segment(model, batch, shrunk), "64x64 as given", "49.2"),
-        (lambda: segnets.preprocess(batch, shrunk), "64x64 as given", "49.2"),
+    for preprocessing, size, needed in (
+        (Preprocessing(resize="none"), "64x64 at the network's input", "131.1"),  # 3 + 5 channels
+        (Preprocessing(resize="fixed", size=(8, 8)), "64x64 as given", "49.2"),
     ):
         expected = f"image: 1000000 images, {size}, take at least {needed} GB, and 8.0 GB are free; segment fewer"
         with pytest.raises(ImageError, match=expected):
-            call()
+            segnets.segment(model, batch, preprocessing)
+    with pytest.raises(ImageError, match=r"64x64 at the network's input, take at least 49\.2 GB"):
+        segnets.preprocess(batch, Preprocessing(resize="none"))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelConfig
 from segnets.layers import is_batch_norm
+from segnets.neutral_state import neutral_state
 from segnets.weights.wrappers import is_sharded, without_inner_wrappers
 
 # Same layers, same tensors, same device: only a GPU that picks another algorithm explains a difference.
@@ -51,7 +52,7 @@ def find_difference(model: nn.Module, config: ModelConfig, described: nn.Module,
     if is_sharded(model):
         return _differing(model, described, hooks=False)
     image = _image(config, tensors)
-    with torch.no_grad(), _as_is(model):
+    with _as_is(model, image.device):
         try:
             expected = _outputs(described(image))
         except Exception:  # for example no kernels for 8-bit floats, or layers on several devices
@@ -90,14 +91,16 @@ def _integers(values: object) -> list[int]:
 
 
 @contextlib.contextmanager
-def _as_is(model: nn.Module) -> Iterator[None]:
-    """Run in eval mode, uncompiled and without autocast; restore the modes of the modules."""
+def _as_is(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run in eval mode, uncompiled and in a neutral state; restore the modes of the modules."""
     training = [module for module in model.modules() if module.training]
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
     model.eval()
     with contextlib.ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(neutral_state(device))
+        # What hooks and layers keep of this call must not be unusable in training.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
         if compiled:  # imports the compiler, which the caller's model has done already
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:

@@ -17,13 +17,14 @@ from PIL import Image
 from segnets.card import Decoding
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy.formats.onnx import quantize as quantizer
+from segnets.deploy.formats.onnx._calibration import prepared_image
 from segnets.deploy.formats.onnx.network import network_of
 from segnets.deploy.formats.onnx.quantize import quantize
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pipeline import rewrite
 from segnets.errors import ExportError
 from segnets.model import SegmentationModel
-from segnets.preprocessing import preprocess
+from segnets.preprocessing import Preprocess, Preprocessing, preprocess
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, calm_model, random_image, tiny
 from tests.typed import part
@@ -164,7 +165,7 @@ def test_too_few_images_to_hold_any_out(photographs: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
-    [("notes.txt", b"", "has no images"), ("broken.png", b"PNG", r"broken\.png: can't be read as an image")],
+    [("notes.txt", b"", "has no images"), ("broken.png", b"PNG", r"broken\.png: not an image that Pillow")],
 )
 def test_folders_without_images(name: str, contents: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(contents)
@@ -175,10 +176,20 @@ def test_folders_without_images(name: str, contents: bytes, message: str, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_photographs_are_calibrated_as_displayed(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    prepare = Preprocess(Preprocessing(resize="none"))
+    expected = prepare(torch.from_numpy(np.rot90(pixels, -1).copy())[None])
+    assert torch.equal(prepared_image(prepare, tmp_path / "photo.png"), expected)
+
+
 def test_images_of_more_than_8_bits(tmp_path: Path) -> None:
     """Pillow would clip all of their greys to white."""
     Image.fromarray(np.full((64, 64), 20000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ExportError, match=r"deep\.png: has more than 8 bits per channel"):
+    with pytest.raises(ExportError, match=r"deep\.png: an image with .*16.*, expected 8 bits"):
         export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)
     with pytest.raises(ExportError, match="calibration='': expected a folder"):
         export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration="", preprocessing=SMALL)

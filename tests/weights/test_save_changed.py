@@ -250,6 +250,16 @@ def test_what_changes_no_result_is_saved(tmp_path: Path, mode: bool) -> None:
     assert torch.equal(_outputs(segnets.load(tmp_path / "w.safetensors"))["out"], _outputs(network)["out"])
 
 
+def test_the_callers_state_changes_nothing(tmp_path: Path) -> None:
+    network = _network("lraspp_mobilenet_v3_small")
+    kept: list[Tensor] = []
+    network.classifier.register_forward_hook(lambda _module, _args, output: kept.append(output))
+    with torch.inference_mode(), torch.autocast("cpu"), torch.device("meta"):
+        segnets.save(network, tmp_path / "w.safetensors", preprocessing=segnets.Preprocessing())
+    assert [(each.dtype, each.device.type) for each in kept] == [(torch.float32, "cpu")]
+    assert not any(each.is_inference() or each.requires_grad for each in kept), "a hook can use what it keeps"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_a_changed_eps_shows_in_every_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     """8-bit floats have no kernels, so only settings are compared."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from segnets.deploy._reason import reason_of
-from segnets.errors import ExportError, SegnetsError
+from segnets.errors import ExportError, ImageError, SegnetsError
+from segnets.images import image_pixels
 from segnets.preprocessing import Preprocess
 
 # More images take long and change the ranges little.
@@ -43,32 +41,12 @@ def prepared_image(prepare: Preprocess, path: Path) -> Tensor:
     Raises:
         ExportError: If the image can't be read, or has other channels or more than 8 bits in each.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as picture:
-            # Pillow would clip 16-bit and floating point pixels at 255.
-            if picture.mode.startswith(("I", "F")):
-                raise ExportError(f"{path}: has more than 8 bits per channel ({picture.mode}). Save it with 8")
-            pixels = _pixels(picture, prepare.channels, path)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ExportError(f"{path}: can't be read as an image: {reason_of(error)}") from None
+        pixels = image_pixels(path, prepare.channels)
+    except ImageError as error:
+        raise ExportError(str(error)) from None
     try:
         result: Tensor = prepare(torch.from_numpy(pixels)[None])
     except SegnetsError as error:
         raise ExportError(f"{path}: {error}") from None
     return result
-
-
-def _pixels(picture: Any, channels: int, path: Path) -> np.ndarray[Any, Any]:
-    """Return an opened image as (H, W, channels) uint8."""
-    if channels == 3:
-        return np.array(picture.convert("RGB"))
-    if channels == 1:
-        return np.array(picture.convert("L"))[:, :, None]
-    if len(picture.getbands()) != channels:
-        raise ExportError(
-            f"{path}: has {len(picture.getbands())} channels, and the network reads {channels}. Name a folder of such "
-            "images"
-        )
-    return np.array(picture)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from segnets.card import Decoding
 from segnets.deploy.contract import Bounds, Contract
 from segnets.deploy.formats._base import Container, Draft, ExportOptions, golden_maker, refuse_torchscript_options
+from segnets.deploy.formats.onnx._calibration import calibration_images
 from segnets.deploy.formats.onnx.container import pack
 from segnets.deploy.formats.onnx.graph import parsed
 from segnets.deploy.formats.onnx.image_graphs import mask_text, preprocess_text
@@ -35,10 +36,10 @@ class Onnx:
     """The format "onnx"."""
 
     def check(self, options: ExportOptions) -> None:
-        """Check that ONNX supports these options, and that its packages are installed.
+        """Check that ONNX supports these options, that its packages are installed, and that there are images.
 
         Raises:
-            ExportError: If an option is not supported, or a package is missing.
+            ExportError: If an option is not supported, a package is missing, or no image calibrates.
         """
         refuse_torchscript_options("onnx", options, "an ONNX file runs everywhere")
         if options.dtype not in ("float32", "int8"):
@@ -58,6 +59,8 @@ class Onnx:
                 f"size={options.size} with dtype='int8': calibration takes one image at a time. Use a batch of 1"
             )
         check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
+        if options.calibration is not None:
+            calibration_images(options.calibration)  # before seconds of work
 
     def draft(
         self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
