@@ -1,4 +1,5 @@
 // The compiled network of a .pt2 file, and the small TorchScript program that prepares its images.
+#include <sys/statvfs.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <unistd.h>
 
@@ -80,11 +81,22 @@ class Aoti : public Program {
   std::int64_t pixels_at_once_;
 };
 
+// The loader unpacks the compiled network into the folder of temporary files and would blame the file.
+void check_programs_may_run([[maybe_unused]] const std::string& folder) {
+#ifdef ST_NOEXEC
+  struct ::statvfs system{};
+  if (::statvfs(folder.c_str(), &system) == 0 && (system.f_flag & ST_NOEXEC) != 0)
+    throw Error(folder + ": the compiled network is unpacked there, where no program may run (noexec); set TMPDIR to" +
+                " another folder");
+#endif
+}
+
 // A temporary file for a loader that takes paths only. It holds the verified bytes and is removed after loading.
 class TemporaryFile {
  public:
   explicit TemporaryFile(std::string_view bytes)
       : path_((std::filesystem::temp_directory_path() / "segnets-XXXXXX.pt2").string()) {
+    check_programs_may_run(std::filesystem::temp_directory_path().string());
     const int file = ::mkstemps(path_.data(), 4);
     if (file < 0)
       throw Error(path_ +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,25 @@ def test_the_golden_pair(build: Path, compiled: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "passed" in done.stdout
     assert list(tmp_path.iterdir()) == []  # the temporary file that it was loaded from is gone
+
+
+def test_folders_of_temporary_files(build: Path, compiled: Path, tmp_path: Path) -> None:
+    def in_folder(options: str) -> str:
+        """Return what segnets-run says where TMPDIR is a file system of its own."""
+        mount = f"mount -t tmpfs -o {options} none {tmp_path}"
+        program = f"TMPDIR={tmp_path} exec {build / 'segnets-run'} --self-test {compiled}"
+        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{mount} || exit 77; {program}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode not in (0, 1):
+            pytest.skip(f"can't mount a file system here: {done.stderr}")
+        return done.stderr
+
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare: it is a part of util-linux")
+    assert in_folder("size=100m") == ""
+    unpacked = f"{tmp_path}: the compiled network is unpacked there, where no program may run (noexec); set TMPDIR"
+    assert unpacked in in_folder("noexec")
+    assert "can't be written" in in_folder("size=8k")
 
 
 def test_the_mask_equals_that_of_python(build: Path, compiled: Path, tmp_path: Path, native: Any) -> None:
