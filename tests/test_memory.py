@@ -19,44 +19,44 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 8000 * 1024),
-        ({"proc/self/cgroup": "0::/a/b\n"}, 8000 * 1024),
-        # Version 2, in the group itself, in one around it, and without a limit.
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/b/memory.max": "5000\n",
-                "sys/fs/cgroup/a/b/memory.current": "4500\n",
-                "sys/fs/cgroup/a/b/memory.stat": "anon 4000\ninactive_file 300\n",
-            },
-            800,
-        ),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/b/memory.max": "max\n",
-                "sys/fs/cgroup/a/b/memory.current": "4500\n",
-                "sys/fs/cgroup/a/memory.max": "5000\n",
-                "sys/fs/cgroup/a/memory.current": "5200\n",
-            },
-            0,
-        ),
-        # Version 1 in a container that sees its own group as the root.
-        (
-            {
-                "proc/self/cgroup": "3:cpuset:/\n4:cpu,memory:/docker/1234\n0::/\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "6000\n",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000\n",
-                "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 10\n",
-            },
-            5010,
-        ),
-        ({"proc/self/cgroup": "nonsense\n", "proc/meminfo": "MemAvailable: none\n"}, None),
-    ],
-)
+CASES: list[tuple[dict[str, str], int | None]] = [
+    ({}, 8000 * 1024),
+    ({"proc/self/cgroup": "0::/a/b\n"}, 8000 * 1024),
+    # Version 2, in the group itself, in one around it, and without a limit.
+    (
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/b/memory.max": "5000\n",
+            "sys/fs/cgroup/a/b/memory.current": "4500\n",
+            "sys/fs/cgroup/a/b/memory.stat": "anon 4000\ninactive_file 300\n",
+        },
+        800,
+    ),
+    (
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/b/memory.max": "max\n",
+            "sys/fs/cgroup/a/b/memory.current": "4500\n",
+            "sys/fs/cgroup/a/memory.max": "5000\n",
+            "sys/fs/cgroup/a/memory.current": "5200\n",
+        },
+        0,
+    ),
+    # Version 1 in a container that sees its own group as the root.
+    (
+        {
+            "proc/self/cgroup": "3:cpuset:/\n4:cpu,memory:/docker/1234\n0::/\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "6000\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000\n",
+            "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 10\n",
+        },
+        5010,
+    ),
+    ({"proc/self/cgroup": "nonsense\n", "proc/meminfo": "MemAvailable: none\n"}, None),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), CASES)
 def test_the_smallest_limit_counts(files: dict[str, str], expected: int | None, tmp_path: Path) -> None:
     assert available_memory(write(tmp_path, files)) == expected
 

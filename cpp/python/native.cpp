@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "memory.h"
 #include "segnets/model.h"
 
 namespace py = pybind11;
@@ -116,14 +117,21 @@ bool describe(const py::array& array, ImageView& image, std::int64_t channels) {
   return image.pixel_stride > 0 && image.channel_stride > 0 && image.row_stride >= span;
 }
 
+// Return whether this many bytes are available. NumPy would take them, and the system then ends the process.
+bool fits(std::int64_t bytes) {
+  if (bytes < std::int64_t{1} << 30) return true;  // not worth reading the system's files
+  return bytes <= segnets::available_memory().value_or(bytes);
+}
+
 Input read_images(const py::object& object, std::int64_t channels) {
   Input input;
   input.owner = checked_array(object, channels);
   ImageView image;
   if (!describe(input.owner, image, channels)) {
     const std::string strides = text_of(input.owner.attr("strides"));
-    input.owner = py::array_t<std::uint8_t, py::array::c_style>::ensure(input.owner);
-    if (!input.owner)
+    const bool fit = fits(py::cast<std::int64_t>(input.owner.attr("nbytes")));
+    if (fit) input.owner = py::array_t<std::uint8_t, py::array::c_style>::ensure(input.owner);
+    if (!fit || !input.owner)
       throw Error("not enough memory to copy the image, which its layout (strides " + strides + ") needs");
     describe(input.owner, image, channels);
   }

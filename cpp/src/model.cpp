@@ -3,12 +3,16 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <iomanip>
 #include <new>
+#include <optional>
+#include <sstream>
 #include <utility>
 
 #include "archive.h"
 #include "contract.h"
 #include "kept_memory.h"
+#include "memory.h"
 #include "neutral_state.h"
 #include "pixels.h"
 #include "program.h"
@@ -51,6 +55,25 @@ auto run(const std::string& what, Work work) {
   }
 }
 
+// Fewer images need no look at the system's files.
+constexpr std::size_t kCheckedFrom = 16;
+
+// Check that the maps of a batch fit into memory, before the system ends the process for taking too much.
+void check_batch_fits(const std::vector<ImageView>& images, const Program& program, const Contract& contract) {
+  if (images.size() < kCheckedFrom || contract.device != "cpu") return;
+  const at::Tensor input = program.preprocess(pixels_of({images[0]}, contract.in_channels()));
+  const auto count = static_cast<double>(images.size());
+  const double maps = static_cast<double>(contract.in_channels() + contract.num_classes);
+  const double needed = 4 * count * maps * static_cast<double>(input.size(2)) * static_cast<double>(input.size(3));
+  const std::optional<std::int64_t> available = available_memory();
+  if (!available || needed <= static_cast<double>(*available)) return;
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(1) << "batch: " << images.size() << " images, " << input.size(2) << "x"
+       << input.size(3) << " at the network's input, take at least " << needed / 1e9 << " GB, and "
+       << static_cast<double>(*available) / 1e9 << " GB are free; segment fewer or smaller images at a time";
+  throw Error(text.str());
+}
+
 // Return the elements of a contiguous tensor, and keep the tensor alive with them.
 template <typename Element>
 std::shared_ptr<const Element> elements(at::Tensor tensor) {
@@ -85,6 +108,7 @@ const Contract& Model::contract() const { return state_->contract; }
 MaskBatch Model::segment_batch(const std::vector<ImageView>& images) const {
   return run("", [&] {
     const Contract& contract = state_->contract;
+    check_batch_fits(images, *state_->program, contract);
     const at::Tensor pixels = pixels_of(images, contract.in_channels());
     const at::Tensor ids = state_->program->segment(pixels).contiguous();
     const std::int64_t planes = contract.decoding.rule == "multilabel" ? contract.num_classes : 0;
@@ -107,6 +131,7 @@ Mask Model::segment(const ImageView& image) const { return segment_batch({image}
 LogitsBatch Model::logits_batch(const std::vector<ImageView>& images) const {
   return run("", [&] {
     const Program& program = *state_->program;
+    check_batch_fits(images, program, state_->contract);
     const at::Tensor scores = program.forward(program.preprocess(pixels_of(images, state_->contract.in_channels())))
                                   .to(at::kFloat)
                                   .contiguous();

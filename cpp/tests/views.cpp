@@ -1,5 +1,5 @@
 // Every way to hand over pixels gives the mask of the plain way; what is no image is refused.
-// usage: segnets-test-views MODEL
+// usage: segnets-test-views MODEL, or --available-memory ROOT
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "memory.h"
 #include "pixels.h"
 #include "segnets/model.h"
 
@@ -167,6 +168,10 @@ void bad_views(const Model& model) {
     refused(message, message, [&] { model.segment(view); });
   };
   const std::uint8_t* data = image.data.data();
+  const std::vector<ImageView> million(1000000, image.view());
+  for (const auto& call : {std::function<void()>([&] { model.segment_batch(million); }),
+                           std::function<void()>([&] { model.logits_batch(million); })})
+    refused("a million images", "batch: 1000000 images, 64x80 at the network's input, take at least", call);
   fails("its data pointer is null", {nullptr, 1, 1, 3});
   fails("image: 0x5 holds no pixels", {data, 0, 5, 15});
   fails("image: 5x-1 holds no pixels", {data, 5, -1, 15});
@@ -225,6 +230,11 @@ void matrices(const Model&) {}
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == "--available-memory") {
+    const auto available = segnets::available_memory(argv[2]);
+    std::printf("%s\n", available ? std::to_string(*available).c_str() : "unknown");
+    return 0;
+  }
   if (argc != 2) return 2;
   try {
     const Model model(argv[1]);

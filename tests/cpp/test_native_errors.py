@@ -62,6 +62,15 @@ def test_more_memory_than_available(native: Any, tiny: Path) -> None:
         native.Model(tiny).segment(image)
 
 
+def test_a_batch_that_exceeds_the_memory(native: Any, tiny: Path) -> None:
+    """A million images that share one image's memory would have ended the process."""
+    model = native.Model(tiny)
+    whole = np.broadcast_to(np.zeros((512, 512, 3), np.uint8), (1_000_000, 512, 512, 3))
+    for call in (model.segment, model.logits):
+        with pytest.raises(native.Error, match=r"batch: 1000000 images, 512x512 .* take at least 8388.6 GB, and"):
+            call(whole)
+
+
 CHANGES = {
     "segnets.json": (lambda n, c: None if n.endswith("segnets.json") else c, "without a contract"),
     "version": (change_contract(format_version=2), "it has version 2, this program reads 1"),
