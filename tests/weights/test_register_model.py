@@ -121,7 +121,7 @@ def test_loading_an_unregistered_network_is_an_error(
         tmp_path,
         "import torch, segnets, mine\n"
         "torch.manual_seed(0)\n"
-        "model = segnets.create_model('linear', num_classes=3)\n"
+        "model = segnets.create_model('linear', num_classes=3, backbone_stages=2)\n"
         "segnets.save(model, 'w.safetensors', preprocessing=segnets.Preprocessing())\n"
         "segnets.export(model, 'model.ts', target='portable')\n"
         "print(segnets.load('w.safetensors').config.name)\n",

@@ -90,7 +90,12 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"align_corners": True, "norm_eps": 1e-5, "first_block_dilation": "previous", "output_stride": 16},
         "encoder.model.conv_stem.weight",
     ),
-    ("mmseg", "fcn_resnet50", {"stem": "deep", "head_variant": "mmseg"}, "backbone.stem.0.weight"),
+    (
+        "mmseg",
+        "fcn_resnet18",
+        {"stem": "deep", "head_variant": "mmseg", "basic_block_dilation": "first"},
+        "backbone.stem.0.weight",
+    ),
     ("mmseg", "pspnet_resnet50", {"aux_loss": True}, "backbone.conv1.weight"),
     (
         "mmseg",
@@ -127,19 +132,19 @@ def test_export_and_convert_back(project: str, name: str, options: dict[str, Any
     [
         (
             "torchvision",
-            "deeplabv3_resnet50",
-            {"output_stride": 16},
-            "output_stride is 16 in the file and 8 in the project",
+            "deeplabv3_mobilenet_v3_large",
+            {"output_stride": 8},
+            "output_stride is 8 in the file and 16 in the project",
         ),
         (
             "torchvision",
-            "deeplabv3_resnet50",
+            "deeplabv3_mobilenet_v3_large",
             {"head_norm_eps": 1e-3},
             "head_norm_eps is 0.001 in the file and 1e-05 in the project",
         ),
         ("torchvision", "fcn_resnet18", {}, "torchvision has no network that computes what fcn_resnet18"),
         ("smp", "deeplabv3_resnet18", {}, "align_corners is False in the file and True in the project"),
-        ("smp", "fcn_resnet50", {}, "segmentation_models_pytorch has no network that computes what fcn_resnet50"),
+        ("smp", "fcn_resnet18", {}, "segmentation_models_pytorch has no network that computes what fcn_resnet18"),
         ("timm", "mobilenet_v3_small", {}, "norm_eps"),
         ("transformers", "resnet18", {"stem": "deep"}, "transformers"),
     ],

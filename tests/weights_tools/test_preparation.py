@@ -166,7 +166,7 @@ def test_saving_without_preprocessing_warns_once_and_is_recorded(tmp_path: Path)
 
 
 def test_an_export_states_what_is_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = segnets.create_model("lraspp_resnet18", num_classes=2)
+    model = segnets.create_model("fcn_resnet18", num_classes=2, backbone_stages=2)
     weights, target = tmp_path / "w.safetensors", tmp_path / "m.ts"
     segnets.save(model, weights)
     command = ["export", str(weights), str(target), "--force", "--target", "portable"]
