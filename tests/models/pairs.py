@@ -54,9 +54,11 @@ def torchvision_model(name: str, **options: object) -> nn.Module:
 @cache  # about 3 GB for all pairs
 def random_pair(name: str, *, aux_loss: bool, num_classes: int = 7) -> Pair:
     """Return a pair in eval mode. Tests share it, so they must copy a model before changing it."""
-    theirs = torchvision_model(name, num_classes=num_classes, aux_loss=aux_loss)
+    with torch.device("meta"):  # drawing initial values would take longer, and all are replaced at once
+        theirs = torchvision_model(name, num_classes=num_classes, aux_loss=aux_loss)
+        ours = segnets.create_model(name, num_classes=num_classes, aux_loss=aux_loss)
+    theirs, ours = theirs.to_empty(device="cpu"), ours.to_empty(device="cpu")
     randomise_(theirs, seed=sum(map(ord, name)))
-    ours = segnets.create_model(name, num_classes=num_classes, aux_loss=aux_loss)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     return Pair(ours.eval(), theirs.eval())
 

@@ -17,13 +17,13 @@ import segnets
 from benchmarks.options import read_table, table
 from segnets import backbones
 from segnets.options import ALL_OPTIONS, DEFAULTS, NAMES, OPTIONS, TRAINING, Options
-from segnets.registry import HEADS, MODELS, build
+from segnets.registry import HEADS, MODELS, _WithoutInitialValues, build
 from segnets.weights.pretrained import with_weights
 from tests.typed import config_of, options_of, part
 
 
 def on_meta(name: str, **options: Any) -> segnets.SegmentationModel:
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialValues():
         return segnets.create_model(name, **options)
 
 
