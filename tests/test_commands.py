@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -90,14 +89,6 @@ def test_ctrl_c_is_an_exception_in_commands_only(
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "segnets: interrupted\n"
-
-
-def test_torch_is_imported_when_first_used() -> None:
-    """So that the commands can set up Ctrl-C before, and show their help at once."""
-    script = "import sys, segnets.cli, weights_tools.cli; print('torch' in sys.modules, segnets.save, segnets.layers)"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert re.match(r"False <function save at \w+> <module 'segnets.layers'", out)
-    assert set(segnets.__all__) < set(dir(segnets))
 
 
 def test_long_work_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.blocks import blocks_of, run
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PYTHON = [
-    pytest.param(code, id=f"{path.name}-{i}")
+PYTHON = {
+    path: [code for language, code in blocks_of(path.read_text()) if language == "python"]
     for path in DOCS
     if path.name != "deploy_cpp.md"  # its blocks build on each other: tests/cpp/test_deploy_cpp.py
-    for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL))
-]
+}
+RUN_EACH = """
+import os, runpy, sys
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    runpy.run_path("block.py", run_name="__main__")
+"""
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python(code: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("path", [path for path, found in PYTHON.items() if found], ids=lambda path: str(path.name))
+def test_python(path: Path, tmp_path: Path) -> None:
+    """Run the blocks of a page in one process, each with its own names and in a folder of its own."""
+    folders = [tmp_path / str(i) for i in range(len(PYTHON[path]))]
+    for folder, code in zip(folders, PYTHON[path], strict=True):
+        folder.mkdir()
+        (folder / "block.py").write_text(code)
+    run([sys.executable, "-W", "error", "-c", RUN_EACH, *map(str, folders)], tmp_path)
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)

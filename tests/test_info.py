@@ -15,7 +15,7 @@ from segnets import backbones, cli
 from segnets.card import ModelCard
 from segnets.errors import WeightsError
 from segnets.files import is_export
-from tests.deploy.common import SMALL, one_thread, small
+from tests.deploy.common import SMALL, one_thread, small, tiny
 
 __all__ = ["one_thread", "small"]
 
@@ -42,7 +42,7 @@ def test_an_export_is_described_without_running_it(small: Path, capsys: pytest.C
 def test_an_onnx_export_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript")
     path = tmp_path / "m.onnx"
-    segnets.export(segnets.create_model("lraspp_resnet18", num_classes=3), path, preprocessing=SMALL)
+    segnets.export(tiny(classes=3), path, preprocessing=SMALL)
     facts = info(path, capsys)
     assert (facts["export"], facts["opset"], facts["num_classes"]) == ("onnx", "20", "3")
     with pytest.raises(WeightsError, match=r"is an ONNX model that segnets exported .* pass the \.safetensors"):

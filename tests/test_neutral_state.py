@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import segnets
-from segnets.deploy import export, load_exported, verify
+from segnets.deploy import Exported, export, load_exported, verify
 from segnets.neutral_state import neutral_state
 from segnets.preprocessing import Preprocessing
 from tests.deploy.common import one_thread, random_image, tiny
@@ -113,22 +114,37 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.fixture(scope="module")
+def loaded(files: list[Path]) -> list[Exported]:
+    return [load_exported(path) for path in files]
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return random_image(40, 60)
+
+
+def results_of(network: nn.Module, exports: Iterable[Exported], image: Tensor, normalised: Tensor) -> list[Tensor]:
+    results = [segnets.segment(network, image, PLAIN)]
+    for exported in exports:
+        results += [exported.preprocess(image), exported.logits(normalised), exported.segment(image)]
+    return results
+
+
+@pytest.fixture(scope="module")
+def expected(loaded: list[Exported], image: Tensor) -> list[Tensor]:
+    return results_of(Network(), [*loaded, *loaded], image, segnets.preprocess(image, PLAIN))
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_masks_stay_the_same(state: str, files: list[Path]) -> None:
-    image, network = random_image(40, 60), Network()
-    normalised = segnets.preprocess(image, PLAIN)
-    loaded = [load_exported(path) for path in files]
-
-    def run() -> list[Tensor]:
-        results = [segnets.segment(network, image, PLAIN)]
-        for exported in [*loaded, *map(load_exported, files)]:
-            results += [exported.preprocess(image), exported.logits(normalised), exported.segment(image)]
-        return results
-
-    expected, plain = run(), network(normalised)["out"]
+def test_masks_stay_the_same(
+    state: str, files: list[Path], loaded: list[Exported], expected: list[Tensor], image: Tensor
+) -> None:
+    network, normalised = Network(), segnets.preprocess(image, PLAIN)
+    plain = network(normalised)["out"]
     threads = torch.get_num_threads()
     with STATES[state]():
-        results = run()
+        results = results_of(network, itertools.chain(loaded, map(load_exported, files)), image, normalised)
         bare = network(normalised)["out"] if state in CHANGING else None
     for result, wanted in zip(results, expected, strict=True):
         assert result.dtype == wanted.dtype

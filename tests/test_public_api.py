@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import shlex
 import subprocess
 import sys
@@ -76,11 +77,21 @@ def test_public_names() -> None:
     assert all(callable(getattr(weights_tools, name)) for name in weights_tools.__all__)
 
 
-def test_names_keep_their_meaning_after_a_submodule_is_imported() -> None:
-    """`segnets.export` and `segnets.preprocess` stay functions."""
-    script = "import segnets.deploy._verify, segnets.preprocessing, segnets; print(segnets.export, segnets.preprocess)"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert out.stdout.count("<function") == 2
+def test_names_are_imported_when_first_used() -> None:
+    """So that the commands can set up Ctrl-C before torch is imported, and show their help at once."""
+    script = """
+import sys, segnets.cli, weights_tools.cli
+print('torch' in sys.modules, segnets.save, segnets.layers)
+print('segnets._cost' in sys.modules, segnets.Cost, segnets.cost)
+import segnets.deploy._verify, segnets.preprocessing
+print(segnets.export, segnets.preprocess)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    of_torch, of_cost, after_a_submodule = out.splitlines()
+    assert re.match(r"False <function save at \w+> <module 'segnets.layers'", of_torch)
+    assert of_cost.startswith("False <class 'segnets._cost.Cost'> <function cost")
+    assert after_a_submodule.count("<function") == 2, "functions, not the modules with these names"
+    assert set(segnets.__all__) < set(dir(segnets))
 
 
 @pytest.mark.parametrize("name", NAMES_OF_TORCHVISION)
@@ -108,12 +119,6 @@ def test_the_version_is_defined_once() -> None:
         text = (root / name).read_text()
         assert segnets.__version__ not in text, name
         assert "segnets/__init__.py" in text or "segnets.__version__" in text, name
-
-
-def test_costs_are_imported_when_first_used() -> None:
-    script = "import sys, segnets; print('segnets._cost' in sys.modules, segnets.Cost, segnets.cost)"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert out.startswith("False <class 'segnets._cost.Cost'> <function cost")
 
 
 def test_list_models() -> None:
