@@ -12,6 +12,7 @@ import onnx
 import onnx.parser
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from PIL import Image
 
 from segnets.card import Decoding
@@ -122,6 +123,31 @@ def test_int8_that_still_loses_too_much_is_refused(
     with pytest.raises(ExportError, match=r"int8 loses too much, also with .* at least 90% is required; .*Export in"):
         export(nearly_equal_classes(1e-3), tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("channels", "decoding"), [(1, Decoding("threshold", 0.4)), (3, Decoding("multilabel", 0.6)), (3, Decoding())]
+)
+def test_the_agreement_is_that_of_the_decoded_masks(channels: int, decoding: Decoding, photographs: Path) -> None:
+    """A threshold counts pixels whose side changes, planes count pixels of which any plane changes."""
+    weights = ", ".join(["0.3, -0.5, 0.7", "0.5, 0.1, -0.6", "-0.4, 0.8, 0.2"][:channels])
+    plain = onnx.parser.parse_model(f"""<ir_version: 9, opset_import: ["" : 20]>
+        network (float[n, 3, h, w] input) => (float[n, {channels}, h, w] logits)
+        <float[{channels}, 3, 1, 1] weight = {{{weights}}}> {{ logits = Conv(input, weight) }}""").SerializeToString()
+    changed, report = quantize(plain, SMALL, decoding, photographs, 0.0)
+    same, pixels = 0, 0
+    for number in (3, 7):  # held out
+        image = prepared_image(Preprocess(SMALL), sorted(photographs.glob("?.*"))[number]).numpy()
+        a, b = (InferenceSession(each).run(["logits"], {"input": image})[0] for each in (plain, changed))
+        if decoding.rule == "argmax":
+            equal = a.argmax(axis=1) == b.argmax(axis=1)
+        else:
+            equal = np.all(
+                (1 / (1 + np.exp(-a)) > decoding.threshold) == (1 / (1 + np.exp(-b)) > decoding.threshold), 1
+            )
+        same, pixels = same + int(equal.sum()), pixels + equal.size
+    assert report.agreement == pytest.approx(same / pixels, abs=1e-12)
+    assert 0.9 < report.agreement < 1
 
 
 def test_the_layers_that_lose_most_are_left_out_first(photographs: Path, tmp_path: Path) -> None:

@@ -340,7 +340,9 @@ def _logits(network: Session, image: Tensor) -> Tensor:
 
 
 def _agreement(expected: Tensor, logits: Tensor, decoding: Decoding) -> float:
-    return float((ids_of(expected, decoding) == ids_of(logits, decoding)).double().mean())
+    """Return the share of pixels with the same id, or, for the rule "multilabel", with the same planes."""
+    same = ids_of(expected, decoding) == ids_of(logits, decoding)
+    return float((same.all(dim=1) if decoding.rule == "multilabel" else same).double().mean())
 
 
 def _measure(
