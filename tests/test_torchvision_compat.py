@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.full  # each run has the training of the README, which imports torchvision in the same way
 def test_torchvision_is_imported_as_usual_afterwards() -> None:
     script = """
 import segnets.torchvision_compat

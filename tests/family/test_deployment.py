@@ -40,7 +40,7 @@ def of(*backbones: str, also: Collection[str] = ()) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("network", full_but({*on(*backbones), *also}, NAMES), indirect=True, scope="module")
 
 
-@of("resnet18", also=["lraspp_mobilenet_v3_small"])
+@of("resnet18")
 def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> None:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
