@@ -22,14 +22,10 @@ from tests.weights_tools.costliest import costliest_files
 target = Target(Path(sys.argv[1]), read)
 target.warm_up([seed.data for seed in all_seeds()])
 cap_memory(3 << 30)
-left = set(sys.argv[2:])
-for name, data in costliest_files():
-    if not sys.argv[2:] or name in left:
-        target.execute(data)
+for name, make in costliest_files():
+    if not sys.argv[2:] or name in sys.argv[2:]:
+        target.execute(make())
         print(name)
-        left.discard(name)
-        if sys.argv[2:] and not left:
-            break
 """
 
 
