@@ -205,7 +205,7 @@ def test_invalid_weights(weights: Any, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("fcn_resnet50", backbones.resnet50), ("lraspp_mobilenet_v3_large", backbones.mobilenet_v3_large)],
+    [("fcn_resnet18", backbones.resnet18), ("lraspp_mobilenet_v3_large", backbones.mobilenet_v3_large)],
 )
 def test_weights_for_the_backbone_alone(name: str, make: Callable[[], nn.Module], tmp_path: Path) -> None:
     classifier = make()

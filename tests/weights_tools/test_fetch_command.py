@@ -23,6 +23,7 @@ import segnets
 from segnets import catalog
 from segnets.registry import build
 from tests.test_files import in_a_small_file_system
+from tests.tiers import full_but
 from tests.weights_tools.server import (
     BODY,
     DIGEST,
@@ -81,7 +82,7 @@ def test_a_killed_process_loses_nothing(server: Server, tmp_path: Path) -> None:
     assert report.resumed_from == 60_000
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", full_but([signal.SIGINT], [signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupted_process_prints_how_to_resume(server: Server, tmp_path: Path, number: signal.Signals) -> None:
     with started(server, tmp_path) as process:
         process.send_signal(number)

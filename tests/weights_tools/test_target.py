@@ -21,6 +21,7 @@ from torch import Tensor
 import segnets
 from segnets.errors import OutputError, WeightsError
 from tests.output_paths import REFUSED, state_of
+from tests.tiers import full_but
 from tests.weights_tools.files import assert_same, network
 from weights_tools import convert
 
@@ -181,7 +182,11 @@ sys.exit(main(["convert", "source.pth", "out.safetensors", "--force"]))
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "left"), [(signal.SIGKILL, -9, 1), (signal.SIGTERM, 130, 0), (signal.SIGINT, 130, 0)]
+    ("sent", "code", "left"),
+    full_but(
+        [(signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 0)],
+        [(signal.SIGKILL, -9, 1), (signal.SIGTERM, 130, 0), (signal.SIGINT, 130, 0)],
+    ),
 )
 def test_killed_while_writing(tmp_path: Path, source: Path, sent: signal.Signals, code: int, left: int) -> None:
     (tmp_path / "out.safetensors").write_bytes(b"precious")
