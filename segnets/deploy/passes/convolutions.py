@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segnets.deploy.passes._graph import convolution_input_shapes
 from segnets.deploy.passes.context import Context, Outcome
-from segnets.deploy.passes.winograd import WinogradMatrices, WinogradProducts, winograd_is_faster
+from segnets.deploy.passes.winograd import WinogradMatrices, WinogradProducts, winograd_applies, winograd_is_faster
 
 # Measured with 2048 and 1024 input channels. Dilated kernels skip much of the image and gain nothing from pieces.
 _MANY_CHANNELS = 1024
@@ -104,10 +104,12 @@ def use_winograd(network: nn.Module, context: Context) -> Outcome:
     Raises:
         ExportError: If the network doesn't run on an image of `context.image_size`.
     """
-    shapes = convolution_input_shapes(network, context.image_size, context.channels)
+    candidates = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and winograd_applies(m)}
+    # Many networks have none. Finding the shapes imports torch's compiler, which takes longer than all else.
+    shapes = convolution_input_shapes(network, context.image_size, context.channels) if candidates else {}
     count = 0
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d) and module in shapes and winograd_is_faster(module, shapes[module]):
+    for name, module in candidates.items():
+        if module in shapes and winograd_is_faster(module, shapes[module]):
             network.set_submodule(name, WinogradMatrices(module))
             count += 1
     return Outcome(network, {Form.WINOGRAD.value: count})

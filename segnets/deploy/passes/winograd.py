@@ -33,6 +33,20 @@ _TILES = 1024
 _State = tuple[Tensor, Tensor, int, bool, bool]
 
 
+def winograd_applies(convolution: nn.Conv2d) -> bool:
+    """Return whether Winograd's algorithm can compute a convolution, which has channels enough to gain from it."""
+    dilation = convolution.dilation[0]
+    return (
+        convolution.kernel_size == (3, 3)
+        and convolution.stride == (1, 1)
+        and convolution.groups == 1
+        and convolution.dilation == (dilation, dilation)
+        and convolution.padding == (dilation, dilation)
+        and convolution.padding_mode == "zeros"
+        and min(convolution.in_channels, convolution.out_channels) >= _FEWEST_CHANNELS
+    )
+
+
 def winograd_is_faster(convolution: nn.Conv2d, input_shape: Sequence[int]) -> bool:
     """Return whether Winograd's algorithm is faster than oneDNN's convolution.
 
@@ -40,17 +54,9 @@ def winograd_is_faster(convolution: nn.Conv2d, input_shape: Sequence[int]) -> bo
         convolution: Any convolution.
         input_shape: Shape (N, in, H, W) of its input.
     """
-    dilation = convolution.dilation[0]
-    if (
-        convolution.kernel_size != (3, 3)
-        or convolution.stride != (1, 1)
-        or convolution.groups != 1
-        or convolution.dilation != (dilation, dilation)
-        or convolution.padding != (dilation, dilation)
-        or convolution.padding_mode != "zeros"
-        or min(convolution.in_channels, convolution.out_channels) < _FEWEST_CHANNELS
-    ):
+    if not winograd_applies(convolution):
         return False
+    dilation = convolution.dilation[0]
     share = 1.0
     for side in input_shape[2:]:
         taps = 1 + 2 * max(0.0, 1 - dilation / side)  # of three; the rest lies in the padding

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from segnets.deploy import export, load_exported
 from segnets.deploy.formats import _script as torchscript
 from segnets.deploy.formats import aoti
-from segnets.deploy.passes import winograd
+from segnets.deploy.passes import convolutions, winograd
+from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.fuse_onednn import PackedConv
 from segnets.deploy.passes.winograd import WinogradConv, WinogradMatrices, WinogradProducts, winograd_is_faster
 from segnets.preprocessing import Preprocessing
@@ -180,7 +181,7 @@ def test_networks(name: str, count: int) -> None:
     model = calm_model(name, num_classes=5)
     plain = simplified(model)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in plain.modules())
-    x = torch.rand(2, 3, 151, 130)
+    x = torch.rand(2, 3, 87, 66)
     with torch.inference_mode():
         expected = plain(x)["out"]
         fused = fused_for_cpu(model, image_size=(520, 520))
@@ -189,6 +190,20 @@ def test_networks(name: str, count: int) -> None:
         assert used + sum(isinstance(module, PackedConv) for module in fused.modules()) == convolutions
         difference = (loaded(fused)(x)["out"] - expected).abs().max()
     assert difference < 1e-4 * expected.abs().max()
+
+
+def test_shapes_are_found_only_if_a_convolution_may_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding them imports torch's compiler, which takes longer than the export of a small network."""
+
+    def find(*_: object) -> None:
+        raise AssertionError("shapes are found")
+
+    monkeypatch.setattr(convolutions, "convolution_input_shapes", find)
+    context = Context("torchscript", "portable")
+    outcome = convolutions.use_winograd(calm_model("lraspp_mobilenet_v3_small"), context)
+    assert outcome.counts == {"winograd": 0}
+    with pytest.raises(AssertionError, match="shapes are found"):
+        convolutions.use_winograd(calm_model("fcn_resnet18"), context)
 
 
 def test_bfloat16_keeps_its_digits() -> None:
