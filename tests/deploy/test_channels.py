@@ -73,7 +73,7 @@ def test_every_channel_has_its_mean(channels: int, resize: dict[str, Any]) -> No
     ("channels", "options"),
     [
         (1, {"target": "portable"}),
-        (1, {"target": "cpu"}),
+        pytest.param(1, {"target": "cpu"}, marks=pytest.mark.full),
         (4, {"target": "cpu"}),
         (4, {"target": "portable", "output": "dict"}),
         (4, {"format": "onnx"}),

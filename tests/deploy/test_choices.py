@@ -14,7 +14,7 @@ from segnets.deploy import export, read_contract
 from segnets.deploy._choices import choose_format, choose_target
 from segnets.errors import ExportError
 from tests.cpp.common import Tiny
-from tests.deploy.common import SMALL, random_model
+from tests.deploy.common import SMALL, tiny
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_a_suffix_that_names_no_format_or_another_one_is_refused(name: str, want
 
 def test_a_suffix_of_another_format_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is for onnx, not for torchscript"):
-        export(random_model(num_classes=3), tmp_path / "m.onnx", format="torchscript", preprocessing=SMALL)
+        export(tiny(), tmp_path / "m.onnx", format="torchscript", preprocessing=SMALL)
     with pytest.raises(ExportError, match="is for aoti, not for torchscript"):
-        export(random_model(num_classes=3), tmp_path / "m.pt2", format="torchscript", preprocessing=SMALL)
+        export(tiny(), tmp_path / "m.pt2", format="torchscript", preprocessing=SMALL)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_the_default_target_is_that_of_this_libtorch(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert read_contract(small).target == "portable"  # as requested
-    model = segnets.create_model("lraspp_resnet18", num_classes=3)
+    model = tiny()
     for has, target, note in [
         (True, "cpu", "target cpu: the fastest, for every LibTorch with oneDNN. target='portable'"),
         (False, "portable", "target portable: runs in every LibTorch, .*: this LibTorch lacks oneDNN"),

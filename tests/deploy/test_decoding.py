@@ -182,22 +182,26 @@ def _without_decoding(name: str, contents: bytes) -> bytes:
     return json.dumps({key: value for key, value in json.loads(contents).items() if key != "decoding"}).encode()
 
 
+@pytest.fixture(scope="module")
+def one_channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("decoding") / "m.ts"
+    export(spread(1), path, preprocessing=SMALL, decoding=Decoding("threshold"))
+    return path
+
+
 @pytest.mark.parametrize(
     "decoding", [{"rule": "softmax"}, {"threshold": 0.5}, {"rule": "threshold", "threshold": 1}, "threshold", {}]
 )
-def test_a_damaged_rule_is_refused(decoding: object, tmp_path: Path) -> None:
-    export(tiny(1), tmp_path / "m.ts", preprocessing=SMALL, decoding=Decoding("threshold"))
-    path = rewrite(tmp_path / "m.ts", tmp_path / "bad.ts", changed(decoding=decoding))
+def test_a_damaged_rule_is_refused(decoding: object, one_channel: Path, tmp_path: Path) -> None:
+    path = rewrite(one_channel, tmp_path / "bad.ts", changed(decoding=decoding))
     with pytest.raises(ExportError, match=r"segnets\.json is damaged: .*(rule|threshold|decoding)"):
         load_exported(path)
 
 
-def test_a_changed_threshold_fails_verification(tmp_path: Path) -> None:
+def test_a_changed_threshold_fails_verification(one_channel: Path, tmp_path: Path) -> None:
     """The golden mask finds a contract that states another threshold than the program applies."""
-    model = spread(1)
-    export(model, tmp_path / "m.ts", preprocessing=SMALL, decoding=Decoding("threshold"))
     path = tmp_path / "other.ts"
-    rewrite(tmp_path / "m.ts", path, changed(decoding={"rule": "multilabel", "threshold": 0.5}))
+    rewrite(one_channel, path, changed(decoding={"rule": "multilabel", "threshold": 0.5}))
     with pytest.raises(ExportError, match="'mask' in the golden pair is"):
         verify(path)
 

@@ -22,7 +22,7 @@ from segnets.deploy.check.tolerance import TOLERANCE_CEILINGS, ToleranceEstimato
 from segnets.errors import ExportError, OutputError
 from segnets.preprocessing import Preprocessing
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, random_image, random_model, simplified
+from tests.deploy.common import SMALL, random_image, random_model, simplified, tiny
 from tests.oracle import NAMES
 from tests.output_paths import LINK, REFUSED
 from tests.tiers import full_but
@@ -79,14 +79,14 @@ def test_the_contract_describes_the_file(small: Path) -> None:
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     """A traced file is the same from a new process only (test_inputs.py): torch numbers the types of a process."""
-    model = random_model(num_classes=3)
+    model = random_model("lraspp_mobilenet_v3_small", num_classes=3)
     for name in ("a.ts", "b.ts"):
         export(model, tmp_path / name, preprocessing=SMALL, target="cpu")
     assert (tmp_path / "a.ts").read_bytes() == (tmp_path / "b.ts").read_bytes()
 
 
 def test_a_model_in_training_mode_is_exported_in_eval_mode_and_not_changed(tmp_path: Path) -> None:
-    model = random_model("deeplabv3_mobilenet_v3_large", num_classes=3, aux_loss=True).train()
+    model = random_model("fcn_mobilenet_v3_small", num_classes=3, aux_loss=True).train()
     before = copy.deepcopy(model.state_dict())
     export(model, tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     assert all(module.training for module in model.modules())
@@ -114,7 +114,7 @@ def test_folding_error_is_comparable_to_float32_rounding() -> None:
 
 
 def test_output_dict(tmp_path: Path) -> None:
-    model = random_model("deeplabv3_mobilenet_v3_large", num_classes=3, aux_loss=True)
+    model = random_model("fcn_mobilenet_v3_small", num_classes=3, aux_loss=True)
     export(model, tmp_path / "m.ts", output="dict", preprocessing=SMALL, target="portable")
     exported = load_exported(tmp_path / "m.ts")
     image = torch.randn(1, 3, 40, 50)
@@ -124,7 +124,7 @@ def test_output_dict(tmp_path: Path) -> None:
 
 
 def test_many_classes_give_an_int16_mask(tmp_path: Path) -> None:
-    export(random_model(num_classes=300), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
+    export(tiny(300), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
     mask = load_exported(tmp_path / "m.ts").segment(random_image(20, 30))
     assert mask.dtype == torch.int16
     assert mask.shape == (1, 20, 30)
@@ -225,7 +225,7 @@ def test_a_file_that_disagrees_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
     logits = Exported.logits
     monkeypatch.setattr(Exported, "logits", lambda self, image: logits(self, image) * 1.01)
     with pytest.raises(ExportError, match="disagrees with the model"):
-        export(random_model(num_classes=3), target, preprocessing=SMALL, target="portable")
+        export(tiny(), target, preprocessing=SMALL, target="portable")
     assert target.read_bytes() == b"the old file"
     assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
 
@@ -256,7 +256,7 @@ def test_export_and_verify_emit_no_warnings(tmp_path: Path) -> None:
     program = (
         "import sys, torch; from segnets.registry import find_builder; from segnets.deploy import export, verify\n"
         "from segnets.preprocessing import Preprocessing\n"
-        "m = find_builder('lraspp_mobilenet_v3_large')(num_classes=3)\n"
+        "m = find_builder('lraspp_mobilenet_v3_small')(num_classes=3)\n"
         f"export(m, {str(tmp_path / 'm.ts')!r}, preprocessing=Preprocessing(resize='fixed', size=(32, 32)))\n"
         f"assert verify({str(tmp_path / 'm.ts')!r}, against=m).passed\n"
         "assert 'torchvision' not in sys.modules\n"
@@ -267,8 +267,8 @@ def test_export_and_verify_emit_no_warnings(tmp_path: Path) -> None:
 
 def test_export_works_inside_inference_mode(tmp_path: Path) -> None:
     with torch.inference_mode():
-        report = export(random_model(num_classes=3), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
-    assert report.folded_batch_norms == 47
+        report = export(tiny(), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
+    assert report.folded_batch_norms == 1
 
 
 def test_the_written_version_is_a_string() -> None:

@@ -15,7 +15,7 @@ _COUNT_PAGES = """
 import resource, sys, torch
 from segnets.deploy import load_exported
 exported = load_exported(sys.argv[1], keep_memory=sys.argv[2] == "keep")
-image = torch.zeros(1, 3, 2048, 2048)  # its logits exceed the 32 MiB that glibc keeps by default
+image = torch.zeros(1, 3, 1500, 1500)  # its logits exceed the 32 MiB that glibc keeps by default
 for _ in range(6):
     exported.logits(image)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

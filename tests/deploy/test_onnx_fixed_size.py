@@ -85,11 +85,24 @@ def test_joined_with_its_preprocessing(fixed: Path, tmp_path: Path) -> None:
     assert torch.equal(torch.from_numpy(mask), load_exported(fixed).segment(images))
 
 
-def test_only_plain_operators(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    segnets.save(calm_model("lraspp_resnet18", num_classes=5, head_channels=32), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def by_command(weights: Path) -> Path:
+    """Export a network at a fixed size with the command, which keeps the file only if it agrees."""
+    target = weights.with_name("m.onnx")
+    assert main(["export", str(weights), str(target), "--size", "1x3x64x96"]) == 0
+    return target
+
+
+def test_only_plain_operators(by_command: Path) -> None:
     """Without gates that compute shapes, sizes of Resize that are computed, or operators of one runtime."""
-    model = calm_model("lraspp_resnet18", num_classes=5, head_channels=32)
-    assert export(model, tmp_path / "m.onnx", size=(1, 3, 64, 96)).verification.passed
-    graph = onnx.load(tmp_path / "m.onnx")
+    graph = onnx.load(by_command)
     assert [each.domain for each in graph.opset_import] == [""]
     kinds = {node.op_type for node in graph.graph.node}
     assert kinds <= {"Conv", "Relu", "Add", "MaxPool", "GlobalAveragePool", "Sigmoid", "Mul", "Resize"}
@@ -115,15 +128,12 @@ def test_refused_sizes(options: dict[str, object], message: str, tmp_path: Path)
         export(tiny(), tmp_path / "m", **{"format": "onnx", **options})  # type: ignore[arg-type]
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights, target = str(tmp_path / "w.safetensors"), str(tmp_path / "m.onnx")
-    segnets.save(calm_model("lraspp_mobilenet_v3_small", num_classes=2), weights)
+def test_the_command(by_command: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
         (["--size", "480x640"], "--size 480x640: expected batch x channels x height x width, for example 1x3x480x640"),
         (["--size", "1x3x64x96", "--resize", "64"], "--resize 64 contradicts --size 1x3x64x96: leave out --resize"),
     ):
-        assert main(["export", weights, target, *options]) == 1
+        assert main(["export", str(weights), str(tmp_path / "m.onnx"), *options]) == 1
         assert message in capsys.readouterr().err
-    assert main(["export", weights, target, "--size", "1x3x64x96"]) == 0
-    assert main(["info", target]) == 0
+    assert main(["info", str(by_command)]) == 0
     assert "height" in capsys.readouterr().out

@@ -29,7 +29,7 @@ def run(text: str, **inputs: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     "preprocessing",
     [
-        Preprocessing(),
+        pytest.param(Preprocessing(), marks=pytest.mark.full),  # large images
         Preprocessing(size=65, channel_order="BGR", mean=(0.1, 0.2, 0.3)),
         Preprocessing(size=90, interpolation="bicubic"),
         Preprocessing(size=150, interpolation="bicubic", antialias=False),

@@ -22,19 +22,22 @@ from segnets.errors import ExportError
 from segnets.preprocessing import Preprocessing
 from segnets.segmenter import segment
 from tests.deploy.common import random_image, tiny
+from tests.tiers import full_but
 
 PREPROCESSINGS = (
     Preprocessing(size=64, channel_order="BGR"),
     Preprocessing(resize="fixed", size=(50, 90), interpolation="bicubic"),
     Preprocessing(resize="none", mean=(0.5, 0.4, 0.3)),
 )
+EVERYDAY: list[dict[str, Any]] = [{"opset": 18, "classes": 300}, {"opset": 23, "dtype": "int8"}]
+ALONE: list[dict[str, Any]] = [{"opset": 18}, {"opset": 23}, {"classes": 300}, {"dtype": "int8"}]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export the tiny model with the first preprocessing, for tests that only read or copy the file."""
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
-    export(tiny(), path, format="onnx", preprocessing=PREPROCESSINGS[0])
+    export(tiny(), path, format="onnx", preprocessing=PREPROCESSINGS[0], classes=["a", "b", "c", "d", "e"])
     return path
 
 
@@ -55,10 +58,9 @@ def test_masks_equal_those_of_the_export(preprocessing: Preprocessing, tmp_path:
         assert (torch.from_numpy(mask) == segment(tiny(), image, preprocessing)).float().mean() > 0.99
 
 
-def test_the_contract_is_stored_in_the_export(tmp_path: Path) -> None:
-    source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
-    export(tiny(), source, format="onnx", preprocessing=PREPROCESSINGS[0], classes=["a", "b", "c", "d", "e"])
-    join_onnx(source, target)
+def test_the_contract_is_stored_in_the_export(plain: Path, tmp_path: Path) -> None:
+    target = tmp_path / "joined.onnx"
+    join_onnx(plain, target)
     entries = {each.key: each.value for each in onnx.load(target).metadata_props}
     assert json.loads(entries["segnets.json"])["classes"] == ["a", "b", "c", "d", "e"]
     with pytest.raises(ExportError, match=r"joined\.onnx: is one graph from an image to its mask .* Name the export"):
@@ -84,7 +86,7 @@ def test_a_graph_with_different_masks_is_not_kept(plain: Path, tmp_path: Path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.onnx", "m.onnx"]
 
 
-@pytest.mark.parametrize("options", [{"opset": 18}, {"opset": 23}, {"classes": 300}, {"dtype": "int8"}], ids=str)
+@pytest.mark.parametrize("options", full_but(EVERYDAY, [*EVERYDAY, *ALONE]), ids=str)
 def test_other_exports(options: dict[str, Any], tmp_path: Path) -> None:
     source, target = tmp_path / "m.onnx", tmp_path / "joined.onnx"
     options = dict(options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from segnets.deploy.passes.winograd import WinogradConv
 from segnets.deploy.passes.wrap import images_at_once
 from segnets.errors import ExportError
 from segnets.segmenter import segment
-from tests.deploy.common import SMALL, calm_model, fused_for_cpu, random_image, random_model, simplified
+from tests.deploy.common import SMALL, calm_model, fused_for_cpu, random_image, random_model, simplified, tiny
 from tests.tiers import full_but
 from tests.typed import part
 
@@ -33,14 +35,26 @@ NETWORKS = (
 EVERYDAY = [(NETWORKS[0], "bfloat16"), (NETWORKS[1], "float32")]
 
 
+@pytest.fixture(scope="module")
+def exported_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return a function that exports `calm_model(name, num_classes=5)` in a dtype, once, with `output="dict"`."""
+
+    @functools.cache
+    def path_of(name: str, dtype: str) -> Path:
+        path = tmp_path_factory.mktemp("export") / "m.ts"
+        model = calm_model(name, num_classes=5)
+        report = export(model, path, target="cpu", dtype=dtype, preprocessing=SMALL, output="dict")
+        assert report.verification.passed
+        return path
+
+    return path_of
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"), full_but(EVERYDAY, [(name, dtype) for name in NETWORKS for dtype in ("float32", "bfloat16")])
 )
-def test_agrees_with_the_model(name: str, dtype: str, tmp_path: Path) -> None:
-    model = calm_model(name, num_classes=5)
-    report = export(model, tmp_path / "m.ts", target="cpu", dtype=dtype, preprocessing=SMALL)
-    assert report.verification.passed
-    again = verify(tmp_path / "m.ts", against=model)
+def test_agrees_with_the_model(name: str, dtype: str, exported_as: Callable[[str, str], Path]) -> None:
+    again = verify(exported_as(name, dtype), against=calm_model(name, num_classes=5))
     assert again.passed
     assert [again.contract.target, again.contract.dtype] == ["cpu", dtype]
     # The rounding of bfloat16 is visible; that of float32 is much smaller.
@@ -68,12 +82,11 @@ def test_layers_that_do_not_run_are_unchanged() -> None:
         torch.testing.assert_close(fused(image)["out"], model(image)["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_in_groups_equals_single_images(tmp_path: Path) -> None:
+def test_a_batch_in_groups_equals_single_images(exported_as: Callable[[str, str], Path]) -> None:
     sizes = (520, 520), (260, 300), (33, 4096), (4096, 4096), (0, 7)
     assert [images_at_once(*size) for size in sizes] == [1, 3, 2, 1, PIXELS_AT_ONCE]
-    model = calm_model(num_classes=5)
-    export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
-    exported = load_exported(tmp_path / "m.ts")
+    model = calm_model("lraspp_mobilenet_v3_small", num_classes=5)
+    exported = load_exported(exported_as("lraspp_mobilenet_v3_small", "float32"))
     images = torch.randn(5, 3, 260, 300, generator=torch.Generator().manual_seed(0))  # groups of three and two
     logits = exported.logits(images)
     assert logits.is_contiguous()
@@ -83,19 +96,19 @@ def test_a_batch_in_groups_equals_single_images(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, model(images)["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_another_network_is_detected(tmp_path: Path) -> None:
+def test_another_network_is_detected(exported_as: Callable[[str, str], Path]) -> None:
     model = calm_model(num_classes=5)
-    export(model, tmp_path / "m.ts", target="cpu", dtype="bfloat16", preprocessing=SMALL)
     with torch.no_grad():
         part(model, "backbone.4.block.1.0.weight").mul_(1.5)
-    assert not verify(tmp_path / "m.ts", against=model).passed
+    assert not verify(exported_as("lraspp_mobilenet_v3_large", "bfloat16"), against=model).passed
 
 
-def test_the_mask_agrees_with_the_model(tmp_path: Path) -> None:
-    model = random_model(num_classes=5)
-    export(model, tmp_path / "m.ts", target="cpu", preprocessing=SMALL, output="dict")
+def test_the_mask_agrees_with_the_model(exported_as: Callable[[str, str], Path]) -> None:
+    model = calm_model("lraspp_mobilenet_v3_small", num_classes=5)
     image = random_image(50, 70)
-    same = load_exported(tmp_path / "m.ts").segment(image) == segment(model, image, SMALL)
+    same = load_exported(exported_as("lraspp_mobilenet_v3_small", "float32")).segment(image) == segment(
+        model, image, SMALL
+    )
     assert same.float().mean() > 0.999
 
 
@@ -121,7 +134,7 @@ def test_a_network_that_bfloat16_destroys_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_libtorch_without_onednn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export(calm_model(num_classes=5), tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
+    export(tiny(), tmp_path / "m.ts", target="cpu", preprocessing=SMALL)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(ExportError, match=r"m\.ts: target='cpu' needs oneDNN, which this LibTorch lacks"):
         load_exported(tmp_path / "m.ts")

@@ -16,7 +16,8 @@ from tests.deploy.common import simplified
 def test_a_feature_map_of_the_head_is_not_overwritten() -> None:
     model = simplified(segnets.create_model("lraspp_mobilenet_v3_large"))
     blocks: set[nn.Module] = {module for module in model.modules() if isinstance(module, InvertedResidual)}
-    names = [name for name, module in model.named_modules() if module in blocks - may_overwrite_input(model, blocks)]
+    kept = blocks - may_overwrite_input(model, blocks)
+    names = [name for name, module in model.named_modules() if module in kept]
     assert names == ["backbone.5"]  # reads the output of block 4, which is the head's "low"
 
 
