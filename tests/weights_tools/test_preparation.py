@@ -14,6 +14,7 @@ import segnets
 import weights_tools
 from segnets import Preprocessing, cli
 from segnets.card import ModelCard
+from segnets.catalog import CATALOG
 from segnets.deploy import read_contract
 from segnets.errors import WeightsError
 from segnets.weights import read_weights_file
@@ -63,6 +64,16 @@ def test_inspect_shows_what_convert_records(smp: Path, tmp_path: Path) -> None:
     report = weights_tools.inspect(tmp_path / "w.pth", data=False)
     assert "images     not resized, mean 0.5,0.5,0.5, std 0.2,0.2,0.2, RGB\n" in str(report)
     assert report.assumed == "not resized (--resize): nothing states what the network was trained with"
+
+
+def test_inspect_goes_by_the_name_of_a_published_file_only_if_quick(tmp_path: Path) -> None:
+    path = tmp_path / next(row.file for row in CATALOG if row.model == "lraspp_mobilenet_v3_large")
+    torch.save(segnets.lraspp_mobilenet_v3_large().state_dict(), path)
+    quick = weights_tools.inspect(path, data=False)
+    assert (quick.refused, quick.assumed, quick.preprocessing) == (None, "", Preprocessing().to_json())
+    with pytest.raises(WeightsError, match="has the name of a published file") as raised:
+        weights_tools.convert(path, tmp_path / "w.safetensors")
+    assert str(raised.value) == f"{path}: {weights_tools.inspect(path).refused}"
 
 
 def test_a_pretrained_encoder_states_mean_and_std(smp: Path, tmp_path: Path) -> None:
