@@ -70,7 +70,13 @@ $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,peers]'
 	@touch $@
 
-test-peers: $(VENV)/.installed-peers
+# Apart, because OpenCV would share its modules with a project of the other environment.
+build/opencv/.installed: constraints.txt
+	$(PYTHON) -m venv build/opencv
+	build/opencv/bin/python -m pip install --quiet opencv-python-headless
+	@touch $@
+
+test-peers: $(VENV)/.installed-peers build/opencv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/peers
 
 docs: models parity layouts

@@ -76,7 +76,9 @@ class Onnx:
         shape = None if options.size is None else (options.size[0], *options.size[2:])
         bounds = {} if shape is None else {axis: (n, n) for axis, n in zip(_AXES.values(), shape, strict=True)}
         rewritten = rewrite(model, Context("onnx", "portable", channels=preprocessing.channels))
-        network = network_of(rewritten.network, opset, preprocessing.channels, shape)
+        network = network_of(
+            rewritten.network, opset, preprocessing.channels, shape, for_quantization=options.dtype == "int8"
+        )
         if options.calibration is None:
             return Draft(
                 rewritten,

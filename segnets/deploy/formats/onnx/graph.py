@@ -36,6 +36,43 @@ def list_domains_once(model: Any) -> None:
     model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
 
 
+def expand_hard_sigmoids(model: Any) -> None:
+    """Replace each HardSigmoid by the operators that it stands for: Mul, Add and Clip.
+
+    OpenCV, up to 5.0, takes a Mul behind a HardSigmoid for a HardSwish, also where the Mul's other factor is another
+    tensor, as in a squeeze-and-excitation, and computes something else without a word.
+    """
+    onnx: Any = import_module("onnx")
+    graph = model.graph
+    nodes: list[Any] = []
+    constants: dict[float, str] = {}
+
+    def constant(value: float) -> str:
+        if value not in constants:
+            constants[value] = f"hard_sigmoid_{len(constants)}"
+            graph.initializer.append(onnx.helper.make_tensor(constants[value], onnx.TensorProto.FLOAT, [], [value]))
+        return constants[value]
+
+    for node in graph.node:
+        if node.op_type != "HardSigmoid":
+            nodes.append(node)
+            continue
+        given = {each.name: each.f for each in node.attribute}
+        (output,) = node.output
+        scaled, shifted = f"{output}_scaled", f"{output}_shifted"
+        parts = (
+            ("Mul", [node.input[0], constant(given.get("alpha", 0.2))], scaled),
+            ("Add", [scaled, constant(given.get("beta", 0.5))], shifted),
+            ("Clip", [shifted, constant(0.0), constant(1.0)], output),
+        )
+        nodes += [
+            onnx.helper.make_node(kind, inputs, [result], name=f"node_{result}") for kind, inputs, result in parts
+        ]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # clearing frees the originals
+    graph.ClearField("node")
+    graph.node.extend(copies)
+
+
 def strip_metadata(model: Any) -> None:
     """Remove metadata and comments, which record where each line of the network was written on this machine."""
     graph = model.graph

@@ -9,7 +9,7 @@ from torch import nn
 
 from segnets.deploy._reason import reason_of
 from segnets.deploy.formats.onnx.container import check_size
-from segnets.deploy.formats.onnx.graph import serialized, strip_metadata
+from segnets.deploy.formats.onnx.graph import expand_hard_sigmoids, serialized, strip_metadata
 from segnets.errors import ExportError
 
 # Opsets that torch.onnx writes and ONNX Runtime 1.31 runs. Below 18, no Resize computes what torch does.
@@ -31,7 +31,14 @@ def check_opset(opset: object) -> int:
     return opset
 
 
-def network_of(network: nn.Module, opset: int, channels: int = 3, shape: tuple[int, int, int] | None = None) -> bytes:
+def network_of(
+    network: nn.Module,
+    opset: int,
+    channels: int = 3,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    for_quantization: bool = False,
+) -> bytes:
     """Translate a rewritten network.
 
     Args:
@@ -39,6 +46,8 @@ def network_of(network: nn.Module, opset: int, channels: int = 3, shape: tuple[i
         opset: ONNX operator set.
         channels: Number of channels of the images.
         shape: Batch, height and width to fix; None for any. The graph of a fixed size computes no shapes.
+
+        for_quantization: Keep operators that OpenCV misreads, but whose parts a quantizer would round.
 
     Returns:
         A serialized model from "input", (N, channels, H, W) float32, to "logits", (N, C, H, W) float32.
@@ -66,6 +75,8 @@ def network_of(network: nn.Module, opset: int, channels: int = 3, shape: tuple[i
             assert program is not None
             model = program.model_proto
             strip_metadata(model)
+            if not for_quantization:
+                expand_hard_sigmoids(model)
             written = {each.domain: each.version for each in model.opset_import}
             if written.get("", 0) != opset:
                 raise ExportError(f"torch.onnx wrote opset {written.get('')} instead of {opset}")
