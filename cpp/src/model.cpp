@@ -96,7 +96,7 @@ Model::Model(const std::string& path, const LoadOptions& options) {
   std::unique_ptr<const Program> program = load_program(archive, contract, path);
   state_ = std::make_unique<const State>(
       State{std::move(contract), golden == nullptr ? std::string() : std::string(*golden), std::move(program)});
-  if (options.keep_memory) keep_freed_memory();
+  if (options.keep_memory && state_->contract.device == "cpu") keep_freed_memory();
 }
 
 Model::~Model() = default;

@@ -8,23 +8,36 @@ arena for this reason.
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 
 # The parameters of mallopt(3), from glibc's malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
 _LARGEST = 2**31 - 1
+_logger = logging.getLogger("segnets")
+_keeps = False
 
 
 def keep_freed_memory() -> bool:
     """Ask glibc to keep memory that is freed from now on, for the whole process.
 
-    `ctypes.CDLL(None).malloc_trim(0)` returns it to the system.
+    The first call says so to the logger "segnets", at level INFO. `ctypes.CDLL(None).malloc_trim(0)` returns the memory
+    to the system.
 
     Returns:
         False if the C library is not glibc.
     """
+    global _keeps
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(_TRIM_THRESHOLD, _LARGEST) and mallopt(_MMAP_MAX, 0))
+    if mallopt is None or not (mallopt(_TRIM_THRESHOLD, _LARGEST) and mallopt(_MMAP_MAX, 0)):
+        return False
+    if not _keeps:
+        _keeps = True
+        _logger.info(
+            "from now on, this whole process keeps the memory that it frees (mallopt), so that calls of exports need "
+            "not wait for new pages; load_exported(..., keep_memory=False) leaves malloc as it is"
+        )
+    return True

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from segnets.deploy import export
+from segnets.deploy import export, load_exported
 from tests.deploy.common import SMALL, tiny
 
 _COUNT_PAGES = """
@@ -37,3 +39,31 @@ def test_later_calls_reuse_memory(tmp_path: Path) -> None:
 
     given_back, kept = pages("give back"), pages("keep")
     assert kept * 4 < given_back, (kept, given_back)
+
+
+def test_a_change_of_malloc_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        calls.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("segnets.deploy._memory._keeps", False)
+    export(tiny(), tmp_path / "m.ts", preprocessing=SMALL, target="portable")
+    export(tiny(), tmp_path / "m.onnx", preprocessing=SMALL)
+    calls.clear()  # those of verification
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "segnets"):
+        load_exported(tmp_path / "m.onnx")
+        load_exported(tmp_path / "m.ts", keep_memory=False)
+        assert calls == []
+        for _ in range(2):
+            load_exported(tmp_path / "m.ts")
+    assert calls == 2 * [(-1, 2**31 - 1), (-4, 0)]
+    (said,) = caplog.messages
+    assert "whole process" in said
+    assert "keep_memory=False" in said
