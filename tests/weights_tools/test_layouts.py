@@ -129,6 +129,15 @@ def test_unsupported_networks_are_named(case: str) -> None:
     assert re.search(message, _refusal(make()))
 
 
+@pytest.mark.parametrize(("name", "stem"), [("fcn_resnet50", "conv1"), ("lraspp_mobilenet_v3_large", "0.0")])
+def test_other_channels_are_left_to_the_layout_segnets(name: str, stem: str) -> None:
+    state = dict(_state(name))
+    kernels = state[f"backbone.{stem}.weight"]
+    state[f"backbone.{stem}.weight"] = _meta(kernels.shape[0], 4, *kernels.shape[2:])
+    assert re.search("4 input channels, which torchvision does not have; --layout segnets converts it", _refusal(state))
+    assert match_layout(described(state), "segnets").config.options["in_channels"] == 4
+
+
 def test_depth_and_head_come_from_the_tensors() -> None:
     assert match_layout(described(_state("fcn_resnet101"))).config.name == "fcn_resnet101"
     assert match_layout(described(_state("deeplabv3_resnet50"))).config.name == "deeplabv3_resnet50"

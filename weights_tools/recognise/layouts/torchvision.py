@@ -111,7 +111,8 @@ class TorchvisionLayout:
                 "classifier; --backbone-only converts it"
             )
         if unsupported:
-            return f"the tensors look like a {head} on {unsupported}, which torchvision does not have"
+            way = "; --layout segnets converts it" if unsupported.endswith("input channels") else ""
+            return f"the tensors look like a {head} on {unsupported}, which torchvision does not have{way}"
         name = _SEGMENTATION.get((network, head))
         if name is None:
             return (
