@@ -150,7 +150,7 @@ class PlainSegmenter(_OtherForward):
             dimensions = image.dim()
         if dimensions != 4:
             reject_image("input: expected normalised floating point (N, C, H, W)")
-        if image.shape[1] != self.channels:
+        if image.size(1) != self.channels:
             reject_image("input: expected normalised floating point (N, C, H, W), got another number of channels")
         if image.numel() == 0:
             reject_image("input: expected normalised floating point (N, C, H, W), got no pixels")
