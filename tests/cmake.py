@@ -23,13 +23,14 @@ def tool(name: str) -> str:
     return found
 
 
-def build(source: Path, name: str, *definitions: str) -> tuple[Path, str]:
+def build(source: Path, name: str, *definitions: str, target: str = "all") -> tuple[Path, str]:
     """Build a CMake project; skip the test if there is no compiler.
 
     Args:
         source: Folder with the CMakeLists.txt.
         name: Folder below `build/`, where a later call finds what was built.
         definitions: Arguments such as `-DSEGNETS_BUILD_TESTS=ON`.
+        target: What to build of it.
 
     Returns:
         The build folder, and the output of the build.
@@ -43,7 +44,22 @@ def build(source: Path, name: str, *definitions: str) -> tuple[Path, str]:
     configure += [f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}", *definitions]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # another test process may want to build
-        for command in (configure, [tool("cmake"), "--build", str(folder)]):
+        for command in (configure, [tool("cmake"), "--build", str(folder), "--target", target]):
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stdout + result.stderr
     return folder, result.stdout
+
+
+def build_cpp(target: str = "all") -> Path:
+    """Build the C++ side with its tests into build/cpp, as `make cpp` does. A compiler warning is a failure.
+
+    Args:
+        target: A program, or "all" for all of them and segnets_native.
+
+    Returns:
+        The folder with the programs.
+    """
+    python = ("-DSEGNETS_BUILD_PYTHON=AUTO", f"-DPython_EXECUTABLE={sys.executable}")
+    folder, output = build(ROOT / "cpp", "cpp", "-DSEGNETS_BUILD_TESTS=ON", *python, target=target)
+    assert "warning:" not in output, output
+    return folder

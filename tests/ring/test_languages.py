@@ -11,6 +11,7 @@ import pytest
 
 from segnets import FrameRing
 from segnets.frame_ring._layout import PRODUCER_STATE
+from tests import cmake
 from tests.ring.common import PeerStarter, check
 
 FRAMES = 3000  # many times around the ring, so that each side meets an empty and a full ring
@@ -42,6 +43,16 @@ def test_frames_from_one_language_to_the_other(
                 last = frame.sequence
             assert last == FRAMES
             assert other.wait() == 0
+
+
+@pytest.mark.full
+def test_cpp_without_libtorch(tmp_path: Path) -> None:
+    definitions = ("-DSEGNETS_BUILD_TESTS=ON", "-DSEGNETS_WITH_TORCH=OFF")
+    folder, output = cmake.build(cmake.ROOT / "cpp", "ring", *definitions)
+    assert "warning:" not in output, output
+    with FrameRing.create(tmp_path / "r", (1000,), "int64") as ring:
+        ring.put(np.ones(1000, np.int64), tag=3)
+    assert run(folder / "segnets-test-ring", "read", tmp_path / "r", 0).stdout == "closed after 1\n"
 
 
 def test_the_order_of_stores_in_cpp(program: Path, tmp_path: Path) -> None:
