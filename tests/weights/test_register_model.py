@@ -123,7 +123,8 @@ def test_loading_an_unregistered_network_is_an_error(
         "torch.manual_seed(0)\n"
         "model = segnets.create_model('linear', num_classes=3, backbone_stages=2)\n"
         "segnets.save(model, 'w.safetensors', preprocessing=segnets.Preprocessing())\n"
-        "segnets.export(model, 'model.ts', target='portable')\n"
+        "small = segnets.Preprocessing(resize='fixed', size=(64, 80))\n"
+        "segnets.export(model, 'model.ts', target='portable', preprocessing=small)\n"
         "print(segnets.load('w.safetensors').config.name)\n",
     )
     assert (made.returncode, made.stdout) == (0, "linear\n"), made.stderr
@@ -148,6 +149,7 @@ def test_loading_an_unregistered_network_is_an_error(
     assert segnets.verify("model.ts").passed
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_heads_of_the_page_about_adding_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's code runs, and the pyramid adds its four feature maps as it says."""
     page = (Path(segnets.__file__).parents[1] / "docs" / "adding_a_model.md").read_text()
