@@ -77,6 +77,7 @@ def test_the_contract_describes_the_file(small: Path) -> None:
     assert list(json.loads(text)) == sorted(json.loads(text))
 
 
+@pytest.mark.full
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     """A traced file is the same from a new process only (test_inputs.py): torch numbers the types of a process."""
     model = random_model("lraspp_mobilenet_v3_small", num_classes=3)
@@ -252,12 +253,14 @@ def test_verify_finds_another_model(small: Path) -> None:
         verify(small, against=random_model(num_classes=6))
 
 
-def test_export_and_verify_emit_no_warnings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", full_but(["portable"], ["portable", "cpu"]))
+def test_export_and_verify_emit_no_warnings(target: str, tmp_path: Path) -> None:
     program = (
         "import sys, torch; from segnets.registry import find_builder; from segnets.deploy import export, verify\n"
         "from segnets.preprocessing import Preprocessing\n"
         "m = find_builder('lraspp_mobilenet_v3_small')(num_classes=3)\n"
-        f"export(m, {str(tmp_path / 'm.ts')!r}, preprocessing=Preprocessing(resize='fixed', size=(32, 32)))\n"
+        "small = Preprocessing(resize='fixed', size=(32, 32))\n"
+        f"export(m, {str(tmp_path / 'm.ts')!r}, target={target!r}, preprocessing=small)\n"
         f"assert verify({str(tmp_path / 'm.ts')!r}, against=m).passed\n"
         "assert 'torchvision' not in sys.modules\n"
     )

@@ -71,6 +71,7 @@ def test_bad_input(image: Tensor, message: str, pair: tuple[SegmentationModel, P
         program_of(pair)(image)
 
 
+@pytest.mark.full
 def test_openvino_reads_it(pair: tuple[SegmentationModel, Path]) -> None:
     openvino = pytest.importorskip("openvino")
     model = pair[0]
