@@ -40,7 +40,8 @@ Decoding read_decoding(const Json& json, std::int64_t channels) {
   Decoding decoding;
   decoding.rule = read_choice(json, "rule", {"argmax", "threshold", "multilabel"}, "take a newer C++ program");
   if (const Json* threshold = json.find("threshold")) decoding.threshold = threshold->number();
-  if (!(decoding.threshold > 0 && decoding.threshold < 1)) throw Error("decoding.threshold is outside 0..1");
+  const bool inside = decoding.threshold > 0 && decoding.threshold < 1;
+  if (!inside) throw Error("decoding.threshold is outside 0..1");
   if (decoding.rule == "threshold" && channels != 1)
     throw Error("decoding.rule is 'threshold', which needs one channel, and num_classes is " +
                 std::to_string(channels));

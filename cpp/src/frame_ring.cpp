@@ -35,7 +35,7 @@ constexpr int kMaxCopies = 1000;
 
 struct FrameRing::State {
   struct FreeAligned {
-    void operator()(std::byte* bytes) const { ::operator delete[](bytes, std::align_val_t(64)); }
+    void operator()(std::byte* bytes) const { ::operator delete(bytes, std::align_val_t(64)); }
   };
 
   std::string path;
@@ -49,7 +49,7 @@ struct FrameRing::State {
   std::uint64_t frames = 0;  // this side's own counter: frames published, or released
   bool holds = false;        // whether a slot is acquired or a frame is in use
   bool closed = false;
-  std::unique_ptr<std::byte[], FreeAligned> copy;  // the consumer's slot in a ring with `latest`
+  std::unique_ptr<std::byte, FreeAligned> copy;  // the consumer's slot in a ring with `latest`
   const pid_t process = ::getpid();
   const int exceptions = std::uncaught_exceptions();
 
@@ -61,7 +61,7 @@ struct FrameRing::State {
     frames = load(role == Role::producer ? ring::kWritten : ring::kRead);
     try {
       if (layout.latest && role == Role::consumer)
-        copy.reset(static_cast<std::byte*>(::operator new[](slot_size, std::align_val_t(64))));
+        copy.reset(static_cast<std::byte*>(::operator new(slot_size, std::align_val_t(64))));
       available();
     } catch (...) {
       ::munmap(memory, size);

@@ -63,7 +63,7 @@ void check_batch_fits(const std::vector<ImageView>& images, const Program& progr
   if (images.size() < kCheckedFrom || contract.device != "cpu") return;
   const at::Tensor input = program.preprocess(pixels_of({images[0]}, contract.in_channels()));
   const auto count = static_cast<double>(images.size());
-  const double maps = static_cast<double>(contract.in_channels() + contract.num_classes);
+  const auto maps = static_cast<double>(contract.in_channels() + contract.num_classes);
   const double needed = 4 * count * maps * static_cast<double>(input.size(2)) * static_cast<double>(input.size(3));
   const std::optional<std::int64_t> available = available_memory();
   if (!available || needed <= static_cast<double>(*available)) return;

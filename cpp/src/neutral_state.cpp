@@ -38,7 +38,7 @@ std::array<Float32Precision, kOperations.size()> precisions_before;
 
 // Return whether lower_again must be called.
 bool raise_precision() {
-  const std::lock_guard lock(precision_mutex);
+  const std::scoped_lock lock(precision_mutex);
   if (precision_users == 0) {
     bool lower = false;
     for (std::size_t i = 0; i < kOperations.size(); ++i) {
@@ -54,7 +54,7 @@ bool raise_precision() {
 }
 
 void lower_again() {
-  const std::lock_guard lock(precision_mutex);
+  const std::scoped_lock lock(precision_mutex);
   if (--precision_users > 0) return;
   for (std::size_t i = 0; i < kOperations.size(); ++i) {
     if (!is_lower(precisions_before[i])) continue;
