@@ -16,7 +16,7 @@ from onnxruntime import InferenceSession
 from PIL import Image
 
 from segnets.card import Decoding
-from segnets.deploy import export, load_exported, read_contract, verify
+from segnets.deploy import export, join_onnx, load_exported, read_contract, verify
 from segnets.deploy.formats.onnx import quantize as quantizer
 from segnets.deploy.formats.onnx._calibration import prepared_image
 from segnets.deploy.formats.onnx.network import network_of
@@ -24,6 +24,7 @@ from segnets.deploy.formats.onnx.quantize import quantize
 from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pipeline import rewrite
 from segnets.errors import ExportError
+from segnets.files import is_export
 from segnets.model import SegmentationModel
 from segnets.preprocessing import Preprocess, Preprocessing, preprocess
 from segnets.segmenter import segment
@@ -76,6 +77,7 @@ def test_a_real_network(tmp_path: Path, photographs: Path) -> None:
 def test_int8_is_verified_later(in_8_bits: Path) -> None:
     contract = read_contract(in_8_bits)
     assert contract.dtype == "int8"
+    assert is_export(in_8_bits)  # so that `segnets info` describes it
     assert contract.quantization["images_measured"] == 2
     assert str(contract.quantization["method"]).startswith("onnxruntime ")
     model = tiny()
@@ -112,7 +114,11 @@ def test_int8_that_loses_too_much_is_tried_with_16_bit_activations(photographs: 
     assert report.quantization is not None
     assert report.quantization.agreement >= 0.9
     assert "activations uint16, moving average of ranges)" in str(report)
-    assert read_contract(tmp_path / "m.onnx").quantization["minimum_agreement"] == 0.9
+    contract = read_contract(tmp_path / "m.onnx")
+    assert contract.quantization["minimum_agreement"] == 0.9
+    # ONNX Runtime raises the opset for 16-bit activations. The small graphs follow, else they could not be joined.
+    assert contract.opset == onnx.load(tmp_path / "m.onnx").opset_import[0].version
+    join_onnx(tmp_path / "m.onnx", tmp_path / "joined.onnx")
 
 
 def test_int8_that_still_loses_too_much_is_refused(

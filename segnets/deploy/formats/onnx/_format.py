@@ -18,7 +18,7 @@ from segnets.deploy.contract import Bounds, Contract
 from segnets.deploy.formats._base import Container, Draft, ExportOptions, golden_maker, refuse_torchscript_options
 from segnets.deploy.formats.onnx._calibration import calibration_images
 from segnets.deploy.formats.onnx.container import pack
-from segnets.deploy.formats.onnx.graph import parsed
+from segnets.deploy.formats.onnx.graph import opset_of, parsed
 from segnets.deploy.formats.onnx.image_graphs import mask_text, preprocess_text
 from segnets.deploy.formats.onnx.network import DEFAULT_OPSET, check_opset, network_of
 from segnets.deploy.formats.onnx.quantize import MINIMUM_AGREEMENT, quantize, quantized_golden
@@ -90,7 +90,8 @@ class Onnx:
         quantized, report = quantize(network, preprocessing, decoding, options.calibration, agreement)
         return Draft(
             rewritten,
-            {"opset": opset, "bounds": bounds, "quantization": report.to_json()},
+            # ONNX Runtime raises the opset for 16-bit activations.
+            {"opset": opset_of(quantized), "bounds": bounds, "quantization": report.to_json()},
             lambda reference: quantized_golden(quantized, reference, preprocessing, decoding, shape),
             lambda contract, files: packed(quantized, contract, files),
             report,

@@ -17,11 +17,23 @@ def parsed(text: str) -> bytes:
 def serialized(model: Any) -> bytes:
     """Check a model, name segnets as its producer, and return it serialized."""
     onnx: Any = import_module("onnx")
-    model.producer_name = _PRODUCER
+    name_producer(model)
     list_domains_once(model)
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def name_producer(model: Any) -> None:
+    """Name segnets as the producer, by which `segnets.files.is_export` recognises a file."""
+    model.producer_name = _PRODUCER
+
+
+def opset_of(data: bytes) -> int:
+    """Return the version of ONNX's own operators in a serialized model."""
+    onnx: Any = import_module("onnx")
+    versions = onnx.load_from_string(data).opset_import
+    return max(int(each.version) for each in versions if each.domain in ("", "ai.onnx"))
 
 
 def list_domains_once(model: Any) -> None:

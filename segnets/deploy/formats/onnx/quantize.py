@@ -30,7 +30,7 @@ from segnets.deploy.check.golden import Golden, golden_input, make_golden
 from segnets.deploy.check.reference import logits_of
 from segnets.deploy.check.tolerance import SHAPES, TOLERANCE_FLOOR, compare_quantized, ids_of, relative_difference
 from segnets.deploy.formats.onnx._calibration import calibration_images, prepared_image
-from segnets.deploy.formats.onnx.graph import list_domains_once, strip_metadata
+from segnets.deploy.formats.onnx.graph import list_domains_once, name_producer, strip_metadata
 from segnets.deploy.formats.onnx.runtime import Session, check_installed, session
 from segnets.errors import ExportError, SegnetsError
 from segnets.preprocessing import Preprocess, Preprocessing
@@ -289,6 +289,7 @@ class _Quantizer:
         model = onnx.load(self._result)
         strip_metadata(model)
         list_domains_once(model)
+        name_producer(model)
         data: bytes = model.SerializeToString(deterministic=True)
         return data
 
