@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segnets.card import Decoding, assumption_of
+from segnets.card import Decoding, ModelCard, assumption_of, check_card
 from segnets.errors import ImageError, warn_caller
 from segnets.forks import check_not_forked
 from segnets.images import image_pixels
@@ -263,7 +263,7 @@ def segment(
 
     Raises:
         ImageError: If `image` can't be read, has another shape or dtype, or takes more memory than is free.
-        ValueError: If the model is in training mode.
+        ValueError: If the model is in training mode, or `decoding` contradicts its number of channels.
         ForkError: If this process was forked after a network had run in several threads.
 
     Example:
@@ -288,6 +288,7 @@ def segment(
         logits = segmenter(segmenter.preprocess(batch))
         if assumed := assumption_of(decoding, logits.shape[1]):
             warn_caller(assumed)
+        check_card(ModelCard(decoding=decoding), logits.shape[1])
         mask: Tensor = segmenter.decode(logits, batch.shape[1], batch.shape[2])
     if isinstance(image, Tensor):
         return mask

@@ -239,3 +239,9 @@ def test_the_default_of_segment_is_the_card_of_the_model() -> None:
     mask = segment(model, image, Preprocessing(resize="none"))
     assert torch.equal(mask, segment(model, image, Preprocessing(resize="none"), Decoding("threshold", 0.9)))
     assert not torch.equal(mask, segment(model, image, Preprocessing(resize="none"), Decoding("threshold", 0.5)))
+
+
+@pytest.mark.parametrize(("channels", "decoding"), [(1, Decoding("argmax")), (3, Decoding("threshold"))])
+def test_segment_refuses_a_contradiction(channels: int, decoding: Decoding) -> None:
+    with pytest.raises(ValueError, match=r"^decoding: .*\(--decoding "):
+        segment(tiny(channels), random_image(8, 9), Preprocessing(resize="none"), decoding)
