@@ -157,7 +157,9 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
     if against is not None:
         reference, contract = evaluation_copy(against), exported.contract
         config = getattr(against, "config", None)
-        if isinstance(config, ModelConfig) and config.name != contract.config.name:
+        # The file of a changed network names no builder.
+        names = (contract.config.name, contract.card.provenance.get("changed_from"))
+        if isinstance(config, ModelConfig) and config.name not in names:
             other = config.name
         shapes = (contract.fixed_shape,) if contract.fixed_shape else SHAPES
         try:
