@@ -65,7 +65,7 @@ void run(const std::string& model_path, const std::string& frames_path, const st
          const std::string& folder, const std::vector<std::string>& images) {
   const c10::InferenceMode no_gradients;
   if (!std::filesystem::is_directory(folder)) throw segnets::Error(folder + ": not a folder. Create it first.");
-  torch::jit::Module model = load(model_path);
+  const torch::jit::Module model = load(model_path);
   segnets::Image image = segnets::read_image(images.front());
   const std::vector<std::int64_t> input = preprocess(model, image).sizes().vec();  // (1, 3, h, w)
   const std::vector<std::int64_t> size = {image.height, image.width};

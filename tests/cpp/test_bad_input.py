@@ -38,7 +38,7 @@ def test_invalid_arguments(build: Path) -> None:
         (b"", "is empty"),
         (b"nonsense", "is not an image that this build reads"),
         (b"\xff\xd8\xff\xe0 not really a JPEG", "JPEG"),
-        (b"P2 1 1 255\n0", "PGM"),
+        (b"P2 1 1 255\n0\n", "PGM"),
         (b"P5 1 1 255\n", "is a PGM of 1x1 (width x height) that is cut off: 0 bytes of pixels, expected 1"),
         (b"P6", "its PPM header has no white space"),
         (b"P6 x", "its PPM header has no width"),
