@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from segnets.builders import PUBLISHED
+from segnets.registry import _WithoutInitialValues
 from segnets.torchvision_compat import torchvision
 
-__all__ = ["NAMES", "randomise_", "torchvision"]
+__all__ = ["NAMES", "randomise_", "randomised", "torchvision"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # Networks that torchvision has as well.
 NAMES = [builder.name for builder in PUBLISHED]
@@ -30,3 +36,12 @@ def randomise_(model: nn.Module, seed: int = 0) -> None:
         elif tensor.is_floating_point():
             fan_in = tensor[0].numel()
             tensor.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
+
+
+def randomised(build: Callable[..., Network], *arguments: object, seed: int = 0, **options: object) -> Network:
+    """Build a network and fill it as `randomise_` does, without drawing initial values first."""
+    with torch.device("meta"), _WithoutInitialValues():
+        model = build(*arguments, **options)
+    model.to_empty(device="cpu")
+    randomise_(model, seed)
+    return model

@@ -24,16 +24,14 @@ from segnets.deploy.passes.context import Context
 from segnets.model import SegmentationModel
 from segnets.preprocessing import Preprocessing
 from segnets.registry import find_builder
-from tests.oracle import randomise_
+from tests.oracle import randomised
 
 SMALL = Preprocessing(resize="fixed", size=(64, 80))
 
 
 def random_model(name: str = "lraspp_mobilenet_v3_large", seed: int = 0, **options: Any) -> SegmentationModel:
     """Return a model in eval mode with random values in every parameter and buffer."""
-    model = find_builder(name)(**options)
-    randomise_(model, seed)
-    return model.eval()
+    return randomised(find_builder(name), seed=seed, **options).eval()
 
 
 def calm_model(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> SegmentationModel:

@@ -17,7 +17,7 @@ import segnets
 from segnets import backbones, cli
 from segnets.registry import BACKBONES, HEADS, _WithoutInitialValues
 from tests.models.pairs import images
-from tests.oracle import randomise_, torchvision
+from tests.oracle import randomised, torchvision
 from tests.tiers import full_but
 from tests.typed import options_of, part
 
@@ -65,12 +65,9 @@ def test_features_have_the_initial_weights_of_a_classifier(name: str, options: d
 
 @pytest.mark.parametrize("name", full_but(["resnet18", "resnet50", "mobilenet_v3_small"], FAMILIES))
 def test_output_equals_torchvisions_pooled_features(name: str) -> None:
-    with torch.device("meta"):
-        theirs = torchvision.models.get_model(name, weights=None)
-        ours = BACKBONES[name](num_classes=0)
+    theirs: nn.Module = randomised(torchvision.models.get_model, name, weights=None)
+    ours = randomised(BACKBONES[name], seed=1, num_classes=0)
     setattr(theirs, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
-    theirs, ours = theirs.to_empty(device="cpu"), ours.to_empty(device="cpu")
-    randomise_(theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = images(2, 65, 97)
     with torch.inference_mode():
@@ -81,8 +78,7 @@ def test_output_equals_torchvisions_pooled_features(name: str) -> None:
 
 @pytest.mark.parametrize("name", full_but(["resnet18", "mobilenet_v3_small"], FAMILIES))
 def test_features_scripted_and_exported(name: str) -> None:
-    model = BACKBONES[name](num_classes=0).eval()
-    randomise_(model)
+    model = randomised(BACKBONES[name], num_classes=0).eval()
     x = images(2, 65, 97)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
@@ -102,8 +98,7 @@ def test_features_can_be_trained() -> None:
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_a_file_records_the_config(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    model = BACKBONES[name](num_classes=np.int64(0), **options).eval()
-    randomise_(model)
+    model = randomised(BACKBONES[name], num_classes=np.int64(0), **options).eval()
     recorded = {key: value for key, value in options.items() if key != "zero_init_residual"}
     assert model.config == segnets.ModelConfig(name, {"num_classes": 0, **recorded})
     assert type(options_of(model)["num_classes"]) is int
@@ -135,8 +130,7 @@ PAIRS = list(itertools.product([head.name for head in HEADS], ["resnet18", "mobi
 
 @pytest.mark.parametrize(("head", "backbone"), full_but([*PAIRS[1::4], PAIRS[2]], PAIRS))
 def test_every_builder_loads_features_as_backbone_weights(head: str, backbone: str, tmp_path: Path) -> None:
-    full, model = BACKBONES[backbone](num_classes=3), BACKBONES[backbone](num_classes=0)
-    randomise_(full)
+    full, model = randomised(BACKBONES[backbone], num_classes=3), BACKBONES[backbone](num_classes=0)
     segnets.load_weights(model, features_of(backbone, full.state_dict()))
     segnets.save(full, tmp_path / "full.safetensors")
     segnets.save(model, tmp_path / "features.safetensors")

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import segnets
-from tests.oracle import randomise_
+from tests.oracle import randomised
 from tests.typed import part
 
 
 def network(num_classes: int = 4, *, aux_loss: bool = False) -> nn.Module:
-    model = segnets.deeplabv3_mobilenet_v3_large(num_classes=num_classes, aux_loss=aux_loss)
-    randomise_(model)
-    return model
+    return randomised(segnets.deeplabv3_mobilenet_v3_large, num_classes=num_classes, aux_loss=aux_loss)
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,13 @@ import segnets
 from segnets import backbones
 from segnets.registry import HEADS, MODELS
 from segnets.weights.geometry import describe, essential_options, merge_options
-from tests.oracle import randomise_
+from tests.oracle import randomised
 from tests.tiers import full_but
 from tests.typed import card_of, config_of, options_of, part
 
 
 def network(name: str, **options: Any) -> segnets.SegmentationModel:
-    model = segnets.create_model(name, num_classes=4, **options)
-    randomise_(model)
+    model = randomised(segnets.create_model, name, num_classes=4, **options)
     return model.eval()
 
 

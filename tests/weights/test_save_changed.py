@@ -17,15 +17,13 @@ from torch.nn.utils import prune
 
 import segnets
 from segnets import backbones
-from tests.oracle import randomise_
+from tests.oracle import randomised
 from tests.typed import card_of, options_of
 
 
 def _network(name: str = "fcn_resnet18", **options: Any) -> segnets.SegmentationModel:
     torch.manual_seed(0)
-    network = segnets.create_model(name, **{"num_classes": 4, **options})
-    randomise_(network)
-    return network.eval()
+    return randomised(segnets.create_model, name, **{"num_classes": 4, **options}).eval()
 
 
 def _outputs(network: nn.Module, channels: int = 3) -> Any:

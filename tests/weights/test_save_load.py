@@ -18,7 +18,7 @@ from torch import nn
 import segnets
 from segnets import backbones
 from tests.models.pairs import images
-from tests.oracle import randomise_
+from tests.oracle import randomised
 from tests.tiers import full_but
 from tests.typed import card_of, in_memory_format, part
 
@@ -32,8 +32,7 @@ CARD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def model() -> segnets.SegmentationModel:
-    network = segnets.lraspp_mobilenet_v3_large(num_classes=3)
-    randomise_(network)
+    network = randomised(segnets.lraspp_mobilenet_v3_large, num_classes=3)
     return network.eval()
 
 
@@ -45,8 +44,7 @@ def model() -> segnets.SegmentationModel:
     ),
 )
 def test_a_loaded_model_has_the_same_bits(name: str, tmp_path: Path) -> None:
-    network = segnets.create_model(name, num_classes=3, aux_loss=not name.startswith("lraspp"))
-    randomise_(network)
+    network = randomised(segnets.create_model, name, num_classes=3, aux_loss=not name.startswith("lraspp"))
     segnets.save(network, tmp_path / "w.safetensors", **CARD)
     loaded = segnets.load(tmp_path / "w.safetensors")
     assert not loaded.training
@@ -138,8 +136,7 @@ def _parts(num_classes: int) -> tuple[nn.Module, nn.Module]:
 
 
 def test_strided_channels_last_and_shared_tensors(tmp_path: Path) -> None:
-    network = segnets.fcn_resnet50(num_classes=3, backbone_stages=2)
-    randomise_(network)
+    network = randomised(segnets.fcn_resnet50, num_classes=3, backbone_stages=2)
     expected = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     network = in_memory_format(network, torch.channels_last)
     first = part(network.backbone, "layer1.0")
@@ -155,8 +152,7 @@ def test_strided_channels_last_and_shared_tensors(tmp_path: Path) -> None:
 
 
 def test_a_separate_classifier(tmp_path: Path) -> None:
-    network = backbones.resnet18(num_classes=5)
-    randomise_(network)
+    network = randomised(backbones.resnet18, num_classes=5)
     segnets.save(network, tmp_path / "w.safetensors")
     loaded = segnets.load(tmp_path / "w.safetensors")
     assert torch.equal(loaded(images(1, 64, 64)), network.eval()(images(1, 64, 64)))

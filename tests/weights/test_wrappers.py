@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import segnets
 from segnets.weights.wrappers import clean_names, find_network
-from tests.oracle import randomise_
+from tests.oracle import randomised
 
 NAME = "lraspp_mobilenet_v3_small"
 # torch's compiler imports deprecated parts of torch.
@@ -25,9 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:
 
 
 def _network(seed: int = 0) -> segnets.SegmentationModel:
-    network = segnets.create_model(NAME, num_classes=3)
-    randomise_(network, seed)
-    return network.eval()
+    return randomised(segnets.create_model, NAME, seed=seed, num_classes=3).eval()
 
 
 def _compiled(network: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from tests.oracle import NAMES, randomise_, torchvision
+from tests.oracle import NAMES, randomised, torchvision
 from weights_tools.reader.values import StorageRef, TensorRef
 
 
@@ -23,8 +23,7 @@ def network(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> nn.Modul
     """Build a network of torchvision with random values in every parameter and buffer."""
     if name in NAMES:
         options = {"weights_backbone": None, **options}
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
-    randomise_(model)
+    model: nn.Module = randomised(torchvision.models.get_model, name, weights=None, **options)
     return model.eval()
 
 

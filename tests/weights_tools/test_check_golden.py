@@ -18,7 +18,7 @@ import weights_tools.check.golden
 from segnets.card import JSON, ModelConfig
 from segnets.errors import WeightsError
 from segnets.registry import MODELS
-from tests.oracle import randomise_
+from tests.oracle import randomised
 from weights_tools.check.golden import check_golden
 from weights_tools.check.network import build_network
 
@@ -28,8 +28,7 @@ OPTIONS: dict[str, Any] = {"num_classes": 5, "output_stride": 16, "aux_loss": Tr
 @cache
 def state() -> Mapping[str, Tensor]:
     """Random weights of a network with outputs of order 1, so that every option matters."""
-    model = segnets.create_model("fcn_resnet18", **OPTIONS)
-    randomise_(model)
+    model = randomised(segnets.create_model, "fcn_resnet18", **OPTIONS)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.ndim == 4 and name.startswith("backbone."):
@@ -93,8 +92,7 @@ def test_both_results_are_compared(
 
 
 def test_a_classifier(tmp_path: Path, images: Tensor) -> None:
-    model = segnets.registry.build("mobilenet_v3_small", {"num_classes": 9})
-    randomise_(model)
+    model = randomised(segnets.registry.build, "mobilenet_v3_small", {"num_classes": 9})
     with torch.no_grad():
         logits = model.eval()(images)
     assert check_golden(golden_file(tmp_path, input=images, output=logits), model).measured[0].output == "logits"
@@ -140,8 +138,7 @@ def test_two_options_that_explain_it(tmp_path: Path, images: Tensor) -> None:
 def test_an_output_stride_with_the_atrous_rates_of_another(tmp_path: Path) -> None:
     """SMP has rates of 12, 24 and 36 at any output stride; here they are the default at 8 only."""
     options: dict[str, Any] = {"num_classes": 3, "align_corners": True, "first_block_dilation": "same"}
-    model = segnets.create_model("deeplabv3_resnet18", **options, output_stride=8)
-    randomise_(model)
+    model = randomised(segnets.create_model, "deeplabv3_resnet18", **options, output_stride=8)
     tensors = dict(model.state_dict())
     theirs = ModelConfig("deeplabv3_resnet18", {**options, "output_stride": 16, "atrous_rates": [12, 24, 36]})
     images = torch.randn(1, 3, 64, 224, generator=torch.Generator().manual_seed(1))

@@ -18,7 +18,7 @@ import segnets
 import weights_tools
 from segnets.errors import OutputError, WeightsError
 from segnets.registry import build
-from tests.oracle import NAMES, randomise_, torchvision
+from tests.oracle import NAMES, randomised, torchvision
 from tests.tiers import full_but
 from tests.weights_tools.files import assert_same, network
 from weights_tools.check.peers import PEERS
@@ -31,8 +31,7 @@ SMP: dict[str, Any] = {"align_corners": True, "first_block_dilation": "same"}
 
 def saved(path: Path, name: str, **options: Any) -> nn.Module:
     """Write a segnets file with random weights and return its model."""
-    model = build(name, {"num_classes": 3, **options})
-    randomise_(model)
+    model = randomised(build, name, {"num_classes": 3, **options})
     segnets.save(model, path)
     return model
 
