@@ -17,9 +17,8 @@ from torch import Tensor
 import segnets
 from segnets.deploy import export, load_exported
 from segnets.errors import ForkError
-from tests.deploy.common import random_image, small, tiny
+from tests.deploy.common import SMALL, random_image, tiny
 
-__all__ = ["small"]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
@@ -46,6 +45,13 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("forks") / "small.ts"
+    export(tiny(), path, target="portable", preprocessing=SMALL)
+    return path
 
 
 def test_calls_after_a_fork_are_refused(small: Path) -> None:
