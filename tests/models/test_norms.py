@@ -15,7 +15,7 @@ import segnets
 from segnets.layers import FrozenBatchNorm2d, SyncBatchNorm2d, as_batch_norm, norm_layer
 from tests.deploy.common import SMALL
 from tests.models.pairs import images
-from tests.oracle import randomise_
+from tests.oracle import randomise_, randomised
 from tests.tiers import full_but
 from tests.typed import gradient_of
 
@@ -23,11 +23,8 @@ NORMS = ["batch", "sync", "frozen", "group"]
 
 
 def network(norm: Any, name: str = "deeplabv3_mobilenet_v3_small", **options: Any) -> nn.Module:
-    model = segnets.create_model(
-        name, num_classes=5, head_channels=32, norm_layer=norm, head_norm_layer=norm, aux_loss=True, **options
-    )
-    randomise_(model)
-    return model.eval()
+    options = {"num_classes": 5, "head_channels": 32, "norm_layer": norm, "head_norm_layer": norm, **options}
+    return randomised(segnets.create_model, name, aux_loss=True, **options).eval()
 
 
 @pytest.mark.parametrize("norm", full_but(["sync"], NORMS))  # a class of ours, which exports replace
