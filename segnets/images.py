@@ -75,8 +75,19 @@ def _checked_array(image: npt.NDArray[Any], channels: int) -> npt.NDArray[np.uin
     if image.ndim == 2 and channels in _TARGETS:
         image = np.repeat(image[:, :, None], channels, axis=2)
     if image.ndim != 3 or image.shape[2] != channels or not image.size:
-        raise ImageError(f"{expected}, got the shape {image.shape}")
+        raise ImageError(f"{expected}, got the shape {image.shape}{_advice(image.shape, channels)}")
     return np.ascontiguousarray(image)
+
+
+def _advice(shape: tuple[int, ...], channels: int) -> str:
+    """Return what makes an image of an array with this shape, or ""."""
+    if len(shape) == 4:
+        return "; pass one image at a time, or a batch as a tensor (torch.from_numpy)"
+    if len(shape) == 3 and shape[0] == channels != shape[2]:
+        return "; move the channels last with image.transpose(1, 2, 0)"
+    if len(shape) == 3 and (channels, shape[2]) == (3, 4):
+        return "; drop the transparency with image[:, :, :3]"
+    return ""
 
 
 def _converted(image: Image.Image, name: str, channels: int) -> npt.NDArray[np.uint8]:

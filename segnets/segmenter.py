@@ -263,6 +263,7 @@ def segment(
 
     Raises:
         ImageError: If `image` can't be read, has another shape or dtype, or takes more memory than is free.
+        TypeError: If `model` is no network, for example a path or a loaded export.
         ValueError: If the model is in training mode, or `decoding` contradicts its number of channels.
         ForkError: If this process was forked after a network had run in several threads.
 
@@ -270,6 +271,11 @@ def segment(
         >>> model = segnets.load("weights.safetensors")
         >>> mask = segnets.segment(model, "photo.jpg")
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model: expected a network, got {type(model).__name__}. segnets.load(path) makes a network of a weights "
+            "file; a loaded export has a method of its own, exported.segment(tensor)"
+        )
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
     check_not_forked()

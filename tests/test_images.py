@@ -150,7 +150,9 @@ def test_what_is_refused(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         (pixels.astype(np.float32), r"\(H, W, 3\) uint8, 0\.\.255, got float32; convert with"),
         (pixels[:, :, :2], r"got the shape \(24, 36, 2\)"),
         (pixels[:0], r"got the shape \(0, 36, 3\)"),
-        (pixels[None], r"got the shape \(1, 24, 36, 3\)"),
+        (pixels[None], r"got the shape \(1, 24, 36, 3\); pass one image at a time, or a batch as a tensor"),
+        (pixels.transpose(2, 0, 1), r"got the shape \(3, 24, 36\); .* with image\.transpose\(1, 2, 0\)"),
+        (np.dstack([pixels, pixels[:, :, :1]]), r"got the shape \(24, 36, 4\); .* with image\[:, :, :3\]"),
         (None, r"expected a path, a Pillow image, .*, got NoneType"),
     ]
     for image, message in cases:

@@ -194,6 +194,12 @@ def test_segment_refuses_a_model_in_training_mode() -> None:
     assert Segmenter(Threshold(), Preprocessing()).state_dict() == {}
 
 
+def test_segment_refuses_what_is_no_network() -> None:
+    no_network: Any = "weights.safetensors"
+    with pytest.raises(TypeError, match=r"expected a network, got str\. segnets\.load\(path\) makes a network"):
+        segment(no_network, torch.zeros(1, 3, 3, 3, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize(
     ("values", "converted"),
     [
