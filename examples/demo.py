@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import segnets
-from segnets.inference import overlay, voc_palette
+from segnets.inference import overlay
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / ".demo"
@@ -64,7 +64,7 @@ def main() -> None:
 
     step("Compare the results")
     mask = compare(archive, model, photo, with_cpp=program is not None)
-    picture = overlay(photo, mask, voc_palette(len(CLASSES)))
+    picture = overlay(photo, mask)
     Image.fromarray(np.concatenate([photo, picture], axis=1)).save(DEMO / "overlay.png")
     print("\nThe photograph and its mask: .demo/overlay.png")
     print("(The network was trained to find kelp in aerial images. What counts here is that all results agree.)")

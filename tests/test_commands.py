@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import segnets
 from segnets.cli import main
@@ -146,8 +147,17 @@ def test_overlay_of_planes_and_gray_images() -> None:
     bands = np.dstack([gray, gray + 1, gray + 2, gray + 3])
     assert overlay(bands[..., :2], np.array([[0, 0, 0, 1]]), palette)[0, 2:].tolist() == [[100] * 3, [150, 50, 75]]
     assert overlay(bands, np.array([[0, 0, 0, 1]]), palette)[0, 2:].tolist() == [[100, 101, 102], [150, 51, 76]]
+    assert np.array_equal(overlay(gray, planes), overlay(gray, planes, voc_palette(3)))
     with pytest.raises(ImageError, match="mask of 3 planes for a palette of 2 colours"):
         overlay(gray, planes, palette[:2])
+
+
+def test_overlay_reads_files_as_segment_does(tmp_path: Path) -> None:
+    path, turned = tmp_path / "turned.png", Image.Exif()
+    turned[0x0112] = 6  # shown after a quarter turn
+    pixels = np.arange(12, dtype=np.uint8).reshape(1, 4, 3)
+    Image.fromarray(pixels).save(path, exif=turned)
+    assert np.array_equal(overlay(path, np.zeros((4, 1), np.uint8)), pixels.reshape(4, 1, 3))
 
 
 def test_void_pixels_leave_the_image_unchanged() -> None:
@@ -155,6 +165,8 @@ def test_void_pixels_leave_the_image_unchanged() -> None:
     mask = np.array([[0, 1, 255, 2]], dtype=np.uint8)
     shown = overlay(image, mask, [(0, 0, 0), (200, 0, 50), (0, 100, 0)])
     assert shown[0].tolist() == [[100, 100, 100], [150, 50, 75], [100, 100, 100], [50, 100, 50]]
+    assert np.array_equal(overlay(image, mask), overlay(image, mask, voc_palette(3)))
+    assert np.array_equal(overlay(image, mask + np.int16(1)), overlay(image, mask + np.int16(1), voc_palette(257)))
     assert overlay(image, mask, voc_palette(256))[0, 2].tolist() == [162, 162, 146]  # a class of its own
     for wrong in ([[0, 1, 3, 0]], [[0, 1, 254, 255]]):
         with pytest.raises(ImageError, match=r"mask with ids 0\.\."):

@@ -62,7 +62,10 @@ def test_image_to_mask(workspace: Path) -> None:
     if not (workspace / "weights.safetensors").exists():
         test_convert(workspace)
     code = block("python", "segnets.segment(")
-    run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (90, 120)"], workspace)
+    code += "assert mask.shape == (90, 120)\n" + block("python", "overlay(")
+    run([sys.executable, "-W", "error", "-c", code], workspace)
+    with Image.open(workspace / "overlay.png") as picture:
+        assert picture.size == (120, 90)
 
 
 @needs_compiler

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from segnets.card import Colour
 from segnets.errors import ImageError
+from segnets.images import image_pixels
+
+if TYPE_CHECKING:
+    from segnets.images import ImageLike
 
 VOID = 255
 
@@ -32,32 +37,40 @@ def voc_palette(num_classes: int) -> list[Colour]:
     return [(channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(num_classes)]
 
 
-def overlay(
-    image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], palette: Sequence[Colour]
-) -> npt.NDArray[np.uint8]:
+def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[Colour] = ()) -> npt.NDArray[np.uint8]:
     """Blend an image with the colours of a mask at 50 % opacity. Black classes leave the image unchanged.
 
     So does the id 255 if it has no colour: in masks of PASCAL VOC and others it marks pixels to ignore. A pixel of a
     multi-label mask has the colour of its last plane that is 1, and is unchanged if there is none.
 
     Args:
-        image: Image of shape (H, W, 3), uint8, RGB; or a gray one of shape (H, W), (H, W, 1) or (H, W, 2), of which the
-            first band is shown. Of more than three bands the first three are shown.
+        image: Path of an image file or Pillow image, read as `segnets.segment` reads it. Or an array of shape
+            (H, W, 3), uint8, RGB; or a gray one of shape (H, W), (H, W, 1) or (H, W, 2), of which the first band is
+            shown. Of more than three bands the first three are shown.
         mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
-        palette: One RGB colour (0..255) per class id.
+        palette: One RGB colour (0..255) per class id; empty for PASCAL VOC's colours.
 
     Returns:
         Image of shape (H, W, 3), uint8, RGB.
 
     Raises:
-        ImageError: If the shapes differ, `image` is not uint8, or a class id other than 255 has no colour.
+        ImageError: If `image` can't be read or is not uint8, the shapes differ, or a class id other than 255 has no
+            colour.
+
+    Example:
+        >>> picture = overlay("photo.jpg", segnets.segment(model, "photo.jpg"), model.card.palette)
     """
+    if not isinstance(image, np.ndarray):
+        image = image_pixels(image)
     if image.ndim not in (2, 3) or image.shape[2:] == (0,) or image.dtype != np.uint8:
         raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) or (H, W) uint8")
     bands = image.reshape(*image.shape[:2], -1)
     image = bands[..., :3] if bands.shape[2] >= 3 else bands[..., [0, 0, 0]]
     if mask.shape[-2:] != image.shape[:2] or mask.ndim not in (2, 3):
         raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: the sizes must be equal")
+    if not palette:
+        classes = len(mask) if mask.ndim == 3 else int(mask.max(initial=0)) + 1
+        palette = voc_palette(classes if classes > VOID + 1 else VOID)
     if mask.ndim == 3:
         return _blended(image, _colours_of_planes(mask, palette))
     void = (mask == VOID) if len(palette) <= VOID else np.zeros_like(mask, dtype=bool)

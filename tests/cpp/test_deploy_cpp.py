@@ -77,7 +77,7 @@ def test_a_project_that_finds_the_installed_library(workspace: Path) -> None:
     for identity, count in zip(*np.unique(mask, return_counts=True), strict=True):
         assert f"class {identity}: {count} pixels\n" in out
     printed = run([str(workspace / "camera" / "build" / "readme")], workspace)
-    assert [[int(word) for word in line.split()] for line in printed.splitlines()] == mask[::10, ::5].tolist()
+    assert [[int(word) for word in line.split()] for line in printed.splitlines()] == mask[::6, ::6].tolist()
     top, bottom = exported.segment(image[:, :45])[0, 0, 0], exported.segment(image[:, 45:])[0, 0, 0]
     assert f"top left: class {top}, bottom left: class {bottom}\n" in out
 
