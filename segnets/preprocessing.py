@@ -80,7 +80,7 @@ class Preprocessing:
             raise ValueError(f"std={self.std}: expected numbers above 0")
         if len(self.mean) != len(self.std):
             raise ValueError(
-                f"mean has {len(self.mean)} numbers and std {len(self.std)}: expected one of each per channel"
+                f"mean and std have {len(self.mean)} and {len(self.std)} numbers: expected one of each per channel"
             )
         if self.channel_order == "BGR" and self.channels != 3:
             raise ValueError(f"channel_order='BGR' is for 3 channels, and mean has {self.channels}; leave it out")

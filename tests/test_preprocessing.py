@@ -131,7 +131,7 @@ def test_bad_inputs_are_refused(image: Tensor, message: str) -> None:
         ({"interpolation": "lanczos"}, "interpolation='lanczos'"),
         ({"interpolation": "nearest"}, "pass antialias=False"),
         ({"antialias": 1}, "antialias=1"),
-        ({"mean": (1, 2)}, "mean has 2 numbers and std 3: expected one of each per channel"),
+        ({"mean": (1, 2)}, "mean and std have 2 and 3 numbers: expected one of each per channel"),
         ({"mean": (1, 2, float("nan"))}, "expected finite numbers"),
         ({"std": (1, 0, 1)}, "expected numbers above 0"),
         ({"channel_order": "rgb"}, "channel_order='rgb'"),

@@ -147,7 +147,7 @@ def test_a_preprocessing_of_other_channels_is_refused(channels: int, tmp_path: P
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mean": (0.1, 0.2)}, "mean has 2 numbers and std 3"),
+        ({"mean": (0.1, 0.2)}, "mean and std have 2 and 3 numbers"),
         ({"mean": (), "std": ()}, "expected numbers, one per channel"),
         (
             {"mean": (0.5,), "std": (0.5,), "channel_order": "BGR"},

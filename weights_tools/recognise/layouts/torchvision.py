@@ -158,7 +158,10 @@ class TorchvisionLayout:
 
 def _refuse_chosen(evidence: Evidence) -> str:
     name = next(iter(evidence.chosen))
-    return f"the option {name} cannot be chosen: torchvision's networks have a fixed geometry"
+    return (
+        f"the option {name} cannot be chosen: torchvision's networks have a fixed geometry. For a segnets network with "
+        f"other options, use --layout segnets --option {name}=VALUE"
+    )
 
 
 def _identify_backbone(tensors: Tensors, prefix: str, features: str) -> tuple[str, str] | None:
