@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import segnets
+import weights_tools
 from segnets.deploy import export, load_exported
 from segnets.errors import ForkError
 from tests.deploy.common import SMALL, random_image, tiny
@@ -54,19 +54,24 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_calls_after_a_fork_are_refused(small: Path) -> None:
-    exported, model, image = load_exported(small), tiny(), random_image(200, 300)
+def test_calls_after_a_fork_are_refused(small: Path, tmp_path: Path) -> None:
+    exported, image = load_exported(small), random_image(200, 300)
+    model = segnets.create_model("fcn_resnet18", num_classes=2, backbone_stages=2).eval()
     expected = exported.segment(image)
 
     def work() -> None:
-        calls: tuple[Callable[[], Tensor], ...] = (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: exported.segment(image),
             lambda: load_exported(small).segment(image),
             lambda: segnets.segment(model, image),
+            lambda: segnets.save(model, tmp_path / "w.safetensors"),
+            lambda: export(model, tmp_path / "m.ts"),
+            lambda: weights_tools.convert(small, tmp_path / "w.safetensors"),
         )
         for call in calls:
             with pytest.raises(ForkError, match=rf"forked from process {os.getppid()}, .* Fork before the first call"):
                 call()
+        assert list(tmp_path.iterdir()) == []
         torch.set_num_threads(1)  # as the workers of a DataLoader do
         assert torch.equal(exported.segment(image), expected)
 
@@ -98,5 +103,17 @@ def test_a_fork_before_the_first_call_is_fine(small: Path, monkeypatch: pytest.M
 
     def work() -> None:
         assert torch.equal(exported.segment(image), expected)
+
+    forked(work)
+
+
+def test_a_saved_network_has_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segnets.forks._process_with_threads", None)
+    model = segnets.create_model("fcn_resnet18", num_classes=2, backbone_stages=2).eval()
+    segnets.save(model, tmp_path / "w.safetensors", preprocessing=SMALL)
+
+    def work() -> None:
+        with pytest.raises(ForkError):
+            segnets.segment(model, random_image(20, 30))
 
     forked(work)

@@ -19,6 +19,7 @@ from segnets.card import JSON, PREPARATION, Decoding, ModelCard, ModelConfig, as
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import check_writable_target
+from segnets.forks import check_not_forked
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import BACKBONES
@@ -96,7 +97,9 @@ def convert(
     Raises:
         WeightsError: If the source can't be converted or fails a check. Nothing was executed or written.
         OutputError: If `dst` can't be written. An existing file is untouched.
+        ForkError: If this process was forked after a network had run in several threads.
     """
+    check_not_forked()
     checks = RequestedChecks(golden, golden_tolerance, compare_with)
     checks.validate()
     edits = Edits.validated(

@@ -33,6 +33,7 @@ from segnets.deploy.formats import FORMATS, Draft, ExportOptions
 from segnets.deploy.formats.onnx import QuantizationReport
 from segnets.errors import ExportError, ImageError, WeightsError, warn_caller
 from segnets.files import atomic_write, check_writable_target
+from segnets.forks import check_not_forked
 from segnets.neutral_state import neutral_process
 from segnets.preprocessing import Preprocessing
 from segnets.segmenter import check_channels
@@ -134,8 +135,10 @@ def export(
     Raises:
         ExportError: If the model can't be exported with these arguments, or the file disagrees with it.
         OutputError: If the file can't be written.
+        ForkError: If this process was forked after a network had run in several threads.
     """
     started = time.monotonic()
+    check_not_forked()
     if format is not None:
         _check_choice("format", format, tuple(FORMATS))
     _check_choice("output", output, OUTPUTS)

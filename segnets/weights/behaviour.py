@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import ModelConfig
+from segnets.forks import check_not_forked
 from segnets.layers import is_batch_norm
 from segnets.neutral_state import neutral_state
 from segnets.weights.wrappers import is_sharded, without_inner_wrappers
@@ -44,7 +45,11 @@ def find_difference(model: nn.Module, config: ModelConfig, described: nn.Module,
     Returns:
         What was changed, in one sentence, or an empty string if both compute the same. If the described network does
         not run on this device and dtype, or `model` is sharded, settings are compared instead of results.
+
+    Raises:
+        ForkError: If this process was forked after a network had run in several threads.
     """
+    check_not_forked()
     # Tensors made in inference mode can't become parameters outside of it.
     usable = {name: tensor.clone() if tensor.is_inference() else tensor for name, tensor in tensors.items()}
     described.eval().load_state_dict(usable, strict=True, assign=True)

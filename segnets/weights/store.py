@@ -67,6 +67,7 @@ def save(
         WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, its
             preprocessing is for images of other channels, or a tensor cannot be stored.
         OutputError: If `path` cannot be written, or has the suffix of another format.
+        ForkError: If this process was forked after a network had run in several threads.
     """
     _check_suffix(Path(path))
     network = unwrap(model)
