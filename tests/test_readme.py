@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -46,8 +47,11 @@ def test_train(workspace: Path) -> None:
     assert (workspace / "mine.safetensors").exists()
 
 
-def test_other_networks(workspace: Path) -> None:
-    out = run([sys.executable, "-W", "error", "-c", block("python", "freeze_backbone")], workspace)
+@pytest.mark.filterwarnings("error")
+def test_other_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "block.py").write_text(block("python", "freeze_backbone"))
+    runpy.run_path(str(tmp_path / "block.py"))
+    out = capsys.readouterr().out
     assert "pspnet_resnet152" in out
     assert "'norm_layer': 'batch'" in out
 
@@ -58,12 +62,13 @@ def test_convert(workspace: Path) -> None:
     assert (workspace / "weights.safetensors").exists()
 
 
-def test_image_to_mask(workspace: Path) -> None:
+@pytest.mark.filterwarnings("error")
+def test_image_to_mask(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (workspace / "weights.safetensors").exists():
         test_convert(workspace)
-    code = block("python", "segnets.segment(")
-    code += "assert mask.shape == (90, 120)\n" + block("python", "overlay(")
-    run([sys.executable, "-W", "error", "-c", code], workspace)
+    (workspace / "block.py").write_text(block("python", "segnets.segment(") + block("python", "overlay("))
+    monkeypatch.chdir(workspace)
+    assert runpy.run_path("block.py")["mask"].shape == (90, 120)
     with Image.open(workspace / "overlay.png") as picture:
         assert picture.size == (120, 90)
 
