@@ -264,7 +264,8 @@ def segment(
     Raises:
         ImageError: If `image` can't be read, has another shape or dtype, or takes more memory than is free.
         TypeError: If `model` is no network, for example a path or a loaded export.
-        ValueError: If the model is in training mode, or `decoding` contradicts its number of channels.
+        ValueError: If the model is in training mode or not in float32, or `decoding` contradicts its number of
+            channels.
         ForkError: If this process was forked after a network had run in several threads.
 
     Example:
@@ -284,6 +285,7 @@ def segment(
     if preprocessing is None:
         preprocessing = Preprocessing() if card is None else card.preprocessing
     check_channels(model, preprocessing)
+    _check_dtype(model)
     if isinstance(image, Tensor):
         batch = image
     else:
@@ -307,6 +309,15 @@ def _classes_of(model: nn.Module) -> int:
     options = getattr(getattr(model, "config", None), "options", {})
     classes = options.get("num_classes")
     return classes if isinstance(classes, int) else 1
+
+
+def _check_dtype(model: nn.Module) -> None:
+    """Check that a network from a builder is in float32, as prepared images are."""
+    if getattr(model, "config", None) is None:
+        return
+    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+    if dtype != torch.float32:
+        raise ValueError(f"the model is in {dtype}, and images are prepared in float32; call model.float() first")
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -205,8 +205,8 @@ segnets::Image with_channels(segnets::Image image, std::int64_t channels, const 
   } else if (channels == 1) {
     throw segnets::Error(path + ": is in colour, and this model reads gray images; convert it to a gray one");
   } else {
-    throw segnets::Error(path + ": has " + std::to_string(image.channels) + " channels, and this model reads " +
-                         std::to_string(channels) + ", which no image file holds; use the library");
+    throw segnets::Error(path + ": this model reads " + std::to_string(channels) +
+                         " channels, and segnets-run reads files as gray or RGB; use the library");
   }
   return result;
 }

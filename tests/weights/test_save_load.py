@@ -125,6 +125,8 @@ def test_half_precision_is_kept(model: nn.Module, tmp_path: Path) -> None:
     segnets.save(half, tmp_path / "w.safetensors")
     loaded = segnets.load(tmp_path / "w.safetensors", dtype=None)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    with pytest.raises(ValueError, match=r"^the model is in torch\.bfloat16, .* call model\.float\(\) first"):
+        segnets.segment(loaded, torch.zeros((1, 8, 9, 3), dtype=torch.uint8))
     report = segnets.load_weights(model.__class__(*_parts(3)), tmp_path / "w.safetensors")
     assert report.cast == {"torch.bfloat16": "torch.float32"}
     assert "converted from torch.bfloat16 to torch.float32" in str(report)
