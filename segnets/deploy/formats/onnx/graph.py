@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from segnets import __version__
+
 _PRODUCER = "segnets"
 
 
@@ -26,7 +28,7 @@ def serialized(model: Any) -> bytes:
 
 def name_producer(model: Any) -> None:
     """Name segnets as the producer, by which `segnets.files.is_export` recognises a file."""
-    model.producer_name = _PRODUCER
+    model.producer_name, model.producer_version = _PRODUCER, __version__
 
 
 def opset_of(data: bytes) -> int:
