@@ -33,7 +33,7 @@ std::string extension_of(const std::string& path) {
 void check_extension(const std::string& path, const std::string& plain) {
   const std::string extension = extension_of(path);
   if (extension != ".png" && extension != plain)
-    throw Error(path + ": expected a name that ends in " + plain + " or .png");
+    throw Error(path + ": expected a name that ends in " + (plain == ".pgm" ? ".pgm, .npy" : plain) + " or .png");
 }
 
 bool is_array(const std::string& path) { return extension_of(path) == ".npy"; }

@@ -37,7 +37,7 @@ constexpr const char* kUsage =
     "--warm-up       segment a grey image of IMAGE's size first\n"
     "--threads N     number of threads per operator (1..1024)\n"
     "--version       print the version\n"
-    "--self-test     run the image that MODEL carries and compare with its reference output\n"
+    "--self-test     run the image in MODEL and compare with its reference output\n"
     "\n"
     "Exit status: 0 success, 1 bad input, 2 wrong usage.\n";
 

@@ -209,7 +209,7 @@ def test_outputs_that_are_not_files(build: Path, small: Path, small_ppm: Path, t
     os.mkfifo(tmp_path / "pipe.pgm")
     fails(build, "device, pipe or socket", small, small_ppm, tmp_path / "pipe.pgm")
     fails(build, "does not exist; create it first", small, small_ppm, tmp_path / "no" / "m.pgm")
-    fails(build, "expected a name that ends in .pgm or .png", small, small_ppm, tmp_path / "m.jpg")
+    fails(build, "expected a name that ends in .pgm, .npy or .png", small, small_ppm, tmp_path / "m.jpg")
     fails(build, "is named twice", small, small_ppm, tmp_path / "m.pgm", "--overlay", small_ppm)
     fails(
         build,
