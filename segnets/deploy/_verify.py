@@ -81,6 +81,8 @@ class VerifyReport:
         golden: Result of replaying the golden pair.
         comparisons: Comparisons with the given model, one per size; empty if no model was given.
         other_network: Name of the given model's network, if it is not that of the file; otherwise "".
+        other_decoding: The rule that the given model's card states, if it is not that of the file; otherwise "". Only
+            logits are compared.
     """
 
     path: Path
@@ -89,6 +91,7 @@ class VerifyReport:
     golden: Replay
     comparisons: tuple[Comparison, ...]
     other_network: str = ""
+    other_decoding: str = ""
 
     @property
     def passed(self) -> bool:
@@ -102,11 +105,16 @@ class VerifyReport:
             f"{_classes_of(contract)}, {self.size_bytes / 1e6:.1f} MB, torch {contract.torch_version}",
             f"  {self.golden}",
             *([f"  compared with another network, {self.other_network}"] if self.other_network else []),
+            *([self._decodings()] if self.other_decoding else []),
             *(f"  {comparison}" for comparison in self.comparisons),
             *_agreement_on_images(contract),
             f"  {'passed' if self.passed else 'FAILED'}",
         ]
         return "\n".join(lines)
+
+    def _decodings(self) -> str:
+        ours, theirs = self.contract.decoding, self.other_decoding
+        return f"  masks follow {ours} in the file and {theirs} in the model; only logits are compared"
 
 
 def _classes_of(contract: Contract) -> str:
@@ -153,7 +161,7 @@ def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> Ve
 def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport:
     """Verify a loaded file as `verify` does."""
     comparisons: tuple[Comparison, ...] = ()
-    other = ""
+    other = rule = ""
     if against is not None:
         reference, contract = evaluation_copy(against), exported.contract
         config = getattr(against, "config", None)
@@ -161,6 +169,9 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
         names = (contract.config.name, contract.card.provenance.get("changed_from"))
         if isinstance(config, ModelConfig) and config.name not in names:
             other = config.name
+        stated = getattr(getattr(against, "card", None), "decoding", None)
+        if stated is not None and stated != contract.decoding:
+            rule = str(stated)
         shapes = (contract.fixed_shape,) if contract.fixed_shape else SHAPES
         try:
             if contract.dtype == "int8":
@@ -177,7 +188,9 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
             raise ExportError(
                 f"{exported.path}: holds a {contract.config.name}, and was compared with a {other}: {error}"
             ) from None
-    return VerifyReport(exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons, other)
+    return VerifyReport(
+        exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons, other, rule
+    )
 
 
 def replay(exported: Exported) -> Replay:

@@ -2,7 +2,8 @@
 
 Equal names and shapes prove little: another activation, eps, stride or dilation, a forward hook or a replaced `forward`
 changes the results and no tensor. So the described network is built with the same tensors, and both run on one small
-image. Only if they differ are modules and settings compared, to name what was changed.
+image. Modules and settings are compared to name what was changed. Alone, a setting counts only if a layer then reads
+other pixels, which a small image may not have.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _NO_RESULT = frozenset(
     {"training", "momentum", "p", "inplace", "process_group", "num_classes"}
     | {"norm_eval", "backbone_frozen", "gradient_checkpointing"}
 )
+_REACH = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")  # of convolutions and poolings
 _LONGEST = 5  # changes in a message
 
 
@@ -70,7 +72,9 @@ def find_difference(model: nn.Module, config: ModelConfig, described: nn.Module,
         else:
             difference = _largest_difference(got, expected)
     if not difference:
-        return ""
+        if not _other_reach(model, described):
+            return ""
+        difference = "a small image does not show it"
     found = _differing(model, described)
     return f"{found or 'no layer, setting or hook explains it; perhaps a class was patched'} ({difference})"
 
@@ -114,6 +118,17 @@ def _as_is(model: nn.Module, device: torch.device) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+
+
+def _other_reach(model: nn.Module, described: nn.Module) -> bool:
+    """Return whether a convolution or pooling reads other pixels, which may lie outside of a small image."""
+    ours = dict(model.named_modules())
+    for path, theirs in described.named_modules():
+        pointwise = getattr(theirs, "kernel_size", None) in (1, (1, 1))
+        for name in _REACH if path in ours and hasattr(theirs, "kernel_size") and not pointwise else ():
+            if getattr(ours[path], name, None) != getattr(theirs, name, None):
+                return True
+    return False
 
 
 def _outputs(output: object) -> dict[str, Tensor]:

@@ -139,6 +139,8 @@ def test_the_weights_file_carries_the_rule_to_the_export(tmp_path: Path, capsys:
     assert "--threshold needs --decoding" in capsys.readouterr().err
     contract = load_exported(path).contract
     assert (contract.decoding, contract.card.classes) == (Decoding("threshold", 0.6), ("road", "crack"))
+    said = "masks follow threshold 0.6 in the file and threshold 0.35 in the model; only logits are compared"
+    assert said in str(verify(path, against=load(weights)))
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,10 @@ def _other_aux(network: Any) -> None:
     network.classifier[4] = nn.Conv2d(128, 7, 1)
 
 
+def _dilate_columns(layer: Any) -> None:
+    layer.dilation = layer.padding = (12, 36)
+
+
 CHANGES: dict[str, tuple[str, dict[str, Any], Callable[[Any], object], str]] = {
     "activation": (
         "fcn_resnet18",
@@ -170,6 +174,12 @@ CHANGES: dict[str, tuple[str, dict[str, Any], Callable[[Any], object], str]] = {
         {},
         _dilate,
         r"dilation=\(30, 30\) instead of \(36, 36\) in classifier\.0\.convs\.3\.0",
+    ),
+    "dilation along the columns, beyond the height of a small image": (
+        "deeplabv3_resnet18",
+        {"backbone_stages": 2},
+        lambda m: _dilate_columns(m.classifier[0].convs[3][0]),
+        r"dilation=\(12, 36\) instead of \(36, 36\) in classifier\.0\.convs\.3\.0 \(a small image does not show it\)",
     ),
     "align_corners": (
         "fcn_resnet18",
