@@ -105,9 +105,10 @@ struct SelfTest {
 };
 
 struct LoadOptions {
-  // Ask the C library (glibc) to keep memory that a call frees for the next call. Returning it to the system and waiting
-  // for new pages takes a tenth to a half of a call's time. This changes malloc for the whole process (mallopt), which
-  // stays as large as its largest call; malloc_trim(0) returns the memory. Models on GPUs never change it.
+  // Ask the C library (glibc) to keep memory that a call frees for the next call. Returning it to the system and
+  // waiting for new pages takes a tenth to a half of a call's time. This changes malloc for the whole process
+  // (mallopt), which stays as large as its largest call; malloc_trim(0) returns the memory. Models on GPUs never change
+  // it.
   bool keep_memory = true;
 };
 
