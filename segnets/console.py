@@ -56,8 +56,7 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
         _print_line(program, str(error))
         return 1
     except BrokenPipeError:
-        # Python flushes stdout again at exit, which would fail on the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_unwritable_stdout()
         return 0
     except KeyboardInterrupt as error:  # the command may have added how to resume
         _print_line(program, str(error) or "interrupted")
@@ -67,8 +66,19 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
         return 1
     except OSError as error:
         _print_line(program, str(error))
+        _discard_unwritable_stdout()
         return 1
     return code
+
+
+def _discard_unwritable_stdout() -> None:
+    """Discard what stdout can't write. At exit, Python would try again, fail, and report status 120."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def escape_controls(text: str) -> str:

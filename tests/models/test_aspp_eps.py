@@ -12,6 +12,7 @@ from torch import nn
 
 import segnets
 from tests.models.test_options import on_meta
+from tests.oracle import randomised
 from tests.tiers import full_but
 from tests.typed import options_of
 from tests.weights.test_geometry import network as network_of
@@ -65,7 +66,7 @@ def test_an_aspp_eps_equal_to_the_heads_is_not_recorded() -> None:
 @pytest.mark.parametrize(("head", "variant"), full_but([ASPP_HEADS[0], ASPP_HEADS[2]], ASPP_HEADS))
 def test_an_eps_of_aspp_changes_what_is_computed_and_compiles(head: str, variant: str) -> None:
     options: dict[str, Any] = {"head_variant": variant, "num_classes": 3, "head_norm_eps": 1e-3, "head_channels": 32}
-    whole = segnets.create_model(f"{head}_resnet18", **options).eval()
+    whole = randomised(segnets.create_model, f"{head}_resnet18", **options).eval()
     other = segnets.create_model(f"{head}_resnet18", aspp_norm_eps=1e-1, **options).eval()
     other.load_state_dict(whole.state_dict(), strict=True)
     x = torch.randn(2, 3, 33, 49, generator=torch.Generator().manual_seed(0))
