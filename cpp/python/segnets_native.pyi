@@ -49,8 +49,8 @@ class Model:
 
         Args:
             path: Path of the file.
-            keep_memory: Whether the process keeps memory that a call frees for the next call. Calls then take a tenth
-                to a half less time. This changes malloc for the whole process (mallopt, glibc only), which stays as
+            keep_memory: Whether the process keeps memory that a call frees for the next call. Batches then take up
+                to a third less time. This changes malloc for the whole process (mallopt, glibc only), which stays as
                 large as its largest call.
 
         Raises:

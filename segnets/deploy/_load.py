@@ -174,7 +174,7 @@ def load_exported(path: str | os.PathLike[str], *, keep_memory: bool = True) -> 
     Args:
         path: A file that `export` wrote.
         keep_memory: Let the process keep the memory that a call frees for the next call, instead of returning it to the
-            system. This saves a tenth to a half of a call's time. It changes malloc for the whole process (mallopt,
+            system. This saves up to a third of a batch's time. It changes malloc for the whole process (mallopt,
             glibc only), whose memory stays at its peak, and is said once to the logger "segnets", at level INFO.
             Exports for GPUs and ONNX files never change malloc: they keep memory of their own.
 

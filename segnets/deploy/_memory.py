@@ -1,8 +1,8 @@
 """Keep the memory that a call frees for the next call.
 
 Feature maps are large, and the C library returns such memory to the system as soon as it is freed. The next call then
-gets new pages, which the system first fills with zeros: up to half of a call's time. Other runtimes keep their own
-arena for this reason.
+gets new pages, which the system first fills with zeros: up to a third of the time of a batch. Other runtimes keep
+their own arena for this reason.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ struct SelfTest {
 
 struct LoadOptions {
   // Ask the C library (glibc) to keep memory that a call frees for the next call. Returning it to the system and
-  // waiting for new pages takes a tenth to a half of a call's time. This changes malloc for the whole process
+  // waiting for new pages takes up to a third of the time of a batch. This changes malloc for the whole process
   // (mallopt), which stays as large as its largest call; malloc_trim(0) returns the memory. Models on GPUs never change
   // it.
   bool keep_memory = true;
