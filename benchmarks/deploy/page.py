@@ -15,7 +15,7 @@ from benchmarks.measure import machine
 # Ratios to report: name, our candidate, and the other candidates, of which the fastest counts.
 _BASELINE = "torchvision scripted"
 _BFLOAT16 = ("segnets torchscript cpu bfloat16", "segnets aoti bfloat16")
-_PORTABLE = "segnets torchscript portable"  # measured on another machine, so that only its ratios are shown
+_PORTABLE = "segnets torchscript portable"
 _CLAIMS = (
     ("portable : scripted", _PORTABLE, (_BASELINE,)),
     ("cpu float32 : scripted", "segnets torchscript cpu float32", (_BASELINE,)),
@@ -48,7 +48,9 @@ def lines(runs: Runs, machine: str) -> Iterator[str]:
     yield "call and waits for new pages in the next: a large part of its time with large batches, or after other"
     yield "candidates' turns. Exports that became faster later were measured again, in turns with the candidates that"
     yield "they are compared with (`deploy_*.json` next to `benchmarks/results/deploy.json`); their times and ratios"
-    yield "are from that run. The portable exports were measured on another machine, and have ratios only."
+    yield "are from that run."
+    if _PORTABLE not in _shown_names(runs):
+        yield "The portable exports were measured on another machine, and have ratios only."
     yield "\nIn the picture, a bar is missing where no run measured both the export and torchvision's scripted module."
     yield "\n![Speed relative to torchvision's scripted module](speed.svg)"
     rounds_of = [(tuple(map(int, key.split("|")[1:3])), len(times)) for kept in runs for key, times in kept.items()]
@@ -61,9 +63,16 @@ def lines(runs: Runs, machine: str) -> Iterator[str]:
         yield from _ratios(runs, threads, batch)
 
 
+def _shown_names(runs: Runs) -> list[str]:
+    """Return the candidates whose times compare: without portable exports, if the large run lacks them."""
+    portable = any(key.endswith(f"|{_PORTABLE}") for key in runs[0])
+    return [c.name for c in CANDIDATES if c.name != _PORTABLE or portable]
+
+
 def _times(runs: Runs, threads: int, batch: int) -> Iterator[str]:
-    names = [c.name for c in CANDIDATES if c.name != _PORTABLE]
-    shown = [name for name in names if any(_milliseconds(runs, each, threads, batch, name) for each in NETWORKS)]
+    shown = [
+        name for name in _shown_names(runs) if any(_milliseconds(runs, each, threads, batch, name) for each in NETWORKS)
+    ]
     yield f"| | {' | '.join(shown)} |"
     yield "|---|" + "---|" * len(shown)
     for network in NETWORKS:

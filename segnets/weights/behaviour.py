@@ -124,11 +124,18 @@ def _other_reach(model: nn.Module, described: nn.Module) -> bool:
     """Return whether a convolution or pooling reads other pixels, which may lie outside of a small image."""
     ours = dict(model.named_modules())
     for path, theirs in described.named_modules():
-        pointwise = getattr(theirs, "kernel_size", None) in (1, (1, 1))
-        for name in _REACH if path in ours and hasattr(theirs, "kernel_size") and not pointwise else ():
-            if getattr(ours[path], name, None) != getattr(theirs, name, None):
-                return True
+        if path not in ours or _pair(getattr(theirs, "kernel_size", 1)) == (1, 1):
+            continue
+        values = [(_pair(getattr(ours[path], name, None)), _pair(getattr(theirs, name, None))) for name in _REACH]
+        # padding="same" is decided by the results alone.
+        if any(mine != value and not isinstance(mine, str) for mine, value in values):
+            return True
     return False
+
+
+def _pair(value: object) -> object:
+    """Return a number for both axes as two, so that 3 equals (3, 3)."""
+    return (value, value) if isinstance(value, int) else value
 
 
 def _outputs(output: object) -> dict[str, Tensor]:

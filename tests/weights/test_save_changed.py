@@ -247,6 +247,7 @@ _SEEN: list[tuple[int, ...]] = []
 @pytest.mark.parametrize("mode", [False, True])
 def test_what_changes_no_result_is_saved(tmp_path: Path, mode: bool) -> None:
     network: Any = _network().train(mode)
+    network.backbone.maxpool = nn.MaxPool2d((3, 3), (2, 2), (1, 1))
     network.freeze_backbone()
     network.backbone.layer1.train()  # a mixture of modes
     network.classifier.register_forward_hook(_look)

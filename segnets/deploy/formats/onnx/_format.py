@@ -70,8 +70,6 @@ class Onnx:
         Raises:
             ExportError: If the model can't be translated, or loses too much in int8.
         """
-        if options.calibration is not None:
-            calibration_images(options.calibration)  # a wrong folder is refused before the network is translated
         opset = options.opset or DEFAULT_OPSET
         shape = None if options.size is None else (options.size[0], *options.size[2:])
         bounds = {} if shape is None else {axis: (n, n) for axis, n in zip(_AXES.values(), shape, strict=True)}

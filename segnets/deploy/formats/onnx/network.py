@@ -46,7 +46,6 @@ def network_of(
         opset: ONNX operator set.
         channels: Number of channels of the images.
         shape: Batch, height and width to fix; None for any. The graph of a fixed size computes no shapes.
-
         for_quantization: Keep operators that OpenCV misreads, but whose parts a quantizer would round.
 
     Returns:
