@@ -38,6 +38,10 @@ class ImageError(SegnetsError, ValueError):
     """An image that can't be read, or a tensor with the wrong shape or dtype for an image."""
 
 
+class PredictError(SegnetsError, ValueError):
+    """Arguments of a prediction that contradict each other or the model, or that this machine can't fulfil."""
+
+
 class ForkError(SegnetsError, RuntimeError):
     """A call in a process that was forked after a network had run in several threads, which would never return."""
 

@@ -96,7 +96,9 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BufferedRandom]:
+def atomic_write(
+    path: str | os.PathLike[str], *, overwrite: bool = True, durable: bool = True
+) -> Iterator[BufferedRandom]:
     """Open a temporary file for a `with` block, and rename it to `path` when the block succeeds.
 
     If the block raises, the temporary file is removed and the exception propagates. The mode of the new file follows
@@ -105,6 +107,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     Args:
         path: Path of the file to write.
         overwrite: Whether an existing regular file may be replaced.
+        durable: Whether to wait until the file is on the disk, so that it survives a power failure.
 
     Yields:
         The temporary file, opened for binary reading and writing.
@@ -123,8 +126,9 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, target, overwrite=overwrite)
+            if durable:
+                os.fsync(file.fileno())
+        publish(temporary, target, overwrite=overwrite, durable=durable)
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _ADVICE:
             raise
@@ -134,7 +138,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
             temporary.unlink()
 
 
-def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+def publish(temporary: Path, target: Path, *, overwrite: bool, durable: bool = True) -> None:
     """Rename a finished file to its final name in the same folder.
 
     Without `overwrite` the temporary name may remain as a second hard link, which the caller removes.
@@ -143,6 +147,7 @@ def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
         temporary: The finished file, already flushed to disk.
         target: The final name.
         overwrite: Whether an existing regular file may be replaced.
+        durable: Whether to wait until the new name is on the disk.
 
     Raises:
         OutputError: If the target can't be written, or exists and `overwrite` is False.
@@ -157,7 +162,8 @@ def publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
             raise OutputError(f"{target}: was created by another process meanwhile; nothing was overwritten") from None
         except OSError:  # a file system without hard links
             temporary.replace(target)
-    _sync_folder(target.parent)
+    if durable:
+        _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -172,12 +172,13 @@ class Preprocess(nn.Module):
         check_image(image, self.channels)
         if self.swap_channels:
             image = image.flip(3)
-        pixels = image.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
-        height, width = self.output_size(pixels.shape[2], pixels.shape[3])
-        if height != pixels.shape[2] or width != pixels.shape[3]:
-            pixels = self.resized(pixels, height, width)
-        scaled = pixels.to(torch.float32) / 255.0
-        return (scaled - _per_channel(self.mean, image.device)) / _per_channel(self.std, image.device)
+        values = image.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)  # (N, C, H, W)
+        height, width = self.output_size(values.shape[2], values.shape[3])
+        if height != values.shape[2] or width != values.shape[3]:
+            values = self.resized(values, height, width)
+        # In place: at this size, new memory takes longer than the arithmetic.
+        values.div_(255.0)
+        return values.sub_(_per_channel(self.mean, image.device)).div_(_per_channel(self.std, image.device))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image of `height` x `width` pixels is resized to.
@@ -200,17 +201,15 @@ class Preprocess(nn.Module):
             )
         return (short_side, long_side) if height <= width else (long_side, short_side)
 
-    def resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Resize (N, C, H, W) uint8 to (N, C, height, width) uint8, in float and rounded half to even."""
-        values = pixels.to(torch.float32)
+    def resized(self, values: Tensor, height: int, width: int) -> Tensor:
+        """Resize pixels (N, C, H, W) float32, 0..255, to (N, C, height, width), rounded half to even as in uint8."""
         if self.interpolation == "nearest":
-            values = F.interpolate(values, size=[height, width], mode="nearest")
-        else:
-            values = F.interpolate(
-                values, size=[height, width], mode=self.interpolation, align_corners=False, antialias=self.antialias
-            )
+            return F.interpolate(values, size=[height, width], mode="nearest")
+        values = F.interpolate(
+            values, size=[height, width], mode=self.interpolation, align_corners=False, antialias=self.antialias
+        )
         # Only bicubic can exceed 0..255.
-        return values.clamp(0.0, 255.0).round().to(torch.uint8)
+        return values.clamp_(0.0, 255.0).round_()
 
 
 def parse_resize(text: str) -> dict[str, Any]:

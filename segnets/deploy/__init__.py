@@ -3,6 +3,7 @@
 from segnets.deploy._export import ExportReport, export
 from segnets.deploy._join_onnx import join_onnx
 from segnets.deploy._load import Exported, load_exported, read_contract
+from segnets.deploy._memory import keep_freed_memory
 from segnets.deploy._verify import VerifyReport, verify
 from segnets.deploy.contract import Contract
 
@@ -13,6 +14,7 @@ __all__ = [
     "VerifyReport",
     "export",
     "join_onnx",
+    "keep_freed_memory",
     "load_exported",
     "read_contract",
     "verify",

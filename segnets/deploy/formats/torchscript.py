@@ -26,6 +26,7 @@ from segnets.deploy.passes.context import Context
 from segnets.deploy.passes.pipeline import rewrite
 from segnets.deploy.passes.wrap import Deployed, InDictionary, LogitsOnly
 from segnets.errors import ExportError
+from segnets.neutral_state import neutral_process
 from segnets.preprocessing import Preprocessing, check_input, reject_image
 from segnets.segmenter import Segmenter
 
@@ -94,6 +95,27 @@ class TorchScript:
         except RuntimeError as error:
             raise ExportError(f"{container.where}: LibTorch can't load it: {reason_of(error)}") from None
         return program
+
+
+@neutral_process()
+def network_for_cpu(model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.jit.ScriptModule:
+    """Rewrite and compile a model, which is not changed, for the CPU at hand, without writing a file.
+
+    Args:
+        model: Model in eval mode that returns {"out": logits}.
+        preprocessing: Preprocessing of its images.
+        dtype: torch.float32 or torch.bfloat16.
+
+    Returns:
+        The network of an export with target "cpu": (N, K, h, w) float32 -> {"out": logits (N, C, h, w) float32}.
+
+    Raises:
+        ExportError: If LibTorch lacks oneDNN, oneDNN does not support `dtype` here, or the target doesn't support the
+            model.
+    """
+    check_onednn(str(dtype).removeprefix("torch."), type(model).__name__)
+    context = Context("torchscript", "cpu", dtype, usual_size(preprocessing), channels=preprocessing.channels)
+    return _script.script(rewrite(model, context).network)
 
 
 def _traced(network: nn.Module, channels: int) -> nn.Module:

@@ -1,0 +1,239 @@
+"""Record of a run in its output folder, from which an interrupted run resumes.
+
+The folder `.segnets` in the output folder holds `run.json`, which says what the outputs were made with, and a journal
+with one JSON line per image. A line is written after the outputs of its image, so that an image with a line is
+complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from segnets.card import JSON
+from segnets.errors import OutputError
+from segnets.files import atomic_write, cannot_write
+
+FOLDER = ".segnets"
+_RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one image.
+
+    Attributes:
+        source: The image, as the caller named it.
+        name: Name of its outputs below the folder, without ending.
+        stamp: Size and time of change of the image file, which show that it is still the same.
+        state: "done" or "failed".
+        reason: Why it failed, or "".
+        notices: What was assumed or left out when the image was read.
+        outputs: Size in bytes of each output by its path below the folder.
+        size: Height and width of the mask, or None.
+        seconds: Time of each step.
+        tables: This image's part of each table, by the table's name.
+    """
+
+    source: str
+    name: str
+    stamp: tuple[int, int] | None = None
+    state: str = "done"
+    reason: str = ""
+    notices: tuple[str, ...] = ()
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Source and name, which tell images apart."""
+        return self.source, self.name
+
+    def to_json(self) -> str:
+        """Return one line of JSON, in ASCII: names need not be UTF-8."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Entry:
+        """Return the entry of a line that `to_json` wrote.
+
+        Raises:
+            ValueError: If the line is not complete.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError("expected an object")
+        for key in ("stamp", "size"):
+            values[key] = values.get(key) and tuple(values[key])
+        values["notices"] = tuple(values.get("notices", ()))
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    def is_complete(self, folder: Path) -> bool:
+        """Return whether the image succeeded and all of its outputs are there in their full size."""
+        return self.state == "done" and all(_size_of(folder / path) == size for path, size in self.outputs.items())
+
+
+class Journal:
+    """The record of a run, or of one shard of it.
+
+    Args:
+        folder: Output folder, which exists.
+        run: What the outputs are made with, as JSON values.
+        shard: Number of the shard and of all shards.
+
+    Raises:
+        OutputError: If another process writes the same journal, or it can't be written.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, JSON], shard: tuple[int, int] = (1, 1)) -> None:
+        self._folder = folder / FOLDER
+        self._run = dict(run)
+        suffix = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
+        self._path = self._folder / f"journal{suffix}.jsonl"
+        self._file: IO[str] | None = None
+        self._lock: IO[str] | None = None
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Return whether a run was recorded in this folder."""
+        return (folder / FOLDER / _RUN).is_file()
+
+    def differences(self) -> list[str]:
+        """Return what differs between this run and the recorded one, for messages. Empty if none is recorded.
+
+        Raises:
+            OutputError: If the record can't be read.
+        """
+        path = self._folder / _RUN
+        if not path.exists():
+            return []
+        try:
+            recorded = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: can't be read ({error}); write to another folder, or use --force") from None
+        keys = sorted({*recorded, *self._run})
+        return [
+            f"{key} was {_short(recorded.get(key))} and is {_short(self._run.get(key))}"
+            for key in keys
+            if recorded.get(key) != self._run.get(key)
+        ]
+
+    def entries(self) -> dict[tuple[str, str], Entry]:
+        """Return the recorded entries by source and name, without their tables. Of several, the last one counts."""
+        return {entry.key: replace(entry, tables={}) for _, entry in self._lines()}
+
+    def start(self) -> None:
+        """Write the record of the run, and open the journal. Recorded entries stay in it.
+
+        Raises:
+            OutputError: If they can't be written, or another process is writing them.
+        """
+        try:
+            self._folder.mkdir(exist_ok=True)
+            self._lock = self._path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+        _take(self._lock, self._folder)
+        with atomic_write(self._folder / _RUN) as file:
+            file.write(json.dumps(self._run, indent=1, sort_keys=True).encode())
+        self.finish(entry.key for entry in self.entries().values())  # without a line that was cut off
+        try:
+            self._file = self._path.open("a")
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+
+    def clear(self) -> None:
+        """Forget every entry."""
+        self._path.unlink(missing_ok=True)
+
+    def append(self, entry: Entry) -> None:
+        """Record one image.
+
+        Raises:
+            OutputError: If the line can't be written.
+        """
+        assert self._file is not None  # started
+        try:
+            self._file.write(f"{entry.to_json()}\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+
+    def finish(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Leave a journal with one line for each of these images, in this order."""
+        with atomic_write(self._path) as file:
+            file.writelines(f"{entry.to_json()}\n".encode() for entry in self.ordered(keys))
+
+    def ordered(self, keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
+        """Yield the entries of images in the order given, reading one at a time. Images without one are left out."""
+        offsets = {entry.key: offset for offset, entry in self._lines()}
+        if not offsets:
+            return
+        with self._path.open("rb") as file:
+            for key in keys:
+                if key in offsets:
+                    file.seek(offsets[key])
+                    yield Entry.from_json(file.readline().decode())
+
+    def close(self) -> None:
+        """Close the files, which lets other processes write the journal."""
+        for file in (self._file, self._lock):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+        self._file = self._lock = None
+
+    def _lines(self) -> Iterator[tuple[int, Entry]]:
+        """Yield each complete line with its place in the file."""
+        offset = 0
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    if line.endswith(b"\n"):
+                        yield offset, Entry.from_json(line.decode())
+                offset += len(line)
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    """Refuse a second process that writes the same journal. The lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise OutputError(f"{folder.parent}: another process is writing to this folder; wait until it ends") from None
+
+
+def stamp_of(path: Path | None) -> tuple[int, int] | None:
+    """Return the size and the time of change of a file, or None if there is none."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,66 @@
+"""Manifest of a job: one JSON line per image, in order, written as the job goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from segnets.files import cannot_write, check_writable_target
+from segnets.inference.journal import Entry
+
+
+class Manifest:
+    """File with one JSON line per image: source, state, reason, notices, outputs, size, seconds.
+
+    Args:
+        path: File to write, or None for no manifest.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: If the file can't be written.
+    """
+
+    def __init__(self, path: Path | None, *, overwrite: bool) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+        if path is not None:
+            check_writable_target(path, overwrite=overwrite)
+            try:
+                self._file = path.open("w", encoding="ascii")
+            except OSError as error:
+                raise cannot_write(path, error) from None
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, entry: Entry) -> None:
+        """Write the line of one image.
+
+        Raises:
+            OutputError: If it can't be written.
+        """
+        if self._file is None or self._path is None:
+            return
+        line = {
+            "source": entry.source,
+            "state": entry.state,
+            "reason": entry.reason,
+            "notices": list(entry.notices),
+            "outputs": sorted(entry.outputs),
+            "height": entry.size[0] if entry.size else None,
+            "width": entry.size[1] if entry.size else None,
+            "seconds": {step: round(seconds, 6) for step, seconds in entry.seconds.items()},
+        }
+        try:
+            self._file.write(f"{json.dumps(line)}\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from None

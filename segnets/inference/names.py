@@ -1,0 +1,55 @@
+"""Names of output files: unique, below the output folder, and the same in every run over the same images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import PurePath, PurePosixPath
+
+
+def output_names(images: Sequence[PurePath], endings: Sequence[str]) -> list[PurePosixPath]:
+    """Return a name without ending for the outputs of each image.
+
+    It is the path of the image below its source, without its suffix. If two images would share an output, they keep
+    their suffixes (`a.jpg` and `a.png` give `a.jpg.png` and `a.png.png`), and if that is not enough, later ones get a
+    number. Names that differ in case only count as equal, because some file systems don't distinguish them.
+
+    Args:
+        images: Paths of the images below their sources.
+        endings: What the outputs of one image add to its name, such as ".png".
+
+    Returns:
+        One relative name for each image, without "..".
+    """
+    stems = [_inside(path.with_suffix("")) for path in images]
+    shared = Counter(_folded(stem) for stem in stems)
+    taken: set[str] = set()
+    names = []
+    for path, stem in zip(images, stems, strict=True):
+        for name in _candidates(path, stem, shared[_folded(stem)] > 1):
+            outputs = {_folded(name) + ending.casefold() for ending in endings}
+            if outputs.isdisjoint(taken):
+                break
+        taken |= outputs
+        names.append(name)
+    return names
+
+
+def _candidates(path: PurePath, stem: PurePosixPath, shared: bool) -> Iterator[PurePosixPath]:
+    if not shared:
+        yield stem
+    full = _inside(path)
+    yield full
+    for number in count(2):
+        yield full.with_name(f"{full.name}-{number}")
+
+
+def _inside(path: PurePath) -> PurePosixPath:
+    """Return a relative path that can't leave its folder."""
+    parts = [part.replace("..", "__") if part == ".." else part for part in path.parts if part != path.anchor]
+    return PurePosixPath(*parts)
+
+
+def _folded(name: PurePosixPath) -> str:
+    return str(name).casefold()

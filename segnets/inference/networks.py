@@ -1,0 +1,275 @@
+"""Networks behind one protocol: models in memory, weights files and exported files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import Decoding, ModelCard, check_card
+from segnets.deploy import Exported, load_exported
+from segnets.deploy.formats import network_for_cpu
+from segnets.errors import ExportError, PredictError
+from segnets.files import format_of_suffix, is_export
+from segnets.neutral_state import neutral_state
+from segnets.preprocessing import Preprocess, check_batch, parse_resize
+from segnets.segmenter import Decode, check_channels
+from segnets.weights import load
+from segnets.weights.wrappers import is_sharded, without_inner_wrappers
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Network(Protocol):
+    """A network that turns images into logits.
+
+    Attributes:
+        name: Name of the file, or of the model's class, for messages.
+        card: Classes, colours, preprocessing and decoding.
+        num_classes: Number of channels of the logits.
+        device: Device of the input and of the logits.
+        form: Description of what computes the logits, for records.
+    """
+
+    name: str
+    card: ModelCard
+    num_classes: int
+    device: torch.device
+    form: str
+
+    @property
+    def decoding(self) -> Decoding:
+        """Rule that turns logits into ids."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Turn images, (N, H, W, K) uint8, into the network's input, (N, K, h, w) float32, both on the CPU.
+
+        Raises:
+            ImageError: If `images` is no such tensor, or would become too large.
+        """
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Compute logits, (N, C, h, w) float32, from an input on the CPU. They are on the CPU too.
+
+        Raises:
+            ImageError: If they don't fit into memory.
+        """
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Compute masks, (N, H, W), or planes, (N, C, H, W), as the model's or the file's own `segment` does."""
+
+
+class _Base:
+    def __init__(self, name: str, card: ModelCard, num_classes: int, device: torch.device, form: str) -> None:
+        self.name, self.card, self.num_classes, self.device, self.form = name, card, num_classes, device, form
+        self.decoding = card.decoding or Decoding.default(num_classes)
+        self.channels = card.preprocessing.channels
+        self._prepare = Preprocess(card.preprocessing)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Prepare images as `Network.prepare` says."""
+        check_batch(images, self._prepare, self.num_classes)
+        with neutral_state():
+            prepared: Tensor = self._prepare(images)
+            return prepared
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Compute logits as `Network.logits` says."""
+        raise NotImplementedError
+
+    def decoded(self, images: Tensor) -> Tensor:
+        """Compute masks with the decoding of `segnets.segment`."""
+        logits = self.logits(self.prepare(images))
+        with neutral_state():
+            mask: Tensor = Decode(self.decoding)(logits, images.shape[1], images.shape[2])
+            return mask
+
+
+class ModelNetwork(_Base):
+    """A model in memory.
+
+    Args:
+        model: Network in eval mode that maps (N, K, h, w) to a dictionary with logits "out".
+        name: Name for messages.
+        card: Classes, colours, preprocessing and decoding.
+        device: Device to run on; the model is moved there.
+        dtype: Precision between the image and the logits.
+        fast: Whether the network may be rewritten for the CPU at hand, which computes the same up to the last bits.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, card: ModelCard, device: torch.device, dtype: str, *, fast: bool
+    ) -> None:
+        check_channels(model, card.preprocessing)
+        model = without_inner_wrappers(model)
+        super().__init__(name, card, _channels_of_logits(model, card), device, f"model, {dtype}")
+        check_card(ModelCard(decoding=card.decoding), self.num_classes)
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._network = model
+        if device.type == "cpu" and (fast or dtype != "float32"):
+            try:
+                self._network = network_for_cpu(model, card.preprocessing, self._dtype)
+                self.form = f"model rewritten for the CPU, {dtype}"
+            except ExportError as error:
+                if dtype != "float32":
+                    raise PredictError(f"{name}: can't run in {dtype} on this CPU: {error}") from None
+        elif dtype != "float32":
+            raise PredictError(f"dtype={dtype!r} is for CPUs so far; leave it out, or export the model for {device}")
+        else:
+            self._network = model.to(device)
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Compute logits as `Network.logits` says."""
+        with neutral_state(self.device), torch.jit.optimized_execution(False):
+            output: Tensor = self._network(batch.to(self.device))["out"]
+            return output.to("cpu", torch.float32)
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Segment images as `segnets.segment` does."""
+        return self.decoded(images)
+
+
+class ExportedNetwork(_Base):
+    """An exported file: TorchScript, `.pt2` or ONNX."""
+
+    def __init__(self, exported: Exported, card: ModelCard) -> None:
+        contract = exported.contract
+        self._own_preprocessing = card.preprocessing == contract.card.preprocessing
+        card = replace(card, decoding=contract.decoding)
+        form = f"{contract.kind} file, {contract.dtype}"
+        super().__init__(str(exported.path), card, contract.num_classes, torch.device(contract.device), form)
+        self._exported = exported
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Compute logits as `Network.logits` says."""
+        return self._exported.logits(batch.to(self.device)).cpu()
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Segment images as the file's own `segment` does."""
+        if self._own_preprocessing:
+            return self._exported.segment(images.to(self.device)).cpu()
+        return self.decoded(images)
+
+
+def open_network(
+    model: nn.Module | Exported | str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    resize: str | int | tuple[int, int] | None = None,
+    fast: bool = True,
+) -> Network:
+    """Open a model, a weights file or an exported file. An exported TorchScript file or `.pt2` is executed.
+
+    Args:
+        model: Model in memory, loaded export, or path of a weights file or an exported file.
+        device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU; for an exported file, the
+            device that it was exported for.
+        dtype: Precision of a model or a weights file: "float32", or "bfloat16" on a CPU that supports it. None means
+            float32, and for an exported file its own precision.
+        resize: Size of images at the network's input instead of the card's: pixels of the short side, (height, width),
+            or "none" for that of the image. None keeps the card's rule.
+        fast: Whether a model may be rewritten for the CPU at hand.
+
+    Raises:
+        PredictError: If the device is missing, or the arguments contradict the file.
+        WeightsError: If a weights file can't be read.
+        ExportError: If an exported file can't be read or can't run here.
+        TypeError: If `model` is none of these.
+    """
+    _check_choice("device", device, DEVICES)
+    if dtype is not None:
+        _check_choice("dtype", dtype, DTYPES)
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        name = str(path)
+        if _is_exported(path):
+            return _opened(load_exported(path), device, dtype, resize)
+        _refuse_other_files(path)
+        model = load(path)
+    elif isinstance(model, Exported):
+        return _opened(model, device, dtype, resize)
+    else:
+        name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a path, a model or a loaded export, got {name}")
+    if is_sharded(model):
+        raise PredictError(f"model: this {name} is sharded (FSDP), and no process holds all of its tensors")
+    if model.training:
+        raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
+    card: ModelCard = getattr(model, "card", None) or ModelCard().assuming()
+    return ModelNetwork(model, name, _resized(card, resize), _chosen(device), dtype or "float32", fast=fast)
+
+
+def _resized(card: ModelCard, resize: str | int | tuple[int, int] | None) -> ModelCard:
+    """Return the card with another resize rule."""
+    if resize is None:
+        return card
+    try:
+        rule = parse_resize("x".join(map(str, resize)) if isinstance(resize, tuple | list) else str(resize))
+        return card.preparing(replace(card.preprocessing, **rule), ["resize"])
+    except ValueError as error:
+        raise PredictError(f"resize={resize!r} (--resize): {error}") from None
+
+
+def _opened(
+    exported: Exported, device: str, dtype: str | None, resize: str | int | tuple[int, int] | None
+) -> ExportedNetwork:
+    contract = exported.contract
+    if device not in ("auto", contract.device):
+        raise PredictError(f"{exported.path}: was exported for {contract.device}, and device={device!r}; leave it out")
+    if dtype not in (None, contract.dtype):
+        raise PredictError(f"{exported.path}: computes in {contract.dtype}, and dtype={dtype!r}; leave it out")
+    return ExportedNetwork(exported, _resized(contract.card, resize))
+
+
+def _is_exported(path: Path) -> bool:
+    return is_export(path) or path.suffix.lower() in (".ts", ".pt2", ".onnx")
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Refuse files of other projects, and name the way to convert them."""
+    if path.suffix.lower() != ".safetensors" and path.is_file() and format_of_suffix(path):
+        raise PredictError(
+            f"{path}: is not a weights file of segnets. Convert it first: weights-tools convert {path} OUT.safetensors"
+        )
+
+
+def _chosen(device: str) -> torch.device:
+    """Return the device, and check that it is there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device]:
+        raise PredictError(f"device={device!r}: torch finds none here; use device='cpu' (--device cpu)")
+    return torch.device(device)
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise PredictError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
+
+
+def _channels_of_logits(model: nn.Module, card: ModelCard) -> int:
+    """Return the number of channels of the logits: as the model's config states, else by running it once."""
+    options = getattr(getattr(model, "config", None), "options", {})
+    if isinstance(options.get("num_classes"), int):
+        return int(options["num_classes"])
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    with neutral_state(device):
+        output = model(torch.zeros(1, card.preprocessing.channels, 64, 64, dtype=torch.float32, device=device))
+    logits = output.get("out") if isinstance(output, dict) else None
+    if not isinstance(logits, Tensor) or logits.ndim != 4:
+        raise PredictError(
+            "model: expected a network that returns {'out': logits (N, C, H, W)}, as those of segnets do"
+        )
+    return int(logits.shape[1])

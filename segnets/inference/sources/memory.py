@@ -1,0 +1,64 @@
+"""Whatever Python code has for images: paths, images in memory, and lists and generators of these."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from segnets.inference.sources.base import Item
+from segnets.inference.sources.files import FileSource
+
+
+def items_of(sources: Any, *, recursive: bool = False) -> Iterator[Item]:
+    """Yield the images of any source, in order and each when it is asked for.
+
+    Args:
+        sources: A path of a file, a folder or a pattern, bytes of an image file, a file object, a Pillow image, an
+            array or a tensor; or an iterable of these.
+        recursive: Whether folders inside of folders are searched too.
+
+    Yields:
+        The images, not decoded yet.
+
+    Raises:
+        ImageError: If a folder can't be read, or a folder or a pattern has no images.
+        TypeError: If a source is none of these.
+    """
+    yield from _Numbered(recursive).items(sources)
+
+
+class _Numbered:
+    """Numbers images in memory through nested sources."""
+
+    def __init__(self, recursive: bool) -> None:
+        self._recursive, self._count = recursive, 0
+
+    def items(self, source: Any) -> Iterator[Item]:
+        if isinstance(source, Item):
+            yield source
+        elif isinstance(source, str | os.PathLike):
+            for item in FileSource([source], self._recursive):
+                self._count += 1
+                yield item
+        elif _is_image(source):
+            self._count += 1
+            yield Item(f"image {self._count}", source)
+        elif isinstance(source, Iterable):
+            for each in source:
+                yield from self.items(each)
+        else:
+            raise TypeError(
+                f"sources: expected paths, bytes, file objects, Pillow images, arrays (H, W, K), tensors, or an "
+                f"iterable of these, got {type(source).__name__}"
+            )
+
+
+def _is_image(source: Any) -> bool:
+    if isinstance(source, np.ndarray | Tensor):
+        # Four dimensions are a batch, whose images are taken one by one.
+        return source.ndim != 4
+    return isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read") or hasattr(source, "getbands")
