@@ -1,5 +1,7 @@
-"""Inference on images: so far, colours for masks."""
+"""Inference on images: predictions with masks, areas, polygons and pictures, and their writers."""
 
 from segnets.inference.masks import overlay, voc_palette
+from segnets.inference.prediction import Prediction, Seconds
+from segnets.inference.writers import WRITERS
 
-__all__ = ["overlay", "voc_palette"]
+__all__ = ["WRITERS", "Prediction", "Seconds", "overlay", "voc_palette"]

@@ -1,0 +1,65 @@
+"""Count the pixels of each class in a mask.
+
+Shapes: H W the image, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.errors import ImageError
+from segnets.inference.masks import VOID
+
+
+def class_areas(mask: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[np.int64]:
+    """Count the pixels of each class.
+
+    Args:
+        mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
+        num_classes: Number of classes.
+
+    Returns:
+        Number of pixels per class, (num_classes,). The id 255 is left out if it has no class: it marks pixels to
+        ignore.
+
+    Raises:
+        ImageError: If the mask has another shape, or an id without a class.
+    """
+    if mask.ndim not in (2, 3):
+        raise ImageError(f"mask of shape {mask.shape}: expected (H, W), or planes (C, H, W)")
+    if mask.ndim == 3:
+        if len(mask) != num_classes:
+            raise ImageError(f"mask of {len(mask)} planes for {num_classes} classes: expected one plane per class")
+        return np.array([np.count_nonzero(plane) for plane in mask], dtype=np.int64)
+    if mask.size and int(mask.min()) < 0:
+        raise ImageError(f"mask with the id {mask.min()}: expected ids from 0")
+    counts = np.bincount(mask.reshape(-1), minlength=num_classes).astype(np.int64)
+    unknown = [int(each) for each in np.flatnonzero(counts) if each >= num_classes and each != VOID]
+    if unknown:
+        raise ImageError(f"mask with the id {unknown[-1]} for {num_classes} classes: expected 0..{num_classes - 1}")
+    return counts[:num_classes]
+
+
+def mean_per_class(
+    values: npt.NDArray[np.floating], mask: npt.NDArray[np.integer], num_classes: int
+) -> list[float | None]:
+    """Average a map over the pixels of each class.
+
+    Args:
+        values: Map of shape (H, W).
+        mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
+        num_classes: Number of classes.
+
+    Returns:
+        One mean per class, None for a class without pixels.
+
+    Raises:
+        ImageError: As for `class_areas`.
+    """
+    areas = class_areas(mask, num_classes)
+    if mask.ndim == 3:
+        sums = np.array([values[plane != 0].sum(dtype=np.float64) for plane in mask])
+    else:
+        sums = np.bincount(mask.reshape(-1), weights=values.reshape(-1), minlength=num_classes)
+    return [float(total / area) if area else None for total, area in zip(sums[:num_classes], areas, strict=True)]

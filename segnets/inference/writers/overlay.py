@@ -1,0 +1,49 @@
+"""Overlays with a legend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from segnets.errors import ImageError
+
+if TYPE_CHECKING:
+    from segnets.inference.prediction import Prediction
+
+_QUALITY = 90
+_LARGEST_JPEG = 65_535  # pixels per side
+
+
+class OverlayWriter:
+    """Writer of the image under the colours of its mask, with the legend below, as JPEG or PNG.
+
+    Args:
+        lossless: Whether to write PNG.
+    """
+
+    def __init__(self, *, lossless: bool = False) -> None:
+        self._lossless = lossless
+
+    @property
+    def suffix(self) -> str:
+        """End of the file's name."""
+        return ".overlay.png" if self._lossless else ".overlay.jpg"
+
+    def write(self, prediction: Prediction, file: BinaryIO) -> None:
+        """Write the overlay.
+
+        Raises:
+            ImageError: If a side is too large for JPEG.
+        """
+        from PIL import Image
+
+        picture = Image.fromarray(prediction.picture())
+        if self._lossless:
+            picture.save(file, "PNG", compress_level=3)
+            return
+        if max(picture.size) > _LARGEST_JPEG:
+            raise ImageError(
+                f"{prediction.source}: the overlay of {picture.width} x {picture.height} pixels is too large for JPEG "
+                f"({_LARGEST_JPEG} per side); write it as PNG (overlay-png, .overlay.png)"
+            )
+        # Without subsampling, which would blur the outlines and the legend.
+        picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)
