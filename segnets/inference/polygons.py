@@ -211,7 +211,8 @@ class _Sides:
         """Return the pieces of one kind that start at pixels; for left sides also that contain them."""
         height, width = self.shape
         keys = y * width + x if side in (_TOP, _BOTTOM) else x * height + y
-        return self.offsets[side] + np.searchsorted(self._keys[side], keys)
+        pieces: npt.NDArray[np.int64] = self.offsets[side] + np.searchsorted(self._keys[side], keys)
+        return pieces
 
 
 def _cycles(following: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -5,13 +5,14 @@ Shapes: H W the image as it is displayed, K its channels, C classes.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,7 @@ from segnets.inference.masks import voc_palette
 from segnets.inference.polygons import feature_collection
 from segnets.inference.rle import Rle, encode, encode_ids
 
-if TYPE_CHECKING:
-    from segnets.inference.maps import LogitMaps
+LogitMaps: TypeAlias = Any
 
 _NOTEBOOK_SIDE = 960  # pixels of the picture in a notebook
 _NAMED_CLASSES = 3  # in the text form
@@ -140,28 +140,28 @@ class Prediction:
         """Compute the probability of each class at the image's size. This takes 4 bytes for each class and pixel.
 
         Returns:
-            Probabilities of shape (C, H, W), float32, 0..1. They add up to 1 for the rule "argmax". For "threshold"
-            there is one channel, the probability of id 1; for "multilabel" each is independent of the others.
+            Probabilities of shape (C, H, W), float32, 0..1, one channel per class. They add up to 1, but for the rule
+            "multilabel" each is independent of the others.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
             ValueError: If the prediction keeps no logits.
         """
-        from segnets.inference.maps import probabilities
-
-        return probabilities(self.checked_maps("probabilities"), self.decoding)
+        result: npt.NDArray[np.float32] = _maps().probabilities(self.checked_maps("probabilities"), self.decoding)
+        return result
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
-        """Probability of the id in the mask, per pixel: shape (H, W), float32, 0..1. Computed at the first access.
+        """Probability of the network's decision, per pixel: shape (H, W), float32, 0..1. Computed at the first access.
+
+        For the rule "multilabel" it is that of the least certain plane.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
             ValueError: If the prediction keeps no logits.
         """
-        from segnets.inference.maps import confidence
-
-        return confidence(self.checked_maps("confidence"), self.decoding)
+        result: npt.NDArray[np.float32] = _maps().confidence(self.checked_maps("confidence"), self.decoding)
+        return result
 
     @cached_property
     def entropy(self) -> npt.NDArray[np.float32]:
@@ -171,9 +171,8 @@ class Prediction:
             ImageError: The error of the prediction, if it is set.
             ValueError: If the prediction keeps no logits.
         """
-        from segnets.inference.maps import entropy
-
-        return entropy(self.checked_maps("entropy"), self.decoding)
+        result: npt.NDArray[np.float32] = _maps().entropy(self.checked_maps("entropy"), self.decoding)
+        return result
 
     def area(self) -> dict[str, int]:
         """Count the pixels of each class.
@@ -354,6 +353,10 @@ class Prediction:
         if len(entries) > _NAMED_CLASSES:
             parts.append(f"{len(entries) - _NAMED_CLASSES} more")
         return f"Prediction({self.source!r}, mask {self.mask.shape} {self.mask.dtype}: {', '.join(parts) or 'nothing'})"
+
+
+def _maps() -> Any:
+    return importlib.import_module("segnets.inference.maps")
 
 
 def _count_classes(mask: npt.NDArray[np.integer] | None, maps: LogitMaps | None, decoding: Decoding | None) -> int:
