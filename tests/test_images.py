@@ -135,25 +135,21 @@ def png_of_16_bits(path: Path) -> None:
 
 
 def test_what_is_refused(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    png_of_16_bits(tmp_path / "deep.png")
-    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "gray16.png")
     (tmp_path / "text.jpg").write_text("no image")
     Image.fromarray(pixels).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
     cases: list[tuple[Any, str]] = [
         (tmp_path / "none.png", r"none\.png: no such file"),
-        (tmp_path / "text.jpg", r"text\.jpg: not an image that Pillow can read"),
-        (tmp_path / "cut.png", r"cut\.png: can't be read as an image"),
-        (tmp_path, r"can't be read as an image"),
-        (tmp_path / "deep.png", r"deep\.png: an image with 16 bits per channel, expected 8 bits"),
-        (tmp_path / "gray16.png", r"gray16\.png: an image with .*16.*, expected 8 bits"),
-        (pixels.astype(np.float32), r"\(H, W, 3\) uint8, 0\.\.255, got float32; convert with"),
+        (tmp_path / "text.jpg", r"text\.jpg: not an image that Pillow can read: is text"),
+        (tmp_path / "cut.png", r"cut\.png: can't be read as an image: this PNG image is damaged or incomplete \("),
+        (tmp_path, r"is a folder; name an image in it"),
+        (pixels.astype(np.float32), r"\(H, W, 3\) uint8, 0\.\.255, or uint16, .* got float32; convert with"),
         (pixels[:, :, :2], r"got the shape \(24, 36, 2\)"),
         (pixels[:0], r"got the shape \(0, 36, 3\)"),
         (pixels[None], r"got the shape \(1, 24, 36, 3\); pass one image at a time, or a batch as a tensor"),
         (pixels.transpose(2, 0, 1), r"got the shape \(3, 24, 36\); .* with image\.transpose\(1, 2, 0\)"),
         (np.dstack([pixels, pixels[:, :, :1]]), r"got the shape \(24, 36, 4\); .* with image\[:, :, :3\]"),
-        (None, r"expected a path, a Pillow image, .*, got NoneType"),
+        (None, r"expected a path, bytes, .*, got NoneType"),
     ]
     for image, message in cases:
         with pytest.raises(segnets.ImageError, match=message) as raised:

@@ -64,7 +64,7 @@ def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[C
         image = image_pixels(image)
     if image.ndim not in (2, 3) or image.shape[2:] == (0,) or image.dtype != np.uint8:
         raise ImageError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) or (H, W) uint8")
-    bands = image.reshape(*image.shape[:2], -1)
+    bands = image.reshape(*image.shape[:2], -1).astype(np.uint8, copy=False)
     image = bands[..., :3] if bands.shape[2] >= 3 else bands[..., [0, 0, 0]]
     if mask.shape[-2:] != image.shape[:2] or mask.ndim not in (2, 3):
         raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: the sizes must be equal")

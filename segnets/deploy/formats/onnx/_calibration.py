@@ -39,7 +39,7 @@ def prepared_image(prepare: Preprocess, path: Path) -> Tensor:
     """Read an image and prepare it for the network.
 
     Raises:
-        ExportError: If the image can't be read, or has other channels or more than 8 bits in each.
+        ExportError: If the image can't be read, or has other channels.
     """
     try:
         pixels = image_pixels(path, prepare.channels)

@@ -1,0 +1,65 @@
+"""Say what a file is that is no image, by its first bytes. The name of a file is never looked at."""
+
+from __future__ import annotations
+
+# Number of bytes that `kind_of` wants to see.
+HEAD = 512
+
+_MAGIC = (
+    (b"%PDF", "PDF; export its pages as PNG"),
+    (b"%!PS", "PostScript (EPS), a drawing; export it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript (EPS), a drawing; export it as PNG"),
+    (b"\xd7\xcd\xc6\x9a", "a Windows metafile (WMF), a drawing; export it as PNG"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the image with git lfs pull"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it"),
+    (b"\x93NUMPY", "a NumPy array; pass numpy.load(path)"),
+    (b"\x89HDF\r\n\x1a\n", "HDF5; save the image as PNG or TIFF"),
+    (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (b"P7", "PAM; save it as PPM or PNG"),
+)
+# Brands of the ISO container, which holds HEIC photographs, AVIF and videos.
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_MARKUP = ((b"<svg", "SVG, a drawing; export it as PNG"), (b"<html", "HTML"), (b"<!doctype html", "HTML"))
+
+
+def kind_of(head: bytes) -> str:
+    """Return what a file is, for "is ...", or "" if its first bytes do not show it.
+
+    Args:
+        head: At most HEAD bytes from the beginning of the file.
+    """
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    if head[4:8] == b"ftyp":
+        if head[8:12] in _HEIF:
+            return (
+                "HEIC, which Pillow reads with the package pillow-heif "
+                "(pillow_heif.register_heif_opener()); or save it as JPEG"
+            )
+        return "a video (MP4 or QuickTime)" if head[8:12] not in (b"avif", b"avis") else "AVIF"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "a video (AVI)"
+    return _kind_of_text(head)
+
+
+def _kind_of_text(head: bytes) -> str:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.start < len(head) - 4:  # else a character is cut off at the end
+                return ""
+            text = head[: error.start].decode("utf-8")
+    if not all(c.isprintable() or c.isspace() for c in text):
+        return ""
+    start = text.lstrip().lower().encode()
+    for mark, kind in _MARKUP:
+        if start.startswith(mark):
+            return kind if kind != "HTML" else "HTML; the download failed"
+    if start.startswith((b"<?xml", b"<!doctype svg", b"<!--")):
+        return next((kind for mark, kind in _MARKUP if mark in start), "XML")
+    return "JSON; the download may have failed" if start.startswith((b"{", b"[")) else "text"

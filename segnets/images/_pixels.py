@@ -1,0 +1,214 @@
+"""Convert what Pillow decodes to pixels of 8 bits."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.errors import ImageError
+from segnets.images._files import has_more_pictures, prepare_tiff
+from segnets.images._profiles import to_srgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.ImageFile import ImageFile
+
+TARGETS = {1: "L", 3: "RGB"}
+# Pillow's modes with 8 bits or less in each channel.
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_MODES_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_MIN_IS_WHITE = 0
+_PHOTOMETRIC = 262
+# Largest 8-bit value of data of 14 bits or less that is stored in 16 bits.
+_DARK = 63
+
+
+def decoded(image: ImageFile, file: IO[bytes], name: str, notices: list[str]) -> Image.Image:
+    """Decode the first picture of a file to one of Pillow's modes with at most 8 bits in each channel.
+
+    Args:
+        image: Opened image file. Its size was checked.
+        file: The file.
+        name: Name for messages.
+        notices: Takes what was assumed or done.
+
+    Raises:
+        ImageError: If its values are of more than 16 bits, signed or float.
+    """
+    if has_more_pictures(image):
+        notices.append("it has several frames or pages, of which the first was read")
+    if image.format == "PPM" and (table := _ppm_table(image)) is not None:
+        return _ppm(image, file, table, notices)
+    if image.format == "TIFF":
+        prepare_tiff(image, name)
+    layout = " ".join(str(tile[3]) for tile in image.tile)
+    image.load()
+    if image.mode in _MODES_16:
+        inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE  # type: ignore[attr-defined]
+        return _from_16(image, notices, bits=12 if "I;12" in layout else 16, inverted=inverted)
+    if image.format == "PPM" and image.mode == "I":
+        values = np.asarray(image).astype(np.uint16)  # 0..65535, whatever the file's maximum
+        return _like(image, eight_bits(values, notices))
+    if ";16" in layout and image.mode in _MODES:
+        notices.append(_scaled(16, max(map(_largest, image.split()))))
+        if "LA;16" in layout:  # Pillow gives it as RGBA
+            return image.convert("LA")
+    return checked_mode(image, name, notices)
+
+
+def checked_mode(image: Image.Image, name: str, notices: list[str]) -> Image.Image:
+    """Return a decoded image in a mode with at most 8 bits in each channel. 16-bit gray is scaled.
+
+    Raises:
+        ImageError: If its values are of more than 16 bits, signed or float.
+    """
+    if image.mode in _MODES_16:
+        return _from_16(image, notices)
+    if image.mode not in _MODES:
+        kind = {"I": "integers of 32 bits or signed ones", "F": "floats"}.get(image.mode, f"the mode {image.mode!r}")
+        raise ImageError(
+            f"{name}: has pixels of {kind}, whose range is unknown; expected 8 or 16 bits, unsigned. Scale them to "
+            "0..255, and save them as PNG or pass an array (H, W, channels) uint8"
+        )
+    return image
+
+
+def eight_bits(values: npt.NDArray[Any], notices: list[str], bits: int = 16) -> npt.NDArray[np.uint8]:
+    """Scale unsigned values of 9 to 16 bits to 8: the low bits are dropped, and the largest value becomes 255."""
+    result: npt.NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
+    notices.append(_scaled(bits, result.max(initial=0)))
+    return result
+
+
+def _largest(channel: Image.Image) -> int:
+    return int(np.flatnonzero(channel.histogram())[-1])
+
+
+def _scaled(bits: int, largest: int) -> str:
+    notice = f"its {bits} bits per channel were scaled to 8: 0..{2**bits - 1} to 0..255"
+    return notice if largest > _DARK else f"{notice}. It is dark: no result is above {largest}"
+
+
+def _from_16(image: Image.Image, notices: list[str], *, bits: int = 16, inverted: bool = False) -> Image.Image:
+    values = np.asarray(image)
+    if inverted:
+        values = ~values & (2**bits - 1)
+    if isinstance(key := image.info.get("transparency"), int):
+        _note_transparency(int(np.count_nonzero(values == key)), values.size, notices)
+    return _like(image, eight_bits(values, notices, bits))
+
+
+def _like(image: Image.Image, pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return an image of these pixels, with the profile and the orientation of another."""
+    from PIL import Image
+
+    result = Image.fromarray(pixels)
+    result.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return result
+
+
+def _ppm_table(image: ImageFile) -> npt.NDArray[np.uint8] | None:
+    """Return the 8-bit value of each stored one, for a binary PPM or PGM with another maximum than 255, or None.
+
+    Pillow decodes these a value at a time in Python, a thousand times slower, and rounds some where PNG's are cut.
+    """
+    codec, _extents, _offset, layout = image.tile[0]
+    if codec == "raw" and layout == "I;16B":
+        largest = 65535
+    elif codec == "ppm" and isinstance(layout, tuple):
+        largest = int(layout[1])
+    else:
+        return None
+    values = np.arange(256 if largest < 256 else 65536)
+    scaled = values * 256 // (largest + 1) if largest > 255 else (values * 510 + largest) // (2 * largest)
+    return np.minimum(scaled, 255).astype(np.uint8)
+
+
+def _ppm(image: ImageFile, file: IO[bytes], table: npt.NDArray[np.uint8], notices: list[str]) -> Image.Image:
+    dtype = np.dtype(">u2" if len(table) > 256 else "u1")
+    channels = len(image.getbands())
+    count = image.width * image.height * channels
+    file.seek(image.tile[0][2])
+    data = file.read(count * dtype.itemsize)
+    if len(data) < count * dtype.itemsize:
+        raise OSError(f"image file is truncated ({count * dtype.itemsize - len(data)} bytes are missing)")
+    pixels = table[np.frombuffer(data, dtype)].reshape(image.height, image.width, channels)
+    if len(table) > 256:
+        notices.append(_scaled(16, pixels.max()).replace("65535", "its maximum"))
+    return _like(image, pixels.squeeze(2) if channels == 1 else pixels)
+
+
+def array_of(
+    image: Image.Image, orientation: int, channels: int, name: str, notices: list[str]
+) -> npt.NDArray[np.uint8]:
+    """Return the pixels (H, W, channels) of a decoded image of at most 8 bits in each channel.
+
+    Args:
+        image: The image, in one of Pillow's modes of 8 bits.
+        orientation: EXIF orientation, 1 to 8.
+        channels: Number of channels of the result.
+        name: Name for messages.
+        notices: Takes what was assumed or done.
+
+    Raises:
+        ImageError: If the image has another number of channels, and `channels` is neither 1 nor 3.
+    """
+    target = TARGETS.get(channels)
+    if target:
+        image = _in_colour(image, target, notices)
+    else:
+        if image.mode == "PA" or (image.mode == "P" and "transparency" in image.info):
+            image = image.convert("RGBA")
+        if (bands := len(image.getbands())) != channels:
+            raise ImageError(
+                f"{name}: has {bands} channels, and the network reads {channels}; pass an array (H, W, {channels}) "
+                "uint8"
+            )
+    image = _turned(image, orientation)
+    return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _in_colour(image: Image.Image, target: str, notices: list[str]) -> Image.Image:
+    if image.has_transparency_data:
+        image = _opaque(image, notices)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGB")
+    image = to_srgb(image, notices)
+    if image.mode == "CMYK":
+        notices.append("its CMYK colours were converted by a simple formula, without a colour profile")
+    return image if image.mode == target else image.convert(target)
+
+
+def _opaque(image: Image.Image, notices: list[str]) -> Image.Image:
+    """Drop the transparency. The colours of transparent pixels are as stored."""
+    both = image.convert("LA") if image.mode == "La" else image
+    if both.mode not in ("LA", "RGBA"):
+        both = both.convert("RGBA")
+    hidden = image.width * image.height - both.getchannel("A").histogram()[255]
+    _note_transparency(hidden, image.width * image.height, notices)
+    if image.mode in ("1", "L", "RGB"):  # with one transparent colour
+        return image
+    return both.convert("L" if both.mode == "LA" else "RGB")
+
+
+def _note_transparency(hidden: int, pixels: int, notices: list[str]) -> None:
+    if hidden:
+        notices.append(f"its transparency was dropped; {hidden} of {pixels} pixels are not opaque")
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = (
+        turn.FLIP_LEFT_RIGHT,
+        turn.ROTATE_180,
+        turn.FLIP_TOP_BOTTOM,
+        turn.TRANSPOSE,
+        turn.ROTATE_270,
+        turn.TRANSVERSE,
+        turn.ROTATE_90,
+    )
+    return image.transpose(turns[orientation - 2]) if 2 <= orientation <= 8 else image

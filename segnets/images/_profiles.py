@@ -1,0 +1,104 @@
+"""Convert the colours of an image from its embedded ICC profile to sRGB."""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from segnets.images._files import printable
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageCms
+
+# Profiles of presses have up to 4 MB.
+_MAX_BYTES = 16 << 20
+# Programs write the constants of sRGB with different roundings. Below this difference a profile is taken for sRGB.
+_SAME = 2
+# Colour spaces of profiles, and the mode that their transform reads.
+_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}
+# Modes that Pillow converts to RGB without loss before a profile for RGB is applied.
+_THROUGH_RGB = ("1", "L", "YCbCr", "HSV", "RGBX")
+
+
+class _Conversion(NamedTuple):
+    """Conversion from one profile to sRGB.
+
+    Attributes:
+        mode: Mode of the images to convert.
+        name: Name of the profile, printable.
+        transform: Transform to RGB; None for sRGB itself.
+        problem: Why there is no conversion, or "".
+    """
+
+    mode: str = ""
+    name: str = ""
+    transform: ImageCms.ImageCmsTransform | None = None
+    problem: str = ""
+
+
+def to_srgb(image: Image.Image, notices: list[str]) -> Image.Image:
+    """Return an image in the mode RGB with colours of sRGB, if it has a profile of another colour space.
+
+    An image without a profile, with a damaged one or with one of sRGB is returned as it is.
+
+    Args:
+        image: Image without transparency and with a palette applied.
+        notices: Takes what was assumed or done.
+    """
+    icc = image.info.get("icc_profile")
+    if not icc or not isinstance(icc, bytes):
+        return image
+    if len(icc) > _MAX_BYTES:
+        notices.append(f"its colour profile of {len(icc):,} bytes was ignored")
+        return image
+    conversion = _conversion(icc)
+    if conversion.problem:
+        notices.append(f"its colour profile was ignored: {conversion.problem}")
+        return image
+    if image.mode != conversion.mode and not (conversion.mode == "RGB" and image.mode in _THROUGH_RGB):
+        notices.append(f"its colour profile {conversion.name!r} was ignored, as it is for {conversion.mode} images")
+        return image
+    if conversion.transform is None:
+        return image
+    from PIL import ImageCms
+
+    result = ImageCms.applyTransform(image.convert(conversion.mode), conversion.transform)
+    assert result is not None
+    notices.append(f"its colours were converted from the profile {conversion.name!r} to sRGB")
+    return result
+
+
+# A folder of photographs has few different profiles. A transform may be used in several threads at once.
+@functools.lru_cache(maxsize=16)
+def _conversion(icc: bytes) -> _Conversion:
+    from PIL import Image, ImageCms
+
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        mode = _MODES.get(profile.profile.xcolor_space.strip(), "")
+        if not mode:
+            return _Conversion(problem=f"it is for the colour space {printable(profile.profile.xcolor_space)!r}")
+        name = printable((profile.profile.profile_description or "").strip() or "without a name")[:80]
+        transform = ImageCms.buildTransform(
+            profile,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if mode in ("L", "RGB"):
+            steps = np.arange(256) if mode == "L" else np.linspace(0, 255, 16).round()
+            colours = np.stack(np.meshgrid(*[steps] * len(mode)), axis=-1).reshape(1, -1, len(mode)).astype(np.uint8)
+            probe = Image.fromarray(colours.squeeze(2) if mode == "L" else colours)
+            converted = ImageCms.applyTransform(probe, transform)
+            if np.abs(np.asarray(converted).astype(int) - colours).max() <= _SAME:
+                return _Conversion(mode, name)
+        return _Conversion(mode, name, transform)
+    except ImportError:
+        return _Conversion(problem="this Pillow has no littleCMS")
+    except Exception as error:  # of the library that parses it: it is untrusted
+        return _Conversion(problem=f"it is damaged ({printable(str(error))[:80]})")
