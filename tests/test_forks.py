@@ -117,3 +117,28 @@ def test_a_saved_network_has_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
             segnets.segment(model, random_image(20, 30))
 
     forked(work)
+
+
+@pytest.mark.parametrize("imported_before", [True, False])
+def test_weights_are_loaded_after_a_fork(
+    imported_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copying and converting tensors of more than 32,768 values runs in torch's threads."""
+    if not imported_before:  # as in a worker of multiprocessing that imports segnets itself
+        monkeypatch.setattr("segnets.forks.os.getpid", lambda: segnets.forks._importer)
+        monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
+    path = tmp_path / "half.safetensors"
+    model = segnets.create_model("fcn_resnet18", num_classes=2, backbone_stages=2).eval()
+    segnets.save(model.half(), path, preprocessing=SMALL)
+    expected = model.float().state_dict()
+    torch.ones(1 << 20).add_(1)  # starts the threads of this process
+
+    def work() -> None:
+        other = segnets.create_model("fcn_resnet18", num_classes=2, backbone_stages=2)
+        segnets.load_weights(other, expected)
+        loaded = (segnets.load(path), segnets.create_model("fcn_resnet18", weights=path), other)
+        for network in loaded:
+            for name, tensor in network.state_dict().items():
+                assert tensor.numpy().tobytes() == expected[name].numpy().tobytes()
+
+    forked(work)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelCard, ModelConfig
 from segnets.errors import WeightsError, warn_caller
+from segnets.forks import run_threaded
 from segnets.weights.geometry import describe
 from segnets.weights.mismatch import AUXILIARY, COUNTER, Mismatch, absent_counters, find_mismatch
 
@@ -119,7 +120,8 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
         for name in common
         if not assign and tensors[name].dtype != own[name].dtype
     }
-    model.load_state_dict(state, strict=False, assign=assign)  # what may be absent was decided above
+    # What may be absent was decided above.
+    run_threaded(lambda: model.load_state_dict(state, strict=False, assign=assign))
     if resized:
         warn_caller(
             f"{where} has {_rows(tensors, resized)} classes and the model {_rows(own, resized)}: "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segnets.card import JSON, Colour, Decoding, ModelCard, ModelConfig, assumed_fields, check_stated, with_labels
 from segnets.errors import OutputError, WeightsError, warn_caller
 from segnets.files import format_of_suffix
+from segnets.forks import run_threaded
 from segnets.garbage_collection import without_garbage_collection
 from segnets.preprocessing import Preprocessing
 from segnets.registry import BACKBONES, build_described
@@ -176,7 +177,9 @@ def load(path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = torc
             model = build_described(file.config.name, dict(file.config.options))
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from None
-        tensors = {name: _aligned(_converted(tensor, wanted)) for name, tensor in file.tensors.items()}
+        tensors = run_threaded(
+            lambda: {name: _aligned(_converted(tensor, wanted)) for name, tensor in file.tensors.items()}
+        )
         fit(model, tensors, where=str(path), assign=True)
     _attach(model, file.card)
     return model.eval()
