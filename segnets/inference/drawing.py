@@ -189,39 +189,84 @@ def draw_legend(
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(text_size)
-    line, margin, gap = round(text_size * 1.5), round(text_size * 0.75), round(text_size * 1.5)
+    line, margin = round(text_size * 1.5), round(text_size * 0.75)
     swatch, space = round(text_size * 0.8), round(text_size * 0.45)
-    room = max(width - 2 * margin, 1)
-    shares = [percent(entry.share) for entry in entries]
-    share_width = max((round(font.getlength(each)) for each in shares), default=0)
-    name_room = min(room - swatch - 2 * space - share_width, 24 * text_size)
-    names = [_shortened(_drawable(entry), font, name_room) for entry in entries]
-    name_width = max((round(font.getlength(each)) for each in names), default=0)
-    column = swatch + 2 * space + name_width + share_width
-    columns = max(1, min((room + gap) // (column + gap), len(entries)))
-    rows = -(-len(entries) // columns)
-    if max_height is not None:
-        rows = min(rows, max(2, (max_height - 2 * margin) // line))
-    shown = len(entries)
-    if rows * columns < len(entries):
-        shown = rows * columns - 1
-    height = max(1, rows) * line + 2 * margin - (line - text_size)
-    picture = Image.new("RGB", (width, height), _PAPER)
+    table = _Table(entries, font, text_size, width - 2 * margin)
+    most_rows = len(entries) if max_height is None else max(2, (max_height - 2 * margin) // line)
+    rows = table.arrange(most_rows)
+    shown = len(entries) if rows * len(table.lefts) >= len(entries) else rows * len(table.lefts) - 1
+
+    picture = Image.new("RGB", (width, max(1, rows) * line + 2 * margin - (line - text_size)), _PAPER)
     draw = ImageDraw.Draw(picture)
-    for index in range(shown):
-        left = margin + index // rows * (column + gap)
-        top = margin + index % rows * line
-        middle = top + text_size / 2
-        _draw_swatch(draw, left, round(middle - swatch / 2), swatch, entries[index].colour)
-        left += swatch + space
-        draw.text((left, middle), names[index], _INK, font, anchor="lm")
-        draw.text((left + name_width + space + share_width, middle), shares[index], _FAINT, font, anchor="rm")
+    for index, entry in enumerate(entries[:shown]):
+        column, row = divmod(index, rows)
+        left, middle = margin + table.lefts[column], margin + row * line + text_size / 2
+        _draw_swatch(draw, left, round(middle - swatch / 2), swatch, entry.colour)
+        draw.text((left + swatch + space, middle), table.names[index], _INK, font, anchor="lm")
+        draw.text((left + table.widths[column], middle), percent(entry.share), _FAINT, font, anchor="rm")
     if shown < len(entries):
-        left = margin + shown // rows * (column + gap)
-        middle = margin + shown % rows * line + text_size / 2
+        column, row = divmod(shown, rows)
+        left, middle = margin + table.lefts[column], margin + row * line + text_size / 2
         rest = percent(sum(entry.share for entry in entries[shown:]))
-        draw.text((left, middle), f"and {len(entries) - shown} more  {rest}", _FAINT, font, anchor="lm")
+        text = _shortened(f"and {len(entries) - shown} more  {rest}", font, width - left)
+        draw.text((left, middle), text, _FAINT, font, anchor="lm")
     return np.asarray(picture)
+
+
+class _Table:
+    """Columns of a legend, each as wide as its longest name.
+
+    Attributes:
+        names: Names as drawn.
+        lefts: Left end of each column.
+        widths: Width of each column.
+    """
+
+    # Longest name, in sizes of the text: names are cut more where the legend would have to leave entries out.
+    _LONGEST = (24, 14, 9)
+
+    def __init__(
+        self, entries: Sequence[Entry], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text_size: int, room: int
+    ) -> None:
+        self._all_names = [_drawable(entry) for entry in entries]
+        self._font, self._text_size, self._room = font, text_size, room
+        self._gap = round(text_size * 1.6)
+        # Swatch, space, then after the name space and the share.
+        share = max((font.getlength(percent(entry.share)) for entry in entries), default=0)
+        self._beside = round(text_size * 0.8) + round(text_size * 1.05) + round(share)
+        self.names: list[str] = []
+        self.lefts: list[int] = []
+        self.widths: list[int] = []
+
+    def arrange(self, most_rows: int) -> int:
+        """Choose as many columns as fit, and return the number of rows."""
+        for longest in self._LONGEST:
+            room = max(self._text_size, min(longest * self._text_size, self._room - self._beside))
+            self.names = [_shortened(each, self._font, room) for each in self._all_names]
+            lengths = [round(self._font.getlength(each)) for each in self.names]
+            rows = self._rows(lengths)
+            if rows <= most_rows:
+                break
+        rows = min(rows, most_rows)
+        columns = [lengths[start : start + rows] for start in range(0, len(lengths), max(1, rows))]
+        self.widths, self.lefts, left = [], [], 0
+        for column in columns:
+            width = self._beside + max(column)
+            if self.lefts and left + width > self._room:
+                break
+            self.lefts.append(left)
+            self.widths.append(width)
+            left += width + self._gap
+        return rows
+
+    def _rows(self, lengths: list[int]) -> int:
+        """Return the least number of rows with which all columns fit."""
+        for rows in range(1, len(lengths)):
+            columns = [lengths[start : start + rows] for start in range(0, len(lengths), rows)]
+            width = sum(self._beside + max(column) for column in columns) + self._gap * (len(columns) - 1)
+            if width <= self._room:
+                return rows
+        return len(lengths)
 
 
 def _draw_swatch(draw: ImageDraw.ImageDraw, left: int, top: int, size: int, colour: Colour) -> None:
@@ -312,7 +357,7 @@ def draw_picture(
     shown = draw_overlay(image, mask, palette, alpha=alpha, outlines=outlines)
     height, width = shown.shape[:2]
     full_width = max(width, _SMALLEST_WIDTH)
-    size = max(_SMALLEST_TEXT, min(round((height * full_width) ** 0.5 / 36), full_width // 14))
+    size = max(_SMALLEST_TEXT, min(round((height * full_width) ** 0.5 / 33), full_width // 14))
     strip = draw_legend(entries, full_width, size, max(height // 2, 8 * size))
     picture = np.full((height + len(strip), full_width, 3), _PAPER, dtype=np.uint8)
     picture[:height, :width] = shown
