@@ -5,6 +5,17 @@ from __future__ import annotations
 # Number of bytes that `kind_of` wants to see.
 HEAD = 512
 
+# Images that Pillow reads, unless they are damaged.
+_IMAGES = (
+    (b"\x89PNG", "PNG image"),
+    (b"\xff\xd8\xff", "JPEG image"),
+    (b"GIF8", "GIF image"),
+    (b"II*\0", "TIFF image"),
+    (b"MM\0*", "TIFF image"),
+    (b"BM", "BMP image"),
+    (b"P5", "PGM image"),
+    (b"P6", "PPM image"),
+)
 _MAGIC = (
     (b"%PDF", "PDF; export its pages as PNG"),
     (b"%!PS", "PostScript (EPS), a drawing; export it as PNG"),
@@ -17,6 +28,7 @@ _MAGIC = (
     (b"\x89HDF\r\n\x1a\n", "HDF5; save the image as PNG or TIFF"),
     (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
     (b"P7", "PAM; save it as PPM or PNG"),
+    *((magic, f"a {kind}, damaged, incomplete or of an unusual kind") for magic, kind in _IMAGES),
 )
 # Brands of the ISO container, which holds HEIC photographs, AVIF and videos.
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
@@ -38,9 +50,10 @@ def kind_of(head: bytes) -> str:
                 "HEIC, which Pillow reads with the package pillow-heif "
                 "(pillow_heif.register_heif_opener()); or save it as JPEG"
             )
-        return "a video (MP4 or QuickTime)" if head[8:12] not in (b"avif", b"avis") else "AVIF"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "a video (AVI)"
+        avif = head[8:12] in (b"avif", b"avis")
+        return "an AVIF image, damaged or incomplete" if avif else "a video (MP4 or QuickTime)"
+    if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"WEBP"):
+        return "a video (AVI)" if head[8:12] == b"AVI " else "a WebP image, damaged or incomplete"
     return _kind_of_text(head)
 
 

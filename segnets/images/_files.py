@@ -113,15 +113,15 @@ def open_image(file: IO[bytes], name: str) -> ImageFile:
         for kind in [each for each in Image.ID if each not in tried]:
             tried.add(kind)
             reader, accept = Image.OPEN[kind]
-            accepted = accept is None or accept(head[:16])
-            if isinstance(accepted, str):  # a library that Pillow lacks
-                missing = accepted
-            elif accepted:
-                file.seek(0)
-                try:
+            try:
+                accepted = accept is None or accept(head[:16])
+                if isinstance(accepted, str):  # a library that Pillow lacks
+                    missing = accepted
+                elif accepted:
+                    file.seek(0)
                     return reader(file, "")
-                except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
-                    continue  # as in Pillow: not of this format after all
+            except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
+                continue  # as in Pillow: not of this format after all
     raise ImageError(f"{name}: {_why_unknown(file, head, missing)}")
 
 

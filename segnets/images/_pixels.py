@@ -39,8 +39,8 @@ def decoded(image: ImageFile, file: IO[bytes], name: str, notices: list[str]) ->
     """
     if has_more_pictures(image):
         notices.append("it has several frames or pages, of which the first was read")
-    if image.format == "PPM" and (table := _ppm_table(image)) is not None:
-        return _ppm(image, file, table, notices)
+    if image.format == "PPM" and (top := _ppm_maximum(image)):
+        return _ppm(image, file, top, notices)
     if image.format == "TIFF":
         prepare_tiff(image, name)
     layout = " ".join(str(tile[3]) for tile in image.tile)
@@ -52,7 +52,7 @@ def decoded(image: ImageFile, file: IO[bytes], name: str, notices: list[str]) ->
         values = np.asarray(image).astype(np.uint16)  # 0..65535, whatever the file's maximum
         return _like(image, eight_bits(values, notices))
     if ";16" in layout and image.mode in _MODES:
-        notices.append(_scaled(16, max(map(_largest, image.split()))))
+        _note_scaling(65535, max(map(_largest, image.split())), notices)
         if "LA;16" in layout:  # Pillow gives it as RGBA
             return image.convert("LA")
     return checked_mode(image, name, notices)
@@ -78,17 +78,17 @@ def checked_mode(image: Image.Image, name: str, notices: list[str]) -> Image.Ima
 def eight_bits(values: npt.NDArray[Any], notices: list[str], bits: int = 16) -> npt.NDArray[np.uint8]:
     """Scale unsigned values of 9 to 16 bits to 8: the low bits are dropped, and the largest value becomes 255."""
     result: npt.NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
-    notices.append(_scaled(bits, result.max(initial=0)))
+    _note_scaling(2**bits - 1, int(result.max(initial=0)), notices)
     return result
+
+
+def _note_scaling(top: int, largest: int, notices: list[str]) -> None:
+    dark = "" if largest > _DARK else f". They are dark: none is above {largest} of 255"
+    notices.append(f"its values 0..{top} were scaled to 0..255{dark}")
 
 
 def _largest(channel: Image.Image) -> int:
     return int(np.flatnonzero(channel.histogram())[-1])
-
-
-def _scaled(bits: int, largest: int) -> str:
-    notice = f"its {bits} bits per channel were scaled to 8: 0..{2**bits - 1} to 0..255"
-    return notice if largest > _DARK else f"{notice}. It is dark: no result is above {largest}"
 
 
 def _from_16(image: Image.Image, notices: list[str], *, bits: int = 16, inverted: bool = False) -> Image.Image:
@@ -109,25 +109,22 @@ def _like(image: Image.Image, pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return result
 
 
-def _ppm_table(image: ImageFile) -> npt.NDArray[np.uint8] | None:
-    """Return the 8-bit value of each stored one, for a binary PPM or PGM with another maximum than 255, or None.
+def _ppm_maximum(image: ImageFile) -> int:
+    """Return the value that stands for white in a binary PPM or PGM, or 0 for the ordinary 255 and other files.
 
-    Pillow decodes these a value at a time in Python, a thousand times slower, and rounds some where PNG's are cut.
+    Pillow decodes such files a value at a time in Python, a thousand times slower, and rounds where others are cut.
     """
     codec, _extents, _offset, layout = image.tile[0]
     if codec == "raw" and layout == "I;16B":
-        largest = 65535
-    elif codec == "ppm" and isinstance(layout, tuple):
-        largest = int(layout[1])
-    else:
-        return None
-    values = np.arange(256 if largest < 256 else 65536)
-    scaled = values * 256 // (largest + 1) if largest > 255 else (values * 510 + largest) // (2 * largest)
-    return np.minimum(scaled, 255).astype(np.uint8)
+        return 65535
+    return int(layout[1]) if codec == "ppm" and isinstance(layout, tuple) else 0
 
 
-def _ppm(image: ImageFile, file: IO[bytes], table: npt.NDArray[np.uint8], notices: list[str]) -> Image.Image:
-    dtype = np.dtype(">u2" if len(table) > 256 else "u1")
+def _ppm(image: ImageFile, file: IO[bytes], top: int, notices: list[str]) -> Image.Image:
+    values = np.arange(65536 if top > 255 else 256)
+    scaled = values * 256 // (top + 1) if top > 255 else np.rint(values / top * 255)
+    table = np.minimum(scaled, 255).astype(np.uint8)
+    dtype = np.dtype(">u2" if top > 255 else "u1")
     channels = len(image.getbands())
     count = image.width * image.height * channels
     file.seek(image.tile[0][2])
@@ -135,8 +132,8 @@ def _ppm(image: ImageFile, file: IO[bytes], table: npt.NDArray[np.uint8], notice
     if len(data) < count * dtype.itemsize:
         raise OSError(f"image file is truncated ({count * dtype.itemsize - len(data)} bytes are missing)")
     pixels = table[np.frombuffer(data, dtype)].reshape(image.height, image.width, channels)
-    if len(table) > 256:
-        notices.append(_scaled(16, pixels.max()).replace("65535", "its maximum"))
+    if top > 255:
+        _note_scaling(top, int(pixels.max()), notices)
     return _like(image, pixels.squeeze(2) if channels == 1 else pixels)
 
 

@@ -154,7 +154,10 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _name_of(source: Any) -> str:
     """Return a name for messages, on one line."""
     if isinstance(source, str | os.PathLike):
-        return printable(os.fsdecode(source)) or "''"
+        name = printable(os.fsdecode(source))
+        if not name:
+            raise ImageError("image: its path is empty")
+        return name
     name = getattr(source, "name", None)
     return printable(name) if isinstance(name, str) and name else "image"
 
