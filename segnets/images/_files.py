@@ -42,7 +42,7 @@ _REDUCED = 1
 
 def printable(name: str) -> str:
     """Escape what would break a line or a terminal. Letters of every script and emoji are kept."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 @contextlib.contextmanager
@@ -87,6 +87,17 @@ def _cannot_open(error: OSError | ValueError, name: str) -> ImageError:
     return ImageError(f"{name}: {reason or f'is no path of a file: {error}'}")
 
 
+def undecodable(error: Exception, name: str, kind: str) -> ImageError:
+    """Convert any error of a reader, whose message may quote the file, to an ImageError on one line."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, MemoryError):
+        return ImageError(f"{name}: its pixels need more memory than is free")
+    reason = printable((str(error).splitlines() or [""])[0]) or type(error).__name__
+    what = f"this {kind} image is damaged or incomplete" if kind else "reading it failed"
+    return ImageError(f"{name}: can't be read as an image: {what} ({reason})")
+
+
 def open_image(file: IO[bytes], name: str) -> ImageFile:
     """Recognise an image by its content and read its header. No pixel is decoded.
 
@@ -122,6 +133,8 @@ def open_image(file: IO[bytes], name: str) -> ImageFile:
                     return reader(file, "")
             except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
                 continue  # as in Pillow: not of this format after all
+            except Exception as error:  # Pillow's readers raise any kind for a damaged file
+                raise undecodable(error, name, kind) from None
     raise ImageError(f"{name}: {_why_unknown(file, head, missing)}")
 
 

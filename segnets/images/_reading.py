@@ -21,6 +21,7 @@ from segnets.images._files import (
     opened_file,
     printable,
     stored_size,
+    undecodable,
 )
 from segnets.images._pixels import TARGETS, array_of, checked_mode, decoded, eight_bits
 
@@ -147,7 +148,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
                 exif = image.getexif()
             orientation = exif.get(_ORIENTATION, 1)
         except Exception as error:
-            raise _undecodable(error, name, "") from None
+            raise undecodable(error, name, "") from None
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
@@ -158,8 +159,8 @@ def _name_of(source: Any) -> str:
         if not name:
             raise ImageError("image: its path is empty")
         return name
-    name = getattr(source, "name", None)
-    return printable(name) if isinstance(name, str) and name else "image"
+    own = getattr(source, "name", None)
+    return printable(own) if isinstance(own, str) and own else "image"
 
 
 def _stream(source: Any, channels: int) -> IO[bytes]:
@@ -179,7 +180,7 @@ def _stream(source: Any, channels: int) -> IO[bytes]:
         try:
             data = source.read()
         except Exception as error:
-            raise _undecodable(error, _name_of(source), "") from None
+            raise undecodable(error, _name_of(source), "") from None
         if not isinstance(data, bytes):
             raise ImageError(f"{_name_of(source)}: its read() gives no bytes; open it in binary mode ('rb')") from None
         return io.BytesIO(data)
@@ -198,7 +199,7 @@ def _from_file(file: IO[bytes], name: str, channels: int, max_pixels: int, notic
         orientation = _orientation_of(image, notices)
         return array_of(result, orientation, channels, name, notices)
     except Exception as error:  # Pillow's readers raise any kind for a damaged file
-        raise _undecodable(error, name, kind) from None
+        raise undecodable(error, name, kind) from None
 
 
 def _from_pillow(image: Image.Image, channels: int, max_pixels: int, notices: list[str]) -> npt.NDArray[np.uint8]:
@@ -210,7 +211,7 @@ def _from_pillow(image: Image.Image, channels: int, max_pixels: int, notices: li
         result = checked_mode(image, name, notices)
         return array_of(result, _orientation_of(image, notices), channels, name, notices)
     except Exception as error:  # as for files
-        raise _undecodable(error, name, image.format or "") from None
+        raise undecodable(error, name, image.format or "") from None
 
 
 def _orientation_of(image: Image.Image | ImageFile, notices: list[str]) -> int:
@@ -220,16 +221,6 @@ def _orientation_of(image: Image.Image | ImageFile, notices: list[str]) -> int:
         notices.append("its EXIF data is damaged; it is shown as it is stored")
         return 1
     return orientation if orientation in range(1, 9) else 1
-
-
-def _undecodable(error: Exception, name: str, kind: str) -> ImageError:
-    if isinstance(error, ImageError):
-        return error
-    if isinstance(error, MemoryError):
-        return ImageError(f"{name}: its pixels need more memory than is free")
-    reason = printable((str(error).splitlines() or [""])[0]) or type(error).__name__
-    what = f"this {kind} image" if kind else "it"
-    return ImageError(f"{name}: can't be read as an image: {what} is damaged or incomplete ({reason})")
 
 
 def _array_of_tensor(tensor: torch.Tensor) -> npt.NDArray[Any]:

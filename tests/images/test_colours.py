@@ -44,7 +44,7 @@ def png(values: npt.NDArray[np.uint16], colour_type: int, *chunks: tuple[bytes, 
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def tiff(values: npt.NDArray[np.uint16], bits: int, photometric: int) -> bytes:
+def tiff(values: npt.NDArray[np.integer], bits: int, photometric: int) -> bytes:
     """Return an uncompressed TIFF with several channels of 16 bits, or one of 12 packed bits."""
     height, width, channels = values.shape
     if bits == 12:
@@ -254,7 +254,8 @@ def adobe_to_srgb(pixels: Pixels) -> npt.NDArray[np.float64]:
     srgb_to_xyz = np.array([[0.43607, 0.22249, 0.01392], [0.38515, 0.71687, 0.09708], [0.14307, 0.06061, 0.7141]])
     linear = np.clip(xyz @ np.linalg.inv(srgb_to_xyz), 0, 1)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return 255 * curved
+    result: npt.NDArray[np.float64] = 255 * curved
+    return result
 
 
 @needs_lcms
