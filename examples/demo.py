@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import segnets
+from segnets.images import image_pixels
 from segnets.inference import overlay
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,8 +110,7 @@ def real_photograph() -> np.ndarray:
         sys.exit(
             "the photograph is part of scikit-learn. Install it with `pip install scikit-learn`, or run `make demo`."
         )
-    with Image.open(Path(spec.origin).parent / "datasets" / "images" / "flower.jpg") as image:
-        return np.asarray(image.convert("RGB")).copy()
+    return image_pixels(Path(spec.origin).parent / "datasets" / "images" / "flower.jpg")
 
 
 def build_cpp_program() -> Path | None:

@@ -249,8 +249,10 @@ def segment(
 
     Args:
         model: Network in eval mode that maps (N, K, h, w) to a dictionary with logits "out" of shape (N, C, h, w).
-        image: Path of an image file, Pillow image, or array (H, W, K) uint8; or a tensor (N, H, W, K) uint8, 0..255, on
-            the model's device. RGB for three channels. The EXIF orientation of a photograph is applied.
+        image: Path of an image file, its bytes, binary file, Pillow image, or array (H, W, K) uint8 or uint16; or a
+            tensor (N, H, W, K) uint8, 0..255, on the model's device. RGB for three channels. Files are read by the
+            rules of `segnets.images.read_image`: the EXIF orientation and the ICC profile are applied, 16 bits are
+            scaled, transparency is dropped.
         preprocessing: Preprocessing of the images; None means that of the model's card, or of torchvision's
             segmentation weights for a model without one.
         decoding: Rule that turns logits into ids; None means that of `model.card`, else argmax, and for a network of
