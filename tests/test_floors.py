@@ -102,6 +102,8 @@ def test_the_import_loads_nothing_heavy() -> None:
     heavy = {
         "torchvision",
         "PIL",
+        "av",
+        "cv2",
         "onnx",
         "onnxruntime",
         "onnxscript",
