@@ -157,11 +157,12 @@ def _tiff_layout(file: IO[bytes], head: bytes) -> str:
         bits = tags.get(_BITS, (1,))
         kind = {2: "signed ", 3: "float ", 5: "complex ", 6: "complex "}.get(tags.get(_FORMAT, (1,))[0], "")
         samples = int(tags.get(_SAMPLES, len(bits)))
+        depth = int(max(bits))
         side = f"{int(tags[_WIDTH])}x{int(tags[_HEIGHT])}"
     except Exception:  # any damage
         return ""
     return (
-        f"a TIFF of {side} pixels with {samples} channels of {kind}{max(bits)} bits; save it with 1 or 3 channels of "
+        f"a TIFF of {side} pixels with {samples} channels of {kind}{depth} bits; save it with 1 or 3 channels of "
         "8 or 16 bits, or pass an array (H, W, channels)"
     )
 

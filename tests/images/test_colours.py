@@ -141,8 +141,13 @@ def test_values_of_unknown_range_are_refused(image: Image.Image, kind: str) -> N
 
 
 def test_tiff_files_without_a_mode_are_described() -> None:
+    data = tiff(np.zeros((2, 3, 5), np.uint16), 16, 1)
     with pytest.raises(segnets.ImageError, match=r"is a TIFF of 3x2 pixels with 5 channels of 16 bits; save it with"):
-        read_image(tiff(np.zeros((2, 3, 5), np.uint16), 16, 1))
+        read_image(data)
+    bits = struct.pack("<HHII", 258, 3, 1, 16)
+    assert bits in data
+    with pytest.raises(segnets.ImageError, match="is a TIFF image, damaged, incomplete or of an unusual kind"):
+        read_image(data.replace(bits, struct.pack("<HHI", 258, 2, 2) + b"\xaa\n\0\0"))
 
 
 def test_every_mode_of_8_bits_equals_pillows(pixels: Pixels) -> None:
