@@ -18,10 +18,12 @@ if TYPE_CHECKING:
         ImageError,
         OutputError,
         PeerGoneError,
+        PredictError,
         SegnetsError,
         WeightsError,
     )
     from segnets.frame_ring import FrameRing
+    from segnets.inference import Prediction, Predictor
     from segnets.model import SegmentationModel
     from segnets.preprocessing import Preprocessing, preprocess
     from segnets.registry import list_models, register_model
@@ -54,6 +56,9 @@ __all__ = [
     "ModelConfig",
     "OutputError",
     "PeerGoneError",
+    "PredictError",
+    "Prediction",
+    "Predictor",
     "Preprocessing",
     "SegmentationModel",
     "SegnetsError",
@@ -93,10 +98,12 @@ _MODULES = {
         "ImageError",
         "OutputError",
         "PeerGoneError",
+        "PredictError",
         "SegnetsError",
         "WeightsError",
     ),
     "frame_ring": ("FrameRing",),
+    "inference": ("Prediction", "Predictor"),
     "model": ("SegmentationModel",),
     "preprocessing": ("Preprocessing", "preprocess"),
     "registry": ("list_models", "register_model"),

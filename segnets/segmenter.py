@@ -291,7 +291,7 @@ def segment(
     if isinstance(image, Tensor):
         batch = image
     else:
-        batch = torch.from_numpy(image_pixels(image, preprocessing.channels))[None].to(_device_of(model))
+        batch = pixels_to_batch(image_pixels(image, preprocessing.channels)).to(_device_of(model))
     segmenter = Segmenter(model, preprocessing, decoding).eval()
     check_batch(batch, segmenter.image_to_input, _classes_of(model))
     with neutral_state(batch.device):
@@ -304,6 +304,11 @@ def segment(
         return mask
     result: npt.NDArray[np.integer] = mask[0].cpu().numpy()
     return result
+
+
+def pixels_to_batch(pixels: npt.NDArray[np.uint8]) -> Tensor:
+    """Return pixels, (H, W, K), as a batch of one, (1, H, W, K), which shares their memory if it is writable."""
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())[None]
 
 
 def _classes_of(model: nn.Module) -> int:

@@ -157,3 +157,10 @@ def test_what_is_refused(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
     with pytest.raises(segnets.ImageError, match=r"has 3 channels, and the network reads 4; pass an array \(H, W, 4\)"):
         image_pixels(Image.fromarray(pixels), channels=4)
+
+
+def test_read_only_pixels_are_segmented_without_a_warning() -> None:
+    model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=2).eval()
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels.flags.writeable = False
+    assert segnets.segment(model, pixels, segnets.Preprocessing(resize="none")).shape == (8, 8)

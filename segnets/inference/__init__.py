@@ -2,6 +2,7 @@
 
 from segnets.inference.masks import overlay, voc_palette
 from segnets.inference.prediction import Prediction, Seconds
+from segnets.inference.predictor import Predictor
 from segnets.inference.writers import WRITERS
 
-__all__ = ["WRITERS", "Prediction", "Seconds", "overlay", "voc_palette"]
+__all__ = ["WRITERS", "Prediction", "Predictor", "Seconds", "overlay", "voc_palette"]

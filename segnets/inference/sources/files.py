@@ -104,14 +104,14 @@ def files_of(names: Iterable[str | os.PathLike[str]], *, recursive: bool = False
     return list(FileSource(names, recursive))
 
 
-def natural_order(name: str) -> list[tuple[int, int, str]]:
+def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Return a key that sorts numbers in names by their value, and is the same on every system.
 
     Equal numbers such as 1 and 01 are sorted as text.
     """
     parts = _NUMBERS.split(name)
     key = [(0, int(part), "") if part.isdecimal() and part.isascii() else (1, 0, part) for part in parts if part]
-    return [*key, (2, 0, name)]
+    return key, name
 
 
 def _fixed_parts(pattern: Path) -> Iterator[str]:

@@ -1,0 +1,327 @@
+"""`segnets predict`: segment image files, folders, videos and very large images."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segnets.commands._common import Subparsers, add_command
+from segnets.errors import ImageError, PredictError, SegnetsError
+
+if TYPE_CHECKING:
+    from segnets.card import JSON
+    from segnets.inference.job import Summary
+    from segnets.inference.postprocess import PostProcessing
+    from segnets.inference.predictor import Predictor
+    from segnets.inference.sources import Item
+
+_OUTPUTS = "mask, overlay, overlay-png, probabilities, confidence, coco, geojson, csv"
+
+
+def add(commands: Subparsers[Any]) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "predict",
+        _run,
+        summary="segment photographs, folders and large images",
+        description="Segment images with a network: write masks, pictures and numbers to a folder. Images that "
+        "can't be read are named and skipped, and the exit status is then 1.",
+        examples="""
+            segnets predict --model weights.safetensors photo.jpg --out results
+            segnets predict --model model.ts photos --recursive --out results --save mask,overlay,csv
+            segnets predict --model weights.safetensors photos --out results --resume
+            segnets predict --model weights.safetensors map.tif --out results --tile 1024 --resize none
+            find photos -name '*.jpg' | segnets predict --model weights.safetensors - --out results
+        """,
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="image file, folder, or pattern such as 'photos/*.jpg'; - reads a list of files from stdin, one per line",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if needed")
+    _add_model(parser.add_argument_group("model"))
+    _add_outputs(parser.add_argument_group("results"))
+    _add_masks(parser.add_argument_group("masks"))
+    _add_large(parser.add_argument_group("large images"))
+    _add_running(parser.add_argument_group("running"))
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model",
+        action="append",
+        metavar="FILE",
+        help="weights file (.safetensors) or exported file (.ts, .pt2, .onnx); given several times, probabilities are "
+        "averaged. A .ts or .pt2 is a program, which is executed",
+    )
+    group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="precision of a weights file; default: float32")
+    group.add_argument("--threads", type=_positive, metavar="N", help="threads of the network; default: all cores")
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="exactly the masks of segnets.segment, whatever the batch; otherwise up to 1 pixel in 10,000, a near-tie, "
+        "may differ",
+    )
+    group.add_argument("--resize", metavar="RULE", help="other resizing: 520 (short side), 480x640, or none")
+    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    group.add_argument(
+        "--scales", type=_numbers, default=(1.0,), metavar="X,X", help="average several sizes, such as 0.75,1,1.25"
+    )
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--save",
+        default="mask,overlay",
+        metavar="LIST",
+        help=f"what to write, from {_OUTPUTS}; default: mask,overlay",
+    )
+    group.add_argument("--manifest", type=Path, metavar="FILE", help="JSON line per image: state, outputs, times")
+    group.add_argument("--json", action="store_true", help="print the closing summary as JSON")
+
+
+def _add_masks(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--min-confidence", type=float, metavar="P", help='pixels below this probability become the class "unsure"'
+    )
+    group.add_argument("--only", type=_names, default=(), metavar="CLASS,CLASS", help="keep these classes only")
+    group.add_argument("--min-area", type=_count, default=0, metavar="N", help="remove regions of fewer pixels")
+    group.add_argument("--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels")
+
+
+def _add_large(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--tile", type=_positive, metavar="N", help="segment in tiles of N x N pixels, such as 1024")
+    group.add_argument("--overlap", type=_count, metavar="N", help="pixels that neighbouring tiles share; default: 128")
+    group.add_argument(
+        "--max-pixels",
+        type=_positive,
+        metavar="N",
+        help="largest image to decode as a whole; default: 178956970. TIFF files read in tiles have no limit",
+    )
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--recursive", action="store_true", help="also search the folders in a folder")
+    group.add_argument("--resume", action="store_true", help="go on with an interrupted run in the same folder")
+    group.add_argument("--force", action="store_true", help="write to a folder that is not empty, replacing files")
+    group.add_argument("--fail-fast", action="store_true", help="stop at the first image that fails")
+    group.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="only part K of N, for job arrays")
+    group.add_argument("--batch", type=_positive, metavar="N", help="images per batch; default: 1 on a CPU, 8 on a GPU")
+    group.add_argument(
+        "--workers", type=_positive, default=2, metavar="N", help="threads that read and write files; default: 2"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from segnets.inference.job import Job, JobOptions
+
+    if options.resume and options.force:
+        raise SegnetsError("--resume keeps what is there and --force replaces it; choose one")
+    files, tables = _writers(options.save)
+    items = _items(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    predictor = _predictor(options)
+    job_options = JobOptions(
+        folder=options.out,
+        files=files,
+        tables=tables,
+        batch_size=options.batch,
+        workers=options.workers,
+        resume=options.resume,
+        overwrite=options.force,
+        fail_fast=options.fail_fast,
+        shard=options.shard,
+        manifest=options.manifest,
+    )
+    with _Progress() as progress:
+        job = Job(predictor, items, job_options, _description(options, predictor), progress.tell, progress.step)
+        progress.total = job.total
+        try:
+            summary = job.execute()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; {job.summary.images} of {job.total} images are done; --resume goes on"
+            ) from None
+    print(json.dumps(summary.to_json()) if options.json else summary)
+    return 1 if summary.failed else 0
+
+
+def _items(options: argparse.Namespace) -> list[Item]:
+    from segnets.inference.sources import FileSource
+
+    names = [name for each in options.sources for name in (_listed() if each == "-" else [each])]
+    source = FileSource(names, options.recursive, without=options.out)
+    items = list(source)
+    if not items:
+        raise ImageError("no images: the list on stdin is empty")
+    if source.skipped:
+        noun = "file is" if source.skipped == 1 else "files are"
+        print(f"segnets: {source.skipped} other {noun} left out, by suffix", file=sys.stderr)
+    return items
+
+
+def _listed() -> Iterator[str]:
+    """Yield the names on stdin, one per line; NUL ends a name too (find -print0)."""
+    data = sys.stdin.buffer.read()
+    separator = b"\0" if b"\0" in data else b"\n"
+    for line in data.split(separator):
+        name = line.decode(sys.getfilesystemencoding(), "surrogateescape").removesuffix("\r")
+        if name.strip():
+            yield name
+
+
+def _predictor(options: argparse.Namespace) -> Predictor:
+    from segnets.inference import Predictor
+    from segnets.inference.predictor import MAX_PIXELS
+
+    return Predictor(
+        options.model,
+        options.device,
+        dtype=options.dtype,
+        deterministic=options.deterministic,
+        flip=options.flip,
+        scales=options.scales,
+        resize=options.resize,
+        postprocessing=_postprocessing(options),
+        max_pixels=options.max_pixels or MAX_PIXELS,
+    )
+
+
+def _postprocessing(options: argparse.Namespace) -> PostProcessing:
+    from segnets.inference.postprocess import PostProcessing
+
+    return PostProcessing(
+        min_confidence=options.min_confidence,
+        min_area=options.min_area,
+        fill_holes=options.fill_holes,
+        only=options.only,
+    )
+
+
+def _writers(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the writers of files and of tables that a list names.
+
+    Raises:
+        SegnetsError: If a name is unknown.
+    """
+    from segnets.inference.writers import WRITERS, TableWriter
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in WRITERS:
+            raise SegnetsError(f"--save {name}: expected a list of {', '.join(WRITERS)}")
+    tables = {name: WRITERS[name] for name in names if isinstance(WRITERS[name], TableWriter)}
+    return {name: WRITERS[name] for name in names if name not in tables}, tables
+
+
+def _description(options: argparse.Namespace, predictor: Predictor) -> dict[str, JSON]:
+    """Return what the outputs are made with."""
+    return {
+        "models": [_sha256(Path(name)) for name in options.model],
+        "networks": [f"{network.form} on {network.device.type}" for network in predictor.networks],
+        "save": sorted(name.strip() for name in options.save.split(",")),
+        "batch": options.batch,
+        "deterministic": options.deterministic,
+        "resize": options.resize,
+        "flip": options.flip,
+        "scales": list(options.scales),
+        "min_confidence": options.min_confidence,
+        "only": list(options.only),
+        "min_area": options.min_area,
+        "fill_holes": options.fill_holes,
+        "tile": options.tile,
+        "overlap": options.overlap,
+    }
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PredictError(f"{path}: can't be read: {error.strerror}") from None
+
+
+class _Progress:
+    """Progress bar on stderr with the rate and the remaining time, and messages above it."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, summary: Summary) -> None:
+        bar = self._opened(summary.kept)
+        bar.update(summary.images + summary.failed - bar.n)
+
+    def tell(self, message: str) -> None:
+        from segnets.console import escape_controls
+
+        self._opened().write(f"segnets: {escape_controls(message)}", file=sys.stderr)
+
+    def _opened(self, kept: int = 0) -> Any:
+        """Return the bar, which appears with the first image. Images that are kept take no time."""
+        from tqdm import tqdm
+
+        if self._bar is not None:
+            if kept == self._bar.n + 1 and self._bar.initial == self._bar.n:
+                self._bar.initial = kept
+            return self._bar
+        # On a terminal it is drawn often; a log gets a line now and then.
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        interval = 0.2 if terminal else 30
+        self._bar = tqdm(total=self.total, unit="image", file=sys.stderr, mininterval=interval, ascii=True)
+        return self._bar
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number")
+    return int(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers with commas between them") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    try:
+        shard = _positive(number), _positive(of)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected K/N, for example 1/4") from None
+    if shard[0] > shard[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a part from 1/{of} to {of}/{of}")
+    return shard

@@ -1,0 +1,170 @@
+"""From decoded images to predictions: networks, views, masks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segnets.card import Colour, Decoding
+from segnets.errors import ImageError
+from segnets.forks import check_not_forked
+from segnets.images import ImageData
+from segnets.inference.maps import AveragedMaps, LogitMaps, decode_mask
+from segnets.inference.networks import Network
+from segnets.inference.postprocess import PostProcessing
+from segnets.inference.prediction import Prediction, Seconds
+from segnets.inference.sources import Item
+from segnets.inference.views import View
+from segnets.segmenter import pixels_to_batch
+
+# Errors of one image: a wrong size, or more memory than there is. torch raises RuntimeError for both.
+_FAILURES = (ImageError, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that was read, or the reason why it can't be.
+
+    Attributes:
+        item: The image's name and place.
+        image: The pixels, or None.
+        error: The reason, or None.
+        seconds: Time that reading took.
+    """
+
+    item: Item
+    image: ImageData | None
+    error: ImageError | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Networks and rules that turn decoded images into predictions.
+
+    Attributes:
+        networks: Networks to average, at least one.
+        views: Views to average, at least one.
+        decoding: Rule that turns logits into ids.
+        postprocessing: Changes of the mask.
+        model_classes: Class names of the networks.
+        classes: Class names after postprocessing.
+        palette: Colours after postprocessing.
+        exact: Whether masks are those of the network's own `segment`.
+    """
+
+    networks: Sequence[Network]
+    views: Sequence[View]
+    decoding: Decoding
+    postprocessing: PostProcessing
+    model_classes: tuple[str, ...]
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    exact: bool
+
+    def predictions(self, batch: Sequence[Decoded]) -> list[Prediction]:
+        """Compute the predictions of images, in their order. One that fails has an error; the others are computed."""
+        check_not_forked()
+        done: dict[int, Prediction] = {}
+        inputs: dict[int, list[Tensor]] = {}
+        seconds: dict[int, float] = {}
+        for index, each in enumerate(batch):
+            started = time.perf_counter()
+            try:
+                inputs[index] = self._inputs(each)
+            except _FAILURES as error:
+                done[index] = self._failed(each, error)
+            seconds[index] = time.perf_counter() - started
+        for group in _groups(inputs):
+            started = time.perf_counter()
+            logits = self._logits([inputs.pop(index) for index in group])
+            share = (time.perf_counter() - started) / len(group)
+            for index, result in zip(group, logits, strict=True):
+                if isinstance(result, Exception):
+                    done[index] = self._failed(batch[index], result)
+                else:
+                    done[index] = self._predicted(batch[index], result, seconds[index] + share)
+        return [done[index] for index in range(len(batch))]
+
+    def _inputs(self, decoded: Decoded) -> list[Tensor]:
+        """Return the input of each network."""
+        if decoded.image is None:
+            raise decoded.error or ImageError(f"{decoded.item.source}: was not read")
+        image = pixels_to_batch(decoded.image.pixels)
+        return [network.prepare(image) for network in self.networks]
+
+    def _logits(self, inputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor] | Exception]:
+        """Compute the logits of every network and view for images of equal shape, or the error of each image."""
+        try:
+            computed = [
+                network.logits(view.of(torch.cat([each[number] for each in inputs])))
+                for number, network in enumerate(self.networks)
+                for view in self.views
+            ]
+            return [[logits[index] for logits in computed] for index in range(len(inputs))]
+        except _FAILURES as error:
+            if len(inputs) == 1:
+                return [error]
+        # One image may be at fault, or together they don't fit into memory.
+        return [result for each in inputs for result in self._logits([each])]
+
+    def _predicted(self, decoded: Decoded, logits: Sequence[Tensor], network_seconds: float) -> Prediction:
+        assert decoded.image is not None  # `_inputs` raised for it
+        started = time.perf_counter()
+        pixels = decoded.image.pixels
+        height, width = pixels.shape[:2]
+        per_view = [self.views[i % len(self.views)].maps(each, height, width) for i, each in enumerate(logits)]
+        maps: LogitMaps = per_view[0] if len(per_view) == 1 else AveragedMaps(per_view, self.decoding)
+        try:
+            if self.exact and len(per_view) == 1:
+                mask = self.networks[0].segment(pixels_to_batch(pixels))[0].numpy()
+            else:
+                mask = decode_mask(maps, self.decoding)
+            mask = self.postprocessing.apply(mask, maps, self.decoding, self.model_classes)
+        except _FAILURES as error:
+            return self._failed(decoded, error)
+        seconds = Seconds(decode=decoded.seconds, network=network_seconds, post=time.perf_counter() - started)
+        return Prediction(
+            source=decoded.item.source,
+            notices=decoded.image.notices,
+            mask=mask,
+            image=pixels,
+            maps=maps,
+            classes=self.classes,
+            palette=self.palette,
+            decoding=self.decoding,
+            seconds=seconds,
+        )
+
+    def _failed(self, decoded: Decoded, error: Exception) -> Prediction:
+        if not isinstance(error, ImageError):
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in reason
+            reason = "does not fit into memory; segment it in tiles (--tile 1024)" if out_of_memory else reason
+            error = ImageError(f"{decoded.item.source}: {reason}")
+        elif decoded.item.source not in str(error):
+            error = ImageError(f"{decoded.item.source}: {error}")
+        notices = () if decoded.image is None else decoded.image.notices
+        seconds = Seconds(decode=decoded.seconds)
+        return Prediction(
+            source=decoded.item.source,
+            notices=notices,
+            error=error,
+            classes=self.classes,
+            palette=self.palette,
+            decoding=self.decoding,
+            seconds=seconds,
+        )
+
+
+def _groups(inputs: Mapping[int, Sequence[Tensor]]) -> list[list[int]]:
+    """Return indices of inputs that have equal shapes, which are computed together."""
+    groups: dict[Any, list[int]] = {}
+    for index, each in inputs.items():
+        groups.setdefault(tuple(tensor.shape for tensor in each), []).append(index)
+    return list(groups.values())

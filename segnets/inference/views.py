@@ -1,0 +1,51 @@
+"""Views of an image whose predictions are averaged (test-time augmentation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from segnets.errors import PredictError
+from segnets.inference.maps import FlippedMaps, LogitMaps, ResizedLogits
+
+_SCALES = (0.1, 10.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image.
+
+    Attributes:
+        flip: Whether the image is mirrored, left to right.
+        scale: Size relative to the network's usual input.
+    """
+
+    flip: bool = False
+    scale: float = 1.0
+
+    def of(self, batch: Tensor) -> Tensor:
+        """Return the view of a network's input, (N, K, h, w) float32; it is resized with antialiasing."""
+        if self.scale != 1.0:
+            height, width = (max(1, round(length * self.scale)) for length in batch.shape[2:])
+            batch = F.interpolate(batch, size=[height, width], mode="bilinear", align_corners=False, antialias=True)
+        return batch.flip(3) if self.flip else batch
+
+    def maps(self, logits: Tensor, height: int, width: int) -> LogitMaps:
+        """Return the logits, (C, h, w), of a view at the size of the image as it is."""
+        maps = ResizedLogits(logits, height, width)
+        return FlippedMaps(maps) if self.flip else maps
+
+
+def views(flip: bool, scales: Sequence[float]) -> tuple[View, ...]:
+    """Return every combination of scales and mirroring.
+
+    Raises:
+        PredictError: If there is no scale, or one is not 0.1 to 10.
+    """
+    low, high = _SCALES
+    if not scales or not all(isinstance(scale, int | float) and low <= scale <= high for scale in scales):
+        raise PredictError(f"scales={tuple(scales)}: expected at least one number, {low} to {high}")
+    return tuple(View(mirrored, float(scale)) for scale in scales for mirrored in ((False, True) if flip else (False,)))

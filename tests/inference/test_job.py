@@ -1,0 +1,305 @@
+"""Jobs over folders: `segnets predict` as users run it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segnets
+from segnets.cli import main
+from tests.inference.common import image_folder, random_image, small_model
+
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    segnets.save(small_model(), path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "photos")
+
+
+def _predict(weights: Path, *arguments: object) -> int:
+    # Rewriting the network would take a second for each call.
+    return main(["predict", "--model", str(weights), "--deterministic", *map(str, arguments)])
+
+
+def _outputs(folder: Path) -> Files:
+    """Return the visible files of a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
+    }
+
+
+def test_a_folder_gives_masks_and_overlays(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _predict(weights, photos, "--out", out) == 0
+    assert sorted(_outputs(out)) == sorted([f"{n}{end}" for n in range(5) for end in (".png", ".overlay.jpg")])
+    with Image.open(out / "3.png") as mask:
+        assert mask.mode == "P"
+        expected = segnets.segment(segnets.load(weights), photos / "3.png")
+        np.testing.assert_array_equal(np.asarray(mask), expected)
+    captured = capsys.readouterr()
+    assert captured.out.startswith("5 images, 0 failed, ")
+    assert captured.out.endswith(f": {out}\n")
+    assert "5/5" in captured.err
+
+
+def test_a_bad_image_is_named_counted_and_skipped(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "2.png").write_bytes(b"no image")
+    manifest = tmp_path / "m.jsonl"
+    assert _predict(weights, photos, "--out", tmp_path / "out", "--manifest", manifest, "--json") == 1
+    captured = capsys.readouterr()
+    assert "2.png" in captured.err
+    summary = json.loads(captured.out)
+    assert (summary["images"], summary["failed"]) == (4, 1)
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [line["state"] for line in lines] == ["done", "done", "failed", "done", "done"]
+    assert "2.png" in lines[2]["reason"]
+    assert lines[3]["outputs"] == ["3.overlay.jpg", "3.png"]
+    assert "2.png" not in _outputs(tmp_path / "out")
+
+
+def test_fail_fast_stops(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "0.png").write_bytes(b"no image")
+    assert _predict(weights, photos, "--out", tmp_path / "out", "--fail-fast") == 1
+    assert "stopped at the first image that failed" in capsys.readouterr().err
+    assert "4.png" not in _outputs(tmp_path / "out")
+
+
+def test_a_folder_with_files_is_not_touched_without_a_word(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert _predict(weights, photos, "--out", out) == 1
+    assert "is not empty" in capsys.readouterr().err
+    assert _predict(weights, photos, "--out", out, "--resume") == 1
+    assert "no record of a run" in capsys.readouterr().err
+    assert _outputs(out) == {"mine.txt": b"mine"}
+    assert _predict(weights, photos, "--out", out, "--force") == 0
+    assert (out / "mine.txt").read_text() == "mine"
+
+
+def test_resume_does_what_is_missing_and_nothing_else(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, save = tmp_path / "out", ("--save", "mask,csv")
+    assert _predict(weights, photos, "--out", out, *save) == 0
+    complete = _outputs(out)
+    (out / "1.png").unlink()
+    (out / "3.png").write_bytes(b"cut off")
+    (out / "areas.csv").unlink()
+    untouched = (out / "2.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert _predict(weights, photos, "--out", out, *save, "--resume") == 0
+    assert capsys.readouterr().out.startswith("5 images, 3 already done, 0 failed")
+    assert _outputs(out) == complete
+    assert (out / "2.png").stat().st_mtime_ns == untouched
+
+
+def test_resume_sees_an_image_that_changed(weights: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
+    before = _outputs(out)
+    Image.fromarray(random_image(30, 30, seed=99)).save(photos / "1.png")
+    assert _predict(weights, photos, "--out", out, "--save", "mask", "--resume") == 0
+    after = _outputs(out)
+    assert [name for name in before if before[name] != after[name]] == ["1.png"]
+    (photos / "1.png").write_bytes(b"no image any more")
+    assert _predict(weights, photos, "--out", out, "--save", "mask", "--resume") == 1
+    assert "1.png" not in _outputs(out)  # an old mask would be taken for the image's
+
+
+def test_resume_refuses_another_model_and_other_options(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _predict(weights, photos, "--out", out) == 0
+    before = _outputs(out)
+    other = tmp_path / "other.safetensors"
+    model: Any = segnets.load(weights)
+    model.classifier.high_classifier.bias.data += 1
+    segnets.save(model, other)
+    capsys.readouterr()
+    assert _predict(other, photos, "--out", out, "--resume") == 1
+    assert "was made differently (models was" in capsys.readouterr().err
+    assert _predict(weights, photos, "--out", out, "--resume", "--resize", "32") == 1
+    assert "resize was null" in capsys.readouterr().err
+    assert _outputs(out) == before
+
+
+def test_shards_share_a_folder_and_divide_the_work(weights: Path, photos: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert _predict(weights, photos, "--out", whole, "--save", "mask") == 0
+    for number in (1, 2, 3):
+        assert _predict(weights, photos, "--out", parts, "--save", "mask", "--shard", f"{number}/3") == 0
+    assert _outputs(parts) == _outputs(whole)
+    assert _predict(weights, photos, "--out", parts, "--save", "mask", "--shard", "2/3") == 1
+    assert _predict(weights, photos, "--out", parts, "--save", "mask", "--shard", "2/3", "--resume") == 0
+
+
+def test_shards_write_tables_of_their_own(weights: Path, photos: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        assert _predict(weights, photos, "--out", tmp_path / "out", "--save", "csv", "--shard", f"{number}/2") == 0
+    names = sorted(_outputs(tmp_path / "out"))
+    assert names == ["areas.1-of-2.csv", "areas.2-of-2.csv"]
+    rows = [row for name in names for row in csv.DictReader(io.StringIO((tmp_path / "out" / name).read_text()))]
+    assert {Path(row["image"]).name for row in rows} == {f"{n}.png" for n in range(5)}
+
+
+def test_results_inside_of_the_source_are_no_sources(weights: Path, photos: Path) -> None:
+    out = photos / "out"
+    for _ in range(2):
+        assert _predict(weights, photos, "--out", out, "--recursive", "--save", "mask", "--force") == 0
+        assert len(_outputs(out)) == 5
+
+
+def test_no_image_is_replaced(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _outputs(photos)
+    assert _predict(weights, photos, "--out", photos, "--force") == 1
+    assert "is one of the images" in capsys.readouterr().err
+    assert _outputs(photos) == before
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    assert _predict(weights, photos, "--out", link, "--force") == 1
+    assert _outputs(photos) == before
+
+
+def test_no_link_leads_out_of_the_folder(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image_folder(tmp_path / "photos" / "sub", 1)
+    (tmp_path / "elsewhere").mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sub").symlink_to(tmp_path / "elsewhere")
+    assert _predict(weights, tmp_path / "photos", "--recursive", "--out", out, "--force") == 1
+    assert "leads out of" in capsys.readouterr().err
+    assert _outputs(tmp_path / "elsewhere") == {}
+
+
+def test_two_sources_with_one_stem(weights: Path, tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(random_image(seed=len(name))).save(tmp_path / name)
+    Image.fromarray(random_image()).save(tmp_path / "b/x.jpg")
+    assert _predict(weights, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out", "--save", "mask") == 0
+    assert sorted(_outputs(tmp_path / "out")) == ["x.jpg.png", "x.png-2.png", "x.png.png"]
+
+
+def test_a_list_on_stdin(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a b.png", "🙂.png"]
+    for name in names:
+        Image.fromarray(random_image()).save(tmp_path / name)
+    text = "\n".join(str(tmp_path / name) for name in [*names, "missing.png"]) + "\n\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert _predict(weights, "-", "--out", tmp_path / "out", "--save", "mask") == 1
+    assert sorted(_outputs(tmp_path / "out")) == sorted(names)
+    assert "missing.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--save", "mask,video"], "--save video"),
+        (["--resume", "--force"], "choose one"),
+        (["--min-confidence", "2"], "min_confidence"),
+        (["--only", "boat"], "boat"),
+        (["--resize", "0"], "resize"),
+        (["--out", "missing/folder"], "missing/folder"),
+    ],
+)
+def test_bad_options_cost_one_line(
+    weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _predict(weights, photos, "--out", tmp_path / "out", *arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_model_it_says_how_to_get_one(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert "weights-tools" in capsys.readouterr().err
+
+
+def _interrupt(weights: Path, photos: Path, out: Path, how: signal.Signals, delay: float, *arguments: str) -> None:
+    """Run the command in a process of its own, and send it a signal some time after its next output."""
+    command = [sys.executable, "-m", "segnets", "predict", "--model", str(weights), str(photos), "--out", str(out)]
+    before = sum(1 for _ in out.glob("*.png"))
+    with subprocess.Popen(
+        [*command, "--deterministic", "--save", "mask,csv", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        deadline = time.monotonic() + 60
+        while sum(1 for _ in out.glob("*.png")) == before and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(how)
+        _, error = process.communicate()
+    assert "Traceback" not in error
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume goes on" in error
+
+
+def _interrupt_and_resume(
+    weights: Path, photos: Path, tmp_path: Path, how: signal.Signals, delays: Sequence[float]
+) -> None:
+    save, whole, out = ("--save", "mask,csv"), tmp_path / "whole", tmp_path / "out"
+    assert _predict(weights, photos, "--out", whole, *save) == 0
+    for number, delay in enumerate(delays):
+        _interrupt(weights, photos, out, how, delay, *(["--resume"] if number else []))
+    assert 0 < sum(1 for _ in out.glob("*.png")) < sum(1 for _ in photos.iterdir())
+    assert _predict(weights, photos, "--out", out, *save, "--resume") == 0
+    assert _outputs(out) == _outputs(whole)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_is_completed(weights: Path, tmp_path: Path, how: signal.Signals) -> None:
+    _interrupt_and_resume(weights, image_folder(tmp_path / "photos", 60), tmp_path, how, [0.02])
+
+
+@pytest.mark.full
+def test_a_run_killed_twenty_times_is_completed(weights: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    photos = image_folder(tmp_path / "photos", 1000)
+    _interrupt_and_resume(weights, photos, tmp_path, signal.SIGKILL, random.uniform(0, 0.3, 20).tolist())

@@ -1,0 +1,212 @@
+"""The predictor: equal to `segment`, in order, bounded."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+import segnets
+from segnets.errors import PredictError
+from tests.compatibility.files import LRASPP, image, unpack
+from tests.inference.common import CLASSES, PALETTE, image_folder, random_image, small_model
+
+SIZES = ((1, 1), (1, 70), (40, 56), (97, 33), (130, 131))
+
+
+@pytest.fixture(scope="module")
+def model() -> segnets.SegmentationModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def exact(model: segnets.SegmentationModel) -> segnets.Predictor:
+    return segnets.Predictor(model, deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def fast(model: segnets.SegmentationModel) -> segnets.Predictor:
+    return segnets.Predictor(model)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_deterministic_mask_is_that_of_segment(
+    model: segnets.SegmentationModel, exact: segnets.Predictor, size: tuple[int, int]
+) -> None:
+    photo = random_image(*size)
+    mask = exact.predict(photo).mask
+    expected = segnets.segment(model, photo)
+    assert mask.dtype == expected.dtype
+    np.testing.assert_array_equal(mask, expected)
+    assert size == (1, 1) or size == (1, 70) or len(np.unique(mask)) > 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_fast_mask_differs_in_near_ties_only(
+    model: segnets.SegmentationModel, fast: segnets.Predictor, size: tuple[int, int]
+) -> None:
+    photo = random_image(*size)
+    prediction = fast.predict(photo)
+    assert (prediction.mask != segnets.segment(model, photo)).mean() <= 1e-4
+    assert prediction.classes == CLASSES
+    assert prediction.palette == PALETTE
+
+
+@pytest.mark.parametrize("name", ["portable.ts", "cpu.ts", "network.onnx", "int8.onnx", f"{LRASPP}.safetensors"])
+def test_a_file_gives_its_own_masks(tmp_path: Path, name: str) -> None:
+    path = unpack(name, tmp_path)
+    if path.suffix == ".safetensors":
+        expected = segnets.segment(segnets.load(path), image())[0].numpy()
+    else:
+        expected = segnets.load_exported(path).segment(image())[0].numpy()
+    assert len(np.unique(expected)) > 1
+    for deterministic in (True, False):
+        predictor = segnets.Predictor(path, deterministic=deterministic)
+        mask = predictor.predict(image()[0]).mask
+        assert (mask != expected).mean() <= (0 if deterministic else 1e-4)
+        assert predictor.classes == ("road", "tree", "sky")
+
+
+def test_a_stream_keeps_the_order_and_goes_on_after_bad_images(exact: segnets.Predictor, tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, 9)
+    (folder / "4.png").write_bytes(b"not an image")
+    (folder / "10.png").write_bytes((folder / "1.png").read_bytes()[:200])
+    predictions = list(exact.stream(folder, workers=3))
+    assert [Path(each.source).name for each in predictions] == [*(f"{n}.png" for n in range(9)), "10.png"]
+    assert [n for n, each in enumerate(predictions) if each.error is not None] == [4, 9]
+    assert "4.png" in str(predictions[4].error)
+    np.testing.assert_array_equal(predictions[3].mask, exact.predict(folder / "3.png").mask)
+
+
+def test_batches_give_the_masks_of_single_images(fast: segnets.Predictor, tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, 7)
+    single = [each.mask for each in fast.stream(folder)]
+    for size in (2, 4, 8):
+        for alone, together in zip(single, fast.stream(folder, batch_size=size), strict=True):
+            assert (alone != together.mask).mean() <= 1e-3
+
+
+def test_a_stream_holds_few_images(exact: segnets.Predictor) -> None:
+    drawn = itertools.count()
+
+    def endless() -> Iterator[npt.NDArray[np.uint8]]:
+        while True:
+            next(drawn)
+            yield random_image()
+
+    stream = exact.stream(endless(), workers=2)
+    for _ in range(6):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert next(drawn) < 16
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("segnets-images")]
+
+
+def test_an_error_of_the_callers_generator_comes_after_what_was_before(exact: segnets.Predictor) -> None:
+    def broken() -> Iterator[npt.NDArray[np.uint8]]:
+        yield random_image()
+        yield random_image()
+        raise KeyError("mine")
+
+    stream = exact.stream(broken())
+    assert next(stream).error is None
+    assert next(stream).error is None
+    with pytest.raises(KeyError, match="mine"):
+        next(stream)
+
+
+def test_sources_in_memory_give_one_mask(exact: segnets.Predictor, tmp_path: Path) -> None:
+    photo = random_image()
+    path = tmp_path / "a.png"
+    Image.fromarray(photo).save(path)
+    sources: list[Any] = [
+        path,
+        str(path),
+        path.read_bytes(),
+        path.open("rb"),
+        Image.open(path),
+        photo,
+        torch.from_numpy(photo.copy()),
+    ]
+    masks = [each.mask for each in exact.stream(sources)]
+    sources[3].close()
+    sources[4].close()
+    for mask in masks:
+        np.testing.assert_array_equal(mask, masks[0])
+
+
+def test_the_displayed_size_counts(exact: segnets.Predictor, tmp_path: Path) -> None:
+    picture = Image.fromarray(random_image(24, 56))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert exact.predict(tmp_path / "a.jpg").mask.shape == (56, 24)
+
+
+def test_ensembles_and_views_average_probabilities(model: segnets.SegmentationModel) -> None:
+    photo = random_image()
+    other = small_model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.01)
+    parts = [
+        segnets.Predictor(each, deterministic=True).predict(view).probabilities()
+        for each in (model, other)
+        for view in (photo, np.ascontiguousarray(photo[:, ::-1]))
+    ]
+    expected = (parts[0] + parts[1][:, :, ::-1] + parts[2] + parts[3][:, :, ::-1]) / 4
+    prediction = segnets.Predictor([model, other], deterministic=True, flip=True).predict(photo)
+    np.testing.assert_allclose(
+        prediction.probabilities(), expected, atol=1e-4
+    )  # mirroring changes the rounding of pixels
+    np.testing.assert_array_equal(prediction.mask, prediction.probabilities().argmax(0))
+
+
+def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
+    photo = random_image()
+    kept = segnets.Predictor(model, resize="none", deterministic=True).predict(photo).mask
+    np.testing.assert_array_equal(kept, segnets.segment(model, photo, segnets.Preprocessing(resize="none")))
+    with pytest.raises(PredictError, match="resize='big'"):
+        segnets.Predictor(model, resize="big")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": None}, "no model"),
+        ({"model": []}, "no model"),
+        ({"device": "tpu"}, "expected one of 'auto'"),
+        ({"dtype": "float64"}, "expected one of 'float32'"),
+        ({"scales": ()}, "expected at least one number"),
+        ({"scales": (100,)}, "expected at least one number"),
+        ({"model": "missing.safetensors"}, "missing.safetensors"),
+    ],
+)
+def test_bad_arguments(model: segnets.SegmentationModel, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(segnets.SegnetsError, match=message):
+        segnets.Predictor(**{"model": model, **arguments})  # type: ignore[arg-type]
+
+
+def test_models_of_other_classes_are_not_averaged(model: segnets.SegmentationModel) -> None:
+    with pytest.raises(PredictError, match="number of classes"):
+        segnets.Predictor([model, small_model(4)], deterministic=True)
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="training mode"):
+        segnets.Predictor(small_model().train())
+
+
+def test_a_checkpoint_of_another_project_names_the_converter(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({}, path)
+    with pytest.raises(PredictError, match="weights-tools convert"):
+        segnets.Predictor(path)
