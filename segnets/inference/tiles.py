@@ -1,0 +1,349 @@
+"""Masks of images of any size, through overlapping tiles whose logits are blended.
+
+Tiles are cut at the image's own resolution, and each goes through the network's own preprocessing. Their logits are
+resized back to the tile's pixels. In the middle of each overlap the logits of two tiles pass smoothly into each other
+(raised cosine); nearer to its own border no tile counts, because a network sees padding there instead of the image.
+
+    tile 1   |==================~~~~------|
+    tile 2                |------~~~~==================|     = counts alone, ~ blended, - ignored
+
+So half of the overlap lies between any pixel that counts and the inner border of its tile. With the preprocessing
+"none" and an overlap above the network's receptive field, the logits equal those of the whole image, provided that the
+sides of the image are multiples of 32 and the network has no global pooling.
+
+Rows are decoded as soon as they are finished. Only the blended rows wait for the next row of tiles, so memory grows
+with the image's width, never with its height: the image's rows of one row of tiles as uint8, the blended rows (a
+thirty-second of the tile's height) in all classes as float32, and one batch of tiles.
+
+Shapes: H W the image, K its channels, C channels of the logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from segnets.card import Decoding
+from segnets.errors import PredictError
+from segnets.inference.maps import LogitMaps, Mask, ResizedLogits, confidence, decode_mask
+from segnets.inference.networks import Network
+from segnets.inference.rasters import Raster
+
+DEFAULT_TILE = 1024
+DEFAULT_OVERLAP = 128
+# The largest output stride of the networks. A tile whose start is a multiple of it is divided into the same cells of a
+# feature map as the whole image.
+ALIGNMENT = 32
+MIN_TILE = 64
+# Rows that are yielded at a time.
+_ROWS = 128
+# Logits that are resized and decoded at a time: 2 MiB of float32, which stay in the CPU's caches.
+_PIECE = 1 << 19
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Finished rows of an image.
+
+    Attributes:
+        top: Number of the first row.
+        image: Pixels, (n, W, K) uint8.
+        mask: Ids, (n, W) uint8, or uint16 for more than 256 classes; planes of 0 and 1, (C, n, W) uint8, for the
+            decoding "multilabel".
+        confidence: Probability of the ids, (n, W) float32, or None if it was not asked for.
+        logits: Logits, (C, n, W) float32, or None if they were not asked for.
+    """
+
+    top: int
+    image: npt.NDArray[np.uint8]
+    mask: Mask
+    confidence: npt.NDArray[np.float32] | None = None
+    logits: npt.NDArray[np.float32] | None = None
+
+    @property
+    def bottom(self) -> int:
+        """Number of the row after the last one."""
+        return self.top + len(self.image)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Part of a tile along one axis, in pixels of the image.
+
+    Attributes:
+        start: First pixel of the tile.
+        first: First pixel that counts.
+        last: Pixel after the last one that counts.
+        before: Number of pixels from `first` on that are blended with the tile before.
+        after: Number of pixels up to `last` that are blended with the tile after.
+    """
+
+    start: int
+    first: int
+    last: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Division of an image into tiles of one size.
+
+    Attributes:
+        size: Height and width of the tiles.
+        rows: Division of the height.
+        columns: Division of the width.
+        step: Distance of neighbouring tiles, except the last one, which ends with the image.
+        blended: Number of pixels over which neighbouring tiles are blended.
+    """
+
+    size: tuple[int, int]
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+    step: int
+    blended: int
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def __str__(self) -> str:
+        tiles = f"{len(self)} tiles of {self.size[0]}x{self.size[1]}"
+        return f"{tiles}, one every {self.step} pixels, blended over {self.blended}" if len(self) > 1 else "1 tile"
+
+
+def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = DEFAULT_OVERLAP) -> Tiling:
+    """Divide an image into tiles.
+
+    An image that is no higher or wider than a tile is not divided along that axis. The distance of neighbouring tiles
+    is rounded down to a multiple of 32, and the last tile is shifted inwards, so that all have the same size.
+
+    Args:
+        height: Height of the image.
+        width: Width of the image.
+        tile: Side of the tiles, a multiple of 32, at least 64.
+        overlap: Number of pixels that neighbouring tiles share at least, besides those over which they are blended (a
+            thirty-second of the tile). 0 cuts without blending.
+
+    Returns:
+        The tiles.
+
+    Raises:
+        PredictError: If `tile` or `overlap` is not allowed.
+    """
+    if tile < MIN_TILE or tile % ALIGNMENT:
+        near = max(MIN_TILE, round(tile / ALIGNMENT) * ALIGNMENT)
+        raise PredictError(f"tile={tile}: expected a multiple of {ALIGNMENT} from {MIN_TILE} on (--tile {near})")
+    blended = tile // ALIGNMENT
+    largest = tile - blended - max(ALIGNMENT, 2 * blended)
+    if not 0 <= overlap <= largest:
+        raise PredictError(f"overlap={overlap}: expected 0 to {largest} for tiles of {tile} pixels (--overlap)")
+    if overlap == 0:
+        blended = 0
+    step = (tile - overlap - blended) // ALIGNMENT * ALIGNMENT
+    rows, columns = (_spans(length, tile, step, blended) for length in (height, width))
+    return Tiling((min(tile, height), min(tile, width)), rows, columns, step, blended)
+
+
+def tile_rows(
+    raster: Raster,
+    network: Network,
+    *,
+    tile: int = DEFAULT_TILE,
+    overlap: int = DEFAULT_OVERLAP,
+    decoding: Decoding | None = None,
+    batch: int = 1,
+    confidence: bool = False,
+    logits: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Rows]:
+    """Segment an image tile by tile, and yield its rows from top to bottom as they are finished.
+
+    An image that is no larger than one tile gets the mask that it gets without tiles.
+
+    Args:
+        raster: The image, with as many channels as the network reads.
+        network: The network.
+        tile: Side of the tiles, a multiple of 32, at least 64.
+        overlap: Number of pixels that neighbouring tiles share, as in `divide`.
+        decoding: Rule that turns logits into ids; None means the network's.
+        batch: Number of tiles that go through the network at a time.
+        confidence: Whether to compute the probability of the ids.
+        logits: Whether to return the logits. They take 4 bytes per class and pixel of a row of tiles.
+        progress: Function that is called after each tile with the numbers of tiles done and of all tiles.
+
+    Yields:
+        Rows without a gap. Together they are the whole image.
+
+    Raises:
+        PredictError: If `tile` or `overlap` is not allowed.
+        ImageError: If the image can't be read.
+    """
+    tiling = divide(raster.height, raster.width, tile=tile, overlap=overlap)
+    decoding = decoding or network.decoding
+    blender = _Blender(tiling, raster.width, network.num_classes, decoding)
+    image = _ImageRows(raster, tiling.size[0])
+    done = 0
+    for row in tiling.rows:
+        pixels = image.at(row.start)
+        finished = blender.finished(row, confidence=confidence, logits=logits)
+        for column, maps in _tiles(pixels, tiling, network, batch):
+            blender.add(maps, row, column, finished)
+            done += 1
+            if progress is not None:
+                progress(done, len(tiling))
+        yield from finished.rows(pixels, row)
+
+
+def _spans(length: int, tile: int, step: int, blended: int) -> tuple[Span, ...]:
+    """Divide one axis."""
+    if length <= tile:
+        return (Span(0, 0, length, 0, 0),)
+    starts = [*range(0, length - tile, step), length - tile]
+    # The blended pixels lie in the middle of the overlap.
+    seams = [(right + left + tile - blended) // 2 for left, right in itertools.pairwise(starts)]
+    firsts, lasts = [0, *seams], [*(seam + blended for seam in seams), length]
+    end = len(starts) - 1
+    return tuple(
+        Span(starts[i], firsts[i], lasts[i], blended if i > 0 else 0, blended if i < end else 0)
+        for i in range(len(starts))
+    )
+
+
+def _tiles(
+    pixels: npt.NDArray[np.uint8], tiling: Tiling, network: Network, batch: int
+) -> Iterator[tuple[Span, LogitMaps]]:
+    """Run the network on a row of tiles, and yield the logits of each at the tile's size."""
+    height, width = tiling.size
+    for first in range(0, len(tiling.columns), batch):
+        columns = tiling.columns[first : first + batch]
+        images = torch.from_numpy(np.stack([pixels[:, each.start : each.start + width] for each in columns]))
+        logits = network.logits(network.prepare(images))
+        for column, each in zip(columns, logits, strict=True):
+            yield column, ResizedLogits(each, height, width)
+
+
+class _ImageRows:
+    """The image's rows under one row of tiles. Every row is read once."""
+
+    def __init__(self, raster: Raster, height: int) -> None:
+        self._raster = raster
+        self._pixels = np.empty((height, raster.width, raster.channels), dtype=np.uint8)
+        self._start = -height  # nothing is read yet
+
+    def at(self, start: int) -> npt.NDArray[np.uint8]:
+        """Return the rows from `start` on, which must not lie above those of the last call. The array is reused."""
+        height = len(self._pixels)
+        moved = min(start - self._start, height)
+        kept = height - moved
+        if kept:
+            self._pixels[:kept] = self._pixels[moved:]
+        for top in range(start + kept, start + height, _ROWS):
+            bottom = min(top + _ROWS, start + height)
+            self._pixels[top - start : bottom - start] = self._raster.read(top, bottom, 0, self._raster.width)
+        self._start = start
+        return self._pixels
+
+
+class _Finished:
+    """What is decoded of one row of tiles."""
+
+    def __init__(
+        self, top: int, height: int, width: int, classes: int, decoding: Decoding, *, confidence: bool, logits: bool
+    ) -> None:
+        self._top, self._height, self._decoding = top, height, decoding
+        size = (height, width)
+        planes = (classes, *size) if decoding.rule == "multilabel" else size
+        self._mask: Mask = np.empty(planes, np.uint8) if classes <= 256 else np.empty(planes, np.uint16)
+        self._confidence = np.empty(size, np.float32) if confidence else None
+        self._logits = np.empty((classes, *size), np.float32) if logits else None
+
+    def add(self, logits: Tensor, top: int, left: int) -> None:
+        """Decode finished logits, (C, n, m), which may be overwritten."""
+        rows = slice(top - self._top, top - self._top + logits.shape[1])
+        columns = slice(left, left + logits.shape[2])
+        if self._logits is not None:
+            self._logits[:, rows, columns] = logits.numpy()
+        if self._confidence is not None:
+            self._confidence[rows, columns] = confidence(_Piece(logits.clone()), self._decoding)
+        self._mask[..., rows, columns] = decode_mask(_Piece(logits), self._decoding)
+
+    def rows(self, pixels: npt.NDArray[np.uint8], row: Span) -> Iterator[Rows]:
+        """Yield all rows. `pixels` are those of the row of tiles, which is overwritten later."""
+        for top in range(0, self._height, _ROWS):
+            bottom = min(top + _ROWS, self._height)
+            offset = self._top - row.start
+            yield Rows(
+                self._top + top,
+                pixels[offset + top : offset + bottom].copy(),
+                self._mask[..., top:bottom, :],
+                None if self._confidence is None else self._confidence[top:bottom],
+                None if self._logits is None else self._logits[:, top:bottom],
+            )
+
+
+class _Piece:
+    """Logits at the image's size that are decoded once."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+        self.channels, self.height, self.width = logits.shape
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        return self._logits[:, top:bottom]
+
+
+class _Blender:
+    """Blending of tiles from left to right and from top to bottom.
+
+    The logits of blended pixels wait without a weight for those of the next tile, so that equal logits stay equal.
+    """
+
+    def __init__(self, tiling: Tiling, width: int, classes: int, decoding: Decoding) -> None:
+        self._width, self._classes, self._decoding = width, classes, decoding
+        blended = tiling.blended
+        ramp = [0.5 - 0.5 * math.cos(math.pi * (i + 0.5) / blended) for i in range(blended)]
+        self._weights = torch.tensor(ramp, dtype=torch.float32)
+        # Each part of the first is read before the next row of tiles overwrites it; the same holds for the second.
+        self._below = torch.empty((classes, blended if len(tiling.rows) > 1 else 0, width), dtype=torch.float32)
+        self._right = torch.empty((classes, tiling.size[0], blended), dtype=torch.float32)
+
+    def finished(self, row: Span, *, confidence: bool, logits: bool) -> _Finished:
+        """Return the place for the rows that are finished with a row of tiles."""
+        height = row.last - row.after - row.first
+        return _Finished(
+            row.first, height, self._width, self._classes, self._decoding, confidence=confidence, logits=logits
+        )
+
+    def add(self, maps: LogitMaps, row: Span, column: Span, finished: _Finished) -> None:
+        """Blend a tile with the tiles before and above it, and decode what no later tile changes."""
+        limits = (row.first, row.first + row.before, row.last - row.after, row.last)
+        height = max(1, _PIECE // (maps.channels * maps.width))
+        for part, start in enumerate(limits[:-1]):
+            for top in range(start, limits[part + 1], height):
+                bottom = min(top + height, limits[part + 1])
+                piece = self._blend_columns(maps.band(top - row.start, bottom - row.start), top, bottom, row, column)
+                waiting = self._below[:, top - start : bottom - start, column.first : column.first + piece.shape[2]]
+                if part == 2:
+                    waiting.copy_(piece)
+                    continue
+                if part == 0:
+                    piece = torch.lerp(waiting, piece, self._weights[top - start : bottom - start, None])
+                finished.add(piece, top, column.first)
+
+    def _blend_columns(self, band: Tensor, top: int, bottom: int, row: Span, column: Span) -> Tensor:
+        """Return the columns that the next tile to the right does not change."""
+        band = band[:, :, column.first - column.start : column.last - column.start]
+        waiting = self._right[:, top - row.start : bottom - row.start]
+        if column.before:
+            mixed = band[:, :, : column.before]
+            mixed.copy_(torch.lerp(waiting, mixed, self._weights))
+        if column.after:
+            waiting.copy_(band[:, :, band.shape[2] - column.after :])
+        return band[:, :, : band.shape[2] - column.after]
