@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageFile, PngImagePlugin
 
 import segnets
-from segnets.images import ImageData, image_size, read_image
+from segnets.images import ImageData, _pixels, _reading, image_size, read_image
 
 Pixels = npt.NDArray[np.uint8]
 ORIENTATION = 0x0112
@@ -151,6 +151,19 @@ def test_orientations(pixels: Pixels, kind: str, orientation: int, tmp_path: Pat
         assert opened.getexif().get(ORIENTATION, 1) == (1 if "TIFF" in kind else orientation)
 
 
+@pytest.mark.parametrize("orientation", [*range(1, 10), "6"])
+def test_large_images_are_turned_in_strips(
+    pixels: Pixels, orientation: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(pixels)
+    image.getexif()[ORIENTATION] = orientation
+    expected = read_image(image).pixels
+    monkeypatch.setattr(_pixels, "_SMALL", 0)
+    monkeypatch.setattr(_pixels, "_STRIP", 36 * 5)
+    assert np.array_equal(read_image(image).pixels, expected)
+    assert np.array_equal(read_image(image, 1).pixels[:, :, 0], np.asarray(Image.fromarray(expected).convert("L")))
+
+
 def test_damaged_or_odd_exif_data_is_no_reason_to_refuse(pixels: Pixels, tmp_path: Path) -> None:
     for exif in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0xx"):
         read = read_image(encoded(Image.fromarray(pixels), "PNG", exif=exif))
@@ -200,7 +213,9 @@ def test_sizes(size: tuple[int, int]) -> None:
     assert np.array_equal(read_image(encoded(Image.fromarray(image), "PNG")).pixels, image)
 
 
-def test_sizes_are_checked_before_anything_is_decoded(pixels: Pixels, tmp_path: Path) -> None:
+def test_sizes_are_checked_before_anything_is_decoded(
+    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     message = refusal(png_header(65535, 65535))
     assert "has 65535x65535 pixels, 4,294,836,225 in total, and at most 178,956,970 are decoded" in message
     assert "--max-pixels, or max_pixels=" in message
@@ -216,6 +231,7 @@ def test_sizes_are_checked_before_anything_is_decoded(pixels: Pixels, tmp_path: 
         if kind != "WEBP":  # whose pixels Pillow has allocated
             with Image.open(io.BytesIO(data)) as opened:
                 assert "has 36x24 pixels" in refusal(opened, max_pixels=24 * 36 - 1), kind
+    monkeypatch.setattr(_reading, "open_image", None)  # for WebP, Pillow allocates the pixels there
     for options in ({"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}):
         assert "has 36x24 pixels" in refusal(encoded(image, "WEBP", **options), max_pixels=9)
     assert read_image(pixels, max_pixels=1).pixels is pixels
