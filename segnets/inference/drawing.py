@@ -1,6 +1,6 @@
 """Pictures of masks: overlays with thin outlines, and legends with names and shares.
 
-Pillow is imported when first used. Text is drawn with the font that Pillow includes (Aileron, Latin letters).
+Pillow is imported when first used. Text is drawn with the font that Pillow includes (Aileron, ASCII letters).
 
 Shapes: H W the image, h w a picture, C classes.
 """
@@ -29,6 +29,22 @@ _BLACK: Colour = (0, 0, 0)
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (32, 32, 32)
 _FAINT: Colour = (120, 120, 120)
+# Latin letters that are no letter with an accent by Unicode's rules.
+_LATIN = str.maketrans(
+    {
+        "ß": "ss",
+        "æ": "ae",
+        "Æ": "Ae",
+        "œ": "oe",
+        "Œ": "Oe",
+        "ø": "o",
+        "Ø": "O",
+        "ł": "l",
+        "Ł": "L",
+        "đ": "d",
+        "\u0131": "i",
+    }
+)
 _SMALLEST_TEXT = 12  # pixels
 _SMALLEST_WIDTH = 240  # of a picture with a legend; a smaller image is enlarged
 
@@ -175,7 +191,8 @@ def draw_legend(
     """Draw a legend: swatches, names and shares in columns, on white.
 
     The swatch of a black class is empty, because an overlay leaves its pixels unchanged. A name that is too long is
-    cut. A name with letters that the font lacks is replaced by "class" and its id.
+    cut. The font has no accents, and letters are drawn without; a name with letters that are not Latin is replaced by
+    "class" and its id.
 
     Args:
         entries: Lines of the legend, in their order.
@@ -228,7 +245,7 @@ class _Table:
     def __init__(
         self, entries: Sequence[Entry], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text_size: int, room: int
     ) -> None:
-        self._all_names = [_drawable(entry) for entry in entries]
+        self._all_names = [shown_name(entry) for entry in entries]
         self._font, self._text_size, self._room = font, text_size, room
         self._gap = round(text_size * 1.6)
         # Swatch, space, then after the name space and the share.
@@ -282,9 +299,14 @@ def percent(share: float) -> str:
     return "<0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
-def _drawable(entry: Entry) -> str:
-    name = unicodedata.normalize("NFC", entry.name)
-    return name if name.strip() and _has_letters(name) else f"class {entry.class_id}"
+def shown_name(entry: Entry) -> str:
+    """Return the name of a class as a legend has it.
+
+    The font has no accents: letters are drawn without. A name with other letters becomes "class" and its id.
+    """
+    parts = unicodedata.normalize("NFKD", entry.name.translate(_LATIN))
+    name = "".join(each for each in parts if not unicodedata.combining(each)).strip()
+    return name if name and _has_letters(name) else f"class {entry.class_id}"
 
 
 @lru_cache(maxsize=4096)

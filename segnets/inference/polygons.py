@@ -30,7 +30,7 @@ _ACROSS = ((-1, 1), (1, 1), (1, -1), (-1, -1))
 _CORNER = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Region:
     """Connected pixels of one class.
 
@@ -139,21 +139,27 @@ class _Sides:
         horizontal = np.ones((height + 1, width), dtype=bool)
         np.not_equal(mask[1:], mask[:-1], out=horizontal[1:-1])
         edge = (horizontal[:-1], vertical[:, 1:], horizontal[1:], vertical[:, :-1])
+        # A pixel's key is its place in the scan by rows for horizontal pieces, by columns for vertical ones.
+        across = np.flatnonzero(horizontal)
+        y, x = np.divmod(np.flatnonzero(vertical), width + 1)
+        left, right = x < width, x > 0
+        self.runs = y[left] * width + x[left]  # first pixels of the runs of equal ids in the rows
+        keys = (
+            across[across < height * width],
+            np.sort((x[right] - 1) * height + y[right]),
+            across[across >= width] - width,
+            np.sort(x[left] * height + y[left]),
+        )
         pieces = [
-            self._pieces(edge[_TOP], vertical),
-            self._pieces(edge[_RIGHT].T, horizontal.T),
-            self._pieces(edge[_BOTTOM], vertical),
-            self._pieces(edge[_LEFT].T, horizontal.T),
+            self._pieces(side, keys[side], vertical if side in (_TOP, _BOTTOM) else horizontal) for side in range(4)
         ]
-        # The first and the last pixels of the pieces, in the direction of the boundary. A pixel's key is its place in
-        # the scan by rows for horizontal pieces, by columns for vertical ones. Keys of one kind are ascending.
+        # The pixels at the start and the end of the pieces, in the direction of the boundary. The starts are ascending.
         self._keys = (pieces[_TOP][0], pieces[_RIGHT][0], pieces[_BOTTOM][1], pieces[_LEFT][1])
         ends = (pieces[_TOP][1], pieces[_RIGHT][1], pieces[_BOTTOM][0], pieces[_LEFT][0])
         self.offsets = np.concatenate(([0], np.cumsum([len(each) for each in self._keys])))
         start = [self._pixel(side, keys) for side, keys in enumerate(self._keys)]
         self.start_y = np.concatenate([y for y, _ in start])
         self.start_x = np.concatenate([x for _, x in start])
-        self.runs = np.flatnonzero(edge[_LEFT])  # first pixels of the runs of equal ids in the rows
 
         around, across, turns, saddle = [], [], [], []
         for side, keys in enumerate(ends):
@@ -182,21 +188,19 @@ class _Sides:
         """Return the pieces that contain the left sides of pixels."""
         return self._find(_LEFT, y, x)
 
-    @staticmethod
     def _pieces(
-        edge: npt.NDArray[np.bool_], between: npt.NDArray[np.bool_]
+        self, side: int, keys: npt.NDArray[np.int64], between: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the first and last places of the pieces along the rows of `edge`, flat.
+        """Return the keys of the first and last pixels of the pieces, along the scan.
 
         Args:
-            edge: Whether a pixel has an edge on this side, (a, b).
-            between: Whether there is an edge between a pixel and the one before it in its row, (a, b + 1).
+            side: Kind of the pieces.
+            keys: Keys of the pixels that have an edge on this side, ascending.
+            between: Whether there is an edge between a pixel and the one before it in the scan.
         """
-        joined = edge[:, 1:] & edge[:, :-1] & ~between[:, 1:-1]
-        begins, stops = edge.copy(order="C"), edge.copy(order="C")
-        begins[:, 1:] &= ~joined
-        stops[:, :-1] &= ~joined
-        return np.flatnonzero(begins), np.flatnonzero(stops)
+        begins = between[self._pixel(side, keys)]
+        begins |= np.append(True, keys[1:] != keys[:-1] + 1)
+        return keys[begins], keys[np.append(begins[1:], True)]
 
     def _pixel(self, side: int, keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return row and column for keys."""
@@ -263,16 +267,19 @@ def _assembled(
     np.add.at(covered, owner, areas)
     ids = mask[sides.start_y[order[first]], sides.start_x[order[first]]]
 
-    rings = [
-        np.concatenate((corners[begin:stop], corners[begin : begin + 1]))
-        for begin, stop in zip(first.tolist(), stops.tolist(), strict=True)
-    ]
+    # Each ring with its first corner repeated at the end.
+    closed = corners[np.insert(np.arange(len(order)), stops, first)]
+    bounds = (stops + np.arange(1, len(stops) + 1)).tolist()
+    rings = [closed[begin:stop] for begin, stop in zip([0, *bounds], bounds, strict=False)]
     inner: dict[int, list[npt.NDArray[np.int64]]] = {}
     for hole in holes.tolist():
         inner.setdefault(int(owner[hole]), []).append(rings[hole])
     outer = np.flatnonzero(areas > 0)
     outer = outer[np.argsort(ids[outer], kind="stable")]
-    return [Region(int(ids[ring]), int(covered[ring]), (rings[ring], *inner.get(ring, ()))) for ring in outer.tolist()]
+    return [
+        Region(class_id, area, (rings[ring], *inner.get(ring, ())))
+        for ring, class_id, area in zip(outer.tolist(), ids[outer].tolist(), covered[outer].tolist(), strict=True)
+    ]
 
 
 def _left_of(sides: _Sides, ring_of: npt.NDArray[np.int64], holes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -121,7 +121,7 @@ class Prediction:
         if num_classes is None:
             num_classes = len(classes or palette) or _count_classes(mask, maps, decoding)
         self.classes = tuple(classes) or tuple(f"class {each}" for each in range(num_classes))
-        self.palette = tuple(palette) or tuple(voc_palette(len(self.classes)))
+        self.palette = tuple(palette) or _voc_palette(len(self.classes))
         if len(self.palette) != len(self.classes):
             raise ValueError(f"{source}: {len(self.palette)} colours for {len(self.classes)} classes")
         self.decoding = decoding or Decoding("multilabel" if mask is not None and mask.ndim == 3 else "argmax")
@@ -316,7 +316,7 @@ class Prediction:
         """
         self.checked_mask()
         if self.maps is None:
-            raise ValueError(f"{self.source}: {what} need the logits, which this prediction does not keep")
+            raise ValueError(f"{self.source}: no {what}, because this prediction does not keep its logits")
         return self.maps
 
     def checked_mask(self) -> npt.NDArray[np.integer]:
@@ -365,6 +365,11 @@ def _count_classes(mask: npt.NDArray[np.integer] | None, maps: LogitMaps | None,
     if mask is None:
         return 0
     return len(mask) if mask.ndim == 3 else int(mask.max(initial=0)) + 1
+
+
+@lru_cache(maxsize=16)
+def _voc_palette(num_classes: int) -> tuple[Colour, ...]:
+    return tuple(voc_palette(num_classes))
 
 
 def _unique(names: Sequence[str]) -> list[str]:

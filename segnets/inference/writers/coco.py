@@ -61,7 +61,7 @@ class CocoWriter:
                     file.write(b",\n" * (annotation_id > 1) + _bytes({**ids, **annotation}))
             file.write(b'],\n"images":[')
             images.seek(0)
-            while block := images.read(1 << 20):
+            while block := images.read(1 << 16):
                 file.write(block)
         file.write(b"]}\n")
 
