@@ -140,18 +140,18 @@ class _Sides:
         np.not_equal(mask[1:], mask[:-1], out=horizontal[1:-1])
         edge = (horizontal[:-1], vertical[:, 1:], horizontal[1:], vertical[:, :-1])
         # A pixel's key is its place in the scan by rows for horizontal pieces, by columns for vertical ones.
-        across = np.flatnonzero(horizontal)
+        flat = np.flatnonzero(horizontal)
         y, x = np.divmod(np.flatnonzero(vertical), width + 1)
         left, right = x < width, x > 0
         self.runs = y[left] * width + x[left]  # first pixels of the runs of equal ids in the rows
-        keys = (
-            across[across < height * width],
+        scanned = (
+            flat[flat < height * width],
             np.sort((x[right] - 1) * height + y[right]),
-            across[across >= width] - width,
+            flat[flat >= width] - width,
             np.sort(x[left] * height + y[left]),
         )
         pieces = [
-            self._pieces(side, keys[side], vertical if side in (_TOP, _BOTTOM) else horizontal) for side in range(4)
+            self._pieces(side, scanned[side], vertical if side in (_TOP, _BOTTOM) else horizontal) for side in range(4)
         ]
         # The pixels at the start and the end of the pieces, in the direction of the boundary. The starts are ascending.
         self._keys = (pieces[_TOP][0], pieces[_RIGHT][0], pieces[_BOTTOM][1], pieces[_LEFT][1])

@@ -5,14 +5,13 @@ Shapes: H W the image as it is displayed, K its channels, C classes.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +19,12 @@ import numpy.typing as npt
 from segnets.card import Colour, Decoding
 from segnets.errors import ImageError, OutputError
 from segnets.files import atomic_write
-from segnets.inference import drawing
+from segnets.inference import drawing, maps
 from segnets.inference.areas import class_areas
+from segnets.inference.maps import LogitMaps
 from segnets.inference.masks import voc_palette
 from segnets.inference.polygons import feature_collection
 from segnets.inference.rle import Rle, encode, encode_ids
-
-LogitMaps: TypeAlias = Any
 
 _NOTEBOOK_SIDE = 960  # pixels of the picture in a notebook
 _NAMED_CLASSES = 3  # in the text form
@@ -147,8 +145,7 @@ class Prediction:
             ImageError: The error of the prediction, if it is set.
             ValueError: If the prediction keeps no logits.
         """
-        result: npt.NDArray[np.float32] = _maps().probabilities(self.checked_maps("probabilities"), self.decoding)
-        return result
+        return maps.probabilities(self.checked_maps("probabilities"), self.decoding)
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
@@ -160,8 +157,7 @@ class Prediction:
             ImageError: The error of the prediction, if it is set.
             ValueError: If the prediction keeps no logits.
         """
-        result: npt.NDArray[np.float32] = _maps().confidence(self.checked_maps("confidence"), self.decoding)
-        return result
+        return maps.confidence(self.checked_maps("confidence"), self.decoding)
 
     @cached_property
     def entropy(self) -> npt.NDArray[np.float32]:
@@ -171,8 +167,7 @@ class Prediction:
             ImageError: The error of the prediction, if it is set.
             ValueError: If the prediction keeps no logits.
         """
-        result: npt.NDArray[np.float32] = _maps().entropy(self.checked_maps("entropy"), self.decoding)
-        return result
+        return maps.entropy(self.checked_maps("entropy"), self.decoding)
 
     def area(self) -> dict[str, int]:
         """Count the pixels of each class.
@@ -353,10 +348,6 @@ class Prediction:
         if len(entries) > _NAMED_CLASSES:
             parts.append(f"{len(entries) - _NAMED_CLASSES} more")
         return f"Prediction({self.source!r}, mask {self.mask.shape} {self.mask.dtype}: {', '.join(parts) or 'nothing'})"
-
-
-def _maps() -> Any:
-    return importlib.import_module("segnets.inference.maps")
 
 
 def _count_classes(mask: npt.NDArray[np.integer] | None, maps: LogitMaps | None, decoding: Decoding | None) -> int:

@@ -56,7 +56,7 @@ def check(mask: npt.NDArray[np.integer]) -> None:
 def nested(size: int) -> npt.NDArray[np.uint8]:
     """Return rings of two ids, one in the other."""
     distance = np.abs(np.indices((size, size)) - size // 2).max(axis=0)
-    return (distance % 2).astype(np.uint8)
+    return np.asarray(distance % 2, dtype=np.uint8)
 
 
 RING = np.array([[1, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 1]], np.uint8)  # two holes that touch

@@ -154,9 +154,9 @@ def test_an_error_is_raised_by_every_method(tmp_path: Path) -> None:
             compute()
         assert raised.value is error
     assert not list(tmp_path.iterdir())
-    for arguments in ({}, {"mask": np.zeros((1, 1), np.uint8), "error": error}):
+    for mask, reason in ((None, None), (np.zeros((1, 1), np.uint8), error)):
         with pytest.raises(ValueError, match="either a mask or an error"):
-            Prediction(source="a", **arguments)
+            Prediction(source="a", mask=mask, error=reason)
 
 
 def test_the_suffix_of_a_saved_file_says_the_format(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
@@ -78,7 +79,8 @@ def test_masks_with_pixels_to_ignore_keep_their_id() -> None:
 
 @pytest.mark.parametrize(("classes", "mode"), [(256, "P"), (257, "I;16"), (1000, "I;16")])
 def test_masks_above_256_classes_have_16_bits(classes: int, mode: str) -> None:
-    mask = np.arange(classes - 12, classes).reshape(3, 4).astype(np.uint8 if classes <= 256 else np.uint16)
+    mask: npt.NDArray[np.integer] = np.arange(classes - 12, classes).reshape(3, 4)
+    mask = mask.astype(np.uint8) if classes <= 256 else mask.astype(np.uint16)
     image = opened(written("mask", Prediction(source="a", mask=mask, num_classes=classes)))
     assert image.mode == mode
     assert np.array_equal(np.asarray(image), mask)
@@ -120,6 +122,11 @@ def test_probabilities_are_read_by_numpy(rule: str, channels: int) -> None:
         assert archive["probabilities"].dtype == np.float16
         assert np.abs(archive["probabilities"] - prediction.probabilities()).max() <= 1 / 4096
         assert tuple(archive["classes"]) == prediction.classes
+    # A class that post-processing added has no probability.
+    added = predicted(rule, channels, classes=(*prediction.classes, "unsure"))
+    if rule != "multilabel":
+        with np.load(io.BytesIO(written("probabilities", added))) as archive:
+            assert tuple(archive["classes"]) == prediction.classes
 
 
 def test_too_many_probabilities_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,16 +34,17 @@ class ProbabilitiesWriter:
             ImageError: If there are more than 268 million.
         """
         maps = prediction.checked_maps("probabilities")
-        values = maps.channels * maps.height * maps.width
+        classes = prediction.decoding.ids(maps.channels)
+        values = classes * maps.height * maps.width
         if values > MAX_VALUES:
             raise ImageError(
-                f"{prediction.source}: probabilities of {maps.channels} classes at {maps.width} x {maps.height} are "
+                f"{prediction.source}: probabilities of {classes} classes at {maps.width} x {maps.height} are "
                 f"{values:,} numbers; a file holds up to {MAX_VALUES:,}. Reduce the image, or write the confidence"
             )
-        arrays = {
-            "probabilities": prediction.probabilities().astype(np.float16),
-            "classes": np.array(prediction.classes, dtype=np.str_),
-        }
+        probabilities = prediction.probabilities().astype(np.float16)
+        # Post-processing may have added a class at the end, which has no probability.
+        names = np.array(prediction.classes[:classes], dtype=np.str_)
+        arrays = {"probabilities": probabilities, "classes": names}
         # Deflate of the lowest level: higher ones take three times as long for a few percent.
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, array in arrays.items():
