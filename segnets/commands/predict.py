@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ from segnets.errors import ImageError, PredictError, SegnetsError
 if TYPE_CHECKING:
     from segnets.card import JSON
     from segnets.inference.job import Summary
+    from segnets.inference.outputs import Writers
     from segnets.inference.postprocess import PostProcessing
     from segnets.inference.predictor import Predictor
     from segnets.inference.sources import Item
 
 _OUTPUTS = "mask, overlay, overlay-png, probabilities, confidence, coco, geojson, csv"
+_DEFAULT = "mask,overlay"
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -81,9 +84,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--save",
-        default="mask,overlay",
         metavar="LIST",
-        help=f"what to write, from {_OUTPUTS}; default: mask,overlay",
+        help=f"what to write, from {_OUTPUTS}; default: {_DEFAULT}, and of videos the overlay only",
     )
     group.add_argument("--manifest", type=Path, metavar="FILE", help="JSON line per image: state, outputs, times")
     group.add_argument("--json", action="store_true", help="print the closing summary as JSON")
@@ -128,15 +130,15 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.resume and options.force:
         raise SegnetsError("--resume keeps what is there and --force replaces it; choose one")
-    files, tables = _writers(options.save)
+    writers = _writers(options.save or _DEFAULT)
     items = _items(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     predictor = _predictor(options)
     job_options = JobOptions(
         folder=options.out,
-        files=files,
-        tables=tables,
+        writers=writers,
+        video_writers=_for_videos(writers, options.save),
         batch_size=options.batch,
         workers=options.workers,
         resume=options.resume,
@@ -146,7 +148,9 @@ def _run(options: argparse.Namespace) -> int:
         manifest=options.manifest,
     )
     with _Progress() as progress:
-        job = Job(predictor, items, job_options, _description(options, predictor), progress.tell, progress.step)
+        job = Job(
+            predictor, items, job_options, _description(options, predictor), progress.tell, progress.step, progress.part
+        )
         progress.total = job.total
         try:
             summary = job.execute()
@@ -210,20 +214,30 @@ def _postprocessing(options: argparse.Namespace) -> PostProcessing:
     )
 
 
-def _writers(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the writers of files and of tables that a list names.
+def _writers(text: str) -> Writers:
+    """Return the writers that a list names.
 
     Raises:
         SegnetsError: If a name is unknown.
     """
+    from segnets.inference.outputs import Writers
     from segnets.inference.writers import WRITERS, TableWriter
 
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in WRITERS:
             raise SegnetsError(f"--save {name}: expected a list of {', '.join(WRITERS)}")
-    tables = {name: WRITERS[name] for name in names if isinstance(WRITERS[name], TableWriter)}
-    return {name: WRITERS[name] for name in names if name not in tables}, tables
+    chosen = {name: WRITERS[name] for name in names}
+    tables = {name: writer for name, writer in chosen.items() if isinstance(writer, TableWriter)}
+    files = {name: writer for name, writer in chosen.items() if not isinstance(writer, TableWriter)}
+    return Writers(files, tables)
+
+
+def _for_videos(writers: Writers, save: str | None) -> Writers:
+    """Return the writers for videos: without a choice, a file per frame is too much."""
+    if save is not None:
+        return writers
+    return replace(writers, files={name: each for name, each in writers.files.items() if name == "overlay"})
 
 
 def _description(options: argparse.Namespace, predictor: Predictor) -> dict[str, JSON]:
@@ -231,7 +245,7 @@ def _description(options: argparse.Namespace, predictor: Predictor) -> dict[str,
     return {
         "models": [_sha256(Path(name)) for name in options.model],
         "networks": [f"{network.form} on {network.device.type}" for network in predictor.networks],
-        "save": sorted(name.strip() for name in options.save.split(",")),
+        "save": sorted(name.strip() for name in (options.save or _DEFAULT).split(",")),
         "batch": options.batch,
         "deterministic": options.deterministic,
         "resize": options.resize,
@@ -271,6 +285,11 @@ class _Progress:
     def step(self, summary: Summary) -> None:
         bar = self._opened(summary.kept)
         bar.update(summary.images + summary.failed - bar.n)
+
+    def part(self, done: int, total: int | None) -> None:
+        bar = self._opened()
+        bar.set_postfix_str(f"{done} of {total}" if total else f"{done}", refresh=False)
+        bar.update(0)
 
     def tell(self, message: str) -> None:
         from segnets.console import escape_controls

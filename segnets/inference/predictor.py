@@ -183,7 +183,7 @@ class Predictor:
         """
         if workers < 1 or (batch_size is not None and batch_size < 1):
             raise PredictError(f"workers={workers}, batch_size={batch_size}: expected at least 1 each")
-        size = 1 if self.deterministic else batch_size or (1 if self.networks[0].device.type == "cpu" else 8)
+        size = self.batch_size(batch_size)
         source, failure, number = iter(items), None, 0
         decoding: deque[Future[Decoded]] = deque()
         finishing: deque[Future[_R]] = deque()
@@ -212,6 +212,12 @@ class Predictor:
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(source, Generator):
                 source.close()
+
+    def batch_size(self, wanted: int | None) -> int:
+        """Return how many images are computed together if this number is wanted, or None for the usual one."""
+        if self.deterministic:
+            return 1
+        return wanted or (1 if self.networks[0].device.type == "cpu" else 8)
 
     def _decoded(self, item: Item) -> Decoded:
         started = time.perf_counter()

@@ -10,15 +10,18 @@ import numpy as np
 from torch import Tensor
 
 from segnets.inference.sources.base import Item
+from segnets.inference.sources.camera import CameraSource
 from segnets.inference.sources.files import FileSource
+from segnets.inference.sources.video import VideoSource, is_video
+from segnets.inference.video import open_video
 
 
 def items_of(sources: Any, *, recursive: bool = False) -> Iterator[Item]:
     """Yield the images of any source, in order and each when it is asked for.
 
     Args:
-        sources: A path of a file, a folder or a pattern, bytes of an image file, a file object, a Pillow image, an
-            array or a tensor; or an iterable of these.
+        sources: A path of an image or a video, a folder or a pattern, the number of a camera, bytes of an image file, a
+            file object, a Pillow image, an array or a tensor; or an iterable of these.
         recursive: Whether folders inside of folders are searched too.
 
     Yields:
@@ -26,6 +29,7 @@ def items_of(sources: Any, *, recursive: bool = False) -> Iterator[Item]:
 
     Raises:
         ImageError: If a folder can't be read, or a folder or a pattern has no images.
+        ImageError: If a video or a camera can't be opened or read.
         TypeError: If a source is none of these.
     """
     yield from _Numbered(recursive).items(sources)
@@ -40,6 +44,10 @@ class _Numbered:
     def items(self, source: Any) -> Iterator[Item]:
         if isinstance(source, Item):
             yield source
+        elif isinstance(source, int) and not isinstance(source, bool):
+            yield from CameraSource(source)
+        elif isinstance(source, str | os.PathLike) and is_video(source):
+            yield from VideoSource(open_video(source))
         elif isinstance(source, str | os.PathLike):
             for item in FileSource([source], self._recursive):
                 self._count += 1
