@@ -19,8 +19,8 @@ BEGIN = "<!-- counted: python -m benchmarks.models --write -->"
 END = "<!-- end of counted -->"
 SIDE = 520
 
-# Papers of the backbones. Heads have theirs in their titles.
-_PAPERS = {
+# Papers of the backbones, by the start of their names. Heads have theirs in their titles.
+PAPERS = {
     "mobilenet_v3": "https://arxiv.org/abs/1905.02244",
     "resnet": "https://arxiv.org/abs/1512.03385",
     "resnext": "https://arxiv.org/abs/1611.05431",
@@ -36,8 +36,7 @@ def row(builder: Builder) -> str:
         described = build_described(name, {"aux_loss": True})
         with_aux = f"{sum(each.numel() for each in described.parameters()):,}"
     title, _, head_paper = builder.head.title.partition(", ")
-    backbone_paper = max((family for family in _PAPERS if builder.backbone.name.startswith(family)), key=len)
-    papers = f"[{title}]({head_paper}), [{builder.backbone.title}]({_PAPERS[backbone_paper]})"
+    papers = f"[{title}]({head_paper}), [{builder.backbone.title}]({paper(builder.backbone.name)})"
     cells = (
         f"`{name}`",
         f"{counted.parameters:,}",
@@ -47,6 +46,18 @@ def row(builder: Builder) -> str:
         papers,
     )
     return f"| {' | '.join(cells)} |"
+
+
+def paper(backbone: str) -> str:
+    """Return the address of a backbone's paper.
+
+    Raises:
+        ValueError: If `PAPERS` lacks it.
+    """
+    families = [family for family in PAPERS if backbone.startswith(family)]
+    if not families:
+        raise ValueError(f"{backbone}: add its paper to PAPERS in {Path(__file__).name}")
+    return PAPERS[max(families, key=len)]
 
 
 def table(builders: Iterable[Builder]) -> str:

@@ -1,7 +1,7 @@
 """All heads on all backbones, and the networks of a default test run.
 
-A default run covers each head on the lightest ResNet and MobileNetV3, and one head on each other backbone with up to
-25 million parameters. The other combinations are marked `full`: they consist of the same parts and take long.
+A default run covers each head on the lightest ResNet and MobileNetV3, and one head on each other backbone, also a new
+one. The heavy backbones and the other combinations are marked `full`: they consist of the same parts and take long.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 import segnets
-from segnets.registry import HEADS, MODELS, build_described
+from segnets.registry import BACKBONES, HEADS, MODELS, build_described
 from tests.oracle import randomise_
 
 NAMES = segnets.list_models()
 HEAD_NAMES = [head.name for head in HEADS]
 _LIGHT = ["mobilenet_v3_small", "resnet18"]
-_OTHERS = ["mobilenet_v3_large", "resnet34", "resnet50", "resnext50_32x4d"]
+_HEAVY = ["resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"]
+_OTHERS = [name for name in BACKBONES if name not in {*_LIGHT, *_HEAVY}]
 
 EVERYDAY = {
     *(f"{head}_{backbone}" for head in HEAD_NAMES for backbone in _LIGHT),
@@ -39,6 +40,11 @@ def random_network(name: str, **options: object) -> nn.Module:
     network = build_described(name, {"num_classes": 3, **options}).to_empty(device="cpu")
     randomise_(network, seed=sum(map(ord, name)))
     return network.eval()
+
+
+def narrow_head(name: str) -> dict[str, object]:
+    """Return the options of a network that give its head few channels, if it can have them."""
+    return {"head_channels": 32} if "head_channels" in MODELS[name].applicable({}) else {}
 
 
 def images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

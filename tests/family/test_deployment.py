@@ -20,7 +20,7 @@ from torch import nn
 
 import segnets
 from tests.deploy.common import SMALL
-from tests.family.common import NAMES, assert_equal, images, on, random_network
+from tests.family.common import NAMES, assert_equal, images, narrow_head, on, random_network
 from tests.tiers import full_but
 
 
@@ -32,7 +32,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 # A parametrized fixture, so that the tests of one network run in sequence and only one network is in memory.
 @pytest.fixture(scope="module")
 def network(request: pytest.FixtureRequest, full: bool) -> nn.Module:
-    return random_network(request.param, **({} if full else {"head_channels": 32}))
+    return random_network(request.param, **({} if full else narrow_head(request.param)))
 
 
 def of(*backbones: str, also: Collection[str] = ()) -> pytest.MarkDecorator:

@@ -17,7 +17,7 @@ import segnets
 from segnets import SegmentationModel
 from segnets.layers import is_batch_norm
 from segnets.registry import MODELS
-from tests.family.common import HEAD_NAMES, images, random_network
+from tests.family.common import HEAD_NAMES, images, narrow_head, random_network
 from tests.tiers import full_but
 from tests.typed import gradient_of
 
@@ -33,7 +33,7 @@ COPIERS: list[Callable[[nn.Module], Any]] = [copy.deepcopy, lambda model: pickle
 
 def network(name: str, **options: object) -> SegmentationModel:
     """Return a network with a narrow head in training mode, with an auxiliary classifier if it can have one."""
-    model = random_network(name, head_channels=32, **options).train()
+    model = random_network(name, **narrow_head(name), **options).train()
     assert isinstance(model, SegmentationModel)
     return model
 

@@ -257,7 +257,10 @@ def test_files_that_are_not_weights_files(tmp_path: Path, model: nn.Module) -> N
     [
         (lambda d: d.update(format=99), "was written in format 99 by a newer segnets"),
         (lambda d: d.pop("model"), "its description is damaged"),
-        (lambda d: d["model"].update(name="unet_resnet50"), "network 'unet_resnet50' is not registered. Import"),
+        (
+            lambda d: d["model"].update(name="nosuchhead_resnet50"),
+            "network 'nosuchhead_resnet50' is not registered. Import",
+        ),
         (lambda d: d["model"]["options"].update(magic=1), "can't be built"),
         (lambda d: d["model"]["options"].update(num_classes=-1), "can't be built: num_classes=-1"),
         (lambda d: d["model"]["options"].update(num_classes=2**70), "can't be built"),
