@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from segnets.images import ImageLike
 
 # Least number of bytes of decoded blocks that GDAL keeps. By default it takes 5 % of the machine's memory.
-_CACHE = 64 << 20
+MIN_CACHE = 64 << 20
 _MAX_CACHE = (1 << 31) - 1  # the largest that rasterio can set
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PROFILE = 258, 262, 274, 34675
@@ -162,7 +162,7 @@ class _Windows(_Closing):
         self.name, self.geo, self.channels = str(path), geo, channels
         self.height, self.width = dataset.height, dataset.width
         self._dataset, self._bands, self._bits, self._profile = dataset, bands, bits, profile
-        self._cache = min(max(_CACHE, 2 * _bytes_of_blocks(dataset)), _MAX_CACHE)
+        self._cache = max(MIN_CACHE, 2 * _bytes_of_blocks(dataset))
         self._notices = notices
         self._largest = 0
 
@@ -178,7 +178,7 @@ class _Windows(_Closing):
     def read(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint8]:
         from rasterio.windows import Window
 
-        with _gdal(self._cache), _damage(self.name):
+        with gdal(self._cache), _damage(self.name):
             window = Window(left, top, right - left, bottom - top)
             bands = self._dataset.read(self._bands, window=window)
         values = np.ascontiguousarray(bands.transpose(1, 2, 0))
@@ -223,7 +223,7 @@ def _open_tiff(path: Path, channels: int, max_pixels: int) -> Raster:
     except ImportError:
         return _without_rasterio(path, channels, max_pixels, tags)
     try:
-        with _gdal(_CACHE), warnings.catch_warnings():
+        with gdal(MIN_CACHE), warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             # An absolute path and one driver: GDAL gives other names a meaning, and opens addresses.
             dataset = rasterio.open(path.absolute(), driver="GTiff")
@@ -351,11 +351,11 @@ def _tags(path: Path) -> dict[int, Any]:
 
 
 @contextmanager
-def _gdal(cache: int) -> Iterator[None]:
+def gdal(cache: int) -> Iterator[None]:
     """Limit GDAL's cache to a number of bytes, and keep it from listing the file's folder."""
     import rasterio
 
-    with rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+    with rasterio.Env(GDALMIN_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         yield
 
 

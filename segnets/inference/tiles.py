@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +32,10 @@ from torch import Tensor
 
 from segnets.card import Decoding
 from segnets.errors import PredictError
-from segnets.inference.maps import LogitMaps, Mask, ResizedLogits, confidence, decode_mask
+from segnets.inference.maps import AveragedMaps, LogitMaps, Mask, confidence, decode_mask
 from segnets.inference.networks import Network
 from segnets.inference.rasters import Raster
+from segnets.inference.views import View
 
 DEFAULT_TILE = 1024
 DEFAULT_OVERLAP = 128
@@ -153,11 +154,12 @@ def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = 
 
 def tile_rows(
     raster: Raster,
-    network: Network,
+    networks: Network | Sequence[Network],
     *,
     tile: int = DEFAULT_TILE,
     overlap: int = DEFAULT_OVERLAP,
     decoding: Decoding | None = None,
+    views: Sequence[View] = (View(),),
     batch: int = 1,
     confidence: bool = False,
     logits: bool = False,
@@ -168,11 +170,12 @@ def tile_rows(
     An image that is no larger than one tile gets the mask that it gets without tiles.
 
     Args:
-        raster: The image, with as many channels as the network reads.
-        network: The network.
+        raster: The image, with as many channels as the networks read.
+        networks: The network, or several whose probabilities are averaged.
         tile: Side of the tiles, a multiple of 32, at least 64.
         overlap: Number of pixels that neighbouring tiles share, as in `divide`.
         decoding: Rule that turns logits into ids; None means the network's.
+        views: Views of each tile whose probabilities are averaged.
         batch: Number of tiles that go through the network at a time.
         confidence: Whether to compute the probability of the ids.
         logits: Whether to return the logits. They take 4 bytes per class and pixel of a row of tiles.
@@ -186,14 +189,15 @@ def tile_rows(
         ImageError: If the image can't be read.
     """
     tiling = divide(raster.height, raster.width, tile=tile, overlap=overlap)
-    decoding = decoding or network.decoding
-    blender = _Blender(tiling, raster.width, network.num_classes, decoding)
+    networks = networks if isinstance(networks, Sequence) else [networks]
+    decoding = decoding or networks[0].decoding
+    blender = _Blender(tiling, raster.width, networks[0].num_classes, decoding)
     image = _ImageRows(raster, tiling.size[0])
     done = 0
     for row in tiling.rows:
         pixels = image.at(row.start)
         finished = blender.finished(row, confidence=confidence, logits=logits)
-        for column, maps in _tiles(pixels, tiling, network, batch):
+        for column, maps in _tiles(pixels, tiling, networks, views, decoding, batch):
             blender.add(maps, row, column, finished)
             done += 1
             if progress is not None:
@@ -217,16 +221,25 @@ def _spans(length: int, tile: int, step: int, blended: int) -> tuple[Span, ...]:
 
 
 def _tiles(
-    pixels: npt.NDArray[np.uint8], tiling: Tiling, network: Network, batch: int
+    pixels: npt.NDArray[np.uint8],
+    tiling: Tiling,
+    networks: Sequence[Network],
+    views: Sequence[View],
+    decoding: Decoding,
+    batch: int,
 ) -> Iterator[tuple[Span, LogitMaps]]:
-    """Run the network on a row of tiles, and yield the logits of each at the tile's size."""
+    """Run the networks on a row of tiles, and yield the logits of each tile at its size."""
     height, width = tiling.size
     for first in range(0, len(tiling.columns), batch):
         columns = tiling.columns[first : first + batch]
         images = torch.from_numpy(np.stack([pixels[:, each.start : each.start + width] for each in columns]))
-        logits = network.logits(network.prepare(images))
-        for column, each in zip(columns, logits, strict=True):
-            yield column, ResizedLogits(each, height, width)
+        computed = []
+        for network in networks:
+            prepared = network.prepare(images)
+            computed += [(view, network.logits(view.of(prepared))) for view in views]
+        for index, column in enumerate(columns):
+            maps = [view.maps(logits[index], height, width) for view, logits in computed]
+            yield column, maps[0] if len(maps) == 1 else AveragedMaps(maps, decoding)
 
 
 class _ImageRows:

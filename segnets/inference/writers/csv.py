@@ -33,11 +33,7 @@ class CsvWriter:
         means: list[float | None] = [None] * count
         if prediction.maps is not None:
             means = mean_per_class(prediction.confidence, mask, count)
-        return [
-            [class_id, area, None if mean is None else round(mean, 4)]
-            for class_id, (area, mean) in enumerate(zip(areas, means, strict=True))
-            if area
-        ]
+        return areas_record(areas, means)
 
     def assemble(
         self,
@@ -58,3 +54,12 @@ class CsvWriter:
                 share = f"{cast('int', pixels) / (height * width):.6f}"
                 table.writerow((name, class_id, class_name, pixels, share, "" if mean is None else f"{mean:.4f}"))
         text.detach()
+
+
+def areas_record(areas: Sequence[int], means: Sequence[float | None]) -> JSON:
+    """Return the record of an image from the pixels and the mean confidence of each class."""
+    return [
+        [class_id, area, None if mean is None else round(mean, 4)]
+        for class_id, (area, mean) in enumerate(zip(areas, means, strict=True))
+        if area
+    ]

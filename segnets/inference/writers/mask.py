@@ -13,8 +13,8 @@ from segnets.inference.writers.png import write_png
 if TYPE_CHECKING:
     from segnets.inference.prediction import Prediction
 
-_MOST_INDEXED = 256
-_BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
+MOST_INDEXED = 256
+BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
 
 
 class MaskWriter:
@@ -31,12 +31,12 @@ class MaskWriter:
         """Write the mask, as `FileWriter.write` does."""
         mask = prediction.checked_mask()
         if mask.ndim == 3:
-            write_png(file, (mask != 0).reshape(-1, mask.shape[2]).astype(np.uint8), _BLACK_AND_WHITE)
+            write_png(file, (mask != 0).reshape(-1, mask.shape[2]).astype(np.uint8), BLACK_AND_WHITE)
             return
         lowest, highest = int(mask.min(initial=0)), int(mask.max(initial=0))
         if not 0 <= lowest <= highest < 65536:
             raise ImageError(f"{prediction.source}: mask with ids {lowest}..{highest}; a PNG holds 0..65535")
-        if max(len(prediction.classes), highest + 1) > _MOST_INDEXED:
+        if max(len(prediction.classes), highest + 1) > MOST_INDEXED:
             write_png(file, mask.astype(np.uint16))
             return
         colours = list(prediction.palette)

@@ -1,0 +1,92 @@
+"""Overlays of large images: a reduced picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.inference.prediction import Prediction
+from segnets.inference.writers.overlay import OverlayWriter
+from segnets.inference.writers.rows import RowImage
+
+if TYPE_CHECKING:
+    from segnets.inference.tiles import Rows
+
+MAX_SIDE = 4096
+
+
+class OverlayRows:
+    """Writer of the overlay with its legend, reduced by a whole number so that no side exceeds 4096 pixels.
+
+    Each pixel shows the mean of a square of the image, and the class of the pixel in its middle. So the shares in the
+    legend are estimates.
+
+    Args:
+        lossless: Whether to write PNG.
+    """
+
+    needs_confidence = False
+    needs_logits = False
+
+    def __init__(self, *, lossless: bool = False) -> None:
+        self._writer = OverlayWriter(lossless=lossless)
+        self.suffix = self._writer.suffix
+
+    def start(self, image: RowImage, file: BinaryIO) -> None:
+        """Begin the file, as `RowWriter.start` does."""
+        self._image, self._file = image, file
+        self._factor = reduction(image.height, image.width)
+        self._waiting: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]] = []
+        self._pixels: list[npt.NDArray[np.uint8]] = []
+        self._mask: list[npt.NDArray[np.integer]] = []
+
+    def rows(self, rows: Rows) -> None:
+        """Add rows, as `RowWriter.rows` does."""
+        self._waiting.append((rows.image[:, :, : 3 if rows.image.shape[2] >= 3 else 1], rows.mask))
+        if sum(len(pixels) for pixels, _ in self._waiting) >= self._factor:
+            self._reduce(self._factor)
+
+    def finish(self) -> None:
+        """Complete the file, as `RowWriter.finish` does."""
+        self._reduce(1)
+        prediction = Prediction(
+            source=self._image.source,
+            mask=np.concatenate(self._mask, axis=-2),
+            image=np.concatenate(self._pixels),
+            classes=self._image.classes,
+            palette=self._image.palette,
+            decoding=self._image.decoding,
+        )
+        self._writer.write(prediction, self._file)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _reduce(self, whole: int) -> None:
+        """Reduce the waiting rows, as many as are a multiple of `whole`."""
+        if not self._waiting:
+            return
+        from PIL import Image
+
+        pixels = np.concatenate([pixels for pixels, _ in self._waiting])
+        mask = np.concatenate([mask for _, mask in self._waiting], axis=-2)
+        count = len(pixels) // whole * whole
+        self._waiting = [(pixels[count:], mask[..., count:, :])] if count < len(pixels) else []
+        factor = self._factor
+        if factor == 1:
+            small = pixels[:count]
+        else:
+            picture = Image.fromarray(pixels[:count] if pixels.shape[2] == 3 else pixels[:count, :, 0])
+            reduced = np.asarray(picture.reduce(factor))
+            small = reduced.reshape(*reduced.shape[:2], -1)
+        rows = np.minimum(np.arange(small.shape[0]) * factor + factor // 2, count - 1)
+        columns = np.minimum(np.arange(small.shape[1]) * factor + factor // 2, self._image.width - 1)
+        self._pixels.append(small)
+        self._mask.append(mask[..., rows[:, None], columns[None, :]])
+
+
+def reduction(height: int, width: int) -> int:
+    """Return the whole number by which the sides of an overlay are divided."""
+    return -(-max(height, width) // MAX_SIDE)
