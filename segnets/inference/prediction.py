@@ -83,6 +83,11 @@ class Prediction:
         notices: Remarks on the image.
         seconds: Seconds that the image took.
 
+    Raises:
+        ImageError: If the mask has another shape, or an id without a class. The id 255 may have none: it marks pixels
+            to ignore.
+        ValueError: If both or none of `mask` and `error` are given, or the numbers of names and colours differ.
+
     Example:
         >>> prediction = segnets.Predictor("weights.safetensors").predict("photo.jpg")
         >>> prediction.area()["dog"]
@@ -122,6 +127,8 @@ class Prediction:
         self.palette = tuple(palette) or _voc_palette(len(self.classes))
         if len(self.palette) != len(self.classes):
             raise ValueError(f"{source}: {len(self.palette)} colours for {len(self.classes)} classes")
+        if mask is not None:
+            _check_ids(source, mask, len(self.classes))
         self.decoding = decoding or Decoding("multilabel" if mask is not None and mask.ndim == 3 else "argmax")
 
     @property
@@ -356,6 +363,15 @@ def _count_classes(mask: npt.NDArray[np.integer] | None, maps: LogitMaps | None,
     if mask is None:
         return 0
     return len(mask) if mask.ndim == 3 else int(mask.max(initial=0)) + 1
+
+
+def _check_ids(source: str, mask: npt.NDArray[np.integer], num_classes: int) -> None:
+    """Check a mask, and count its pixels only if the largest id looks wrong."""
+    if mask.ndim != 2 or (mask.size and not 0 <= int(mask.min()) <= int(mask.max()) < num_classes):
+        try:
+            class_areas(mask, num_classes)
+        except ImageError as error:
+            raise ImageError(f"{source}: {error}") from None
 
 
 @lru_cache(maxsize=16)

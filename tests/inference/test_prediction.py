@@ -38,8 +38,17 @@ def test_areas_are_those_of_the_mask() -> None:
     assert prediction.area() == {name: int((prediction.mask == i).sum()) for i, name in enumerate(CLASSES)}
     assert sum(prediction.area().values()) == 240
     assert predicted(mask=np.zeros((12, 20), np.uint8)).area() == {"background": 240, "dog": 0, "cat": 0}
-    with pytest.raises(ImageError, match="the id 3 for 3 classes"):
-        predicted(mask=np.full((12, 20), 3, np.uint8)).area()
+
+
+def test_masks_that_contradict_the_classes_are_refused() -> None:
+    for mask, message in (
+        (np.full((12, 20), 3, np.uint8), "the id 3 for 3 classes"),
+        (np.full((12, 20), -1, np.int16), "the id -1"),
+        (np.zeros((2, 12, 20), np.uint8), "2 planes for 3 classes"),
+        (np.zeros(12, np.uint8), r"expected \(H, W\)"),
+    ):
+        with pytest.raises(ImageError, match=rf"photo\.jpg: .*{message}"):
+            predicted(mask=mask)
 
 
 @pytest.mark.parametrize(("rule", "channels"), [("argmax", 3), ("threshold", 1), ("multilabel", 3)])
