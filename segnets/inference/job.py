@@ -60,9 +60,12 @@ class Summary:
 
     Attributes:
         folder: Output folder.
-        images: Number of images with complete outputs.
+        images: Number of images and videos with complete outputs.
         kept: How many of these an earlier run had completed.
-        failed: Number of images that failed.
+        failed: Number of images and videos that failed.
+        videos: How many of all are videos.
+        frames: Number of frames of videos.
+        new: Number of images and frames that were segmented in this run.
         seconds: Duration, without loading the model.
         tables: Files that hold results of all images.
     """
@@ -71,21 +74,26 @@ class Summary:
     images: int = 0
     kept: int = 0
     failed: int = 0
+    videos: int = 0
+    frames: int = 0
+    new: int = 0
     seconds: float = 0.0
     tables: list[str] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
-        """Images per second that were segmented in this run."""
-        return (self.images - self.kept + self.failed) / self.seconds if self.seconds > 0 else 0.0
+        """Images and frames per second that were segmented in this run."""
+        return self.new / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
         """Format the summary in one line."""
-        total = self.images + self.failed
-        parts = [f"{total} {'image' if total == 1 else 'images'}"]
+        images = self.images + self.failed - self.videos
+        parts = [_counted(images, "image")] if images or not self.videos else []
+        if self.videos:
+            parts.append(f"{_counted(self.videos, 'video')} of {_counted(self.frames, 'frame')}")
         if self.kept:
             parts.append(f"{self.kept} already done")
-        parts += [f"{self.failed} failed", f"{self.rate:.1f} images/s"]
+        parts += [f"{self.failed} failed", f"{self.rate:.1f} {'frames' if self.videos and not images else 'images'}/s"]
         return f"{', '.join(parts)}: {self.folder}"
 
     def to_json(self) -> dict[str, JSON]:
@@ -244,6 +252,10 @@ class Job:
         else:
             self.summary.images += 1
             self.summary.kept += kept
+        self.summary.videos += is_video(entry.source)
+        self.summary.frames += entry.frames
+        if not kept and entry.state == "done":
+            self.summary.new += entry.frames or 1
 
     def _say(self, entry: Entry) -> None:
         for notice in entry.notices:
@@ -253,6 +265,8 @@ class Job:
 
     def _write_tables(self, keys: Sequence[tuple[str, str]]) -> None:
         """Write the files that hold results of all images, from the journal."""
+        if all(is_video(source) for source, _ in keys):
+            return  # a video has tables of its own
         number, of = self._options.shard
         for name, writer in self._options.writers.tables.items():
             file_name = PurePath(writer.file_name)
@@ -266,3 +280,7 @@ class Job:
             with atomic_write(self._options.folder / file_name) as file:
                 writer.assemble(records, self._predictor.classes, self._predictor.palette, file)
             self.summary.tables.append(str(file_name))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -34,7 +34,8 @@ class Entry:
         reason: Why it failed, or "".
         notices: What was assumed or left out when the image was read.
         outputs: Size in bytes of each output by its path below the folder.
-        size: Height and width of the mask, or None.
+        size: Height and width of the mask; None for a failure or a video.
+        frames: Number of frames of a video, or 0.
         seconds: Time of each step.
         tables: This image's part of each table, by the table's name.
     """
@@ -47,6 +48,7 @@ class Entry:
     notices: tuple[str, ...] = ()
     outputs: Mapping[str, int] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    frames: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     tables: Mapping[str, JSON] = field(default_factory=dict)
 

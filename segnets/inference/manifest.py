@@ -57,6 +57,7 @@ class Manifest:
             "outputs": sorted(entry.outputs),
             "height": entry.size[0] if entry.size else None,
             "width": entry.size[1] if entry.size else None,
+            "frames": entry.frames,
             "seconds": {step: round(seconds, 6) for step, seconds in entry.seconds.items()},
         }
         try:

@@ -83,8 +83,8 @@ def write_video(
         task.entry(),
         notices=notices,
         outputs=outputs.sizes,
-        size=None,
-        seconds={"frames": count, "total": time.perf_counter() - started},
+        frames=count,
+        seconds={"total": time.perf_counter() - started},
     )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 import segnets
 from segnets.cli import main
+from segnets.inference.video import open_video
 from tests.inference.common import image_folder, random_image, small_model
 
 Files = dict[str, bytes]
@@ -303,3 +305,43 @@ def test_a_run_killed_twenty_times_is_completed(weights: Path, tmp_path: Path) -
     random = np.random.default_rng(0)
     photos = image_folder(tmp_path / "photos", 1000)
     _interrupt_and_resume(weights, photos, tmp_path, signal.SIGKILL, random.uniform(0, 0.3, 20).tolist())
+
+
+def test_a_video_gives_an_overlay_video_and_on_request_files_per_frame(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "v.mp4"
+    _make_video(path, 5)
+    out = tmp_path / "out"
+    assert _predict(weights, path, "--out", out) == 0
+    assert list(_outputs(out)) == ["v.overlay.mp4"]
+    assert "1 video of 5 frames, 0 failed" in capsys.readouterr().out
+    frames = list(open_video(out / "v.overlay.mp4"))
+    assert [frame.seconds for frame in frames] == [frame.seconds for frame in open_video(path)]
+    assert _predict(weights, path, "--out", out, "--resume") == 0
+    assert "1 already done" in capsys.readouterr().out
+    assert _predict(weights, path, "--out", out, "--force", "--save", "mask,csv") == 0
+    expected_names = {"v.areas.csv", "v.overlay.mp4", *(f"v/{n:06d}.png" for n in range(1, 6))}
+    assert set(_outputs(out)) == expected_names
+    with Image.open(out / "v/000003.png") as mask:
+        expected = segnets.segment(segnets.load(weights), list(open_video(path))[2].pixels)
+        np.testing.assert_array_equal(np.asarray(mask), expected)
+    assert len((out / "v.areas.csv").read_text().splitlines()) == 1 + 5 * 3
+
+
+def _make_video(path: Path, count: int) -> None:
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=Fraction(30000, 1001))
+        stream.width, stream.height, stream.pix_fmt = 56, 40, "yuv420p"
+        for number in range(count):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(random_image(seed=number), format="rgb24")))
+        file.mux(stream.encode(None))
+
+
+def test_a_damaged_video_is_a_failure(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    assert _predict(weights, tmp_path / "v.mp4", "--out", tmp_path / "out") == 1
+    assert "v.mp4" in capsys.readouterr().err
+    assert _outputs(tmp_path / "out") == {}
