@@ -18,10 +18,11 @@ from segnets.card import JSON
 from segnets.errors import ImageError
 from segnets.inference.journal import Entry
 from segnets.inference.outputs import Outputs, Task, Writers
+from segnets.inference.overlay_video import OverlayVideo
 from segnets.inference.prediction import Prediction
 from segnets.inference.predictor import Predictor
 from segnets.inference.sources.base import Item
-from segnets.inference.video import Frame, OverlayVideo, Video, open_video
+from segnets.inference.video import Frame, Video, open_video
 from segnets.inference.writers import Record
 
 OVERLAY = "overlay"

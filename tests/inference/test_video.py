@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -20,8 +21,9 @@ import numpy.typing as npt
 import pytest
 
 from segnets.errors import ImageError, OutputError
+from segnets.inference.overlay_video import OverlayVideo
 from segnets.inference.sources.video import VideoSource, is_video
-from segnets.inference.video import OverlayVideo, Video, open_video
+from segnets.inference.video import Video, open_video
 from tests.tiers import full_but
 
 Pixels = npt.NDArray[np.uint8]
@@ -54,7 +56,9 @@ def make(
     aspect: Fraction | None = None,
 ) -> Path:
     """Write a video. `audio` is a codec, `colours` are swscale's matrix, its number in the file, and the range."""
-    with av.open(str(path), "w") as file:
+    # Otherwise the time of the first frame is rounded to a millisecond.
+    options = {"movie_timescale": str(math.lcm(time_base.denominator, 48000))} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream(codec, rate=30)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
@@ -124,7 +128,7 @@ VARIABLE = [0, 512, 600, 9000, 9001, 20000, 50000]
     ("times", "time_base", "suffix"),
     [
         (STEADY, NTSC, ".mp4"),
-        ([t + 45000 for t in STEADY], NTSC, ".mp4"),
+        ([t + 45001 for t in STEADY], NTSC, ".mp4"),
         (VARIABLE, Fraction(1, 15360), ".mp4"),
         ([33 * i + i // 3 for i in range(40)], Fraction(1, 1000), ".mkv"),
         (list(range(20)), Fraction(1001, 30000), ".avi"),
@@ -298,7 +302,7 @@ def test_frames_are_items(tmp_path: Path) -> None:
 
 
 def test_damaged_packets_are_counted(tmp_path: Path) -> None:
-    path = make(tmp_path / "in.mp4", STEADY, codec="mpeg4")
+    path = make(tmp_path / "in.mp4", codec="mpeg4")
     data = bytearray(path.read_bytes())
     (_, packet) = packets_of(path, "video")[20]
     start = bytes(data).index(packet)
@@ -307,6 +311,53 @@ def test_damaged_packets_are_counted(tmp_path: Path) -> None:
     video = open_video(path)
     assert len(list(video)) + video.damaged == len(STEADY)
     assert video.damaged == 1
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_missing_packets_are_counted(tmp_path: Path, suffix: str) -> None:
+    whole = make(tmp_path / f"whole{suffix}", range(100), Fraction(1, 30), codec="mpeg4")
+    path = tmp_path / f"start{suffix}"
+    with av.open(str(whole)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 4 // 5])
+    video = open_video(path)
+    assert 0 < len(list(video)) < 100
+    assert video.damaged > 0
+
+
+def test_transport_streams_start_at_zero(tmp_path: Path) -> None:
+    path = make(tmp_path / "in.ts", [t + 3_000_000 for t in STEADY], audio="aac", audio_start=4_800_000)
+    written = times_of(path)
+    assert written[0] > 90
+    video = open_video(path)
+    times = [frame.seconds for frame in video]
+    origin = written[0] - times[0]
+    assert times == [time - origin for time in written]
+    assert times[0] < 1
+    out = copy(video, tmp_path / "out.mp4")
+    assert times_of(out) == times
+    wanted, got = packets_of(path), packets_of(out)
+    header = 7  # of each packet in a transport stream
+    assert [data for _, data in got] == [data[header:] for _, data in wanted]
+    assert max(abs(a - origin - b) for (a, _), (b, _) in zip(wanted, got, strict=True)) < Fraction(1, 1000)
+
+
+def test_a_video_whose_size_changes_is_refused(tmp_path: Path) -> None:
+    small = make(tmp_path / "small.ts", STEADY[:5]).read_bytes()
+    large = make(tmp_path / "large.ts", [t + 40000 for t in STEADY[:5]], size=(48, 64)).read_bytes()
+    (tmp_path / "both.ts").write_bytes(small + large)
+    with pytest.raises(ImageError, match="frame 5 has 64x48 pixels and the first one 48x32"):
+        list(open_video(tmp_path / "both.ts"))
+
+
+def test_names_are_taken_literally(tmp_path: Path) -> None:
+    path = make(tmp_path / "in.mp4", STEADY[:3]).rename(tmp_path / "a:b %03d é?\n x.mp4")
+    assert len(list(open_video(copy(open_video(path), tmp_path / "c:%d ü.mp4")))) == 3
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -344,6 +395,27 @@ def test_bad_outputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"), OverlayVideo(tmp_path / "out.mp4", video, overwrite=False):
         pass
     assert (tmp_path / "out.mp4").read_bytes() == b"mine"
+
+
+def test_a_file_that_can_not_grow_is_one_error(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    video = open_video(make(tmp_path / "in.mp4", audio="aac"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"out\.partial\.mp4'.*size limit"):
+            copy(video, tmp_path / "out.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_no_frame_is_no_file(tmp_path: Path) -> None:
+    video = open_video(make(tmp_path / "in.mp4", STEADY[:2], audio="aac"))
+    with pytest.raises(OutputError, match="because no frame was"), OverlayVideo(tmp_path / "out.mp4", video):
+        pass
+    with pytest.raises(KeyError), OverlayVideo(tmp_path / "out.mp4", video):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_pyav_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,29 @@
+"""PyAV, and what its readers and writers of videos share."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from types import ModuleType
+
+from segnets.errors import ImageError
+
+# Threads of one decoder or encoder. Each holds a frame.
+THREADS = min(4, os.cpu_count() or 1)
+
+# Options of every file that is read: playlists may name other files, but no addresses.
+LOCAL_FILES = {"protocol_whitelist": "file"}
+
+BT709 = 1  # in ITU-T H.273, for the matrix, the primaries and the transfer curve
+
+
+def load_pyav() -> ModuleType:
+    """Import PyAV.
+
+    Raises:
+        ImageError: If it is not installed.
+    """
+    try:
+        return import_module("av")
+    except ImportError:
+        raise ImageError("video needs PyAV, which is not installed: pip install 'segnets[video]'") from None
