@@ -108,7 +108,15 @@ class PostProcessing:
         Returns:
             A mask of the same shape; uint16 if its ids need more than 8 bits.
         """
-        mask = self.apply_to_pixels(mask, None if self.min_confidence is None else confidence(maps, decoding), classes)
+        confidences = None if self.min_confidence is None else confidence(maps, decoding)
+        return self.apply_to_regions(self.apply_to_pixels(mask, confidences, classes))
+
+    def apply_to_regions(self, mask: Mask) -> Mask:
+        """Apply the changes that need the whole mask, after `apply_to_pixels`: regions, holes and functions.
+
+        Args:
+            mask: Class ids, (H, W), or planes, (C, H, W); changed in place where that is possible.
+        """
         planes = mask if mask.ndim == 3 else None
         if self.min_area > 1:
             if planes is None:

@@ -59,6 +59,7 @@ class Predictor:
         networks: The networks.
         classes: One name per class id, after postprocessing; numbers if the model has no names.
         palette: One RGB colour per class id, after postprocessing; PASCAL VOC's if the model has none.
+        computation: What turns decoded images into predictions.
 
     Raises:
         PredictError: If there is no model, the models do not fit together, or the device is missing.
@@ -108,7 +109,7 @@ class Predictor:
         classes = first.card.classes if len(first.card.classes) == ids else tuple(map(str, range(ids)))
         palette = first.card.palette if len(first.card.palette) == ids else tuple(voc_palette(ids))
         self.classes, self.palette = after.classes_after(classes, palette, first.decoding)
-        self._computation = Computation(
+        self.computation = Computation(
             self.networks, seen_from, first.decoding, after, classes, self.classes, self.palette, deterministic
         )
 
@@ -132,7 +133,7 @@ class Predictor:
             ForkError: If this process was forked after a network had run in several threads.
         """
         item = image if isinstance(image, Item) else Item(_name_of(image), image)
-        prediction = self._computation.predictions([self._decoded(item)])[0]
+        prediction = self.computation.predictions([self._decoded(item)])[0]
         if prediction.error is not None:
             raise prediction.error
         return prediction
@@ -198,7 +199,7 @@ class Predictor:
                 if not decoding:
                     break
                 batch = [decoding.popleft().result() for _ in range(min(size, len(decoding)))]
-                for prediction in self._computation.predictions(batch):
+                for prediction in self.computation.predictions(batch):
                     finishing.append(pool.submit(finish, number, prediction))
                     number += 1
                 while len(finishing) > workers + size:

@@ -24,6 +24,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,8 @@ from torch import Tensor
 
 from segnets.card import Decoding
 from segnets.errors import PredictError
-from segnets.inference.maps import AveragedMaps, LogitMaps, Mask, confidence, decode_mask
+from segnets.inference.maps import AveragedMaps, LogitMaps, confidence, decode_mask
 from segnets.inference.networks import Network
-from segnets.inference.rasters import Raster
 from segnets.inference.views import View
 
 DEFAULT_TILE = 1024
@@ -47,6 +47,17 @@ MIN_TILE = 64
 _ROWS = 128
 # Logits that are resized and decoded at a time: 2 MiB of float32, which stay in the CPU's caches.
 _PIECE = 1 << 19
+
+
+class Windows(Protocol):
+    """What tiles need of a `Raster`."""
+
+    height: int
+    width: int
+    channels: int
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint8]:
+        """Return the pixels of a window, (bottom - top, right - left, K) uint8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +75,7 @@ class Rows:
 
     top: int
     image: npt.NDArray[np.uint8]
-    mask: Mask
+    mask: npt.NDArray[np.integer[Any]]
     confidence: npt.NDArray[np.float32] | None = None
     logits: npt.NDArray[np.float32] | None = None
 
@@ -153,7 +164,7 @@ def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = 
 
 
 def tile_rows(
-    raster: Raster,
+    raster: Windows,
     networks: Network | Sequence[Network],
     *,
     tile: int = DEFAULT_TILE,
@@ -245,7 +256,7 @@ def _tiles(
 class _ImageRows:
     """The image's rows under one row of tiles. Every row is read once."""
 
-    def __init__(self, raster: Raster, height: int) -> None:
+    def __init__(self, raster: Windows, height: int) -> None:
         self._raster = raster
         self._pixels = np.empty((height, raster.width, raster.channels), dtype=np.uint8)
         self._start = -height  # nothing is read yet
@@ -273,7 +284,8 @@ class _Finished:
         self._top, self._height, self._decoding = top, height, decoding
         size = (height, width)
         planes = (classes, *size) if decoding.rule == "multilabel" else size
-        self._mask: Mask = np.empty(planes, np.uint8) if classes <= 256 else np.empty(planes, np.uint16)
+        deep = decoding.rule == "argmax" and classes > 256
+        self._mask: npt.NDArray[np.integer[Any]] = np.empty(planes, np.uint16 if deep else np.uint8)
         self._confidence = np.empty(size, np.float32) if confidence else None
         self._logits = np.empty((classes, *size), np.float32) if logits else None
 

@@ -1,0 +1,263 @@
+"""Outputs of one image of a job that is segmented in tiles, written row by row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.errors import ImageError, SegnetsError
+from segnets.forks import check_not_forked
+from segnets.images import MAX_PIXELS
+from segnets.inference.journal import Entry
+from segnets.inference.outputs import Outputs, Task, Writers
+from segnets.inference.postprocess import PostProcessing
+from segnets.inference.prediction import Seconds
+from segnets.inference.predictor import Predictor
+from segnets.inference.rasters import Raster, open_raster
+from segnets.inference.tiles import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, MIN_TILE, Rows, divide, tile_rows
+from segnets.inference.writers.probabilities import MAX_VALUES
+from segnets.inference.writers.rows import RowImage, RowWriter
+from segnets.inference.writers.rows_areas import AreaRows
+from segnets.inference.writers.rows_confidence import ConfidenceRows
+from segnets.inference.writers.rows_geotiff import GeoTiffRows
+from segnets.inference.writers.rows_mask import MaskRows
+from segnets.inference.writers.rows_overlay import OverlayRows, reduction
+from segnets.inference.writers.rows_whole import WholeRows
+
+# By the name of the ordinary writer. Other outputs need the whole mask.
+ROW_WRITERS: dict[str, Callable[[], RowWriter]] = {
+    "mask": MaskRows,
+    "overlay": OverlayRows,
+    "overlay-png": lambda: OverlayRows(lossless=True),
+    "confidence": ConfidenceRows,
+}
+_AREAS, _PROBABILITIES = "csv", "probabilities"
+
+
+def write_tiled(
+    task: Task,
+    predictor: Predictor,
+    writers: Writers,
+    folder: Path,
+    *,
+    tile: int | None = DEFAULT_TILE,
+    overlap: int = DEFAULT_OVERLAP,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Entry:
+    """Segment an image in tiles, and write its outputs row by row, in memory that does not grow with its height.
+
+    Masks of georeferenced images are also written as GeoTIFF, NAME.tif. Overlays of more than 4096 pixels are reduced.
+
+    Args:
+        task: The image.
+        predictor: Predictor to run.
+        writers: What to write.
+        folder: Output folder.
+        tile: Side of the tiles, a multiple of 32; None for one tile, as large as the image.
+        overlap: Number of pixels that neighbouring tiles share, as in `divide`.
+        batch_size: Number of tiles to compute together; None for 1.
+        progress: Function that is called after each tile with the numbers of tiles done and of all tiles.
+
+    Returns:
+        The image's entry, also if it failed.
+
+    Raises:
+        OutputError: If a file can't be written.
+        PredictError: If `tile` or `overlap` is not allowed.
+    """
+    check_not_forked()
+    if tile is not None:
+        divide(1, 1, tile=tile, overlap=overlap)  # before any work
+    notices: tuple[str, ...] = ()
+    try:
+        with open_raster(task.item.image, predictor.channels, max_pixels=predictor.max_pixels) as raster:
+            pixels = raster.height * raster.width
+            if tile is None and pixels > predictor.max_pixels:
+                raise ImageError(
+                    f"{task.item.source}: has {raster.width}x{raster.height} pixels, and at most "
+                    f"{predictor.max_pixels:,} are segmented at once; segment it in tiles (--tile {DEFAULT_TILE})"
+                )
+            image = RowImage(
+                task.item.source,
+                raster.height,
+                raster.width,
+                predictor.classes,
+                predictor.palette,
+                predictor.computation.decoding,
+                raster.geo,
+            )
+            job = _TiledImage(task, predictor, writers, image, _Timed(raster), tile, overlap, batch_size or 1, progress)
+            entry = job.written(folder)
+            notices = raster.notices
+    except ImageError as error:
+        return task.failed(error, notices)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, SegnetsError):
+            raise
+        reason = (str(error).strip().splitlines() or ["does not fit into memory; choose smaller tiles (--tile)"])[-1]
+        return task.failed(ImageError(reason), notices)
+    return replace(entry, notices=(*notices, *entry.notices))
+
+
+@dataclass
+class _TiledImage:
+    """One image, what is computed of it and what is written."""
+
+    task: Task
+    predictor: Predictor
+    writers: Writers
+    image: RowImage
+    raster: _Timed
+    tile: int | None
+    overlap: int
+    batch_size: int
+    progress: Callable[[int, int], None] | None
+
+    def written(self, folder: Path) -> Entry:
+        """Compute the image and write its outputs."""
+        image, writers = self.image, self.writers
+        check_outputs(image, writers, self.predictor.computation.postprocessing, self.predictor.networks[0].num_classes)
+        whole = WholeRows(image) if self._whole_files or self._whole_tables else None
+        areas = AreaRows(image) if _AREAS in writers.tables else None
+        sinks = [each for each in (whole, areas) if each is not None]
+        started, writing = time.perf_counter(), 0.0
+        with Outputs(folder) as outputs:
+            with ExitStack() as files:
+                row_writers = [ROW_WRITERS[name]() for name in writers.files if name in ROW_WRITERS]
+                if image.geo is not None and "mask" in writers.files:
+                    row_writers.append(GeoTiffRows())
+                for writer in row_writers:
+                    file = files.enter_context(outputs.open(f"{self.task.name}{writer.suffix}"))
+                    files.enter_context(closing(writer))
+                    writer.start(image, file)
+                needs_confidence = areas is not None or any(writer.needs_confidence for writer in row_writers)
+                for rows in self._rows(needs_confidence):
+                    now = time.perf_counter()
+                    for sink in (*row_writers, *sinks):
+                        sink.rows(rows)
+                    writing += time.perf_counter() - now
+                now = time.perf_counter()
+                for writer in row_writers:
+                    writer.finish()
+            tables = {} if areas is None else {_AREAS: areas.record()}
+            if whole is not None:
+                prediction = whole.prediction()
+                for each in self._whole_files:
+                    with outputs.open(f"{self.task.name}{each.suffix}") as file:
+                        each.write(prediction, file)
+                tables |= {name: each.record(prediction) for name, each in self._whole_tables.items()}
+            writing += time.perf_counter() - now
+        network = time.perf_counter() - started - writing - self.raster.seconds
+        return replace(
+            self.task.entry(),
+            notices=self._notices(),
+            outputs=outputs.sizes,
+            size=(image.height, image.width),
+            seconds=asdict(Seconds(decode=self.raster.seconds, network=network, write=writing)),
+            tables=tables,
+        )
+
+    @property
+    def _whole_files(self) -> list[Any]:
+        return [writer for name, writer in self.writers.files.items() if name not in ROW_WRITERS]
+
+    @property
+    def _whole_tables(self) -> dict[str, Any]:
+        return {name: writer for name, writer in self.writers.tables.items() if name != _AREAS}
+
+    def _rows(self, needs_confidence: bool) -> Iterator[Rows]:
+        """Yield the rows with the changes of postprocessing."""
+        computation, image = self.predictor.computation, self.image
+        after = computation.postprocessing
+        tile, overlap = self.tile, self.overlap
+        if tile is None:  # one tile
+            tile, overlap = max(MIN_TILE, -(-max(image.height, image.width) // ALIGNMENT) * ALIGNMENT), 0
+        rows = tile_rows(
+            self.raster,
+            computation.networks,
+            tile=tile,
+            overlap=overlap,
+            decoding=computation.decoding,
+            views=computation.views,
+            batch=self.batch_size,
+            confidence=needs_confidence or after.min_confidence is not None,
+            logits=_PROBABILITIES in self.writers.files,
+            progress=self.progress,
+        )
+        classes = computation.model_classes
+        changed = (replace(each, mask=after.apply_to_pixels(each.mask, each.confidence, classes)) for each in rows)
+        return iter([_with_regions(changed, after)]) if after.needs_whole_mask else changed
+
+    def _notices(self) -> tuple[str, ...]:
+        factor = reduction(self.image.height, self.image.width)
+        if factor == 1 or not {"overlay", "overlay-png"} & self.writers.files.keys():
+            return ()
+        height, width = -(-self.image.height // factor), -(-self.image.width // factor)
+        return (f"its overlay is reduced to {width}x{height} pixels, 1 of {factor} in each direction",)
+
+
+def check_outputs(image: RowImage, writers: Writers, after: PostProcessing, channels: int) -> None:
+    """Check before any work that an image is not too large for an output or a change of the mask.
+
+    Args:
+        image: The image.
+        writers: What to write.
+        after: Changes of the mask.
+        channels: Number of channels of the logits.
+
+    Raises:
+        ImageError: If it is.
+    """
+    pixels = image.height * image.width
+    size = f"{image.source}: has {image.width}x{image.height} pixels"
+    whole = [name for name in writers.files if name not in ROW_WRITERS]
+    whole += [name for name in writers.tables if name != _AREAS]
+    if whole and pixels > MAX_PIXELS:
+        raise ImageError(
+            f"{size}, too many for {' and '.join(whole)}, which take at most {MAX_PIXELS:,}; of large images write "
+            f"{', '.join(ROW_WRITERS)} or {_AREAS} (--save)"
+        )
+    if _PROBABILITIES in whole and pixels * channels > MAX_VALUES:
+        raise ImageError(
+            f"{size}, too many for probabilities of {channels} classes, which are at most {MAX_VALUES:,} numbers; "
+            "write the confidence (--save confidence)"
+        )
+    if after.needs_whole_mask and pixels > MAX_PIXELS:
+        raise ImageError(
+            f"{size}, too many for changes of regions (--min-area, --fill-holes, functions), which take at most "
+            f"{MAX_PIXELS:,}; leave them out"
+        )
+
+
+def _with_regions(parts: Iterator[Rows], after: PostProcessing) -> Rows:
+    """Return all rows at once, with the changes that need the whole mask."""
+    collected = list(parts)
+
+    def joined(name: str, axis: int) -> Any:
+        values = [getattr(each, name) for each in collected]
+        return None if values[0] is None else np.concatenate(values, axis=axis)
+
+    mask = after.apply_to_regions(joined("mask", -2))
+    return Rows(0, joined("image", 0), mask, joined("confidence", 0), joined("logits", 1))
+
+
+class _Timed:
+    """A raster that measures the seconds that reading takes."""
+
+    def __init__(self, raster: Raster) -> None:
+        self._raster, self.seconds = raster, 0.0
+        self.height, self.width, self.channels = raster.height, raster.width, raster.channels
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint8]:
+        started = time.perf_counter()
+        pixels = self._raster.read(top, bottom, left, right)
+        self.seconds += time.perf_counter() - started
+        return pixels
