@@ -49,8 +49,9 @@ def predictor(decoding: Decoding | None = None, **options: Any) -> Predictor:
 
 
 def writers(*names: str) -> Writers:
-    files = {name: WRITERS[name] for name in names if name not in TABLES}
-    return Writers(files, {name: WRITERS[name] for name in names if name in TABLES})  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {name: WRITERS[name] for name in names}
+    tables = {name: chosen.pop(name) for name in TABLES if name in chosen}
+    return Writers(chosen, tables)
 
 
 @pytest.fixture
