@@ -1,6 +1,6 @@
 """Take a trained network from a foreign checkpoint to C++, and compare the results on a photograph.
 
-Steps: fetch, inspect, convert, load, export, run in C++, compare. Run with `make demo`; all files go to .demo/.
+Steps: fetch, inspect, convert, load, export, run in C++, compare, predict. Run with `make demo`; files go to .demo/.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from PIL import Image
 
 import segnets
 from segnets.images import image_pixels
-from segnets.inference import overlay
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / ".demo"
@@ -64,10 +63,13 @@ def main() -> None:
         run(program, "--self-test", DEMO / "kelp.ts")
 
     step("Compare the results")
-    mask = compare(archive, model, photo, with_cpp=program is not None)
-    picture = overlay(photo, mask)
-    Image.fromarray(np.concatenate([photo, picture], axis=1)).save(DEMO / "overlay.png")
-    print("\nThe photograph and its mask: .demo/overlay.png")
+    compare(archive, model, photo, with_cpp=program is not None)
+
+    step("Segment a photograph with one command")
+    Image.fromarray(photo).save(DEMO / "photo.png")
+    out = DEMO / "predicted"
+    run("segnets", "predict", "--model", DEMO / "kelp.ts", DEMO / "photo.png", "--out", out, "--force")
+    print("\nThe photograph with its mask and a legend: .demo/predicted/photo.overlay.jpg")
     print("(The network was trained to find kelp in aerial images. What counts here is that all results agree.)")
 
 
@@ -79,7 +81,7 @@ def run(*command: str | Path) -> None:
     """Print a command and run it."""
     words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in command]
     print("$", shlex.join(words), flush=True)
-    if words[0] == "weights-tools":
+    if words[0] in ("weights-tools", "segnets"):
         words[0] = str(BIN / words[0])
     subprocess.run(words, cwd=ROOT, check=True)
 
@@ -131,8 +133,8 @@ def build_cpp_program() -> Path | None:
     return BUILD / "segnets-run"
 
 
-def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cpp: bool) -> np.ndarray:
-    """Print a table of the differences and return the mask of the plain network; exit if results disagree."""
+def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cpp: bool) -> None:
+    """Print a table of the differences; exit if results disagree."""
     x = segnets.preprocess(torch.from_numpy(photo)[None], PREPROCESSING)
     logits: dict[str, np.ndarray] = {}
     with torch.inference_mode(), warnings.catch_warnings():
@@ -167,8 +169,6 @@ def compare(archive: Path, model: torch.nn.Module, photo: np.ndarray, *, with_cp
     print("The logits of the original and of segnets are equal bit for bit.")
     if with_cpp and not np.array_equal(masks["TorchScript, C++"], masks["TorchScript, Python"]):
         sys.exit("FAILED: the masks of C++ and Python differ")
-    mask: np.ndarray = masks["segnets, eager"]
-    return mask
 
 
 if __name__ == "__main__":

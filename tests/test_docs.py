@@ -8,8 +8,11 @@ import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import segnets
 from tests.blocks import blocks_of
+from tests.inference.common import random_image, small_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -28,9 +31,17 @@ def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for i, code in enumerate(PYTHON[path]):
         block = tmp_path / str(i) / f"{path.stem}_{i}.py"
         block.parent.mkdir()
+        _prepare(path.name, block.parent)
         block.write_text(code)
         monkeypatch.chdir(block.parent)
         runpy.run_path(str(block), run_name=block.stem)
+
+
+def _prepare(page: str, folder: Path) -> None:
+    """Put the files into a folder that the readers of a page have."""
+    if page == "inference.md":
+        segnets.save(small_model(), folder / "weights.safetensors")
+        Image.fromarray(random_image()).save(folder / "photo.jpg")
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)

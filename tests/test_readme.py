@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segnets.cli import main
 from tests import blocks
 from tests.blocks import run
 from tests.oracle import randomise_, torchvision
@@ -39,6 +40,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(state, folder / "checkpoint.pth")
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.ppm")
+    Image.fromarray(pixels).save(folder / "photo.jpg")
+    (folder / "photos").mkdir()
+    Image.fromarray(pixels).save(folder / "photos" / "a.jpg")
     return folder
 
 
@@ -66,11 +70,18 @@ def test_convert(workspace: Path) -> None:
 def test_image_to_mask(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (workspace / "weights.safetensors").exists():
         test_convert(workspace)
-    (workspace / "block.py").write_text(block("python", "segnets.segment(") + block("python", "overlay("))
+    (workspace / "block.py").write_text(block("python", "segnets.segment(") + block("python", "Predictor("))
     monkeypatch.chdir(workspace)
     assert runpy.run_path("block.py")["mask"].shape == (90, 120)
-    with Image.open(workspace / "overlay.png") as picture:
-        assert picture.size == (120, 90)
+    with Image.open(workspace / "photo.overlay.jpg") as picture:
+        assert picture.width >= 120
+    (command,) = [line for line in block("bash", "segnets predict").splitlines() if line]
+    assert main(command.split()[1:]) == 0
+    assert sorted(path.name for path in (workspace / "results").iterdir() if not path.name.startswith(".")) == [
+        "a.overlay.jpg",
+        "a.png",
+        "areas.csv",
+    ]
 
 
 @needs_compiler
