@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from segnets.builders import PUBLISHED
-from segnets.registry import _WithoutInitialValues
+from segnets.registry import BACKBONES, _WithoutInitialValues
 from segnets.torchvision_compat import torchvision
 
-__all__ = ["NAMES", "randomise_", "randomised", "torchvision"]
+__all__ = ["CLASSIFIERS", "NAMES", "randomise_", "randomised", "torchvision"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
 # Networks that torchvision has as well.
 NAMES = [builder.name for builder in PUBLISHED]
+CLASSIFIERS = [name for name in BACKBONES if name in torchvision.models.list_models()]
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> None:

@@ -195,7 +195,10 @@ def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, 
     name = f"{head}_resnet18"
     # Without a norm, the pooling branch has a bias too, although it is no classifier.
     options: dict[str, Any] = {"pool_norm": False} if "pool_norm" in MODELS[name].resolve({}) else {}
-    options |= {"head_channels": 16, "backbone_stages": 3}
+    if "head_channels" in MODELS[name].applicable({}):
+        options["head_channels"] = 16
+    if MODELS[name].head.others is None:  # others may need all stages
+        options["backbone_stages"] = 3
     model = network(name, head_variant=variant, **options)
     state = dict(sorted(model.state_dict().items(), reverse=True))
     same = segnets.create_model(name, weights=state, head_variant=variant, **options)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelConfig
 from segnets.errors import WeightsError
-from segnets.registry import BACKBONES
-from tests.oracle import NAMES, torchvision
+from tests.oracle import CLASSIFIERS, NAMES, torchvision
 from tests.weights_tools.files import described
 from weights_tools.commands import convert
 from weights_tools.recognise._fit import fit_tensors
@@ -57,7 +56,7 @@ def test_segmentation_networks(name: str, aux: bool) -> None:
     assert match.geometry["align_corners"] is False
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classification_networks(name: str) -> None:
     state = _state(name, num_classes=7)
     match = match_layout(described(state))
