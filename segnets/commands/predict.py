@@ -127,9 +127,12 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from segnets.inference.job import Job, JobOptions
+    from segnets.inference.tiles import DEFAULT_OVERLAP
 
     if options.resume and options.force:
         raise SegnetsError("--resume keeps what is there and --force replaces it; choose one")
+    if options.overlap is not None and options.tile is None:
+        raise SegnetsError("--overlap needs --tile")
     writers = _writers(options.save or _DEFAULT)
     items = _items(options)
     if options.threads:
@@ -146,6 +149,8 @@ def _run(options: argparse.Namespace) -> int:
         fail_fast=options.fail_fast,
         shard=options.shard,
         manifest=options.manifest,
+        tile=options.tile,
+        overlap=DEFAULT_OVERLAP if options.overlap is None else options.overlap,
     )
     with _Progress() as progress:
         job = Job(

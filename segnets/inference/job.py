@@ -20,8 +20,11 @@ from segnets.inference.output_folder import OutputFolder
 from segnets.inference.outputs import Task, Writers, write_image
 from segnets.inference.prediction import Prediction
 from segnets.inference.predictor import Predictor
+from segnets.inference.rasters import is_georeferenced
 from segnets.inference.sources import Item
 from segnets.inference.sources.video import is_video
+from segnets.inference.tile_outputs import write_tiled
+from segnets.inference.tiles import DEFAULT_OVERLAP, divide
 from segnets.inference.video_outputs import write_video
 
 
@@ -40,6 +43,8 @@ class JobOptions:
         fail_fast: Whether to stop at the first image that fails.
         shard: Number of this shard, from 1, and of all shards.
         manifest: File that receives one JSON line per image, or None.
+        tile: Side of the tiles in which images are segmented; None for whole images.
+        overlap: Number of pixels that neighbouring tiles share.
     """
 
     folder: Path
@@ -52,6 +57,8 @@ class JobOptions:
     fail_fast: bool = False
     shard: tuple[int, int] = (1, 1)
     manifest: Path | None = None
+    tile: int | None = None
+    overlap: int = DEFAULT_OVERLAP
 
 
 @dataclass
@@ -134,9 +141,11 @@ class Job:
             raise PredictError(f"shard {number}/{of}: expected 1/{of} to {of}/{of}")
         if not options.writers.files and not options.writers.tables:
             raise PredictError("nothing to write: choose at least one output (--save mask)")
+        if options.tile is not None:
+            divide(1, 1, tile=options.tile, overlap=options.overlap)
         self._predictor, self._options = predictor, options
         self._tell, self._step, self._part = tell, step, part
-        endings = [writer.suffix for writer in options.writers.files.values()] or [""]
+        endings = options.writers.endings or [""]
         names = output_names([item.relative or PurePath(item.source) for item in items], endings)
         self._work = [Task(item, str(name)) for item, name in zip(items, names, strict=True)][number - 1 :: of]
         self._journal = Journal(options.folder, run, options.shard)
@@ -222,20 +231,33 @@ class Job:
                 yield from entries
 
     def _is_alone(self, task: Task) -> bool:
-        """Return whether a task is not one image among others: a video, or an image that is segmented in tiles."""
-        return is_video(task.item.source)
+        """Return whether a task is not one image among others: a video, or an image whose results come row by row."""
+        if self._options.tile is not None or is_video(task.item.source):
+            return True
+        return task.item.path is not None and is_georeferenced(task.item.path)
 
     def _computed_alone(self, task: Task) -> Entry:
         if task.kept is not None:
             return task.kept
         options = self._options
-        return write_video(
+        if is_video(task.item.source):
+            return write_video(
+                task,
+                self._predictor,
+                options.video_writers,
+                options.folder,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                progress=self._part,
+            )
+        return write_tiled(
             task,
             self._predictor,
-            options.video_writers,
+            options.writers,
             options.folder,
+            tile=options.tile,
+            overlap=options.overlap,
             batch_size=options.batch_size,
-            workers=options.workers,
             progress=self._part,
         )
 

@@ -115,8 +115,8 @@ class OutputFolder:
         }
         folders: dict[str, str] = {}
         for task in self._work:
-            for writer in self._writers.files.values():
-                parent, _, name = f"{folder}/{task.name}{writer.suffix}".rpartition("/")
+            for ending in self._writers.endings:
+                parent, _, name = f"{folder}/{task.name}{ending}".rpartition("/")
                 real = folders.setdefault(parent, os.path.realpath(parent))
                 if os.path.commonpath([real, folder]) != folder:
                     raise OutputError(f"{parent}: is a link that leads out of {self._folder}; remove it")

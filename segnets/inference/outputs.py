@@ -29,6 +29,11 @@ class Writers:
     files: Mapping[str, FileWriter]
     tables: Mapping[str, TableWriter]
 
+    @property
+    def endings(self) -> list[str]:
+        """What the outputs of one image add to its name. A georeferenced image gets a GeoTIFF too."""
+        return [writer.suffix for writer in self.files.values()] + [".tif"] * ("mask" in self.files)
+
 
 @dataclass
 class Task:

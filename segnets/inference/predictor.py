@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 from torch import nn
 
 from segnets.card import assumption_of
@@ -21,7 +22,9 @@ from segnets.inference.masks import voc_palette
 from segnets.inference.networks import Network, open_network
 from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Prediction
+from segnets.inference.rasters import open_raster
 from segnets.inference.sources import Item, items_of
+from segnets.inference.tiles import DEFAULT_OVERLAP, tile_rows
 from segnets.inference.views import views
 
 ModelLike: TypeAlias = nn.Module | Exported | str | os.PathLike[str]
@@ -118,20 +121,26 @@ class Predictor:
         """Number of channels of the images: 3 for colour, 1 for gray."""
         return self.networks[0].channels
 
-    def predict(self, image: Any) -> Prediction:
+    def predict(self, image: Any, *, tile: int | None = None, overlap: int = DEFAULT_OVERLAP) -> Prediction:
         """Segment one image.
 
         Args:
             image: Path of an image file, bytes of one, binary file object, Pillow image, array or tensor (H, W, K)
                 uint8, or uint16, which is scaled; (H, W) for gray. RGB for three channels.
+            tile: Side of the tiles in which a large image is segmented, a multiple of 32 such as 1024. The prediction
+                then has no logits. None segments the whole image at once.
+            overlap: Number of pixels that neighbouring tiles share.
 
         Returns:
             The prediction, with a mask at the image's displayed size.
 
         Raises:
             ImageError: If the image can't be read or does not fit into memory.
+            PredictError: If `tile` or `overlap` is not allowed.
             ForkError: If this process was forked after a network had run in several threads.
         """
+        if tile is not None:
+            return self._in_tiles(image, tile, overlap)
         item = image if isinstance(image, Item) else Item(_name_of(image), image)
         prediction = self.computation.predictions([self._decoded(item)])[0]
         if prediction.error is not None:
@@ -219,6 +228,34 @@ class Predictor:
         if self.deterministic:
             return 1
         return wanted or (1 if self.networks[0].device.type == "cpu" else 8)
+
+    def _in_tiles(self, image: Any, tile: int, overlap: int) -> Prediction:
+        check_not_forked()
+        computation = self.computation
+        after = computation.postprocessing
+        with open_raster(image, self.channels, max_pixels=self.max_pixels) as raster:
+            parts = [
+                (rows.image, after.apply_to_pixels(rows.mask, rows.confidence, computation.model_classes))
+                for rows in tile_rows(
+                    raster,
+                    self.networks,
+                    tile=tile,
+                    overlap=overlap,
+                    decoding=computation.decoding,
+                    views=computation.views,
+                    confidence=after.min_confidence is not None,
+                )
+            ]
+            notices = raster.notices
+        return Prediction(
+            source=_name_of(image),
+            mask=after.apply_to_regions(np.concatenate([mask for _, mask in parts], axis=-2)),
+            image=np.concatenate([pixels for pixels, _ in parts]),
+            classes=self.classes,
+            palette=self.palette,
+            decoding=computation.decoding,
+            notices=notices,
+        )
 
     def _decoded(self, item: Item) -> Decoded:
         started = time.perf_counter()

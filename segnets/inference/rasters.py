@@ -206,6 +206,11 @@ class _Windows(_Closing):
         self._dataset.close()
 
 
+def is_georeferenced(path: Path) -> bool:
+    """Return whether a file is a TIFF file with a place on the Earth. Only its tags are read."""
+    return _is_tiff(path) and any(tag in _GEOREFERENCE for tag in _tags(path))
+
+
 def _is_tiff(path: Path) -> bool:
     try:
         if not path.is_file():  # opening a pipe waits

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 import segnets
@@ -345,3 +346,34 @@ def test_a_damaged_video_is_a_failure(weights: Path, tmp_path: Path, capsys: pyt
     assert _predict(weights, tmp_path / "v.mp4", "--out", tmp_path / "out") == 1
     assert "v.mp4" in capsys.readouterr().err
     assert _outputs(tmp_path / "out") == {}
+
+
+def test_tiles_give_what_tile_rows_give(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = random_image(200, 300, seed=3)
+    Image.fromarray(image).save(tmp_path / "big.png")
+    out = tmp_path / "out"
+    arguments = ("--save", "mask,csv,confidence,overlay", "--tile", "128", "--overlap", "32")
+    assert _predict(weights, tmp_path / "big.png", "--out", out, *arguments) == 0
+    assert set(_outputs(out)) == {"areas.csv", "big.confidence.png", "big.overlay.jpg", "big.png"}
+    prediction = segnets.Predictor(weights, deterministic=True).predict(tmp_path / "big.png", tile=128, overlap=32)
+    with Image.open(out / "big.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), prediction.mask)
+    np.testing.assert_array_equal(prediction.image, image)
+    assert _predict(weights, tmp_path / "big.png", "--out", out, *arguments, "--resume") == 0
+    assert "1 already done" in capsys.readouterr().out
+
+
+def test_a_georeferenced_image_gets_a_georeferenced_mask(weights: Path, tmp_path: Path) -> None:
+    place = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 4_500_000)
+    image = random_image(40, 56).transpose(2, 0, 1)
+    profile = {"driver": "GTiff", "height": 40, "width": 56, "count": 3, "dtype": "uint8", "transform": place}
+    with rasterio.open(tmp_path / "map.tif", "w", crs="EPSG:32633", **profile) as file:
+        file.write(image)
+    out = tmp_path / "out"
+    assert _predict(weights, tmp_path / "map.tif", "--out", out, "--save", "mask") == 0
+    assert set(_outputs(out)) == {"map.png", "map.tif"}
+    with rasterio.open(out / "map.tif") as file, Image.open(out / "map.png") as mask:
+        assert (file.crs.to_epsg(), file.transform) == (32633, place)
+        np.testing.assert_array_equal(file.read(1), np.asarray(mask))
+        expected = segnets.segment(segnets.load(weights), image.transpose(1, 2, 0))
+        np.testing.assert_array_equal(file.read(1), expected)
