@@ -11,9 +11,6 @@ from segnets.errors import ImageError
 # Threads of one decoder or encoder. Each holds a frame.
 THREADS = min(4, os.cpu_count() or 1)
 
-# Options of every file that is read: playlists may name other files, but no addresses.
-LOCAL_FILES = {"protocol_whitelist": "file"}
-
 BT709 = 1  # in ITU-T H.273, for the matrix, the primaries and the transfer curve
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from segnets.errors import OutputError
 from segnets.files import cannot_write, check_writable_target, publish
-from segnets.inference._pyav import BT709, LOCAL_FILES, THREADS, load_pyav
+from segnets.inference._pyav import BT709, THREADS, load_pyav
 from segnets.inference.video import Frame, Pixels, Video
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _LARGEST_SCALE = (1 << 31) - 1
 _PLAYS_AT_ANY_TIME = {
     # A fragment for each key frame, and an ordinary file at the end. Without delay_moov, sound that starts before time
     # 0, as all AAC does, would move the frames.
-    "movflags": "hybrid_fragmented+frag_keyframe+default_base_moof+delay_moov",
+    "movflags": "hybrid_fragmented+delay_moov",
     "flush_packets": "1",
     # How long frames wait for sound that has ended earlier, in microseconds.
     "max_interleave_delta": "1000000",
@@ -40,7 +40,7 @@ class OverlayVideo:
     displayed, without a rotation for the player to apply. Frames with an odd width or height keep their size: their
     colours are stored at full resolution (yuv444p), which some players do not support.
 
-    The file has the name NAME.partial.mp4 until it is complete. It plays at any time, up to about the last second, also
+    The file has the name NAME.partial.mp4 until it is complete. It plays at any time, up to about the last two seconds, also
     if the process was killed. If the `with` block raises, the partial file is kept.
 
     Args:
@@ -94,7 +94,7 @@ class OverlayVideo:
         stream.time_base = stream.codec_context.time_base = like.time_base
         stream.options = {"crf": "18", "preset": "veryfast"}
         stream.gop_size = min(60, max(1, round(like.rate)))  # one second
-        stream.max_b_frames = 0  # frames are stored in the order in which they are shown
+        stream.max_b_frames = 0  # with them, players that ignore edit lists would show frames late
         stream.thread_count = THREADS
         stream.colorspace, stream.color_range = BT709, _LIMITED_RANGE
         stream.color_primaries, stream.color_trc = like.colour
@@ -174,7 +174,7 @@ class _AudioCopy:
         self._origin = video.origin
         self._streams: dict[int, tuple[Any, Any]] = {}  # stream of the copy, and filter of the packets
         self._target: Any = None
-        self._source = load_pyav().open(f"file:{video.path}", options=LOCAL_FILES)
+        self._source = load_pyav().open(f"file:{video.path}")
         # First times are rounded to parts of this many in a second, so these must be multiples of all units.
         units = [video.time_base, *(stream.time_base for stream in self._source.streams.audio)]
         scale = math.lcm(*(unit.denominator for unit in units))

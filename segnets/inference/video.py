@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.errors import ImageError
-from segnets.inference._pyav import BT709, LOCAL_FILES, THREADS, load_pyav
+from segnets.inference._pyav import BT709, THREADS, load_pyav
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -216,7 +216,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.exists():
         raise ImageError(f"{str(path)!r}: no such file")
     try:
-        with av.open(f"file:{path}", options=LOCAL_FILES) as container:
+        # FFmpeg opens no addresses for a file that is named so, not even those in a playlist.
+        with av.open(f"file:{path}") as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise ImageError(f"{str(path)!r}: has no video")
