@@ -40,8 +40,8 @@ class OverlayVideo:
     displayed, without a rotation for the player to apply. Frames with an odd width or height keep their size: their
     colours are stored at full resolution (yuv444p), which some players do not support.
 
-    The file has the name NAME.partial.mp4 until it is complete. It plays at any time, up to about the last two seconds, also
-    if the process was killed. If the `with` block raises, the partial file is kept.
+    The file has the name NAME.partial.mp4 until it is complete. It plays at any time, up to about the last two seconds,
+    also if the process was killed. If the `with` block raises, the partial file is kept.
 
     Args:
         path: File to write, NAME.mp4.
