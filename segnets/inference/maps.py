@@ -1,17 +1,18 @@
 """Logits at the size of an image, and what is decoded from them: masks, probabilities, confidence, entropy.
 
-Everything is computed in bands of rows that fit into the CPU's caches. Logits of all classes at the image's size,
-which take 12 GB for 21 classes of a 12000x12000 image, are never held. No result depends on the height of the bands or
-on the number of threads.
+Everything is computed on the CPU, in bands of rows that fit into its caches. Logits of all classes at the image's size,
+which take 12 GB for 21 classes of a 12000x12000 image, are never held.
+
+No bit of a result depends on the height of the bands or on the number of threads. This is why NumPy computes the
+exponentials: torch's differ in the last bit at the ends of the pieces that its threads share.
 
 Shapes: C channels of the logits, H W the image, h w the logits.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,15 @@ from torch.nn import functional as F
 
 from segnets.card import Decoding
 
-Mask = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Mask: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Band: TypeAlias = npt.NDArray[np.float32]
 
-# Numbers per band: 2 MiB of float32, which stay in the caches of usual CPUs. Accelerators need larger pieces.
-_BAND_ON_CPU = 1 << 19
-_BAND = 1 << 25
+# Numbers per band: 2 MiB of float32, which stay in the caches of usual CPUs.
+_BAND = 1 << 19
+# Neighbouring bands both resize the rows of the logits at their border.
+_MIN_ROWS = 8
+# Where a probability is smaller, its logarithm is that of this one. float32 has no much smaller numbers.
+_SMALLEST = np.float32(1e-38)
 
 
 class LogitMaps(Protocol):
@@ -54,7 +59,7 @@ class LogitMaps(Protocol):
             bottom: Row after the last one, at most H.
 
         Returns:
-            New tensor of shape (C, bottom - top, W), float32, which the caller may change.
+            New tensor of shape (C, bottom - top, W), float32, on the CPU, which the caller may change.
         """
 
 
@@ -62,7 +67,7 @@ class ResizedLogits:
     """Logits of a network, resized to an image: bilinear, as torch resizes with `align_corners=False`.
 
     Args:
-        logits: Logits of shape (C, h, w), floating point, on any device.
+        logits: Logits of shape (C, h, w), floating point, on the CPU.
         height: Height of the image.
         width: Width of the image.
 
@@ -88,11 +93,13 @@ class ResizedLogits:
         if self.width != rows.shape[2]:
             # One axis at a time: a resize of both reads every row of the logits for every row of the image.
             rows = F.interpolate(rows, size=self.width, mode="linear", align_corners=False)
+        above = rows.index_select(1, torch.from_numpy(upper - first))
         if self.height == self._logits.shape[1]:
-            return rows.clone() if rows.data_ptr() == self._logits[:, first:].data_ptr() else rows
-        share = torch.from_numpy(weights).to(rows.device)[:, None]
-        above, below = (rows.index_select(1, torch.from_numpy(each - first).to(rows.device)) for each in (upper, lower))
-        return above.mul_(1 - share).addcmul_(below, share)
+            return above
+        below = rows.index_select(1, torch.from_numpy(lower - first))
+        weight = torch.from_numpy(weights)[:, None]
+        # Not `addcmul`, which CPUs may round once or twice depending on the place in memory.
+        return above.mul_(1 - weight).add_(below.mul_(weight))
 
 
 class AveragedMaps:
@@ -119,14 +126,16 @@ class AveragedMaps:
 
     def band(self, top: int, bottom: int) -> Tensor:
         """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
-        bands = (each.band(top, bottom) for each in self._maps)
-        if len(self._maps) == 1:
-            return next(bands)
-        if self._softmax:
-            return _log_mean_exp(F.log_softmax(band, dim=0) for band in bands)
-        # In logarithms of both probabilities, because 1 - p is 0 in float32 where the logit exceeds 17.
-        pairs = _log_mean_exp(torch.stack((F.logsigmoid(band), F.logsigmoid(-band))) for band in bands)
-        return pairs[0] - pairs[1]
+        first, *others = self._maps
+        if not others:
+            return first.band(top, bottom)
+        probabilities_of = _softmax if self._softmax else _sigmoids
+        total = probabilities_of(first.band(top, bottom).numpy())
+        for each in others:
+            total += probabilities_of(each.band(top, bottom).numpy())
+        total /= np.float32(len(self._maps))
+        logarithms = np.log(np.maximum(total, _SMALLEST, out=total), out=total)
+        return torch.from_numpy(logarithms if self._softmax else logarithms[0] - logarithms[1])
 
 
 class FlippedMaps:
@@ -164,7 +173,7 @@ def decode_mask(maps: LogitMaps, decoding: Decoding) -> Mask:
         return _per_pixel(maps, _argmax, np.uint8 if maps.channels <= 256 else np.uint16)
     planes = np.empty((maps.channels, maps.height, maps.width), np.uint8)
     for top, bottom, band in _bands(maps):
-        planes[:, top:bottom] = (band > decoding.cut).cpu().numpy()
+        np.greater(band, decoding.cut, out=planes[:, top:bottom].view(bool))
     return planes if decoding.rule == "multilabel" else planes[0]
 
 
@@ -185,8 +194,8 @@ def confidence(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32]:
     if decoding.rule == "argmax":
         return _per_pixel(maps, _largest_softmax, np.float32)
 
-    def chosen(band: Tensor) -> Tensor:
-        return torch.where(band > decoding.cut, band, -band).amin(0).sigmoid_()
+    def chosen(band: Band) -> Band:
+        return _sigmoid(np.where(band > decoding.cut, band, -band).min(0))
 
     return _per_pixel(maps, chosen, np.float32)
 
@@ -207,10 +216,10 @@ def entropy(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32]:
     """
     _check_rule(maps, decoding)
     if decoding.rule == "argmax":
-        return _per_pixel(maps, lambda band: _sum(torch.special.entr(band.softmax(0))), np.float32)
+        return _per_pixel(maps, _entropy, np.float32)
 
-    def binary(band: Tensor) -> Tensor:
-        return _sum(torch.special.entr(band.sigmoid()) + torch.special.entr((-band).sigmoid_()))
+    def binary(band: Band) -> Band:
+        return _sum(_entropy(np.stack((plane, np.zeros_like(plane)))) for plane in band)
 
     return _per_pixel(maps, binary, np.float32)
 
@@ -233,10 +242,11 @@ def probabilities(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32
     result = np.empty((decoding.ids(maps.channels), maps.height, maps.width), np.float32)
     for top, bottom, band in _bands(maps):
         if decoding.rule == "argmax":
-            band = band.softmax(0)
+            result[:, top:bottom] = _softmax(band)
+        elif decoding.rule == "multilabel":
+            result[:, top:bottom] = _sigmoid(band)
         else:
-            band = (torch.cat((-band, band)) if decoding.rule == "threshold" else band).sigmoid_()
-        result[:, top:bottom] = band.cpu().numpy()
+            result[:, top:bottom] = _sigmoids(band)[::-1, 0]
     return result
 
 
@@ -252,54 +262,80 @@ def _taps(size: int, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return first, np.minimum(first + 1, size - 1), weight
 
 
-def _bands(maps: LogitMaps) -> Iterator[tuple[int, int, Tensor]]:
+def _bands(maps: LogitMaps) -> Iterator[tuple[int, int, Band]]:
     """Yield the top, the bottom and the logits of all bands of an image."""
-    top, limit = 0, _BAND_ON_CPU
-    while top < maps.height:
-        bottom = min(top + max(1, limit // (maps.channels * maps.width)), maps.height)
+    rows = max(_MIN_ROWS, _BAND // (maps.channels * maps.width))
+    for top in range(0, maps.height, rows):
+        bottom = min(top + rows, maps.height)
         with torch.no_grad():
             band = maps.band(top, bottom)
-        yield top, bottom, band
-        top, limit = bottom, _BAND_ON_CPU if band.device.type == "cpu" else _BAND
+        yield top, bottom, band.numpy()
 
 
-def _per_pixel(maps: LogitMaps, function: Callable[[Tensor], Tensor], dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _per_pixel(maps: LogitMaps, function: Callable[[Band], Band], dtype: type[np.generic]) -> npt.NDArray[Any]:
     """Apply a function from logits (C, n, W) to values (n, W) to all bands."""
     result = np.empty((maps.height, maps.width), dtype)
     for top, bottom, band in _bands(maps):
-        result[top:bottom] = function(band).cpu().numpy()
+        result[top:bottom] = function(band)
     return result
 
 
-def _argmax(band: Tensor) -> Tensor:
+def _argmax(band: Band) -> Band:
     """Return the first index of the maximum over the channels (C, n, W). Overwrites the band.
 
-    Vectorised passes take a seventh of the time of `max(dim)`, and a fortieth of that of `argmax`.
+    Vectorised passes of torch take a seventh of the time of its `max(dim)`, and a fortieth of that of `argmax`.
     """
-    channels = band.shape[0]
-    largest = band.amax(0)
-    if bool(largest.isnan().any()):
-        return band.max(0).indices
+    channels, logits = len(band), torch.from_numpy(band)
+    largest = logits.amax(0)
+    if bool(largest.isnan().any()):  # NaN is the maximum, as for `max(dim)`, but unequal to itself
+        return logits.max(0).indices.numpy()
     # 0 where a channel is not the maximum, else a number that falls with its index.
-    ranks = torch.arange(channels, 0, -1, dtype=band.dtype, device=band.device)[:, None, None]
-    return channels - band.eq_(largest).mul_(ranks).amax(0)
+    ranks = torch.arange(channels, 0, -1, dtype=torch.float32, device="cpu")[:, None, None]
+    return (channels - logits.eq_(largest).mul_(ranks).amax(0)).numpy()
 
 
-def _largest_softmax(band: Tensor) -> Tensor:
+def _largest_softmax(band: Band) -> Band:
     """Return the largest softmax over the channels (C, n, W). Overwrites the band."""
-    return _sum(band.sub_(band.amax(0)).exp_()).reciprocal_()
+    band -= band.max(0)
+    return 1 / _sum(np.exp(band, out=band))
 
 
-def _sum(band: Tensor) -> Tensor:
-    return band.sum(0)
+def _softmax(band: Band) -> Band:
+    """Return the softmax over the channels (C, n, W). Overwrites the band."""
+    band -= band.max(0)
+    np.exp(band, out=band)
+    band /= _sum(band)
+    return band
 
 
-def _log_mean_exp(bands: Iterator[Tensor]) -> Tensor:
-    """Return the logarithm of the mean of probabilities given as logarithms."""
-    total, count = next(bands), 1
-    for band in bands:
-        total, count = torch.logaddexp(total, band), count + 1
-    return total - math.log(count)
+def _entropy(band: Band) -> Band:
+    """Return the entropy of the softmax over the channels (C, n, W). Overwrites the band."""
+    band -= band.max(0)
+    # Below -104 the exponential is 0, whose product with an infinite logit would be NaN.
+    np.maximum(band, -104, out=band)
+    terms = np.exp(band)
+    total = _sum(terms)
+    terms *= band
+    return np.log(total) - _sum(terms) / total
+
+
+def _sigmoid(logits: Band) -> Band:
+    with np.errstate(over="ignore"):  # 1 / infinity is 0
+        return 1 / (1 + np.exp(-logits))
+
+
+def _sigmoids(band: Band) -> Band:
+    """Return the probabilities of 1 and of 0, (2, C, n, W)."""
+    return np.stack((_sigmoid(band), _sigmoid(-band)))
+
+
+def _sum(planes: Iterable[Band]) -> Band:
+    """Add planes one by one. NumPy's own sum would add those of one pixel in another order."""
+    iterator = iter(planes)
+    total = next(iterator).copy()
+    for plane in iterator:
+        total += plane
+    return total
 
 
 def _check_rows(maps: LogitMaps, top: int, bottom: int) -> None:
