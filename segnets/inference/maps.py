@@ -297,7 +297,7 @@ def _argmax(band: Band) -> Band:
 def _largest_softmax(band: Band) -> Band:
     """Return the largest softmax over the channels (C, n, W). Overwrites the band."""
     band -= band.max(0)
-    return 1 / _sum(np.exp(band, out=band))
+    return np.reciprocal(_sum(np.exp(band, out=band)))
 
 
 def _softmax(band: Band) -> Band:
@@ -316,12 +316,13 @@ def _entropy(band: Band) -> Band:
     terms = np.exp(band)
     total = _sum(terms)
     terms *= band
-    return np.log(total) - _sum(terms) / total
+    result: Band = np.log(total) - _sum(terms) / total
+    return result
 
 
 def _sigmoid(logits: Band) -> Band:
     with np.errstate(over="ignore"):  # 1 / infinity is 0
-        return 1 / (1 + np.exp(-logits))
+        return np.reciprocal(np.exp(-logits) + np.float32(1))
 
 
 def _sigmoids(band: Band) -> Band:
