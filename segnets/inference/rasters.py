@@ -360,7 +360,7 @@ def gdal(cache: int) -> Iterator[None]:
     """Limit GDAL's cache to a number of bytes, and keep it from listing the file's folder."""
     import rasterio
 
-    with rasterio.Env(GDALMIN_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+    with rasterio.Env(GDAL_CACHEMAX=min(cache, _MAX_CACHE), GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
         yield
 
 

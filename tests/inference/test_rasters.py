@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from PIL import Image, ImageCms
+from rasterio._env import get_gdal_config
 
 from segnets.errors import ImageError
 from segnets.images import ImageData, read_image
-from segnets.inference.rasters import Geo, _Pixels, _Windows, open_raster
+from segnets.inference.rasters import MIN_CACHE, Geo, _Pixels, _Windows, gdal, open_raster
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (100, 150, 3), dtype=np.uint8)
@@ -187,6 +188,15 @@ def test_what_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     with open_raster(whole, max_pixels=9_999) as raster:  # windows have no limit
         assert raster.read(0, 2, 0, 3).shape == (2, 3, 3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_gdal_keeps_few_blocks() -> None:
+    """A tall image would otherwise fill 5 % of the machine's memory; the full tests measure it."""
+    before = get_gdal_config("GDAL_CACHEMAX")
+    for size, expected in ((MIN_CACHE, 64 << 20), (1 << 40, (1 << 31) - 1)):
+        with gdal(size):
+            assert get_gdal_config("GDAL_CACHEMAX") == expected
+    assert get_gdal_config("GDAL_CACHEMAX") == before
 
 
 def test_without_rasterio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
