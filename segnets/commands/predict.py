@@ -289,11 +289,16 @@ class _Progress:
 
     def step(self, summary: Summary) -> None:
         bar = self._opened(summary.kept)
-        bar.update(summary.images + summary.failed - bar.n)
+        if bar.unit == "image":
+            bar.update(summary.images + summary.failed - bar.n)
 
-    def part(self, done: int, total: int | None) -> None:
+    def part(self, done: int, total: int | None, name: str) -> None:
         bar = self._opened()
-        bar.set_postfix_str(f"{done} of {total}" if total else f"{done}", refresh=False)
+        if self.total == 1:  # a single video or large image: its parts are what takes time
+            bar.total, bar.unit = total, name
+            bar.update(done - bar.n)
+            return
+        bar.set_postfix_str(f"{name} {done} of {total}" if total else f"{name} {done}", refresh=False)
         bar.update(0)
 
     def tell(self, message: str) -> None:

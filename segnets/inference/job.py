@@ -118,8 +118,8 @@ class Job:
         run: What the outputs are made with, as JSON values; a folder made with something else is not resumed.
         tell: Function that receives messages about images.
         step: Function that is called after each image.
-        part: Function that is called within long tasks, with the number of frames or tiles done and of all, or None if
-            it is unknown.
+        part: Function that is called within long tasks, with the number of parts done, that of all parts or None if it
+            is unknown, and their name, "frame" or "tile".
 
     Raises:
         PredictError: If there is nothing to write, or the shard does not exist.
@@ -134,7 +134,7 @@ class Job:
         run: Mapping[str, JSON],
         tell: Callable[[str], None],
         step: Callable[[Summary], None],
-        part: Callable[[int, int | None], None] | None = None,
+        part: Callable[[int, int | None, str], None] | None = None,
     ) -> None:
         number, of = options.shard
         if not 1 <= number <= of:
@@ -248,7 +248,7 @@ class Job:
                 options.folder,
                 batch_size=options.batch_size,
                 workers=options.workers,
-                progress=self._part,
+                progress=self._progress("frame"),
             )
         return write_tiled(
             task,
@@ -258,8 +258,12 @@ class Job:
             tile=options.tile,
             overlap=options.overlap,
             batch_size=options.batch_size,
-            progress=self._part,
+            progress=self._progress("tile"),
         )
+
+    def _progress(self, name: str) -> Callable[[int, int | None], None] | None:
+        part = self._part
+        return None if part is None else lambda done, total: part(done, total, name)
 
     def _written(self, tasks: Sequence[Task], number: int, prediction: Prediction) -> Entry:
         """Write the outputs of one of several images. Runs in a worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -25,7 +26,7 @@ class Item:
     @property
     def path(self) -> Path | None:
         """The file, or None for an image in memory."""
-        return Path(self.image) if self.relative is not None else None
+        return Path(self.image) if isinstance(self.image, str | os.PathLike) else None
 
 
 class Source(Protocol):
