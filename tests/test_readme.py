@@ -85,13 +85,19 @@ def test_image_to_mask(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @needs_compiler
-def test_deploy(workspace: Path) -> None:
-    """Run `make cpp` where the Makefile is, and the rest in the reader's folder."""
+@pytest.mark.filterwarnings("error")
+def test_deploy(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run `make cpp` where the Makefile is, and the rest in the reader's folder; `segnets` itself in this process."""
     if not (workspace / "weights.safetensors").exists():
         test_convert(workspace)
     (workspace / "build").symlink_to(ROOT / "build")
-    out = blocks.bash(block("bash", "segnets export"), workspace)
-    assert "passed" in out
+    monkeypatch.chdir(workspace)
+    lines = block("bash", "segnets export").splitlines()
+    ours = [line.split()[1:] for line in lines if line.startswith("segnets ")]
+    assert lines[: len(ours)] == [" ".join(["segnets", *each]) for each in ours]  # they come first
+    assert [main(each) for each in ours] == [0, 0, 0]
+    assert "passed" in capsys.readouterr().out
+    assert "passed" in blocks.bash("\n".join(lines[len(ours) :]), workspace)
     if list((workspace / "site-packages").glob("segnets_native.*")):  # built where Python has its headers
         code = 'import sys; sys.path.insert(0, "site-packages")\n' + block("python", "segnets_native")
         run([sys.executable, "-W", "error", "-c", code + "assert mask.shape == (480, 640)"], workspace)
