@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 from segnets.errors import WeightsError
 from weights_tools._text import join_names, printable
@@ -181,7 +182,7 @@ def find_unnamed(value: Value, depth: int = 4) -> tuple[str, int] | None:
         return "", len(value)
     if not depth or not isinstance(value, dict):
         return None
-    for key, each in list(value.items())[:_MOST_KEYS]:
+    for key, each in islice(value.items(), _MOST_KEYS):
         found = find_unnamed(each, depth - 1)
         if found is not None:
             return f"{key}.{found[0]}".rstrip("."), found[1]
