@@ -6,13 +6,13 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
-from segnets.errors import ImageError, PredictError, SegnetsError
+from segnets.errors import ImageError, OutputError, PredictError, SegnetsError
 
 if TYPE_CHECKING:
     from segnets.card import JSON
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _OUTPUTS = "mask, overlay, overlay-png, probabilities, confidence, coco, geojson, csv"
 _DEFAULT = "mask,overlay"
+_MOST_THREADS = 1024
 
 
 def add(commands: Subparsers[Any]) -> None:
@@ -67,7 +68,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="precision of a weights file; default: float32")
-    group.add_argument("--threads", type=_positive, metavar="N", help="threads of the network; default: all cores")
+    group.add_argument("--threads", type=_threads, metavar="N", help="threads of the network; default: all cores")
     group.add_argument(
         "--deterministic",
         action="store_true",
@@ -171,6 +172,10 @@ def _items(options: argparse.Namespace) -> list[Item]:
     from segnets.inference.sources import FileSource
 
     names = [name for each in options.sources for name in (_listed() if each == "-" else [each])]
+    if any(_is_folder(name, options.out) for name in names):
+        raise OutputError(
+            f"{options.out}: holds the images; choose another --out, for example {options.out / 'results'}"
+        )
     source = FileSource(names, options.recursive, without=options.out)
     items = list(source)
     if not items:
@@ -181,9 +186,17 @@ def _items(options: argparse.Namespace) -> list[Item]:
     return items
 
 
+def _is_folder(name: str, folder: Path) -> bool:
+    """Return whether both are the same folder, where the results of one run would be images of the next."""
+    try:
+        return Path(name).is_dir() and Path(name).samefile(folder)
+    except (OSError, ValueError):
+        return False
+
+
 def _listed() -> Iterator[str]:
     """Yield the names on stdin, one per line; NUL ends a name too (find -print0)."""
-    data = sys.stdin.buffer.read()
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()  # None if it is closed
     separator = b"\0" if b"\0" in data else b"\n"
     for line in data.split(separator):
         name = line.decode(sys.getfilesystemencoding(), "surrogateescape").removesuffix("\r")
@@ -279,32 +292,48 @@ class _Progress:
     def __init__(self) -> None:
         self.total = 0
         self._bar: Any = None
+        self._silent = sys.stderr is None  # closed
 
     def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.close()
+            self._show(lambda: self._bar.close())
 
     def step(self, summary: Summary) -> None:
-        bar = self._opened(summary.kept)
-        if bar.unit == "image":
-            bar.update(summary.images + summary.failed - bar.n)
+        def advance() -> None:
+            bar = self._opened(summary.kept)
+            if bar.unit == "image":
+                bar.update(summary.images + summary.failed - bar.n)
+
+        self._show(advance)
 
     def part(self, done: int, total: int | None, name: str) -> None:
-        bar = self._opened()
-        if self.total == 1:  # a single video or large image: its parts are what takes time
-            bar.total, bar.unit = total, name
-            bar.update(done - bar.n)
-            return
-        bar.set_postfix_str(f"{name} {done} of {total}" if total else f"{name} {done}", refresh=False)
-        bar.update(0)
+        def refresh() -> None:
+            bar = self._opened()
+            if self.total == 1:  # a single video or large image: its parts are what takes time
+                bar.total, bar.unit = total, name
+                bar.update(done - bar.n)
+                return
+            bar.set_postfix_str(f"{name} {done} of {total}" if total else f"{name} {done}", refresh=False)
+            bar.update(0)
+
+        self._show(refresh)
 
     def tell(self, message: str) -> None:
         from segnets.console import escape_controls
 
-        self._opened().write(f"segnets: {escape_controls(message)}", file=sys.stderr)
+        self._show(lambda: self._opened().write(f"segnets: {escape_controls(message)}", file=sys.stderr))
+
+    def _show(self, action: Callable[[], None]) -> None:
+        """Write to stderr as long as it is there: the end of its reader is no reason to stop."""
+        if self._silent:
+            return
+        try:
+            action()
+        except OSError:
+            self._silent = True
 
     def _opened(self, kept: int = 0) -> Any:
         """Return the bar, which appears with the first image. Images that are kept take no time."""
@@ -315,8 +344,7 @@ class _Progress:
                 self._bar.initial = kept
             return self._bar
         # On a terminal it is drawn often; a log gets a line now and then.
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        interval = 0.2 if terminal else 30
+        interval = 0.2 if sys.stderr.isatty() else 30
         self._bar = tqdm(total=self.total, unit="image", file=sys.stderr, mininterval=interval, ascii=True)
         return self._bar
 
@@ -325,6 +353,13 @@ def _positive(text: str) -> int:
     value = _count(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = _positive(text)
+    if value > _MOST_THREADS:  # torch crashes with very many
+        raise argparse.ArgumentTypeError(f"{text!r}: expected at most {_MOST_THREADS}")
     return value
 
 
@@ -342,7 +377,10 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names with commas between them")
+    return names
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -146,11 +146,23 @@ class Job:
         self._predictor, self._options = predictor, options
         self._tell, self._step, self._part = tell, step, part
         endings = options.writers.endings or [""]
-        names = output_names([item.relative or PurePath(item.source) for item in items], endings)
+        videos = {index for index, item in enumerate(items) if is_video(item.source)}
+        names = output_names([item.relative or PurePath(item.source) for item in items], endings, videos)
         self._work = [Task(item, str(name)) for item, name in zip(items, names, strict=True)][number - 1 :: of]
         self._journal = Journal(options.folder, run, options.shard)
+        tables = options.writers.tables
+        manifest = options.manifest
+        self._manifest = manifest and manifest.with_name(_of_shard(manifest.name, options.shard))
+        self._table_names = {name: _of_shard(writer.file_name, options.shard) for name, writer in tables.items()}
         self._folder = OutputFolder(
-            options.folder, self._journal, self._work, options.writers, len(predictor.classes), options
+            options.folder,
+            self._journal,
+            self._work,
+            items,
+            options.writers,
+            list(self._table_names.values()),
+            len(predictor.classes),
+            options,
         )
         self.summary = Summary(options.folder)
 
@@ -171,10 +183,10 @@ class Job:
             ImageError: If an image fails and `fail_fast` is set.
         """
         options, started = self._options, time.monotonic()
-        self._folder.prepare()
-        self._journal.start()
         try:
-            with Manifest(options.manifest, overwrite=options.resume or options.overwrite) as manifest:
+            self._folder.prepare()
+            self._journal.start()
+            with Manifest(self._manifest, overwrite=options.resume or options.overwrite) as manifest:
                 for entry, kept in self._entries():
                     manifest.add(entry)
                     if not kept:
@@ -293,19 +305,22 @@ class Job:
         """Write the files that hold results of all images, from the journal."""
         if all(is_video(source) for source, _ in keys):
             return  # a video has tables of its own
-        number, of = self._options.shard
         for name, writer in self._options.writers.tables.items():
-            file_name = PurePath(writer.file_name)
-            if of > 1:
-                file_name = file_name.with_suffix(f".{number}-of-{of}{file_name.suffix}")
             records = (
                 (entry.source, *entry.size, entry.tables[name])
                 for entry in self._journal.ordered(keys)
                 if entry.size is not None  # it did not fail
             )
-            with atomic_write(self._options.folder / file_name) as file:
+            with atomic_write(self._options.folder / self._table_names[name]) as file:
                 writer.assemble(records, self._predictor.classes, self._predictor.palette, file)
-            self.summary.tables.append(str(file_name))
+            self.summary.tables.append(self._table_names[name])
+
+
+def _of_shard(name: str, shard: tuple[int, int]) -> str:
+    """Return the name of a file that each shard writes for itself."""
+    number, of = shard
+    path = PurePath(name)
+    return name if of == 1 else str(path.with_name(f"{path.stem}.{number}-of-{of}{path.suffix}"))
 
 
 def _counted(number: int, what: str) -> str:

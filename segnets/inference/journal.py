@@ -133,18 +133,29 @@ class Journal:
         """Return the recorded entries by source and name, without their tables. Of several, the last one counts."""
         return {entry.key: replace(entry, tables={}) for _, entry in self._lines()}
 
+    def lock(self) -> None:
+        """Keep other processes from writing this journal, until `close` or the end of the process.
+
+        Raises:
+            OutputError: If another process is writing it, or the folder can't be written.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self._folder.mkdir(exist_ok=True)
+            file = self._path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+        _take(file, self._folder)
+        self._lock = file
+
     def start(self) -> None:
         """Write the record of the run, and open the journal. Recorded entries stay in it.
 
         Raises:
             OutputError: If they can't be written, or another process is writing them.
         """
-        try:
-            self._folder.mkdir(exist_ok=True)
-            self._lock = self._path.with_suffix(".lock").open("w")
-        except OSError as error:
-            raise cannot_write(self._folder, error) from None
-        _take(self._lock, self._folder)
+        self.lock()
         with atomic_write(self._folder / _RUN) as file:
             file.write(json.dumps(self._run, indent=1, sort_keys=True).encode())
         self.finish(entry.key for entry in self.entries().values())  # without a line that was cut off
@@ -171,9 +182,10 @@ class Journal:
             raise cannot_write(self._path, error) from None
 
     def finish(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Leave a journal with one line for each of these images, in this order."""
+        """Leave a journal with one line for each image: these in this order, then any others."""
+        order = dict.fromkeys((*keys, *(entry.key for _, entry in self._lines())))
         with atomic_write(self._path) as file:
-            file.writelines(f"{entry.to_json()}\n".encode() for entry in self.ordered(keys))
+            file.writelines(f"{entry.to_json()}\n".encode() for entry in self.ordered(order))
 
     def ordered(self, keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
         """Yield the entries of images in the order given, reading one at a time. Images without one are left out."""

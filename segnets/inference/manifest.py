@@ -7,8 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from segnets.errors import OutputError
 from segnets.files import cannot_write, check_writable_target
 from segnets.inference.journal import Entry
+
+_START = b'{"source": '
 
 
 class Manifest:
@@ -16,7 +19,7 @@ class Manifest:
 
     Args:
         path: File to write, or None for no manifest.
-        overwrite: Whether an existing file may be replaced.
+        overwrite: Whether an earlier manifest may be replaced. Another file never is.
 
     Raises:
         OutputError: If the file can't be written.
@@ -28,7 +31,11 @@ class Manifest:
         if path is not None:
             check_writable_target(path, overwrite=overwrite)
             try:
+                if not _is_manifest(path):
+                    raise OutputError(f"{path}: exists and is no manifest; choose another name (--manifest)")
                 self._file = path.open("w", encoding="ascii")
+            except OutputError:
+                raise
             except OSError as error:
                 raise cannot_write(path, error) from None
 
@@ -65,3 +72,13 @@ class Manifest:
             self._file.flush()
         except OSError as error:
             raise cannot_write(self._path, error) from None
+
+
+def _is_manifest(path: Path) -> bool:
+    """Return whether a file may be replaced by a manifest: it is missing, empty, or a manifest itself."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_START))
+    except FileNotFoundError:
+        return True
+    return start in (b"", _START)

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 from pathlib import PurePath, PurePosixPath
 
 
-def output_names(images: Sequence[PurePath], endings: Sequence[str]) -> list[PurePosixPath]:
+def output_names(
+    images: Sequence[PurePath], endings: Sequence[str], videos: Collection[int] = ()
+) -> list[PurePosixPath]:
     """Return a name without ending for the outputs of each image.
 
     It is the path of the image below its source, without its suffix. If two images would share an output, they keep
     their suffixes (`a.jpg` and `a.png` give `a.jpg.png` and `a.png.png`), and if that is not enough, later ones get a
     number. Names that differ in case only count as equal, because some file systems don't distinguish them.
 
+    No output has the name of a folder that holds others. The folder with a video's frames holds nothing else.
+
     Args:
         images: Paths of the images below their sources.
         endings: What the outputs of one image add to its name, such as ".png".
+        videos: Indices of the videos, whose frames get a folder of the video's name.
 
     Returns:
         One relative name for each image, without "..".
     """
     stems = [_inside(path.with_suffix("")) for path in images]
     shared = Counter(_folded(stem) for stem in stems)
-    taken: set[str] = set()
+    taken = {_folded(parent) for stem in stems for parent in stem.parents}
     names = []
-    for path, stem in zip(images, stems, strict=True):
+    for index, (path, stem) in enumerate(zip(images, stems, strict=True)):
         for name in _candidates(path, stem, shared[_folded(stem)] > 1):
             outputs = {_folded(name) + ending.casefold() for ending in endings}
+            if index in videos:
+                outputs.add(_folded(name))
             if outputs.isdisjoint(taken):
                 break
         taken |= outputs

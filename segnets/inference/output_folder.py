@@ -6,14 +6,16 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from segnets.errors import ImageError, OutputError, PredictError
-from segnets.files import cannot_write
+from segnets.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, cannot_write
 from segnets.images import image_size
-from segnets.inference.journal import Journal, stamp_of
+from segnets.inference.journal import FOLDER, Journal, stamp_of
 from segnets.inference.outputs import Task, Writers
+from segnets.inference.sources import Item
+from segnets.inference.sources.video import is_video
 
 _SAMPLED = 20  # images whose headers are read to estimate the space that is needed
 
@@ -33,6 +35,10 @@ class Rules(Protocol):
     def shard(self) -> tuple[int, int]:
         """Number of this shard, from 1, and of all shards."""
 
+    @property
+    def manifest(self) -> Path | None:
+        """File that receives one JSON line per image, or None."""
+
 
 class OutputFolder:
     """Output folder of a job.
@@ -41,15 +47,25 @@ class OutputFolder:
         folder: The folder.
         journal: Record of the run.
         work: The images; those that are complete get their entry.
+        inputs: Every image, also those of other shards.
+        tables: Names of the files that hold results of all images.
         writers: What is written.
         num_classes: Number of classes of the probabilities.
         rules: What the job may do.
     """
 
     def __init__(
-        self, folder: Path, journal: Journal, work: Sequence[Task], writers: Writers, num_classes: int, rules: Rules
+        self,
+        folder: Path,
+        journal: Journal,
+        work: Sequence[Task],
+        inputs: Sequence[Item],
+        writers: Writers,
+        tables: Sequence[str],
+        num_classes: int,
+        rules: Rules,
     ) -> None:
-        self._folder, self._journal, self._work = folder, journal, work
+        self._folder, self._journal, self._work, self._inputs, self._tables = folder, journal, work, inputs, tables
         self._writers, self._num_classes, self._rules = writers, num_classes, rules
 
     def prepare(self) -> None:
@@ -62,24 +78,32 @@ class OutputFolder:
         folder = self._folder
         try:
             folder.mkdir(exist_ok=True)
-            empty = not any(folder.iterdir())
+            # Another shard may be starting here at this moment: it makes the folder of the record first.
+            empty = {path.name for path in folder.iterdir()} <= {FOLDER} and not Journal.exists(folder)
+        except FileExistsError:
+            raise OutputError(f"{folder}: is not a folder; choose another name") from None
         except OSError as error:
             raise cannot_write(folder, error) from None
+        self._check_inputs_are_safe()
         joins = self._rules.shard[1] > 1 and Journal.exists(folder) and not self._journal.entries()
+        if not empty and not self._rules.overwrite:
+            self._check_record(goes_on=self._rules.resume or joins)
+        self._journal.lock()  # before anything of another process is touched
+        self._remove_temporaries()
         if self._rules.overwrite:
             self._journal.clear()
-        elif not empty and not self._rules.resume and not joins:
+        elif not empty:
+            self._resume()
+        self._check_space()
+
+    def _check_record(self, *, goes_on: bool) -> None:
+        """Check that what is in the folder was made by this run."""
+        folder = self._folder
+        if not goes_on:
             raise OutputError(
                 f"{folder}: is not empty. Choose another folder, go on with an interrupted run (--resume), or let "
                 "existing files be replaced (--force)"
             )
-        elif not empty:
-            self._resume()
-        self._check_inputs_are_safe()
-        self._check_space()
-
-    def _resume(self) -> None:
-        folder = self._folder
         if not Journal.exists(folder):
             raise OutputError(
                 f"{folder}: is not empty, and holds no record of a run; choose another folder, or --force"
@@ -89,30 +113,59 @@ class OutputFolder:
                 f"{folder}: was made differently ({'; '.join(differences)}). Run with the same model and options, or "
                 "write to another folder"
             )
+
+    def _resume(self) -> None:
+        """Find what is complete, and remove what is not.
+
+        Raises:
+            OutputError: If an output would replace that of an image that is not of this run.
+        """
+        folder = self._folder
         recorded = self._journal.entries()
+        keys = {task.key for task in self._work}
+        others = {path: entry.source for key, entry in recorded.items() if key not in keys for path in entry.outputs}
         for task in self._work:
+            for path in _outputs_of(task, self._writers.endings):
+                if source := others.get(path):
+                    raise OutputError(
+                        f"{folder / path}: was made from {source}, and {task.item.source} would replace it; choose "
+                        "another folder"
+                    )
             entry = recorded.get(task.key)
             if entry is None:
                 continue
-            if entry.stamp == stamp_of(task.item.path) and entry.is_complete(folder):
+            # Outputs stay if an image is no longer there.
+            if stamp_of(task.item.path) in (entry.stamp, None) and entry.is_complete(folder):
                 task.kept = entry
             else:
                 for path in entry.outputs:  # the image has changed, or an output is damaged
                     (folder / path).unlink(missing_ok=True)
 
+    def _remove_temporaries(self) -> None:
+        """Remove what a killed process left. Shards can't: other shards may be writing."""
+        if self._rules.shard[1] > 1 or any((self._folder / FOLDER).glob("*-of-*.lock")):
+            return
+        folders = {
+            self._folder / (task.name if is_video(task.item.source) else PurePath(task.name).parent)
+            for task in self._work
+        }
+        for folder in folders | {self._folder, self._folder / FOLDER}:
+            for path in folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
+                path.unlink(missing_ok=True)
+
     def _check_inputs_are_safe(self) -> None:
-        """Check that no output replaces an image, and that no link leads out of the folder.
+        """Check that no output replaces an image or the manifest, and that no link leads out of the folder.
 
         Raises:
             OutputError: If one does.
         """
         folder = os.path.realpath(self._folder)
         inside = {
-            path
-            for task in self._work
-            if task.item.path
-            if (path := os.path.realpath(task.item.path)).startswith(folder)
+            path for item in self._inputs if item.path if (path := os.path.realpath(item.path)).startswith(folder)
         }
+        manifest = None if self._rules.manifest is None else os.path.realpath(self._rules.manifest)
+        if manifest in {f"{folder}/{name}" for name in self._tables}:
+            raise OutputError(f"{self._rules.manifest}: is the name of another result; choose another --manifest")
         folders: dict[str, str] = {}
         for task in self._work:
             for ending in self._writers.endings:
@@ -120,6 +173,8 @@ class OutputFolder:
                 real = folders.setdefault(parent, os.path.realpath(parent))
                 if os.path.commonpath([real, folder]) != folder:
                     raise OutputError(f"{parent}: is a link that leads out of {self._folder}; remove it")
+                if f"{real}/{name}" == manifest:
+                    raise OutputError(f"{parent}/{name}: is the name of another result; choose another --manifest")
                 if f"{real}/{name}" in inside:
                     raise OutputError(
                         f"{parent}/{name}: is one of the images, which would be replaced; choose another --out"
@@ -148,6 +203,13 @@ class OutputFolder:
                 f"{self._folder}: {len(todo)} images need about {needed / 1e9:.1f} GB or more, and "
                 f"{free / 1e9:.1f} GB are free; choose another disk, fewer outputs (--save), or a part (--shard)"
             )
+
+
+def _outputs_of(task: Task, endings: Sequence[str]) -> list[str]:
+    """Return paths of outputs below the folder; of a video, those that other images could have too."""
+    if is_video(task.item.source):
+        return [f"{task.name}.overlay.mp4", *(f"{task.name}/000001{ending}" for ending in endings)]
+    return [f"{task.name}{ending}" for ending in endings]
 
 
 def _bytes_per_pixel(output: str, classes: int) -> float:

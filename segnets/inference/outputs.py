@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segnets.errors import ImageError
-from segnets.files import atomic_write
+from segnets.files import atomic_write, cannot_write
 from segnets.inference.journal import Entry, stamp_of
 from segnets.inference.prediction import Prediction
 from segnets.inference.sources import Item
 from segnets.inference.writers import FileWriter, TableWriter
+
+# Of Linux, macOS and Windows alike.
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,19 @@ class Outputs:
             self.sizes[name] = file.seek(0, 2)
 
     def path(self, name: str) -> Path:
-        """Return the path of a file, and make its folder."""
+        """Return the path of a file, and make its folder.
+
+        Raises:
+            ImageError: If the name is too long for the file system.
+            OutputError: If the folder can't be made.
+        """
         path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:
+            raise ImageError(f"the name of its output {path.name!r} is too long for a file system; shorten its name")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(path.parent, error) from None
         return path
 
     def add(self, name: str) -> None:

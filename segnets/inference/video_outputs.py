@@ -13,6 +13,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from segnets.card import JSON
 from segnets.errors import ImageError
@@ -26,6 +27,7 @@ from segnets.inference.video import Frame, Video, open_video
 from segnets.inference.writers import Record
 
 OVERLAY = "overlay"
+ENDING, PARTIAL = ".overlay.mp4", ".overlay.partial.mp4"
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,12 @@ def _write(
     waiting: deque[Frame] = deque()
     with_overlay = OVERLAY in writers.files
     files = [writer for name, writer in writers.files.items() if name != OVERLAY]
-    overlay_name = f"{task.name}.overlay.mp4"
+    overlay_name = f"{task.name}{ENDING}"
 
     def items() -> Iterator[Item]:
         for frame in video:
             waiting.append(replace(frame, pixels=_NO_PIXELS))
-            yield Item(_frame_name(task, frame.index), frame.pixels)
+            yield Item(_frame_name(task, frame.index), Image.fromarray(frame.pixels))  # gray networks convert it
 
     def finish(number: int, prediction: Prediction) -> _Segmented:
         prediction.checked_mask()
@@ -136,6 +138,7 @@ def _write(
 
     if not with_overlay:
         return run(None), video.notices
+    outputs.path(f"{task.name}{PARTIAL}")  # its name is longer
     with OverlayVideo(outputs.path(overlay_name), video) as overlay:
         count = run(overlay)
     outputs.add(overlay_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -185,13 +186,95 @@ def test_results_inside_of_the_source_are_no_sources(weights: Path, photos: Path
 
 def test_no_image_is_replaced(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _outputs(photos)
-    assert _predict(weights, photos, "--out", photos, "--force") == 1
-    assert "is one of the images" in capsys.readouterr().err
-    assert _outputs(photos) == before
     link = tmp_path / "link"
     link.symlink_to(photos)
-    assert _predict(weights, photos, "--out", link, "--force") == 1
+    for out in (photos, link):
+        assert _predict(weights, photos, "--out", out, "--force") == 1
+        assert "holds the images" in capsys.readouterr().err
+        assert _predict(weights, *photos.iterdir(), "--out", out, "--force") == 1
+        assert "is one of the images" in capsys.readouterr().err
+        assert _outputs(photos) == before
+        assert not (photos / ".segnets").exists()
+
+
+def test_a_manifest_replaces_manifests_only(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, out = _outputs(photos), tmp_path / "out"
+    for name in (photos / "0.png", weights):
+        assert _predict(weights, photos, "--out", out, "--force", "--manifest", name) == 1
+        assert "is no manifest" in capsys.readouterr().err
+    for result in ("areas.csv", "0.png"):
+        assert _predict(weights, photos, "--out", out, "--save", "mask,csv", "--force", "--manifest", out / result) == 1
+        assert "another result" in capsys.readouterr().err
     assert _outputs(photos) == before
+    for _ in range(2):
+        arguments = ("--save", "csv", "--shard", "2/5", "--force", "--manifest", out / "log.jsonl")
+        assert _predict(weights, photos, "--out", out, *arguments) == 0
+    assert sorted(_outputs(out)) == ["areas.2-of-5.csv", "log.2-of-5.jsonl"]
+
+
+def test_resume_keeps_results_of_images_that_are_gone(weights: Path, photos: Path, tmp_path: Path) -> None:
+    images, out = sorted(photos.iterdir()), tmp_path / "out"
+    assert _predict(weights, *images, "--out", out) == 0
+    before = _outputs(out)
+    images[0].unlink()
+    assert _predict(weights, *images, "--out", out, "--resume") == 0
+    assert _outputs(out) == before
+
+
+def test_resume_does_not_replace_results_of_other_images(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
+    before = _outputs(out)
+    others = image_folder(tmp_path / "others", 1)
+    assert _predict(weights, others, "--out", out, "--save", "mask", "--resume") == 1
+    assert "others/0.png would replace it" in capsys.readouterr().err
+    assert _outputs(out) == before
+
+
+def test_a_second_process_leaves_the_record_of_the_first(weights: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
+    journal = out / ".segnets" / "journal.jsonl"
+    before = journal.read_bytes()
+    with journal.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert _predict(weights, photos, "--out", out, "--save", "mask", "--force") == 1
+    assert journal.read_bytes() == before
+
+
+def test_resume_removes_what_a_killed_process_left(weights: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
+    left = out / ".segnets-0123.tmp"
+    left.touch()
+    assert _predict(weights, photos, "--out", out, "--save", "mask", "--resume") == 0
+    assert not left.exists()
+
+
+def test_a_name_that_is_too_long_with_its_ending_fails_alone(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "0.png").rename(photos / f"{'0' * 250}.png")
+    assert _predict(weights, photos, "--out", tmp_path / "out") == 1
+    assert "too long" in capsys.readouterr().err
+    assert len(_outputs(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize("error", [None, BrokenPipeError])
+def test_closed_stderr_does_not_stop_a_run(
+    weights: Path, photos: Path, tmp_path: Path, error: type[OSError] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(text)
+
+    monkeypatch.setattr(sys, "stderr", Closed() if error else None)
+    assert _predict(weights, photos, "--out", tmp_path / "out", "--save", "mask") == 0
+    assert len(_outputs(tmp_path / "out")) == 5
 
 
 def test_no_link_leads_out_of_the_folder(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,3 +39,13 @@ def test_no_name_leaves_the_folder() -> None:
 def test_an_earlier_number_is_not_taken_twice() -> None:
     names = _names("a.jpg", "a.jpg", "a.jpg-2.jpg")
     assert len(set(names)) == 3
+
+
+def test_no_output_has_the_name_of_a_folder() -> None:
+    assert _names("x.jpg", "x.png/1.jpg") == ["x.jpg", "x.png/1"]
+
+
+def test_the_frames_of_a_video_have_a_folder_of_their_own() -> None:
+    images = [P("clip.mp4"), P("clip/000001.jpg"), P("b.mp4")]
+    names = output_names(images, [".png"], videos={0, 2})
+    assert list(map(str, names)) == ["clip.mp4", "clip/000001", "b"]

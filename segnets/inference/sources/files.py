@@ -51,6 +51,8 @@ class FileSource:
             yield from self._named(os.fspath(name))
 
     def _named(self, name: str) -> Iterator[Item]:
+        if not name:
+            raise ImageError("'': is an empty name; name a file, a folder or a pattern")
         if "://" in name:
             raise ImageError(f"{name}: addresses are not opened; download the image first, and name the file")
         path = Path(name)
@@ -90,9 +92,12 @@ class FileSource:
     def _matching(self, pattern: str) -> Iterator[Item]:
         fixed = Path(*_fixed_parts(Path(pattern)))
         matches = sorted(glob.iglob(pattern, recursive=True), key=natural_order)  # noqa: PTH207  # Path.glob is relative
-        files = [Path(match) for match in matches if not Path(match).is_dir()]
+        found = [Path(match) for match in matches if not Path(match).is_dir()]
+        files = found
         if self.without is not None:
-            files = [path for path in files if not any(_same(parent, self.without) for parent in path.parents)]
+            files = [path for path in found if not any(_same(parent, self.without) for parent in path.parents)]
+        if found and not files:
+            raise ImageError(f"{pattern!r}: all files that match lie in the folder for results; choose another --out")
         if not files:
             raise ImageError(f"{pattern!r}: no file matches this pattern")
         for path in files:

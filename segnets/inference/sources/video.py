@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from PIL import Image
+
 from segnets.inference.sources.base import Item
 from segnets.inference.video import Video
 
@@ -44,4 +46,5 @@ class VideoSource:
         folder = PurePath(self.video.path.stem)
         for frame in self.video:
             number = frame.index + 1
-            yield Item(f"{self.video.path}, frame {number}", frame.pixels, folder / f"{number:0{digits}d}")
+            picture = Image.fromarray(frame.pixels)  # gray networks convert it, unlike an array
+            yield Item(f"{self.video.path}, frame {number}", picture, folder / f"{number:0{digits}d}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, BinaryIO
 
 from segnets.errors import ImageError
@@ -37,8 +38,10 @@ class OverlayWriter:
         from PIL import Image
 
         picture = Image.fromarray(prediction.picture())
+        encoded = io.BytesIO()  # Pillow overlooks incomplete writes to files, as on a full disk
         if self._lossless:
-            picture.save(file, "PNG", compress_level=3)
+            picture.save(encoded, "PNG", compress_level=3)
+            file.write(encoded.getbuffer())
             return
         if max(picture.size) > _LARGEST_JPEG:
             raise ImageError(
@@ -46,4 +49,5 @@ class OverlayWriter:
                 f"({_LARGEST_JPEG} per side); write it as PNG (overlay-png, .overlay.png)"
             )
         # Without subsampling, which would blur the outlines and the legend.
-        picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)
+        picture.save(encoded, "JPEG", quality=_QUALITY, subsampling=0)
+        file.write(encoded.getbuffer())
