@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CXX_SOURCES = $(shell find cpp examples tests -name '*.cpp' -o -name '*.h')
 
 .PHONY: help venv demo format check test test-full test-peers tidy tsan fuzz cpp bench bench-native bench-deploy \
-  docs models parity layouts hooks clean
+  bench-inference docs models parity layouts hooks clean
 
 help:
 	@echo "Start here"
@@ -30,6 +30,7 @@ help:
 	@echo "Benchmarks"
 	@echo "  make bench         compare speed with torchvision"
 	@echo "  make bench-native  compare C++ with Python on one export, and scale it over threads"
+	@echo "  make bench-inference  measure the way from images to masks (IMAGES=DIR for your own images)"
 	@echo "  make bench-deploy  compare exports with torchvision, ONNX Runtime and OpenVINO (hours)"
 
 venv: $(VENV)/.installed
@@ -120,6 +121,9 @@ bench: venv
 
 bench-native: cpp
 	$(BIN)/python -m benchmarks.deploy.native
+
+bench-inference: venv
+	$(BIN)/python -m benchmarks.inference.speed $(if $(IMAGES),--images $(IMAGES))
 
 # Takes hours on an otherwise idle machine. It resumes an interrupted run, and replaces the recorded results at the end.
 bench-deploy: venv

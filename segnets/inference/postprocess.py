@@ -20,8 +20,6 @@ from segnets.inference.maps import LogitMaps, confidence
 Mask: TypeAlias = npt.NDArray[np.integer[Any]]
 UNSURE, OTHER = "unsure", "other"
 _OTHER_COLOUR: Colour = (0, 0, 0)  # overlays leave such pixels unchanged
-# The first that the model does not use marks unsure pixels.
-_UNSURE_COLOURS: tuple[Colour, ...] = ((255, 255, 255), (255, 0, 255), (255, 255, 0), (0, 255, 255))
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,9 @@ class PostProcessing:
                 raise PredictError(
                     f"{name}={value!r} (--{name.replace('_', '-')}): expected a number of pixels, 0 or more"
                 )
+        only: object = self.only
+        if not isinstance(only, tuple | list) or not all(isinstance(each, str | int | np.integer) for each in only):
+            raise PredictError(f"only={self.only!r} (--only): expected a tuple of names or ids, such as ('person', 3)")
         if self.min_area or self.fill_holes:
             _ndimage()  # before any work
 
@@ -90,7 +91,7 @@ class PostProcessing:
                     "class; export it with another threshold (--threshold)"
                 )
             names.append(UNSURE)
-            colours.append(next((each for each in _UNSURE_COLOURS if each not in palette), _UNSURE_COLOURS[0]))
+            colours.append(_unused_colour(palette))
         if self.only and decoding.rule != "multilabel":
             names.append(OTHER)
             colours.append(_OTHER_COLOUR)
@@ -170,13 +171,21 @@ class PostProcessing:
         for each in self.only:
             if isinstance(each, str) and each in classes:
                 kept.update(i for i, name in enumerate(classes) if name == each)
-            elif isinstance(each, int) or each.isdecimal():
+            elif not isinstance(each, str) or each.isdecimal():
                 kept.add(int(each))
             else:
                 raise PredictError(f"only={each!r} (--only): no such class; expected {_listed(classes)}")
         if bad := sorted(each for each in kept if not 0 <= each < len(classes)):
             raise PredictError(f"only={bad[0]} (--only): no such class; expected an id from 0 to {len(classes) - 1}")
         return kept
+
+
+def _unused_colour(palette: Sequence[Colour]) -> Colour:
+    """Return a bright colour that the palette does not use: white, magenta, yellow, cyan, or a darker one of these."""
+    bright = ((255, 255, 255), (255, 0, 255), (255, 255, 0), (0, 255, 255))
+    candidates = (tuple(max(0, part - dark) for part in each) for dark in range(255) for each in bright)
+    used = {tuple(each) for each in palette}
+    return next((red, green, blue) for red, green, blue in candidates if (red, green, blue) not in used)
 
 
 def _without_small_regions(mask: Mask, min_area: int) -> Mask:

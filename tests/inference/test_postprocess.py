@@ -105,6 +105,13 @@ def test_uncertain_pixels_become_a_new_class() -> None:
     assert palette[3] == (255, 0, 255)
 
 
+def test_the_colour_of_unsure_pixels_is_new() -> None:
+    bright = [(255, 255, 255), (255, 0, 255), (255, 255, 0), (0, 255, 255), (254, 254, 254)]
+    classes, palette = PostProcessing(min_confidence=0.5).classes_after([*"abcde"], bright, ARGMAX)
+    assert classes == (*"abcde", "unsure")
+    assert palette == (*bright, (254, 0, 254))
+
+
 def test_the_257th_class_needs_16_bits() -> None:
     maps = ResizedLogits(torch.randn(256, 5, 5, generator=torch.Generator().manual_seed(0)), 5, 5)
     mask = decode_mask(maps, ARGMAX)
@@ -157,6 +164,9 @@ def test_functions_come_last() -> None:
         ({"min_area": -1}, "min_area=-1"),
         ({"only": ("d",)}, "only='d'.*expected a, b, c"),
         ({"only": (7,)}, "only=7.*0 to 2"),
+        ({"only": (-1,)}, "only=-1.*0 to 2"),
+        ({"only": "a"}, r"only='a'.*expected a tuple of names or ids"),
+        ({"only": (1.5,)}, r"only=\(1.5,\).*expected a tuple of names or ids"),
     ],
 )
 def test_bad_values(values: dict[str, object], message: str) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of inference: from images to masks."""

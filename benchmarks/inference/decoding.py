@@ -1,0 +1,107 @@
+"""Time the way from logits to masks and pictures, beside torch's and beside the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.inference.inputs import CLASSES, NETWORKS
+from benchmarks.inference.turns import milliseconds, ratio, turns
+from segnets.card import Decoding
+from segnets.inference.maps import ResizedLogits, decode_mask
+
+# Sizes of logits and image.
+SIZES = [
+    ((512, 1024), (1024, 2048)),
+    ((520, 1040), (1024, 2048)),
+    ((128, 256), (1024, 2048)),
+    ((520, 693), (360, 480)),
+    ((520, 520), (520, 520)),
+]
+
+_LOGITS = """
+import torch
+from torch.nn import functional as F
+from segnets.card import Decoding
+from segnets.inference.maps import ResizedLogits, confidence, decode_mask
+torch.set_grad_enabled(False)
+logits = torch.randn({classes}, {h}, {w}, generator=torch.Generator().manual_seed(0)) * 3
+"""
+_TORCH = (
+    'F.interpolate(logits[None], size=({height}, {width}), mode="bilinear", align_corners=False).argmax(1)'
+    ".to(torch.uint8)"
+)
+_OURS = "decode_mask(ResizedLogits(logits, {height}, {width}), Decoding())"
+_CONFIDENCE = "confidence(ResizedLogits(logits, {height}, {width}), Decoding())"
+
+_NETWORK = """
+import torch
+from segnets.card import Decoding
+from segnets.images import image_pixels
+from segnets.inference.drawing import draw_overlay
+from segnets.inference.maps import ResizedLogits, decode_mask
+from segnets.inference.masks import voc_palette
+from segnets.inference.networks import open_network
+network = open_network({weights!r})
+palette = voc_palette({classes})
+pixels = image_pixels({image!r})
+height, width = pixels.shape[:2]
+prepared = network.prepare(torch.from_numpy(pixels)[None])
+logits = network.logits(prepared)[0]
+def decode():
+    return decode_mask(ResizedLogits(logits, height, width), Decoding())
+mask = decode()
+"""
+_PARTS = {
+    "network": "network.logits(prepared)",
+    "mask": "decode()",
+    "overlay": "draw_overlay(pixels, mask, palette)",
+}
+
+
+def against_torch(rounds: int) -> Iterator[str]:
+    """Yield the lines of a table: resize and argmax, and the pixels that differ."""
+    yield (
+        "| logits | image | torch's `interpolate` + `argmax` | segnets' mask | ratio | with confidence "
+        "| pixels that differ |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for (h, w), (height, width) in SIZES:
+        values = {"classes": CLASSES, "h": h, "w": w, "height": height, "width": width}
+        prepare = _LOGITS.format(**values)
+        codes = {"torch": _TORCH, "ours": _OURS, "both": f"{_OURS}; {_CONFIDENCE}"}
+        times = turns({name: (prepare, code.format(**values)) for name, code in codes.items()}, rounds, calls=5)
+        cells = [milliseconds(times[name]) for name in ("torch", "ours")]
+        yield (
+            f"| {CLASSES}x{h}x{w} | {height}x{width} | {cells[0]} | {cells[1]} | "
+            f"{ratio(times['torch'], times['ours']):.1f} | {milliseconds(times['both'])} | "
+            f"{differing(h, w, height, width)} |"
+        )
+
+
+def differing(h: int, w: int, height: int, width: int) -> str:
+    """Count the pixels whose class differs from torch's, and state how far apart their logits are in torch."""
+    logits = torch.randn(CLASSES, h, w, generator=torch.Generator().manual_seed(0)) * 3
+    ours = torch.from_numpy(decode_mask(ResizedLogits(logits, height, width), Decoding())).long()
+    theirs = F.interpolate(logits[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+    largest, ids = theirs.max(0)
+    differs = ours != ids
+    if not differs.any():
+        return "0"
+    gap = (largest - theirs.gather(0, ours[None])[0])[differs].max().item()
+    return f"{int(differs.sum())} of {ids.numel()}, near-ties: logits differ by {gap:.1e} at most"
+
+
+def against_networks(weights: dict[str, Path], image: Path, rounds: int) -> Iterator[str]:
+    """Yield the lines of a table: the time from logits to mask and overlay as a share of the network's."""
+    yield "| network | logits | mask | overlay | mask and overlay, of the network's time |"
+    yield "|---|---|---|---|---|"
+    for name in NETWORKS:
+        prepare = _NETWORK.format(weights=str(weights[name]), image=str(image), classes=CLASSES)
+        times = turns({part: (prepare, call) for part, call in _PARTS.items()}, rounds, calls=4)
+        both = [mask + overlay for mask, overlay in zip(times["mask"], times["overlay"], strict=True)]
+        cells = " | ".join(milliseconds(times[part]) for part in _PARTS)
+        yield f"| {name} | {cells} | {ratio(both, times['network']):.1%} |"

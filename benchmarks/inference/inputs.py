@@ -1,0 +1,71 @@
+"""Images and weights for the benchmarks of inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+import segnets
+from tests.oracle import randomise_, torchvision
+
+FAST, SLOW = "lraspp_mobilenet_v3_large", "deeplabv3_resnet50"
+NETWORKS = (FAST, SLOW)
+CLASSES = 21
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def network(name: str) -> nn.Module:
+    """Build torchvision's network with random weights, in eval mode."""
+    model: nn.Module = getattr(torchvision.models.segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=CLASSES
+    )
+    randomise_(model)
+    return model.eval()
+
+
+def save_weights(folder: Path) -> dict[str, Path]:
+    """Save the weights of `network` as weights files, by name."""
+    files = {}
+    for name in NETWORKS:
+        model = segnets.create_model(name, num_classes=CLASSES, weights=network(name).state_dict())
+        files[name] = folder / f"{name}.safetensors"
+        segnets.save(model, files[name], preprocessing=segnets.Preprocessing())
+    return files
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the images of a folder by name.
+
+    Raises:
+        FileNotFoundError: If it has none.
+    """
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not images:
+        raise FileNotFoundError(f"{folder}: no images ({', '.join(SUFFIXES)})")
+    return images
+
+
+def make_images(folder: Path, count: int = 32, height: int = 360, width: int = 480) -> list[Path]:
+    """Write JPEG files of smooth random colours with noise, which take as long to decode as photographs."""
+    generator = torch.Generator().manual_seed(0)
+    paths = []
+    for number in range(count):
+        path = folder / f"{number:03}.jpg"
+        Image.fromarray(random_image(height, width, generator)).save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def random_image(
+    height: int, width: int, generator: torch.Generator
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Draw an image of smooth random colours with noise, (H, W, 3) uint8."""
+    coarse = torch.rand(1, 3, height // 40 + 2, width // 40 + 2, generator=generator) * 255
+    smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")[0].permute(1, 2, 0)
+    noisy = smooth + torch.randn(height, width, 1, generator=generator) * 8
+    return noisy.clamp(0, 255).to(torch.uint8).numpy()

@@ -1,0 +1,83 @@
+"""Time whole images through `Predictor.stream`, beside the bare network and beside a plain loop around torchvision."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.inference.inputs import NETWORKS
+from benchmarks.inference.turns import ratio, turns
+
+_OURS = """
+import segnets
+predictor = segnets.Predictor({weights!r})
+images = {images!r}
+"""
+_STREAM = """
+for prediction in predictor.stream(images):
+    assert prediction.mask is not None
+"""
+# The same computation of the same inputs, without files, preprocessing and masks.
+_INPUTS = """
+import torch
+from segnets.images import image_pixels
+network = predictor.networks[0]
+inputs = [network.prepare(torch.from_numpy(image_pixels(image))[None]) for image in images]
+"""
+_BARE = """
+for each in inputs:
+    network.logits(each)
+"""
+# What users write.
+_LOOP = """
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from benchmarks.inference.inputs import network
+from torchvision.transforms._presets import SemanticSegmentation
+model = network({name!r})
+transform = SemanticSegmentation(resize_size=520)
+images = {images!r}
+"""
+_LOOPED = """
+for path in images:
+    with torch.inference_mode():
+        image = Image.open(path).convert("RGB")
+        logits = model(transform(image)[None])["out"]
+        size = (image.height, image.width)
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        mask = logits.argmax(1)[0].to(torch.uint8).numpy()
+"""
+
+
+def throughput(weights: dict[str, Path], images: Sequence[Path], counts: dict[str, int], rounds: int) -> Iterator[str]:
+    """Yield the lines of a table.
+
+    Args:
+        weights: Weights file of each network.
+        images: Image files.
+        counts: Number of images for each network.
+        rounds: Number of rounds.
+    """
+    yield (
+        "| network | images | loop around torchvision | bare network | `Predictor.stream` | of the bare network "
+        "| of the loop |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for name in NETWORKS:
+        chosen = [str(path) for path in images[: counts[name]]]
+        ours = _OURS.format(weights=str(weights[name]), images=chosen)
+        times = turns(
+            {
+                "loop": (_LOOP.format(name=name, images=chosen), _LOOPED),
+                "bare": (ours + _INPUTS, _BARE),
+                "stream": (ours, _STREAM),
+            },
+            rounds,
+        )
+        rates = " | ".join(f"{len(chosen) / statistics.median(times[each]):.2f}/s" for each in times)
+        yield (
+            f"| {name} | {len(chosen)} | {rates} | {ratio(times['bare'], times['stream']):.2f} | "
+            f"{ratio(times['loop'], times['stream']):.2f} |"
+        )
