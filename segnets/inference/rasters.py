@@ -111,6 +111,22 @@ def open_raster(source: ImageLike | ImageData, channels: int = 3, *, max_pixels:
     return _Pixels(name, read_image(source, channels, max_pixels=max_pixels), None)
 
 
+def georeference(path: Path) -> Geo | None:
+    """Return the place on the Earth that the tags of a TIFF file state, without reading its pixels.
+
+    It is None for other files, for files that state none, and if rasterio is missing or can't open the file.
+    """
+    if not _is_tiff(path) or not any(tag in _tags(path) for tag in _GEOREFERENCE):
+        return None
+    try:
+        import rasterio
+
+        with gdal(MIN_CACHE), rasterio.open(path.absolute(), driver="GTiff") as dataset:
+            return _geo(dataset)
+    except (ImportError, OSError, ValueError):
+        return None
+
+
 class _Closing:
     def __enter__(self) -> Self:
         return self

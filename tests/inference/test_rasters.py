@@ -16,7 +16,7 @@ from rasterio._env import get_gdal_config
 
 from segnets.errors import ImageError
 from segnets.images import ImageData, read_image
-from segnets.inference.rasters import MIN_CACHE, Geo, _Pixels, _Windows, gdal, open_raster
+from segnets.inference.rasters import MIN_CACHE, Geo, _Pixels, _Windows, gdal, georeference, open_raster
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (100, 150, 3), dtype=np.uint8)
@@ -151,6 +151,7 @@ def test_georeference(tmp_path: Path) -> None:
         assert isinstance(raster.geo, Geo)
         assert raster.geo.transform == TRANSFORM
         assert rasterio.crs.CRS.from_wkt(raster.geo.crs) == rasterio.crs.CRS.from_epsg(25832)
+        assert georeference(path) == raster.geo
     palette = geotiff(tmp_path / "palette.tif", COLOURS[:, :, 0][None] % 4, photometric="PALETTE", **place)
     with rasterio.open(palette, "r+") as file:
         file.write_colormap(1, {i: (i, 2 * i, 3 * i, 255) for i in range(4)})
@@ -160,6 +161,10 @@ def test_georeference(tmp_path: Path) -> None:
         assert np.array_equal(raster.read(0, 9, 0, 9)[:, :, 1], COLOURS[:9, :9, 0] % 4 * 2)
     with open_raster(geotiff(tmp_path / "plain.tif", COLOURS.transpose(2, 0, 1))) as raster:
         assert raster.geo is None
+    Image.fromarray(COLOURS).save(tmp_path / "image.png")
+    path.with_name("cut.tif").write_bytes(path.read_bytes()[:100])
+    for name in ("plain.tif", "image.png", "cut.tif", "none.tif", "."):
+        assert georeference(tmp_path / name) is None
 
 
 def test_what_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +211,7 @@ def test_without_rasterio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with open_raster(path) as raster:
         assert np.array_equal(raster.read(0, 100, 0, 150), COLOURS)
         assert raster.geo is None
+        assert georeference(path) is None
         assert raster.notices == (
             "its place on the Earth was left out, because rasterio is missing (pip install 'segnets[geo]')",
         )

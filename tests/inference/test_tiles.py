@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from segnets.images import ImageData
 from segnets.inference.maps import ResizedLogits, confidence, decode_mask
 from segnets.inference.networks import Network, open_network
 from segnets.inference.rasters import open_raster
-from segnets.inference.tiles import Rows, divide, tile_rows
+from segnets.inference.tiles import Rows, Span, divide, tile_rows
+from segnets.inference.writers.png import PngRows
 from segnets.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
@@ -159,19 +162,38 @@ def test_an_image_no_larger_than_a_tile_is_predicted_as_without_tiles() -> None:
         assert np.array_equal(result.mask, net.segment(torch.from_numpy(image)[None])[0].numpy())
 
 
-def test_blending_is_smooth_and_keeps_equal_logits() -> None:
-    net = network(Pooled())
-    flat = np.full((300, 310, 3), 77, np.uint8)
-    result = tiled(flat, net, tile=128, overlap=32, logits=True)
-    assert len(np.unique(result.logits)) == 3, "one value per channel, without the blending's rounding"
-    halves = flat.copy()
-    halves[:, 155:] = 200
-    rows = tiled(halves, net, tile=128, overlap=32, logits=True).logits
-    steps = np.abs(np.diff(rows[0], axis=1))
-    assert steps.max() < np.ptp(rows[0]) / 2, "no seam as sharp as a cut"
-    assert np.array_equal(rows[:, :1].repeat(300, axis=1), rows)
-    cut = tiled(halves, net, tile=128, overlap=0, logits=True).logits
-    assert np.count_nonzero(np.diff(cut[0, 0])) == 2, "three tiles side by side without blending"
+def test_blending() -> None:
+    """The logits are the sum over all tiles, weighted by raised cosines in both directions."""
+    net, image = network(Pooled()), image_of(300, 310)
+    tiling = divide(300, 310, tile=128, overlap=28)
+    result = tiled(image, net, tile=128, overlap=28, logits=True).logits
+    scaled = image.astype(np.float64) / 255
+    normal = (scaled - np.array(KEPT.mean)) / np.array(KEPT.std)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4) + 0.5) / 4)
+
+    def weights(span: Span, size: int) -> npt.NDArray[np.float64]:
+        values = np.zeros(size)
+        values[span.first : span.last] = 1
+        values[span.first : span.first + span.before] = ramp[: span.before]
+        values[span.last - span.after : span.last] = ramp[::-1][: span.after]
+        return values
+
+    expected = np.zeros_like(normal)
+    for row in tiling.rows:
+        for column in tiling.columns:
+            mean = normal[row.start : row.start + 128, column.start : column.start + 128].mean((0, 1))
+            expected += weights(row, 300)[:, None, None] * weights(column, 310)[None, :, None] * mean
+    assert tiling.blended == 4
+    assert np.abs(np.diff(expected[:, :, 0], axis=1)).max() > 0.01
+    assert np.abs(result - expected.transpose(2, 0, 1)).max() < 1e-5
+
+
+def test_equal_logits_stay_equal_and_without_overlap_nothing_is_blended() -> None:
+    net, flat = network(Pooled()), np.full((300, 310, 3), 77, np.uint8)
+    result = tiled(flat, net, tile=128, overlap=32, logits=True).logits
+    assert len(np.unique(result)) == 3, "one value per channel, without the blending's rounding"
+    cut = tiled(image_of(300, 310), net, tile=128, overlap=0, logits=True).logits
+    assert np.count_nonzero(np.diff(cut[0, 0])) == 2, "three tiles side by side"
 
 
 @pytest.mark.parametrize("batch", [2, 3, 100])
@@ -219,3 +241,30 @@ def test_progress_and_reading() -> None:
     assert raster.read_to == 500
     count = len(divide(500, 100, tile=64, overlap=8))
     assert calls == [(i + 1, count) for i in range(count)]
+
+
+def test_memory_does_not_grow_with_the_height() -> None:
+    """A sample of the full tests of memory: what NumPy allocates for 100 times the height."""
+
+    class Tall:
+        width, channels = 64, 3
+
+        def __init__(self, height: int) -> None:
+            self.height = height
+
+        def read(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint8]:
+            return np.full((bottom - top, right - left, 3), top % 256, np.uint8)
+
+    def peak(height: int) -> int:
+        tracemalloc.start()
+        writer = PngRows(io.BytesIO(), height, 64)
+        for rows in tile_rows(Tall(height), net, tile=64, overlap=0):
+            writer.rows(rows.mask)
+        writer.finish()
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    net = network(Pooled())
+    peak(640)  # imports
+    assert peak(6400) < 1.05 * peak(640)
