@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import segnets
+from segnets.inference import networks
 from tests.blocks import blocks_of
 from tests.inference.common import random_image, small_model
 
@@ -28,6 +31,8 @@ PYTHON = {
 @pytest.mark.parametrize("path", [path for path, found in PYTHON.items() if found], ids=lambda path: str(path.name))
 def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the blocks of a page, each with its own names and in a folder of its own."""
+    # The same small network is behind every block about prediction: it is rewritten once.
+    monkeypatch.setattr(networks, "network_for_cpu", cache_of_one(networks.network_for_cpu))
     for i, code in enumerate(PYTHON[path]):
         block = tmp_path / str(i) / f"{path.stem}_{i}.py"
         block.parent.mkdir()
@@ -35,6 +40,18 @@ def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         block.write_text(code)
         monkeypatch.chdir(block.parent)
         runpy.run_path(str(block), run_name=block.stem)
+
+
+def cache_of_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls another one the first time only."""
+    results: list[Any] = []
+
+    def cached(*arguments: Any) -> Any:
+        if not results:
+            results.append(function(*arguments))
+        return results[0]
+
+    return cached
 
 
 def _prepare(page: str, folder: Path) -> None:

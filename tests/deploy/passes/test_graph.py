@@ -77,6 +77,28 @@ def test_input_shapes() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_shapes_that_depend_on_values() -> None:
-    with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 33, 65\) input whose values aren't known"):
-        convolution_input_shapes(_Shapes(by_value=True), (33, 65))
+class _OwnConvolution(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, ::2]
+
+
+def test_input_shapes_are_those_of_a_real_run() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(2, 0), dilation=(2, 1)),
+        nn.Conv2d(6, 6, 3, padding="same", groups=3),
+        nn.Conv2d(6, 5, 3, padding="valid", dilation=3),
+        _OwnConvolution(5, 5, 1),
+        nn.Conv2d(5, 1, 1),
+    )
+    real: dict[nn.Module, list[int]] = {}
+    for module in model:
+        module.register_forward_pre_hook(lambda module, inputs: real.update({module: list(inputs[0].shape)}))
+    model(torch.zeros(1, 3, 67, 91))
+    assert convolution_input_shapes(model, (67, 91)) == real
+    assert not any("forward" in vars(module) for module in model)
+
+
+def test_a_network_that_does_not_run_has_no_shapes() -> None:
+    with pytest.raises(ExportError, match=r"doesn't run on a float32 \(1, 3, 33, 65\) input: "):
+        convolution_input_shapes(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(3, 3)), (33, 65))
