@@ -45,6 +45,7 @@ _LATIN = str.maketrans(
         "\u0131": "i",
     }
 )
+_PALE = 208  # least value of the channels of a colour that needs a border on white
 _SMALLEST_TEXT = 12  # pixels
 _SMALLEST_WIDTH = 240  # of a picture with a legend; a smaller image is enlarged
 
@@ -190,9 +191,9 @@ def draw_legend(
 ) -> npt.NDArray[np.uint8]:
     """Draw a legend: swatches, names and shares in columns, on white.
 
-    The swatch of a black class is empty, because an overlay leaves its pixels unchanged. A name that is too long is
-    cut. The font has no accents, and letters are drawn without; a name with letters that are not Latin is replaced by
-    "class" and its id.
+    The swatch of a black class is crossed out, because an overlay leaves its pixels unchanged. A name that is too long
+    is cut. The font has no accents, and letters are drawn without; a bare id, or a name with letters that are not
+    Latin, is replaced by "class" and the id.
 
     Args:
         entries: Lines of the legend, in their order.
@@ -288,8 +289,12 @@ class _Table:
 
 def _draw_swatch(draw: ImageDraw.ImageDraw, left: int, top: int, size: int, colour: Colour) -> None:
     box = (left, top, left + size - 1, top + size - 1)
+    border = max(1, size // 12)
     if colour == _BLACK:
-        draw.rectangle(box, _PAPER, _FAINT, max(1, size // 12))
+        draw.rectangle(box, _PAPER, _FAINT, border)
+        draw.line((left, top + size - 1, left + size - 1, top), _FAINT, border)
+    elif min(colour) >= _PALE:
+        draw.rectangle(box, colour, _FAINT, border)
     else:
         draw.rectangle(box, colour)
 
@@ -302,11 +307,13 @@ def percent(share: float) -> str:
 def shown_name(entry: Entry) -> str:
     """Return the name of a class as a legend has it.
 
-    The font has no accents: letters are drawn without. A name with other letters becomes "class" and its id.
+    The font has no accents: letters are drawn without. A bare id, or a name with other letters, becomes "class" and
+    the id.
     """
     parts = unicodedata.normalize("NFKD", entry.name.translate(_LATIN))
     name = "".join(each for each in parts if not unicodedata.combining(each)).strip()
-    return name if name and _has_letters(name) else f"class {entry.class_id}"
+    is_name = name not in ("", str(entry.class_id)) and _has_letters(name)
+    return name if is_name else f"class {entry.class_id}"
 
 
 @lru_cache(maxsize=4096)

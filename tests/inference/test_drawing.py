@@ -124,9 +124,11 @@ def test_legends_have_a_swatch_for_each_class() -> None:
     assert has_colour(picture, GREEN)
     assert (picture[[0, -1]] == 255).all()
     assert (picture[:, [0, -1]] == 255).all()
-    # An empty swatch of a black class: white within a border.
-    empty = draw_legend([Entry(0, "", BLACK, 1.0)], 200, 40)
-    assert not has_colour(empty, BLACK)
+    # The swatch of a black class is crossed out, a white one has a border.
+    crossed, white = (draw_legend([Entry(0, "", colour, 1.0)], 200, 40) for colour in (BLACK, (255, 255, 255)))
+    assert not has_colour(crossed, BLACK)
+    assert has_colour(white[:, :60], (120, 120, 120))
+    assert not np.array_equal(crossed[:, :60], white[:, :60])
     assert draw_legend([], 100, 12).shape[1:] == (100, 3)
 
 
@@ -157,6 +159,7 @@ def test_long_names_stay_inside(width: int) -> None:
 
 def test_names_that_the_font_lacks_become_ids() -> None:
     assert shown_name(Entry(3, "dining table", RED, 1)) == "dining table"
+    assert shown_name(Entry(3, "3", RED, 1)) == "class 3"  # a bare id
     assert shown_name(Entry(3, "v\u00e9lo", RED, 1)) == "velo"
     assert shown_name(Entry(3, "ve\u0301lo", RED, 1)) == "velo"  # the accent as a character of its own
     assert shown_name(Entry(3, "Fußgänger", RED, 1)) == "Fussganger"
