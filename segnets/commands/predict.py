@@ -6,8 +6,10 @@ import argparse
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _OUTPUTS = "mask, overlay, overlay-png, probabilities, confidence, coco, geojson, csv"
 _DEFAULT = "mask,overlay"
+_LOG_SECONDS = 30
 _MOST_THREADS = 1024
 
 
@@ -33,7 +36,7 @@ def add(commands: Subparsers[Any]) -> None:
         commands,
         "predict",
         _run,
-        summary="segment photographs, folders and large images",
+        summary="segment photographs, folders, videos and large images",
         description="Segment images with a network: write masks, pictures and numbers to a folder. Images that "
         "can't be read are named and skipped, and the exit status is then 1.",
         examples="""
@@ -44,13 +47,7 @@ def add(commands: Subparsers[Any]) -> None:
             find photos -name '*.jpg' | segnets predict --model weights.safetensors - --out results
         """,
     )
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="image file, folder, or pattern such as 'photos/*.jpg'; - reads a list of files from stdin, one per line",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if needed")
+    _add_sources(parser.add_argument_group("images"))
     _add_model(parser.add_argument_group("model"))
     _add_outputs(parser.add_argument_group("results"))
     _add_masks(parser.add_argument_group("masks"))
@@ -58,37 +55,68 @@ def add(commands: Subparsers[Any]) -> None:
     _add_running(parser.add_argument_group("running"))
 
 
+def _add_sources(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="image, video, folder, or pattern such as 'photos/*.jpg'; - reads a list from stdin, one file per line",
+    )
+    group.add_argument("--recursive", action="store_true", help="also search the folders in a folder")
+
+
 def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model",
         action="append",
         metavar="FILE",
-        help="weights file (.safetensors) or exported file (.ts, .pt2, .onnx); given several times, probabilities are "
-        "averaged. A .ts or .pt2 is a program, which is executed",
+        help="weights file (.safetensors) or exported file (.ts, .pt2, .onnx). Repeat it to average the probabilities "
+        "of several models. A .ts or .pt2 is a program, which is executed",
     )
-    group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="precision of a weights file; default: float32")
+    group.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="default: auto, the GPU if there is one with CUDA, else the CPU",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="precision in which a weights file is computed; default: float32",
+    )
     group.add_argument("--threads", type=_threads, metavar="N", help="threads of the network; default: all cores")
     group.add_argument(
         "--deterministic",
         action="store_true",
-        help="exactly the masks of segnets.segment, whatever the batch; otherwise up to 1 pixel in 10,000, a near-tie, "
-        "may differ",
+        help="compute exactly the masks of segnets.segment, whatever the batch. Otherwise up to 1 pixel in 10,000, a "
+        "near-tie, may differ",
     )
-    group.add_argument("--resize", metavar="RULE", help="other resizing: 520 (short side), 480x640, or none")
+    group.add_argument(
+        "--resize",
+        metavar="RULE",
+        help="size of the network's input: 520 (the short side), 480x640 (height x width), or none (the image's own "
+        "size); default: as the model states",
+    )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument(
-        "--scales", type=_numbers, default=(1.0,), metavar="X,X", help="average several sizes, such as 0.75,1,1.25"
+        "--scales",
+        type=_numbers,
+        default=(1.0,),
+        metavar="X,X",
+        help="average several sizes of the image, such as 0.75,1,1.25; default: 1",
     )
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if needed")
     group.add_argument(
         "--save",
         metavar="LIST",
-        help=f"what to write, from {_OUTPUTS}; default: {_DEFAULT}, and of videos the overlay only",
+        help=f"what to write, with commas between: {_OUTPUTS}. Default: {_DEFAULT}; for videos overlay",
     )
-    group.add_argument("--manifest", type=Path, metavar="FILE", help="JSON line per image: state, outputs, times")
+    group.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="write a JSON line per image: state, outputs, times"
+    )
     group.add_argument("--json", action="store_true", help="print the closing summary as JSON")
 
 
@@ -96,9 +124,15 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--min-confidence", type=float, metavar="P", help='pixels below this probability become the class "unsure"'
     )
-    group.add_argument("--only", type=_names, default=(), metavar="CLASS,CLASS", help="keep these classes only")
-    group.add_argument("--min-area", type=_count, default=0, metavar="N", help="remove regions of fewer pixels")
-    group.add_argument("--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels")
+    group.add_argument(
+        "--only", type=_names, default=(), metavar="CLASS,CLASS", help='keep these classes; the others become "other"'
+    )
+    group.add_argument(
+        "--min-area", type=_count, default=0, metavar="N", help="replace regions of fewer pixels by the nearest class"
+    )
+    group.add_argument(
+        "--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels inside of a class"
+    )
 
 
 def _add_large(group: argparse._ArgumentGroup) -> None:
@@ -113,7 +147,6 @@ def _add_large(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--recursive", action="store_true", help="also search the folders in a folder")
     group.add_argument("--resume", action="store_true", help="go on with an interrupted run in the same folder")
     group.add_argument("--force", action="store_true", help="write to a folder that is not empty, replacing files")
     group.add_argument("--fail-fast", action="store_true", help="stop at the first image that fails")
@@ -181,8 +214,8 @@ def _items(options: argparse.Namespace) -> list[Item]:
     if not items:
         raise ImageError("no images: the list on stdin is empty")
     if source.skipped:
-        noun = "file is" if source.skipped == 1 else "files are"
-        print(f"segnets: {source.skipped} other {noun} left out, by suffix", file=sys.stderr)
+        noun = "file whose suffix is" if source.skipped == 1 else "files whose suffixes are"
+        print(f"segnets: left out {source.skipped} {noun} not an image's", file=sys.stderr)
     return items
 
 
@@ -287,12 +320,20 @@ def _sha256(path: Path) -> str:
 
 
 class _Progress:
-    """Progress bar on stderr with the rate and the remaining time, and messages above it."""
+    """Progress on stderr: a bar on a terminal, and a line every half minute in a log. Messages appear between them."""
+
+    _BAR = "{percentage:3.0f}%|{bar}| {desc}, {rate_noinv_fmt}, {remaining} left"
+    _BAR_WITHIN = "{percentage:3.0f}%|{bar}| {desc}, {remaining} left"
 
     def __init__(self) -> None:
         self.total = 0
+        self._done = 0
+        self._kept = 0
+        self._within = ""
         self._bar: Any = None
         self._silent = sys.stderr is None  # closed
+        self._terminal = not self._silent and sys.stderr.isatty()
+        self._started = self._logged = time.monotonic()
 
     def __enter__(self) -> _Progress:
         return self
@@ -302,29 +343,22 @@ class _Progress:
             self._show(lambda: self._bar.close())
 
     def step(self, summary: Summary) -> None:
-        def advance() -> None:
-            bar = self._opened(summary.kept)
-            if bar.unit == "image":
-                bar.update(summary.images + summary.failed - bar.n)
-
-        self._show(advance)
+        self._done = summary.images + summary.failed
+        if summary.kept == self._done:
+            self._kept = summary.kept  # images that are kept take no time
+        within = self._within if self.total == 1 else ""
+        self._show(lambda: self._report(within, 0.0))
 
     def part(self, done: int, total: int | None, name: str) -> None:
-        def refresh() -> None:
-            bar = self._opened()
-            if self.total == 1:  # a single video or large image: its parts are what takes time
-                bar.total, bar.unit = total, name
-                bar.update(done - bar.n)
-                return
-            bar.set_postfix_str(f"{name} {done} of {total}" if total else f"{name} {done}", refresh=False)
-            bar.update(0)
-
-        self._show(refresh)
+        self._within = f"{name} {done} of {total}" if total else f"{name} {done}"
+        fraction = done / total if total and done < total else 0.0
+        self._show(lambda: self._report(self._within, fraction))
 
     def tell(self, message: str) -> None:
         from segnets.console import escape_controls
 
-        self._show(lambda: self._opened().write(f"segnets: {escape_controls(message)}", file=sys.stderr))
+        text = f"segnets: {escape_controls(message)}"
+        self._show(lambda: self._opened().write(text, file=sys.stderr) if self._terminal else _log(text))
 
     def _show(self, action: Callable[[], None]) -> None:
         """Write to stderr as long as it is there: the end of its reader is no reason to stop."""
@@ -335,18 +369,55 @@ class _Progress:
         except OSError:
             self._silent = True
 
-    def _opened(self, kept: int = 0) -> Any:
-        """Return the bar, which appears with the first image. Images that are kept take no time."""
+    def _report(self, within: str, fraction: float) -> None:
+        """Draw the bar, or log a line if the last one is old.
+
+        Args:
+            within: Position within the video or large image at hand, or "".
+            fraction: Part of it that is done, 0..1.
+        """
+        if self._terminal:
+            bar = self._opened()
+            bar.initial = self._kept
+            bar.bar_format = self._BAR_WITHIN if within else self._BAR
+            bar.set_description_str(self._counted(within), refresh=False)
+            bar.update(self._done + fraction - bar.n)
+            return
+        now = time.monotonic()
+        if now - self._logged < _LOG_SECONDS:
+            return
+        self._logged = now
+        new = self._done + fraction - self._kept
+        rate = new / (now - self._started)
+        parts = [self._counted(within), *([] if within else [f"{rate:.2f} images/s"])]
+        if rate > 0:
+            parts.append(f"{timedelta(seconds=round((self.total - self._kept - new) / rate))} left")
+        _log(f"segnets: {', '.join(parts)}")
+
+    def _counted(self, within: str) -> str:
+        """Return the number of images that are done, or the position in a single one, which takes long."""
+        if self.total == 1:
+            return within or f"{self._done} of 1 image"
+        return ", ".join([f"{self._done} of {self.total} images", *([within] if within else [])])
+
+    def _opened(self) -> Any:
+        """Return the bar, which appears with the first image."""
         from tqdm import tqdm
 
-        if self._bar is not None:
-            if kept == self._bar.n + 1 and self._bar.initial == self._bar.n:
-                self._bar.initial = kept
-            return self._bar
-        # On a terminal it is drawn often; a log gets a line now and then.
-        interval = 0.2 if sys.stderr.isatty() else 30
-        self._bar = tqdm(total=self.total, unit="image", file=sys.stderr, mininterval=interval, ascii=True)
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self.total,
+                desc=self._counted(""),
+                unit=" images",
+                file=sys.stderr,
+                mininterval=0.2,
+                bar_format=self._BAR,
+            )
         return self._bar
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _positive(text: str) -> int:

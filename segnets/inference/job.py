@@ -100,8 +100,14 @@ class Summary:
             parts.append(f"{_counted(self.videos, 'video')} of {_counted(self.frames, 'frame')}")
         if self.kept:
             parts.append(f"{self.kept} already done")
-        parts += [f"{self.failed} failed", f"{self.rate:.1f} {'frames' if self.videos and not images else 'images'}/s"]
+        parts += [f"{self.failed} failed", f"{self.rate:.1f} {self._unit}/s"]
         return f"{', '.join(parts)}: {self.folder}"
+
+    @property
+    def _unit(self) -> str:
+        if not self.videos:
+            return "images"
+        return "frames" if self.images + self.failed == self.videos else "images and frames"
 
     def to_json(self) -> dict[str, JSON]:
         """Return the fields as JSON values."""

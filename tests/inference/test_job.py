@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from PIL import Image
 
 import segnets
 from segnets.cli import main
+from segnets.commands import predict
 from segnets.inference.video import open_video
 from tests.inference.common import image_folder, random_image, small_model
 
@@ -68,7 +70,35 @@ def test_a_folder_gives_masks_and_overlays(
     captured = capsys.readouterr()
     assert captured.out.startswith("5 images, 0 failed, ")
     assert captured.out.endswith(f": {out}\n")
-    assert "5/5" in captured.err
+    assert not captured.err  # no line in a log within the first half minute
+
+
+def test_a_log_gets_lines_and_a_terminal_a_bar(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "z.png").write_bytes(b"")
+    monkeypatch.setattr(predict, "_LOG_SECONDS", 0)
+    assert _predict(weights, photos, "--out", tmp_path / "log") == 1
+    *lines, message, last = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5
+    assert re.fullmatch(r"segnets: 3 of 6 images, \d+\.\d\d images/s, 0:\d\d:\d\d left", lines[2])
+    assert message == f"segnets: {photos / 'z.png'}: is empty (0 bytes)"
+    assert last.endswith("0:00:00 left")
+
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert _predict(weights, photos, "--out", tmp_path / "bar") == 1
+    assert "100%|" in terminal.getvalue()
+    assert "| 6 of 6 images, " in terminal.getvalue()
+    assert _predict(weights, photos / "0.png", "--out", tmp_path / "single", "--tile", 256) == 0
+    assert re.search(r"100%\|.*\| tile (\d+) of \1, 00:00 left", terminal.getvalue())
+
+
+class _Terminal(io.StringIO):
+    """Stderr on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_a_bad_image_is_named_counted_and_skipped(
