@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import segnets
-from segnets.inference import networks
+from segnets.deploy.formats import network_for_cpu
 from tests.blocks import blocks_of
 from tests.inference.common import random_image, small_model
 
@@ -32,7 +32,7 @@ PYTHON = {
 def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the blocks of a page, each with its own names and in a folder of its own."""
     # The same small network is behind every block about prediction: it is rewritten once.
-    monkeypatch.setattr(networks, "network_for_cpu", cache_of_one(networks.network_for_cpu))
+    monkeypatch.setattr("segnets.inference.networks.network_for_cpu", cache_of_one(network_for_cpu))
     for i, code in enumerate(PYTHON[path]):
         block = tmp_path / str(i) / f"{path.stem}_{i}.py"
         block.parent.mkdir()

@@ -411,7 +411,7 @@ def _interrupt_and_resume(
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_is_completed(weights: Path, tmp_path: Path, how: signal.Signals) -> None:
-    _interrupt_and_resume(weights, image_folder(tmp_path / "photos", 150), tmp_path, how, [0.0])
+    _interrupt_and_resume(weights, image_folder(tmp_path / "photos", 100), tmp_path, how, [0.0])
 
 
 @pytest.mark.full
