@@ -136,7 +136,9 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_large(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--tile", type=_positive, metavar="N", help="segment in tiles of N x N pixels, such as 1024")
+    group.add_argument(
+        "--tile", type=_positive, metavar="N", help="segment in tiles of N x N pixels, a multiple of 32 such as 1024"
+    )
     group.add_argument("--overlap", type=_count, metavar="N", help="pixels that neighbouring tiles share; default: 128")
     group.add_argument(
         "--max-pixels",
