@@ -7,6 +7,8 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,9 @@ def test_geotiff_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
         writer.rows(next(pieces(IDS)))
         assert len([*tmp_path.iterdir()]) == 2
         writer.close()
+        writer = GeoTiffRows()
+        with pytest.raises(OutputError, match=r"\.tmp: GDAL can't write this GeoTIFF: "), closing(writer):
+            writer.start(replace(row_image(IDS, 5), geo=Geo("no such system", GEO.transform)), file)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.tif"]
 
     def unwritten(self: GeoTiffRows) -> None:

@@ -42,6 +42,10 @@ class GeoTiffRows:
     needs_confidence = False
     needs_logits = False
 
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._dataset: Any = None
+
     def start(self, image: RowImage, file: BinaryIO) -> None:
         """Begin the file, as `RowWriter.start` does.
 
@@ -67,7 +71,7 @@ class GeoTiffRows:
         self._path = Path(path)
         with self._errors():
             self._dataset = rasterio.open(
-                self._path,
+                path,
                 "w",
                 driver="GTiff",
                 height=image.height,
@@ -107,26 +111,30 @@ class GeoTiffRows:
         """
         import rasterio
 
+        assert self._path is not None  # since `start`
+        path = self._path
         if self._filled:
             self._flush()
         with self._errors():
             self._dataset.close()
             # A disk that is full at the end appears in GDAL's log only.
             checksum = 0
-            with rasterio.open(self._path, driver="GTiff") as dataset:
+            with rasterio.open(path, driver="GTiff") as dataset:
                 for top in range(0, self._height, _BLOCK):
                     count = min(_BLOCK, self._height - top)
                     checksum = zlib.crc32(dataset.read(window=_window(top, count, self._width)), checksum)
         if checksum != self._checksum:
-            raise OutputError(f"{self._path}: GDAL did not write all pixels; is the disk full?")
-        with self._path.open("rb") as written:
+            raise OutputError(f"{path}: GDAL did not write all pixels; is the disk full?")
+        with path.open("rb") as written:
             shutil.copyfileobj(written, self._file, 1 << 20)
 
     def close(self) -> None:
-        """Remove the temporary file."""
-        with self._errors():
-            self._dataset.close()
-        self._path.unlink(missing_ok=True)
+        """Remove the temporary file, as `RowWriter.close` does."""
+        if self._dataset is not None:
+            with self._errors():
+                self._dataset.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         block = np.ascontiguousarray(self._waiting[:, : self._filled])
