@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -194,7 +195,9 @@ def _run(options: argparse.Namespace) -> int:
         )
         progress.total = job.total
         try:
-            summary = job.execute()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"PIL\.")  # the line of the image says what is damaged
+                summary = job.execute()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted; {job.summary.images} of {job.total} images are done; --resume goes on"

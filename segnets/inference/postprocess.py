@@ -135,8 +135,8 @@ class PostProcessing:
         for function in self.functions:
             shape = mask.shape
             mask = function(mask)
-            if not isinstance(mask, np.ndarray) or mask.shape != shape:
-                raise PredictError(f"{_name_of(function)}: expected a mask of shape {shape} as its result")
+            if not isinstance(mask, np.ndarray) or mask.shape != shape or mask.dtype.kind not in "ui":
+                raise PredictError(f"{_name_of(function)}: expected a mask of whole numbers {shape} as its result")
         return mask
 
     def apply_to_pixels(self, mask: Mask, confidences: npt.NDArray[np.float32] | None, classes: Sequence[str]) -> Mask:

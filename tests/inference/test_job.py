@@ -285,6 +285,17 @@ def test_resume_removes_what_a_killed_process_left(weights: Path, photos: Path, 
     assert not left.exists()
 
 
+def test_a_damaged_tiff_costs_one_line(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(random_image()).save(path)
+    path.write_bytes(path.read_bytes()[:60])  # within its tags, of which Pillow warns
+    assert _predict(weights, path, "--out", tmp_path / "out") == 1
+    assert capsys.readouterr().err.count("a.tif") == 1
+    assert [str(each.message) for each in recwarn] == []
+
+
 def test_a_name_that_is_too_long_with_its_ending_fails_alone(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -153,8 +154,10 @@ def test_functions_come_last() -> None:
     mask = _blobs(2)
     result = _apply(PostProcessing(only=("a",), functions=(lambda each: each + 1,)), mask)
     np.testing.assert_array_equal(result, np.where(mask == 0, 1, 4))
-    with pytest.raises(PredictError, match=r"lambda.*shape"):
+    with pytest.raises(PredictError, match=r"lambda.*whole numbers"):
         _apply(PostProcessing(functions=(lambda each: each[1:],)), mask)
+    with pytest.raises(PredictError, match=r"sqrt.*whole numbers"):
+        _apply(PostProcessing(functions=(cast("Any", np.sqrt),)), mask)
 
 
 @pytest.mark.parametrize(
