@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from PIL import Image
 import segnets
 from segnets.cli import main
 from segnets.commands import predict
+from segnets.inference.journal import Journal
 from segnets.inference.video import open_video
 from tests.inference.common import image_folder, random_image, small_model
 
@@ -270,9 +270,10 @@ def test_a_second_process_leaves_the_record_of_the_first(weights: Path, photos: 
     assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
     journal = out / ".segnets" / "journal.jsonl"
     before = journal.read_bytes()
-    with journal.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert _predict(weights, photos, "--out", out, "--save", "mask", "--force") == 1
+    first = Journal(out, {})
+    first.lock()
+    assert _predict(weights, photos, "--out", out, "--save", "mask", "--force") == 1
+    first.close()
     assert journal.read_bytes() == before
 
 
