@@ -395,6 +395,8 @@ def _interrupt(weights: Path, photos: Path, out: Path, how: signal.Signals, dela
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # In the background of a script, a process inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 60
         while sum(1 for _ in out.glob("*.png")) == before and process.poll() is None:
