@@ -60,6 +60,19 @@ def test_a_fast_mask_differs_in_near_ties_only(
     assert prediction.palette == PALETTE
 
 
+def test_a_rewritten_network_with_winograds_convolutions() -> None:
+    """Their weights are laid out when an archive is loaded."""
+    torch.manual_seed(0)
+    model = segnets.create_model("fcn_resnet18", num_classes=3).eval()
+    model.card = segnets.ModelCard(preprocessing=segnets.Preprocessing(size=128))
+    predictor = segnets.Predictor(model)
+    network: Any = predictor.networks[0]
+    assert "WinogradConv" in {module.original_name for module in network._network.modules()}
+    mask = predictor.predict(random_image()).mask
+    assert (mask != segnets.segment(model, random_image())).mean() <= 1e-3
+    assert len(np.unique(mask)) > 1
+
+
 @pytest.mark.parametrize("name", ["portable.ts", "cpu.ts", "network.onnx", "int8.onnx", f"{LRASPP}.safetensors"])
 def test_a_file_gives_its_own_masks(tmp_path: Path, name: str) -> None:
     path = unpack(name, tmp_path)
