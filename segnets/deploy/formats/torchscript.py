@@ -116,7 +116,9 @@ def network_for_cpu(model: nn.Module, preprocessing: Preprocessing, dtype: torch
     check_onednn(str(dtype).removeprefix("torch."), type(model).__name__)
     context = Context("torchscript", "cpu", dtype, usual_size(preprocessing), channels=preprocessing.channels)
     # Fused layers and Winograd's lay out their weights when an archive is loaded.
-    return _script.from_file(io.BytesIO(_script.to_bytes(_script.script(rewrite(model, context).network), {})), "cpu")
+    archive = _script.to_bytes(_script.script(rewrite(model, context).network), {})
+    loaded: torch.jit.ScriptModule = _script.from_file(io.BytesIO(archive), "cpu")
+    return loaded
 
 
 def _traced(network: nn.Module, channels: int) -> nn.Module:
