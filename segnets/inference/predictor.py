@@ -39,8 +39,8 @@ _R = TypeVar("_R")
 class Predictor:
     """Segments images with one network, or with the average of several.
 
-    A model on a CPU is first rewritten as `segnets.export` rewrites it, which takes seconds once and then half the time
-    or less. Masks equal those of the model's or the file's own `segment`, but for near-ties: at most 1 pixel in 10,000.
+    A model on a CPU is first rewritten as `segnets.export` rewrites it, which takes seconds once and makes every image
+    faster. Masks equal those of the model's or the file's own `segment`, but for near-ties: at most 1 pixel in 10,000.
     `deterministic=True` removes these.
 
     Args:
