@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segnets.card import JSON
 from segnets.errors import ImageError, SegnetsError
 from segnets.forks import check_not_forked
 from segnets.images import MAX_PIXELS
@@ -120,50 +121,69 @@ class _TiledImage:
     overlap: int
     batch_size: int
     progress: Callable[[int, int], None] | None
+    writing: float = 0.0  # seconds
 
     def written(self, folder: Path) -> Entry:
         """Compute the image and write its outputs."""
-        image, writers = self.image, self.writers
-        check_outputs(image, writers, self.predictor.computation.postprocessing, self.predictor.networks[0].num_classes)
-        whole = WholeRows(image) if self._whole_files or self._whole_tables else None
-        areas = AreaRows(image) if _AREAS in writers.tables else None
-        sinks = [each for each in (whole, areas) if each is not None]
-        started, writing = time.perf_counter(), 0.0
+        check_outputs(
+            self.image,
+            self.writers,
+            self.predictor.computation.postprocessing,
+            self.predictor.networks[0].num_classes,
+        )
+        started = time.perf_counter()
         with Outputs(folder) as outputs:
-            with ExitStack() as files:
-                row_writers = [ROW_WRITERS[name]() for name in writers.files if name in ROW_WRITERS]
-                if image.geo is not None and "mask" in writers.files:
-                    row_writers.append(GeoTiffRows())
-                for writer in row_writers:
-                    file = files.enter_context(outputs.open(f"{self.task.name}{writer.suffix}"))
-                    files.enter_context(closing(writer))
-                    writer.start(image, file)
-                needs_confidence = areas is not None or any(writer.needs_confidence for writer in row_writers)
-                for rows in self._rows(needs_confidence):
-                    now = time.perf_counter()
-                    for sink in (*row_writers, *sinks):
-                        sink.rows(rows)
-                    writing += time.perf_counter() - now
-                now = time.perf_counter()
-                for writer in row_writers:
-                    writer.finish()
-            tables = {} if areas is None else {_AREAS: areas.record()}
-            if whole is not None:
-                prediction = whole.prediction()
-                for each in self._whole_files:
-                    with outputs.open(f"{self.task.name}{each.suffix}") as file:
-                        each.write(prediction, file)
-                tables |= {name: each.record(prediction) for name, each in self._whole_tables.items()}
-            writing += time.perf_counter() - now
-        network = time.perf_counter() - started - writing - self.raster.seconds
+            tables = self._write(outputs)
+        network = time.perf_counter() - started - self.writing - self.raster.seconds
         return replace(
             self.task.entry(),
             notices=self._notices(),
             outputs=outputs.sizes,
-            size=(image.height, image.width),
-            seconds=asdict(Seconds(decode=self.raster.seconds, network=network, write=writing)),
+            size=(self.image.height, self.image.width),
+            seconds=asdict(Seconds(decode=self.raster.seconds, network=network, write=self.writing)),
             tables=tables,
         )
+
+    def _write(self, outputs: Outputs) -> dict[str, JSON]:
+        """Write all files, and return the image's part of the tables."""
+        image, files, tables = self.image, self.writers.files, self.writers.tables
+        whole = WholeRows(image) if self._whole_files or self._whole_tables else None
+        areas = AreaRows(image) if _AREAS in tables else None
+        row_writers = [ROW_WRITERS[name]() for name in files if name in ROW_WRITERS]
+        if image.geo is not None and "mask" in files:
+            row_writers.append(GeoTiffRows())
+        with ExitStack() as opened:
+            for writer in row_writers:
+                file = opened.enter_context(outputs.open(f"{self.task.name}{writer.suffix}"))
+                opened.enter_context(closing(writer))
+                writer.start(image, file)
+            needs_confidence = areas is not None or any(writer.needs_confidence for writer in row_writers)
+            self._fill([*row_writers, *(each for each in (whole, areas) if each is not None)], needs_confidence)
+            with self._time():
+                for writer in row_writers:
+                    writer.finish()
+        records: dict[str, JSON] = {} if areas is None else {_AREAS: areas.record()}
+        if whole is not None:
+            prediction = whole.prediction()
+            with self._time():
+                for each in self._whole_files:
+                    with outputs.open(f"{self.task.name}{each.suffix}") as file:
+                        each.write(prediction, file)
+            records |= {name: each.record(prediction) for name, each in self._whole_tables.items()}
+        return records
+
+    def _fill(self, sinks: Sequence[RowWriter | WholeRows | AreaRows], needs_confidence: bool) -> None:
+        """Give all rows to the writers. None is held when this returns."""
+        for rows in self._rows(needs_confidence):
+            with self._time():
+                for sink in sinks:
+                    sink.rows(rows)
+
+    @contextmanager
+    def _time(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.writing += time.perf_counter() - started
 
     @property
     def _whole_files(self) -> list[Any]:

@@ -214,6 +214,7 @@ def tile_rows(
             if progress is not None:
                 progress(done, len(tiling))
         yield from finished.rows(pixels, row)
+        del finished  # before the next one is allocated
 
 
 def _spans(length: int, tile: int, step: int, blended: int) -> tuple[Span, ...]:

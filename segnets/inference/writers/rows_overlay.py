@@ -51,10 +51,13 @@ class OverlayRows:
     def finish(self) -> None:
         """Complete the file, as `RowWriter.finish` does."""
         self._reduce(1)
+        pixels, mask = np.concatenate(self._pixels), np.concatenate(self._mask, axis=-2)
+        self._pixels.clear()  # before the picture is drawn
+        self._mask.clear()
         prediction = Prediction(
             source=self._image.source,
-            mask=np.concatenate(self._mask, axis=-2),
-            image=np.concatenate(self._pixels),
+            mask=mask,
+            image=pixels,
             classes=self._image.classes,
             palette=self._image.palette,
             decoding=self._image.decoding,
