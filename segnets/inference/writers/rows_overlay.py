@@ -39,8 +39,9 @@ class OverlayRows:
         self._image, self._file = image, file
         self._factor = reduction(image.height, image.width)
         self._waiting: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]] = []
-        self._pixels: list[npt.NDArray[np.uint8]] = []
-        self._mask: list[npt.NDArray[np.integer]] = []
+        # Allocated at once, with the first rows: many small arrays that stay would keep freed memory from being reused.
+        self._picture: tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]] | None = None
+        self._filled = 0
 
     def rows(self, rows: Rows) -> None:
         """Add rows, as `RowWriter.rows` does."""
@@ -51,9 +52,8 @@ class OverlayRows:
     def finish(self) -> None:
         """Complete the file, as `RowWriter.finish` does."""
         self._reduce(1)
-        pixels, mask = np.concatenate(self._pixels), np.concatenate(self._mask, axis=-2)
-        self._pixels.clear()  # before the picture is drawn
-        self._mask.clear()
+        assert self._picture is not None  # an image has rows
+        pixels, mask = self._picture
         prediction = Prediction(
             source=self._image.source,
             mask=mask,
@@ -86,8 +86,16 @@ class OverlayRows:
             small = reduced.reshape(*reduced.shape[:2], -1)
         rows = np.minimum(np.arange(small.shape[0]) * factor + factor // 2, count - 1)
         columns = np.minimum(np.arange(small.shape[1]) * factor + factor // 2, self._image.width - 1)
-        self._pixels.append(small)
-        self._mask.append(mask[..., rows[:, None], columns[None, :]])
+        if self._picture is None:
+            height, width = -(-self._image.height // factor), small.shape[1]
+            self._picture = (
+                np.empty((height, *small.shape[1:]), dtype=np.uint8),
+                np.empty((*mask.shape[:-2], height, width), dtype=mask.dtype),
+            )
+        target = slice(self._filled, self._filled + len(small))
+        self._picture[0][target] = small
+        self._picture[1][..., target, :] = mask[..., rows[:, None], columns[None, :]]
+        self._filled += len(small)
 
 
 def reduction(height: int, width: int) -> int:
