@@ -279,15 +279,12 @@ def segment(
             f"model: expected a network, got {type(model).__name__}. segnets.load(path) makes a network of a weights "
             "file; a loaded export has a method of its own, exported.segment(tensor)"
         )
-    if model.training:
-        raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
     check_not_forked()
     card = getattr(model, "card", None)
     decoding = decoding or getattr(card, "decoding", None)
     if preprocessing is None:
         preprocessing = Preprocessing() if card is None else card.preprocessing
-    check_channels(model, preprocessing)
-    _check_dtype(model)
+    check_ready(model, preprocessing)
     if isinstance(image, Tensor):
         batch = image
     else:
@@ -318,8 +315,16 @@ def _classes_of(model: nn.Module) -> int:
     return classes if isinstance(classes, int) else 1
 
 
-def _check_dtype(model: nn.Module) -> None:
-    """Check that a network from a builder is in float32, as prepared images are."""
+def check_ready(model: nn.Module, preprocessing: Preprocessing) -> None:
+    """Check that a network is in eval mode, and one from a builder in float32, as prepared images are.
+
+    Raises:
+        ImageError: If a network from a builder reads images of another number of channels.
+        ValueError: If it is in training mode or not in float32.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
+    check_channels(model, preprocessing)
     if getattr(model, "config", None) is None:
         return
     dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)

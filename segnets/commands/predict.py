@@ -6,28 +6,25 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
+from segnets.commands._progress import Progress
 from segnets.errors import ImageError, OutputError, PredictError, SegnetsError
 
 if TYPE_CHECKING:
     from segnets.card import JSON
-    from segnets.inference.job import Summary
     from segnets.inference.outputs import Writers
     from segnets.inference.postprocess import PostProcessing
     from segnets.inference.predictor import Predictor
     from segnets.inference.sources import Item
 
-_OUTPUTS = "mask, overlay, overlay-png, probabilities, confidence, coco, geojson, csv"
+_OUTPUTS = "mask, overlay, overlay-png, probabilities, confidence, geojson, coco, csv"
 _DEFAULT = "mask,overlay"
-_LOG_SECONDS = 30
 _MOST_THREADS = 1024
 
 
@@ -163,7 +160,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
-    from segnets.inference.job import Job, JobOptions
+    from segnets.inference.job import Job
+    from segnets.inference.job_options import JobOptions
     from segnets.inference.tiles import DEFAULT_OVERLAP
 
     if options.resume and options.force:
@@ -189,7 +187,7 @@ def _run(options: argparse.Namespace) -> int:
         tile=options.tile,
         overlap=DEFAULT_OVERLAP if options.overlap is None else options.overlap,
     )
-    with _Progress() as progress:
+    with Progress() as progress:
         job = Job(
             predictor, items, job_options, _description(options, predictor), progress.tell, progress.step, progress.part
         )
@@ -243,8 +241,8 @@ def _listed() -> Iterator[str]:
 
 
 def _predictor(options: argparse.Namespace) -> Predictor:
+    from segnets.images import MAX_PIXELS
     from segnets.inference import Predictor
-    from segnets.inference.predictor import MAX_PIXELS
 
     return Predictor(
         options.model,
@@ -322,107 +320,6 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise PredictError(f"{path}: can't be read: {error.strerror}") from None
-
-
-class _Progress:
-    """Progress on stderr: a bar on a terminal, and a line every half minute in a log. Messages appear between them."""
-
-    _BAR = "{percentage:3.0f}%|{bar}| {desc}, {rate_noinv_fmt}, {remaining} left"
-    _BAR_WITHIN = "{percentage:3.0f}%|{bar}| {desc}, {remaining} left"
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._done = 0
-        self._kept = 0
-        self._within = ""
-        self._bar: Any = None
-        self._silent = sys.stderr is None  # closed
-        self._terminal = not self._silent and sys.stderr.isatty()
-        self._started = self._logged = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._show(lambda: self._bar.close())
-
-    def step(self, summary: Summary) -> None:
-        self._done = summary.images + summary.failed
-        if summary.kept == self._done:
-            self._kept = summary.kept  # images that are kept take no time
-        within = self._within if self.total == 1 else ""
-        self._show(lambda: self._report(within, 0.0))
-
-    def part(self, done: int, total: int | None, name: str) -> None:
-        self._within = f"{name} {done} of {total}" if total else f"{name} {done}"
-        fraction = done / total if total and done < total else 0.0
-        self._show(lambda: self._report(self._within, fraction))
-
-    def tell(self, message: str) -> None:
-        from segnets.console import escape_controls
-
-        text = f"segnets: {escape_controls(message)}"
-        self._show(lambda: self._opened().write(text, file=sys.stderr) if self._terminal else _log(text))
-
-    def _show(self, action: Callable[[], None]) -> None:
-        """Write to stderr as long as it is there: the end of its reader is no reason to stop."""
-        if self._silent:
-            return
-        try:
-            action()
-        except OSError:
-            self._silent = True
-
-    def _report(self, within: str, fraction: float) -> None:
-        """Draw the bar, or log a line if the last one is old.
-
-        Args:
-            within: Position within the video or large image at hand, or "".
-            fraction: Part of it that is done, 0..1.
-        """
-        if self._terminal:
-            bar = self._opened()
-            bar.initial = self._kept
-            bar.bar_format = self._BAR_WITHIN if within else self._BAR
-            bar.set_description_str(self._counted(within), refresh=False)
-            bar.update(self._done + fraction - bar.n)
-            return
-        now = time.monotonic()
-        if now - self._logged < _LOG_SECONDS:
-            return
-        self._logged = now
-        new = self._done + fraction - self._kept
-        rate = new / (now - self._started)
-        parts = [self._counted(within), *([] if within else [f"{rate:.2f} images/s"])]
-        if rate > 0:
-            parts.append(f"{timedelta(seconds=round((self.total - self._kept - new) / rate))} left")
-        _log(f"segnets: {', '.join(parts)}")
-
-    def _counted(self, within: str) -> str:
-        """Return the number of images that are done, or the position in a single one, which takes long."""
-        if self.total == 1:
-            return within or f"{self._done} of 1 image"
-        return ", ".join([f"{self._done} of {self.total} images", *([within] if within else [])])
-
-    def _opened(self) -> Any:
-        """Return the bar, which appears with the first image."""
-        from tqdm import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(
-                total=self.total,
-                desc=self._counted(""),
-                unit=" images",
-                file=sys.stderr,
-                mininterval=0.2,
-                bar_format=self._BAR,
-            )
-        return self._bar
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _positive(text: str) -> int:

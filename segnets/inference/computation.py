@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from segnets.inference.networks import Network
 from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Prediction, Seconds
 from segnets.inference.sources import Item
+from segnets.inference.tiles import Rows, Windows, tile_rows
 from segnets.inference.views import View
 from segnets.segmenter import pixels_to_batch
 
@@ -121,24 +122,16 @@ class Computation:
         per_view = [self.views[i % len(self.views)].maps(each, height, width) for i, each in enumerate(logits)]
         maps: LogitMaps = per_view[0] if len(per_view) == 1 else AveragedMaps(per_view, self.decoding)
         try:
-            if self.exact and len(per_view) == 1:
-                mask = self.networks[0].segment(pixels_to_batch(pixels))[0].numpy()
+            if self.exact and len(self.networks) == 1 and self.views == (View(),):
+                mask = self.networks[0].own_mask(pixels_to_batch(pixels), logits[0][None])[0].numpy()
             else:
                 mask = decode_mask(maps, self.decoding)
             mask = self.postprocessing.apply(mask, maps, self.decoding, self.model_classes)
         except _FAILURES as error:
             return self._failed(decoded, error)
         seconds = Seconds(decode=decoded.seconds, network=network_seconds, post=time.perf_counter() - started)
-        return Prediction(
-            source=decoded.item.source,
-            notices=decoded.image.notices,
-            mask=mask,
-            image=pixels,
-            maps=maps,
-            classes=self.classes,
-            palette=self.palette,
-            decoding=self.decoding,
-            seconds=seconds,
+        return self.prediction(
+            decoded.item.source, notices=decoded.image.notices, mask=mask, image=pixels, maps=maps, seconds=seconds
         )
 
     def _failed(self, decoded: Decoded, error: Exception) -> Prediction:
@@ -150,16 +143,43 @@ class Computation:
         elif decoded.item.source not in str(error):
             error = ImageError(f"{decoded.item.source}: {error}")
         notices = () if decoded.image is None else decoded.image.notices
-        seconds = Seconds(decode=decoded.seconds)
-        return Prediction(
-            source=decoded.item.source,
-            notices=notices,
-            error=error,
-            classes=self.classes,
-            palette=self.palette,
-            decoding=self.decoding,
-            seconds=seconds,
+        return self.prediction(
+            decoded.item.source, notices=notices, error=error, seconds=Seconds(decode=decoded.seconds)
         )
+
+    def prediction(self, source: str, **results: Any) -> Prediction:
+        """Return a prediction of these networks; `results` are arguments of `Prediction`."""
+        return Prediction(source=source, classes=self.classes, palette=self.palette, decoding=self.decoding, **results)
+
+    def rows(
+        self,
+        raster: Windows,
+        *,
+        tile: int,
+        overlap: int,
+        batch: int = 1,
+        confidence: bool = False,
+        logits: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Rows]:
+        """Segment an image in tiles; arguments and result are those of `tile_rows`. Pixels are post-processed.
+
+        What post-processing does to regions needs the whole mask, and is left to the caller.
+        """
+        after = self.postprocessing
+        for rows in tile_rows(
+            raster,
+            self.networks,
+            tile=tile,
+            overlap=overlap,
+            decoding=self.decoding,
+            views=self.views,
+            batch=batch,
+            confidence=confidence or after.min_confidence is not None,
+            logits=logits,
+            progress=progress,
+        ):
+            yield replace(rows, mask=after.apply_to_pixels(rows.mask, rows.confidence, self.model_classes))
 
 
 def _groups(inputs: Mapping[int, Sequence[Tensor]]) -> list[list[int]]:

@@ -13,52 +13,20 @@ from pathlib import Path, PurePath
 from segnets.card import JSON
 from segnets.errors import ImageError, PredictError
 from segnets.files import atomic_write
+from segnets.inference.job_options import JobOptions
 from segnets.inference.journal import Entry, Journal
 from segnets.inference.manifest import Manifest
 from segnets.inference.names import output_names
 from segnets.inference.output_folder import OutputFolder
-from segnets.inference.outputs import Task, Writers, write_image
+from segnets.inference.outputs import Task, write_image
 from segnets.inference.prediction import Prediction
 from segnets.inference.predictor import Predictor
 from segnets.inference.rasters import is_georeferenced
 from segnets.inference.sources import Item
 from segnets.inference.sources.video import is_video
 from segnets.inference.tile_outputs import write_tiled
-from segnets.inference.tiles import DEFAULT_OVERLAP, divide
+from segnets.inference.tiles import divide
 from segnets.inference.video_outputs import write_video
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """How a job runs and what it writes.
-
-    Attributes:
-        folder: Output folder; it is made if its parent exists.
-        writers: What to write.
-        video_writers: What to write of videos.
-        batch_size: Number of images to compute together; None for the predictor's choice.
-        workers: Number of threads that decode images and write files.
-        resume: Whether to go on with the run that is recorded in the folder.
-        overwrite: Whether the folder may contain files, which are replaced.
-        fail_fast: Whether to stop at the first image that fails.
-        shard: Number of this shard, from 1, and of all shards.
-        manifest: File that receives one JSON line per image, or None.
-        tile: Side of the tiles in which images are segmented; None for whole images.
-        overlap: Number of pixels that neighbouring tiles share.
-    """
-
-    folder: Path
-    writers: Writers
-    video_writers: Writers
-    batch_size: int | None = None
-    workers: int = 2
-    resume: bool = False
-    overwrite: bool = False
-    fail_fast: bool = False
-    shard: tuple[int, int] = (1, 1)
-    manifest: Path | None = None
-    tile: int | None = None
-    overlap: int = DEFAULT_OVERLAP
 
 
 @dataclass
@@ -161,14 +129,7 @@ class Job:
         self._manifest = manifest and manifest.with_name(_of_shard(manifest.name, options.shard))
         self._table_names = {name: _of_shard(writer.file_name, options.shard) for name, writer in tables.items()}
         self._folder = OutputFolder(
-            options.folder,
-            self._journal,
-            self._work,
-            items,
-            options.writers,
-            list(self._table_names.values()),
-            len(predictor.classes),
-            options,
+            options, self._journal, self._work, items, list(self._table_names.values()), len(predictor.classes)
         )
         self.summary = Summary(options.folder)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from segnets.files import atomic_write, cannot_write
 
 FOLDER = ".segnets"
 _RUN = "run.json"
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ class Journal:
         """Return the recorded entries by source and name, without their tables. Of several, the last one counts."""
         return {entry.key: replace(entry, tables={}) for _, entry in self._lines()}
 
+    def is_empty(self) -> bool:
+        """Return whether no image is recorded."""
+        return next(self._lines(), None) is None
+
     def lock(self) -> None:
         """Keep other processes from writing this journal, until `close` or the end of the process.
 
@@ -158,9 +164,9 @@ class Journal:
         self.lock()
         with atomic_write(self._folder / _RUN) as file:
             file.write(json.dumps(self._run, indent=1, sort_keys=True).encode())
-        self.finish(entry.key for entry in self.entries().values())  # without a line that was cut off
         try:
             self._file = self._path.open("a")
+            self._file.truncate(self._end())  # without a line that was cut off
         except OSError as error:
             raise cannot_write(self._path, error) from None
 
@@ -183,13 +189,21 @@ class Journal:
 
     def finish(self, keys: Iterable[tuple[str, str]]) -> None:
         """Leave a journal with one line for each image: these in this order, then any others."""
-        order = dict.fromkeys((*keys, *(entry.key for _, entry in self._lines())))
+        offsets = self._offsets()
         with atomic_write(self._path) as file:
-            file.writelines(f"{entry.to_json()}\n".encode() for entry in self.ordered(order))
+            file.writelines(
+                f"{entry.to_json()}\n".encode() for entry in self._at(offsets, dict.fromkeys((*keys, *offsets)))
+            )
 
     def ordered(self, keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
         """Yield the entries of images in the order given, reading one at a time. Images without one are left out."""
-        offsets = {entry.key: offset for offset, entry in self._lines()}
+        yield from self._at(self._offsets(), keys)
+
+    def _offsets(self) -> dict[tuple[str, str], int]:
+        """Return the place of the last line of each image."""
+        return {entry.key: offset for offset, entry in self._lines()}
+
+    def _at(self, offsets: Mapping[tuple[str, str], int], keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
         if not offsets:
             return
         with self._path.open("rb") as file:
@@ -205,6 +219,19 @@ class Journal:
                 with contextlib.suppress(OSError):
                     file.close()
         self._file = self._lock = None
+
+    def _end(self) -> int:
+        """Return the size of the file up to its last line feed."""
+        with self._path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            while size > 0:
+                start = max(0, size - _BLOCK)
+                file.seek(start)
+                found = file.read(size - start).rfind(b"\n")
+                if found >= 0:
+                    return start + found + 1
+                size = start
+        return 0
 
     def _lines(self) -> Iterator[tuple[int, Entry]]:
         """Yield each complete line with its place in the file."""

@@ -54,8 +54,7 @@ def _candidates(path: PurePath, stem: PurePosixPath, shared: bool) -> Iterator[P
 
 def _inside(path: PurePath) -> PurePosixPath:
     """Return a relative path that can't leave its folder."""
-    parts = [part.replace("..", "__") if part == ".." else part for part in path.parts if part != path.anchor]
-    return PurePosixPath(*parts)
+    return PurePosixPath(*("__" if part == ".." else part for part in path.parts if part != path.anchor))
 
 
 def _folded(name: PurePosixPath) -> str:

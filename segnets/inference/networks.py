@@ -17,12 +17,12 @@ from segnets.errors import ExportError, PredictError
 from segnets.files import format_of_suffix, is_export
 from segnets.neutral_state import neutral_state
 from segnets.preprocessing import Preprocess, check_batch, parse_resize
-from segnets.segmenter import Decode, check_channels
+from segnets.segmenter import Decode, check_ready
 from segnets.weights import load
 from segnets.weights.wrappers import is_sharded, without_inner_wrappers
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 class Network(Protocol):
@@ -64,8 +64,13 @@ class Network(Protocol):
             ImageError: If they don't fit into memory.
         """
 
-    def segment(self, images: Tensor) -> Tensor:
-        """Compute masks, (N, H, W), or planes, (N, C, H, W), as the model's or the file's own `segment` does."""
+    def own_mask(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Compute masks, (N, H, W), or planes, (N, C, H, W), as the model's or the file's own `segment` does.
+
+        Args:
+            images: Images, (N, H, W, K) uint8, on the CPU.
+            logits: Their logits, (N, C, h, w).
+        """
 
 
 class _Base:
@@ -82,13 +87,8 @@ class _Base:
             prepared: Tensor = self._prepare(images)
             return prepared
 
-    def logits(self, batch: Tensor) -> Tensor:
-        """Compute logits as `Network.logits` says."""
-        raise NotImplementedError
-
-    def decoded(self, images: Tensor) -> Tensor:
-        """Compute masks with the decoding of `segnets.segment`."""
-        logits = self.logits(self.prepare(images))
+    def own_mask(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Decode logits as `segnets.segment` does."""
         with neutral_state():
             mask: Tensor = Decode(self.decoding)(logits, images.shape[1], images.shape[2])
             return mask
@@ -109,33 +109,27 @@ class ModelNetwork(_Base):
     def __init__(
         self, model: nn.Module, name: str, card: ModelCard, device: torch.device, dtype: str, *, fast: bool
     ) -> None:
-        check_channels(model, card.preprocessing)
+        check_ready(model, card.preprocessing)
         model = without_inner_wrappers(model)
         super().__init__(name, card, _channels_of_logits(model, card), device, f"model, {dtype}")
         check_card(ModelCard(decoding=card.decoding), self.num_classes)
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._network = model
+        if dtype != "float32" and device.type != "cpu":
+            raise PredictError(f"dtype={dtype!r} is for CPUs so far; leave it out, or export the model for {device}")
         if device.type == "cpu" and (fast or dtype != "float32"):
             try:
-                self._network = network_for_cpu(model, card.preprocessing, self._dtype)
+                self._network: nn.Module = network_for_cpu(model, card.preprocessing, getattr(torch, dtype))
                 self.form = f"model rewritten for the CPU, {dtype}"
+                return
             except ExportError as error:
                 if dtype != "float32":
                     raise PredictError(f"{name}: can't run in {dtype} on this CPU: {error}") from None
-        elif dtype != "float32":
-            raise PredictError(f"dtype={dtype!r} is for CPUs so far; leave it out, or export the model for {device}")
-        else:
-            self._network = model.to(device)
+        self._network = model.to(device)
 
     def logits(self, batch: Tensor) -> Tensor:
         """Compute logits as `Network.logits` says."""
         with neutral_state(self.device), torch.jit.optimized_execution(False):
             output: Tensor = self._network(batch.to(self.device))["out"]
             return output.to("cpu", torch.float32)
-
-    def segment(self, images: Tensor) -> Tensor:
-        """Segment images as `segnets.segment` does."""
-        return self.decoded(images)
 
 
 class ExportedNetwork(_Base):
@@ -153,11 +147,11 @@ class ExportedNetwork(_Base):
         """Compute logits as `Network.logits` says."""
         return self._exported.logits(batch.to(self.device)).cpu()
 
-    def segment(self, images: Tensor) -> Tensor:
-        """Segment images as the file's own `segment` does."""
+    def own_mask(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Segment images with the file's own `segment`, or decode the logits if it would prepare images otherwise."""
         if self._own_preprocessing:
             return self._exported.segment(images.to(self.device)).cpu()
-        return self.decoded(images)
+        return super().own_mask(images, logits)
 
 
 def open_network(
@@ -187,8 +181,6 @@ def open_network(
         TypeError: If `model` is none of these.
     """
     _check_choice("device", device, DEVICES)
-    if dtype is not None:
-        _check_choice("dtype", dtype, DTYPES)
     if isinstance(model, str | os.PathLike):
         path = Path(model)
         name = str(path)
@@ -204,8 +196,7 @@ def open_network(
         raise TypeError(f"model: expected a path, a model or a loaded export, got {name}")
     if is_sharded(model):
         raise PredictError(f"model: this {name} is sharded (FSDP), and no process holds all of its tensors")
-    if model.training:
-        raise ValueError("the model is in training mode, where dropout is active; call model.eval() first")
+    _check_choice("dtype", dtype or "float32", DTYPES)
     card: ModelCard = getattr(model, "card", None) or ModelCard().assuming()
     return ModelNetwork(model, name, _resized(card, resize), _chosen(device), dtype or "float32", fast=fast)
 
@@ -215,7 +206,10 @@ def _resized(card: ModelCard, resize: str | int | tuple[int, int] | None) -> Mod
     if resize is None:
         return card
     try:
-        rule = parse_resize("x".join(map(str, resize)) if isinstance(resize, tuple | list) else str(resize))
+        if isinstance(resize, str):
+            rule = parse_resize(resize)
+        else:
+            rule = {"resize": "short_side" if isinstance(resize, int) else "fixed", "size": resize}
         return card.preparing(replace(card.preprocessing, **rule), ["resize"])
     except ValueError as error:
         raise PredictError(f"resize={resize!r} (--resize): {error}") from None

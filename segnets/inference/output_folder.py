@@ -6,67 +6,44 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path, PurePath
-from typing import Protocol
+from pathlib import PurePath
 
 from segnets.errors import ImageError, OutputError, PredictError
 from segnets.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, cannot_write
 from segnets.images import image_size
+from segnets.inference.job_options import JobOptions
 from segnets.inference.journal import FOLDER, Journal, stamp_of
-from segnets.inference.outputs import Task, Writers
+from segnets.inference.outputs import Task
 from segnets.inference.sources import Item
 from segnets.inference.sources.video import is_video
 
 _SAMPLED = 20  # images whose headers are read to estimate the space that is needed
 
 
-class Rules(Protocol):
-    """What a job may do with its folder, as in `JobOptions`."""
-
-    @property
-    def resume(self) -> bool:
-        """Whether to go on with the run that is recorded in the folder."""
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether the folder may contain files, which are replaced."""
-
-    @property
-    def shard(self) -> tuple[int, int]:
-        """Number of this shard, from 1, and of all shards."""
-
-    @property
-    def manifest(self) -> Path | None:
-        """File that receives one JSON line per image, or None."""
-
-
 class OutputFolder:
     """Output folder of a job.
 
     Args:
-        folder: The folder.
+        options: The folder, what is written to it, and what the job may do.
         journal: Record of the run.
         work: The images; those that are complete get their entry.
         inputs: Every image, also those of other shards.
         tables: Names of the files that hold results of all images.
-        writers: What is written.
         num_classes: Number of classes of the probabilities.
-        rules: What the job may do.
     """
 
     def __init__(
         self,
-        folder: Path,
+        options: JobOptions,
         journal: Journal,
         work: Sequence[Task],
         inputs: Sequence[Item],
-        writers: Writers,
         tables: Sequence[str],
         num_classes: int,
-        rules: Rules,
     ) -> None:
-        self._folder, self._journal, self._work, self._inputs, self._tables = folder, journal, work, inputs, tables
-        self._writers, self._num_classes, self._rules = writers, num_classes, rules
+        self._options, self._folder, self._endings = options, options.folder, options.writers.endings
+        self._journal, self._work, self._inputs, self._tables = journal, work, inputs, tables
+        self._num_classes = num_classes
 
     def prepare(self) -> None:
         """Make the folder, or check that its contents may be kept or replaced; find what is complete.
@@ -85,12 +62,12 @@ class OutputFolder:
         except OSError as error:
             raise cannot_write(folder, error) from None
         self._check_inputs_are_safe()
-        joins = self._rules.shard[1] > 1 and Journal.exists(folder) and not self._journal.entries()
-        if not empty and not self._rules.overwrite:
-            self._check_record(goes_on=self._rules.resume or joins)
+        joins = self._options.shard[1] > 1 and Journal.exists(folder) and self._journal.is_empty()
+        if not empty and not self._options.overwrite:
+            self._check_record(goes_on=self._options.resume or joins)
         self._journal.lock()  # before anything of another process is touched
         self._remove_temporaries()
-        if self._rules.overwrite:
+        if self._options.overwrite:
             self._journal.clear()
         elif not empty:
             self._resume()
@@ -125,7 +102,7 @@ class OutputFolder:
         keys = {task.key for task in self._work}
         others = {path: entry.source for key, entry in recorded.items() if key not in keys for path in entry.outputs}
         for task in self._work:
-            for path in _outputs_of(task, self._writers.endings):
+            for path in _outputs_of(task, self._endings):
                 if source := others.get(path):
                     raise OutputError(
                         f"{folder / path}: was made from {source}, and {task.item.source} would replace it; choose "
@@ -143,7 +120,7 @@ class OutputFolder:
 
     def _remove_temporaries(self) -> None:
         """Remove what a killed process left. Shards can't: other shards may be writing."""
-        if self._rules.shard[1] > 1 or any((self._folder / FOLDER).glob("*-of-*.lock")):
+        if self._options.shard[1] > 1 or any((self._folder / FOLDER).glob("*-of-*.lock")):
             return
         folders = {
             self._folder / (task.name if is_video(task.item.source) else PurePath(task.name).parent)
@@ -163,12 +140,12 @@ class OutputFolder:
         inside = {
             path for item in self._inputs if item.path if (path := os.path.realpath(item.path)).startswith(folder)
         }
-        manifest = None if self._rules.manifest is None else os.path.realpath(self._rules.manifest)
+        manifest = None if self._options.manifest is None else os.path.realpath(self._options.manifest)
         if manifest in {f"{folder}/{name}" for name in self._tables}:
-            raise OutputError(f"{self._rules.manifest}: is the name of another result; choose another --manifest")
+            raise OutputError(f"{self._options.manifest}: is the name of another result; choose another --manifest")
         folders: dict[str, str] = {}
         for task in self._work:
-            for ending in self._writers.endings:
+            for ending in self._endings:
                 parent, _, name = f"{folder}/{task.name}{ending}".rpartition("/")
                 real = folders.setdefault(parent, os.path.realpath(parent))
                 if os.path.commonpath([real, folder]) != folder:
@@ -195,7 +172,7 @@ class OutputFolder:
                     pixels.append(height * width)
         if not pixels:
             return
-        per_pixel = sum(_bytes_per_pixel(name, self._num_classes) for name in self._writers.files)
+        per_pixel = sum(_bytes_per_pixel(name, self._num_classes) for name in self._options.writers.files)
         needed = per_pixel * len(todo) * sum(pixels) / len(pixels)
         free = shutil.disk_usage(self._folder).free
         if needed > free:

@@ -21,6 +21,7 @@ from segnets.errors import ImageError, OutputError
 from segnets.files import atomic_write
 from segnets.inference import drawing, maps
 from segnets.inference.areas import class_areas
+from segnets.inference.legend import draw_legend, legend_entries, percent
 from segnets.inference.maps import LogitMaps
 from segnets.inference.masks import voc_palette
 from segnets.inference.polygons import feature_collection
@@ -254,8 +255,8 @@ class Prediction:
         Raises:
             ImageError: The error of the prediction, if it is set.
         """
-        entries = drawing.legend_entries(self.checked_mask(), self.classes, self.palette)
-        return drawing.draw_legend(entries, width, text_size)
+        entries = legend_entries(self.checked_mask(), self.classes, self.palette)
+        return draw_legend(entries, width, text_size)
 
     def picture(self, alpha: float = 0.5, *, max_side: int | None = None) -> npt.NDArray[np.uint8]:
         """Draw the overlay with the legend below it; the colours alone if the prediction keeps no pixels.
@@ -350,8 +351,8 @@ class Prediction:
     def __repr__(self) -> str:
         if self.error is not None:
             return f"Prediction({self.source!r}, error={str(self.error)!r})"
-        entries = drawing.legend_entries(self.mask, self.classes, self.palette)
-        parts = [f"{entry.name} {drawing.percent(entry.share)}" for entry in entries[:_NAMED_CLASSES]]
+        entries = legend_entries(self.mask, self.classes, self.palette)
+        parts = [f"{entry.name} {percent(entry.share)}" for entry in entries[:_NAMED_CLASSES]]
         if len(entries) > _NAMED_CLASSES:
             parts.append(f"{len(entries) - _NAMED_CLASSES} more")
         return f"Prediction({self.source!r}, mask {self.mask.shape} {self.mask.dtype}: {', '.join(parts) or 'nothing'})"

@@ -16,7 +16,7 @@ from segnets.card import assumption_of
 from segnets.deploy import Exported, keep_freed_memory
 from segnets.errors import ImageError, PredictError, warn_caller
 from segnets.forks import check_not_forked
-from segnets.images import ImageData, read_image
+from segnets.images import MAX_PIXELS, ImageData, read_image
 from segnets.inference.computation import Computation, Decoded
 from segnets.inference.masks import voc_palette
 from segnets.inference.networks import Network, open_network
@@ -24,11 +24,10 @@ from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Prediction
 from segnets.inference.rasters import open_raster
 from segnets.inference.sources import Item, items_of
-from segnets.inference.tiles import DEFAULT_OVERLAP, tile_rows
+from segnets.inference.tiles import DEFAULT_OVERLAP
 from segnets.inference.views import views
 
 ModelLike: TypeAlias = nn.Module | Exported | str | os.PathLike[str]
-MAX_PIXELS = 178_956_970  # half a gigabyte of RGB, as Pillow's own limit
 NO_MODEL = (
     "no model: name a weights file or an exported file. `weights-tools convert CHECKPOINT weights.safetensors` makes a "
     "weights file of any project's checkpoint, `weights-tools fetch` downloads published ones"
@@ -231,29 +230,14 @@ class Predictor:
 
     def _in_tiles(self, image: Any, tile: int, overlap: int) -> Prediction:
         check_not_forked()
-        computation = self.computation
-        after = computation.postprocessing
         with open_raster(image, self.channels, max_pixels=self.max_pixels) as raster:
-            parts = [
-                (rows.image, after.apply_to_pixels(rows.mask, rows.confidence, computation.model_classes))
-                for rows in tile_rows(
-                    raster,
-                    self.networks,
-                    tile=tile,
-                    overlap=overlap,
-                    decoding=computation.decoding,
-                    views=computation.views,
-                    confidence=after.min_confidence is not None,
-                )
-            ]
+            parts = [(rows.image, rows.mask) for rows in self.computation.rows(raster, tile=tile, overlap=overlap)]
             notices = raster.notices
-        return Prediction(
-            source=_name_of(image),
-            mask=after.apply_to_regions(np.concatenate([mask for _, mask in parts], axis=-2)),
+        mask = np.concatenate([mask for _, mask in parts], axis=-2)
+        return self.computation.prediction(
+            _name_of(image),
+            mask=self.computation.postprocessing.apply_to_regions(mask),
             image=np.concatenate([pixels for pixels, _ in parts]),
-            classes=self.classes,
-            palette=self.palette,
-            decoding=computation.decoding,
             notices=notices,
         )
 

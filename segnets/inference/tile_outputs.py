@@ -22,7 +22,7 @@ from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Seconds
 from segnets.inference.predictor import Predictor
 from segnets.inference.rasters import Raster, open_raster
-from segnets.inference.tiles import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, MIN_TILE, Rows, divide, tile_rows
+from segnets.inference.tiles import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, MIN_TILE, Rows, divide
 from segnets.inference.writers.probabilities import MAX_VALUES
 from segnets.inference.writers.rows import RowImage, RowWriter
 from segnets.inference.writers.rows_areas import AreaRows
@@ -200,21 +200,16 @@ class _TiledImage:
         tile, overlap = self.tile, self.overlap
         if tile is None:  # one tile
             tile, overlap = max(MIN_TILE, -(-max(image.height, image.width) // ALIGNMENT) * ALIGNMENT), 0
-        rows = tile_rows(
+        rows = computation.rows(
             self.raster,
-            computation.networks,
             tile=tile,
             overlap=overlap,
-            decoding=computation.decoding,
-            views=computation.views,
             batch=self.batch_size,
-            confidence=needs_confidence or after.min_confidence is not None,
+            confidence=needs_confidence,
             logits=_PROBABILITIES in self.writers.files,
             progress=self.progress,
         )
-        classes = computation.model_classes
-        changed = (replace(each, mask=after.apply_to_pixels(each.mask, each.confidence, classes)) for each in rows)
-        return iter([_with_regions(changed, after)]) if after.needs_whole_mask else changed
+        return iter([_with_regions(rows, after)]) if after.needs_whole_mask else rows
 
     def _notices(self) -> tuple[str, ...]:
         factor = reduction(self.image.height, self.image.width)

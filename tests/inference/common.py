@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import segnets
+from segnets.cli import main
 
 CLASSES = ("sky", "road", "car")
 PALETTE = ((0, 0, 0), (200, 40, 40), (40, 90, 220))
@@ -47,3 +48,17 @@ def image_folder(folder: Path, count: int = 5, suffix: str = ".png") -> Path:
     for number in range(count):
         Image.fromarray(random_image(40 + 8 * (number % 2), seed=number)).save(folder / f"{number}{suffix}")
     return folder
+
+
+def predict(weights: Path, *arguments: object) -> int:
+    """Run `segnets predict`, and return its exit status. Rewriting the network would take a second for each call."""
+    return main(["predict", "--model", str(weights), "--deterministic", *map(str, arguments)])
+
+
+def outputs_in(folder: Path) -> dict[str, bytes]:
+    """Return the visible files of a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
+    }

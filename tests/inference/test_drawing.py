@@ -9,15 +9,8 @@ from PIL import Image, ImageFont
 
 from segnets.errors import ImageError
 from segnets.inference import overlay, voc_palette
-from segnets.inference.drawing import (
-    Entry,
-    draw_legend,
-    draw_overlay,
-    draw_picture,
-    legend_entries,
-    percent,
-    shown_name,
-)
+from segnets.inference.drawing import draw_overlay, draw_picture
+from segnets.inference.legend import Entry, draw_legend, legend_entries, percent, shown_name
 
 RED, GREEN, BLACK, WHITE = (200, 0, 0), (0, 180, 0), (0, 0, 0), (255, 255, 255)
 

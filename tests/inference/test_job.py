@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,46 +16,16 @@ from PIL import Image
 
 import segnets
 from segnets.cli import main
-from segnets.commands import predict
-from segnets.inference.journal import Journal
 from segnets.inference.video import open_video
-from tests.inference.common import image_folder, random_image, small_model
-
-Files = dict[str, bytes]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    segnets.save(small_model(), path)
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    return image_folder(tmp_path / "photos")
-
-
-def _predict(weights: Path, *arguments: object) -> int:
-    # Rewriting the network would take a second for each call.
-    return main(["predict", "--model", str(weights), "--deterministic", *map(str, arguments)])
-
-
-def _outputs(folder: Path) -> Files:
-    """Return the visible files of a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
-    }
+from tests.inference.common import image_folder, outputs_in, predict, random_image
 
 
 def test_a_folder_gives_masks_and_overlays(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert _predict(weights, photos, "--out", out) == 0
-    assert sorted(_outputs(out)) == sorted([f"{n}{end}" for n in range(5) for end in (".png", ".overlay.jpg")])
+    assert predict(weights, photos, "--out", out) == 0
+    assert sorted(outputs_in(out)) == sorted([f"{n}{end}" for n in range(5) for end in (".png", ".overlay.jpg")])
     with Image.open(out / "3.png") as mask:
         assert mask.mode == "P"
         expected = segnets.segment(segnets.load(weights), photos / "3.png")
@@ -77,8 +40,8 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "z.png").write_bytes(b"")
-    monkeypatch.setattr(predict, "_LOG_SECONDS", 0)
-    assert _predict(weights, photos, "--out", tmp_path / "log") == 1
+    monkeypatch.setattr("segnets.commands._progress._LOG_SECONDS", 0)
+    assert predict(weights, photos, "--out", tmp_path / "log") == 1
     *lines, message, last = capsys.readouterr().err.splitlines()
     assert len(lines) == 5
     assert re.fullmatch(r"segnets: 3 of 6 images, \d+\.\d\d images/s, 0:\d\d:\d\d left", lines[2])
@@ -87,10 +50,10 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(
 
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert _predict(weights, photos, "--out", tmp_path / "bar") == 1
+    assert predict(weights, photos, "--out", tmp_path / "bar") == 1
     assert "100%|" in terminal.getvalue()
     assert "| 6 of 6 images, " in terminal.getvalue()
-    assert _predict(weights, photos / "0.png", "--out", tmp_path / "single", "--tile", 256) == 0
+    assert predict(weights, photos / "0.png", "--out", tmp_path / "single", "--tile", 256) == 0
     assert re.search(r"100%\|.*\| tile (\d+) of \1, 00:00 left", terminal.getvalue())
 
 
@@ -106,7 +69,7 @@ def test_a_bad_image_is_named_counted_and_skipped(
 ) -> None:
     (photos / "2.png").write_bytes(b"no image")
     manifest = tmp_path / "m.jsonl"
-    assert _predict(weights, photos, "--out", tmp_path / "out", "--manifest", manifest, "--json") == 1
+    assert predict(weights, photos, "--out", tmp_path / "out", "--manifest", manifest, "--json") == 1
     captured = capsys.readouterr()
     assert "2.png" in captured.err
     summary = json.loads(captured.out)
@@ -115,14 +78,14 @@ def test_a_bad_image_is_named_counted_and_skipped(
     assert [line["state"] for line in lines] == ["done", "done", "failed", "done", "done"]
     assert "2.png" in lines[2]["reason"]
     assert lines[3]["outputs"] == ["3.overlay.jpg", "3.png"]
-    assert "2.png" not in _outputs(tmp_path / "out")
+    assert "2.png" not in outputs_in(tmp_path / "out")
 
 
 def test_fail_fast_stops(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "0.png").write_bytes(b"no image")
-    assert _predict(weights, photos, "--out", tmp_path / "out", "--fail-fast") == 1
+    assert predict(weights, photos, "--out", tmp_path / "out", "--fail-fast") == 1
     assert "stopped at the first image that failed" in capsys.readouterr().err
-    assert "4.png" not in _outputs(tmp_path / "out")
+    assert "4.png" not in outputs_in(tmp_path / "out")
 
 
 def test_a_folder_with_files_is_not_touched_without_a_word(
@@ -131,159 +94,50 @@ def test_a_folder_with_files_is_not_touched_without_a_word(
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    assert _predict(weights, photos, "--out", out) == 1
+    assert predict(weights, photos, "--out", out) == 1
     assert "is not empty" in capsys.readouterr().err
-    assert _predict(weights, photos, "--out", out, "--resume") == 1
+    assert predict(weights, photos, "--out", out, "--resume") == 1
     assert "no record of a run" in capsys.readouterr().err
-    assert _outputs(out) == {"mine.txt": b"mine"}
-    assert _predict(weights, photos, "--out", out, "--force") == 0
+    assert outputs_in(out) == {"mine.txt": b"mine"}
+    assert predict(weights, photos, "--out", out, "--force") == 0
     assert (out / "mine.txt").read_text() == "mine"
-
-
-def test_resume_does_what_is_missing_and_nothing_else(
-    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, save = tmp_path / "out", ("--save", "mask,csv")
-    assert _predict(weights, photos, "--out", out, *save) == 0
-    complete = _outputs(out)
-    (out / "1.png").unlink()
-    (out / "3.png").write_bytes(b"cut off")
-    (out / "areas.csv").unlink()
-    untouched = (out / "2.png").stat().st_mtime_ns
-    capsys.readouterr()
-    assert _predict(weights, photos, "--out", out, *save, "--resume") == 0
-    assert capsys.readouterr().out.startswith("5 images, 3 already done, 0 failed")
-    assert _outputs(out) == complete
-    assert (out / "2.png").stat().st_mtime_ns == untouched
-
-
-def test_resume_sees_an_image_that_changed(weights: Path, photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
-    before = _outputs(out)
-    Image.fromarray(random_image(30, 30, seed=99)).save(photos / "1.png")
-    assert _predict(weights, photos, "--out", out, "--save", "mask", "--resume") == 0
-    after = _outputs(out)
-    assert [name for name in before if before[name] != after[name]] == ["1.png"]
-    (photos / "1.png").write_bytes(b"no image any more")
-    assert _predict(weights, photos, "--out", out, "--save", "mask", "--resume") == 1
-    assert "1.png" not in _outputs(out)  # an old mask would be taken for the image's
-
-
-def test_resume_refuses_another_model_and_other_options(
-    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert _predict(weights, photos, "--out", out) == 0
-    before = _outputs(out)
-    other = tmp_path / "other.safetensors"
-    model: Any = segnets.load(weights)
-    model.classifier.high_classifier.bias.data += 1
-    segnets.save(model, other)
-    capsys.readouterr()
-    assert _predict(other, photos, "--out", out, "--resume") == 1
-    assert "was made differently (models was" in capsys.readouterr().err
-    assert _predict(weights, photos, "--out", out, "--resume", "--resize", "32") == 1
-    assert "resize was null" in capsys.readouterr().err
-    assert _outputs(out) == before
-
-
-def test_shards_share_a_folder_and_divide_the_work(weights: Path, photos: Path, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert _predict(weights, photos, "--out", whole, "--save", "mask") == 0
-    for number in (1, 2, 3):
-        assert _predict(weights, photos, "--out", parts, "--save", "mask", "--shard", f"{number}/3") == 0
-    assert _outputs(parts) == _outputs(whole)
-    assert _predict(weights, photos, "--out", parts, "--save", "mask", "--shard", "2/3") == 1
-    assert _predict(weights, photos, "--out", parts, "--save", "mask", "--shard", "2/3", "--resume") == 0
-
-
-def test_shards_write_tables_of_their_own(weights: Path, photos: Path, tmp_path: Path) -> None:
-    for number in (1, 2):
-        assert _predict(weights, photos, "--out", tmp_path / "out", "--save", "csv", "--shard", f"{number}/2") == 0
-    names = sorted(_outputs(tmp_path / "out"))
-    assert names == ["areas.1-of-2.csv", "areas.2-of-2.csv"]
-    rows = [row for name in names for row in csv.DictReader(io.StringIO((tmp_path / "out" / name).read_text()))]
-    assert {Path(row["image"]).name for row in rows} == {f"{n}.png" for n in range(5)}
 
 
 def test_results_inside_of_the_source_are_no_sources(weights: Path, photos: Path) -> None:
     out = photos / "out"
     for _ in range(2):
-        assert _predict(weights, photos, "--out", out, "--recursive", "--save", "mask", "--force") == 0
-        assert len(_outputs(out)) == 5
+        assert predict(weights, photos, "--out", out, "--recursive", "--save", "mask", "--force") == 0
+        assert len(outputs_in(out)) == 5
 
 
 def test_no_image_is_replaced(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = _outputs(photos)
+    before = outputs_in(photos)
     link = tmp_path / "link"
     link.symlink_to(photos)
     for out in (photos, link):
-        assert _predict(weights, photos, "--out", out, "--force") == 1
+        assert predict(weights, photos, "--out", out, "--force") == 1
         assert "holds the images" in capsys.readouterr().err
-        assert _predict(weights, *photos.iterdir(), "--out", out, "--force") == 1
+        assert predict(weights, *photos.iterdir(), "--out", out, "--force") == 1
         assert "is one of the images" in capsys.readouterr().err
-        assert _outputs(photos) == before
+        assert outputs_in(photos) == before
         assert not (photos / ".segnets").exists()
 
 
 def test_a_manifest_replaces_manifests_only(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, out = _outputs(photos), tmp_path / "out"
+    before, out = outputs_in(photos), tmp_path / "out"
     for name in (photos / "0.png", weights):
-        assert _predict(weights, photos, "--out", out, "--force", "--manifest", name) == 1
+        assert predict(weights, photos, "--out", out, "--force", "--manifest", name) == 1
         assert "is no manifest" in capsys.readouterr().err
     for result in ("areas.csv", "0.png"):
-        assert _predict(weights, photos, "--out", out, "--save", "mask,csv", "--force", "--manifest", out / result) == 1
+        assert predict(weights, photos, "--out", out, "--save", "mask,csv", "--force", "--manifest", out / result) == 1
         assert "another result" in capsys.readouterr().err
-    assert _outputs(photos) == before
+    assert outputs_in(photos) == before
     for _ in range(2):
         arguments = ("--save", "csv", "--shard", "2/5", "--force", "--manifest", out / "log.jsonl")
-        assert _predict(weights, photos, "--out", out, *arguments) == 0
-    assert sorted(_outputs(out)) == ["areas.2-of-5.csv", "log.2-of-5.jsonl"]
-
-
-def test_resume_keeps_results_of_images_that_are_gone(weights: Path, photos: Path, tmp_path: Path) -> None:
-    images, out = sorted(photos.iterdir()), tmp_path / "out"
-    assert _predict(weights, *images, "--out", out) == 0
-    before = _outputs(out)
-    images[0].unlink()
-    assert _predict(weights, *images, "--out", out, "--resume") == 0
-    assert _outputs(out) == before
-
-
-def test_resume_does_not_replace_results_of_other_images(
-    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
-    before = _outputs(out)
-    others = image_folder(tmp_path / "others", 1)
-    assert _predict(weights, others, "--out", out, "--save", "mask", "--resume") == 1
-    assert "others/0.png would replace it" in capsys.readouterr().err
-    assert _outputs(out) == before
-
-
-def test_a_second_process_leaves_the_record_of_the_first(weights: Path, photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
-    journal = out / ".segnets" / "journal.jsonl"
-    before = journal.read_bytes()
-    first = Journal(out, {})
-    first.lock()
-    assert _predict(weights, photos, "--out", out, "--save", "mask", "--force") == 1
-    first.close()
-    assert journal.read_bytes() == before
-
-
-def test_resume_removes_what_a_killed_process_left(weights: Path, photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert _predict(weights, photos, "--out", out, "--save", "mask") == 0
-    left = out / ".segnets-0123.tmp"
-    left.touch()
-    assert _predict(weights, photos, "--out", out, "--save", "mask", "--resume") == 0
-    assert not left.exists()
+        assert predict(weights, photos, "--out", out, *arguments) == 0
+    assert sorted(outputs_in(out)) == ["areas.2-of-5.csv", "log.2-of-5.jsonl"]
 
 
 def test_a_damaged_tiff_costs_one_line(
@@ -292,7 +146,7 @@ def test_a_damaged_tiff_costs_one_line(
     path = tmp_path / "a.tif"
     Image.fromarray(random_image()).save(path)
     path.write_bytes(path.read_bytes()[:60])  # within its tags, of which Pillow warns
-    assert _predict(weights, path, "--out", tmp_path / "out") == 1
+    assert predict(weights, path, "--out", tmp_path / "out") == 1
     assert capsys.readouterr().err.count("a.tif") == 1
     assert [str(each.message) for each in recwarn] == []
 
@@ -301,9 +155,9 @@ def test_a_name_that_is_too_long_with_its_ending_fails_alone(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "0.png").rename(photos / f"{'0' * 250}.png")
-    assert _predict(weights, photos, "--out", tmp_path / "out") == 1
+    assert predict(weights, photos, "--out", tmp_path / "out") == 1
     assert "too long" in capsys.readouterr().err
-    assert len(_outputs(tmp_path / "out")) == 8
+    assert len(outputs_in(tmp_path / "out")) == 8
 
 
 @pytest.mark.parametrize("error", [None, BrokenPipeError])
@@ -315,8 +169,8 @@ def test_closed_stderr_does_not_stop_a_run(
             raise BrokenPipeError(text)
 
     monkeypatch.setattr(sys, "stderr", Closed() if error else None)
-    assert _predict(weights, photos, "--out", tmp_path / "out", "--save", "mask") == 0
-    assert len(_outputs(tmp_path / "out")) == 5
+    assert predict(weights, photos, "--out", tmp_path / "out", "--save", "mask") == 0
+    assert len(outputs_in(tmp_path / "out")) == 5
 
 
 def test_no_link_leads_out_of_the_folder(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,9 +179,9 @@ def test_no_link_leads_out_of_the_folder(weights: Path, tmp_path: Path, capsys: 
     out = tmp_path / "out"
     out.mkdir()
     (out / "sub").symlink_to(tmp_path / "elsewhere")
-    assert _predict(weights, tmp_path / "photos", "--recursive", "--out", out, "--force") == 1
+    assert predict(weights, tmp_path / "photos", "--recursive", "--out", out, "--force") == 1
     assert "leads out of" in capsys.readouterr().err
-    assert _outputs(tmp_path / "elsewhere") == {}
+    assert outputs_in(tmp_path / "elsewhere") == {}
 
 
 def test_two_sources_with_one_stem(weights: Path, tmp_path: Path) -> None:
@@ -335,8 +189,8 @@ def test_two_sources_with_one_stem(weights: Path, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         Image.fromarray(random_image(seed=len(name))).save(tmp_path / name)
     Image.fromarray(random_image()).save(tmp_path / "b/x.jpg")
-    assert _predict(weights, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out", "--save", "mask") == 0
-    assert sorted(_outputs(tmp_path / "out")) == ["x.jpg.png", "x.png-2.png", "x.png.png"]
+    assert predict(weights, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out", "--save", "mask") == 0
+    assert sorted(outputs_in(tmp_path / "out")) == ["x.jpg.png", "x.png-2.png", "x.png.png"]
 
 
 def test_a_list_on_stdin(
@@ -347,8 +201,8 @@ def test_a_list_on_stdin(
         Image.fromarray(random_image()).save(tmp_path / name)
     text = "\n".join(str(tmp_path / name) for name in [*names, "missing.png"]) + "\n\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    assert _predict(weights, "-", "--out", tmp_path / "out", "--save", "mask") == 1
-    assert sorted(_outputs(tmp_path / "out")) == sorted(names)
+    assert predict(weights, "-", "--out", tmp_path / "out", "--save", "mask") == 1
+    assert sorted(outputs_in(tmp_path / "out")) == sorted(names)
     assert "missing.png" in capsys.readouterr().err
 
 
@@ -371,7 +225,7 @@ def test_bad_options_cost_one_line(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _predict(weights, photos, "--out", tmp_path / "out", *arguments) == 1
+    assert predict(weights, photos, "--out", tmp_path / "out", *arguments) == 1
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
@@ -385,72 +239,22 @@ def test_without_a_model_it_says_how_to_get_one(
     assert "weights-tools" in capsys.readouterr().err
 
 
-def _interrupt(weights: Path, photos: Path, out: Path, how: signal.Signals, delay: float, *arguments: str) -> None:
-    """Run the command in a process of its own, and send it a signal some time after its next output."""
-    command = [sys.executable, "-m", "segnets", "predict", "--model", str(weights), str(photos), "--out", str(out)]
-    before = sum(1 for _ in out.glob("*.png"))
-    with subprocess.Popen(
-        [*command, "--deterministic", "--save", "mask,csv", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # In the background of a script, a process inherits that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        deadline = time.monotonic() + 60
-        while sum(1 for _ in out.glob("*.png")) == before and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(delay)
-        process.send_signal(how)
-        _, error = process.communicate()
-    assert "Traceback" not in error
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert "--resume goes on" in error
-
-
-def _interrupt_and_resume(
-    weights: Path, photos: Path, tmp_path: Path, how: signal.Signals, delays: Sequence[float]
-) -> None:
-    save, whole, out = ("--save", "mask,csv"), tmp_path / "whole", tmp_path / "out"
-    assert _predict(weights, photos, "--out", whole, *save) == 0
-    for number, delay in enumerate(delays):
-        _interrupt(weights, photos, out, how, delay, *(["--resume"] if number else []))
-    assert 0 < sum(1 for _ in out.glob("*.png")) < sum(1 for _ in photos.iterdir())
-    assert _predict(weights, photos, "--out", out, *save, "--resume") == 0
-    assert _outputs(out) == _outputs(whole)
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_is_completed(weights: Path, tmp_path: Path, how: signal.Signals) -> None:
-    _interrupt_and_resume(weights, image_folder(tmp_path / "photos", 100), tmp_path, how, [0.0])
-
-
-@pytest.mark.full
-def test_a_run_killed_twenty_times_is_completed(weights: Path, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    photos = image_folder(tmp_path / "photos", 1000)
-    _interrupt_and_resume(weights, photos, tmp_path, signal.SIGKILL, random.uniform(0, 0.3, 20).tolist())
-
-
 def test_a_video_gives_an_overlay_video_and_on_request_files_per_frame(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "v.mp4"
     _make_video(path, 5)
     out = tmp_path / "out"
-    assert _predict(weights, path, "--out", out) == 0
-    assert list(_outputs(out)) == ["v.overlay.mp4"]
+    assert predict(weights, path, "--out", out) == 0
+    assert list(outputs_in(out)) == ["v.overlay.mp4"]
     assert "1 video of 5 frames, 0 failed" in capsys.readouterr().out
     frames = list(open_video(out / "v.overlay.mp4"))
     assert [frame.seconds for frame in frames] == [frame.seconds for frame in open_video(path)]
-    assert _predict(weights, path, "--out", out, "--resume") == 0
+    assert predict(weights, path, "--out", out, "--resume") == 0
     assert "1 already done" in capsys.readouterr().out
-    assert _predict(weights, path, "--out", out, "--force", "--save", "mask,csv") == 0
+    assert predict(weights, path, "--out", out, "--force", "--save", "mask,csv") == 0
     expected_names = {"v.areas.csv", "v.overlay.mp4", *(f"v/{n:06d}.png" for n in range(1, 6))}
-    assert set(_outputs(out)) == expected_names
+    assert set(outputs_in(out)) == expected_names
     with Image.open(out / "v/000003.png") as mask:
         expected = segnets.segment(segnets.load(weights), list(open_video(path))[2].pixels)
         np.testing.assert_array_equal(np.asarray(mask), expected)
@@ -470,9 +274,9 @@ def _make_video(path: Path, count: int) -> None:
 
 def test_a_damaged_video_is_a_failure(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "v.mp4").write_bytes(b"no video")
-    assert _predict(weights, tmp_path / "v.mp4", "--out", tmp_path / "out") == 1
+    assert predict(weights, tmp_path / "v.mp4", "--out", tmp_path / "out") == 1
     assert "v.mp4" in capsys.readouterr().err
-    assert _outputs(tmp_path / "out") == {}
+    assert outputs_in(tmp_path / "out") == {}
 
 
 def test_tiles_give_what_tile_rows_give(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -480,13 +284,13 @@ def test_tiles_give_what_tile_rows_give(weights: Path, tmp_path: Path, capsys: p
     Image.fromarray(image).save(tmp_path / "big.png")
     out = tmp_path / "out"
     arguments = ("--save", "mask,csv,confidence,overlay", "--tile", "128", "--overlap", "32")
-    assert _predict(weights, tmp_path / "big.png", "--out", out, *arguments) == 0
-    assert set(_outputs(out)) == {"areas.csv", "big.confidence.png", "big.overlay.jpg", "big.png"}
+    assert predict(weights, tmp_path / "big.png", "--out", out, *arguments) == 0
+    assert set(outputs_in(out)) == {"areas.csv", "big.confidence.png", "big.overlay.jpg", "big.png"}
     prediction = segnets.Predictor(weights, deterministic=True).predict(tmp_path / "big.png", tile=128, overlap=32)
     with Image.open(out / "big.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask), prediction.mask)
     np.testing.assert_array_equal(prediction.image, image)
-    assert _predict(weights, tmp_path / "big.png", "--out", out, *arguments, "--resume") == 0
+    assert predict(weights, tmp_path / "big.png", "--out", out, *arguments, "--resume") == 0
     assert "1 already done" in capsys.readouterr().out
 
 
@@ -497,8 +301,8 @@ def test_a_georeferenced_image_gets_a_georeferenced_mask(weights: Path, tmp_path
     with rasterio.open(tmp_path / "map.tif", "w", crs="EPSG:32633", **profile) as file:
         file.write(image)
     out = tmp_path / "out"
-    assert _predict(weights, tmp_path / "map.tif", "--out", out, "--save", "mask") == 0
-    assert set(_outputs(out)) == {"map.png", "map.tif"}
+    assert predict(weights, tmp_path / "map.tif", "--out", out, "--save", "mask") == 0
+    assert set(outputs_in(out)) == {"map.png", "map.tif"}
     with rasterio.open(out / "map.tif") as file, Image.open(out / "map.png") as mask:
         assert (file.crs.to_epsg(), file.transform) == (32633, place)
         np.testing.assert_array_equal(file.read(1), np.asarray(mask))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import segnets
 from segnets.errors import PredictError
@@ -183,12 +184,37 @@ def test_ensembles_and_views_average_probabilities(model: segnets.SegmentationMo
     np.testing.assert_array_equal(prediction.mask, prediction.probabilities().argmax(0))
 
 
+@pytest.mark.parametrize("name", ["portable.ts", f"{LRASPP}.safetensors"])
+def test_a_deterministic_mask_has_the_scale_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    path, photo = unpack(name, tmp_path), image()[0]
+    prediction = segnets.Predictor(path, scales=(0.5,), deterministic=True).predict(photo)
+    np.testing.assert_array_equal(prediction.mask, prediction.probabilities().argmax(0))
+    assert (prediction.mask != segnets.Predictor(path, deterministic=True).predict(photo).mask).any()
+
+
+def test_a_deterministic_mask_takes_one_run(model: segnets.SegmentationModel) -> None:
+    runs: list[nn.Module] = []
+    handle = model.register_forward_hook(lambda module, *_: runs.append(module))
+    try:
+        segnets.Predictor(model, deterministic=True).predict(random_image())
+    finally:
+        handle.remove()
+    assert len(runs) == 1
+
+
+def test_a_half_precision_model_is_refused_as_by_segment() -> None:
+    with pytest.raises(ValueError, match=r"model\.float\(\)"):
+        segnets.Predictor(small_model().half(), deterministic=True)
+
+
 def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
     photo = random_image()
     kept = segnets.Predictor(model, resize="none", deterministic=True).predict(photo).mask
     np.testing.assert_array_equal(kept, segnets.segment(model, photo, segnets.Preprocessing(resize="none")))
     with pytest.raises(PredictError, match="resize='big'"):
         segnets.Predictor(model, resize="big")
+    with pytest.raises(PredictError, match=r"resize=\(1,\)"):
+        segnets.Predictor(model, resize=(1,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,13 @@ def test_logits_equal_those_of_the_whole_image(height: int, width: int) -> None:
         assert np.abs(near.logits - expected).max() > 1e-2
 
 
+def segment(net: Network, image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Return the network's own mask of a whole image."""
+    batch = torch.from_numpy(image)[None]
+    mask: npt.NDArray[Any] = net.own_mask(batch, net.logits(net.prepare(batch)))[0].numpy()
+    return mask
+
+
 def test_an_image_no_larger_than_a_tile_is_predicted_as_without_tiles() -> None:
     for preprocessing in (KEPT, Preprocessing(size=40)):
         net, image = network(Fcn(5), preprocessing), image_of(61, 64)
@@ -159,7 +166,7 @@ def test_an_image_no_larger_than_a_tile_is_predicted_as_without_tiles() -> None:
         assert np.array_equal(result.mask, decode_mask(whole, Decoding()))
         assert np.array_equal(result.logits, whole.band(0, 61).numpy())
         assert np.array_equal(result.confidence, confidence(whole, Decoding()))
-        assert np.array_equal(result.mask, net.segment(torch.from_numpy(image)[None])[0].numpy())
+        assert np.array_equal(result.mask, segment(net, image))
 
 
 def test_blending() -> None:

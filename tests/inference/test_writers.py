@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from segnets.card import JSON
+from segnets.commands import predict
 from segnets.errors import ImageError
 from segnets.inference import Prediction, voc_palette
 from segnets.inference.writers import SUFFIXES, WRITERS, FileWriter, Record, TableWriter, coco, probabilities
@@ -259,3 +260,7 @@ def test_writers_raise_the_error_of_a_prediction(name: str) -> None:
     with pytest.raises(ImageError) as raised:
         writer.record(prediction) if isinstance(writer, TableWriter) else writer.write(prediction, io.BytesIO())
     assert raised.value is error
+
+
+def test_the_help_names_every_writer() -> None:
+    assert predict._OUTPUTS.split(", ") == list(WRITERS)

@@ -104,11 +104,6 @@ class FileSource:
             yield Item(str(path), str(path), path.relative_to(fixed))
 
 
-def files_of(names: Iterable[str | os.PathLike[str]], *, recursive: bool = False) -> list[Item]:
-    """Return the image files that `FileSource` finds."""
-    return list(FileSource(names, recursive))
-
-
 def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Return a key that sorts numbers in names by their value, and is the same on every system.
 

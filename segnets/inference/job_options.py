@@ -1,0 +1,42 @@
+"""How a job runs and what it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segnets.inference.outputs import Writers
+from segnets.inference.tiles import DEFAULT_OVERLAP
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job runs and what it writes.
+
+    Attributes:
+        folder: Output folder; it is made if its parent exists.
+        writers: What to write.
+        video_writers: What to write of videos.
+        batch_size: Number of images to compute together; None for the predictor's choice.
+        workers: Number of threads that decode images and write files.
+        resume: Whether to go on with the run that is recorded in the folder.
+        overwrite: Whether the folder may contain files, which are replaced.
+        fail_fast: Whether to stop at the first image that fails.
+        shard: Number of this shard, from 1, and of all shards.
+        manifest: File that receives one JSON line per image, or None.
+        tile: Side of the tiles in which images are segmented; None for whole images.
+        overlap: Number of pixels that neighbouring tiles share.
+    """
+
+    folder: Path
+    writers: Writers
+    video_writers: Writers
+    batch_size: int | None = None
+    workers: int = 2
+    resume: bool = False
+    overwrite: bool = False
+    fail_fast: bool = False
+    shard: tuple[int, int] = (1, 1)
+    manifest: Path | None = None
+    tile: int | None = None
+    overlap: int = DEFAULT_OVERLAP
