@@ -38,6 +38,10 @@ class ImageError(SegnetsError, ValueError):
     """An image that can't be read, or a tensor with the wrong shape or dtype for an image."""
 
 
+class DataError(SegnetsError, ValueError):
+    """A data set that can't be read, or whose images, masks and classes contradict each other."""
+
+
 class PredictError(SegnetsError, ValueError):
     """Arguments of a prediction that contradict each other or the model, or that this machine can't fulfil."""
 

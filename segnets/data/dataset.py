@@ -1,0 +1,251 @@
+"""Data sets of images with masks, whatever the format of their files.
+
+Shapes: H W the image, K its channels, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.card import Colour, is_class_name, is_colour
+from segnets.errors import DataError
+
+VOID = 255  # id of pixels that belong to no class
+MOST_CLASSES = 255
+MOST_CHANNELS = 16
+_VALUES = 1 << 16
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its mask, not read yet.
+
+    Attributes:
+        name: Name that is unique in its split: the path of the image below its folder, without suffix.
+        image: Path of the image file. For an image in an archive, the path of the archive followed by its name there.
+        mask: Path of the file that holds the mask, or None if there is none.
+    """
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image and its mask.
+
+    Attributes:
+        image: Pixels of shape (H, W, K), uint8; RGB for three channels.
+        mask: Class ids of shape (H, W), uint8: 0..C-1, and 255 for pixels that are ignored.
+    """
+
+    image: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8]
+
+
+class Reader(Protocol):
+    """Reading of samples in one format. It is called in several threads and processes."""
+
+    def image(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        """Return the pixels (H, W, K). Raises DataError or ImageError."""
+
+    def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
+        """Return the values (H, W) as stored, 0..65535, before `ids` and `ignore` apply. Raises DataError."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Splits of images with masks, and the classes of the masks.
+
+    Attributes:
+        path: Folder or file of the data set.
+        classes: One name per class id, or empty if the data set names none. Ids are then taken as they are.
+        palette: One RGB colour per class id, or empty for PASCAL VOC's colours.
+        ignore: Values in masks that become 255, which is ignored. 255 itself is, unless it is one of `ids`.
+        splits: Samples of each split ("train", "val", "test", ...), sorted by name.
+        reader: Reading of the samples.
+        ids: Value in masks for each class, or empty for 0, 1, 2, ...
+        channels: Number of channels of the images.
+        problems: What is wrong with the list of files, a complete message each: images without mask and the reverse.
+
+    Raises:
+        DataError: If the classes, colours or ids contradict each other.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignore: tuple[int, ...]
+    splits: Mapping[str, tuple[Sample, ...]]
+    reader: Reader
+    ids: tuple[int, ...] = ()
+    channels: int = 3
+    problems: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        _check_classes(self)
+        _check_numbers(self)
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """Return the samples of a split.
+
+        Raises:
+            DataError: If there is no such split, or it is empty.
+        """
+        if not self.splits.get(split):
+            there = ", ".join(name for name, samples in self.splits.items() if samples) or "none"
+            what = "is empty" if split in self.splits else "does not exist"
+            raise DataError(f"{self.path}: the split {split!r} {what}. Splits with images: {there}.")
+        return self.splits[split]
+
+    def read(self, sample: Sample) -> Pair:
+        """Read an image and its mask.
+
+        Args:
+            sample: A sample of one of the splits.
+
+        Returns:
+            The pixels and class ids, of the same height and width.
+
+        Raises:
+            DataError: If a file can't be read or is missing, the sizes differ, or the mask has a value without a class.
+        """
+        image, values = self.read_image(sample), self.read_values(sample)
+        check_sizes(sample, image, values)
+        return Pair(image, self.ids_of(values, sample))
+
+    def read_image(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        """Read the image of a sample, (H, W, K).
+
+        Raises:
+            DataError: If it can't be read.
+        """
+        from segnets.errors import ImageError
+
+        try:
+            return self.reader.image(sample)
+        except ImageError as error:
+            raise DataError(str(error)) from None
+
+    def read_values(self, sample: Sample) -> npt.NDArray[np.integer]:
+        """Read the values (H, W) of a mask as stored, before they become class ids.
+
+        Raises:
+            DataError: If the sample has no mask, or it can't be read.
+        """
+        if sample.mask is None:
+            raise DataError(f"{sample.image}: has no mask. Add one of the same name, or remove the image.")
+        return self.reader.mask(sample)
+
+    def ids_of(self, values: npt.NDArray[np.integer], sample: Sample) -> npt.NDArray[np.uint8]:
+        """Turn the values of a mask into class ids.
+
+        Args:
+            values: Values of shape (H, W), 0..65535.
+            sample: The sample, for messages.
+
+        Returns:
+            Ids of shape (H, W), uint8, 0..C-1, and 255 for ignored pixels.
+
+        Raises:
+            DataError: If a value has no class and is not ignored.
+        """
+        ids: npt.NDArray[np.int16] = self.table[values]
+        unknown = ids == _UNKNOWN
+        if unknown.any():
+            found = ", ".join(map(str, np.unique(values[unknown])[:5]))
+            raise DataError(
+                f"{sample.mask}: value {found} is neither a class id ({self.describe_ids()}) nor ignored. Correct the "
+                "mask, or add the value to ignore (--ignore). `segnets check-data` finds all such masks."
+            )
+        return ids.astype(np.uint8)
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.int16]:
+        """The class id of each value 0..65535 of a mask: 0..C-1, 255 for ignored ones, -1 for those without a class."""
+        table = np.full(_VALUES, _UNKNOWN, dtype=np.int16)
+        table[VOID] = VOID
+        known = self.ids or range(len(self.classes) or MOST_CLASSES)
+        for class_id, value in enumerate(known):
+            table[value] = class_id
+        table[list(self.ignore)] = VOID
+        return table
+
+    def describe_ids(self) -> str:
+        """Return the values that masks may have as classes, for messages."""
+        if self.ids:
+            return ", ".join(map(str, self.ids))
+        return f"0..{(len(self.classes) or MOST_CLASSES) - 1}"
+
+    def with_classes(self, classes: tuple[str, ...], palette: tuple[Colour, ...] = ()) -> DataSet:
+        """Return the data set with other class names, for example those of a model where the data set names none.
+
+        Raises:
+            DataError: If their number contradicts the ids or colours of the data set.
+        """
+        return replace(self, classes=tuple(classes), palette=tuple(palette) or self.palette)
+
+
+def check_sizes(sample: Sample, image: npt.NDArray[np.uint8], values: npt.NDArray[np.integer]) -> None:
+    """Check that an image and its mask have the same height and width.
+
+    Raises:
+        DataError: If they differ.
+    """
+    (height, width), (rows, columns) = image.shape[:2], values.shape
+    if (height, width) == (rows, columns):
+        return
+    turned = (height, width) == (columns, rows)
+    advice = (
+        "The image is turned by its EXIF orientation: turn the mask in the same way, or store the image upright."
+        if turned
+        else "Resize the mask to the size of the image, with nearest-neighbour interpolation."
+    )
+    raise DataError(f"{sample.mask}: has {columns}x{rows} pixels, and its image {width}x{height}. {advice}")
+
+
+def _check_classes(data: DataSet) -> None:
+    for name in data.classes:
+        if not is_class_name(name) or not name:
+            raise DataError(f"{data.path}: classes: {name!r} is no printable name.")
+    repeated = {name for name in data.classes if data.classes.count(name) > 1}
+    if repeated:
+        raise DataError(f"{data.path}: classes: {sorted(repeated)[0]!r} occurs twice. Give each class its own name.")
+    if len(data.classes) > MOST_CLASSES:
+        raise DataError(
+            f"{data.path}: has {len(data.classes)} classes; at most {MOST_CLASSES} are supported, as 255 is ignored."
+        )
+    for colour in data.palette:
+        if not is_colour(colour):
+            raise DataError(f"{data.path}: palette: {colour!r} is no colour. Give [red, green, blue], each 0..255.")
+    if data.classes and data.palette and len(data.palette) != len(data.classes):
+        raise DataError(
+            f"{data.path}: palette: {len(data.palette)} colours for {len(data.classes)} classes. Give one per class."
+        )
+
+
+def _check_numbers(data: DataSet) -> None:
+    for what, values in (("ids", data.ids), ("ignore", data.ignore)):
+        for value in values:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _VALUES:
+                raise DataError(
+                    f"{data.path}: {what}: {value!r} is no value of a mask. Expected whole numbers 0..65535."
+                )
+    if len({*data.ids}) < len(data.ids):
+        raise DataError(f"{data.path}: ids: a value occurs twice. Give each class its own value.")
+    if data.ids and len(data.ids) != len(data.classes):
+        raise DataError(
+            f"{data.path}: ids: {len(data.ids)} values for {len(data.classes)} classes. Give one per class."
+        )
+    channels = data.channels
+    if not isinstance(channels, int) or isinstance(channels, bool) or not 1 <= channels <= MOST_CHANNELS:
+        raise DataError(f"{data.path}: channels: {channels!r}. Expected a whole number 1..{MOST_CHANNELS}.")

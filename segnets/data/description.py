@@ -1,0 +1,111 @@
+"""`dataset.toml`: the classes of a data set, their colours, and how its masks store them."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from segnets.card import Colour
+from segnets.errors import DataError
+
+FILE_NAME = "dataset.toml"
+
+
+@dataclass(frozen=True)
+class Description:
+    """Contents of `dataset.toml`. Each attribute is a key; all may be left out.
+
+    Attributes:
+        classes: One name per class.
+        palette: One RGB colour per class; further ones are of the values that follow, which must be ignored.
+        ignore: Values in masks that are ignored.
+        ids: Value in masks for each class. Default: 0, 1, 2, ...
+        channels: Number of channels of the images. Default: 3, RGB.
+        masks: "ids" takes the values of gray and palette images; "colours" looks up all colours in the palette.
+    """
+
+    classes: tuple[str, ...] = ()
+    palette: tuple[Colour, ...] = ()
+    ignore: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
+    channels: int = 3
+    masks: str = "ids"
+
+    def overridden(self, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> Description:
+        """Return the description with what the caller states instead."""
+        changed = self
+        if classes is not None and tuple(classes) != self.classes:
+            kept = self.palette if len(classes) == len(self.classes) else ()
+            changed = replace(changed, classes=tuple(classes), palette=kept if self.classes else self.palette)
+        return changed if ignore is None else replace(changed, ignore=tuple(ignore))
+
+    @property
+    def class_palette(self) -> tuple[Colour, ...]:
+        """The colours of the classes, without those of ignored values."""
+        return self.palette[: len(self.classes)] if self.classes else self.palette
+
+
+def read_description(folder: Path) -> Description:
+    """Read the `dataset.toml` of a folder.
+
+    Args:
+        folder: Folder of the data set.
+
+    Returns:
+        Its contents, or an empty description if there is no such file.
+
+    Raises:
+        DataError: If the file can't be read, or has an unknown key or a value of another type.
+    """
+    path = folder / FILE_NAME
+    try:
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return Description()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read: {str(error).splitlines()[0]}. Correct the file.") from None
+    known = [each.name for each in fields(Description)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise DataError(f"{path}: unknown key {key!r}.{meant} Allowed: {', '.join(known)}.")
+    description = Description(**{key: _checked(path, key, value) for key, value in values.items()})
+    _check_palette(path, description)
+    return description
+
+
+def _checked(path: Path, key: str, value: Any) -> Any:
+    """Return the value of a key with lists as tuples. DataSet checks what they hold."""
+    if key == "channels":
+        return value
+    if key == "masks":
+        if value not in ("ids", "colours"):
+            raise DataError(f'{path}: masks = {value!r}. Allowed: "ids" and "colours".')
+        return value
+    if not isinstance(value, list):
+        raise DataError(f"{path}: {key} = {value!r}. Expected a list: {key} = [{_EXAMPLES[key]}].")
+    return tuple(tuple(each) if isinstance(each, list) else each for each in value)
+
+
+_EXAMPLES = {"classes": '"road", "car"', "palette": "[128, 64, 128], [0, 0, 142]", "ignore": "255", "ids": "7, 26"}
+
+
+def _check_palette(path: Path, description: Description) -> None:
+    extra = range(len(description.classes), len(description.palette))
+    for value in extra if description.classes else ():
+        if value not in description.ignore:
+            raise DataError(
+                f"{path}: palette: {len(description.palette)} colours for {len(description.classes)} classes, and the "
+                f"colour number {value} is not ignored. Give one colour per class, or add {value} to ignore."
+            )
+    if description.masks == "colours" and not description.palette:
+        raise DataError(f'{path}: masks = "colours" needs palette, one colour per class.')
+    if description.ids and description.masks == "colours":
+        raise DataError(
+            f'{path}: ids and masks = "colours" exclude each other. The palette says which class has a colour.'
+        )

@@ -1,0 +1,197 @@
+"""Data sets in folders: images and masks of the same names, in a folder per split or with file lists.
+
+    DATA/dataset.toml                 classes, palette, ignore (see `segnets.data.description`)
+    DATA/train/images/a.jpg           a folder per split, any names
+    DATA/train/masks/a.png
+
+    DATA/images/a.jpg                 or all images together,
+    DATA/masks/a.png
+    DATA/train.txt                    and a list per split: a name per line (a), or the paths of an image and its mask
+
+Images may lie in subfolders of `images`, with masks in the same subfolders of `masks`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.card import Colour
+from segnets.data.dataset import DataSet, Sample
+from segnets.data.description import Description, read_description
+from segnets.data.masks import read_mask
+from segnets.errors import DataError
+from segnets.images import read_image
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2"))
+USUAL_SPLITS = ("train", "val", "test")
+WHOLE = "all"  # the split of a folder without splits
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reading of images and masks in files.
+
+    Attributes:
+        channels: Number of channels of the images.
+        palette: One RGB colour per value of a mask, for masks in colours.
+        by_colour: Whether gray and palette images are masks in colours too.
+    """
+
+    channels: int = 3
+    palette: tuple[Colour, ...] = ()
+    by_colour: bool = False
+
+    def image(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        """Return the pixels (H, W, K)."""
+        return read_image(sample.image, self.channels).pixels
+
+    def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
+        """Return the values (H, W) of the mask."""
+        assert sample.mask is not None
+        return read_mask(sample.mask, self.palette, by_colour=self.by_colour)
+
+
+def open_folder(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
+    """Open a data set in a folder.
+
+    Args:
+        folder: The folder.
+        classes: Names to use instead of those in `dataset.toml`, or None.
+        ignore: Values to ignore instead of those in `dataset.toml`, or None.
+
+    Returns:
+        The data set. A folder without splits has one split, "all".
+
+    Raises:
+        DataError: If the folder has another layout, or a file is not as expected.
+    """
+    description = read_description(folder).overridden(classes, ignore)
+    problems: list[str] = []
+    return described(folder, description, _splits(folder, problems), problems)
+
+
+def described(
+    path: Path, description: Description, splits: dict[str, tuple[Sample, ...]], problems: Sequence[str] = ()
+) -> DataSet:
+    """Return the data set of these files that a description describes.
+
+    Raises:
+        DataError: If the description contradicts itself.
+    """
+    reader = FileReader(description.channels, description.palette, description.masks == "colours")
+    return DataSet(
+        path=path,
+        classes=description.classes,
+        palette=description.class_palette,
+        ignore=description.ignore,
+        splits=splits,
+        reader=reader,
+        ids=description.ids,
+        channels=description.channels,
+        problems=tuple(problems),
+    )
+
+
+def _splits(folder: Path, problems: list[str]) -> dict[str, tuple[Sample, ...]]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is no folder. Name the folder that holds the data set.")
+    names = [path.name for path in _entries(folder) if (path / "images").is_dir() or (path / "masks").is_dir()]
+    lists = [path for path in _entries(folder) if path.suffix == ".txt" and path.stem in USUAL_SPLITS]
+    if names:
+        ordered = [name for name in USUAL_SPLITS if name in names]
+        ordered += [name for name in names if name not in USUAL_SPLITS]
+        return {name: _paired(folder / name, problems, may_lack_masks=name == "test") for name in ordered}
+    if lists:
+        by_name = {path.stem: path for path in lists}
+        return {name: _listed(folder, by_name[name], problems) for name in USUAL_SPLITS if name in by_name}
+    if (folder / "images").is_dir():
+        return {WHOLE: _paired(folder, problems, may_lack_masks=False)}
+    raise DataError(
+        f"{folder}: is no data set. Expected the folders train/images and train/masks (also val and test), or images "
+        "and masks with the lists train.txt and val.txt."
+    )
+
+
+def _paired(folder: Path, problems: list[str], *, may_lack_masks: bool) -> tuple[Sample, ...]:
+    """Return the images of a split with the masks of the same names."""
+    images = _by_name(folder / "images", problems)
+    masks = _by_name(folder / "masks", problems)
+    samples = tuple(Sample(name, images[name], masks.get(name)) for name in sorted(images))
+    if masks or not may_lack_masks:
+        lonely = [sample.image for sample in samples if sample.mask is None]
+        for path in lonely:
+            problems.append(
+                f"{path}: has no mask {folder / 'masks' / path.stem}.png. Add the mask or remove the image."
+            )
+    for name in sorted(masks.keys() - images.keys()):
+        problems.append(f"{masks[name]}: has no image in {folder / 'images'}. Add the image or remove the mask.")
+    return samples
+
+
+def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """Return the image files of a folder by their paths below it without suffix."""
+    found: dict[str, Path] = {}
+    for path in _walk(folder) if folder.is_dir() else ():
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            problems.append(f"{path}: has the same name as {found[name].name}. Remove or rename one of the two.")
+            continue
+        found[name] = path
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in _entries(folder):
+        if path.is_dir():
+            yield from _walk(path)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(Path(each.path) for each in os.scandir(folder) if not each.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: can't be read: {error.strerror}. Check the permissions of the folder.") from None
+
+
+def _listed(folder: Path, path: Path, problems: list[str]) -> tuple[Sample, ...]:
+    """Return the samples that a list names: one name per line, or the paths of an image and its mask."""
+    try:
+        lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read: {error}. Save the list as UTF-8 text.") from None
+    images, masks = _by_name(folder / "images", problems), _by_name(folder / "masks", problems)
+    samples: dict[str, Sample] = {}
+    for number, parts in enumerate(lines, 1):
+        if not parts:
+            continue
+        if len(parts) > 2:
+            raise DataError(f"{path}, line {number}: expected a name, or the paths of an image and its mask.")
+        sample = _sample_of_paths(folder, *parts) if len(parts) == 2 else _sample_of_name(parts[0], images, masks)
+        if sample is None:
+            problems.append(
+                f"{path}, line {number}: there is no image {parts[0]} in {folder / 'images'}. Correct the list."
+            )
+        elif sample.name in samples:
+            problems.append(f"{path}, line {number}: names {parts[0]} again. Remove the line.")
+        else:
+            samples[sample.name] = sample
+            if sample.mask is None:
+                problems.append(f"{sample.image}: has no mask in {folder / 'masks'}. Add the mask or remove the image.")
+    return tuple(samples[name] for name in sorted(samples))
+
+
+def _sample_of_name(name: str, images: dict[str, Path], masks: dict[str, Path]) -> Sample | None:
+    key = name if name in images else Path(name).with_suffix("").as_posix()
+    return Sample(key, images[key], masks.get(key)) if key in images else None
+
+
+def _sample_of_paths(folder: Path, image: str, mask: str) -> Sample:
+    return Sample(Path(image).with_suffix("").as_posix().lstrip("/"), folder / image, folder / mask)

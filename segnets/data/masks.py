@@ -1,0 +1,148 @@
+"""Reading of mask files: class ids in gray or palette images of 8 or 16 bits, or colours.
+
+Pillow is imported when first used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.card import Colour
+from segnets.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_COLOURED = ("RGB", "RGBA", "RGBX")
+_LARGEST = 65535
+
+
+def read_mask(
+    path: Path, palette: Sequence[Colour] = (), *, by_colour: bool = False
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Read a mask file as values, which are class ids.
+
+    The values of gray images of 1, 8 and 16 bits, and the indices of palette images, are taken as they are. The colours
+    of RGB images are looked up in `palette`. Without a palette, an RGB image is accepted if red, green and blue are
+    equal everywhere, and its gray values are taken.
+
+    Args:
+        path: Path of the file.
+        palette: One RGB colour per value.
+        by_colour: Whether to look up the colours of palette and gray images too, instead of taking their values.
+
+    Returns:
+        Values of shape (H, W), uint8, or uint16 for files of 16 bits.
+
+    Raises:
+        DataError: If the file can't be read, its pixels are no ids, or a colour is not in the palette.
+    """
+    with _opened(path) as image:
+        return mask_values(image, str(path), palette, by_colour=by_colour)
+
+
+def mask_values(
+    image: Image.Image, name: str, palette: Sequence[Colour] = (), *, by_colour: bool = False
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Return the values of an opened mask image, as `read_mask` does.
+
+    Args:
+        image: Image as Pillow opened it.
+        name: Name for messages.
+        palette: As for `read_mask`.
+        by_colour: As for `read_mask`.
+
+    Raises:
+        DataError: As for `read_mask`.
+    """
+    if image.format == "JPEG":
+        raise DataError(f"{name}: is a JPEG, whose compression changes class ids. Save masks as PNG.")
+    try:
+        image.load()
+    except Exception as error:  # Pillow's readers raise any kind for a damaged file
+        raise _damaged(name, error) from None
+    if image.mode in ("P", "L", "1") and by_colour:
+        image = image.convert("RGB")
+    if image.mode in ("P", "L"):
+        return np.asarray(image)
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)
+    if image.mode == "LA":
+        return np.asarray(image.getchannel(0))
+    if image.mode in _WIDE:
+        values = np.asarray(image)
+        if values.size and not 0 <= int(values.min()) <= int(values.max()) <= _LARGEST:
+            raise DataError(f"{name}: has values {values.min()}..{values.max()}. Expected class ids 0..{_LARGEST}.")
+        return values.astype(np.uint16)
+    if image.mode in _COLOURED:
+        return _from_colours(np.asarray(image)[:, :, :3], name, palette)
+    raise DataError(f"{name}: has pixels of the mode {image.mode!r}. Save the mask as PNG, with class ids in 8 bits.")
+
+
+def file_palette(path: Path) -> list[Colour]:
+    """Return the colours that a palette image states for its indices, or an empty list for other images.
+
+    Raises:
+        DataError: If the file can't be read.
+    """
+    with _opened(path) as image:
+        flat = image.getpalette("RGB") if image.mode == "P" else None
+    flat = flat or []
+    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
+
+
+def _opened(path: Path) -> Image.Image:
+    from PIL import Image
+
+    if not path.is_file():  # opening a pipe would wait
+        raise DataError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path)
+    except Exception as error:
+        raise _damaged(str(path), error) from None
+
+
+def _damaged(name: str, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"{name}: can't be read as a mask ({reason}). Save it again, as PNG.")
+
+
+def _from_colours(
+    colours: npt.NDArray[np.uint8], name: str, palette: Sequence[Colour]
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    if not palette:
+        if (colours == colours[:, :, :1]).all():
+            return np.ascontiguousarray(colours[:, :, 0])
+        raise DataError(
+            f"{name}: has colours, and the data set states no palette. Add palette = [[red, green, blue], ...] to "
+            "dataset.toml, one colour per class."
+        )
+    if len({*palette}) < len(palette):
+        raise DataError(f"{name}: has colours, and the palette has one of them twice. Give each class its own colour.")
+    wide = colours.astype(np.uint32)
+    codes = (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
+    known = np.array([red << 16 | green << 8 | blue for red, green, blue in palette], dtype=np.uint32)
+    order = np.argsort(known, kind="stable")
+    places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
+    found = order[places]
+    missing = known[found] != codes
+    if missing.any():
+        code, counts = np.unique(codes[missing], return_counts=True)
+        most = int(code[counts.argmax()])
+        raise DataError(
+            f"{name}: {int(missing.sum())} pixels have colours that are not in the palette, most often "
+            f"[{most >> 16}, {most >> 8 & 255}, {most & 255}]. Add the colour to palette, or save the mask without "
+            "smoothing or compression."
+        )
+    values: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    values = found.astype(np.uint8) if len(palette) <= 256 else found.astype(np.uint16)
+    return values
