@@ -1,4 +1,4 @@
-"""Progress of `segnets predict` on stderr."""
+"""Progress of commands on stderr."""
 
 from __future__ import annotations
 
@@ -40,9 +40,12 @@ class Progress:
             self._show(lambda: self._bar.close())
 
     def step(self, summary: Summary) -> None:
-        self._done = summary.images + summary.failed
-        if summary.kept == self._done:
-            self._kept = summary.kept  # images that are kept take no time
+        done = summary.images + summary.failed
+        self.count(done, summary.kept if summary.kept == done else self._kept)  # images that are kept take no time
+
+    def count(self, done: int, kept: int = 0) -> None:
+        """Report the number of images that are done, and how many of them took no time."""
+        self._done, self._kept = done, kept
         within = self._within if self.total == 1 else ""
         self._show(lambda: self._report(within, 0.0))
 

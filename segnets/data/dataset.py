@@ -5,7 +5,7 @@ Shapes: H W the image, K its channels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.card import Colour, is_class_name, is_colour
-from segnets.errors import DataError
+from segnets.errors import DataError, ImageError
+from segnets.images import ImageData
 
 VOID = 255  # id of pixels that belong to no class
 MOST_CLASSES = 255
@@ -52,14 +53,37 @@ class Pair:
     mask: npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a file of a data set.
+
+    Attributes:
+        kind: Short name of the kind of problem, the same for all files that have it.
+        path: The file.
+        what: What is wrong, to follow the name of the file.
+        fix: What to do, a sentence, or "" if `what` says so.
+    """
+
+    kind: str
+    path: Path
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}. {self.fix}" if self.fix else f"{self.path}: {self.what}"
+
+
 class Reader(Protocol):
     """Reading of samples in one format. It is called in several threads and processes."""
 
-    def image(self, sample: Sample) -> npt.NDArray[np.uint8]:
-        """Return the pixels (H, W, K). Raises DataError or ImageError."""
+    def image(self, sample: Sample) -> ImageData:
+        """Return the pixels (H, W, K), and what was assumed of them. Raises DataError or ImageError."""
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
         """Return the values (H, W) as stored, 0..65535, before `ids` and `ignore` apply. Raises DataError."""
+
+    def stored_palette(self, sample: Sample) -> Sequence[Colour]:
+        """Return the colours that the file of a mask states for its values, or nothing. Raises DataError."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +99,7 @@ class DataSet:
         reader: Reading of the samples.
         ids: Value in masks for each class, or empty for 0, 1, 2, ...
         channels: Number of channels of the images.
-        problems: What is wrong with the list of files, a complete message each: images without mask and the reverse.
+        problems: What is wrong with the list of files: images without mask, masks without image.
 
     Raises:
         DataError: If the classes, colours or ids contradict each other.
@@ -89,7 +113,7 @@ class DataSet:
     reader: Reader
     ids: tuple[int, ...] = ()
     channels: int = 3
-    problems: tuple[str, ...] = field(default=(), compare=False)
+    problems: tuple[Problem, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         _check_classes(self)
@@ -119,18 +143,16 @@ class DataSet:
         Raises:
             DataError: If a file can't be read or is missing, the sizes differ, or the mask has a value without a class.
         """
-        image, values = self.read_image(sample), self.read_values(sample)
+        image, values = self.read_image(sample).pixels, self.read_values(sample)
         check_sizes(sample, image, values)
         return Pair(image, self.ids_of(values, sample))
 
-    def read_image(self, sample: Sample) -> npt.NDArray[np.uint8]:
-        """Read the image of a sample, (H, W, K).
+    def read_image(self, sample: Sample) -> ImageData:
+        """Read the image of a sample, (H, W, K), without its mask.
 
         Raises:
             DataError: If it can't be read.
         """
-        from segnets.errors import ImageError
-
         try:
             return self.reader.image(sample)
         except ImageError as error:

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.card import Colour
-from segnets.data.dataset import DataSet, Sample
+from segnets.data.dataset import DataSet, Problem, Sample
 from segnets.data.description import Description, read_description
-from segnets.data.masks import read_mask
+from segnets.data.masks import file_palette, read_mask
 from segnets.errors import DataError
-from segnets.images import read_image
+from segnets.images import ImageData, read_image
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2"))
 USUAL_SPLITS = ("train", "val", "test")
@@ -47,14 +47,18 @@ class FileReader:
     palette: tuple[Colour, ...] = ()
     by_colour: bool = False
 
-    def image(self, sample: Sample) -> npt.NDArray[np.uint8]:
-        """Return the pixels (H, W, K)."""
-        return read_image(sample.image, self.channels).pixels
+    def image(self, sample: Sample) -> ImageData:
+        """Return the pixels (H, W, K), and what was assumed of them."""
+        return read_image(sample.image, self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
         """Return the values (H, W) of the mask."""
         assert sample.mask is not None
         return read_mask(sample.mask, self.palette, by_colour=self.by_colour)
+
+    def stored_palette(self, sample: Sample) -> Sequence[Colour]:
+        """Return the colours that the mask states for its values, if they are not used as colours."""
+        return () if self.by_colour or sample.mask is None else file_palette(sample.mask)
 
 
 def open_folder(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
@@ -72,12 +76,12 @@ def open_folder(folder: Path, classes: Sequence[str] | None, ignore: Sequence[in
         DataError: If the folder has another layout, or a file is not as expected.
     """
     description = read_description(folder).overridden(classes, ignore)
-    problems: list[str] = []
+    problems: list[Problem] = []
     return described(folder, description, _splits(folder, problems), problems)
 
 
 def described(
-    path: Path, description: Description, splits: dict[str, tuple[Sample, ...]], problems: Sequence[str] = ()
+    path: Path, description: Description, splits: dict[str, tuple[Sample, ...]], problems: Sequence[Problem] = ()
 ) -> DataSet:
     """Return the data set of these files that a description describes.
 
@@ -98,7 +102,7 @@ def described(
     )
 
 
-def _splits(folder: Path, problems: list[str]) -> dict[str, tuple[Sample, ...]]:
+def _splits(folder: Path, problems: list[Problem]) -> dict[str, tuple[Sample, ...]]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder. Name the folder that holds the data set.")
     names = [path.name for path in _entries(folder) if (path / "images").is_dir() or (path / "masks").is_dir()]
@@ -118,7 +122,7 @@ def _splits(folder: Path, problems: list[str]) -> dict[str, tuple[Sample, ...]]:
     )
 
 
-def _paired(folder: Path, problems: list[str], *, may_lack_masks: bool) -> tuple[Sample, ...]:
+def _paired(folder: Path, problems: list[Problem], *, may_lack_masks: bool) -> tuple[Sample, ...]:
     """Return the images of a split with the masks of the same names."""
     images = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
@@ -126,21 +130,26 @@ def _paired(folder: Path, problems: list[str], *, may_lack_masks: bool) -> tuple
     if masks or not may_lack_masks:
         lonely = [sample.image for sample in samples if sample.mask is None]
         for path in lonely:
-            problems.append(
-                f"{path}: has no mask {folder / 'masks' / path.stem}.png. Add the mask or remove the image."
-            )
+            problems.append(_without_mask(path, folder))
     for name in sorted(masks.keys() - images.keys()):
-        problems.append(f"{masks[name]}: has no image in {folder / 'images'}. Add the image or remove the mask.")
+        what = f"has no image of the same name in {folder / 'images'}"
+        problems.append(Problem("missing image", masks[name], what, "Add the image, or remove the mask."))
     return samples
 
 
-def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
+def _without_mask(image: Path, folder: Path) -> Problem:
+    what = f"has no mask of the same name in {folder / 'masks'}"
+    return Problem("missing mask", image, what, "Add the mask, or remove the image.")
+
+
+def _by_name(folder: Path, problems: list[Problem]) -> dict[str, Path]:
     """Return the image files of a folder by their paths below it without suffix."""
     found: dict[str, Path] = {}
     for path in _walk(folder) if folder.is_dir() else ():
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            problems.append(f"{path}: has the same name as {found[name].name}. Remove or rename one of the two.")
+            what = f"has the same name as {found[name].name}"
+            problems.append(Problem("same name", path, what, "Remove or rename one of the two."))
             continue
         found[name] = path
     return found
@@ -161,7 +170,7 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: can't be read: {error.strerror}. Check the permissions of the folder.") from None
 
 
-def _listed(folder: Path, path: Path, problems: list[str]) -> tuple[Sample, ...]:
+def _listed(folder: Path, path: Path, problems: list[Problem]) -> tuple[Sample, ...]:
     """Return the samples that a list names: one name per line, or the paths of an image and its mask."""
     try:
         lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
@@ -176,15 +185,14 @@ def _listed(folder: Path, path: Path, problems: list[str]) -> tuple[Sample, ...]
             raise DataError(f"{path}, line {number}: expected a name, or the paths of an image and its mask.")
         sample = _sample_of_paths(folder, *parts) if len(parts) == 2 else _sample_of_name(parts[0], images, masks)
         if sample is None:
-            problems.append(
-                f"{path}, line {number}: there is no image {parts[0]} in {folder / 'images'}. Correct the list."
-            )
+            what = f"line {number} names {parts[0]}, which is not in {folder / 'images'}"
+            problems.append(Problem("missing image", path, what, "Add the image, or correct the list."))
         elif sample.name in samples:
-            problems.append(f"{path}, line {number}: names {parts[0]} again. Remove the line.")
+            problems.append(Problem("same name", path, f"line {number} names {parts[0]} again", "Remove the line."))
         else:
             samples[sample.name] = sample
             if sample.mask is None:
-                problems.append(f"{sample.image}: has no mask in {folder / 'masks'}. Add the mask or remove the image.")
+                problems.append(_without_mask(sample.image, folder))
     return tuple(samples[name] for name in sorted(samples))
 
 

@@ -112,7 +112,10 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _damaged(name: str, error: Exception) -> DataError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    from PIL import UnidentifiedImageError
+
+    unknown = isinstance(error, UnidentifiedImageError)
+    reason = "not an image" if unknown else (str(error).splitlines() or [type(error).__name__])[0]
     return DataError(f"{name}: can't be read as a mask ({reason}). Save it again, as PNG.")
 
 

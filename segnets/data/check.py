@@ -1,0 +1,242 @@
+"""Checks of a whole data set before anything is trained on it.
+
+Every image and mask is read once, in threads. What is wrong is grouped, so that a mistake in a thousand masks is one
+line that names the first of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from segnets.card import JSON
+from segnets.data.dataset import DataSet, Problem
+from segnets.data.diagnosis import diagnose
+from segnets.data.facts import SampleFacts, facts_of
+
+_MOST_THREADS = 8
+_MOST_NAMES = 3  # further files named in a line
+_MOST_LINES = 5  # lines of one kind of problem
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Contents of one split.
+
+    Attributes:
+        images: Number of images.
+        without_mask: How many of them have no mask.
+        pixels: Number of pixels of each class, one per class id.
+        ignored: Number of pixels that are ignored.
+        sizes: Number of images of each (height, width).
+    """
+
+    images: int
+    without_mask: int
+    pixels: tuple[int, ...]
+    ignored: int
+    sizes: Mapping[tuple[int, int], int]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Result of `check_data`.
+
+    Attributes:
+        path: Path of the data set.
+        classes: Names of the classes.
+        splits: Contents of each split.
+        errors: What must be corrected before training, a line each that names the file and what to do.
+        warnings: What may be intended, in the same form.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    splits: Mapping[str, SplitReport]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors."""
+        return not self.errors
+
+    def lines(self) -> list[str]:
+        """Return the report as text: a table of the splits, one of the classes, then errors and warnings."""
+        lines = [*_split_table(self), "", *_class_table(self)]
+        for kind, messages in (("error", self.errors), ("warning", self.warnings)):
+            lines += ["", *(f"{kind}: {message}" for message in messages)] if messages else []
+        return [*lines, "", self.summary()]
+
+    def summary(self) -> str:
+        """Return one line: the number of images, errors and warnings."""
+        images = sum(split.images for split in self.splits.values())
+        errors = _counted(len(self.errors), "error") if self.errors else "no errors"
+        warnings = _counted(len(self.warnings), "warning") if self.warnings else "no warnings"
+        return f"{self.path}: {_counted(images, 'image')}, {errors}, {warnings}"
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the report as JSON values. Sizes are written as "480x360", width first."""
+        splits: dict[str, JSON] = {}
+        for name, split in self.splits.items():
+            splits[name] = {
+                "images": split.images,
+                "without_mask": split.without_mask,
+                "pixels": dict(zip(self.class_names, split.pixels, strict=False)),
+                "ignored": split.ignored,
+                "sizes": {f"{width}x{height}": count for (height, width), count in split.sizes.items()},
+            }
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "classes": list(self.classes),
+            "splits": splits,
+            "errors": list(self.errors),
+            "warnings": list(self.warnings),
+        }
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; if the data set names none, the ids that occur."""
+        count = max((len(split.pixels) for split in self.splits.values()), default=0)
+        return list(self.classes) or [str(number) for number in range(count)]
+
+
+def check_data(data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> DataReport:
+    """Read every image and mask of a data set, and report what is wrong.
+
+    Args:
+        data: The data set.
+        progress: Called with the number of samples that were read, and of all.
+
+    Returns:
+        The report. Nothing is raised for bad files.
+
+    Example:
+        >>> report = check_data(open_data("camvid"))
+        >>> for line in report.lines():
+        ...     print(line)
+    """
+    gathered: dict[str, list[SampleFacts]] = {name: [] for name in data.splits}
+    total = sum(map(len, data.splits.values()))
+    for done, facts in enumerate(_read_all(data), 1):
+        gathered[facts.split].append(facts)
+        if progress is not None:
+            progress(done, total)
+    errors, warnings = diagnose(data, gathered)
+    return DataReport(
+        path=data.path,
+        classes=data.classes,
+        splits={name: _split_report(data, facts) for name, facts in gathered.items()},
+        errors=tuple(grouped(errors)),
+        warnings=tuple(grouped(warnings)),
+    )
+
+
+def _read_all(data: DataSet) -> Iterator[SampleFacts]:
+    """Yield the facts of all samples, in the order of the splits. If the caller stops, so do the threads."""
+    work = [(split, sample) for split, samples in data.splits.items() for sample in samples]
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+        yield from threads.map(lambda each: facts_of(data, *each), work)
+
+
+def grouped(problems: list[Problem]) -> list[str]:
+    """Return one line for all files with the same problem, in the order of the first ones.
+
+    Args:
+        problems: Problems in any order.
+
+    Returns:
+        Lines. Of one kind at most five are listed, and a last line counts the files of the others.
+    """
+    groups: dict[tuple[str, str, str], list[Path]] = {}
+    for problem in problems:
+        groups.setdefault((problem.kind, problem.what, problem.fix), []).append(problem.path)
+    shown: Counter[str] = Counter()
+    more: dict[str, int] = {}
+    lines = []
+    for (kind, what, fix), paths in groups.items():
+        shown[kind] += 1
+        if shown[kind] > _MOST_LINES:
+            more[kind] = more.get(kind, 0) + len(paths)
+            continue
+        others = [path.name for path in paths[1 : _MOST_NAMES + 1]]
+        rest = "" if len(paths) <= _MOST_NAMES + 1 else ", ..."
+        files = f" (and {_counted(len(paths) - 1, 'more file')}: {', '.join(others)}{rest})" if others else ""
+        lines.append(f"{paths[0]}{files}: {what}{f'. {fix}' if fix else ''}")
+    return lines + [f"{kind}: {_counted(count, 'more file')} like these" for kind, count in more.items()]
+
+
+def _split_report(data: DataSet, facts: list[SampleFacts]) -> SplitReport:
+    pixels: Counter[int] = Counter()
+    for each in facts:
+        pixels.update(each.pixels)
+    count = len(data.classes) or 1 + max((number for number in pixels if number >= 0 and number != 255), default=-1)
+    return SplitReport(
+        images=len(facts),
+        without_mask=sum(each.sample.mask is None for each in facts),
+        pixels=tuple(pixels[number] for number in range(count)),
+        ignored=pixels[255],
+        sizes=dict(Counter(each.size for each in facts if each.size is not None).most_common()),
+    )
+
+
+def _split_table(report: DataReport) -> list[str]:
+    rows: list[tuple[str, ...]] = [("split", "images", "masks", "width x height", "pixels", "ignored")]
+    for name, split in report.splits.items():
+        known = sum(split.pixels) + split.ignored
+        rows.append(
+            (
+                name,
+                f"{split.images:,}",
+                f"{split.images - split.without_mask:,}",
+                _sizes(split.sizes),
+                f"{known:,}",
+                _percent(split.ignored, known),
+            )
+        )
+    return _table(rows, left=(0, 3))
+
+
+def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
+    if len(sizes) <= 1:
+        return "".join(f"{width}x{height}" for height, width in sizes) or "-"
+    heights, widths = zip(*sizes, strict=True)
+    return f"{min(widths)}..{max(widths)} x {min(heights)}..{max(heights)}"
+
+
+def _class_table(report: DataReport) -> list[str]:
+    rows: list[tuple[str, ...]] = [("id", "class", *report.splits)]
+    for number, name in enumerate(report.class_names):
+        shares = []
+        for split in report.splits.values():
+            count = split.pixels[number] if number < len(split.pixels) else 0
+            shares.append(_percent(count, sum(split.pixels)))
+        rows.append((str(number), name if report.classes else "?", *shares))
+    return _table(rows, left=(1,))
+
+
+def _percent(part: int, whole: int) -> str:
+    if not part:
+        return "-"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"
+
+
+def _table(rows: list[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,293 @@
+"""What the facts of all samples say about a data set: errors and warnings, each with a cause and a fix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import gcd
+
+from segnets.card import Colour
+from segnets.data.dataset import VOID, DataSet, Problem
+from segnets.data.description import FILE_NAME
+from segnets.data.facts import SampleFacts
+
+Gathered = Mapping[str, Sequence[SampleFacts]]
+_UNKNOWN = -1
+_NAMES_OF_VOID = frozenset(
+    (
+        "void",
+        "ignore",
+        "ignored",
+        "unlabelled",
+        "unlabeled",
+        "unknown",
+        "undefined",
+        "unclassified",
+        "dontcare",
+        "nolabel",
+    )
+)
+_ID_SCALE = 257  # a value of 8 bits widened to 16
+
+
+def diagnose(data: DataSet, gathered: Gathered) -> tuple[list[Problem], list[Problem]]:
+    """Find what is wrong with a data set.
+
+    Args:
+        data: The data set.
+        gathered: Facts of all samples of each split.
+
+    Returns:
+        Errors and warnings.
+    """
+    facts = [each for split in gathered.values() for each in split]
+    errors = [*data.problems, *(problem for each in facts for problem in each.problems)]
+    errors += _empty_splits(data, gathered)
+    errors += _without_classes(data, facts)
+    errors += _palettes(data, facts)
+    errors += _values(data, facts)
+    warnings = [*_never_seen(data, gathered), *_void(data, facts), *_duplicates(gathered), *_sixteen_bits(facts)]
+    return errors, [*warnings, *_notices(facts)]
+
+
+def _empty_splits(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
+    for name, facts in gathered.items():
+        if not facts:
+            yield Problem(
+                "empty split", data.path, f"the split {name!r} has no images", "Add images, or remove the split."
+            )
+    if not gathered:
+        yield Problem("empty split", data.path, "has no split", "Add the folders train/images and train/masks.")
+
+
+def _without_classes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    if data.classes:
+        return
+    found = sorted({value for each in facts for value in each.values})
+    what = (
+        f"the classes have no names. The masks have the values {_listed(found)}"
+        if found
+        else "the classes have no names"
+    )
+    yield Problem(
+        "no classes",
+        data.path,
+        what,
+        f'Write classes = ["first", "second", ...] and ignore = [...] to {data.path / FILE_NAME}, or pass them '
+        "(--classes, --ignore).",
+    )
+
+
+def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    """Find palette images whose indices are no class ids, by the colours that they state."""
+    toml = data.path / FILE_NAME
+    seen: dict[int, tuple[Colour, SampleFacts]] = {}
+    place = {colour: number for number, colour in enumerate(data.palette)}
+    for each in facts:
+        if each.sample.mask is None:
+            continue
+        for value, colour in each.colours.items():
+            class_id = int(data.table[value])
+            if class_id == VOID:
+                continue
+            if colour in place and place[colour] != class_id:
+                yield Problem(
+                    "palette",
+                    each.sample.mask,
+                    f"its index {value} has the colour {list(colour)}, which palette gives to class {place[colour]}, "
+                    "so its indices are no class ids",
+                    f'Write masks = "colours" to {toml}.',
+                )
+                break
+            first_colour, first = seen.setdefault(value, (colour, each))
+            if first_colour != colour:
+                yield Problem(
+                    "palette",
+                    each.sample.mask,
+                    f"its index {value} has the colour {list(colour)}, and in {first.sample.mask} the colour "
+                    f"{list(first_colour)}, so the indices are no class ids",
+                    f'Write palette = [[red, green, blue], ...] and masks = "colours" to {toml}.',
+                )
+                break
+
+
+def _values(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    """Find values that have no class, and say why they may have none."""
+    if not data.classes:
+        return
+    total: Counter[int] = Counter()
+    for each in facts:
+        total.update(each.values)
+    unknown = sorted(value for value in total if data.table[value] == _UNKNOWN)
+    known_toml = data.path / FILE_NAME
+    if not unknown:
+        yield from _binary(data, facts, total)
+        return
+    labelled = sorted(value for value in total if data.table[value] != VOID)
+    cause, fix = _cause(data, labelled, unknown, str(known_toml))
+    for each in facts:
+        here = [value for value in each.values if data.table[value] == _UNKNOWN]
+        if here and each.sample.mask is not None:
+            yield Problem("ids out of range", each.sample.mask, cause, fix)
+
+
+def _binary(data: DataSet, facts: Sequence[SampleFacts], total: Counter[int]) -> Iterator[Problem]:
+    if len(data.classes) == 2 and not data.ids and {*total} == {0, VOID} and VOID not in data.ignore:
+        for each in facts:
+            if VOID in each.values and each.sample.mask is not None:
+                yield Problem(
+                    "ids out of range",
+                    each.sample.mask,
+                    f"the values are 0 and 255 only, and 255 is ignored, so that {data.classes[1]!r} has no pixel",
+                    f"If 255 is that class, write ids = [0, 255] to {data.path / FILE_NAME}.",
+                )
+
+
+def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) -> tuple[str, str]:
+    """Return what is wrong with values without a class, and what to do."""
+    count, expected = len(data.classes), data.describe_ids()
+    if luma := _grey_levels(data, labelled):
+        return (
+            f"the values {_listed(unknown)} are the gray levels of the palette's colours, which were converted to gray",
+            f"Save the masks in colours or as ids, or write ids = {luma} to {toml}.",
+        )
+    if all(value % _ID_SCALE == 0 for value in labelled) and max(labelled) // _ID_SCALE < 256:
+        smaller = [value // _ID_SCALE for value in labelled]
+        return (
+            f"the values {_listed(unknown)} are multiples of 257: ids of 8 bits that were scaled to 16 bits",
+            f"Divide the masks by 257; they then have the ids {_listed(smaller)}.",
+        )
+    if not data.ids and labelled[0] == 1 and labelled[-1] == count:
+        return (
+            f"the values are 1..{count}, off by one: class ids are 0..{count - 1}",
+            f"Write ids = {_progression(1, 1, count)} to {toml}, or subtract 1 from the masks.",
+        )
+    if not data.ids and unknown == [count]:
+        return (
+            f"value {count} has no class ({count} classes have the ids {expected})",
+            f"If it marks pixels without a class, pass --ignore {count}, or write ignore = [{count}] to {toml}. If 0 "
+            f"marks them, the ids are off by one: write ids = {_progression(1, 1, count)} and ignore = [0] there. Else "
+            "a name is missing from classes.",
+        )
+    step = gcd(*labelled)
+    if not data.ids and step > 1 and len(labelled) > 2 and labelled[-1] // step < count:
+        return (
+            f"the values {_listed(unknown)} are multiples of {step}: ids that were scaled to be visible",
+            f"Divide the masks by {step}, or write ids = {_progression(0, step, count)} to {toml}.",
+        )
+    several = "values" if len(unknown) > 1 else "value"
+    advice = f"Correct the masks, or ignore values: ignore = [{_listed(unknown)}] in {toml} (--ignore)."
+    if len(labelled) > 2 * count and len(unknown) > 8:
+        advice = "They look like colours or a photograph, or were resized with smoothing. Save class ids, as PNG."
+    return f"{several} {_listed(unknown)} {'have' if len(unknown) > 1 else 'has'} no class. Expected {expected}", advice
+
+
+def _grey_levels(data: DataSet, labelled: list[int]) -> list[int]:
+    """Return the gray level of each class if the values of masks are gray levels of the palette, else an empty list."""
+    if not data.palette or data.ids:
+        return []
+    # As Pillow converts RGB to L, and OpenCV within 1.
+    levels = [(red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16 for red, green, blue in data.palette]
+    return levels if {*labelled} <= {*levels} and len({*levels}) == len(levels) else []
+
+
+def _never_seen(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
+    ignored_classes = _ignored_classes(data)
+    for class_id in ignored_classes:
+        yield Problem(
+            "ignored class",
+            data.path,
+            f"class {data.classes[class_id]!r} is ignored, so that an output of the network is never trained",
+            "Leave it out of classes, unless a model has this output.",
+        )
+    for name, facts in gathered.items():
+        seen = {class_id for each in facts for class_id in each.pixels}
+        missing = [
+            number for number in range(len(data.classes)) if number not in seen and number not in ignored_classes
+        ]
+        if not missing or not any(each.values for each in facts):
+            continue
+        names = ", ".join(f"{data.classes[number]!r} ({number})" for number in missing)
+        what = f"{_classes(missing)} {names} {'has' if len(missing) == 1 else 'have'} no pixel in the split {name!r}"
+        fix = "Correct classes or masks, or add images of these classes."
+        if missing == [0] and not data.ids:
+            fix = "If the masks count classes from 1, they are off by one. Else add images of this class."
+        yield Problem("class never seen", data.path, what, fix)
+
+
+def _ignored_classes(data: DataSet) -> list[int]:
+    values = data.ids or range(len(data.classes))
+    return [number for number, value in enumerate(values[: len(data.classes)]) if value in data.ignore]
+
+
+def _classes(numbers: list[int]) -> str:
+    return "class" if len(numbers) == 1 else "classes"
+
+
+def _void(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    toml = data.path / FILE_NAME
+    ignored_classes = _ignored_classes(data)
+    for number, name in enumerate(data.classes):
+        plain = "".join(letter for letter in name.lower() if letter.isalpha())
+        if plain in _NAMES_OF_VOID and number not in ignored_classes:
+            value = data.ids[number] if data.ids else number
+            yield Problem(
+                "void",
+                data.path,
+                f"class {name!r} ({number}) is trained like any other class",
+                f"If it marks pixels without a class, remove the name and write ignore = [{value}] to {toml}.",
+            )
+    seen = {value for each in facts for value in each.values}
+    for value in data.ignore:
+        if value not in seen and value != VOID and seen:
+            yield Problem("void", data.path, f"the ignored value {value} is in no mask", "Correct ignore (--ignore).")
+    for each in facts:
+        if each.pixels and {*each.pixels} == {VOID} and each.sample.mask is not None:
+            yield Problem("void", each.sample.mask, "every pixel is ignored", "Correct the mask, or remove the image.")
+
+
+def _duplicates(gathered: Gathered) -> Iterator[Problem]:
+    """Find images with the same pixels, in one split or in two."""
+    first: dict[bytes, SampleFacts] = {}
+    for facts in gathered.values():
+        for each in facts:
+            if not each.digest:
+                continue
+            other = first.setdefault(each.digest, each)
+            if other is each:
+                continue
+            masks = "" if other.mask_digest == each.mask_digest else ", with another mask"
+            if other.split == each.split:
+                what, fix = f"is the same picture as {other.sample.image.name}{masks}", "Remove one of the two."
+                yield Problem("duplicate", each.sample.image, what, fix)
+            else:
+                what = f"is the same picture as {other.sample.image} in the split {other.split!r}{masks}"
+                fix = f"Remove one of the two: scores on {each.split!r} would be too high."
+                yield Problem("in two splits", each.sample.image, what, fix)
+
+
+def _sixteen_bits(facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    for each in facts:
+        if each.wide and each.sample.mask is not None:
+            yield Problem("16 bits", each.sample.mask, "has 16 bits; its values are taken as class ids", "Save 8 bits.")
+
+
+def _notices(facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    for each in facts:
+        for notice in each.notices:
+            yield Problem("image", each.sample.image, notice)
+
+
+def _listed(values: Sequence[int]) -> str:
+    """Return numbers as text; of many, the first and the last."""
+    if len(values) <= 12:
+        return ", ".join(map(str, values))
+    return f"{', '.join(map(str, values[:8]))}, ..., {values[-1]}"
+
+
+def _progression(first: int, step: int, count: int) -> str:
+    """Return the ids of `count` classes as a list in TOML; of many, how it begins and ends."""
+    numbers = [first + step * number for number in range(count)]
+    if count <= 40:
+        return str(numbers)
+    return f"[{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}]"

@@ -1,0 +1,103 @@
+"""What a check keeps of each sample: counts and fingerprints, no pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.card import Colour
+from segnets.data.dataset import DataSet, Problem, Sample, check_sizes
+from segnets.errors import DataError
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """Facts of one sample.
+
+    Attributes:
+        split: Name of its split.
+        sample: The sample.
+        size: (height, width) of the image, or None if it can't be read.
+        values: Number of pixels of each value in the mask, as stored.
+        pixels: Number of pixels of each class id; 255 for ignored ones, -1 for values without a class.
+        colours: Colour of each value in the mask, if its file states them.
+        wide: Whether the mask has 16 bits.
+        notices: What was assumed of the image.
+        digest: Fingerprint of the image's pixels, or b"" if it can't be read.
+        mask_digest: The same of the mask.
+        problems: What is wrong with the files themselves.
+    """
+
+    split: str
+    sample: Sample
+    size: tuple[int, int] | None = None
+    values: Mapping[int, int] = field(default_factory=dict)
+    pixels: Mapping[int, int] = field(default_factory=dict)
+    colours: Mapping[int, Colour] = field(default_factory=dict)
+    wide: bool = False
+    notices: tuple[str, ...] = ()
+    digest: bytes = b""
+    mask_digest: bytes = b""
+    problems: tuple[Problem, ...] = ()
+
+
+def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
+    """Read one sample. Files that can't be read are problems of the result."""
+    problems: list[Problem] = []
+    image = values = None
+    colours: dict[int, Colour] = {}
+    try:
+        image = data.read_image(sample)
+    except DataError as error:
+        problems.append(_problem("unreadable", sample.image, error))
+    if sample.mask is not None:
+        try:
+            values = data.read_values(sample)
+            colours = dict(enumerate(data.reader.stored_palette(sample)))
+        except DataError as error:
+            problems.append(_problem("unreadable", sample.mask, error))
+        if image is not None and values is not None:
+            try:
+                check_sizes(sample, image.pixels, values)
+            except DataError as error:
+                problems.append(_problem("wrong size", sample.mask, error))
+    counts = {} if values is None else _counts(values)
+    pixels: dict[int, int] = {}
+    for value, count in counts.items():
+        class_id = int(data.table[value])
+        pixels[class_id] = pixels.get(class_id, 0) + count
+    return SampleFacts(
+        split=split,
+        sample=sample,
+        size=None if image is None else (image.pixels.shape[0], image.pixels.shape[1]),
+        values=counts,
+        pixels=pixels,
+        colours={value: colours[value] for value in counts if value in colours},
+        wide=values is not None and values.dtype.itemsize > 1,
+        notices=() if image is None else image.notices,
+        digest=b"" if image is None else _digest(image.pixels),
+        mask_digest=b"" if values is None else _digest(values),
+        problems=tuple(problems),
+    )
+
+
+def _counts(values: npt.NDArray[np.integer]) -> dict[int, int]:
+    counts = np.bincount(values.ravel())
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _digest(pixels: npt.NDArray[np.integer]) -> bytes:
+    shape = np.array(pixels.shape, dtype=np.int64).tobytes()
+    return hashlib.blake2b(shape + np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
+
+
+def _problem(kind: str, path: object, error: DataError) -> Problem:
+    """Return an error about a file as a problem."""
+    from pathlib import Path
+
+    text = str(error)
+    return Problem(kind, Path(str(path)), text.removeprefix(f"{path}: "))
