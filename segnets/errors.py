@@ -50,6 +50,10 @@ class ForkError(SegnetsError, RuntimeError):
     """A call in a process that was forked after a network had run in several threads, which would never return."""
 
 
+class TrainingError(SegnetsError, ValueError):
+    """Options of a training that are unknown, not allowed, or contradict each other, the data or the model."""
+
+
 class FrameRingError(SegnetsError, RuntimeError):
     """A frame ring that can't be created, opened or trusted, or a call that is invalid in its state."""
 

@@ -1,0 +1,387 @@
+"""Losses of a segmentation. Each is a mean whose numerator and denominator are available, for averages over processes.
+
+Shapes: N batch, C channels of the logits, H W the image, P its valid pixels. A target has ids 0..C-1, and 255 where a
+pixel is ignored. For one channel with a sigmoid the ids are 0 and 1; for a multi-label network the target has planes
+(N, C, H, W) of 0, 1 and 255, or ids (N, H, W) that mean the plane of the id.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segnets.errors import TrainingError
+from segnets.training.config import TrainingConfig, loss_terms
+from segnets.training.metrics import VOID, planes_of
+
+# Numerator and denominator of a mean over pixels or classes, each a tensor without dimensions.
+Mean: TypeAlias = tuple[Tensor, Tensor]
+MeanLoss: TypeAlias = Callable[[Tensor, Tensor], Mean]
+PlainLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, *, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Mean:
+    """Compute the cross-entropy of the valid pixels.
+
+    Args:
+        logits: Logits of shape (N, C, H, W).
+        target: Ids of shape (N, H, W).
+        weight: Weight of each class, (C,).
+        label_smoothing: Part of the target that is spread over all classes.
+
+    Returns:
+        Weighted sum over the pixels, and sum of their weights.
+    """
+    target = target.long()
+    total = F.cross_entropy(
+        logits, target, weight=weight, ignore_index=VOID, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total, _pixel_weights(target, weight).sum()
+
+
+def ohem(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    threshold: float = 0.7,
+    min_kept: float = 0.0625,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Mean:
+    """Compute the cross-entropy of hard pixels (online hard example mining).
+
+    Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540
+
+    Args:
+        logits: Logits of shape (N, C, H, W).
+        target: Ids of shape (N, H, W).
+        threshold: A pixel is hard if the probability of its true class is below this.
+        min_kept: Part of the valid pixels that count at least, the hardest.
+        weight: Weight of each class, (C,).
+        label_smoothing: Part of the target that is spread over all classes.
+
+    Returns:
+        Weighted sum over the hard pixels, and sum of their weights.
+    """
+    target = target.long()
+    losses = F.cross_entropy(
+        logits, target, weight=weight, ignore_index=VOID, reduction="none", label_smoothing=label_smoothing
+    )
+    with torch.no_grad():
+        hardness = F.cross_entropy(logits, target, ignore_index=VOID, reduction="none")
+        hardness = torch.where(target == VOID, -1.0, hardness.float())
+        kept = math.ceil(min_kept * int((target != VOID).sum()))
+        cut = torch.tensor(-math.log(max(threshold, 1e-12)), device=logits.device)
+        if kept:
+            cut = torch.minimum(cut, torch.topk(hardness.reshape(-1), kept, sorted=True).values[-1])
+        hard = (hardness >= cut) & (target != VOID)
+        weights = _pixel_weights(target, weight) * hard
+    return (losses * hard).sum(), weights.sum()
+
+
+def dice(logits: Tensor, target: Tensor) -> Mean:
+    """Compute the soft Dice loss, 1 - 2 |A n B| / (|A| + |B|), of the classes in the target.
+
+    The pixels of the batch are taken together. Milletari et al. 2016, https://arxiv.org/abs/1606.04797 (there with
+    squares in the denominator).
+
+    Args:
+        logits: Logits of shape (N, C, H, W).
+        target: Ids of shape (N, H, W).
+
+    Returns:
+        Sum over the classes that occur in the target, and their number.
+    """
+    probabilities, ids = _valid_probabilities(logits, target)
+    truth = F.one_hot(ids, logits.shape[1]).T.to(probabilities.dtype)  # (C, P)
+    pixels = truth.sum(dim=1)
+    overlap = 2 * (probabilities * truth).sum(dim=1) / (probabilities.sum(dim=1) + pixels).clamp_min(1e-12)
+    present = pixels > 0
+    return ((1 - overlap) * present).sum(), present.sum()
+
+
+def lovasz(logits: Tensor, target: Tensor) -> Mean:
+    """Compute the Lovasz-softmax loss, a convex surrogate of 1 - IoU, of the classes in the target.
+
+    The pixels of the batch are taken together. Berman et al. 2018, https://arxiv.org/abs/1705.08790
+
+    Args:
+        logits: Logits of shape (N, C, H, W).
+        target: Ids of shape (N, H, W).
+
+    Returns:
+        Sum over the classes that occur in the target, and their number.
+    """
+    probabilities, ids = _valid_probabilities(logits, target)
+    total, classes = probabilities.sum() * 0, torch.unique(ids)
+    for each in classes.tolist():
+        truth = (ids == each).to(probabilities.dtype)
+        errors, order = torch.sort((truth - probabilities[each]).abs(), descending=True)
+        total = total + torch.dot(errors, _lovasz_gradient(truth[order]))
+    return total, torch.tensor(len(classes), device=logits.device)
+
+
+def _lovasz_gradient(truth: Tensor) -> Tensor:
+    """Return the gradient of the Lovasz extension of 1 - IoU for sorted errors, (P,)."""
+    union = truth.sum() + (1 - truth).cumsum(0)
+    losses = 1 - (truth.sum() - truth.cumsum(0)) / union
+    return torch.cat([losses[:1], losses.diff()])
+
+
+def distillation(logits: Tensor, target: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Mean:
+    """Compute the divergence of the network's probabilities from a teacher's at the valid pixels.
+
+    Hinton et al. 2015, https://arxiv.org/abs/1503.02531
+
+    Args:
+        logits: Logits of shape (N, C, H, W).
+        target: Ids of shape (N, H, W), of which only the ignored pixels matter.
+        teacher: Logits of the teacher, (N, C, H, W).
+        temperature: Divisor of both logits. The loss is multiplied by its square, which keeps the gradient's size.
+
+    Returns:
+        Sum over the pixels, and their number.
+    """
+    valid = target != VOID
+    ours = F.log_softmax(logits.float() / temperature, dim=1)
+    wanted = F.log_softmax(teacher.detach().float() / temperature, dim=1)
+    divergence = F.kl_div(ours, wanted, reduction="none", log_target=True).sum(dim=1)
+    return (divergence * valid).sum() * temperature**2, valid.sum()
+
+
+def _pixel_weights(target: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the weight of each pixel, 0 for ignored ones, (N, H, W)."""
+    valid = target != VOID
+    if weight is None:
+        return valid.float()
+    return weight[torch.where(valid, target, 0)] * valid
+
+
+def _valid_probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities of the valid pixels, (C, P) float32, and their ids, (P,)."""
+    valid = (target != VOID).reshape(-1)
+    flat = logits.float().softmax(dim=1).transpose(0, 1).reshape(logits.shape[1], -1)
+    return flat[:, valid], target.reshape(-1)[valid].long()
+
+
+def plain(loss: PlainLoss) -> MeanLoss:
+    """Return any loss as one with numerator and denominator: its value, times and over the number of valid pixels.
+
+    Args:
+        loss: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean. It is not called for a batch of
+            ignored pixels only.
+    """
+
+    def mean(logits: Tensor, target: Tensor) -> Mean:
+        count = (target != VOID).sum()
+        return (loss(logits, target) * count if count else logits.sum() * 0), count
+
+    return mean
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weighted sum of losses, over the classifier and the auxiliary classifier.
+
+    Attributes:
+        terms: Losses and their weights.
+        decoding: Rule that turns logits into ids: "argmax", "threshold" or "multilabel".
+        aux_weight: Weight of the auxiliary classifier's loss.
+        distillation_weight: Weight of the distillation loss.
+        temperature: Temperature of the distillation loss.
+        plane_weights: Weight of each plane for "multilabel"; empty for equal ones.
+
+    Example:
+        >>> loss = Objective([(cross_entropy, 1.0), (dice, 0.5)])
+        >>> loss(model(images), target).backward()
+    """
+
+    terms: Sequence[tuple[MeanLoss, float]]
+    decoding: str = "argmax"
+    aux_weight: float = 0.5
+    distillation_weight: float = 1.0
+    temperature: float = 1.0
+    plane_weights: Sequence[float] = ()
+
+    def __call__(
+        self,
+        outputs: Mapping[str, Tensor],
+        target: Tensor,
+        *,
+        teacher: Tensor | None = None,
+        share: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Compute the loss of a batch. It is finite, and 0, for a batch of ignored pixels only.
+
+        Args:
+            outputs: Logits "out" and, if the network has an auxiliary classifier, "aux", each (N, C, H, W).
+            target: Ids of shape (N, H, W), or planes of shape (N, C, H, W).
+            teacher: Logits of a teacher, (N, C, H, W).
+            share: Function that averages denominators, (T,), over all processes. With it, the mean of all processes'
+                losses, and so of their gradients, is that of one process with all batches. None for one process.
+
+        Returns:
+            The loss, without dimensions.
+        """
+        numerators, denominators, weights = self.parts(outputs, target, teacher=teacher)
+        if share is not None:
+            denominators = share(denominators)
+        total: Tensor | None = None
+        for numerator, denominator, weight in zip(numerators, denominators, weights, strict=True):
+            mean = numerator / torch.where(denominator > 0, denominator, 1)
+            term = mean if weight == 1 else weight * mean
+            total = term if total is None else total + term
+        assert total is not None  # there is at least one term
+        return total
+
+    def parts(
+        self, outputs: Mapping[str, Tensor], target: Tensor, *, teacher: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, list[float]]:
+        """Compute the numerator, the denominator and the weight of every term.
+
+        Args:
+            outputs: Logits as for a call.
+            target: Target as for a call.
+            teacher: Logits of a teacher.
+
+        Returns:
+            Numerators, each without dimensions; denominators of shape (T,), float32, without gradient; weights.
+        """
+        means, weights = [], []
+        for name, factor in (("out", 1.0), ("aux", self.aux_weight)):
+            if name not in outputs:
+                continue
+            for loss, weight in self.terms:
+                for logits, ids, part in self._problems(outputs[name], target):
+                    means.append(loss(logits, ids))
+                    weights.append(weight * factor * part)
+        if teacher is not None:
+            problems = zip(self._problems(outputs["out"], target), self._problems(teacher, target), strict=True)
+            for (logits, ids, part), (wanted, _, _) in problems:
+                means.append(distillation(logits, ids, wanted, temperature=self.temperature))
+                weights.append(self.distillation_weight * part)
+        numerators = [numerator for numerator, _ in means]
+        return numerators, torch.stack([each.detach().float() for _, each in means]), weights
+
+    def _problems(self, logits: Tensor, target: Tensor) -> Iterable[tuple[Tensor, Tensor, float]]:
+        """Yield logits of at least two classes, ids and weight: one of each, or for "multilabel" one for each plane."""
+        if self.decoding == "argmax":
+            yield logits, target, 1.0
+        elif self.decoding == "threshold":
+            yield _two_classes(logits), target, 1.0
+        else:
+            planes = planes_of(target, logits.shape[1]) if target.ndim == 3 else target
+            weights = self.plane_weights or [1.0] * logits.shape[1]
+            for number, weight in enumerate(weights):
+                yield _two_classes(logits[:, number : number + 1]), planes[:, number], weight / sum(weights)
+
+
+def _two_classes(logits: Tensor) -> Tensor:
+    """Return logits of two classes, (N, 2, H, W), whose softmax is the sigmoid of logits of shape (N, 1, H, W)."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+def loss_of(
+    config: TrainingConfig, class_weights: Tensor | None = None, *, custom: PlainLoss | None = None
+) -> Objective:
+    """Return the loss that a configuration describes.
+
+    Args:
+        config: Options of the section "Loss", and `decoding`.
+        class_weights: Weight of each class, (C,), on the device of the logits (`class_weights_of`). cross_entropy and
+            ohem apply it to the pixels of each class, every loss of a multi-label network to the planes.
+        custom: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean, instead of `config.loss`.
+    """
+    planes = config.decoding == "multilabel"
+    options: dict[str, Any] = {"weight": None if planes else class_weights, "label_smoothing": config.label_smoothing}
+    known: dict[str, MeanLoss] = {
+        "cross_entropy": lambda logits, target: cross_entropy(logits, target, **options),
+        "ohem": lambda logits, target: ohem(
+            logits, target, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept, **options
+        ),
+        "dice": dice,
+        "lovasz": lovasz,
+    }
+    terms = [(known[name], weight) for name, weight in loss_terms(config.loss)]
+    return Objective(
+        [(plain(custom), 1.0)] if custom is not None else terms,
+        decoding=config.decoding,
+        aux_weight=config.aux_weight,
+        distillation_weight=config.distillation_weight,
+        temperature=config.temperature,
+        plane_weights=class_weights.tolist() if planes and class_weights is not None else (),
+    )
+
+
+@dataclass(frozen=True)
+class ClassFrequencies:
+    """Pixels of each class in a split.
+
+    Attributes:
+        pixels: Number of pixels of each class, (C,).
+        pixels_of_images: Number of valid pixels of the images that contain each class, (C,).
+    """
+
+    pixels: npt.NDArray[np.int64]
+    pixels_of_images: npt.NDArray[np.int64]
+
+
+def class_frequencies(masks: Iterable[npt.NDArray[np.integer[Any]]], num_classes: int) -> ClassFrequencies:
+    """Count the classes in masks.
+
+    Args:
+        masks: Masks of ids 0..C-1 and 255, each (H, W).
+        num_classes: Number of classes C.
+    """
+    pixels = np.zeros(num_classes, dtype=np.int64)
+    of_images = np.zeros(num_classes, dtype=np.int64)
+    for mask in masks:
+        found = np.bincount(mask[mask != VOID].reshape(-1), minlength=num_classes)
+        pixels += found
+        of_images += np.where(found > 0, found.sum(), 0)
+    return ClassFrequencies(pixels, of_images)
+
+
+def class_weights_of(
+    choice: str | Sequence[float], frequencies: ClassFrequencies | None, num_classes: int
+) -> Tensor | None:
+    """Return the weight of each class.
+
+    Args:
+        choice: "none"; "enet" for 1 / ln(1.02 + share of the pixels), https://arxiv.org/abs/1606.02147; "median" for
+            the median of all classes' frequencies divided by the class's own, https://arxiv.org/abs/1411.4734, where a
+            frequency is the share of the pixels in the images that contain the class; or one number per class.
+        frequencies: Counts of the training split, for "enet" and "median".
+        num_classes: Number of classes C.
+
+    Returns:
+        Weights of shape (C,), float32, or None for equal ones. With "median", a class that never occurs has 0.
+
+    Raises:
+        TrainingError: If a list has another length.
+    """
+    if choice == "none":
+        return None
+    if not isinstance(choice, str):
+        if len(choice) != num_classes:
+            raise TrainingError(f"class_weights: {len(choice)} numbers for {num_classes} classes; give one for each")
+        return torch.tensor(choice, dtype=torch.float32)
+    assert frequencies is not None
+    pixels = frequencies.pixels.astype(np.float64)
+    if choice == "enet":
+        weights = 1 / np.log(1.02 + pixels / max(1, pixels.sum()))
+    else:
+        share = pixels / np.maximum(frequencies.pixels_of_images, 1)
+        median = np.median(share[pixels > 0]) if pixels.any() else 1.0
+        weights = np.where(pixels > 0, median / np.maximum(share, 1e-12), 0.0)
+    return torch.from_numpy(weights.astype(np.float32))
