@@ -97,8 +97,8 @@ class TrainingConfig:
     freeze_backbone: bool = _option("Whether the backbone keeps its weights.", False)
     norm_eval: bool = _option("Whether batch norms keep their statistics.", False)
 
-    crop: tuple[int, int] = _option("Height and width of the training crops.", section="Augmentation", least=1)
-    base_size: int = _option("Short side of images before random scaling. 0: the image's own.", least=0)
+    crop: int = _option("Height and width of the training crops.", section="Augmentation", least=1)
+    base_size: int = _option("Short side of images before random scaling.", least=1)
     scale: tuple[float, float] = _option("Smallest and largest random scale.", least=0.01, most=100)
     flip: float = _option("Probability of mirroring.", least=0, most=1)
     colour: float = _option("Strength of random light and colour, 0 to 1. 0: none.", least=0, most=1)
@@ -175,8 +175,7 @@ class TrainingConfig:
     def changed(self, **options: Any) -> TrainingConfig:
         """Return the configuration with other values.
 
-        Options that have the recipe's value follow the recipe: with the recipe torchvision, another `crop` changes
-        `base_size` too.
+        Options that have the recipe's value follow the recipe: another `crop` changes `base_size` and `resize` too.
 
         Args:
             **options: New values by name.
@@ -386,8 +385,6 @@ def _converted(kind: Any, value: Any) -> Any:
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is not tuple:  # a union: text or numbers
         return next((each for part in arguments if (each := _converted(part, value)) is not None), None)
-    if kind == tuple[int, int] and isinstance(value, int):
-        value = (value, value)
     if isinstance(value, str) or not isinstance(value, Iterable):
         return None
     parts = [_converted(arguments[0], each) for each in value]
@@ -402,7 +399,6 @@ def _words(kind: Any) -> str:
         int: "a whole number",
         float: "a number",
         str: "a text",
-        tuple[int, int]: "a whole number, or two: height and width",
         tuple[float, float]: "two numbers",
         tuple[str, ...]: "a list of texts",
         tuple[int, ...]: "a list of whole numbers",

@@ -33,7 +33,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "schedule": "poly",
                 "power": 0.9,
                 "warmup_epochs": 0.0,
-                "crop": (480, 480),
+                "crop": 480,
                 "base_size": 520,
                 "scale": (0.5, 2.0),
                 "flip": 0.5,
@@ -60,8 +60,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "schedule": "poly",
                 "power": 0.9,
                 "warmup_epochs": 1.0,
-                "crop": (360, 480),
-                "base_size": 0,
+                "crop": 360,
+                "base_size": 360,
                 "scale": (0.5, 2.0),
                 "flip": 0.5,
                 "colour": 0.4,
@@ -73,7 +73,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "aux_lr_factor": 1.0,
                 "ema": 0.999,
                 "channels_last": True,
-                "resize": "none",
+                "resize": "360",
             }
         ),
     }
@@ -90,13 +90,13 @@ def recipe_for(model: str, *, from_imagenet: bool) -> str:
     return "torchvision" if from_imagenet and model in TORCHVISION_MODELS else "light"
 
 
-def recipe_values(recipe: str, model: str, crop: tuple[int, int] | None = None) -> dict[str, Any]:
+def recipe_values(recipe: str, model: str, crop: int | None = None) -> dict[str, Any]:
     """Return the values of the options that a recipe determines, by name.
 
     Args:
         recipe: Key of `RECIPES`.
         model: Name of the network. torchvision trained its networks on MobileNetV3 with other values.
-        crop: Height and width of the crops, with which torchvision's recipe scales its resize rules: 520 for 480.
+        crop: Height and width of the crops. The sizes of images scale with it: 520 for 480 in torchvision's recipe.
     """
     values = dict(RECIPES[recipe])
     if recipe == "torchvision":
@@ -104,7 +104,7 @@ def recipe_values(recipe: str, model: str, crop: tuple[int, int] | None = None) 
             values |= {"lr": 0.01, "weight_decay": 1e-6}
         if model.startswith("lraspp"):
             values["aux_loss"] = False
-        if crop is not None:
-            values["base_size"] = round(min(crop) * 520 / 480)
-            values["resize"] = str(values["base_size"])
+    if crop is not None:
+        values["base_size"] = max(1, round(crop * values["base_size"] / values["crop"]))
+        values["resize"] = str(values["base_size"])
     return values
