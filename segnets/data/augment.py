@@ -7,11 +7,13 @@ torchvision.transforms.v2 resizes masks without interpolation and images with it
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from segnets.data.dataset import VOID, Pair
 from segnets.data.loader import Augmentation
@@ -22,12 +24,12 @@ class AugmentationConfig(Protocol):
 
     Attributes:
         recipe: "torchvision" resizes the whole image and crops it then, as torchvision's reference does. Any other
-            recipe crops first, which is faster.
+            recipe crops first, which is faster, and draws scales evenly on a logarithmic scale.
         crop: Height and width of the result.
         base_size: Short side of an image at scale 1.
         scale: Smallest and largest scale.
         flip: Probability of mirroring.
-        colour: Strength of the changes of brightness, contrast, saturation and hue, 0..1; 0 for none.
+        colour: Strength of the changes of light and colour, 0..1; 0 for none.
         blur: Probability of blurring.
     """
 
@@ -55,14 +57,39 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
 
     Returns:
         Callable from a Pair to an image (K, crop, crop) and a mask (crop, crop), both uint8. It can be pickled.
+
+    Raises:
+        ValueError: If the scale is no range of positive numbers, or a probability or strength is not in 0..1.
+
+    Example:
+        >>> augment = training_augmentation(TrainingConfig(data="camvid", model="lraspp_mobilenet_v3_small", out="run"))
+        >>> image, mask = augment(data.read(data.samples("train")[0]))
     """
+    _check(config)
     v2 = _v2()
-    smallest, largest = (int(config.base_size * factor) for factor in config.scale)
-    steps: list[nn.Module] = [v2.RandomResize(smallest, largest)]
+    steps: list[Any] = []
+    if config.recipe == "torchvision":
+        smallest, largest = (int(config.base_size * factor) for factor in config.scale)
+        # torchvision's reference draws the size from smallest..largest, both included; this class leaves out the last.
+        steps += [v2.RandomResize(smallest, largest + 1), _PadIfSmaller(config.crop), v2.RandomCrop(config.crop)]
+    else:
+        steps.append(_ScaledCrop(config.crop, config.base_size, config.scale))
     if config.flip > 0:
         steps.append(v2.RandomHorizontalFlip(config.flip))
-    steps += [_PadIfSmaller(config.crop), v2.RandomCrop(config.crop)]
+    if config.colour > 0:
+        steps.append(_Colour(config.colour))
+    if config.blur > 0:
+        steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], config.blur))
     return Transformed(v2.Compose(steps))
+
+
+def _check(config: AugmentationConfig) -> None:
+    smallest, largest = config.scale
+    if not 0 < smallest <= largest:
+        raise ValueError(f"scale={config.scale}: expected the smallest and the largest scale, above 0")
+    for name in ("flip", "colour", "blur"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}: expected a number from 0 to 1")
 
 
 class Transformed:
@@ -84,20 +111,76 @@ class Transformed:
         return image.as_subclass(Tensor).contiguous(), mask.as_subclass(Tensor).contiguous()
 
 
-class _PadIfSmaller(nn.Module):
+class _PadIfSmaller:
     """Padding on the right and below to at least a size: black for images, ignored for masks."""
 
     def __init__(self, size: int) -> None:
-        super().__init__()
         self.size = size
 
-    def forward(self, image: Any, mask: Any) -> tuple[Any, Any]:
+    def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
         height, width = image.shape[-2:]
         padding = [0, 0, max(0, self.size - width), max(0, self.size - height)]
         if not any(padding):
             return image, mask
         functional = _v2().functional
         return functional.pad(image, padding, fill=0), functional.pad(mask, padding, fill=VOID)
+
+
+class _ScaledCrop:
+    """Random part of an image at a random scale.
+
+    The part is cut out before it is resized, which takes a fraction of the time of the reverse.
+    """
+
+    def __init__(self, crop: int, base_size: int, scale: tuple[float, float]) -> None:
+        self.crop, self.base_size, self.scale = crop, base_size, scale
+        self.pad = _PadIfSmaller(crop)
+
+    def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        height, width = image.shape[-2:]
+        smallest, largest = map(math.log, self.scale)
+        factor = math.exp(_uniform(smallest, largest)) * self.base_size / min(height, width)
+        rows, columns = (max(1, min(size, round(self.crop / factor))) for size in (height, width))
+        top, left = (int(_uniform(0, 1) * (size - part + 1)) for size, part in ((height, rows), (width, columns)))
+        new = [max(1, min(self.crop, round(part * factor))) for part in (rows, columns)]
+        functional, tensors = _v2().functional, _tv_tensors()
+        part = functional.crop(image, top, left, rows, columns)
+        ids = mask[top : top + rows, left : left + columns]
+        # v2 resizes masks by torch's "nearest", which shifts them by up to half a pixel against the image.
+        ids = F.interpolate(ids.as_subclass(Tensor)[None, None], new, mode="nearest-exact")[0, 0]
+        return self.pad(functional.resize(part, new, antialias=True), tensors.Mask(ids))
+
+
+class _Colour:
+    """Random light and colour: gamma, brightness, contrast, saturation and the gain of each channel.
+
+    All but gamma are one linear map of the channels. Hue is left out: its conversion takes longer than all of these.
+    """
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        strength, channels = self.strength, image.shape[0]
+        table = (torch.arange(256) / 255) ** (2.0 ** _uniform(-strength, strength))
+        pixels = (255 * table)[image.as_subclass(Tensor).int()]
+        brightness, contrast, saturation = (_uniform(1 - strength, 1 + strength) for _ in range(3))
+        gains = 1 + (torch.rand(channels) - 0.5) * strength / 2
+        weights = torch.tensor(_LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
+        gray = torch.outer(torch.ones(channels), weights)
+        mix = saturation * torch.eye(channels) + (1 - saturation) * gray if channels == 3 else torch.eye(channels)
+        mean = float(weights @ pixels.flatten(1).mean(1))
+        matrix = gains[:, None] * mix * (brightness * contrast)
+        flat = torch.addmm(gains[:, None] * (brightness * (1 - contrast) * mean), matrix, pixels.flatten(1))
+        coloured = flat.clamp_(0, 255).round_().to(torch.uint8).view(image.shape)
+        return _tv_tensors().Image(coloured), mask
+
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
 
 
 def _v2() -> Any:
