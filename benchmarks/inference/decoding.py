@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.inference.inputs import CLASSES, NETWORKS
+from benchmarks.inference.inputs import CLASSES, NETWORKS, noise_logits, region_logits
 from benchmarks.inference.turns import milliseconds, ratio, turns
 from segnets.card import Decoding
-from segnets.inference.maps import ResizedLogits, decode_mask
+from segnets.inference.maps import decode_mask
+from segnets.inference.resized_logits import ResizedLogits
 
 # Sizes of logits and image.
 SIZES = [
     ((512, 1024), (1024, 2048)),
     ((520, 1040), (1024, 2048)),
     ((128, 256), (1024, 2048)),
+    ((65, 87), (360, 480)),
     ((520, 693), (360, 480)),
     ((520, 520), (520, 520)),
 ]
@@ -26,14 +28,13 @@ _LOGITS = """
 import torch
 from torch.nn import functional as F
 from segnets.card import Decoding
-from segnets.inference.maps import ResizedLogits, confidence, decode_mask
+from segnets.inference.maps import confidence, decode_mask
+from segnets.inference.resized_logits import ResizedLogits
 torch.set_grad_enabled(False)
-logits = torch.randn({classes}, {h}, {w}, generator=torch.Generator().manual_seed(0)) * 3
+from benchmarks.inference.inputs import {kind}_logits
+logits = {kind}_logits({h}, {w})
 """
-_TORCH = (
-    'F.interpolate(logits[None], size=({height}, {width}), mode="bilinear", align_corners=False).argmax(1)'
-    ".to(torch.uint8)"
-)
+_TORCH = 'F.interpolate(logits[None], size=({height}, {width}), mode="bilinear", align_corners=False)'
 _OURS = "decode_mask(ResizedLogits(logits, {height}, {width}), Decoding())"
 _CONFIDENCE = "confidence(ResizedLogits(logits, {height}, {width}), Decoding())"
 
@@ -42,9 +43,10 @@ import torch
 from segnets.card import Decoding
 from segnets.images import image_pixels
 from segnets.inference.drawing import draw_overlay
-from segnets.inference.maps import ResizedLogits, decode_mask
+from segnets.inference.maps import decode_mask
 from segnets.inference.masks import voc_palette
 from segnets.inference.networks import open_network
+from segnets.inference.views import View
 network = open_network({weights!r})
 palette = voc_palette({classes})
 pixels = image_pixels({image!r})
@@ -52,7 +54,7 @@ height, width = pixels.shape[:2]
 prepared = network.prepare(torch.from_numpy(pixels)[None])
 logits = network.logits(prepared)[0]
 def decode():
-    return decode_mask(ResizedLogits(logits, height, width), Decoding())
+    return decode_mask(View().maps(logits, height, width), Decoding())
 mask = decode()
 """
 _PARTS = {
@@ -65,26 +67,32 @@ _PARTS = {
 def against_torch(rounds: int) -> Iterator[str]:
     """Yield the lines of a table: resize and argmax, and the pixels that differ."""
     yield (
-        "| logits | image | torch's `interpolate` + `argmax` | segnets' mask | ratio | with confidence "
-        "| pixels that differ |"
+        "| logits | size | image | torch's `interpolate` + `argmax` | `interpolate` + `max(dim)` | segnets' mask "
+        "| torch's time by `argmax` / ours | by `max` / ours | with confidence | pixels that differ |"
     )
-    yield "|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for (h, w), (height, width) in SIZES:
-        values = {"classes": CLASSES, "h": h, "w": w, "height": height, "width": width}
-        prepare = _LOGITS.format(**values)
-        codes = {"torch": _TORCH, "ours": _OURS, "both": f"{_OURS}; {_CONFIDENCE}"}
-        times = turns({name: (prepare, code.format(**values)) for name, code in codes.items()}, rounds, calls=5)
-        cells = [milliseconds(times[name]) for name in ("torch", "ours")]
-        yield (
-            f"| {CLASSES}x{h}x{w} | {height}x{width} | {cells[0]} | {cells[1]} | "
-            f"{ratio(times['torch'], times['ours']):.1f} | {milliseconds(times['both'])} | "
-            f"{differing(h, w, height, width)} |"
-        )
+        for kind in ("region", "noise"):
+            values = {"kind": kind, "h": h, "w": w, "height": height, "width": width}
+            prepare = _LOGITS.format(**values)
+            codes = {
+                "argmax": f"{_TORCH}.argmax(1).to(torch.uint8)",
+                "max": f"{_TORCH}.max(1).indices.to(torch.uint8)",
+                "ours": _OURS,
+                "both": f"{_OURS}; {_CONFIDENCE}",
+            }
+            times = turns({name: (prepare, code.format(**values)) for name, code in codes.items()}, rounds, calls=5)
+            cells = " | ".join(milliseconds(times[name]) for name in ("argmax", "max", "ours"))
+            ratios = " | ".join(f"{ratio(times[name], times['ours']):.1f}" for name in ("argmax", "max"))
+            yield (
+                f"| {kind} | {CLASSES}x{h}x{w} | {height}x{width} | {cells} | {ratios} | {milliseconds(times['both'])} "
+                f"| {differing(kind, h, w, height, width)} |"
+            )
 
 
-def differing(h: int, w: int, height: int, width: int) -> str:
+def differing(kind: str, h: int, w: int, height: int, width: int) -> str:
     """Count the pixels whose class differs from torch's, and state how far apart their logits are in torch."""
-    logits = torch.randn(CLASSES, h, w, generator=torch.Generator().manual_seed(0)) * 3
+    logits = noise_logits(h, w) if kind == "noise" else region_logits(h, w)
     ours = torch.from_numpy(decode_mask(ResizedLogits(logits, height, width), Decoding())).long()
     theirs = F.interpolate(logits[None], size=(height, width), mode="bilinear", align_corners=False)[0]
     largest, ids = theirs.max(0)

@@ -69,3 +69,16 @@ def random_image(
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")[0].permute(1, 2, 0)
     noisy = smooth + torch.randn(height, width, 1, generator=generator) * 8
     return noisy.clamp(0, 255).to(torch.uint8).numpy()
+
+
+def noise_logits(height: int, width: int) -> torch.Tensor:
+    """Draw logits (C, height, width) in which no neighbours belong together: the worst case for a decoder."""
+    return torch.randn(CLASSES, height, width, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def region_logits(height: int, width: int) -> torch.Tensor:
+    """Draw logits (C, height, width) of some 30 regions with ragged borders, as those of a street scene are."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, CLASSES, 6, 10, generator=generator) * 4
+    regions = F.interpolate(coarse, size=(height, width), mode="bicubic")[0]
+    return regions + torch.randn(CLASSES, height, width, generator=generator) * 0.3

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import segnets
 from benchmarks.inference.inputs import NETWORKS
 from benchmarks.inference.turns import ratio, turns
 
@@ -18,12 +19,12 @@ _STREAM = """
 for prediction in predictor.stream(images):
     assert prediction.mask is not None
 """
-# The same computation of the same inputs, without files, preprocessing and masks.
+# The same network on the same inputs, as an exported file computes it: without files, preprocessing and masks.
 _INPUTS = """
 import torch
 from segnets.images import image_pixels
-network = predictor.networks[0]
-inputs = [network.prepare(torch.from_numpy(image_pixels(image))[None]) for image in images]
+network = segnets.load_exported({exported!r})
+inputs = [network.preprocess(torch.from_numpy(image_pixels(image))[None]) for image in images]
 """
 _BARE = """
 for each in inputs:
@@ -67,11 +68,13 @@ def throughput(weights: dict[str, Path], images: Sequence[Path], counts: dict[st
     yield "|---|---|---|---|---|---|---|"
     for name in NETWORKS:
         chosen = [str(path) for path in images[: counts[name]]]
+        exported = str(weights[name].with_suffix(".ts"))
+        segnets.export(segnets.load(weights[name]), exported, target="cpu", overwrite=True)
         ours = _OURS.format(weights=str(weights[name]), images=chosen)
         times = turns(
             {
                 "loop": (_LOOP.format(name=name, images=chosen), _LOOPED),
-                "bare": (ours + _INPUTS, _BARE),
+                "bare": (ours + _INPUTS.format(exported=exported), _BARE),
                 "stream": (ours, _STREAM),
             },
             rounds,

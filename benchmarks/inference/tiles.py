@@ -12,10 +12,11 @@ _PREPARE = """
 import torch
 from benchmarks.inference.inputs import random_image
 from segnets.images import read_image
-from segnets.inference.maps import ResizedLogits, decode_mask
+from segnets.inference.maps import decode_mask
 from segnets.inference.networks import open_network
 from segnets.inference.rasters import open_raster
 from segnets.inference.tiles import divide, tile_rows
+from segnets.inference.views import View
 network = open_network({weights!r}, resize="none")
 raster = open_raster(read_image(random_image({side}, {side}, torch.Generator().manual_seed(0))))
 tiling = divide({side}, {side}, tile={tile}, overlap={overlap})
@@ -28,7 +29,7 @@ for row in tiling.rows:
     for column in tiling.columns:
         pixels = raster.read(row.start, row.start + {tile}, column.start, column.start + {tile})
         logits = network.logits(network.prepare(torch.from_numpy(pixels)[None]))[0]
-        decode_mask(ResizedLogits(logits, {tile}, {tile}), network.decoding)
+        decode_mask(View().maps(logits, {tile}, {tile}), network.decoding)
 """
 
 

@@ -15,7 +15,7 @@ from segnets.errors import ImageError
 from segnets.forks import check_not_forked
 from segnets.images import ImageData
 from segnets.inference.maps import AveragedMaps, LogitMaps, decode_mask
-from segnets.inference.networks import Network
+from segnets.inference.networks import Logits, Network
 from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Prediction, Seconds
 from segnets.inference.sources import Item
@@ -99,7 +99,7 @@ class Computation:
         image = pixels_to_batch(decoded.image.pixels)
         return [network.prepare(image) for network in self.networks]
 
-    def _logits(self, inputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor] | Exception]:
+    def _logits(self, inputs: Sequence[Sequence[Tensor]]) -> list[list[Logits] | Exception]:
         """Compute the logits of every network and view for images of equal shape, or the error of each image."""
         try:
             computed = [
@@ -114,7 +114,7 @@ class Computation:
         # One image may be at fault, or together they don't fit into memory.
         return [result for each in inputs for result in self._logits([each])]
 
-    def _predicted(self, decoded: Decoded, logits: Sequence[Tensor], network_seconds: float) -> Prediction:
+    def _predicted(self, decoded: Decoded, logits: Sequence[Logits], network_seconds: float) -> Prediction:
         assert decoded.image is not None  # `_inputs` raised for it
         started = time.perf_counter()
         pixels = decoded.image.pixels
@@ -123,7 +123,7 @@ class Computation:
         maps: LogitMaps = per_view[0] if len(per_view) == 1 else AveragedMaps(per_view, self.decoding)
         try:
             if self.exact and len(self.networks) == 1 and self.views == (View(),):
-                mask = self.networks[0].own_mask(pixels_to_batch(pixels), logits[0][None])[0].numpy()
+                mask = self.networks[0].own_mask(pixels_to_batch(pixels), logits[0].batch())[0].numpy()
             else:
                 mask = decode_mask(maps, self.decoding)
             mask = self.postprocessing.apply(mask, maps, self.decoding, self.model_classes)

@@ -11,22 +11,19 @@ Shapes: C channels of the logits, H W the image, h w the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segnets.card import Decoding
+from segnets.inference._threads import share
+from segnets.inference.cells import argmax
+from segnets.inference.resized_logits import BAND, Band, Mask, ResizedLogits, dtype_of_ids
 
-Mask: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-Band: TypeAlias = npt.NDArray[np.float32]
-
-# Numbers per band: 2 MiB of float32, which stay in the caches of usual CPUs.
-_BAND = 1 << 19
 # Neighbouring bands both resize the rows of the logits at their border.
 _MIN_ROWS = 8
 # Where a probability is smaller, its logarithm is that of this one. float32 has no much smaller numbers.
@@ -36,7 +33,8 @@ _SMALLEST = np.float32(1e-38)
 class LogitMaps(Protocol):
     """Logits of one image at its displayed size, read in bands of rows.
 
-    The softmax over the channels gives probabilities; for decodings with a threshold, the sigmoid does.
+    The softmax over the channels gives probabilities; for decodings with a threshold, the sigmoid does. Bands are read
+    in several threads at once.
     """
 
     @property
@@ -61,45 +59,6 @@ class LogitMaps(Protocol):
         Returns:
             New tensor of shape (C, bottom - top, W), float32, on the CPU, which the caller may change.
         """
-
-
-class ResizedLogits:
-    """Logits of a network, resized to an image: bilinear, as torch resizes with `align_corners=False`.
-
-    Args:
-        logits: Logits of shape (C, h, w), floating point, on the CPU.
-        height: Height of the image.
-        width: Width of the image.
-
-    Raises:
-        ValueError: If a size is 0 or `logits` has another number of dimensions.
-    """
-
-    def __init__(self, logits: Tensor, height: int, width: int) -> None:
-        if logits.ndim != 3 or 0 in logits.shape or height < 1 or width < 1:
-            raise ValueError(f"logits of shape {tuple(logits.shape)} for an image of {height}x{width}: no pixels")
-        self._logits = logits.detach()
-        self.channels = logits.shape[0]
-        self.height = height
-        self.width = width
-        self._rows = _taps(logits.shape[1], height)
-
-    def band(self, top: int, bottom: int) -> Tensor:
-        """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
-        _check_rows(self, top, bottom)
-        upper, lower, weights = (each[top:bottom] for each in self._rows)
-        first = int(upper[0])
-        rows = self._logits[:, first : int(lower[-1]) + 1].float()
-        if self.width != rows.shape[2]:
-            # One axis at a time: a resize of both reads every row of the logits for every row of the image.
-            rows = F.interpolate(rows, size=self.width, mode="linear", align_corners=False)
-        above = rows.index_select(1, torch.from_numpy(upper - first))
-        if self.height == self._logits.shape[1]:
-            return above
-        below = rows.index_select(1, torch.from_numpy(lower - first))
-        weight = torch.from_numpy(weights)[:, None]
-        # Not `addcmul`, which CPUs may round once or twice depending on the place in memory.
-        return above.mul_(1 - weight).add_(below.mul_(weight))
 
 
 class AveragedMaps:
@@ -170,10 +129,14 @@ def decode_mask(maps: LogitMaps, decoding: Decoding) -> Mask:
     """
     _check_rule(maps, decoding)
     if decoding.rule == "argmax":
-        return _per_pixel(maps, _argmax, np.uint8 if maps.channels <= 256 else np.uint16)
+        found = maps.ids() if isinstance(maps, ResizedLogits) else None
+        return _per_pixel(maps, argmax, dtype_of_ids(maps.channels)) if found is None else found
     planes = np.empty((maps.channels, maps.height, maps.width), np.uint8)
-    for top, bottom, band in _bands(maps):
+
+    def decode(top: int, bottom: int, band: Band) -> None:
         np.greater(band, decoding.cut, out=planes[:, top:bottom].view(bool))
+
+    _for_each_band(maps, decode)
     return planes if decoding.rule == "multilabel" else planes[0]
 
 
@@ -240,58 +203,43 @@ def probabilities(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32
     """
     _check_rule(maps, decoding)
     result = np.empty((decoding.ids(maps.channels), maps.height, maps.width), np.float32)
-    for top, bottom, band in _bands(maps):
+
+    def decode(top: int, bottom: int, band: Band) -> None:
         if decoding.rule == "argmax":
             result[:, top:bottom] = _softmax(band)
         elif decoding.rule == "multilabel":
             result[:, top:bottom] = _sigmoid(band)
         else:
             result[:, top:bottom] = _sigmoids(band)[::-1, 0]
+
+    _for_each_band(maps, decode)
     return result
 
 
-def _taps(size: int, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return for each output the two inputs that it mixes and the second one's weight, computed as torch does."""
-    if size == length:
-        return np.arange(size), np.arange(size), np.zeros(size, np.float32)
-    # The scale is rounded to float32, and the rest of the formula only once: CPUs have an instruction for it.
-    scale = float(np.float32(size) / np.float32(length))
-    position = np.maximum(scale * (np.arange(length) + 0.5) - 0.5, 0).astype(np.float32)
-    first = np.minimum(position.astype(np.int64), size - 1)
-    weight = np.clip(position - first.astype(np.float32), 0, 1).astype(np.float32)
-    return first, np.minimum(first + 1, size - 1), weight
+def _for_each_band(maps: LogitMaps, function: Callable[[int, int, Band], None]) -> None:
+    """Call a function with the top, the bottom and the logits of all bands of an image, in several threads."""
+    rows = max(_MIN_ROWS, BAND // (maps.channels * maps.width))
 
-
-def _bands(maps: LogitMaps) -> Iterator[tuple[int, int, Band]]:
-    """Yield the top, the bottom and the logits of all bands of an image."""
-    rows = max(_MIN_ROWS, _BAND // (maps.channels * maps.width))
-    for top in range(0, maps.height, rows):
+    def read(top: int) -> None:
         bottom = min(top + rows, maps.height)
         with torch.no_grad():
             band = maps.band(top, bottom)
-        yield top, bottom, band.numpy()
+        function(top, bottom, band.numpy())
+
+    share(read, range(0, maps.height, rows))
 
 
-def _per_pixel(maps: LogitMaps, function: Callable[[Band], Band], dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _per_pixel(
+    maps: LogitMaps, function: Callable[[Band], npt.NDArray[Any]], dtype: type[np.generic]
+) -> npt.NDArray[Any]:
     """Apply a function from logits (C, n, W) to values (n, W) to all bands."""
     result = np.empty((maps.height, maps.width), dtype)
-    for top, bottom, band in _bands(maps):
+
+    def decode(top: int, bottom: int, band: Band) -> None:
         result[top:bottom] = function(band)
+
+    _for_each_band(maps, decode)
     return result
-
-
-def _argmax(band: Band) -> Band:
-    """Return the first index of the maximum over the channels (C, n, W). Overwrites the band.
-
-    Vectorised passes of torch take a seventh of the time of its `max(dim)`, and a fortieth of that of `argmax`.
-    """
-    channels, logits = len(band), torch.from_numpy(band)
-    largest = logits.amax(0)
-    if bool(largest.isnan().any()):  # NaN is the maximum, as for `max(dim)`, but unequal to itself
-        return logits.max(0).indices.numpy()
-    # 0 where a channel is not the maximum, else a number that falls with its index.
-    ranks = torch.arange(channels, 0, -1, dtype=torch.float32, device="cpu")[:, None, None]
-    return (channels - logits.eq_(largest).mul_(ranks).amax(0)).numpy()
 
 
 def _largest_softmax(band: Band) -> Band:
@@ -337,11 +285,6 @@ def _sum(planes: Iterable[Band]) -> Band:
     for plane in iterator:
         total += plane
     return total
-
-
-def _check_rows(maps: LogitMaps, top: int, bottom: int) -> None:
-    if not 0 <= top < bottom <= maps.height:
-        raise ValueError(f"rows {top} to {bottom} of {maps.height}: expected 0 <= top < bottom <= height")
 
 
 def _check_rule(maps: LogitMaps, decoding: Decoding) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from segnets.deploy import Exported, load_exported
 from segnets.deploy.formats import network_for_cpu
 from segnets.errors import ExportError, PredictError
 from segnets.files import format_of_suffix, is_export
+from segnets.layers import resize_bilinear
 from segnets.neutral_state import neutral_state
 from segnets.preprocessing import Preprocess, check_batch, parse_resize
 from segnets.segmenter import Decode, check_ready
@@ -23,6 +25,34 @@ from segnets.weights.wrappers import is_sharded, without_inner_wrappers
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, eq=False)
+class Logits:
+    """Logits of a batch, or of one image.
+
+    Attributes:
+        values: Logits of shape (N, C, h, w), or (C, h, w), float32, on the CPU.
+        size: Height and width to which the network resizes them, or None if it has done so. They are resized to the
+            image later, and both resizes at once are faster.
+        align_corners: Whether the network's resize aligns the centres of the corner pixels.
+    """
+
+    values: Tensor
+    size: tuple[int, int] | None = None
+    align_corners: bool = False
+
+    def __getitem__(self, index: int) -> Logits:
+        """Return the logits of one image of a batch."""
+        return replace(self, values=self.values[index])
+
+    def batch(self) -> Logits:
+        """Return the logits of one image as those of a batch of one."""
+        return replace(self, values=self.values[None])
+
+    def resized(self) -> Tensor:
+        """Return what the network returns: logits of its input's size, (N, C, H, W)."""
+        return self.values if self.size is None else resize_bilinear(self.values, list(self.size), self.align_corners)
 
 
 class Network(Protocol):
@@ -57,14 +87,14 @@ class Network(Protocol):
             ImageError: If `images` is no such tensor, or would become too large.
         """
 
-    def logits(self, batch: Tensor) -> Tensor:
+    def logits(self, batch: Tensor) -> Logits:
         """Compute logits, (N, C, h, w) float32, from an input on the CPU. They are on the CPU too.
 
         Raises:
             ImageError: If they don't fit into memory.
         """
 
-    def own_mask(self, images: Tensor, logits: Tensor) -> Tensor:
+    def own_mask(self, images: Tensor, logits: Logits) -> Tensor:
         """Compute masks, (N, H, W), or planes, (N, C, H, W), as the model's or the file's own `segment` does.
 
         Args:
@@ -87,10 +117,10 @@ class _Base:
             prepared: Tensor = self._prepare(images)
             return prepared
 
-    def own_mask(self, images: Tensor, logits: Tensor) -> Tensor:
+    def own_mask(self, images: Tensor, logits: Logits) -> Tensor:
         """Decode logits as `segnets.segment` does."""
         with neutral_state():
-            mask: Tensor = Decode(self.decoding)(logits, images.shape[1], images.shape[2])
+            mask: Tensor = Decode(self.decoding)(logits.resized(), images.shape[1], images.shape[2])
             return mask
 
 
@@ -115,9 +145,12 @@ class ModelNetwork(_Base):
         check_card(ModelCard(decoding=card.decoding), self.num_classes)
         if dtype != "float32" and device.type != "cpu":
             raise PredictError(f"dtype={dtype!r} is for CPUs so far; leave it out, or export the model for {device}")
+        self._before_resizing: Callable[[Tensor], Tensor] | None = None
         if device.type == "cpu" and (fast or dtype != "float32"):
             try:
                 self._network: nn.Module = network_for_cpu(model, card.preprocessing, getattr(torch, dtype))
+                self._before_resizing = self._network.coarse_logits
+                self._align_corners = bool(getattr(model, "align_corners", False))
                 self.form = f"model rewritten for the CPU, {dtype}"
                 return
             except ExportError as error:
@@ -125,11 +158,14 @@ class ModelNetwork(_Base):
                     raise PredictError(f"{name}: can't run in {dtype} on this CPU: {error}") from None
         self._network = model.to(device)
 
-    def logits(self, batch: Tensor) -> Tensor:
+    def logits(self, batch: Tensor) -> Logits:
         """Compute logits as `Network.logits` says."""
         with neutral_state(self.device), torch.jit.optimized_execution(False):
+            if self._before_resizing is not None:
+                size = (batch.shape[2], batch.shape[3])
+                return Logits(self._before_resizing(batch), size, self._align_corners)
             output: Tensor = self._network(batch.to(self.device))["out"]
-            return output.to("cpu", torch.float32)
+            return Logits(output.to("cpu", torch.float32))
 
 
 class ExportedNetwork(_Base):
@@ -143,11 +179,11 @@ class ExportedNetwork(_Base):
         super().__init__(str(exported.path), card, contract.num_classes, torch.device(contract.device), form)
         self._exported = exported
 
-    def logits(self, batch: Tensor) -> Tensor:
+    def logits(self, batch: Tensor) -> Logits:
         """Compute logits as `Network.logits` says."""
-        return self._exported.logits(batch.to(self.device)).cpu()
+        return Logits(self._exported.logits(batch.to(self.device)).cpu())
 
-    def own_mask(self, images: Tensor, logits: Tensor) -> Tensor:
+    def own_mask(self, images: Tensor, logits: Logits) -> Tensor:
         """Segment images with the file's own `segment`, or decode the logits if it would prepare images otherwise."""
         if self._own_preprocessing:
             return self._exported.segment(images.to(self.device)).cpu()

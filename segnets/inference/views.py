@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segnets.errors import PredictError
-from segnets.inference.maps import FlippedMaps, LogitMaps, ResizedLogits
+from segnets.inference.maps import FlippedMaps, LogitMaps
+from segnets.inference.networks import Logits
+from segnets.inference.resized_logits import ResizedLogits
 
 _SCALES = (0.1, 10.0)
 
@@ -33,9 +35,9 @@ class View:
             batch = F.interpolate(batch, size=[height, width], mode="bilinear", align_corners=False, antialias=True)
         return batch.flip(3) if self.flip else batch
 
-    def maps(self, logits: Tensor, height: int, width: int) -> LogitMaps:
-        """Return the logits, (C, h, w), of a view at the size of the image as it is."""
-        maps = ResizedLogits(logits, height, width)
+    def maps(self, logits: Logits, height: int, width: int) -> LogitMaps:
+        """Return the logits of a view of one image at the size of the image as it is."""
+        maps = ResizedLogits(logits.values, height, width, through=logits.size, align_corners=logits.align_corners)
         return FlippedMaps(maps) if self.flip else maps
 
 

@@ -7,23 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segnets.card import Decoding
+from segnets.inference import cells, resized_logits
 from segnets.inference import maps as module
-from segnets.inference.maps import (
-    AveragedMaps,
-    FlippedMaps,
-    LogitMaps,
-    ResizedLogits,
-    confidence,
-    decode_mask,
-    entropy,
-    probabilities,
-)
+from segnets.inference.maps import AveragedMaps, FlippedMaps, LogitMaps, confidence, decode_mask, entropy, probabilities
+from segnets.inference.resized_logits import ResizedLogits
 from segnets.segmenter import Decode
 
 ARGMAX, THRESHOLD, MULTILABEL = Decoding(), Decoding("threshold", 0.3), Decoding("multilabel", 0.6)
@@ -88,6 +82,63 @@ def test_random_sizes_equal_the_resize_of_torch(count: int) -> None:
         assert_decodes_as_torch(random_logits(3, h, w, seed=h), height, width)
 
 
+def region_logits(channels: int, h: int, w: int) -> Tensor:
+    """Logits of a picture of large regions, with some noise."""
+    regions = F.interpolate(random_logits(1, channels, 3, 4), size=(h, w), mode="bicubic")[0]
+    return regions + random_logits(channels, h, w) / 50
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("small", "through", "size"),
+    [
+        ((9, 12), (65, 90), (45, 62)),
+        ((9, 12), (65, 90), (65, 90)),
+        ((9, 12), (65, 90), (200, 77)),
+        ((1, 2), (7, 9), (1, 30)),
+        ((5, 4), (3, 2), (8, 1)),
+    ],
+)
+def test_two_resizes_at_once_equal_both_of_torch(
+    small: tuple[int, int], through: tuple[int, int], size: tuple[int, int], align_corners: bool
+) -> None:
+    logits = region_logits(6, *small)
+    inner = F.interpolate(logits[None], size=through, mode="bilinear", align_corners=align_corners)[0]
+    expected = resized(inner, *size)
+    maps = ResizedLogits(logits, *size, through=through, align_corners=align_corners)
+    torch.testing.assert_close(maps.band(0, size[0]), expected, rtol=0, atol=2e-5)
+    assert (torch.from_numpy(decode_mask(maps, ARGMAX)).long() != expected.max(0).indices).sum() <= 1
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 1.0])
+def test_masks_by_cells_equal_those_of_all_pixels(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for height, width in ((161, 203), (90, 130), (40, 400)):
+        logits = region_logits(7, 20, 25) + noise * random_logits(7, 20, 25, seed=1)
+        maps = ResizedLogits(logits, height, width)
+        found = maps.ids()
+        assert found is not None
+        monkeypatch.setattr(ResizedLogits, "ids", lambda _: None)
+        np.testing.assert_array_equal(found, decode_mask(maps, ARGMAX))
+        monkeypatch.undo()
+
+
+def test_pixels_of_one_class_need_no_resized_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    argmax = cells.argmax
+
+    def counting(band: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        counted.append(band[0].size)
+        return argmax(band)
+
+    monkeypatch.setattr(resized_logits, "argmax", counting)
+    logits = torch.zeros(3, 10, 10)
+    logits[0, :, :5] = logits[2, :, 5:] = 1
+    mask = decode_mask(ResizedLogits(logits, 80, 80), ARGMAX)
+    assert mask[:, :40].max() == 0
+    assert mask[:, 40:].min() == 2
+    assert sum(counted) == 100 + 80 * 8  # the logits, and the columns between the classes
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("small", "size"), [((8, 9), (64, 75)), ((65, 87), (45, 60)), ((6, 2), (19, 1))])
 def test_no_bit_depends_on_bands_or_threads(
@@ -96,7 +147,7 @@ def test_no_bit_depends_on_bands_or_threads(
     logits = random_logits(7, *small)
     if channels_last:
         logits = logits.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    plain = ResizedLogits(logits, *size)
+    plain = ResizedLogits(logits, *size, through=(31, 37))
     averaged = AveragedMaps([plain, FlippedMaps(plain)], ARGMAX)
     both = AveragedMaps([plain, FlippedMaps(plain)], MULTILABEL)
 
@@ -110,7 +161,8 @@ def test_no_bit_depends_on_bands_or_threads(
     try:
         for count, limit in ((1, 1), (2, 999), (2, 10_000), (3, 1 << 24)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(module, "_BAND", limit)
+            monkeypatch.setattr(module, "BAND", limit)
+            monkeypatch.setattr(resized_logits, "BAND", limit)
             for ours, other in zip(results(), expected, strict=True):
                 np.testing.assert_array_equal(ours, other)
     finally:

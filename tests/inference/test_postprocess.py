@@ -12,8 +12,9 @@ import torch
 
 from segnets.card import Decoding
 from segnets.errors import PredictError
-from segnets.inference.maps import ResizedLogits, confidence, decode_mask
+from segnets.inference.maps import confidence, decode_mask
 from segnets.inference.postprocess import PostProcessing
+from segnets.inference.resized_logits import ResizedLogits
 
 ARGMAX, PLANES = Decoding(), Decoding("multilabel")
 CLASSES = ("a", "b", "c")

@@ -16,7 +16,8 @@ from segnets import Decoding
 from segnets.errors import ImageError, OutputError
 from segnets.inference import Prediction, Seconds, overlay, voc_palette
 from segnets.inference import rle as rle_module
-from segnets.inference.maps import ResizedLogits, decode_mask
+from segnets.inference.maps import decode_mask
+from segnets.inference.resized_logits import ResizedLogits
 
 CLASSES = ("background", "dog", "cat")
 

@@ -19,6 +19,7 @@ import segnets
 from segnets.errors import PredictError
 from tests.compatibility.files import LRASPP, image, unpack
 from tests.inference.common import CLASSES, PALETTE, image_folder, random_image, small_model
+from tests.oracle import randomise_
 
 SIZES = ((1, 1), (1, 70), (40, 56), (97, 33), (130, 131))
 
@@ -59,6 +60,17 @@ def test_a_fast_mask_differs_in_near_ties_only(
     assert (prediction.mask != segnets.segment(model, photo)).mean() <= 1e-4
     assert prediction.classes == CLASSES
     assert prediction.palette == PALETTE
+
+
+def test_a_network_that_aligns_corners() -> None:
+    torch.manual_seed(3)
+    model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=4, align_corners=True)
+    randomise_(model)
+    model.eval()
+    photo = random_image(97, 133)
+    mask = segnets.Predictor(model).predict(photo).mask
+    assert (mask != segnets.segment(model, photo)).mean() <= 1e-4
+    assert len(np.unique(mask)) > 1
 
 
 def test_a_rewritten_network_with_winograds_convolutions() -> None:

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from segnets.card import Decoding, ModelCard
 from segnets.errors import PredictError
 from segnets.images import ImageData
-from segnets.inference.maps import ResizedLogits, confidence, decode_mask
+from segnets.inference.maps import LogitMaps, confidence, decode_mask
 from segnets.inference.networks import Network, open_network
 from segnets.inference.rasters import open_raster
 from segnets.inference.tiles import Rows, Span, divide, tile_rows
+from segnets.inference.views import View
 from segnets.inference.writers.png import PngRows
 from segnets.preprocessing import Preprocessing
 
@@ -95,8 +96,8 @@ def tiled(image: npt.NDArray[np.uint8], net: Network, **options: Any) -> Any:
     return whole
 
 
-def plain(image: npt.NDArray[np.uint8], net: Network) -> ResizedLogits:
-    return ResizedLogits(net.logits(net.prepare(torch.from_numpy(image)[None]))[0], *image.shape[:2])
+def plain(image: npt.NDArray[np.uint8], net: Network) -> LogitMaps:
+    return View().maps(net.logits(net.prepare(torch.from_numpy(image)[None]))[0], *image.shape[:2])
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def network_for_cpu(model: nn.Module, preprocessing: Preprocessing, dtype: torch
         dtype: torch.float32 or torch.bfloat16.
 
     Returns:
-        The network of an export with target "cpu": (N, K, h, w) float32 -> {"out": logits (N, C, h, w) float32}.
+        The network of an export with target "cpu": (N, K, h, w) float32 -> {"out": logits (N, C, h, w) float32}. Its
+        method `coarse_logits` returns the logits before they are resized to the input.
 
     Raises:
         ExportError: If LibTorch lacks oneDNN, oneDNN does not support `dtype` here, or the target doesn't support the

@@ -41,10 +41,13 @@ class Deployed(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute {"out": (N, C, H, W) float32 logits} of normalised float32 images (N, 3, H, W)."""
-        return {"out": self.upsample(self._logits(x), x.shape[2], x.shape[3])}
+        return {"out": self.upsample(self.coarse_logits(x), x.shape[2], x.shape[3])}
+
+    def coarse_logits(self, x: Tensor) -> Tensor:
+        """Compute logits before they are resized: (N, 3, H, W) -> (N, C, h, w), float32."""
+        return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """Compute logits before they are resized: (N, 3, H, W) -> (N, C, h, w), float32."""
         features = self.backbone(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
         if self.reads_all_features:
             logits = self.classifier(features)
@@ -60,14 +63,12 @@ class DeployedInGroups(Deployed):
     Each image takes as long as one alone, and a batch takes no more memory than a group.
     """
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute {"out": (N, C, H, W) float32 logits} of normalised float32 images (N, 3, H, W)."""
+    def coarse_logits(self, x: Tensor) -> Tensor:
+        """Compute logits before they are resized: (N, 3, H, W) -> (N, C, h, w), float32."""
         group = images_at_once(x.shape[2], x.shape[3])
         if x.shape[0] <= group:
-            logits = self._logits(x)
-        else:
-            logits = torch.cat([self._logits(x[start : start + group]) for start in range(0, x.shape[0], group)])
-        return {"out": self.upsample(logits, x.shape[2], x.shape[3])}
+            return self._logits(x)
+        return torch.cat([self._logits(x[start : start + group]) for start in range(0, x.shape[0], group)])
 
 
 class InPrecision(nn.Module):

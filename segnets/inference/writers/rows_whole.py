@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segnets.inference.maps import ResizedLogits
 from segnets.inference.prediction import Prediction
+from segnets.inference.resized_logits import ResizedLogits
 from segnets.inference.writers.rows import RowImage
 
 if TYPE_CHECKING:

@@ -1,0 +1,145 @@
+"""Logits of a network, resized to an image in bands of rows, or only where classes meet.
+
+Shapes: C channels of the logits, H W the image, h w the logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segnets.inference._threads import share
+from segnets.inference.cells import Runs, argmax, uniform_cells
+from segnets.inference.taps import bilinear_taps
+
+Mask: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Band: TypeAlias = npt.NDArray[np.float32]
+
+# Numbers per band: 2 MiB of float32, which stay in the caches of usual CPUs.
+BAND = 1 << 19
+
+
+class ResizedLogits:
+    """Logits of a network, resized to an image: bilinear, as torch resizes with `align_corners=False`.
+
+    Args:
+        logits: Logits of shape (C, h, w), floating point, on the CPU.
+        height: Height of the image.
+        width: Width of the image.
+        through: Height and width to which the network itself would resize its logits first. Both resizes are done at
+            once. None if `logits` are what the network returns.
+        align_corners: Whether the network's own resize aligns the centres of the corner pixels.
+
+    Raises:
+        ValueError: If a size is 0 or `logits` has another number of dimensions.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        height: int,
+        width: int,
+        *,
+        through: tuple[int, int] | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        if logits.ndim != 3 or 0 in logits.shape or height < 1 or width < 1:
+            raise ValueError(f"logits of shape {tuple(logits.shape)} for an image of {height}x{width}: no pixels")
+        self._logits = logits.detach()
+        self.channels = logits.shape[0]
+        self.height = height
+        self.width = width
+        sizes = [(logits.shape[1], logits.shape[2]), through or (height, width), (height, width)]
+        steps = [
+            [
+                bilinear_taps(before, after, align_corners=align_corners and through is not None and number == 0)
+                for number, (before, after) in enumerate(itertools.pairwise(lengths))
+            ]
+            for lengths in zip(*sizes, strict=True)
+        ]
+        self._rows, self._columns = (first.then(second) for first, second in steps)
+        self._widths = [each[1] for each in sizes[1:]]
+        self._align_corners = align_corners and through is not None
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
+        if not 0 <= top < bottom <= self.height:
+            raise ValueError(f"rows {top} to {bottom} of {self.height}: expected 0 <= top < bottom <= height")
+        first, last = int(self._rows.first[top]), int(self._rows.last[bottom - 1])
+        return torch.from_numpy(self._blend(self._widened(first, last), first, top, bottom))
+
+    def ids(self) -> Mask | None:
+        """Return the first id of the largest logit at each pixel, (H, W), or None if there is no fast way to it."""
+        _, h, w = self._logits.shape
+        if 3 * h * w > self.height * self.width or not math.isfinite(float(self._logits.sum())):
+            return None
+        rows, columns = Runs.of(self._rows), Runs.of(self._columns)
+        of_logits = argmax(self._logits.float().numpy()).astype(dtype_of_ids(self.channels))
+        of_cells, mixed = uniform_cells(of_logits, rows, columns)
+        result: Mask = of_cells.repeat(columns.lengths, axis=1).repeat(rows.lengths, axis=0)
+        is_mixed = mixed.repeat(columns.lengths, axis=1)
+        count = max(1, BAND // (self.channels * self.width))
+
+        def decode(start: int) -> None:
+            runs = np.flatnonzero(mixed[start : start + count].any(1)) + start
+            if len(runs) == 0:
+                return
+            base = int(rows.first[runs[0]])
+            with torch.no_grad():
+                wide = self._widened(base, int(rows.last[runs[-1]]))
+            for run in runs:
+                top, bottom = rows.starts[run : run + 2]
+                pixels = np.flatnonzero(is_mixed[run])
+                lines = wide[:, rows.first[run] - base : rows.last[run] - base + 1].take(pixels, axis=2)
+                band = _mix(lines, self._rows.weights[:, top:bottom])
+                result[top:bottom, pixels] = argmax(band)
+
+        share(decode, range(0, len(mixed), count))
+        return result
+
+    def _widened(self, first: int, last: int) -> Band:
+        """Return some rows of the logits, resized to the image's width, (C, last - first + 1, W)."""
+        rows = self._logits[:, first : last + 1].float()
+        # One axis at a time: a resize of both reads every row of the logits for every row of the image.
+        for width, align in zip(self._widths, (self._align_corners, False), strict=True):
+            if width != rows.shape[2]:
+                rows = F.interpolate(rows, size=width, mode="linear", align_corners=align)
+        return rows.numpy()
+
+    def _blend(self, lines: Band, first: int, top: int, bottom: int) -> Band:
+        """Return rows of the image, (C, bottom - top, n), made of rows of the logits, (C, k, n), from `first` on."""
+        last = first + lines.shape[1] - 1
+        result: Band | None = None
+        for tap, weights in enumerate(self._rows.weights[:, top:bottom]):
+            if tap and not weights.any():
+                continue
+            # An input beyond the last one has the weight 0.
+            part = lines.take(np.minimum(self._rows.input(tap)[top:bottom], last) - first, axis=1)
+            if len(self._rows.weights) > 1:
+                part *= weights[:, None]
+            result = part if result is None else np.add(result, part, out=result)
+        assert result is not None
+        return result
+
+
+def dtype_of_ids(channels: int) -> type[np.generic]:
+    """Return the dtype of masks: uint8, or uint16 for more than 256 channels."""
+    return np.uint8 if channels <= 256 else np.uint16
+
+
+def _mix(lines: Band, weights: Band) -> Band:
+    """Mix the same k lines, (C, k, m), with weights, (T, n), to n rows, (C, n, m). The last line may count twice."""
+    last = lines.shape[1] - 1
+    result = lines[:, :1] * weights[0, :, None]
+    for tap in range(1, len(weights)):
+        if weights[tap].any():
+            line = min(tap, last)
+            result += lines[:, line : line + 1] * weights[tap, :, None]
+    return result
