@@ -1,0 +1,157 @@
+"""`segnets train DATA --model NAME --out RUN`: train a network on images with masks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segnets.commands._common import Subparsers, add_command
+from segnets.commands.check_data import add_data, checked
+from segnets.console import escape_controls
+from segnets.errors import DataError, TrainingError
+
+if TYPE_CHECKING:
+    from segnets.data import DataSet
+    from segnets.training.config import TrainingConfig
+    from segnets.training.distributed import Ranks
+
+# Arguments that are options of the configuration under the same name.
+_NAMED = ("model", "weights", "weights_backbone", "recipe", "device")
+_NUMBERS = ("epochs", "batch", "lr", "crop", "seed", "workers")
+
+
+def add(commands: Subparsers[Any]) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "train",
+        run,
+        summary="train a network on images with masks",
+        description="Train a network. RUN then holds last.safetensors and best.safetensors, which every other command "
+        "reads, log.csv, report.html, config.toml, and last.ckpt, from which --resume goes on exactly as if there had "
+        "been no interruption. Ctrl-C saves and stops.",
+        examples="""
+        segnets train DATA --model lraspp_mobilenet_v3_large --weights-backbone backbone.pth --out RUN
+        segnets train DATA --model lraspp_mobilenet_v3_large --out RUN --resume
+        segnets train DATA --config RUN/config.toml --out RUN2 --set lr=0.02 --set ema=0.999
+        torchrun --nproc-per-node 2 -m segnets train DATA --model fcn_resnet50 --out RUN
+        """,
+    )
+    add_data(parser)
+    parser.add_argument("--model", metavar="NAME", help="network, one of `segnets list`")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the results; made if needed")
+    _add_start(parser.add_argument_group("starting point"))
+    _add_options(parser.add_argument_group("options"))
+
+
+def _add_start(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--weights",
+        metavar="FILE|NAME",
+        help="start from these weights: a file or a published name. Classes are kept by name",
+    )
+    group.add_argument(
+        "--weights-backbone", metavar="FILE|NAME", help="start from these weights of the backbone's classifier"
+    )
+    group.add_argument("--resume", action="store_true", help="go on from RUN/last.ckpt, if there is one")
+
+
+def _add_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--recipe",
+        choices=("auto", "torchvision", "light"),
+        help="values of all other options. torchvision: those of its reference script. Default: auto, torchvision for "
+        "its six networks if they start from a backbone's weights, else light",
+    )
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the training split")
+    group.add_argument("--batch", type=int, metavar="N", help="images per step and process")
+    group.add_argument("--lr", type=float, metavar="X", help="learning rate")
+    group.add_argument("--crop", type=int, metavar="N", help="height and width of the training crops")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of all randomness; default: 0")
+    group.add_argument("--workers", type=int, metavar="N", help="processes that prepare batches; default: 0")
+    group.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N; default: auto")
+    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file of options, such as RUN/config.toml")
+    group.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other option of the configuration, as in the TOML file. Repeat it for several",
+    )
+    group.add_argument("--dry-run", action="store_true", help="check everything and make one step; write nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train; return 0. Raises SegnetsError for bad input, KeyboardInterrupt after saving."""
+    from segnets.data import open_data
+    from segnets.training.distributed import joined
+
+    config = _config(options)
+    data = open_data(config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format)
+    with joined(config.device) as ranks:
+        return _train(options, config, data, ranks)
+
+
+def _train(options: argparse.Namespace, config: TrainingConfig, data: DataSet, ranks: Ranks) -> int:
+    from segnets.training.distributed import was_restarted
+    from segnets.training.loop import Trainer
+    from segnets.training.run_folder import next_commands
+
+    trainer = Trainer(config, data, ranks=ranks, tell=_tell)
+    resume = options.resume or was_restarted()
+    if ranks.first and not (resume and trainer.folder.checkpoint.exists()):
+        _check(data)
+    result = trainer.run(resume=resume)
+    if ranks.first:
+        print(result)
+        print("next:")
+        for line in next_commands(trainer.folder, config.data, data):
+            print(f"  {escape_controls(line)}")
+    return 0
+
+
+def _config(options: argparse.Namespace) -> TrainingConfig:
+    """Return the configuration: that of the file, with the values of the command line.
+
+    Raises:
+        TrainingError: If an option is unknown, or a value is not allowed, or the model is missing.
+    """
+    from segnets.training.config import TrainingConfig, parse_assignments
+
+    values = parse_assignments(options.assignments)
+    for name in (*_NAMED, *_NUMBERS):
+        value = getattr(options, name)
+        if value is not None:
+            if name in values:
+                raise TrainingError(f"--{name.replace('_', '-')} and --set {name}=... were both given; choose one")
+            values[name] = value
+    values |= {"data": str(options.data), "out": str(options.out)}
+    if options.classes is not None:
+        values["classes"] = options.classes
+    if options.ignore is not None:
+        values["ignore"] = tuple(options.ignore)
+    config = TrainingConfig.from_toml(options.config, **values) if options.config else TrainingConfig(**values)
+    if not config.model:
+        raise TrainingError("no network: name one with --model, for example --model lraspp_mobilenet_v3_large")
+    return config
+
+
+def _check(data: DataSet) -> None:
+    """Check the data; print warnings on stderr.
+
+    Raises:
+        DataError: If there are errors.
+    """
+    report = checked(data)
+    for warning in report.warnings:
+        _tell(f"warning: {warning}")
+    if not report.ok:
+        more = f" (and {len(report.errors) - 1} more errors)" if len(report.errors) > 1 else ""
+        raise DataError(f"{report.errors[0]}{more}; `segnets check-data {data.path}` lists all")
+
+
+def _tell(message: str) -> None:
+    print(f"segnets: {escape_controls(message)}", file=sys.stderr, flush=True)

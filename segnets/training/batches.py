@@ -1,0 +1,95 @@
+"""Batches of a training: loaded in their order from any step on, and normalised on the training's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from segnets.data.loader import Batches, Example, Position, TrainSet
+from segnets.errors import SegnetsError
+from segnets.preprocessing import Preprocessing
+from segnets.training.stopping import ignore_stops
+
+_Fetched: TypeAlias = Example | SegnetsError
+
+
+def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinned: bool = False) -> Iterator[Example]:
+    """Yield batches, prepared in worker processes or in this one.
+
+    The caller's random numbers are left alone.
+
+    Args:
+        train_set: Augmented samples.
+        order: Positions of the batches.
+        workers: Processes that prepare batches, or 0 for this one.
+        pinned: Whether to put batches into memory from which a GPU copies faster.
+
+    Yields:
+        Images (N, K, h, w) and masks (N, h, w), uint8, with the indices of their samples (N,).
+
+    Raises:
+        SegnetsError: If a sample can't be read.
+    """
+    loader = DataLoader(
+        _Caught(train_set),
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pinned,
+        worker_init_fn=ignore_stops,
+        generator=torch.Generator(),  # the loader draws a seed, by default from torch's global generator
+    )
+    for batch in loader:
+        if isinstance(batch, SegnetsError):
+            raise batch
+        yield batch
+
+
+class _Caught(Dataset[_Fetched]):
+    """Samples, or the errors of reading them: the loader would add the traceback of its process to the message."""
+
+    def __init__(self, samples: TrainSet) -> None:
+        self._samples = samples
+
+    def __getitem__(self, position: Position) -> _Fetched:
+        try:
+            return self._samples[position]
+        except SegnetsError as error:
+            return error
+
+
+def _collate(items: list[_Fetched]) -> _Fetched:
+    for item in items:
+        if isinstance(item, SegnetsError):
+            return item
+    batch: Example = default_collate(items)
+    return batch
+
+
+class Normaliser:
+    """Conversion of a batch of bytes to the network's input, as `segnets.preprocess` does it after resizing.
+
+    Args:
+        preprocessing: Its means, standard deviations and channel order are used.
+        device: Device of the network.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self._swapped = preprocessing.channel_order == "BGR"
+        self._device = device
+
+    def __call__(self, batch: Example) -> tuple[Tensor, Tensor]:
+        """Return images (N, K, h, w), float32, normalised, and class ids (N, h, w), int64, on the device."""
+        image = batch.image.to(self._device, non_blocking=True)
+        target = batch.mask.to(self._device, non_blocking=True).long()
+        if self._swapped:
+            image = image.flip(1)
+        return image.float().div_(255.0).sub_(self._mean).div_(self._std), target

@@ -1,0 +1,143 @@
+"""Checkpoints that resume a training: one file, written atomically, of tensors and plain values only."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from io import BufferedRandom
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from segnets.errors import OutputError, TrainingError
+from segnets.files import atomic_write, cannot_write
+
+KIND = "segnets training checkpoint"
+VERSION = 1
+
+
+def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint. An existing one is replaced only by a complete new one.
+
+    Args:
+        path: File to write.
+        state: Dictionaries, lists, tuples, tensors, numbers, strings, booleans and None. Other objects are refused,
+            because `torch.load(weights_only=True)` could not read them.
+
+    Raises:
+        OutputError: If the file can't be written, for example because the disk is full.
+        TypeError: If `state` holds another object.
+    """
+    target = Path(path)
+    content = {"kind": KIND, "version": VERSION, **_plain(state, "state")}
+    with atomic_write(target) as file:
+        keeper = _ErrorKeeper(file)
+        try:
+            torch.save(content, cast(IO[bytes], keeper))  # which calls nothing but `write`
+        except (OSError, RuntimeError) as error:
+            # After a failed write torch complains about the position in the file, not about the disk.
+            raise cannot_write(target, keeper.error or OSError(str(error))) from None
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint. Nothing in it is executed.
+
+    Returns:
+        The dictionary that was written, with its tensors on the CPU.
+
+    Raises:
+        TrainingError: If there is no such file, or it is damaged, no checkpoint of a training, or of a newer version.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise TrainingError(f"{source}: no such checkpoint")
+    _check_archive(source)
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many exception types for a damaged or foreign file
+        raise TrainingError(
+            f"{source}: is damaged or no checkpoint of segnets train; start from weights with --weights FILE instead"
+        ) from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise TrainingError(
+            f"{source}: is no checkpoint of segnets train and can't be resumed; start a new run from its weights with "
+            f"--weights {source}"
+        )
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise TrainingError(
+            f"{source}: was written by a newer segnets (checkpoint version {version}, this one reads {VERSION}); "
+            "update segnets"
+        )
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums of the archive, which torch does not check.
+
+    Raises:
+        TrainingError: If the file is no zip archive, or an entry is damaged.
+    """
+    advice = "go on from RUN/last.safetensors with --weights, or start again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError):
+        raise TrainingError(f"{path}: is truncated, damaged or no checkpoint; {advice}") from None
+    if damaged is not None:
+        raise TrainingError(f"{path}: is damaged ({damaged} does not match its checksum); {advice}")
+
+
+class _ErrorKeeper:
+    """File that remembers the first error of a write, which torch replaces by another one."""
+
+    def __init__(self, file: BufferedRandom) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a value with plain dictionaries and lists.
+
+    Raises:
+        TypeError: If it holds an object of another type.
+    """
+    if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes):
+        return value.detach() if isinstance(value, Tensor) else value
+    if isinstance(value, Mapping):
+        return {key: _plain(each, f"{where}[{key!r}]") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(each, f"{where}[{i}]") for i, each in enumerate(value))
+    raise TypeError(f"{where}: a checkpoint can't hold a {type(value).__name__}")
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Check that a disk has room for two checkpoints, the last one and the next.
+
+    Args:
+        folder: Existing folder of the checkpoints.
+        size: Expected bytes of one checkpoint.
+
+    Raises:
+        OutputError: If there is too little.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if free < 2 * size:
+        raise OutputError(
+            f"{folder}: {free / 1e6:.0f} MB are free, and two checkpoints take {2 * size / 1e6:.0f} MB; free some "
+            "space or choose another --out"
+        )

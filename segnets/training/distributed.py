@@ -1,0 +1,131 @@
+"""Training in several processes, started by torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from segnets.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a training.
+
+    Attributes:
+        rank: Number of this process, 0..world - 1.
+        world: Number of processes.
+        device: Device of this process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and messages."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, which all call this. The argument is changed."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in some process. All processes call this."""
+        if self.world == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), device=self.device)) > 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, in the order of their ranks. All processes call this."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Copy the buffers of the first process to the others. All processes call this."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """Wait until all processes call this."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, and leave them at the end. Without torchrun, there is one process.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" is a GPU that CUDA finds, else the CPU. Processes on
+            GPUs take one each.
+
+    Raises:
+        TrainingError: If the device is missing, or torchrun's variables are incomplete.
+    """
+    world = _variable("WORLD_SIZE", 1)
+    local = _variable("LOCAL_RANK", 0)
+    chosen = _device(device, local, world)
+    if world == 1:
+        yield Ranks(device=chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def was_restarted() -> bool:
+    """Return whether torchrun started this process again after a failure (`--max-restarts`)."""
+    return _variable("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise TrainingError(f"the environment variable {name}={text!r} is not a number; torchrun sets it") from None
+
+
+def _device(name: str, local: int, world: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise TrainingError(f"device {name!r}: expected auto, cpu, cuda, cuda:0 or mps") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise TrainingError(f"device {name!r}: torch finds no CUDA GPU here; use --device cpu")
+        index = device.index if device.index is not None else local
+        if world > 1 and device.index is not None:
+            raise TrainingError(f"device {name!r}: {world} processes need a GPU each; use --device cuda")
+        if index >= torch.cuda.device_count():
+            raise TrainingError(
+                f"device {name!r}: this is process {local} and there are {torch.cuda.device_count()} GPUs here; start "
+                "one process per GPU (torchrun --nproc-per-node), or use --device cpu"
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise TrainingError(f"device {name!r}: torch finds no Apple GPU here; use --device cpu")
+    if device.type not in ("cpu", "mps"):
+        raise TrainingError(f"device {name!r}: expected auto, cpu, cuda, cuda:0 or mps")
+    return device

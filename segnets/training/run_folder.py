@@ -1,0 +1,140 @@
+"""The folder of a training: the names of its files, and what a resumed training has to share with its checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from segnets.data.dataset import DataSet
+from segnets.errors import OutputError, TrainingError
+from segnets.files import atomic_write
+from segnets.training.checkpoints import read_checkpoint
+from segnets.training.config import TrainingConfig
+
+# A resumed training may have other values of these; every step computes the same.
+_FREE = {"data", "out", "workers", "device", "checkpoint_every", "tensorboard"}
+
+
+class RunFolder:
+    """Folder of a training.
+
+    Args:
+        path: The folder, which need not exist.
+
+    Attributes:
+        checkpoint: What `--resume` reads.
+        last: Weights file of the last validated network.
+        best: Weights file of the network with the best validation.
+        config: The configuration.
+        log: Losses and validations, as CSV.
+        report: The report, as HTML.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "last.ckpt"
+        self.last = path / "last.safetensors"
+        self.best = path / "best.safetensors"
+        self.config = path / "config.toml"
+        self.log = path / "log.csv"
+        self.report = path / "report.html"
+
+    def prepare(self, *, resume: bool) -> dict[str, Any] | None:
+        """Make the folder, or read the checkpoint of an earlier run in it.
+
+        Args:
+            resume: Whether the training may go on from a checkpoint.
+
+        Returns:
+            The checkpoint to resume, or None to start from the beginning.
+
+        Raises:
+            OutputError: If the folder can't be made, or holds a training and `resume` is False.
+            TrainingError: If the checkpoint can't be read.
+        """
+        if self.checkpoint.exists():
+            if not resume:
+                raise OutputError(
+                    f"{self.path}: holds a training already; go on with --resume, or choose another --out"
+                )
+            return read_checkpoint(self.checkpoint)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path}: can't be made: {error.strerror}; choose another --out") from None
+        if not resume and self.log.exists():
+            raise OutputError(
+                f"{self.path}: holds a training that was stopped before its first checkpoint; start again in it with "
+                "--resume, or choose another --out"
+            )
+        return None
+
+    def write_config(self, config: TrainingConfig) -> None:
+        """Write the configuration as TOML."""
+        with atomic_write(self.config) as file:
+            file.write(config.to_toml().encode())
+
+
+def check_same_training(
+    state: Mapping[str, Any], config: TrainingConfig, data: DataSet, ranks: int, where: Path
+) -> None:
+    """Check that a checkpoint belongs to the training that shall go on.
+
+    Args:
+        state: The checkpoint.
+        config: Configuration of the resumed training.
+        data: Its data set.
+        ranks: Number of its processes.
+        where: Path of the checkpoint.
+
+    Raises:
+        TrainingError: If the configuration, the data or the number of processes differ.
+    """
+    then, now = state["config"], config.to_json()
+    for each in fields(config):
+        name = each.name
+        if name not in _FREE and then.get(name) != now[name]:
+            raise TrainingError(
+                f"{where}: was made with {name}={then.get(name)!r}, and now it is {now[name]!r}; resume with the same "
+                "options, or start a new training in another --out"
+            )
+    if state["ranks"] != ranks:
+        raise TrainingError(
+            f"{where}: was made by {state['ranks']} processes, and now there are {ranks}; start as many (torchrun "
+            f"--nproc-per-node {state['ranks']}), or start a new training in another --out"
+        )
+    if tuple(state["classes"]) != data.classes:
+        raise TrainingError(f"{where}: was made with other classes: {', '.join(state['classes'])}")
+    if state["data"] != fingerprint(data, config.train_split):
+        raise TrainingError(
+            f"{where}: the split {config.train_split!r} of {data.path} had other images then; restore them, or start a "
+            "new training in another --out"
+        )
+
+
+def fingerprint(data: DataSet, split: str) -> str:
+    """Return a hash of the names of a split's samples, in their order."""
+    names = "\n".join(sample.name for sample in data.samples(split))
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def next_commands(folder: RunFolder, path: str, data: DataSet) -> list[str]:
+    """Return the commands that use a trained network, with real paths.
+
+    Args:
+        folder: Folder of the training.
+        path: Path of the data set.
+        data: The data set.
+    """
+    weights = quote(str(folder.best if folder.best.exists() else folder.last))
+    samples = [sample for name in ("test", "val", "train") for sample in data.splits.get(name, ())]
+    results, export = (quote(str(folder.path / name)) for name in ("predicted", "model.ts"))
+    return [
+        f"segnets evaluate --model {weights} {quote(path)}",
+        f"segnets predict --model {weights} {quote(str(samples[0].image))} --out {results}",
+        f"segnets export {weights} {export}",
+    ]

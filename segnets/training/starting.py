@@ -1,0 +1,211 @@
+"""The network that a training starts from: built, filled with weights, and described for the classes of the data."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import Colour, Decoding, ModelCard
+from segnets.errors import TrainingError, WeightsError
+from segnets.model import SegmentationModel
+from segnets.preprocessing import Preprocessing, parse_resize
+from segnets.training.checkpoints import KIND
+from segnets.training.config import TrainingConfig
+from segnets.weights.actual import last_layers
+from segnets.weights.geometry import merge_options
+from segnets.weights.pretrained import create_model
+from segnets.weights.sources import FoundWeights, read_source
+
+_GREY_MEAN, _GREY_STD = 0.45, 0.225  # the averages over torchvision's three channels
+
+
+def build_network(
+    config: TrainingConfig,
+    classes: Sequence[str],
+    *,
+    palette: Sequence[Colour] = (),
+    channels: int = 3,
+    tell: Callable[[str], None] = lambda _message: None,
+) -> SegmentationModel:
+    """Build the network of a training with its starting weights.
+
+    With weights of other classes, the rows of the last convolutions are taken over by class name. The initial values of
+    all others depend on `config.seed` alone.
+
+    Args:
+        config: Network, weights and options.
+        classes: Class names of the data, in the order of the ids.
+        palette: One RGB colour per class, or empty.
+        channels: Channels of the images.
+        tell: Called with messages: what was kept, remapped or newly initialised.
+
+    Returns:
+        The network in training mode on the CPU, with a card of the data's classes.
+
+    Raises:
+        TrainingError: If the network is unknown or an option has no effect in it.
+        WeightsError: If weights are not found, can't be read or do not fit.
+    """
+    options: dict[str, Any] = {
+        "num_classes": _outputs(config, classes),
+        "aux_loss": config.aux_loss,
+        "in_channels": channels,
+    }
+    if config.output_stride:
+        options["output_stride"] = config.output_stride
+    if config.norm_eval:
+        options["norm_eval"] = True
+    if config.gradient_checkpointing:
+        options["gradient_checkpointing"] = True
+    model, card = _filled(config, options, tuple(classes), tell)
+    if config.freeze_backbone:
+        model.freeze_backbone()
+    model.card = ModelCard(
+        classes=tuple(classes),
+        palette=tuple(palette),
+        preprocessing=_preprocessing(config, card, channels),
+        decoding=_decoding(config, card),
+    )
+    return model.train()
+
+
+def _outputs(config: TrainingConfig, classes: Sequence[str]) -> int:
+    if config.decoding != "threshold":
+        return len(classes)
+    if len(classes) != 2:
+        raise TrainingError(
+            f"decoding='threshold' is for two classes, the background's first, and the data has {len(classes)}; leave "
+            "it out"
+        )
+    return 1
+
+
+def _decoding(config: TrainingConfig, card: ModelCard | None) -> Decoding | None:
+    if card is not None and card.decoding is not None and card.decoding.rule == config.decoding:
+        return card.decoding
+    return None if config.decoding == "argmax" else Decoding(config.decoding)
+
+
+def _preprocessing(config: TrainingConfig, card: ModelCard | None, channels: int) -> Preprocessing:
+    """Return the preprocessing of the trained network: normalised as the starting weights, resized as configured."""
+    known = card.preprocessing if card is not None else Preprocessing()
+    if known.channels != channels:
+        known = Preprocessing(mean=(_GREY_MEAN,) * channels, std=(_GREY_STD,) * channels)
+    return replace(known, **parse_resize(config.resize))
+
+
+def _filled(
+    config: TrainingConfig, options: dict[str, Any], classes: tuple[str, ...], tell: Callable[[str], None]
+) -> tuple[SegmentationModel, ModelCard | None]:
+    """Build the network and fill it; return the card of its weights too."""
+    if not config.weights:
+        if not config.weights_backbone:
+            tell("the network starts from random weights; --weights or --weights-backbone name others")
+            return _build(config, options, tell), None
+        return _build(config, options, tell, weights_backbone=config.weights_backbone), None
+    if config.weights_backbone:
+        raise TrainingError("weights and weights_backbone are both given, and weights has a backbone; choose one")
+    found = _read(config)
+    known = found.card.classes if found.card is not None else ()
+    if known and known != classes and config.decoding != "threshold":
+        tensors = _rows_by_name(found, config, options, classes, tell)
+        if found.config is not None:
+            options = merge_options(found.config, options, found.where)
+        return _build(config, options, tell, weights=tensors), found.card
+    model = _build(config, options, tell, weights=config.weights if found.where == config.weights else found.tensors)
+    if known:
+        tell(f"{config.weights}: its classes are those of the data and are kept")
+    elif not _is_other_count(model, found):
+        tell(f"{config.weights}: does not name its classes, which are taken for those of the data")
+    return model, found.card
+
+
+def _build(
+    config: TrainingConfig, options: Mapping[str, Any], tell: Callable[[str], None], **weights: Any
+) -> SegmentationModel:
+    """Build a network with initial values that the seed determines, and pass warnings on as messages."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.manual_seed(config.seed)
+        try:
+            model = create_model(config.model, **options, **weights)
+        except WeightsError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise TrainingError(str(error)) from None
+    for warning in caught:
+        tell(str(warning.message))
+    return model
+
+
+def _read(config: TrainingConfig) -> FoundWeights:
+    """Read the starting weights: also those in a checkpoint of torchvision's reference script."""
+    path = Path(config.weights)
+    state = _checkpoint_weights(path) if path.is_file() and zipfile.is_zipfile(path) else None
+    if state is not None:
+        return FoundWeights(state, f"{path} (model)")
+    return replace(read_source(config.weights, model=config.model), where=config.weights)
+
+
+def _checkpoint_weights(path: Path) -> Mapping[str, Tensor] | None:
+    """Return the weights in a checkpoint of torchvision's reference script or of segnets; None for other files."""
+    try:
+        # torchvision's script stores its arguments, in a class that holds plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many exception types; the ordinary way of reading names the problem
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        return None
+    if content.get("kind") == KIND:
+        raise TrainingError(
+            f"{path}: is a checkpoint, which --resume reads; to start from its weights, name the .safetensors in its "
+            "folder"
+        )
+    model: Mapping[str, Tensor] = content["model"]
+    return model
+
+
+def _rows_by_name(
+    found: FoundWeights,
+    config: TrainingConfig,
+    options: Mapping[str, Any],
+    classes: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> dict[str, Tensor]:
+    """Return weights whose last convolutions have the rows of the data's classes, new ones with initial values."""
+    assert found.card is not None
+    known = found.card.classes
+    network = _build(config, options, lambda _message: None)
+    initial, tensors = network.state_dict(), dict(found.tensors)
+    common = [name for name in classes if name in known]
+    for layer in last_layers(network):
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if name not in tensors or name not in initial or len(tensors[name]) != len(known):
+                continue
+            rows = initial[name].clone()
+            for each in common:
+                rows[classes.index(each)] = tensors[name][known.index(each)]
+            tensors[name] = rows
+    new = [name for name in classes if name not in known]
+    dropped = [name for name in known if name not in classes]
+    parts = [f"{len(common)} of {len(classes)} classes are kept by name"]
+    parts += [f"newly initialised: {', '.join(new)}"] if new else []
+    parts += [f"not in the data: {', '.join(dropped)}"] if dropped else []
+    tell(f"{config.weights}: {'; '.join(parts)}")
+    return tensors
+
+
+def _is_other_count(model: nn.Module, found: FoundWeights) -> bool:
+    """Return whether the last convolutions of the weights have another number of rows than those of the network."""
+    own = model.state_dict()
+    names = [f"{layer}.weight" for layer in last_layers(model)]
+    return any(name in found.tensors and len(found.tensors[name]) != len(own[name]) for name in names)

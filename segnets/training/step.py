@@ -1,0 +1,187 @@
+"""One update of the weights: forward and backward passes of a few batches, and a step of the optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from segnets.training.config import TrainingConfig
+from segnets.training.distributed import Ranks
+from segnets.training.ema import ExponentialAverage
+from segnets.training.losses import Objective
+from segnets.training.metrics import VOID
+from segnets.training.optim import scale_learning_rates
+
+Batch = tuple[Tensor, Tensor]
+_AMP = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Result of one update.
+
+    Attributes:
+        loss: Loss of the batches, the mean of all processes, on the training's device, without gradient.
+        lr: Learning rate of the first parameter group.
+    """
+
+    loss: Tensor
+    lr: float
+
+
+class TrainingStep:
+    """Update of a network's weights, with everything that a checkpoint has to record about it.
+
+    Calling it with a list of batches makes one step with the average of their losses, by valid pixels.
+
+    Args:
+        model: Network to train, on its device.
+        optimizer: From `build_optimizer`.
+        loss: From `loss_of`.
+        schedule: Factor of the learning rate for a step, counted from 0; from `schedule_of`.
+        config: Its `amp`, `clip`, `ema`, `compile`, `channels_last` and `loss_average` are read.
+        ranks: The processes of the training.
+        teacher: Network whose logits the loss gets too, on the same device and for the same images.
+
+    Attributes:
+        model: The network itself, without wrappers.
+        average: Moving average of the weights, or None.
+        steps: Number of steps made.
+
+    Example:
+        >>> step = TrainingStep(model, build_optimizer(model, config), loss_of(config), schedule, config)
+        >>> for images, masks in batches:
+        ...     print(step([(images, masks)]).loss.item())
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Objective,
+        schedule: Callable[[int], float],
+        config: TrainingConfig,
+        ranks: Ranks | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.ranks = ranks or Ranks(device=next(model.parameters()).device)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
+        self.optimizer = optimizer
+        self.average = ExponentialAverage(model, config.ema) if config.ema else None
+        self.steps = 0
+        self._loss = loss
+        self._schedule = schedule
+        self._config = config
+        self._teacher = teacher
+        self._parallel = self._in_parallel(model) if self.ranks.world > 1 else None
+        network = self._parallel or model
+        self._network: Any = torch.compile(network) if config.compile else network
+        self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=config.amp == "float16")
+        self._shared = self.ranks.world > 1 and config.loss_average == "all"
+
+    def _in_parallel(self, model: nn.Module) -> DistributedDataParallel:
+        devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+    def __call__(self, batches: Sequence[Batch]) -> StepResult:
+        """Make one step.
+
+        Args:
+            batches: Images (N, C, H, W), float32, normalised, and class ids (N, H, W), int64, 255 ignored; on the
+                device of the network. The gradients of several batches are added up.
+
+        Returns:
+            The loss before the step, and the learning rate.
+        """
+        scale_learning_rates(self.optimizer, self._schedule(self.steps))
+        self.optimizer.zero_grad(set_to_none=True)
+        weights = [None] if len(batches) == 1 else self._weights(batches)
+        total: Tensor | None = None
+        for number, (weight, (images, target)) in enumerate(zip(weights, batches, strict=True), start=1):
+            with self._synchronised(number == len(batches)):
+                with self._autocast():
+                    loss = self._loss_of(images, target, alone=weight is None)
+                    loss = loss if weight is None else loss * weight
+                self._scaler.scale(loss).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        if self._config.clip:
+            self._scaler.unscale_(self.optimizer)
+            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self._config.clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self.average is not None:
+            self.average.update()
+        self.steps += 1
+        return StepResult(self._reported(total), self.optimizer.param_groups[0]["lr"])
+
+    def _loss_of(self, images: Tensor, target: Tensor, *, alone: bool) -> Tensor:
+        outputs = self._forward(self._network, images)
+        teacher = None
+        if self._teacher is not None:
+            with torch.no_grad():
+                teacher = self._forward(self._teacher, images)["out"]
+        share = self._mean_of_ranks if self._shared and alone else None
+        return self._loss(outputs, target, teacher=teacher, share=share)
+
+    def _weights(self, batches: Sequence[Batch]) -> list[Tensor | None]:
+        """Return the part of each batch in the valid pixels of the step, times the number of processes that share it.
+
+        `DistributedDataParallel` divides the gradients by that number.
+        """
+        counts = torch.stack([(target != VOID).sum() for _, target in batches]).float()
+        whole = counts.sum()
+        if self._shared:
+            whole = self._mean_of_ranks(whole)
+        return [*(counts / whole.clamp(min=1)).unbind()]
+
+    def _mean_of_ranks(self, values: Tensor) -> Tensor:
+        return self.ranks.sum(values.clone()) / self.ranks.world
+
+    def _reported(self, loss: Tensor) -> Tensor:
+        """Return the mean loss of all processes."""
+        return loss if self.ranks.world == 1 else self._mean_of_ranks(loss)
+
+    def _forward(self, network: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor) -> Mapping[str, Tensor]:
+        if self._config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return network(images)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._config.amp == "no":
+            return contextlib.nullcontext()
+        return torch.autocast(self.ranks.device.type, dtype=_AMP[self._config.amp])
+
+    def _synchronised(self, synchronised: bool) -> contextlib.AbstractContextManager[Any]:
+        if synchronised or self._parallel is None:
+            return contextlib.nullcontext()
+        return self._parallel.no_sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` restores, for a checkpoint."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the weights, the optimizer, the scaler, the average and the number of steps."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.steps = state["steps"]
