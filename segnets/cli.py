@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from segnets import __version__
-from segnets.commands import check_data, export, info, join, list, predict, train, verify  # noqa: A004
+from segnets.commands import check_data, evaluate, export, info, join, list, predict, train, verify  # noqa: A004
 from segnets.console import run_command
 
 _PROGRAM = "segnets"
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for command in (list, info, predict, check_data, train, export, verify, join):
+    for command in (list, info, predict, check_data, train, evaluate, export, verify, join):
         command.add(commands)
     return parser
 

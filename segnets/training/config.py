@@ -335,16 +335,16 @@ def _check_name(name: str, where: str = "") -> None:
 
 def _parsed(name: str, text: str) -> Any:
     """Return the value that a text stands for, according to the option's type."""
-    if _types()[name] is str and text[:1] not in ("'", '"'):
+    kind = _types()[name]
+    if kind is str and text[:1] not in ("'", '"'):
         return text
-    for candidate in (text, f"[{text}]"):
+    several = typing.get_origin(kind) is tuple
+    for candidate in (f"[{text}]", text) if several and not text.startswith("[") else (text, f"[{text}]"):
         try:
             return tomllib.loads(f"value = {candidate}")["value"]
         except (tomllib.TOMLDecodeError, KeyError):
             continue
-    if typing.get_origin(_types()[name]) is tuple:
-        return [part.strip() for part in text.split(",")]
-    return text
+    return [part.strip() for part in text.split(",")] if several else text
 
 
 def _checked(option: Field[Any], value: object) -> Any:

@@ -1,0 +1,52 @@
+"""Agreement of a data set and a model on the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segnets.data import DataSet
+from segnets.errors import DataError
+
+
+def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) -> DataSet:
+    """Return the data set with the class names that hold for it and for a model.
+
+    Args:
+        data: Data set. If it names no classes, it takes the model's.
+        names: Class names of the model, or empty if it has none.
+        ids: Number of class ids of the model.
+        model: Name of the model, for messages.
+
+    Raises:
+        DataError: If the numbers of classes, the names or their order differ.
+    """
+    if not data.classes:
+        return data.with_classes(tuple(names) or tuple(map(str, range(ids))))
+    if len(data.classes) != ids:
+        raise DataError(
+            f"{data.path}: has {len(data.classes)} classes ({_listed(data.classes)}), and {model} has {ids}"
+            f"{f' ({_listed(names)})' if names else ''}. Use a data set and a model with the same classes."
+        )
+    if not names or data.classes == tuple(names):
+        return data
+    if sorted(data.classes) == sorted(names):
+        number = next(i for i, (ours, its) in enumerate(zip(data.classes, names, strict=True)) if ours != its)
+        raise DataError(
+            f"{data.path}: its classes are in another order than those of {model}: class {number} is "
+            f"{data.classes[number]!r} and {names[number]!r}. Name the classes of the data set in the order of its "
+            f"ids; if they are, the model was trained with other ids: {_listed(names)}."
+        )
+    differing = [
+        f"{number} is {ours!r} and {its!r}"
+        for number, (ours, its) in enumerate(zip(data.classes, names, strict=True))
+        if ours != its
+    ]
+    more = f" ({len(differing) - 1} more)" if len(differing) > 1 else ""
+    raise DataError(
+        f"{data.path}: its classes are not those of {model}: class {differing[0]}{more}. If they mean the same, give "
+        f"both the same names, for example --classes {','.join(names)}"
+    )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

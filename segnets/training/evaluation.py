@@ -1,0 +1,342 @@
+"""Evaluation of a model on a split of a data set.
+
+Every score follows from integer counts over all pixels of the split (`segnets.training.metrics`). Masks are compared at
+the size of the image.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from segnets.card import JSON, Colour
+from segnets.data import DataSet, Pair, Sample
+from segnets.data.colours import default_palette
+from segnets.deploy import Exported
+from segnets.errors import DataError
+from segnets.inference import Predictor
+from segnets.training.class_names import agree_on_classes
+from segnets.training.metrics import VOID, ConfusionMatrix, PlaneCounts, Scored
+
+Counts: TypeAlias = ConfusionMatrix | PlaneCounts
+_AHEAD = 4  # samples that are read in advance
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScore:
+    """Scores of one image.
+
+    Attributes:
+        name: Name of the sample.
+        image: Path of the image.
+        counts: Pixels of each class that are correct, in the truth, and in the prediction, (3, C), int64.
+        pixels: Number of counted pixels.
+        accuracy: Part of them that is correct; nan if all pixels are ignored.
+        iou: IoU of each class, (C,); nan for a class in neither truth nor prediction.
+        mean_iou: Mean of those that are not nan; nan if all pixels are ignored.
+    """
+
+    name: str
+    image: str
+    counts: npt.NDArray[np.int64]
+    pixels: int
+    accuracy: float
+    iou: npt.NDArray[np.float64]
+    mean_iou: float
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An image with its masks, for pictures.
+
+    Attributes:
+        score: Scores of the image.
+        image: Pixels of shape (H, W, K), uint8.
+        truth: Ids of shape (H, W), uint8, 255 for ignored pixels.
+        prediction: Ids of shape (H, W), or planes of shape (C, H, W).
+    """
+
+    score: ImageScore
+    image: npt.NDArray[np.uint8]
+    truth: npt.NDArray[np.uint8]
+    prediction: npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Result of evaluating a model on a split.
+
+    Attributes:
+        data: Path of the data set.
+        split: Name of the split.
+        classes: One name per class id.
+        palette: One RGB colour per class id.
+        ignored_ids: Values in the masks that were ignored.
+        counts: Counts over all pixels.
+        ignored_pixels: Number of ignored pixels.
+        images: Scores of each image, in the order of the split.
+        worst: Images with the lowest mean IoU, the lowest first.
+        best: Images with the highest mean IoU, the highest first.
+    """
+
+    data: str
+    split: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignored_ids: tuple[int, ...]
+    counts: Counts
+    ignored_pixels: int
+    images: tuple[ImageScore, ...]
+    worst: tuple[Example, ...] = field(default=(), repr=False)
+    best: tuple[Example, ...] = field(default=(), repr=False)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes in truth or prediction, 0..1."""
+        return self.counts.mean_iou
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes in neither truth nor prediction, which the mean leaves out."""
+        return tuple(name for name, iou in zip(self.classes, self.counts.iou, strict=True) if math.isnan(iou))
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the scores as JSON values; null for the IoU of an absent class."""
+        iou: dict[str, JSON] = {
+            name: _number(value) for name, value in zip(self.classes, self.counts.iou.tolist(), strict=True)
+        }
+        return {
+            "data": self.data,
+            "split": self.split,
+            "images": len(self.images),
+            "mean_iou": _number(self.counts.mean_iou),
+            "pixel_accuracy": _number(self.counts.pixel_accuracy),
+            "mean_accuracy": _number(self.counts.mean_accuracy),
+            "micro_iou": _number(self.counts.micro_iou),
+            "iou": iou,
+            "absent": list(self.absent),
+            "pixels": self.counts.pixels,
+            "ignored_pixels": self.ignored_pixels,
+            "ignored_ids": list(self.ignored_ids),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the scores as a text for people."""
+        counts = self.counts
+        ignored = self.ignored_pixels / max(1, self.ignored_pixels + counts.pixels)
+        images = f"{len(self.images):,} image{'' if len(self.images) == 1 else 's'}"
+        ids = ", ".join(map(str, self.ignored_ids))
+        lines = [
+            f"{self.data}, split {self.split}: {images}, {counts.pixels:,} pixels; {100 * ignored:.2f} % ignored "
+            f"(value{'' if len(self.ignored_ids) == 1 else 's'} {ids})",
+            "",
+            f"mean IoU        {_shown(counts.mean_iou)}  over {len(self.classes) - len(self.absent)} of "
+            f"{len(self.classes)} classes",
+            f"pixel accuracy  {_shown(counts.pixel_accuracy)}",
+            f"mean accuracy   {_shown(counts.mean_accuracy)}",
+            f"micro IoU       {_shown(counts.micro_iou)}",
+            "",
+        ]
+        width = max(5, *map(len, self.classes))
+        lines.append(f"{'class':{width}}     IoU  accuracy     share")
+        shares = counts.truth / max(1, counts.truth.sum())
+        for name, iou, accuracy, share in zip(self.classes, counts.iou, counts.accuracy, shares, strict=True):
+            if math.isnan(iou):
+                lines.append(f"{name:{width}}  absent from truth and prediction")
+            else:
+                lines.append(f"{name:{width}}  {_shown(iou)}    {_shown(accuracy)}  {100 * share:6.2f} %")
+        return lines
+
+    @classmethod
+    def merged(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Return one evaluation of parts of a split, in any order, each sample in exactly one of them.
+
+        Args:
+            parts: Evaluations of the same model, at least one.
+
+        Raises:
+            ValueError: If a sample occurs twice.
+        """
+        images = sorted((image for part in parts for image in part.images), key=lambda image: image.name)
+        names = [image.name for image in images]
+        if len({*names}) < len(names):
+            raise ValueError("a sample occurs in several parts of an evaluation")
+        first, counts = parts[0], parts[0].counts
+        for part in parts[1:]:
+            counts = _added(counts, part.counts)
+        keep = max(len(part.worst) for part in parts)
+        return cls(
+            data=first.data,
+            split=first.split,
+            classes=first.classes,
+            palette=first.palette,
+            ignored_ids=first.ignored_ids,
+            counts=counts,
+            ignored_pixels=sum(part.ignored_pixels for part in parts),
+            images=tuple(images),
+            worst=tuple(sorted((each for part in parts for each in part.worst), key=_rank)[:keep]),
+            best=tuple(sorted((each for part in parts for each in part.best), key=_rank_from_top)[:keep]),
+        )
+
+
+def evaluate(
+    model: Predictor | nn.Module | Exported | str | os.PathLike[str],
+    data: DataSet,
+    split: str = "val",
+    *,
+    device: str = "auto",
+    samples: Sequence[Sample] | None = None,
+    examples: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Segment the images of a split and compare the masks with the truth, at the size of the image.
+
+    Masks are those of `segnets.segment`, bit for bit, unless a Predictor of another kind is given.
+
+    Args:
+        model: Predictor, model in eval mode, loaded export, or path of a weights file or an exported file.
+        data: Data set. If it names no classes, the model's hold.
+        split: Name of the split.
+        device: "auto", "cpu", "cuda" or "mps", if `model` is no Predictor.
+        samples: Samples to evaluate instead of the whole split, for example the part of one process
+            (`Evaluation.merged`).
+        examples: Number of worst and of best images to keep.
+        progress: Called with the number of images that are done, and of all.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: If the classes or channels of data and model contradict each other, or a sample can't be read.
+        ImageError: If an image can't be segmented.
+
+    Example:
+        >>> evaluate("weights.safetensors", segnets.data.open_data("camvid")).mean_iou
+    """
+    predictor = model if isinstance(model, Predictor) else Predictor(model, device, deterministic=True)
+    network = predictor.networks[0]
+    ids = len(predictor.classes)
+    known = network.card.classes if len(network.card.classes) == ids else ()
+    own_names = bool(data.classes)
+    data = agree_on_classes(data, known, ids, network.name)
+    if data.channels != predictor.channels:
+        raise DataError(
+            f"{data.path}: has images of {data.channels} channels, and {network.name} takes {predictor.channels}."
+        )
+    multilabel = network.decoding.rule == "multilabel"
+    counts: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
+    todo = data.samples(split) if samples is None else samples
+    remark = "" if own_names else f" The data set names no classes; these are of {network.name}."
+    images: list[ImageScore] = []
+    worst, best = _Kept(examples, _rank), _Kept(examples, _rank_from_top)
+    ignored = 0
+    for sample, pair in _read_ahead(data, todo, remark):
+        mask = predictor.predict(pair.image).checked_mask()
+        of_image: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
+        of_image.update(pair.mask, mask)
+        counts = _added(counts, of_image)
+        ignored += int(np.count_nonzero(pair.mask == VOID))
+        score = _score_of(sample, of_image)
+        images.append(score)
+        example = Example(score, pair.image, pair.mask, mask)
+        worst.offer(example)
+        best.offer(example)
+        if progress is not None:
+            progress(len(images), len(todo))
+    return Evaluation(
+        data=str(data.path),
+        split=split,
+        classes=data.classes,
+        palette=_palette(data, network.card.palette),
+        ignored_ids=tuple(sorted({*data.ignore, VOID})),
+        counts=counts,
+        ignored_pixels=ignored,
+        images=tuple(images),
+        worst=worst.examples(),
+        best=best.examples(),
+    )
+
+
+def _read_ahead(data: DataSet, samples: Iterable[Sample], remark: str) -> Iterator[tuple[Sample, Pair]]:
+    """Yield samples with their pairs, in order, reading the next ones in threads. Errors end with the remark."""
+    waiting: deque[tuple[Sample, Future[Pair]]] = deque()
+    pool = ThreadPoolExecutor(2, thread_name_prefix="segnets-data")
+    try:
+        for sample in samples:
+            waiting.append((sample, pool.submit(data.read, sample)))
+            if len(waiting) > _AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    except DataError as error:
+        raise DataError(f"{error}{remark}") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _score_of(sample: Sample, counts: Scored) -> ImageScore:
+    return ImageScore(
+        name=sample.name,
+        image=str(sample.image),
+        counts=np.stack([counts.hits, counts.truth, counts.predicted]),
+        pixels=counts.pixels,
+        accuracy=counts.pixel_accuracy,
+        iou=counts.iou,
+        mean_iou=counts.mean_iou,
+    )
+
+
+def _palette(data: DataSet, of_model: Sequence[Colour]) -> tuple[Colour, ...]:
+    if data.palette:
+        return data.palette
+    return tuple(of_model) if len(of_model) == len(data.classes) else default_palette(data.classes)
+
+
+def _added(counts: Counts, others: Counts) -> Counts:
+    if isinstance(counts, ConfusionMatrix) and isinstance(others, ConfusionMatrix):
+        return counts + others
+    assert isinstance(counts, PlaneCounts)
+    assert isinstance(others, PlaneCounts)
+    return counts + others
+
+
+def _rank(example: Example) -> tuple[float, str]:
+    return example.score.mean_iou, example.score.name
+
+
+def _rank_from_top(example: Example) -> tuple[float, str]:
+    return -example.score.mean_iou, example.score.name
+
+
+class _Kept:
+    """The examples with the lowest rank, a bounded number of them. Images without valid pixels have no rank."""
+
+    def __init__(self, most: int, rank: Callable[[Example], tuple[float, str]]) -> None:
+        self._most, self._rank = most, rank
+        self._examples: list[Example] = []
+
+    def offer(self, example: Example) -> None:
+        if self._most and not math.isnan(example.score.mean_iou):
+            self._examples = heapq.nsmallest(self._most, [*self._examples, example], key=self._rank)
+
+    def examples(self) -> tuple[Example, ...]:
+        return tuple(self._examples)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _shown(value: float) -> str:
+    return "     -" if math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,97 @@
+"""Files of an evaluation: scores, tables and pictures of the worst images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from segnets.errors import OutputError
+from segnets.files import atomic_write, cannot_write
+from segnets.training.evaluation import Evaluation
+from segnets.training.metrics import ConfusionMatrix
+from segnets.training.pictures import draw_example
+
+
+def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Create a folder for the files of an evaluation.
+
+    Raises:
+        OutputError: If it can't be created, or is not empty and `overwrite` is False.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not overwrite and any(path.iterdir()):
+            raise OutputError(f"{path}: is not empty; choose another folder, or ask to overwrite (--force)")
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise OutputError(f"{path}: is not a folder; choose another name") from None
+        raise cannot_write(path, error) from None
+    return path
+
+
+def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write an evaluation: `scores.json`, `images.csv`, `confusion.csv`, and `worst/` with pictures.
+
+    Args:
+        evaluation: The evaluation.
+        folder: Folder to write to; it is created.
+        overwrite: Whether the folder may contain files, of which those with the same names are replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: If the folder is not empty, or a file can't be written.
+    """
+    from PIL import Image
+
+    path = prepare_folder(folder, overwrite=overwrite)
+    _write(path / "scores.json", f"{json.dumps(evaluation.to_json(), indent=2)}\n".encode())
+    _write(path / "images.csv", images_csv(evaluation).encode())
+    if isinstance(evaluation.counts, ConfusionMatrix):
+        _write(path / "confusion.csv", confusion_csv(evaluation).encode())
+    if evaluation.worst:
+        (path / "worst").mkdir(exist_ok=True)
+    for number, example in enumerate(evaluation.worst, 1):
+        content = io.BytesIO()
+        Image.fromarray(draw_example(evaluation, example)).save(content, "PNG")
+        stem = re.sub(r"[^\w.-]+", "_", example.score.name)[-100:]
+        _write(path / "worst" / f"{number:02}_{stem}.png", content.getvalue())
+    return path
+
+
+def images_csv(evaluation: Evaluation) -> str:
+    """Return a table of the images in the order of the split: accuracy, mean IoU, and the IoU of each class.
+
+    The cell of a class that is in neither truth nor prediction is empty.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "pixels", "pixel_accuracy", "mean_iou", *evaluation.classes])
+    for image in evaluation.images:
+        scores = [image.accuracy, image.mean_iou, *image.iou.tolist()]
+        table.writerow([image.name, image.pixels, *("" if math.isnan(each) else f"{each:.6f}" for each in scores)])
+    return text.getvalue()
+
+
+def confusion_csv(evaluation: Evaluation) -> str:
+    """Return the confusion matrix as a table: pixels of each true class (row) by predicted class (column)."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["truth \\ prediction", *evaluation.classes])
+    for name, row in zip(evaluation.classes, evaluation.counts.counts.tolist(), strict=True):
+        table.writerow([name, *row])
+    return text.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
