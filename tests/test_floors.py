@@ -17,7 +17,17 @@ PACKAGE = Path(segnets.__file__).parent
 FLOORS = [
     {
         *("errors", "files", "console", "card", "garbage_collection", "options", "preprocessing", "segmenter"),
-        *("images", "layers", "frame_ring", "forks", "interrupts", "memory", "neutral_state", "torchvision_compat"),
+        *(
+            "images",
+            "layers",
+            "frame_ring",
+            "forks",
+            "interrupts",
+            "memory",
+            "neutral_state",
+            "palettes",
+            "torchvision_compat",
+        ),
     },
     {"backbones", "heads", "model"},
     {"builders"},

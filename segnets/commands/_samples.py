@@ -32,9 +32,9 @@ def draw_samples(data: DataSet, report: DataReport) -> npt.NDArray[np.uint8]:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    from segnets.data.colours import default_palette
     from segnets.data.dataset import VOID
     from segnets.inference.legend import BLACK, Entry, draw_legend
+    from segnets.palettes import default_palette
 
     classes = report.class_names
     palette = data.palette or default_palette(classes)

@@ -11,30 +11,12 @@ import numpy.typing as npt
 from segnets.card import Colour
 from segnets.errors import ImageError
 from segnets.images import image_pixels
+from segnets.palettes import voc_palette
 
 if TYPE_CHECKING:
     from segnets.images import ImageLike
 
 VOID = 255
-
-
-def voc_palette(num_classes: int) -> list[Colour]:
-    """Return PASCAL VOC's colour map: class 0 is black, 1 dark red, 2 dark green.
-
-    The bits of the class id go to red, green and blue in turn, starting at the highest bit of each colour
-    (VOClabelcolormap.m of the VOC development kit).
-
-    Args:
-        num_classes: Number of colours.
-
-    Returns:
-        One RGB colour (0..255) per class id.
-    """
-
-    def channel(class_id: int, shift: int) -> int:
-        return sum((class_id >> (3 * bit + shift) & 1) << (7 - bit) for bit in range(8))
-
-    return [(channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(num_classes)]
 
 
 def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[Colour] = ()) -> npt.NDArray[np.uint8]:

@@ -23,9 +23,9 @@ from segnets.inference import drawing, maps
 from segnets.inference.areas import class_areas
 from segnets.inference.legend import draw_legend, legend_entries, percent
 from segnets.inference.maps import LogitMaps
-from segnets.inference.masks import voc_palette
 from segnets.inference.polygons import feature_collection
 from segnets.inference.rle import Rle, encode, encode_ids
+from segnets.palettes import voc_palette
 
 _NOTEBOOK_SIDE = 960  # pixels of the picture in a notebook
 _NAMED_CLASSES = 3  # in the text form

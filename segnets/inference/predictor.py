@@ -18,7 +18,6 @@ from segnets.errors import ImageError, PredictError, warn_caller
 from segnets.forks import check_not_forked
 from segnets.images import MAX_PIXELS, ImageData, read_image
 from segnets.inference.computation import Computation, Decoded
-from segnets.inference.masks import voc_palette
 from segnets.inference.networks import Network, open_network
 from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Prediction
@@ -26,6 +25,7 @@ from segnets.inference.rasters import open_raster
 from segnets.inference.sources import Item, items_of
 from segnets.inference.tiles import DEFAULT_OVERLAP
 from segnets.inference.views import views
+from segnets.palettes import voc_palette
 
 ModelLike: TypeAlias = nn.Module | Exported | str | os.PathLike[str]
 NO_MODEL = (

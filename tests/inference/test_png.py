@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from segnets.errors import ImageError
-from segnets.inference.masks import voc_palette
 from segnets.inference.writers.png import PngRows, write_png
+from segnets.palettes import voc_palette
 
 RNG = np.random.default_rng(0)
 SIZES = [(1, 1), (3, 5), (257, 1), (1, 300_000), (700, 1021)]  # the last ones take several portions

@@ -21,7 +21,6 @@ from PIL import Image
 from segnets.card import Decoding
 from segnets.errors import ImageError, OutputError
 from segnets.inference.areas import class_areas
-from segnets.inference.masks import voc_palette
 from segnets.inference.prediction import Prediction
 from segnets.inference.rasters import Geo, open_raster
 from segnets.inference.tiles import Rows
@@ -34,6 +33,7 @@ from segnets.inference.writers.rows_geotiff import GeoTiffRows
 from segnets.inference.writers.rows_mask import MaskRows
 from segnets.inference.writers.rows_overlay import OverlayRows, reduction
 from segnets.inference.writers.rows_whole import WholeRows
+from segnets.palettes import voc_palette
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 301, 213

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from segnets.errors import ImageError
-from segnets.inference.masks import VOID, voc_palette
+from segnets.inference.masks import VOID
 from segnets.inference.writers.png import write_png
+from segnets.palettes import voc_palette
 
 if TYPE_CHECKING:
     from segnets.inference.prediction import Prediction

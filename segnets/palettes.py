@@ -1,4 +1,4 @@
-"""Colours for the classes of a data set that states none."""
+"""Colours of classes: PASCAL VOC's, and the customary ones of street scenes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,25 @@ _OTHERS: tuple[Colour, ...] = (
     *((188, 189, 34), (23, 190, 207), (255, 187, 120), (152, 223, 138), (255, 152, 150), (197, 176, 213)),
 )
 _GOLDEN = 0.618034  # successive hues stay far from each other
+
+
+def voc_palette(num_classes: int) -> list[Colour]:
+    """Return PASCAL VOC's colour map: class 0 is black, 1 dark red, 2 dark green.
+
+    The bits of the class id go to red, green and blue in turn, starting at the highest bit of each colour
+    (VOClabelcolormap.m of the VOC development kit).
+
+    Args:
+        num_classes: Number of colours.
+
+    Returns:
+        One RGB colour (0..255) per class id.
+    """
+
+    def channel(class_id: int, shift: int) -> int:
+        return sum((class_id >> (3 * bit + shift) & 1) << (7 - bit) for bit in range(8))
+
+    return [(channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(num_classes)]
 
 
 def default_palette(classes: Sequence[str]) -> tuple[Colour, ...]:
