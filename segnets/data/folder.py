@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.card import Colour
-from segnets.data.dataset import DataSet, Problem, Sample
+from segnets.data import bands
+from segnets.data.dataset import DataSet, Problem, Reader, Sample
 from segnets.data.description import Description, read_description
 from segnets.data.masks import file_palette, read_mask
 from segnets.errors import DataError
@@ -30,6 +31,7 @@ from segnets.images import ImageData, read_image
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2"))
 USUAL_SPLITS = ("train", "val", "test")
+_WITHOUT_BANDS = (1, 3)  # numbers of channels to which every image can be converted
 WHOLE = "all"  # the split of a folder without splits
 
 
@@ -49,6 +51,8 @@ class FileReader:
 
     def image(self, sample: Sample) -> ImageData:
         """Return the pixels (H, W, K), and what was assumed of them."""
+        if self.channels not in _WITHOUT_BANDS and sample.image.suffix.lower() in bands.SUFFIXES:
+            return bands.read_bands(sample.image, self.channels)
         return read_image(sample.image, self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
@@ -81,14 +85,27 @@ def open_folder(folder: Path, classes: Sequence[str] | None, ignore: Sequence[in
 
 
 def described(
-    path: Path, description: Description, splits: dict[str, tuple[Sample, ...]], problems: Sequence[Problem] = ()
+    path: Path,
+    description: Description,
+    splits: dict[str, tuple[Sample, ...]],
+    problems: Sequence[Problem] = (),
+    *,
+    reader: Reader | None = None,
 ) -> DataSet:
     """Return the data set of these files that a description describes.
+
+    Args:
+        path: Path of the data set.
+        description: Its classes, and how masks store them.
+        splits: Its samples.
+        problems: What is wrong with the list of files.
+        reader: Reading of the samples; default: of files.
 
     Raises:
         DataError: If the description contradicts itself.
     """
-    reader = FileReader(description.channels, description.palette, description.masks == "colours")
+    if reader is None:
+        reader = FileReader(description.channels, description.palette, description.masks == "colours")
     return DataSet(
         path=path,
         classes=description.classes,
@@ -172,13 +189,9 @@ def _entries(folder: Path) -> list[Path]:
 
 def _listed(folder: Path, path: Path, problems: list[Problem]) -> tuple[Sample, ...]:
     """Return the samples that a list names: one name per line, or the paths of an image and its mask."""
-    try:
-        lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read: {error}. Save the list as UTF-8 text.") from None
     images, masks = _by_name(folder / "images", problems), _by_name(folder / "masks", problems)
     samples: dict[str, Sample] = {}
-    for number, parts in enumerate(lines, 1):
+    for number, parts in enumerate(read_lines(path), 1):
         if not parts:
             continue
         if len(parts) > 2:
@@ -194,6 +207,18 @@ def _listed(folder: Path, path: Path, problems: list[Problem]) -> tuple[Sample, 
             if sample.mask is None:
                 problems.append(_without_mask(sample.image, folder))
     return tuple(samples[name] for name in sorted(samples))
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    """Return the words of each line of a list of samples.
+
+    Raises:
+        DataError: If it can't be read as text.
+    """
+    try:
+        return [line.split() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read: {error}. Save the list as UTF-8 text.") from None
 
 
 def _sample_of_name(name: str, images: dict[str, Path], masks: dict[str, Path]) -> Sample | None:

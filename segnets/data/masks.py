@@ -5,10 +5,9 @@ Pillow is imported when first used.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -93,22 +92,38 @@ def file_palette(path: Path) -> list[Colour]:
         DataError: If the file can't be read.
     """
     with _opened(path) as image:
-        flat = image.getpalette("RGB") if image.mode == "P" else None
-    flat = flat or []
+        return palette_of(image)
+
+
+def palette_of(image: Image.Image) -> list[Colour]:
+    """Return the colours that an opened palette image states for its indices, or an empty list for other images."""
+    flat = (image.getpalette("RGB") if image.mode == "P" else None) or []
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
 
 
 def _opened(path: Path) -> Image.Image:
+    if not path.is_file():  # opening a pipe would wait
+        what = "is no regular file" if path.exists() else "no such file"
+        raise DataError(f"{path}: {what}. Add the mask, or remove its image from the data set.")
+    return opened_mask(path, str(path))
+
+
+def opened_mask(file: Path | IO[bytes], name: str) -> Image.Image:
+    """Open a mask without decoding it.
+
+    Args:
+        file: Path of a regular file, or a file opened in binary mode.
+        name: Name for messages.
+
+    Raises:
+        DataError: If it is no image.
+    """
     from PIL import Image
 
-    if not path.is_file():  # opening a pipe would wait
-        raise DataError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
-    except Exception as error:
-        raise _damaged(str(path), error) from None
+        return Image.open(file)
+    except Exception as error:  # Pillow's readers raise any kind for a damaged file
+        raise _damaged(name, error) from None
 
 
 def _damaged(name: str, error: Exception) -> DataError:

@@ -6,12 +6,22 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from segnets.data.cityscapes import is_cityscapes, open_cityscapes
+from segnets.data.coco import is_coco, open_coco
 from segnets.data.dataset import DataSet
 from segnets.data.folder import open_folder
+from segnets.data.shards import has_shards, open_shards
+from segnets.data.voc import find_voc, is_sbd, open_voc
 from segnets.errors import DataError
 
 Opener = Callable[[Path, Sequence[str] | None, Sequence[int] | None], DataSet]
-FORMATS: dict[str, Opener] = {"folder": open_folder}
+FORMATS: dict[str, Opener] = {
+    "folder": open_folder,
+    "voc": open_voc,
+    "coco": open_coco,
+    "cityscapes": open_cityscapes,
+    "shards": open_shards,
+}
 
 
 def open_data(
@@ -27,8 +37,8 @@ def open_data(
         path: Folder of the data set.
         classes: One name per class id, instead of those that the data set states.
         ignore: Values in masks that are ignored, instead of those that the data set states. 255 is always ignored.
-        format: "folder" (`DATA/{train,val,test}/{images,masks}` or file lists, see `segnets.data.folder`), or "auto" to
-            recognise it.
+        format: "folder", "voc", "coco", "cityscapes" or "shards", each described in the module of its name in
+            `segnets.data`; or "auto" to recognise it by its folders.
 
     Returns:
         The data set.
@@ -45,4 +55,16 @@ def open_data(
     folder = Path(path)
     if not folder.exists():
         raise DataError(f"{folder}: no such folder. Name the folder that holds the data set.")
-    return FORMATS["folder" if format == "auto" else format](folder, classes, ignore)
+    if format == "auto":
+        format = _recognised(folder)  # noqa: A001  # as above
+    return FORMATS[format](folder, classes, ignore)
+
+
+def _recognised(folder: Path) -> str:
+    if is_cityscapes(folder):
+        return "cityscapes"
+    if find_voc(folder) is not None or is_sbd(folder):
+        return "voc"
+    if is_coco(folder):
+        return "coco"
+    return "shards" if has_shards(folder) else "folder"

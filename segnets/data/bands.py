@@ -1,0 +1,67 @@
+"""Images of 1 to 16 bands in TIFF files. tifffile is imported when first used (extra `train`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.errors import DataError
+from segnets.images import ImageData
+
+SUFFIXES = frozenset((".tif", ".tiff"))
+
+
+def read_bands(path: Path, channels: int) -> ImageData:
+    """Read all bands of a TIFF file as 8 bits.
+
+    Bands may be samples of a pixel, planes, or pages of the same size. Of 16 bits the low 8 are dropped, as in
+    `segnets.images.read_image`.
+
+    Args:
+        path: Path of the file.
+        channels: Number of bands.
+
+    Returns:
+        Pixels of shape (H, W, channels), uint8, and what was assumed.
+
+    Raises:
+        DataError: If the file can't be read, or has other bands or values.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise DataError(f"{path}: needs tifffile, which is not installed: pip install 'segnets[train]'.") from None
+    if not path.is_file():
+        raise DataError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            pixels, axes = series.asarray(), series.axes
+    except Exception as error:  # any kind for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: can't be read as a TIFF ({reason}). Save it again, without compression.") from None
+    return _eight_bits(_last(pixels, axes, path, channels), path)
+
+
+def _last(pixels: npt.NDArray[np.generic], axes: str, path: Path, channels: int) -> npt.NDArray[np.generic]:
+    """Return pixels (H, W, K) of an array whose axes are named as in tifffile."""
+    if pixels.ndim == 2:
+        pixels, axes = pixels[:, :, None], f"{axes}S"
+    others = [place for place, axis in enumerate(axes) if axis not in "YX"]
+    if pixels.ndim != 3 or len(others) != 1 or pixels.shape[others[0]] != channels:
+        shape = " x ".join(map(str, pixels.shape))
+        raise DataError(f"{path}: has {shape} values ({axes}), and the data set {channels} channels. Correct channels.")
+    return np.moveaxis(pixels, others[0], 2)
+
+
+def _eight_bits(pixels: npt.NDArray[np.generic], path: Path) -> ImageData:
+    if pixels.dtype == np.uint8:
+        return ImageData(np.ascontiguousarray(pixels, dtype=np.uint8))
+    if pixels.dtype != np.uint16:
+        raise DataError(f"{path}: has values of {pixels.dtype}, whose range is unknown. Scale them to 0..255, uint8.")
+    scaled = np.ascontiguousarray(np.right_shift(pixels.astype(np.uint16), 8), dtype=np.uint8)
+    largest = int(scaled.max(initial=0))
+    dark = "" if largest >= 64 else f". They are dark: none is above {largest} of 255"
+    return ImageData(scaled, (f"its values 0..65535 were scaled to 0..255{dark}",))

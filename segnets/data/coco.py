@@ -1,0 +1,218 @@
+"""COCO: masks drawn from the outlines of objects. pycocotools is imported when first used (extra `coco`).
+
+    DATA/annotations/instances_train2017.json     images in DATA/train2017
+    DATA/annotations/instances_val2017.json       images in DATA/val2017
+
+COCO's own annotations become the 21 classes of PASCAL VOC, by the rules of torchvision's reference for segmentation:
+objects of other categories are background, pixels in two objects are ignored, and the training split leaves out images
+whose objects of these classes have 1000 pixels or less in total. Annotations with other categories keep them all, and
+all images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segnets.card import Colour
+from segnets.catalog import VOC_CLASSES
+from segnets.data.dataset import MOST_CLASSES, VOID, DataSet, Sample
+from segnets.data.description import Description
+from segnets.data.folder import described
+from segnets.errors import DataError
+from segnets.images import ImageData, read_image
+from segnets.palettes import voc_palette
+
+BACKGROUND = "__background__"
+# Category ids of COCO in the order of VOC's classes; 0 stands for the background (torchvision
+# references/segmentation/coco_utils.py, CAT_LIST).
+COCO_AS_VOC = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
+# COCO's names where they differ from VOC's.
+_RENAMED = {
+    "airplane": "aeroplane",
+    "dining table": "diningtable",
+    "motorcycle": "motorbike",
+    "potted plant": "pottedplant",
+    "couch": "sofa",
+    "tv": "tvmonitor",
+}
+LEAST_AREA = 1000  # pixels; an image of the training split has more
+_PREFIX, _YEAR = "instances_", "2017"
+
+# A list of polygons, each x1, y1, x2, y2, ...; or a run-length encoding.
+Outline = list[npt.NDArray[np.float64]] | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """The objects of one image.
+
+    Attributes:
+        height: Height of the image as the annotations state it.
+        width: Its width.
+        objects: Class id and outline of each object.
+    """
+
+    height: int
+    width: int
+    objects: tuple[tuple[int, Outline], ...]
+
+
+@dataclass(frozen=True)
+class CocoReader:
+    """Reading of images, and drawing of their masks.
+
+    Attributes:
+        images: The objects of each image, by the path of its file.
+    """
+
+    images: Mapping[Path, CocoImage] = field(repr=False)
+
+    def image(self, sample: Sample) -> ImageData:
+        """Return the pixels (H, W, 3), and what was assumed of them."""
+        return read_image(sample.image)
+
+    def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
+        """Return the mask (H, W), drawn from the outlines."""
+        try:
+            return draw_mask(self.images[sample.image])
+        except DataError:
+            raise
+        except Exception as error:  # pycocotools raises any kind for malformed outlines
+            raise DataError(f"{sample.mask}: the outlines of {sample.image.name} can't be drawn ({error}).") from None
+
+    def stored_palette(self, _sample: Sample) -> Sequence[Colour]:
+        """Return no colours."""
+        return ()
+
+
+def draw_mask(image: CocoImage) -> npt.NDArray[np.uint8]:
+    """Draw the class ids of an image's objects.
+
+    Args:
+        image: The objects.
+
+    Returns:
+        Ids of shape (H, W): 0 where no object is, 255 where two are.
+
+    Raises:
+        DataError: If pycocotools is not installed.
+    """
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError:
+        raise DataError("COCO needs pycocotools, which is not installed: pip install 'segnets[coco]'.") from None
+    ids = np.zeros((image.height, image.width), dtype=np.uint8)
+    objects = np.zeros((image.height, image.width), dtype=np.uint16)
+    for class_id, outline in image.objects:
+        parts = coco_mask.decode(coco_mask.frPyObjects(outline, image.height, image.width))
+        inside = parts.any(axis=2) if parts.ndim == 3 else parts != 0
+        np.maximum(ids, np.where(inside, np.uint8(class_id), np.uint8(0)), out=ids)
+        objects += inside
+    ids[objects > 1] = VOID
+    return ids
+
+
+def is_coco(folder: Path) -> bool:
+    """Return whether a folder has annotations in COCO's layout."""
+    return any((folder / "annotations").glob(f"{_PREFIX}*.json"))
+
+
+def open_coco(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
+    """Open a data set in COCO's layout. The annotations are read, which takes a while for COCO itself.
+
+    Args:
+        folder: Folder that holds `annotations` and the folders of images.
+        classes: Names to use instead, as many, or None.
+        ignore: Values to ignore, or None.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: If there are no annotations, they are malformed, or the splits have different categories.
+    """
+    files = sorted((folder / "annotations").glob(f"{_PREFIX}*.json"))
+    if not files:
+        raise DataError(f"{folder}: has no annotations/{_PREFIX}*.json. Unpack COCO's annotations.")
+    names: tuple[str, ...] | None = None
+    splits: dict[str, tuple[Sample, ...]] = {}
+    images: dict[Path, CocoImage] = {}
+    for path in files:
+        year = path.stem.removeprefix(_PREFIX)
+        split = year.removesuffix(_YEAR)
+        of_split, its_names = read_annotations(path, folder / year, large_only=split == "train")
+        if names not in (None, its_names):
+            raise DataError(f"{path}: has other categories than {files[0].name}. Write the same to both files.")
+        names = its_names
+        splits[split] = tuple(Sample(image.stem, image, path) for image in sorted(of_split))
+        images |= of_split
+    palette = tuple(voc_palette(len(VOC_CLASSES))) if names == VOC_CLASSES else ()
+    description = Description(classes=names or (), palette=palette).overridden(classes, ignore)
+    ordered = {name: splits[name] for name in sorted(splits, key=lambda name: (name != "train", name))}
+    return described(folder, description, ordered, reader=CocoReader(images))
+
+
+def read_annotations(path: Path, folder: Path, *, large_only: bool) -> tuple[dict[Path, CocoImage], tuple[str, ...]]:
+    """Read a file of annotations.
+
+    Args:
+        path: The file.
+        folder: Folder of the images.
+        large_only: Whether to leave out images with little in them, for COCO's own categories.
+
+    Returns:
+        The objects of each image by its path, and the names of the classes.
+
+    Raises:
+        DataError: If the file is malformed.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        class_of, names = _classes({int(each["id"]): str(each["name"]) for each in content["categories"]})
+        objects: dict[int, list[tuple[int, Outline]]] = {}
+        area: dict[int, float] = {}
+        for each in content["annotations"]:
+            class_id = class_of.get(each["category_id"])
+            if class_id is not None:
+                objects.setdefault(each["image_id"], []).append((class_id, _outline(each["segmentation"])))
+                area[each["image_id"]] = area.get(each["image_id"], 0) + each.get("area", 0)
+        large_only = large_only and names == VOC_CLASSES
+        images = {
+            folder / each["file_name"]: CocoImage(each["height"], each["width"], tuple(objects.get(each["id"], ())))
+            for each in content["images"]
+            if not large_only or area.get(each["id"], 0) > LEAST_AREA
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: is no file of COCO's instances ({reason}). Unpack or export it again.") from None
+    return images, names
+
+
+def _classes(categories: dict[int, str]) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Return the class id of each category id, and the names of the classes."""
+    if all(
+        _RENAMED.get(categories.get(category, ""), categories.get(category)) == name
+        for category, name in zip(COCO_AS_VOC[1:], VOC_CLASSES[1:], strict=True)
+    ):
+        return {category: class_id for class_id, category in enumerate(COCO_AS_VOC)}, VOC_CLASSES
+    if len(categories) >= MOST_CLASSES:
+        raise ValueError(f"{len(categories)} categories; at most {MOST_CLASSES - 1} are supported")
+    ordered = sorted(categories)
+    return {each: number for number, each in enumerate(ordered, 1)}, (
+        BACKGROUND,
+        *(categories[each] for each in ordered),
+    )
+
+
+def _outline(segmentation: Any) -> Outline:
+    """Return an outline with its numbers in arrays, which take an eighth of the memory of lists."""
+    if isinstance(segmentation, list):
+        return [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
+    return dict(segmentation)

@@ -1,0 +1,113 @@
+"""WebDataset shards."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from segnets.data import open_data
+from segnets.data.check import check_data
+from segnets.errors import DataError
+from tests.data.common import image_of, mask_of
+
+DESCRIPTION = 'classes = ["sky", "road", "car"]'
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def members(*seeds: int, mask: str = "mask.png") -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for seed in seeds:
+        found |= {f"{seed:06}.png": png(image_of(seed)), f"{seed:06}.{mask}": png(mask_of(seed))}
+        found[f"{seed:06}.json"] = b"{}"
+    return found
+
+
+def test_shards_of_two_splits(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(DESCRIPTION)
+    write_shard(tmp_path / "val-000000.tar", members(9, mask="seg.png"))
+    write_shard(tmp_path / "train-000000.tar", members(3, 1))
+    write_shard(tmp_path / "train-000001.tar", members(2))
+    data = open_data(tmp_path)
+    assert list(data.splits) == ["train", "val"]
+    assert [sample.name for sample in data.samples("train")] == ["000001", "000002", "000003"]
+    for seed, sample in zip((1, 2, 3), data.samples("train"), strict=True):
+        pair = pickle.loads(pickle.dumps(data)).read(sample)
+        assert (pair.image == image_of(seed)).all()
+        assert (pair.mask == mask_of(seed)).all()
+    assert check_data(data).ok
+
+
+def test_shards_in_folders_and_masks_that_are_the_only_png(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(DESCRIPTION)
+    jpeg = io.BytesIO()
+    Image.fromarray(image_of(1)).save(jpeg, "JPEG")
+    write_shard(tmp_path / "train/0.tar", {"a/1.jpg": jpeg.getvalue(), "a/1.png": png(mask_of(1))})
+    data = open_data(tmp_path)
+    assert [sample.name for sample in data.samples("train")] == ["a/1"]
+    assert (data.read(data.samples("train")[0]).mask == mask_of(1)).all()
+
+
+def test_what_the_library_writes(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    (tmp_path / "dataset.toml").write_text(DESCRIPTION)
+    with webdataset.ShardWriter(str(tmp_path / "train-%06d.tar"), maxcount=2, verbose=0) as writer:
+        for seed in range(3):
+            writer.write({"__key__": f"{seed:03}", "jpg": image_of(seed), "mask.png": mask_of(seed)})
+    data = open_data(tmp_path)
+    assert len({sample.image.parent for sample in data.samples("train")}) == 2
+    assert (data.read(data.samples("train")[2]).mask == mask_of(2)).all()
+
+
+def test_problems_are_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(DESCRIPTION)
+    lonely = {"000007.png": png(image_of(7)), "000008.mask.png": png(mask_of(8)), "000006.json": b"{}"}
+    write_shard(tmp_path / "train-0.tar", {**members(1), **lonely, "000009.jpg": b"x", "000009.png": png(mask_of(9))})
+    write_shard(tmp_path / "train-1.tar", members(1))
+    errors = check_data(open_data(tmp_path)).errors
+    text = "\n".join(errors)
+    for expected in (
+        "train-0.tar: has no image for the key '000008'",
+        "train-1.tar: has the key '000001' again",
+        f"{tmp_path}/train-0.tar/000009.jpg: not an image that Pillow can read",
+    ):
+        assert expected in text
+
+
+def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-0.tar", members(1))
+    data = open_data(tmp_path, classes=["sky", "road", "car"])
+    path = tmp_path / "train-0.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:600])
+    with pytest.raises(DataError, match=r"train-0\.tar: is truncated. Copy the shard again"):
+        data.read(data.samples("train")[0])
+    path.unlink()
+    with pytest.raises(DataError, match=r"train-0\.tar: can't be read: No such file"):
+        data.read(data.samples("train")[0])
+    path.write_bytes(b"nothing" * 200)
+    with pytest.raises(DataError, match=r"train-0\.tar: can't be read as a tar archive"):
+        open_data(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match="has no shards"):
+        open_data(tmp_path, format="shards")
