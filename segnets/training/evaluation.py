@@ -21,10 +21,10 @@ from torch import nn
 
 from segnets.card import JSON, Colour
 from segnets.data import DataSet, Pair, Sample
-from segnets.data.colours import default_palette
 from segnets.deploy import Exported
 from segnets.errors import DataError
 from segnets.inference import Predictor
+from segnets.palettes import default_palette
 from segnets.training.class_names import agree_on_classes
 from segnets.training.metrics import VOID, ConfusionMatrix, PlaneCounts, Scored
 
