@@ -85,6 +85,7 @@ class Evaluation:
         counts: Counts over all pixels.
         ignored_pixels: Number of ignored pixels.
         images: Scores of each image, in the order of the split.
+        examples: Number of worst and of best images to keep.
         worst: Images with the lowest mean IoU, the lowest first.
         best: Images with the highest mean IoU, the highest first.
     """
@@ -97,6 +98,7 @@ class Evaluation:
     counts: Counts
     ignored_pixels: int
     images: tuple[ImageScore, ...]
+    examples: int = 0
     worst: tuple[Example, ...] = field(default=(), repr=False)
     best: tuple[Example, ...] = field(default=(), repr=False)
 
@@ -174,7 +176,6 @@ class Evaluation:
         first, counts = parts[0], parts[0].counts
         for part in parts[1:]:
             counts = _added(counts, part.counts)
-        keep = max(len(part.worst) for part in parts)
         return cls(
             data=first.data,
             split=first.split,
@@ -184,8 +185,9 @@ class Evaluation:
             counts=counts,
             ignored_pixels=sum(part.ignored_pixels for part in parts),
             images=tuple(images),
-            worst=tuple(sorted((each for part in parts for each in part.worst), key=_rank)[:keep]),
-            best=tuple(sorted((each for part in parts for each in part.best), key=_rank_from_top)[:keep]),
+            examples=first.examples,
+            worst=tuple(sorted((each for part in parts for each in part.worst), key=_rank)[: first.examples]),
+            best=tuple(sorted((each for part in parts for each in part.best), key=_rank_from_top)[: first.examples]),
         )
 
 
@@ -262,6 +264,7 @@ def evaluate(
         counts=counts,
         ignored_pixels=ignored,
         images=tuple(images),
+        examples=examples,
         worst=worst.examples(),
         best=best.examples(),
     )
