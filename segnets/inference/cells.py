@@ -51,6 +51,10 @@ class Runs:
         """Return an input of each run, its last one if it has fewer, (n,)."""
         return np.minimum(self.first + offset, self.last)
 
+    def at(self, output: int) -> int:
+        """Return the number of the run that an output belongs to."""
+        return int(np.searchsorted(self.starts, output, side="right")) - 1
+
     @property
     def width(self) -> int:
         """Largest number of inputs of a run."""

@@ -65,6 +65,7 @@ class ResizedLogits:
             for lengths in zip(*sizes, strict=True)
         ]
         self._rows, self._columns = (first.then(second) for first, second in steps)
+        self._row_runs = Runs.of(self._rows)
         self._widths = [each[1] for each in sizes[1:]]
         self._align_corners = align_corners and through is not None
 
@@ -72,15 +73,22 @@ class ResizedLogits:
         """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
         if not 0 <= top < bottom <= self.height:
             raise ValueError(f"rows {top} to {bottom} of {self.height}: expected 0 <= top < bottom <= height")
-        first, last = int(self._rows.first[top]), int(self._rows.last[bottom - 1])
-        return torch.from_numpy(self._blend(self._widened(first, last), first, top, bottom))
+        base = int(self._rows.first[top])
+        wide = self._widened(base, int(self._rows.last[bottom - 1]))
+        runs = self._row_runs
+        result = np.empty((self.channels, bottom - top, self.width), np.float32)
+        for run in range(runs.at(top), runs.at(bottom - 1) + 1):
+            lines = wide[:, runs.first[run] - base : runs.last[run] - base + 1]
+            start, stop = max(top, runs.starts[run]), min(bottom, runs.starts[run + 1])
+            _mix(lines, self._rows.weights[:, start:stop], out=result[:, start - top : stop - top])
+        return torch.from_numpy(result)
 
     def ids(self) -> Mask | None:
         """Return the first id of the largest logit at each pixel, (H, W), or None if there is no fast way to it."""
         _, h, w = self._logits.shape
         if 3 * h * w > self.height * self.width or not math.isfinite(float(self._logits.sum())):
             return None
-        rows, columns = Runs.of(self._rows), Runs.of(self._columns)
+        rows, columns = self._row_runs, Runs.of(self._columns)
         of_logits = argmax(self._logits.float().numpy()).astype(dtype_of_ids(self.channels))
         of_cells, mixed = uniform_cells(of_logits, rows, columns)
         result: Mask = of_cells.repeat(columns.lengths, axis=1).repeat(rows.lengths, axis=0)
@@ -113,31 +121,16 @@ class ResizedLogits:
                 rows = F.interpolate(rows, size=width, mode="linear", align_corners=align)
         return rows.numpy()
 
-    def _blend(self, lines: Band, first: int, top: int, bottom: int) -> Band:
-        """Return rows of the image, (C, bottom - top, n), made of rows of the logits, (C, k, n), from `first` on."""
-        last = first + lines.shape[1] - 1
-        result: Band | None = None
-        for tap, weights in enumerate(self._rows.weights[:, top:bottom]):
-            if tap and not weights.any():
-                continue
-            # An input beyond the last one has the weight 0.
-            part = lines.take(np.minimum(self._rows.input(tap)[top:bottom], last) - first, axis=1)
-            if len(self._rows.weights) > 1:
-                part *= weights[:, None]
-            result = part if result is None else np.add(result, part, out=result)
-        assert result is not None
-        return result
-
 
 def dtype_of_ids(channels: int) -> type[np.generic]:
     """Return the dtype of masks: uint8, or uint16 for more than 256 channels."""
     return np.uint8 if channels <= 256 else np.uint16
 
 
-def _mix(lines: Band, weights: Band) -> Band:
+def _mix(lines: Band, weights: Band, out: Band | None = None) -> Band:
     """Mix the same k lines, (C, k, m), with weights, (T, n), to n rows, (C, n, m). The last line may count twice."""
     last = lines.shape[1] - 1
-    result = lines[:, :1] * weights[0, :, None]
+    result: Band = np.multiply(lines[:, :1], weights[0, :, None], out=out)
     for tap in range(1, len(weights)):
         if weights[tap].any():
             line = min(tap, last)

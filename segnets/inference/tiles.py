@@ -33,6 +33,7 @@ from torch import Tensor
 
 from segnets.card import Decoding
 from segnets.errors import PredictError
+from segnets.inference._threads import share
 from segnets.inference.maps import AveragedMaps, LogitMaps, confidence, decode_mask
 from segnets.inference.networks import Network
 from segnets.inference.views import View
@@ -351,17 +352,22 @@ class _Blender:
         """Blend a tile with the tiles before and above it, and decode what no later tile changes."""
         limits = (row.first, row.first + row.before, row.last - row.after, row.last)
         height = max(1, _PIECE // (maps.channels * maps.width))
-        for part, start in enumerate(limits[:-1]):
-            for top in range(start, limits[part + 1], height):
-                bottom = min(top + height, limits[part + 1])
-                piece = self._blend_columns(maps.band(top - row.start, bottom - row.start), top, bottom, row, column)
-                waiting = self._below[:, top - start : bottom - start, column.first : column.first + piece.shape[2]]
+
+        def blend(piece: tuple[int, int]) -> None:
+            part, top = piece
+            start, bottom = limits[part], min(top + height, limits[part + 1])
+            with torch.no_grad():
+                logits = self._blend_columns(maps.band(top - row.start, bottom - row.start), top, bottom, row, column)
+                waiting = self._below[:, top - start : bottom - start, column.first : column.first + logits.shape[2]]
                 if part == 2:
-                    waiting.copy_(piece)
-                    continue
+                    waiting.copy_(logits)
+                    return
                 if part == 0:
-                    piece = torch.lerp(waiting, piece, self._weights[top - start : bottom - start, None])
-                finished.add(piece, top, column.first)
+                    logits = torch.lerp(waiting, logits, self._weights[top - start : bottom - start, None])
+                finished.add(logits, top, column.first)
+
+        # No two pieces share a row.
+        share(blend, [(part, top) for part in range(3) for top in range(limits[part], limits[part + 1], height)])
 
     def _blend_columns(self, band: Tensor, top: int, bottom: int, row: Span, column: Span) -> Tensor:
         """Return the columns that the next tile to the right does not change."""
