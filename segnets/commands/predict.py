@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="image, video, folder, or pattern such as 'photos/*.jpg'; - reads a list from stdin, one file per line",
+        help="image, video, folder, pattern such as 'photos/*.jpg', or number of a camera, such as 0, which is read "
+        "until Ctrl-C; - reads a list from stdin, one file per line",
     )
     group.add_argument("--recursive", action="store_true", help="also search the folders in a folder")
 
@@ -206,14 +208,16 @@ def _run(options: argparse.Namespace) -> int:
 
 def _items(options: argparse.Namespace) -> list[Item]:
     from segnets.inference.sources import FileSource
+    from segnets.inference.sources.camera import camera_item
 
     names = [name for each in options.sources for name in (_listed() if each == "-" else [each])]
     if any(_is_folder(name, options.out) for name in names):
         raise OutputError(
             f"{options.out}: holds the images; choose another --out, for example {options.out / 'results'}"
         )
-    source = FileSource(names, options.recursive, without=options.out)
-    items = list(source)
+    cameras = [name for name in names if name.isascii() and name.isdecimal() and not os.path.lexists(name)]
+    source = FileSource([name for name in names if name not in cameras], options.recursive, without=options.out)
+    items = [*source, *(camera_item(int(name)) for name in dict.fromkeys(cameras))]
     if not items:
         raise ImageError("no images: the list on stdin is empty")
     if source.skipped:

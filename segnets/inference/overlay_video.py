@@ -16,6 +16,7 @@ import numpy as np
 from segnets.errors import OutputError
 from segnets.files import cannot_write, check_writable_target, publish
 from segnets.inference._pyav import BT709, THREADS, load_pyav
+from segnets.inference.camera_video import CameraVideo
 from segnets.inference.video import Frame, Pixels, Video
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class OverlayVideo:
         OutputError: If the file can't be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], like: Video, *, overwrite: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], like: Video | CameraVideo, *, overwrite: bool = True) -> None:
         self.path, self._like, self._overwrite = Path(path), like, overwrite
         if self.path.suffix.lower() != ".mp4":
             raise OutputError(f"{str(self.path)!r}: expected a name that ends with .mp4, the only format written")
@@ -70,7 +71,11 @@ class OverlayVideo:
         av = load_pyav()
         check_writable_target(self.path, overwrite=self._overwrite)
         check_writable_target(self.partial)
-        self._audio = _AudioCopy(self._like)
+        self._audio: _AudioCopy | _NoAudio
+        if isinstance(self._like, CameraVideo):
+            self._audio = _NoAudio(self._like.time_base.denominator)
+        else:
+            self._audio = _AudioCopy(self._like)
         options = {**_PLAYS_AT_ANY_TIME, "movie_timescale": str(self._audio.time_scale)}
         with self._errors():
             self._file = av.open(f"file:{self.partial}", "w", format="mp4", options=options)
@@ -165,6 +170,24 @@ class OverlayVideo:
             if isinstance(error, OSError):
                 raise cannot_write(self.partial, error) from None
             raise OutputError(f"{str(self.partial)!r}: can't be written: {error.strerror or error}") from None
+
+
+class _NoAudio:
+    """Stands for `_AudioCopy` where there is nothing to copy."""
+
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, time_scale: int) -> None:
+        self.time_scale = time_scale
+
+    def add_streams(self, target: Any) -> None:
+        pass
+
+    def copy_until(self, time: Fraction | None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class _AudioCopy:

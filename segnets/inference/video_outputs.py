@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
@@ -9,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,14 @@ from PIL import Image
 
 from segnets.card import JSON
 from segnets.errors import ImageError
+from segnets.inference.camera_video import CameraVideo, open_camera, stopped_by_interrupt
 from segnets.inference.journal import Entry
 from segnets.inference.outputs import Outputs, Task, Writers
 from segnets.inference.overlay_video import OverlayVideo
 from segnets.inference.prediction import Prediction
 from segnets.inference.predictor import Predictor
 from segnets.inference.sources.base import Item
+from segnets.inference.sources.camera import CameraSource
 from segnets.inference.video import Frame, Video, open_video
 from segnets.inference.writers import Record
 
@@ -72,8 +75,8 @@ def write_video(
     """
     started = time.perf_counter()
     try:
-        video = open_video(task.item.image)
-        with Outputs(folder) as outputs, tempfile.TemporaryFile("w+") as records:
+        video, ending = _opened(task.item.image)
+        with ending, Outputs(folder) as outputs, tempfile.TemporaryFile("w+") as records:
             count, notices = _write(task, video, predictor, writers, outputs, records, batch_size, workers, progress)
             for name, writer in writers.tables.items():
                 with outputs.open(f"{task.name}.{writer.file_name}") as file:
@@ -91,9 +94,17 @@ def write_video(
     )
 
 
+def _opened(source: Any) -> tuple[Video | CameraVideo, contextlib.AbstractContextManager[None]]:
+    """Open a video or a camera, and return what to enter while its frames are read."""
+    if not isinstance(source, CameraSource):
+        return open_video(source), contextlib.nullcontext()
+    camera = open_camera(source.index)
+    return camera, stopped_by_interrupt(camera.stop)
+
+
 def _write(
     task: Task,
-    video: Video,
+    video: Video | CameraVideo,
     predictor: Predictor,
     writers: Writers,
     outputs: Outputs,

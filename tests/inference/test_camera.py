@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segnets.errors import ImageError
 from segnets.inference.sources.camera import CameraSource
+from segnets.inference.video import open_video
+from tests.inference.common import outputs_in, predict, random_image
 
 
 class FakeCamera:
@@ -18,6 +24,7 @@ class FakeCamera:
 
     opened: list[FakeCamera]
     frames = 3
+    interrupted_at = 0
 
     def __init__(self, index: int) -> None:
         self.index, self.number, self.released = index, 0, False
@@ -28,7 +35,9 @@ class FakeCamera:
 
     def read(self) -> tuple[bool, object]:
         self.number += 1
-        pixels = np.zeros((4, 6, 3), np.uint8)
+        if self.number == self.interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        pixels = np.zeros((40, 56, 3), np.uint8)
         pixels[:, :, 0] = 256 - self.number
         return (True, pixels) if self.number <= self.frames else (False, None)
 
@@ -70,3 +79,50 @@ def test_a_camera_that_can_not_be_used_is_named(cameras: list[FakeCamera], monke
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImageError, match=r"pip install 'segnets\[camera\]'"):
         next(iter(CameraSource(0)))
+
+
+def test_the_command_reads_a_camera_until_it_ends(
+    cameras: list[FakeCamera], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(weights, "0", "--out", tmp_path / "out", "--save", "mask,overlay,csv") == 0
+    assert "1 video of 3 frames, 0 failed" in capsys.readouterr().out
+    files = [f"camera0/00000{number}.png" for number in (1, 2, 3)]
+    assert set(outputs_in(tmp_path / "out")) == {*files, "camera0.overlay.mp4", "camera0.areas.csv"}
+    shown = list(open_video(tmp_path / "out" / "camera0.overlay.mp4"))
+    assert len(shown) == 3
+    assert [frame.seconds for frame in shown] == sorted({frame.seconds for frame in shown})
+    assert all(camera.released for camera in cameras)
+
+
+def test_ctrl_c_ends_the_video_of_a_camera(
+    cameras: list[FakeCamera],
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(FakeCamera, "frames", 10_000)
+    monkeypatch.setattr(FakeCamera, "interrupted_at", 5)
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.default_int_handler)  # also where SIGINT is ignored
+    assert predict(weights, "0", "--out", tmp_path / "out") == 0
+    count = int(capsys.readouterr().out.split(" video of ")[1].split()[0])
+    assert 5 <= count < 20
+    assert len(list(open_video(tmp_path / "out" / "camera0.overlay.mp4"))) == count
+    assert all(camera.released for camera in cameras)
+
+
+def test_a_camera_that_is_missing_fails_with_one_line(
+    cameras: list[FakeCamera], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(weights, "7", "--out", tmp_path / "out") == 1
+    assert "camera 7: can't be opened" in capsys.readouterr().err
+
+
+def test_a_file_named_like_a_camera_is_a_file(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: list[FakeCamera]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(random_image()).save("0", "PNG")
+    assert predict(weights, "0", "--out", "out", "--save", "mask") == 0
+    assert list(outputs_in(tmp_path / "out")) == ["0.png"]
+    assert not cameras

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -10,6 +12,18 @@ import numpy as np
 
 from segnets.errors import ImageError
 from segnets.inference.sources.base import Item
+
+_NAME = re.compile(r"camera:\d+")
+
+
+def camera_item(index: int) -> Item:
+    """Return a camera as one item of a job, whose frames are computed like those of a video."""
+    return Item(f"camera:{index}", CameraSource(index), PurePath(f"camera{index}"))
+
+
+def is_camera(source: str | os.PathLike[str]) -> bool:
+    """Return whether this is the name of a `camera_item`."""
+    return _NAME.fullmatch(os.fspath(source)) is not None
 
 
 @dataclass

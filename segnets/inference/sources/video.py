@@ -10,6 +10,7 @@ from pathlib import PurePath
 from PIL import Image
 
 from segnets.inference.sources.base import Item
+from segnets.inference.sources.camera import is_camera
 from segnets.inference.video import Video
 
 VIDEO_SUFFIXES = frozenset(
@@ -22,8 +23,8 @@ _DIGITS = 6
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Return whether the name of a file has the suffix of a video."""
-    return PurePath(path).suffix.lower() in VIDEO_SUFFIXES
+    """Return whether the name of a file has the suffix of a video, or is that of a camera."""
+    return PurePath(path).suffix.lower() in VIDEO_SUFFIXES or is_camera(path)
 
 
 @dataclass
