@@ -9,6 +9,7 @@ from math import gcd
 from segnets.card import Colour
 from segnets.data.dataset import VOID, DataSet, Problem
 from segnets.data.description import FILE_NAME
+from segnets.data.duplicates import find_duplicates
 from segnets.data.facts import SampleFacts
 
 Gathered = Mapping[str, Sequence[SampleFacts]]
@@ -46,7 +47,7 @@ def diagnose(data: DataSet, gathered: Gathered) -> tuple[list[Problem], list[Pro
     errors += _without_classes(data, facts)
     errors += _palettes(data, facts)
     errors += _values(data, facts)
-    warnings = [*_never_seen(data, gathered), *_void(data, facts), *_duplicates(gathered), *_sixteen_bits(facts)]
+    warnings = [*_never_seen(data, gathered), *_void(data, facts), *find_duplicates(gathered), *_sixteen_bits(facts)]
     return errors, [*warnings, *_notices(facts)]
 
 
@@ -244,26 +245,6 @@ def _void(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
     for each in facts:
         if each.pixels and {*each.pixels} == {VOID} and each.sample.mask is not None:
             yield Problem("void", each.sample.mask, "every pixel is ignored", "Correct the mask, or remove the image.")
-
-
-def _duplicates(gathered: Gathered) -> Iterator[Problem]:
-    """Find images with the same pixels, in one split or in two."""
-    first: dict[bytes, SampleFacts] = {}
-    for facts in gathered.values():
-        for each in facts:
-            if not each.digest:
-                continue
-            other = first.setdefault(each.digest, each)
-            if other is each:
-                continue
-            masks = "" if other.mask_digest == each.mask_digest else ", with another mask"
-            if other.split == each.split:
-                what, fix = f"is the same picture as {other.sample.image.name}{masks}", "Remove one of the two."
-                yield Problem("duplicate", each.sample.image, what, fix)
-            else:
-                what = f"is the same picture as {other.sample.image} in the split {other.split!r}{masks}"
-                fix = f"Remove one of the two: scores on {each.split!r} would be too high."
-                yield Problem("in two splits", each.sample.image, what, fix)
 
 
 def _sixteen_bits(facts: Sequence[SampleFacts]) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,10 @@ from segnets.card import Colour
 from segnets.data.dataset import DataSet, Problem, Sample, check_sizes
 from segnets.errors import DataError
 
+_THUMBNAIL = 16  # pixels
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class SampleFacts:
     """Facts of one sample.
 
@@ -29,6 +32,7 @@ class SampleFacts:
         notices: What was assumed of the image.
         digest: Fingerprint of the image's pixels, or b"" if it can't be read.
         mask_digest: The same of the mask.
+        thumbnail: The image at 16x16 pixels, (16, 16, 1 or 3), uint8; empty if it can't be read.
         problems: What is wrong with the files themselves.
     """
 
@@ -42,6 +46,7 @@ class SampleFacts:
     notices: tuple[str, ...] = ()
     digest: bytes = b""
     mask_digest: bytes = b""
+    thumbnail: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 1), dtype=np.uint8), repr=False)
     problems: tuple[Problem, ...] = ()
 
 
@@ -81,6 +86,7 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
         notices=() if image is None else image.notices,
         digest=b"" if image is None else _digest(image.pixels),
         mask_digest=b"" if values is None else _digest(values),
+        thumbnail=np.zeros((0, 0, 1), dtype=np.uint8) if image is None else _thumbnail(image.pixels),
         problems=tuple(problems),
     )
 
@@ -95,9 +101,14 @@ def _digest(pixels: npt.NDArray[np.integer]) -> bytes:
     return hashlib.blake2b(shape + np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
 
 
-def _problem(kind: str, path: object, error: DataError) -> Problem:
-    """Return an error about a file as a problem."""
-    from pathlib import Path
+def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    from PIL import Image
 
-    text = str(error)
-    return Problem(kind, Path(str(path)), text.removeprefix(f"{path}: "))
+    image = Image.fromarray(pixels[:, :, :3] if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[:, :, 0]))
+    small = np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR))
+    return small.reshape(_THUMBNAIL, _THUMBNAIL, -1)
+
+
+def _problem(kind: str, path: Path, error: DataError) -> Problem:
+    """Return an error about a file as a problem."""
+    return Problem(kind, path, str(error).removeprefix(f"{path}: "))

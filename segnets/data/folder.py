@@ -120,8 +120,6 @@ def described(
 
 
 def _splits(folder: Path, problems: list[Problem]) -> dict[str, tuple[Sample, ...]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is no folder. Name the folder that holds the data set.")
     names = [path.name for path in _entries(folder) if (path / "images").is_dir() or (path / "masks").is_dir()]
     lists = [path for path in _entries(folder) if path.suffix == ".txt" and path.stem in USUAL_SPLITS]
     if names:
@@ -227,4 +225,11 @@ def _sample_of_name(name: str, images: dict[str, Path], masks: dict[str, Path]) 
 
 
 def _sample_of_paths(folder: Path, image: str, mask: str) -> Sample:
-    return Sample(Path(image).with_suffix("").as_posix().lstrip("/"), folder / image, folder / mask)
+    name = Path(image).with_suffix("").as_posix().lstrip("/")
+    return Sample(name, _below(folder, image), _below(folder, mask))
+
+
+def _below(folder: Path, path: str) -> Path:
+    """Return the file that a list names: a path below the folder, which some lists begin with a slash, or any path."""
+    below = folder / path.lstrip("/")
+    return below if below.exists() else folder / path

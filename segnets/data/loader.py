@@ -7,8 +7,10 @@ index). So training can go on at any step without replaying the steps before it.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ from segnets.errors import DataError
 Augmentation = Callable[[Pair], tuple[Tensor, Tensor]]
 Position = tuple[int, int]  # epoch, index of the sample
 KEEP_BYTES = 2 << 30
+_MOST_THREADS = 8
 
 
 class Example(NamedTuple):
@@ -83,22 +86,29 @@ class TrainSet(torch.utils.data.Dataset[Example]):
         Returns:
             Whether they are kept. If not, each is decoded when it is asked for.
         """
+        if len(self) * _bytes_of(self.pair(0)) > limit:
+            return False
         kept: list[Pair] = []
         size = 0
-        for index, sample in enumerate(self.samples):
-            pair = self.data.read(sample)
-            size += pair.image.nbytes + pair.mask.nbytes
-            if size + size // (index + 1) * (len(self) - index - 1) > limit:
-                return False
-            kept.append(pair)
-            if progress is not None:
-                progress(index + 1, len(self))
+        with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+            for pair in threads.map(self.data.read, self.samples):
+                size += _bytes_of(pair)
+                if size > limit:
+                    threads.shutdown(cancel_futures=True)
+                    return False
+                kept.append(pair)
+                if progress is not None:
+                    progress(len(kept), len(self))
         self._kept = kept
         return True
 
     def sample(self, index: int) -> Sample:
         """Return which sample an index is, for messages."""
         return self.samples[index]
+
+
+def _bytes_of(pair: Pair) -> int:
+    return pair.image.nbytes + pair.mask.nbytes
 
 
 class Batches(torch.utils.data.Sampler[list[Position]]):

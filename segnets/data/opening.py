@@ -53,8 +53,9 @@ def open_data(
     if format != "auto" and format not in FORMATS:
         raise DataError(f"format={format!r}: expected 'auto', {', '.join(map(repr, FORMATS))}.")
     folder = Path(path)
-    if not folder.exists():
-        raise DataError(f"{folder}: no such folder. Name the folder that holds the data set.")
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}. Name the folder that holds the data set.")
     if format == "auto":
         format = _recognised(folder)  # noqa: A001  # as above
     return FORMATS[format](folder, classes, ignore)

@@ -217,6 +217,15 @@ def copied(split: str, name: str, mask_seed: int) -> Change:
     return lambda folder: write_pair(folder / split, name, image_of(1), mask_of(mask_seed))
 
 
+def compressed_again(folder: Path) -> None:
+    image, mask = image_of(9, 96, 128), mask_of(9, 96, 128)
+    write_pair(folder / "train", "first", image, mask)
+    write_pair(folder / "val", "again", image, mask)
+    (folder / "val/images/again.png").unlink()
+    Image.fromarray(image).resize((256, 192)).save(folder / "val/images/again.jpg", quality=90)
+    Image.fromarray(mask).resize((256, 192), Image.Resampling.NEAREST).save(folder / "val/masks/again.png")
+
+
 def only_road(folder: Path) -> None:
     for path in folder.glob("val/masks/*"):
         Image.new("L", (40, 32), 1).save(path)
@@ -241,6 +250,11 @@ WARNINGS: dict[str, tuple[Change, str, str]] = {
     "duplicate": (copied("train", "twin", 1), "train/images/twin.png: is the same picture as 001.png.", "Remove one"),
     "another mask": (copied("train", "twin", 2), "same picture as 001.png, with another mask", "Remove one of the two"),
     "two splits": (copied("val", "leak", 1), "val/images/leak.png: is the same picture as", "scores on 'val' would be"),
+    "compressed again": (
+        compressed_again,
+        "val/images/again.jpg: is nearly the same picture as",
+        "train/images/first.png in the split 'train' (resized or compressed again). Remove one of the two",
+    ),
     "void": (
         lambda folder: (folder / "dataset.toml").write_text('classes = ["sky", "road", "Void"]'),
         "class 'Void' (2) is trained like any other class",
@@ -298,6 +312,13 @@ def test_a_test_split_may_lack_masks(tmp_path: Path) -> None:
     (folder / "test/masks").mkdir()
     Image.fromarray(mask_of(200)).save(folder / "test/masks/100.png")
     assert "test/images/101.png: has no mask" in report_of(folder).errors[0]
+
+
+def test_empty_pictures_are_no_duplicates(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    for number in (0, 1):
+        write_pair(folder / "train", f"empty{number}", np.full((32, 40, 3), number, np.uint8), mask_of(number))
+    assert not report_of(folder).warnings
 
 
 def test_many_files_and_kinds_are_counted() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from segnets.data import open_data
-from tests.data.common import CLASSES, image_of, mask_of, write_folder
+from segnets.errors import DataError
+from tests.data.common import CLASSES, image_of, mask_of, write_folder, write_pair
 
 
 def test_a_folder_with_splits(tmp_path: Path) -> None:
@@ -19,3 +22,92 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
     assert pair.image.dtype == pair.mask.dtype == np.uint8
     np.testing.assert_array_equal(pair.image, image_of(101))
     np.testing.assert_array_equal(pair.mask, mask_of(101))
+
+
+def test_names_of_splits_and_subfolders(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write_pair(tmp_path / "night", "b", image_of(1), mask_of(1))
+    for kind in ("images", "masks"):
+        (tmp_path / "val" / kind / "town").mkdir()
+        (tmp_path / f"val/{kind}/100.png").rename(tmp_path / f"val/{kind}/town/100.png")
+        (tmp_path / f"val/{kind}/.hidden.png").write_bytes(b"")
+        (tmp_path / f"val/{kind}/notes.txt").write_bytes(b"")
+    data = open_data(tmp_path)
+    assert list(data.splits) == ["train", "val", "night"]
+    assert [sample.name for sample in data.samples("val")] == ["101", "town/100"]
+    assert not data.problems
+
+
+def test_a_folder_without_splits(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", image_of(1), mask_of(1))
+    assert [sample.name for sample in open_data(tmp_path, classes=CLASSES).samples("all")] == ["a"]
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.png", "images/{0}.png masks/{0}.png", "/images/{0}.png /masks/{0}.png"])
+def test_lists_of_files(line: str, tmp_path: Path) -> None:
+    for name in "abc":
+        write_pair(tmp_path, name, image_of(ord(name)), mask_of(ord(name)))
+    (tmp_path / "train.txt").write_text(f"{line.format('c')}\r\n\n{line.format('a')}\n")
+    (tmp_path / "val.txt").write_text(line.format("b"))
+    (tmp_path / "notes.txt").write_text("no list")
+    data = open_data(tmp_path, classes=CLASSES)
+    assert list(data.splits) == ["train", "val"]
+    assert not data.problems
+    assert [Path(sample.name).name for sample in data.samples("train")] == ["a", "c"]
+    np.testing.assert_array_equal(data.read(data.samples("val")[0]).mask, mask_of(ord("b")))
+
+
+def test_mistakes_in_lists(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", image_of(1), mask_of(1))
+    write_pair(tmp_path, "b", image_of(2), mask_of(2))
+    (tmp_path / "masks/b.png").unlink()
+    (tmp_path / "train.txt").write_text("a\ngone\na\nb\n")
+    problems = [str(problem) for problem in open_data(tmp_path).problems]
+    assert len(problems) == 3
+    assert "train.txt: line 2 names gone, which is not in" in problems[0]
+    assert "train.txt: line 3 names a again. Remove the line." in problems[1]
+    assert "images/b.png: has no mask of the same name in" in problems[2]
+    (tmp_path / "train.txt").write_text("a b c\n")
+    with pytest.raises(DataError, match=r"train\.txt, line 1: expected a name, or the paths"):
+        open_data(tmp_path)
+    (tmp_path / "train.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"train\.txt: can't be read: .*Save the list as UTF-8"):
+        open_data(tmp_path)
+
+
+def test_other_layouts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no data set\. Expected the folders train/images and train/masks"):
+        open_data(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: is no folder"):
+        open_data(tmp_path / "file")
+    with pytest.raises(DataError, match="gone: no such folder"):
+        open_data(tmp_path / "gone")
+    with pytest.raises(DataError, match="format='zip': expected 'auto', 'folder', 'voc'"):
+        open_data(tmp_path, format="zip")
+
+
+def test_a_split_that_is_empty_or_unknown(tmp_path: Path) -> None:
+    data = open_data(write_folder(tmp_path, val=0))
+    with pytest.raises(DataError, match=r"the split 'val' does not exist\. Splits with images: train"):
+        data.samples("val")
+    (tmp_path / "val/images").mkdir(parents=True)
+    with pytest.raises(DataError, match="the split 'val' is empty"):
+        open_data(tmp_path).samples("val")
+
+
+def test_samples_without_masks(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "train/masks/000.png").unlink()
+    data = open_data(tmp_path)
+    with pytest.raises(DataError, match=r"train/images/000\.png: has no mask. Add one of the same name"):
+        data.read(data.samples("train")[0])
+
+
+def test_exif_orientation_is_applied_to_images(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(image_of(0)).save(tmp_path / "train/images/000.png", exif=exif)
+    data = open_data(tmp_path)
+    np.testing.assert_array_equal(data.read(data.samples("train")[0]).image, image_of(0)[::-1, ::-1])

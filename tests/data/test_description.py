@@ -1,0 +1,75 @@
+"""`dataset.toml`, and the options that stand in for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segnets.data import open_data
+from segnets.errors import DataError
+from tests.data.common import write_folder
+
+CLASSES = 'classes = ["sky", "road", "car"]\n'
+PALETTE = "palette = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]\n"
+
+
+def test_options_stand_in_for_the_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, description=CLASSES + PALETTE + "ignore = [3]\n")
+    data = open_data(folder)
+    assert (data.classes, data.ignore) == (("sky", "road", "car"), (3,))
+    assert data.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+    renamed = open_data(folder, classes=["a", "b", "c"], ignore=[])
+    assert (renamed.classes, renamed.ignore, renamed.palette) == (("a", "b", "c"), (), data.palette)
+    assert open_data(folder, classes=["a", "b"]).palette == ()
+
+
+def test_colours_of_ignored_values_follow_those_of_the_classes(tmp_path: Path) -> None:
+    colours = "palette = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [0, 0, 0]]\n"
+    data = open_data(write_folder(tmp_path, description=CLASSES + colours + "ignore = [3]"))
+    assert len(data.palette) == 3
+    with pytest.raises(DataError, match="the colour number 3 is not ignored"):
+        open_data(write_folder(tmp_path, description=CLASSES + colours))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('clases = ["a"]', r"dataset\.toml: unknown key 'clases'. Did you mean classes\? Allowed: classes, palette"),
+        ("whatever = 1", r"unknown key 'whatever'. Allowed"),
+        ("classes = [", r"dataset\.toml: can't be read: .*Correct the file"),
+        ('classes = "sky"', r"""classes = 'sky'. Expected a list: classes = \["road", "car"\]"""),
+        ("classes = [1]", "classes: 1 is no printable name"),
+        ('classes = ["a", ""]', "classes: '' is no printable name"),
+        ('classes = ["a", "a"]', "classes: 'a' occurs twice"),
+        (CLASSES + "palette = [[1, 2, 3]]", "palette: 1 colours for 3 classes. Give one per class"),
+        (CLASSES + "palette = [[1, 2], [1, 2, 3], [300, 0, 0]]", r"palette: \(1, 2\) is no colour"),
+        (CLASSES + "palette = [1, 2, 3]", "palette: 1 is no colour"),
+        (CLASSES + "ignore = 11", "ignore = 11. Expected a list"),
+        (CLASSES + 'ignore = ["x"]', "ignore: 'x' is no value of a mask"),
+        (CLASSES + "ignore = [-1]", "ignore: -1 is no value of a mask. Expected whole numbers 0..65535"),
+        (CLASSES + "ids = [1, 2]", "ids: 2 values for 3 classes"),
+        (CLASSES + "ids = [1, 2, 2]", "ids: a value occurs twice"),
+        (CLASSES + "ids = [1, 2, true]", "ids: True is no value of a mask"),
+        (CLASSES + "channels = 17", "channels: 17. Expected a whole number 1..16"),
+        (CLASSES + 'channels = "3"', "channels: '3'. Expected a whole number"),
+        (CLASSES + 'masks = "palette"', """masks = 'palette'. Allowed: "ids" and "colours\""""),
+        (CLASSES + 'masks = "colours"', 'masks = "colours" needs palette'),
+        (CLASSES + PALETTE + 'ids = [1, 2, 3]\nmasks = "colours"', "exclude each other"),
+        (f"classes = {[str(number) for number in range(256)]}", "has 256 classes; at most 255 are supported"),
+    ],
+)
+def test_refusals(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        open_data(write_folder(tmp_path, train=1, val=0, description=text))
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (write_folder(tmp_path, train=1) / "dataset.toml").write_bytes(b"\xff\xff")
+    with pytest.raises(DataError, match=r"dataset\.toml: can't be read"):
+        open_data(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    (write_folder(tmp_path, train=1) / "dataset.toml").write_bytes(b"\xef\xbb\xbf" + CLASSES.encode())
+    assert len(open_data(tmp_path).classes) == 3
