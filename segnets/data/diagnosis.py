@@ -11,6 +11,7 @@ from segnets.data.dataset import VOID, DataSet, Problem
 from segnets.data.description import FILE_NAME
 from segnets.data.duplicates import find_duplicates
 from segnets.data.facts import SampleFacts
+from segnets.palettes import voc_palette
 
 Gathered = Mapping[str, Sequence[SampleFacts]]
 _UNKNOWN = -1
@@ -149,7 +150,8 @@ def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) ->
     count, expected = len(data.classes), data.describe_ids()
     if luma := _grey_levels(data, labelled):
         return (
-            f"the values {_listed(unknown)} are the gray levels of the palette's colours, which were converted to gray",
+            f"the values {_listed(unknown)} are the gray levels of {'the palette' if data.palette else 'PASCAL VOC'}'s "
+            "colours, which were converted to gray",
             f"Save the masks in colours or as ids, or write ids = {luma} to {toml}.",
         )
     if all(value % _ID_SCALE == 0 for value in labelled) and max(labelled) // _ID_SCALE < 256:
@@ -184,11 +186,15 @@ def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) ->
 
 
 def _grey_levels(data: DataSet, labelled: list[int]) -> list[int]:
-    """Return the gray level of each class if the values of masks are gray levels of the palette, else an empty list."""
-    if not data.palette or data.ids:
+    """Return the gray level of each class if the values of masks are gray levels of the palette, else an empty list.
+
+    Without a palette they are compared with PASCAL VOC's.
+    """
+    if data.ids:
         return []
-    # As Pillow converts RGB to L, and OpenCV within 1.
-    levels = [(red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16 for red, green, blue in data.palette]
+    palette = data.palette or voc_palette(len(data.classes))
+    # As Pillow and OpenCV convert RGB to gray.
+    levels = [(red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16 for red, green, blue in palette]
     return levels if {*labelled} <= {*levels} and len({*levels}) == len(levels) else []
 
 

@@ -111,4 +111,5 @@ def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _problem(kind: str, path: Path, error: DataError) -> Problem:
     """Return an error about a file as a problem."""
-    return Problem(kind, path, str(error).removeprefix(f"{path}: "))
+    text = str(error).removeprefix(f"{path}: ")
+    return Problem(kind, path, text, "" if text.endswith(".") else "Replace the file, or remove the sample.")

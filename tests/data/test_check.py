@@ -150,6 +150,11 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
         "the values 88, 90 are the gray levels of the palette",
         "write ids = [0, 88, 90]",
     ),
+    "colours of VOC as gray": (
+        lambda folder: change_masks(folder, lambda mask: np.array([0, 38, 75], dtype=np.uint8)[mask]),
+        "the values 38, 75 are the gray levels of PASCAL VOC's colours",
+        "write ids = [0, 38, 75]",
+    ),
     "palette as ids": (indices_in_another_order, "train/masks/001.png: its index", 'masks = "colours"'),
     "palettes differ": (palettes_that_differ, "train/masks/003.png: its index", "palette = [[red, green, blue], ...]"),
     "smoothed": (smoothed, "train/masks/002.png: values 3, 4, 5", "They look like colours or a photograph"),
@@ -174,7 +179,7 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     "unreadable image": (
         lambda folder: (folder / "train/images/001.png").write_bytes(b"\x89PNG nothing"),
         "train/images/001.png: not an image that Pillow can read: is a PNG image, damaged",
-        "",
+        "Replace the file, or remove the sample.",
     ),
     "truncated mask": (
         lambda folder: (folder / "train/masks/001.png").write_bytes((folder / "train/masks/001.png").read_bytes()[:70]),
