@@ -40,8 +40,8 @@ def add(commands: Subparsers[Any]) -> None:
         "--save",
         type=Path,
         metavar="DIR",
-        help=f"write scores.json, images.csv (IoU per image), confusion.csv, and pictures of the {_PICTURES} worst "
-        "images with their masks",
+        help="write report.html, scores.json, images.csv (IoU per image), confusion.csv, and pictures of the "
+        f"{_PICTURES} worst images with their masks",
     )
     parser.add_argument("--force", action="store_true", help="write to a folder that is not empty, replacing files")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
@@ -77,5 +77,5 @@ def run(options: argparse.Namespace) -> int:
     for line in evaluation.lines():
         print(escape_controls(line))
     if options.save is not None:
-        print(escape_controls(f"\nscores, IoU per image and the worst images: {options.save}"))
+        print(escape_controls(f"\nreport, IoU per image and the worst images: {options.save}"))
     return 0

@@ -15,6 +15,7 @@ from segnets.files import atomic_write, cannot_write
 from segnets.training.evaluation import Evaluation
 from segnets.training.metrics import ConfusionMatrix
 from segnets.training.pictures import draw_example
+from segnets.training.report import write_report
 
 
 def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -38,7 +39,7 @@ def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write an evaluation: `scores.json`, `images.csv`, `confusion.csv`, and `worst/` with pictures.
+    """Write an evaluation: `scores.json`, `images.csv`, `confusion.csv`, `report.html`, and `worst/` with pictures.
 
     Args:
         evaluation: The evaluation.
@@ -58,6 +59,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
     _write(path / "images.csv", images_csv(evaluation).encode())
     if isinstance(evaluation.counts, ConfusionMatrix):
         _write(path / "confusion.csv", confusion_csv(evaluation).encode())
+    write_report(path / "report.html", evaluation)
     if evaluation.worst:
         (path / "worst").mkdir(exist_ok=True)
     for number, example in enumerate(evaluation.worst, 1):

@@ -199,7 +199,7 @@ def test_files_of_an_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
     folder = save_evaluation(evaluation, tmp_path / "a" / "b")
     pictures = [f"worst/{number:02}_{each.score.name}.png" for number, each in enumerate(evaluation.worst, 1)]
     files = [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]
-    assert sorted(files) == sorted(["confusion.csv", "images.csv", "scores.json", *pictures])
+    assert sorted(files) == sorted(["confusion.csv", "images.csv", "report.html", "scores.json", *pictures])
     rows = [line.split(",") for line in (folder / "images.csv").read_text().splitlines()]
     assert rows[0] == ["name", "pixels", "pixel_accuracy", "mean_iou", *CLASSES]
     assert [row[0] for row in rows[1:]] == [image.name for image in evaluation.images]

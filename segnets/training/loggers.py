@@ -1,0 +1,123 @@
+"""Loggers: what records a training while it runs. The CSV file is always written; the others follow it.
+
+A logger of your own needs three methods (`Logger`) and is passed to the training:
+
+    class Printer:
+        def write(self, row): print(row)
+        def validated(self, step, evaluation): print(step, evaluation.mean_iou)
+        def close(self): pass
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from segnets.card import JSON
+from segnets.errors import TrainingError
+from segnets.training.config import TrainingConfig
+from segnets.training.evaluation import Evaluation
+from segnets.training.pictures import draw_example
+from segnets.training.report import read_history, write_report
+
+EXAMPLES = 4  # worst and best images of a validation that reports show
+_TENSORBOARD_PICTURES = 2
+
+
+class Logger(Protocol):
+    """Record of a training. The first process calls it, in the order of the steps."""
+
+    def write(self, row: Mapping[str, JSON]) -> None:
+        """Record a row of the log: "step" and "epoch", and "loss" and "lr", or the scores of a validation."""
+
+    def validated(self, step: int, evaluation: Evaluation) -> None:
+        """Record a validation after a number of steps. Its row was written before."""
+
+    def close(self) -> None:
+        """End the record."""
+
+
+class ReportLogger:
+    """Report in HTML, written again after each validation.
+
+    Args:
+        path: Path of the report.
+        log: Path of the CSV file, whose rows become curves; also those from before an interruption.
+        config: Configuration to show.
+    """
+
+    def __init__(self, path: Path, log: Path, config: TrainingConfig) -> None:
+        self._path, self._log, self._config = path, log, config
+
+    def write(self, row: Mapping[str, JSON]) -> None:
+        """Do nothing: the rows are in the CSV file."""
+
+    def validated(self, _step: int, evaluation: Evaluation) -> None:
+        """Write the report."""
+        write_report(self._path, evaluation, history=read_history(self._log), config=self._config)
+
+    def close(self) -> None:
+        """Do nothing: the report is complete after each validation."""
+
+
+class TensorBoardLogger:
+    """Log for TensorBoard: losses, learning rate, scores, and pictures of the worst images.
+
+    Args:
+        folder: Folder of the event files.
+        step: Step after which the training goes on. TensorBoard hides what was recorded of later steps.
+
+    Raises:
+        TrainingError: If TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise TrainingError(
+                "tensorboard=true needs TensorBoard, which is not installed: pip install 'segnets[tensorboard]'"
+            )
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        self._writer: Any = writer(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, row: Mapping[str, JSON]) -> None:
+        """Record the numbers of a row."""
+        step = row["step"]
+        for name, value in row.items():
+            if name not in ("step", "epoch") and isinstance(value, int | float) and math.isfinite(value):
+                self._writer.add_scalar(f"validation/{name}" if "loss" not in row else f"training/{name}", value, step)
+
+    def validated(self, step: int, evaluation: Evaluation) -> None:
+        """Record the IoU of each class, and pictures of the worst images."""
+        for name, iou in zip(evaluation.classes, evaluation.counts.iou.tolist(), strict=True):
+            if math.isfinite(iou):
+                self._writer.add_scalar(f"iou/{name}", iou, step)
+        for number, example in enumerate(evaluation.worst[:_TENSORBOARD_PICTURES], 1):
+            self._writer.add_image(f"worst/{number}", draw_example(evaluation, example), step, dataformats="HWC")
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        self._writer.close()
+
+
+def loggers_of(config: TrainingConfig, folder: Path, *, log: Path, report: Path, step: int = 0) -> Sequence[Logger]:
+    """Return the loggers that a configuration asks for, besides the CSV file.
+
+    Args:
+        config: Its `tensorboard` is read.
+        folder: Folder of the training.
+        log: Path of the CSV file.
+        report: Path of the report.
+        step: Step after which the training goes on.
+
+    Raises:
+        TrainingError: If TensorBoard is asked for and not installed.
+    """
+    loggers: list[Logger] = [ReportLogger(report, log, config)]
+    if config.tensorboard:
+        loggers.append(TensorBoardLogger(folder / "tensorboard", step))
+    return loggers
