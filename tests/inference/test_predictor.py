@@ -62,6 +62,25 @@ def test_a_fast_mask_differs_in_near_ties_only(
     assert prediction.palette == PALETTE
 
 
+@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.full)])
+def test_masks_of_random_sizes_equal_segment(
+    model: segnets.SegmentationModel, fast: segnets.Predictor, count: int
+) -> None:
+    random = np.random.default_rng(1)
+    differing = pixels = 0
+    for _ in range(count):
+        # Small sides more often, and in the short run no long ones.
+        height, width = np.exp(random.uniform(0, np.log(4098 if count > 100 else 400), 2)).astype(int).tolist()
+        if max(height, width) > 250 * min(height, width):  # 64 pixels on the short side are too many on the long one
+            continue
+        photo = random_image(height, width, seed=height)
+        mask = fast.predict(photo).mask
+        assert mask.shape == (height, width)
+        differing += int((mask != segnets.segment(model, photo)).sum())
+        pixels += mask.size
+    assert differing <= pixels * 1e-4
+
+
 def test_a_network_that_aligns_corners() -> None:
     torch.manual_seed(3)
     model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=4, align_corners=True)
