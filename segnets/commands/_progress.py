@@ -30,7 +30,8 @@ class Progress:
         self._bar: Any = None
         self._silent = sys.stderr is None  # closed
         self._terminal = not self._silent and sys.stderr.isatty()
-        self._started = self._logged = time.monotonic()
+        self._logged = time.monotonic()
+        self._first: tuple[float, float] | None = None  # the time of the first report, and what was done by then
 
     def __enter__(self) -> Progress:
         return self
@@ -81,15 +82,18 @@ class Progress:
             bar.set_description_str(self._counted(within), refresh=False)
             bar.update(self._done + fraction - bar.n)
             return
-        now = time.monotonic()
+        now, done = time.monotonic(), self._done + fraction
+        if self._first is None:  # what came before, such as listing a large folder, says nothing about the rate
+            self._first = (now, done)
         if now - self._logged < _LOG_SECONDS:
             return
         self._logged = now
-        new = self._done + fraction - self._kept
-        rate = new / (now - self._started)
-        parts = [self._counted(within), *([] if within else [f"{rate:.2f} images/s"])]
+        parts, (started, before) = [self._counted(within)], self._first
+        kept = max(0, self._kept - before)  # after the first report
+        rate = (done - before - kept) / (now - started) if now > started else 0
         if rate > 0:
-            parts.append(f"{timedelta(seconds=round((self.total - self._kept - new) / rate))} left")
+            parts += [] if within else [f"{rate:.2f} images/s"]
+            parts.append(f"{timedelta(seconds=round((self.total - done) / rate))} left")
         _log(f"segnets: {', '.join(parts)}")
 
     def _counted(self, within: str) -> str:

@@ -68,7 +68,10 @@ def session(data: bytes, where: str, *, spin: bool = True) -> Session:
     Raises:
         ExportError: If ONNX Runtime can't load the model.
     """
-    onnxruntime: Any = import_module("onnxruntime")
+    try:
+        onnxruntime: Any = import_module("onnxruntime")
+    except ImportError as error:  # installed, but broken or for another system
+        raise ExportError(f"{where}: needs onnxruntime, which can't be loaded here: {reason_of(error)}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # the error has the same text
