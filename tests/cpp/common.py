@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +20,85 @@ from segnets.deploy import export, load_exported
 from segnets.preprocessing import Preprocessing
 
 
+class _Starter:
+    """A segnets-run that loaded its libraries and forks for each call (cpp/tests/starter.cpp)."""
+
+    def __init__(self, build: Path, library: Path, environment: dict[str, str]) -> None:
+        self.program = str(build / "segnets-run")
+        self.environment = environment
+        with ExitStack() as stack:
+            self.socket, its_end = socket.socketpair()
+            stack.enter_context(self.socket)
+            self.outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+            self.process = subprocess.Popen(
+                [self.program],
+                stdin=its_end,
+                stdout=self.outputs[0],
+                stderr=self.outputs[1],
+                env=environment | {"LD_PRELOAD": str(library)},
+            )
+            its_end.close()
+            self._stack = stack.pop_all()
+
+    def run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        words = b"".join(os.fsencode(word) + b"\0" for word in (str(Path.cwd()), self.program, *arguments))
+        for output in self.outputs:
+            output.seek(0)
+            output.truncate()
+        self.socket.sendall(struct.pack("=I", len(words)) + words)
+        (status,) = struct.unpack("=i", self.socket.recv(4, socket.MSG_WAITALL))
+        texts = []
+        for output in self.outputs:
+            output.seek(0)
+            texts.append(output.read().decode())
+        return subprocess.CompletedProcess([self.program, *arguments], os.waitstatus_to_exitcode(status), *texts)
+
+    def close(self) -> None:
+        self._stack.close()
+        self.process.wait(timeout=60)
+
+
+_starters: dict[Path, _Starter] = {}
+
+
+@contextmanager
+def quick_starts(build: Path) -> Iterator[None]:
+    """Let `run` fork a loaded segnets-run, where the build has the library for that."""
+    library = build / "libsegnets-test-starter.so"
+    if not library.exists():  # not Linux
+        yield
+        return
+    _starters[build] = _Starter(build, library, _environment() | {"OMP_NUM_THREADS": "1"})  # as in `one_thread`
+    try:
+        yield
+    finally:
+        _starters.pop(build).close()
+
+
+def _environment() -> dict[str, str]:
+    left_out = ("LD_LIBRARY_PATH", "PYTEST_CURRENT_TEST")
+    return {k: v for k, v in os.environ.items() if k not in left_out}
+
+
 def run(
     build: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run segnets-run. `preexec_fn` sets limits of the new process, as in subprocess.run."""
+    environment = _environment()
+    starter = _starters.get(build)
+    if starter is not None and preexec_fn is None and environment == starter.environment:
+        return starter.run([str(argument) for argument in arguments])
+    return run_anew(build, *arguments, preexec_fn=preexec_fn)
+
+
+def run_anew(
+    build: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run segnets-run in a process that is no fork of a loaded one."""
     command = [str(build / "segnets-run"), *map(str, arguments)]
-    environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, preexec_fn=preexec_fn)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=_environment(), preexec_fn=preexec_fn
+    )
 
 
 def fails(build: Path, message: str, *arguments: object, code: int = 1) -> None:

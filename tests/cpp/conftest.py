@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tests import cmake
-from tests.cpp.common import export_tiny
+from tests.cpp.common import export_tiny, quick_starts
 from tests.deploy.common import one_thread, small
 
 __all__ = ["build", "native", "one_thread", "small", "small_ppm", "tiny"]
 
 
 @pytest.fixture(scope="session")
-def build() -> Path:
+def build() -> Iterator[Path]:
     """Return the folder with the programs and segnets_native; fail if the build fails or warns."""
-    return cmake.build_cpp()
+    folder = cmake.build_cpp()
+    with quick_starts(folder):
+        yield folder
 
 
 @pytest.fixture(scope="session")

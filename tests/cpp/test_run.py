@@ -16,10 +16,27 @@ from PIL import Image
 
 from segnets.deploy import load_exported
 from segnets.preprocessing import Preprocessing
-from tests.cpp.common import export_tiny, read_pnm, run, write_ppm
+from tests.cpp.common import export_tiny, read_pnm, run, run_anew, write_ppm
 from tests.deploy.common import SMALL, random_image, rewrite
 
 SIZES = [(64, 80), (65, 97), (33, 130), (1, 1), (1, 300), (300, 1), (200, 301)]
+
+
+def test_a_forked_program_does_what_a_new_one_does(
+    build: Path, small: Path, small_ppm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most tests run forks of a loaded program (cpp/tests/starter.cpp)."""
+    monkeypatch.chdir(tmp_path)
+    masks = []
+    for arguments in (("--help",), ("--repeat", "x"), ("none.ts", small_ppm, "m.pgm"), (small, small_ppm, "m.pgm")):
+        results = []
+        for start in (run, run_anew):
+            done = start(build, *arguments)
+            results.append((done.returncode, done.stdout, done.stderr))
+            masks += [path.read_bytes() for path in tmp_path.glob("m.pgm")]
+            (tmp_path / "m.pgm").unlink(missing_ok=True)
+        assert results[0] == results[1]
+    assert masks == [masks[0]] * 2
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
