@@ -32,7 +32,7 @@ class _Starter:
             self.outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
             self.process = subprocess.Popen(
                 [self.program],
-                stdin=its_end,
+                stdin=its_end.fileno(),
                 stdout=self.outputs[0],
                 stderr=self.outputs[1],
                 env=environment | {"LD_PRELOAD": str(library)},
