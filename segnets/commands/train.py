@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
+from segnets.commands._training_progress import TrainingProgress
 from segnets.commands.check_data import add_data, checked
 from segnets.console import escape_controls
 from segnets.errors import DataError, TrainingError
@@ -86,31 +88,54 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train; return 0. Raises SegnetsError for bad input, KeyboardInterrupt after saving."""
-    from segnets.data import open_data
     from segnets.training.distributed import joined
+    from segnets.training.loop import open_configured
 
     config = _config(options)
-    data = open_data(config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format)
-    with joined(config.device) as ranks:
-        return _train(options, config, data, ranks)
+    data = open_configured(config)
+    with joined(config.device) as ranks, TrainingProgress(silent=not ranks.first) as progress:
+        if options.dry_run:
+            return _dry_run(config, data, ranks, progress)
+        return _train(config, data, ranks, progress, resume=options.resume)
 
 
-def _train(options: argparse.Namespace, config: TrainingConfig, data: DataSet, ranks: Ranks) -> int:
+def _train(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: TrainingProgress, *, resume: bool) -> int:
     from segnets.training.distributed import was_restarted
     from segnets.training.loop import Trainer
     from segnets.training.run_folder import next_commands
 
-    trainer = Trainer(config, data, ranks=ranks, tell=_tell)
-    resume = options.resume or was_restarted()
+    trainer = Trainer(config, data, ranks=ranks, tell=progress.tell, on_step=progress.step)
+    resume = resume or was_restarted()
     if ranks.first and not (resume and trainer.folder.checkpoint.exists()):
-        _check(data)
-    result = trainer.run(resume=resume)
+        _check(data, progress)
+    try:
+        result = trainer.run(resume=resume)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}\n  {_resuming()}" if ranks.first else "") from None
     if ranks.first:
-        print(result)
+        print(escape_controls(str(result)))
         print("next:")
         for line in next_commands(trainer.folder, config.data, data):
             print(f"  {escape_controls(line)}")
     return 0
+
+
+def _dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: TrainingProgress) -> int:
+    from segnets.training.dry_run import dry_run
+
+    if ranks.first:
+        _check(data, progress)
+    result = dry_run(config, data, ranks, progress.tell)
+    if ranks.first:
+        for line in result.lines():
+            print(escape_controls(line))
+    return 0
+
+
+def _resuming() -> str:
+    """Return the command that goes on with this training."""
+    words = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
+    return shlex.join(["segnets", *words])
 
 
 def _config(options: argparse.Namespace) -> TrainingConfig:
@@ -139,7 +164,7 @@ def _config(options: argparse.Namespace) -> TrainingConfig:
     return config
 
 
-def _check(data: DataSet) -> None:
+def _check(data: DataSet, progress: TrainingProgress) -> None:
     """Check the data; print warnings on stderr.
 
     Raises:
@@ -147,11 +172,7 @@ def _check(data: DataSet) -> None:
     """
     report = checked(data)
     for warning in report.warnings:
-        _tell(f"warning: {warning}")
+        progress.tell(f"warning: {warning}")
     if not report.ok:
         more = f" (and {len(report.errors) - 1} more errors)" if len(report.errors) > 1 else ""
         raise DataError(f"{report.errors[0]}{more}; `segnets check-data {data.path}` lists all")
-
-
-def _tell(message: str) -> None:
-    print(f"segnets: {escape_controls(message)}", file=sys.stderr, flush=True)

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segnets import __version__
-from segnets.card import JSON, ModelCard
-from segnets.data.augment import training_augmentation
-from segnets.data.dataset import DataSet
-from segnets.data.loader import Augmentation, Batches, Example, TrainSet
+from segnets.card import JSON
+from segnets.data import DataSet, open_data
+from segnets.data.loader import Augmentation, Example
 from segnets.errors import DataError, TrainingError
-from segnets.segmenter import segment
-from segnets.training.batches import Normaliser, load_batches
-from segnets.training.checkpoints import write_checkpoint
+from segnets.training.assembly import Assembly
+from segnets.training.checkpoints import check_room, write_checkpoint
 from segnets.training.config import TrainingConfig
-from segnets.training.distributed import Ranks
-from segnets.training.losses import Objective, class_frequencies, class_weights_of, loss_of
-from segnets.training.metrics import ConfusionMatrix
-from segnets.training.optim import build_optimizer
-from segnets.training.records import CsvLog
+from segnets.training.distributed import Ranks, joined
+from segnets.training.losses import Objective
+from segnets.training.records import CsvLog, Pace
 from segnets.training.run_folder import RunFolder, check_same_training, fingerprint
-from segnets.training.schedules import schedule_of
-from segnets.training.starting import build_network
-from segnets.training.step import StepResult, TrainingStep
+from segnets.training.step import StepResult
 from segnets.training.stopping import StopRequest, stop_requests
-from segnets.weights import save
+from segnets.training.validation import refresh_report, save_network, scores_of, validate
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,27 @@ class TrainingResult:
     best: float | None = None
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """A step that is done, for a display of the progress.
+
+    Attributes:
+        step: Number of the step, from 1.
+        steps: Number of all steps.
+        epoch: Number of the epoch, from 1.
+        epochs: Number of all epochs.
+        loss: Loss of the step.
+        images: Images per step, of all processes.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    images: int
+
+
 @dataclass
 class _Progress:
     """What changes during a training, apart from the weights.
@@ -61,16 +77,16 @@ class _Progress:
     Attributes:
         loss: Sum of the losses since the last row of the log.
         losses: Their number.
-        validated: Step of the last validation.
+        validated: Step at which the network was last validated and saved.
         best: Best mean IoU so far, or None.
-        history: Results of the validations.
+        scores: Scores of the last validation.
     """
 
     loss: float = 0.0
     losses: int = 0
     validated: int = 0
     best: float | None = None
-    history: list[dict[str, JSON]] = field(default_factory=list)
+    scores: dict[str, JSON] = field(default_factory=dict)
 
 
 class Trainer:
@@ -83,7 +99,8 @@ class Trainer:
         loss: Loss instead of the one that `config` describes.
         augmentation: Augmentation instead of the one that `config` describes.
         ranks: The processes of the training; from `joined` under torchrun.
-        tell: Called with messages for the user.
+        tell: Called with messages for the user, in the first process only.
+        on_step: Called after every step.
 
     Raises:
         DataError: If the data names no classes, has no training split, or too few images for a batch.
@@ -101,33 +118,23 @@ class Trainer:
         augmentation: Augmentation | None = None,
         ranks: Ranks | None = None,
         tell: Callable[[str], None] = print,
+        on_step: Callable[[StepReport], None] = lambda _report: None,
     ) -> None:
-        if not data.classes:
-            raise DataError(f"{data.path}: names no classes. Write a dataset.toml, or give --classes.")
         self.config = config
         self.data = data
         self.ranks = ranks or Ranks()
         self.tell = tell if self.ranks.first else lambda _message: None
         self.folder = RunFolder(Path(config.out))
-        self._samples = TrainSet(data, config.train_split, augmentation or training_augmentation(config), config.seed)
-        self.steps_per_epoch = self._batches(0).steps_per_epoch
-        self.total = config.epochs * self.steps_per_epoch
-        self._model = model
-        self._objective = loss
+        self._parts = Assembly(
+            config, data, self.ranks, model=model, loss=loss, augmentation=augmentation, tell=self.tell
+        )
+        self.total = self._parts.total
+        self.validates = bool(data.splits.get(config.val_split))
+        self._on_step = on_step
         self._progress = _Progress()
         self._saved = 0
+        self._pace = Pace()
         self._pending: deque[tuple[int, StepResult, Tensor]] = deque()
-
-    def _batches(self, start: int) -> Batches:
-        config = self.config
-        return Batches(
-            len(self._samples),
-            config.batch * config.accumulate,
-            config.seed,
-            start=start,
-            rank=self.ranks.rank,
-            ranks=self.ranks.world,
-        )
 
     def run(self, *, resume: bool = False) -> TrainingResult:
         """Train, or go on with an interrupted training.
@@ -157,60 +164,37 @@ class Trainer:
         return self._result()
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
-        """Build what makes a step, and restore a checkpoint."""
-        config, device = self.config, self.ranks.device
-        model = self._model or build_network(
-            config, self.data.classes, palette=self.data.palette, channels=self.data.channels, tell=self.tell
-        )
-        model.to(device)
-        self._kept_in_memory = self._samples.keep_in_memory()
-        self._class_weights = self._weights_of_classes() if state is None else state["class_weights"]
-        weights = None if self._class_weights is None else torch.tensor(self._class_weights, device=device)
-        self.step = TrainingStep(
-            model,
-            build_optimizer(model, config),
-            self._objective or loss_of(config, weights),
-            schedule_of(config, self.steps_per_epoch),
-            config,
-            self.ranks,
-        )
-        self._normalise = Normaliser(card_of(model).preprocessing, device)
-        if state is not None:
+        """Build what makes a step, restore a checkpoint, and open the files of the run."""
+        if state is None:
+            self._parts.build()
+        else:
+            self._parts.build(state["class_weights"], known=True)
             self._restore(state)
         if self.ranks.first:
-            self.folder.write_config(config)
-            self._log = CsvLog(self.folder.log, self.step.steps)
-
-    def _weights_of_classes(self) -> list[float] | None:
-        choice, count = self.config.class_weights, len(self.data.classes)
-        frequencies = None
-        if choice in ("enet", "median"):
-            masks = (self._samples.pair(index).mask for index in range(len(self._samples)))
-            frequencies = class_frequencies(masks, count)
-        weights = class_weights_of(choice, frequencies, count)
-        return None if weights is None else weights.tolist()
+            check_room(self.folder.path, self._parts.step.checkpoint_bytes())
+            self.folder.write_config(self.config)
+            self._log = CsvLog(self.folder.log, self._parts.step.steps)
+        if not self.validates:
+            self.tell(f"{self.data.path}: has no split {self.config.val_split!r}, so there is no best.safetensors")
 
     def _train(self, stop: StopRequest) -> None:
-        batches = self._loaded()
+        batches = self._parts.batches()
         while True:
-            steps = self.step.steps
+            steps = self._parts.step.steps
             if stop:
                 self._stop()
-            if steps % self.steps_per_epoch == 0 and steps > self._progress.validated:
+            if steps % self._parts.steps_per_epoch == 0 and steps > self._progress.validated:
                 self._validate()
             if self._is_due(steps):
                 self._checkpoint()
             if steps == self.total:
                 return
+            started = time.perf_counter()
             example = self._next(batches)
-            images, target = self._normalise(example)
-            parts = self.config.accumulate
-            result = self.step([*zip(images.chunk(parts), target.chunk(parts), strict=True)])
-            self._note(result, cast(Tensor, example.sample))  # collated
-
-    def _loaded(self) -> Iterator[Example]:
-        pinned = self.ranks.device.type == "cuda"
-        return load_batches(self._samples, self._batches(self.step.steps), workers=self.config.workers, pinned=pinned)
+            self._pace.waiting += time.perf_counter() - started
+            result = self._parts.make_step(example)
+            self._pace.seconds += time.perf_counter() - started
+            self._note(result, self._parts.indices_of(example))
 
     def _next(self, batches: Iterator[Example]) -> Example:
         try:
@@ -218,12 +202,12 @@ class Trainer:
         except DataError as error:
             self._checkpoint()
             raise DataError(
-                f"{error} The training was saved after step {self.step.steps}; --resume goes on from there."
+                f"{error} The training was saved after step {self._parts.step.steps}; --resume goes on from there."
             ) from None
 
     def _note(self, result: StepResult, samples: Tensor) -> None:
         """Record the loss of a step, on a GPU that of the step before, which does not have to be waited for."""
-        self._pending.append((self.step.steps, result, samples))
+        self._pending.append((self._parts.step.steps, result, samples))
         if len(self._pending) > (1 if self.ranks.device.type == "cuda" else 0):
             self._settle()
 
@@ -232,12 +216,17 @@ class Trainer:
         loss = float(result.loss)
         if not math.isfinite(loss):
             raise TrainingError(self._describe_divergence(steps, loss, samples))
+        epoch = (steps - 1) // self._parts.steps_per_epoch + 1
         self._progress.loss += loss
         self._progress.losses += 1
+        self._pace.images += self._parts.images
         if steps % self.config.log_every == 0:
             mean = self._progress.loss / self._progress.losses
             self._progress.loss, self._progress.losses = 0.0, 0
-            self._log_step(steps, mean, result.lr)
+            if self.ranks.first:
+                pace, self._pace = self._pace, Pace()
+                self._log.write({"step": steps, "epoch": epoch, "loss": mean, "lr": result.lr, **pace.columns()})
+        self._on_step(StepReport(steps, self.total, epoch, self.config.epochs, loss, self._parts.images))
 
     def _settle_all(self) -> None:
         while self._pending:
@@ -245,11 +234,9 @@ class Trainer:
 
     def _describe_divergence(self, steps: int, loss: float, samples: Tensor) -> str:
         """Return a message that names the images of a batch, those of all processes."""
-        own = [str(self._samples.sample(index).image) for index in samples.tolist()]
-        images = [name for names in self.ranks.gather(own) for name in names]
         return (
             f"the loss is {loss} at step {steps} of {self.total}; {self._describe_saved()}. Lower --lr, set clip=1, or "
-            f"look at the images of the batch: {', '.join(images)}"
+            f"look at the images of the batch: {', '.join(self._parts.files_of(samples))}"
         )
 
     def _describe_saved(self) -> str:
@@ -260,7 +247,7 @@ class Trainer:
         if steps == self._saved:
             return False
         every = self.config.checkpoint_every
-        return steps % self.steps_per_epoch == 0 or (every > 0 and steps % every == 0)
+        return steps % self._parts.steps_per_epoch == 0 or (every > 0 and steps % every == 0)
 
     def _checkpoint(self) -> None:
         """Write a checkpoint. All processes call this."""
@@ -275,14 +262,14 @@ class Trainer:
                 "classes": self.data.classes,
                 "data": fingerprint(self.data, self.config.train_split),
                 "ranks": self.ranks.world,
-                "training": self.step.state_dict(),
+                "training": self._parts.step.state_dict(),
                 "progress": asdict(self._progress),
                 "random": randoms,
-                "class_weights": self._class_weights,
+                "class_weights": self._parts.class_weights,
                 "segnets": __version__,
             }
             write_checkpoint(self.folder.checkpoint, state)
-        self._saved = self.step.steps
+        self._saved = self._parts.step.steps
 
     def _check_finite(self) -> None:
         """Check the weights, which a checkpoint must not keep if a gradient made them infinite.
@@ -290,17 +277,17 @@ class Trainer:
         Raises:
             TrainingError: If a weight is not finite.
         """
-        norms = torch._foreach_norm([*self.step.model.parameters()])
+        norms = torch._foreach_norm([*self._parts.step.model.parameters()])
         if not bool(torch.stack(norms).isfinite().all()):
             raise TrainingError(
-                f"a weight of the network is not finite after step {self.step.steps}; {self._describe_saved()}. Lower "
-                "--lr, or set clip=1"
+                f"a weight of the network is not finite after step {self._parts.step.steps}; "
+                f"{self._describe_saved()}. Lower --lr, or set clip=1"
             )
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self.step.load_state_dict(state["training"])
+        self._parts.step.load_state_dict(state["training"])
         self._progress = _Progress(**state["progress"])
-        self._saved = self.step.steps
+        self._saved = self._parts.step.steps
         random = state["random"][self.ranks.rank]
         torch.set_rng_state(random["cpu"])
         if random["cuda"] is not None:
@@ -313,74 +300,77 @@ class Trainer:
             KeyboardInterrupt: Always, with what to do.
         """
         self._checkpoint()
-        steps = self.step.steps
+        steps = self._parts.step.steps
         raise KeyboardInterrupt(
             f"stopped after step {steps} of {self.total} and saved {self.folder.checkpoint}; --resume goes on"
         )
 
     def _averaged(self) -> nn.Module:
         """Return the network to validate and to save: the moving average of the weights if there is one."""
-        return self.step.model if self.step.average is None else self.step.average.module
-
-    def _log_step(self, steps: int, loss: float, lr: float) -> None:
-        if self.ranks.first:
-            self._log.write({"step": steps, "epoch": (steps - 1) // self.steps_per_epoch + 1, "loss": loss, "lr": lr})
+        return self._parts.step.averaged_model
 
     def _validate(self) -> None:
         """Compute the scores of the network, and save it. All processes call this."""
         self._settle_all()
-        model = self._averaged()
-        self.ranks.share_buffers(model)
-        training = model.training
-        model.eval()
-        matrix = ConfusionMatrix(len(self.data.classes))
-        for sample in self.data.samples(self.config.val_split)[self.ranks.rank :: self.ranks.world]:
-            pair = self.data.read(sample)
-            mask = segment(model, torch.from_numpy(pair.image)[None].to(self.ranks.device))
-            matrix.update(torch.from_numpy(pair.mask), mask[0].cpu())
-        matrix.counts = self.ranks.sum(torch.from_numpy(matrix.counts).to(self.ranks.device)).cpu().numpy()
-        model.train(training)
-        steps = self.step.steps
-        scores: dict[str, JSON] = {"step": steps, "mean_iou": matrix.mean_iou, "pixel_accuracy": matrix.pixel_accuracy}
+        steps, model, progress = self._parts.step.steps, self._averaged(), self._progress
+        epochs = steps / self._parts.steps_per_epoch
+        evaluation = None
+        if self.validates and (epochs % self.config.validate_every == 0 or steps == self.total):
+            evaluation = validate(model, self.data, self.config, self.ranks)
+            progress.scores = scores_of(evaluation)
+        progress.validated = steps
         if self.ranks.first:
-            self._log.write({**scores, "epoch": steps // self.steps_per_epoch})
-            self._save(self.folder.last, scores)
-            if self._progress.best is None or matrix.mean_iou > self._progress.best:
-                self._save(self.folder.best, scores)
-        self._progress.best = max(matrix.mean_iou, self._progress.best or 0.0)
-        self._progress.history.append(scores)
-        self._progress.validated = steps
-        self.tell(f"step {steps} of {self.total}: mean IoU {matrix.mean_iou:.4f}")
-
-    def _save(self, path: Path, scores: Mapping[str, JSON]) -> None:
-        config = self.config
-        provenance: dict[str, JSON] = {
-            "tool": f"segnets train {__version__}",
-            "data": Path(config.data).name,
-            "split": config.train_split,
-            "recipe": config.recipe,
-            "seed": config.seed,
-            "epochs": self.step.steps / self.steps_per_epoch,
-            "scores": dict(scores),
-        }
-        save(self._averaged(), path, provenance=provenance)
+            save_network(model, self.folder.last, self.config, epochs=epochs, scores=progress.scores)
+        if evaluation is None:
+            return
+        if progress.best is None or evaluation.mean_iou > progress.best:
+            progress.best = evaluation.mean_iou
+            if self.ranks.first:
+                save_network(model, self.folder.best, self.config, epochs=epochs, scores=progress.scores)
+        if self.ranks.first:
+            row = {name: progress.scores[name] for name in ("mean_iou", "pixel_accuracy")}
+            self._log.write({"step": steps, "epoch": round(epochs), **row})
+            refresh_report(self.folder, evaluation, self.config)
+        self.tell(
+            f"epoch {epochs:.0f} of {self.config.epochs}: mean IoU {evaluation.mean_iou:.4f} (best {progress.best:.4f})"
+        )
 
     def _result(self) -> TrainingResult:
-        history = self._progress.history
         return TrainingResult(
-            self.folder.path, self.step.steps, self.config.epochs, history[-1] if history else {}, self._progress.best
+            self.folder.path, self._parts.step.steps, self.config.epochs, self._progress.scores, self._progress.best
         )
 
 
-def card_of(model: nn.Module) -> ModelCard:
-    """Return the card of a network.
+def open_configured(config: TrainingConfig) -> DataSet:
+    """Open the data set that a configuration names.
 
     Raises:
-        TrainingError: If it has none.
+        DataError: If it can't be opened.
     """
-    card = getattr(model, "card", None)
-    if not isinstance(card, ModelCard):
-        raise TrainingError(
-            "the model has no card, so its preprocessing is unknown; set model.card = segnets.ModelCard(...)"
+    return open_data(config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format)
+
+
+def train(
+    config: TrainingConfig, data: DataSet | None = None, *, resume: bool = False, **options: Any
+) -> TrainingResult:
+    """Train a network in this process, or in those that torchrun started.
+
+    Args:
+        config: All options. `data` and `out` name the folders.
+        data: Data set; None opens the one that `config` names.
+        resume: Whether to go on from the checkpoint in the folder, if there is one.
+        **options: Arguments of `Trainer`: model, loss, augmentation, tell, on_step.
+
+    Raises:
+        SegnetsError: As described for `Trainer` and `Trainer.run`, and if the data set can't be opened.
+
+    Example:
+        >>> config = TrainingConfig(data="camvid", model="lraspp_mobilenet_v3_small", out="run", epochs=100)
+        >>> train(config).scores["mean_iou"]
+    """
+    if data is None:
+        data = open_data(
+            config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format
         )
-    return card
+    with joined(config.device) as ranks:
+        return Trainer(config, data, ranks=ranks, **options).run(resume=resume)

@@ -6,13 +6,36 @@ import csv
 import io
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from segnets.card import JSON
 from segnets.files import atomic_write
 
-COLUMNS = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy", "seconds", "images_per_second")
-TIMES = ("seconds", "images_per_second")
+# Columns that differ from run to run: seconds since the start of the process, rate of the steps since the last row, and
+# the part of their time that was spent waiting for data.
+TIMES = ("seconds", "images_per_second", "waiting")
+COLUMNS = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy", *TIMES)
+
+
+@dataclass
+class Pace:
+    """Rate of the steps since the last row of the log.
+
+    Attributes:
+        images: Number of images.
+        seconds: Time of the steps.
+        waiting: Part of the time that was spent waiting for data, in seconds.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def columns(self) -> dict[str, JSON]:
+        """Return the columns of a row."""
+        seconds = max(1e-9, self.seconds)
+        return {"images_per_second": round(self.images / seconds, 2), "waiting": round(self.waiting / seconds, 4)}
 
 
 class CsvLog:

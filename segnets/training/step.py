@@ -177,6 +177,17 @@ class TrainingStep:
             "steps": self.steps,
         }
 
+    @property
+    def averaged_model(self) -> nn.Module:
+        """The network to validate and to save: with averaged weights, if the configuration asks for them."""
+        return self.model if self.average is None else self.average.module
+
+    def checkpoint_bytes(self) -> int:
+        """Return about how many bytes `state_dict` takes, also before the optimizer has made its buffers."""
+        weights: int = sum(each.numel() * each.element_size() for each in self.model.state_dict().values())
+        copies = 1 + (2 if isinstance(self.optimizer, torch.optim.AdamW) else 1) + (self.average is not None)
+        return weights * copies
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the weights, the optimizer, the scaler, the average and the number of steps."""
         self.model.load_state_dict(state["model"])

@@ -1,0 +1,206 @@
+"""The parts of a training put together: samples, network, optimizer, loss, and the step that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from segnets.card import ModelCard
+from segnets.data.augment import training_augmentation
+from segnets.data.dataset import DataSet
+from segnets.data.loader import Augmentation, Batches, Example, TrainSet
+from segnets.errors import DataError, TrainingError
+from segnets.layers.norm import is_batch_norm
+from segnets.training.batches import Normaliser, load_batches
+from segnets.training.config import TrainingConfig
+from segnets.training.distributed import Ranks
+from segnets.training.losses import Objective, class_frequencies, class_weights_of, loss_of
+from segnets.training.optim import build_optimizer
+from segnets.training.schedules import schedule_of
+from segnets.training.starting import build_network
+from segnets.training.step import StepResult, TrainingStep
+from segnets.weights import load
+
+
+class Assembly:
+    """Everything that makes the steps of a training.
+
+    Args:
+        config: All options.
+        data: Data set with class names.
+        ranks: The processes.
+        model: Network to train instead of the one that `config` describes, with a card.
+        loss: Loss instead of the one that `config` describes.
+        augmentation: Augmentation instead of the one that `config` describes.
+        tell: Called with messages.
+
+    Attributes:
+        samples: Augmented samples of the training split.
+        steps_per_epoch: Number of steps of an epoch.
+        total: Number of steps of the training.
+        images: Images per step, of all processes.
+        step: The step, after `build`.
+        class_weights: Weight of each class in the loss, or None for equal ones; after `build`.
+
+    Raises:
+        DataError: If the data names no classes, has no training split, or too few images for a batch.
+    """
+
+    step: TrainingStep
+    class_weights: list[float] | None
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: DataSet,
+        ranks: Ranks,
+        *,
+        model: nn.Module | None = None,
+        loss: Objective | None = None,
+        augmentation: Augmentation | None = None,
+        tell: Callable[[str], None],
+    ) -> None:
+        if not data.classes:
+            raise DataError(f"{data.path}: names no classes. Write a dataset.toml, or give --classes.")
+        self._config = config
+        self._data = data
+        self._ranks = ranks
+        self._model = model
+        self._loss = loss
+        self._tell = tell
+        self.samples = TrainSet(data, config.train_split, augmentation or training_augmentation(config), config.seed)
+        self.steps_per_epoch = self._order(0).steps_per_epoch
+        self.total = config.epochs * self.steps_per_epoch
+        self.images = config.batch * config.accumulate * ranks.world
+
+    def _order(self, start: int) -> Batches:
+        config, ranks = self._config, self._ranks
+        return Batches(
+            len(self.samples),
+            config.batch * config.accumulate,
+            config.seed,
+            start=start,
+            rank=ranks.rank,
+            ranks=ranks.world,
+        )
+
+    def build(self, class_weights: Sequence[float] | None = None, *, known: bool = False) -> None:
+        """Build the network and all that depends on it.
+
+        Args:
+            class_weights: Weight of each class from a checkpoint, or None for equal ones.
+            known: Whether `class_weights` is given. If not, they are computed from the training split.
+
+        Raises:
+            TrainingError: If options have no effect in the network, or contradict the data.
+            WeightsError: If starting weights are not found or do not fit.
+            DataError: If a sample can't be read.
+        """
+        config, data, device = self._config, self._data, self._ranks.device
+        model = self._model or build_network(
+            config, data.classes, palette=data.palette, channels=data.channels, tell=self._tell
+        )
+        model = self._synchronised(model.to(device))
+        preprocessing = card_of(model).preprocessing
+        self.samples.keep_in_memory()
+        self.class_weights = list(class_weights) if class_weights is not None else None
+        if not known:
+            self.class_weights = self._weights_of_classes()
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=device)
+        self._normalise = Normaliser(preprocessing, device)
+        self.step = TrainingStep(
+            model,
+            build_optimizer(model, config),
+            self._loss or loss_of(config, weights),
+            schedule_of(config, self.steps_per_epoch),
+            config,
+            self._ranks,
+            self._teacher(card_of(model)) if config.teacher else None,
+        )
+
+    def _synchronised(self, model: nn.Module) -> nn.Module:
+        """Let the batch norms of several processes share their statistics, on GPUs."""
+        if self._ranks.world == 1 or self._config.norm_eval or not any(map(is_batch_norm, model.modules())):
+            return model
+        if self._ranks.device.type == "cuda":
+            converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            return converted
+        self._tell("on CPUs each process normalises its own batches; norm_eval=true makes processes irrelevant")
+        return model
+
+    def _weights_of_classes(self) -> list[float] | None:
+        choice, count = self._config.class_weights, len(self._data.classes)
+        frequencies = None
+        if choice in ("enet", "median"):
+            masks = (self.samples.pair(index).mask for index in range(len(self.samples)))
+            frequencies = class_frequencies(masks, count)
+        weights = class_weights_of(choice, frequencies, count)
+        return None if weights is None else weights.tolist()
+
+    def _teacher(self, card: ModelCard) -> nn.Module:
+        """Return the teacher of a distillation, which gets the same input as the network."""
+        path = self._config.teacher
+        teacher = load(path)
+        known = card_of(teacher)
+        if known.classes != card.classes:
+            raise TrainingError(f"teacher {path}: has other classes than the data: {', '.join(known.classes)}")
+        ours, theirs = ((each.mean, each.std, each.channel_order) for each in (card.preprocessing, known.preprocessing))
+        if ours != theirs:
+            raise TrainingError(f"teacher {path}: was trained with other mean, std or channel order than this network")
+        return teacher.to(self._ranks.device).requires_grad_(False).eval()
+
+    def batches(self) -> Iterator[Example]:
+        """Yield the batches from the present step on, without end.
+
+        Raises:
+            SegnetsError: If a sample can't be read.
+        """
+        pinned = self._ranks.device.type == "cuda"
+        return load_batches(self.samples, self._order(self.step.steps), workers=self._config.workers, pinned=pinned)
+
+    def make_step(self, example: Example) -> StepResult:
+        """Make a step with a batch.
+
+        Raises:
+            TrainingError: If the memory of the GPU is too small, or batch norm can't be trained on a single value.
+        """
+        config = self._config
+        images, target = self._normalise(example)
+        parts = config.accumulate
+        try:
+            return self.step([*zip(images.chunk(parts), target.chunk(parts), strict=True)])
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"{self._ranks.device}: not enough memory for batches of {config.batch} crops of {config.crop}x"
+                f"{config.crop}; lower --batch (and raise accumulate), lower --crop, or set gradient_checkpointing=true"
+            ) from None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(str(error)) from None
+
+    def files_of(self, example_indices: Tensor) -> list[str]:
+        """Return the image files of a batch, of all processes, which all call this."""
+        own = [str(self.samples.sample(index).image) for index in example_indices.tolist()]
+        return [name for names in self._ranks.gather(own) for name in names]
+
+    def indices_of(self, example: Example) -> Tensor:
+        """Return the indices of a batch's samples, (N,)."""
+        return cast(Tensor, example.sample)  # a tensor in a batch
+
+
+def card_of(model: nn.Module) -> ModelCard:
+    """Return the card of a network.
+
+    Raises:
+        TrainingError: If it has none.
+    """
+    card = getattr(model, "card", None)
+    if not isinstance(card, ModelCard):
+        raise TrainingError(
+            "the model has no card, so its preprocessing is unknown; set model.card = segnets.ModelCard(...)"
+        )
+    return card

@@ -1,0 +1,91 @@
+"""Validation during a training: scores, the weights files that every command reads, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from segnets import __version__
+from segnets.card import JSON
+from segnets.data.dataset import DataSet
+from segnets.training.config import TrainingConfig
+from segnets.training.distributed import Ranks
+from segnets.training.evaluation import Evaluation, evaluate
+from segnets.training.report import read_history, write_report
+from segnets.training.run_folder import RunFolder
+from segnets.weights import save
+
+_EXAMPLES = 4  # worst and best images in the report
+
+
+def validate(
+    model: nn.Module,
+    data: DataSet,
+    config: TrainingConfig,
+    ranks: Ranks,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a network on the validation split, each sample in one process. All processes call this.
+
+    Args:
+        model: Network on the device of the process. Its mode is restored.
+        data: Data set with the split `config.val_split`.
+        config: Configuration of the training.
+        ranks: The processes.
+        progress: Called with the number of images that this process has done, and of its images.
+
+    Returns:
+        The scores of the whole split, in every process.
+    """
+    ranks.share_buffers(model)
+    samples = data.samples(config.val_split)[ranks.rank :: ranks.world]
+    training = model.training
+    model.eval()
+    try:
+        part = evaluate(
+            model,
+            data,
+            config.val_split,
+            device=ranks.device.type,
+            samples=samples,
+            examples=_EXAMPLES,
+            progress=progress,
+        )
+    finally:
+        model.train(training)
+    return Evaluation.merged(ranks.gather(part))
+
+
+def scores_of(evaluation: Evaluation) -> dict[str, JSON]:
+    """Return the scores of a validation that the log, the checkpoint and the weights files record."""
+    counts = evaluation.counts
+    return {
+        "split": evaluation.split,
+        "mean_iou": counts.mean_iou,
+        "pixel_accuracy": counts.pixel_accuracy,
+        "mean_accuracy": counts.mean_accuracy,
+    }
+
+
+def save_network(
+    model: nn.Module, path: Path, config: TrainingConfig, *, epochs: float, scores: Mapping[str, JSON]
+) -> None:
+    """Write a network with the origin of its weights, which is the same for the same training."""
+    provenance: dict[str, JSON] = {
+        "tool": f"segnets train {__version__}",
+        "data": Path(config.data).name,
+        "split": config.train_split,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "epochs": epochs,
+        "start": Path(config.weights or config.weights_backbone).name,
+        "scores": dict(scores),
+    }
+    save(model, path, provenance=provenance)
+
+
+def refresh_report(folder: RunFolder, evaluation: Evaluation, config: TrainingConfig) -> None:
+    """Write the report of a training after a validation."""
+    write_report(folder.report, evaluation, history=read_history(folder.log), config=config)
