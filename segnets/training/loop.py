@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from segnets.training.assembly import Assembly
 from segnets.training.checkpoints import check_room, write_checkpoint
 from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks, joined
+from segnets.training.loggers import Logger, loggers_of
 from segnets.training.losses import Objective
 from segnets.training.records import CsvLog, Pace
 from segnets.training.run_folder import RunFolder, check_same_training, fingerprint
 from segnets.training.step import StepResult
 from segnets.training.stopping import StopRequest, stop_requests
-from segnets.training.validation import refresh_report, save_network, scores_of, validate
+from segnets.training.validation import save_network, scores_of, validate
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Trainer:
         ranks: The processes of the training; from `joined` under torchrun.
         tell: Called with messages for the user, in the first process only.
         on_step: Called after every step.
+        loggers: Further records of the training, besides the CSV file, the report and what `config` asks for.
 
     Raises:
         DataError: If the data names no classes, has no training split, or too few images for a batch.
@@ -119,6 +121,7 @@ class Trainer:
         ranks: Ranks | None = None,
         tell: Callable[[str], None] = print,
         on_step: Callable[[StepReport], None] = lambda _report: None,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.config = config
         self.data = data
@@ -131,6 +134,7 @@ class Trainer:
         self.total = self._parts.total
         self.validates = bool(data.splits.get(config.val_split))
         self._on_step = on_step
+        self._loggers = list(loggers)
         self._progress = _Progress()
         self._saved = 0
         self._pace = Pace()
@@ -159,8 +163,12 @@ class Trainer:
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices), stop_requests() as stop:
             torch.manual_seed(self.config.seed + self.ranks.rank)
-            self._start(state)
-            self._train(stop)
+            try:
+                self._start(state)
+                self._train(stop)
+            finally:
+                for logger in self._loggers:
+                    logger.close()
         return self._result()
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
@@ -173,9 +181,21 @@ class Trainer:
         if self.ranks.first:
             check_room(self.folder.path, self._parts.step.checkpoint_bytes())
             self.folder.write_config(self.config)
-            self._log = CsvLog(self.folder.log, self._parts.step.steps)
+            self._open_loggers(self._parts.step.steps)
         if not self.validates:
             self.tell(f"{self.data.path}: has no split {self.config.val_split!r}, so there is no best.safetensors")
+
+    def _open_loggers(self, step: int) -> None:
+        folder = self.folder
+        self._loggers = [
+            CsvLog(folder.log, step),
+            *loggers_of(self.config, folder.path, log=folder.log, report=folder.report, step=step),
+            *self._loggers,
+        ]
+
+    def _write_row(self, row: Mapping[str, JSON]) -> None:
+        for logger in self._loggers:
+            logger.write(row)
 
     def _train(self, stop: StopRequest) -> None:
         batches = self._parts.batches()
@@ -225,7 +245,7 @@ class Trainer:
             self._progress.loss, self._progress.losses = 0.0, 0
             if self.ranks.first:
                 pace, self._pace = self._pace, Pace()
-                self._log.write({"step": steps, "epoch": epoch, "loss": mean, "lr": result.lr, **pace.columns()})
+                self._write_row({"step": steps, "epoch": epoch, "loss": mean, "lr": result.lr, **pace.columns()})
         self._on_step(StepReport(steps, self.total, epoch, self.config.epochs, loss, self._parts.images))
 
     def _settle_all(self) -> None:
@@ -329,8 +349,9 @@ class Trainer:
                 save_network(model, self.folder.best, self.config, epochs=epochs, scores=progress.scores)
         if self.ranks.first:
             row = {name: progress.scores[name] for name in ("mean_iou", "pixel_accuracy")}
-            self._log.write({"step": steps, "epoch": round(epochs), **row})
-            refresh_report(self.folder, evaluation, self.config)
+            self._write_row({"step": steps, "epoch": round(epochs), **row})
+            for logger in self._loggers:
+                logger.validated(steps, evaluation)
         self.tell(
             f"epoch {epochs:.0f} of {self.config.epochs}: mean IoU {evaluation.mean_iou:.4f} (best {progress.best:.4f})"
         )
@@ -359,7 +380,7 @@ def train(
         config: All options. `data` and `out` name the folders.
         data: Data set; None opens the one that `config` names.
         resume: Whether to go on from the checkpoint in the folder, if there is one.
-        **options: Arguments of `Trainer`: model, loss, augmentation, tell, on_step.
+        **options: Arguments of `Trainer`: model, loss, augmentation, tell, on_step, loggers.
 
     Raises:
         SegnetsError: As described for `Trainer` and `Trainer.run`, and if the data set can't be opened.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segnets.card import JSON
 from segnets.files import atomic_write
+from segnets.training.evaluation import Evaluation
 
 # Columns that differ from run to run: seconds since the start of the process, rate of the steps since the last row, and
 # the part of their time that was spent waiting for data.
@@ -64,3 +65,9 @@ class CsvLog:
         """Append a row and flush it."""
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow({**row, "seconds": round(time.monotonic() - self._started, 3)})
+
+    def validated(self, _step: int, _evaluation: Evaluation) -> None:
+        """Do nothing: the row has the scores."""
+
+    def close(self) -> None:
+        """Do nothing: every row was flushed."""

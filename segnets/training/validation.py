@@ -13,11 +13,8 @@ from segnets.data.dataset import DataSet
 from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks
 from segnets.training.evaluation import Evaluation, evaluate
-from segnets.training.report import read_history, write_report
-from segnets.training.run_folder import RunFolder
+from segnets.training.loggers import EXAMPLES
 from segnets.weights import save
-
-_EXAMPLES = 4  # worst and best images in the report
 
 
 def validate(
@@ -50,7 +47,7 @@ def validate(
             config.val_split,
             device=ranks.device.type,
             samples=samples,
-            examples=_EXAMPLES,
+            examples=EXAMPLES,
             progress=progress,
         )
     finally:
@@ -84,8 +81,3 @@ def save_network(
         "scores": dict(scores),
     }
     save(model, path, provenance=provenance)
-
-
-def refresh_report(folder: RunFolder, evaluation: Evaluation, config: TrainingConfig) -> None:
-    """Write the report of a training after a validation."""
-    write_report(folder.report, evaluation, history=read_history(folder.log), config=config)
