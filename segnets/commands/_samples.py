@@ -47,7 +47,7 @@ def draw_samples(data: DataSet, report: DataReport) -> npt.NDArray[np.uint8]:
         sum(split.pixels[i] for split in report.splits.values() if i < len(split.pixels)) for i in range(len(classes))
     ]
     ignored = sum(split.ignored for split in report.splits.values())
-    total = max(1, sum(counts) + ignored)
+    total = max(1, sum(split.labelled + split.ignored for split in report.splits.values()))
     entries = [Entry(i, name, palette[i], counts[i] / total) for i, name in enumerate(classes)]
     if ignored:
         entries.append(Entry(VOID, "ignored", BLACK, ignored / total))
@@ -86,29 +86,30 @@ def _cell(
     try:
         pair = data.read(sample)
         factor = min(_WIDTH / pair.image.shape[1], _HEIGHT / pair.image.shape[0])
-        image, mask = _resized(pair.image, factor, smooth=True), _resized(pair.mask, factor, smooth=False)
+        bands = np.moveaxis(pair.image, 2, 0)
+        shown = _resized(bands[[0, 1, 2] if len(bands) >= 3 else [0]], factor, smooth=True)
+        image = np.ascontiguousarray(np.moveaxis(shown[[0, 1, 2] if len(shown) == 3 else [0, 0, 0]], 0, 2))
+        if data.planes:
+            mask = _resized((pair.mask == 1).astype(np.uint8), factor, smooth=False)
+        else:
+            mask = _resized(pair.mask[None], factor, smooth=False)[0]
         overlay = draw_overlay(image, mask, palette, alpha=0.6)
     except SegnetsError:
         return None
     cell = np.full((_HEIGHT, 2 * _WIDTH + _GAP, 3), 238, dtype=np.uint8)
-    height, width = mask.shape
+    height, width = mask.shape[-2:]
     top, left = (_HEIGHT - height) // 2, (_WIDTH - width) // 2
-    shown = image if image.shape[2] >= 3 else image[:, :, [0, 0, 0]]
-    cell[top : top + height, left : left + width] = shown[:, :, :3]
+    cell[top : top + height, left : left + width] = image
     cell[top : top + height, left + _WIDTH + _GAP : left + _WIDTH + _GAP + width] = overlay
     cell[:, _WIDTH : _WIDTH + _GAP] = _PAPER
-    return f"{split}: {sample.name}  ({pair.mask.shape[1]}x{pair.mask.shape[0]})", cell
+    return f"{split}: {sample.name}  ({pair.image.shape[1]}x{pair.image.shape[0]})", cell
 
 
-def _resized(pixels: npt.NDArray[np.uint8], factor: float, *, smooth: bool) -> npt.NDArray[np.uint8]:
-    """Return an image (H, W, K) or mask (H, W) at another size."""
+def _resized(planes: npt.NDArray[np.uint8], factor: float, *, smooth: bool) -> npt.NDArray[np.uint8]:
+    """Return the planes (N, H, W) of an image or mask at another size."""
     from PIL import Image
 
-    height, width = pixels.shape[:2]
+    height, width = planes.shape[1:]
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     method = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    if pixels.ndim == 2:
-        return np.asarray(Image.fromarray(pixels).resize(size, method))
-    shown = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, :1]
-    planes = [np.asarray(Image.fromarray(plane).resize(size, method)) for plane in np.moveaxis(shown, 2, 0)]
-    return np.ascontiguousarray(np.stack(planes, axis=2))
+    return np.stack([np.asarray(Image.fromarray(plane).resize(size, method)) for plane in planes])

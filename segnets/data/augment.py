@@ -56,7 +56,8 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
         config: Options.
 
     Returns:
-        Callable from a Pair to an image (K, crop, crop) and a mask (crop, crop), both uint8. It can be pickled.
+        Callable from a Pair to an image (K, crop, crop) and a mask (crop, crop), or planes (C, crop, crop), uint8. It
+        can be pickled.
 
     Raises:
         ValueError: If the scale is no range of positive numbers, or a probability or strength is not in 0..1.
@@ -145,9 +146,9 @@ class _ScaledCrop:
         new = [max(1, min(self.crop, round(part * factor))) for part in (rows, columns)]
         functional, tensors = _v2().functional, _tv_tensors()
         part = functional.crop(image, top, left, rows, columns)
-        ids = mask[top : top + rows, left : left + columns]
+        ids = mask.as_subclass(Tensor)[..., top : top + rows, left : left + columns]
         # v2 resizes masks by torch's "nearest", which shifts them by up to half a pixel against the image.
-        ids = F.interpolate(ids.as_subclass(Tensor)[None, None], new, mode="nearest-exact")[0, 0]
+        ids = F.interpolate(ids.reshape(1, -1, rows, columns), new, mode="nearest-exact").reshape(*ids.shape[:-2], *new)
         return self.pad(functional.resize(part, new, antialias=True), tensors.Mask(ids))
 
 

@@ -1,4 +1,7 @@
-"""Images of 1 to 16 bands in TIFF files. tifffile is imported when first used (extra `train`)."""
+"""TIFF files: images of 1 to 16 bands, and masks of a band per class.
+
+tifffile is imported when first used (extra `train`).
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,32 @@ def read_bands(path: Path, channels: int) -> ImageData:
     Raises:
         DataError: If the file can't be read, or has other bands or values.
     """
+    return _eight_bits(
+        np.moveaxis(_planes(path, channels, "the data set has {} channels. Correct channels"), 0, 2), path
+    )
+
+
+def read_planes(path: Path, count: int) -> npt.NDArray[np.uint8]:
+    """Read a mask that has a band per class.
+
+    Args:
+        path: Path of a TIFF file.
+        count: Number of classes.
+
+    Returns:
+        Planes of shape (count, H, W), uint8, as stored.
+
+    Raises:
+        DataError: If the file can't be read, or has other bands or values.
+    """
+    planes = _planes(path, count, "there are {} classes. Save one band per class")
+    if planes.dtype not in (np.uint8, np.bool_):
+        raise DataError(f"{path}: has values of {planes.dtype}. Save planes of 0 and 1, uint8.")
+    return np.ascontiguousarray(planes, dtype=np.uint8)
+
+
+def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
+    """Return the bands of a TIFF file, (count, H, W)."""
     try:
         import tifffile
     except ImportError:
@@ -42,18 +71,13 @@ def read_bands(path: Path, channels: int) -> ImageData:
     except Exception as error:  # any kind for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: can't be read as a TIFF ({reason}). Save it again, without compression.") from None
-    return _eight_bits(_last(pixels, axes, path, channels), path)
-
-
-def _last(pixels: npt.NDArray[np.generic], axes: str, path: Path, channels: int) -> npt.NDArray[np.generic]:
-    """Return pixels (H, W, K) of an array whose axes are named as in tifffile."""
     if pixels.ndim == 2:
         pixels, axes = pixels[:, :, None], f"{axes}S"
     others = [place for place, axis in enumerate(axes) if axis not in "YX"]
-    if pixels.ndim != 3 or len(others) != 1 or pixels.shape[others[0]] != channels:
+    if pixels.ndim != 3 or len(others) != 1 or pixels.shape[others[0]] != count:
         shape = " x ".join(map(str, pixels.shape))
-        raise DataError(f"{path}: has {shape} values ({axes}), and the data set {channels} channels. Correct channels.")
-    return np.moveaxis(pixels, others[0], 2)
+        raise DataError(f"{path}: has {shape} values ({axes}), and {expected.format(count)}.")
+    return np.moveaxis(pixels, others[0], 0)
 
 
 def _eight_bits(pixels: npt.NDArray[np.generic], path: Path) -> ImageData:

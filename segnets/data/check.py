@@ -31,6 +31,7 @@ class SplitReport:
         images: Number of images.
         without_mask: How many of them have no mask.
         pixels: Number of pixels of each class, one per class id.
+        labelled: Number of pixels that are not ignored. With planes, in which classes overlap, less than their sum.
         ignored: Number of pixels that are ignored.
         sizes: Number of images of each (height, width).
     """
@@ -38,6 +39,7 @@ class SplitReport:
     images: int
     without_mask: int
     pixels: tuple[int, ...]
+    labelled: int
     ignored: int
     sizes: Mapping[tuple[int, int], int]
 
@@ -87,6 +89,7 @@ class DataReport:
                 "images": split.images,
                 "without_mask": split.without_mask,
                 "pixels": dict(zip(self.class_names, split.pixels, strict=False)),
+                "labelled": split.labelled,
                 "ignored": split.ignored,
                 "sizes": {f"{width}x{height}": count for (height, width), count in split.sizes.items()},
             }
@@ -164,7 +167,7 @@ def grouped(problems: list[Problem]) -> list[str]:
         if shown[kind] > _MOST_LINES:
             more[kind] = more.get(kind, 0) + len(paths)
             continue
-        others = [path.name for path in paths[1 : _MOST_NAMES + 1]]
+        others = [path.name if path.parent == paths[0].parent else str(path) for path in paths[1 : _MOST_NAMES + 1]]
         rest = "" if len(paths) <= _MOST_NAMES + 1 else ", ..."
         files = f" (and {_counted(len(paths) - 1, 'more file')}: {', '.join(others)}{rest})" if others else ""
         lines.append(f"{paths[0]}{files}: {what}{f'. {fix}' if fix else ''}")
@@ -180,6 +183,7 @@ def _split_report(data: DataSet, facts: list[SampleFacts]) -> SplitReport:
         images=len(facts),
         without_mask=sum(each.sample.mask is None for each in facts),
         pixels=tuple(pixels[number] for number in range(count)),
+        labelled=sum(each.labelled for each in facts),
         ignored=pixels[255],
         sizes=dict(Counter(each.size for each in facts if each.size is not None).most_common()),
     )
@@ -188,7 +192,7 @@ def _split_report(data: DataSet, facts: list[SampleFacts]) -> SplitReport:
 def _split_table(report: DataReport) -> list[str]:
     rows: list[tuple[str, ...]] = [("split", "images", "masks", "width x height", "pixels", "ignored")]
     for name, split in report.splits.items():
-        known = sum(split.pixels) + split.ignored
+        known = split.labelled + split.ignored
         rows.append(
             (
                 name,
@@ -215,7 +219,7 @@ def _class_table(report: DataReport) -> list[str]:
         shares = []
         for split in report.splits.values():
             count = split.pixels[number] if number < len(split.pixels) else 0
-            shares.append(_percent(count, sum(split.pixels)))
+            shares.append(_percent(count, split.labelled))
         rows.append((str(number), name if report.classes else "?", *shares))
     return _table(rows, left=(1,))
 

@@ -22,7 +22,7 @@ VOID = 255  # id of pixels that belong to no class
 MOST_CLASSES = 255
 MOST_CHANNELS = 16
 _VALUES = 1 << 16
-_UNKNOWN = -1
+UNKNOWN = -1  # id in `DataSet.table` of a value without a class
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Pair:
 
     Attributes:
         image: Pixels of shape (H, W, K), uint8; RGB for three channels.
-        mask: Class ids of shape (H, W), uint8: 0..C-1, and 255 for pixels that are ignored.
+        mask: Class ids of shape (H, W), uint8: 0..C-1, and 255 for pixels that are ignored. Of a data set of planes,
+            planes of 0 and 1 of shape (C, H, W), with 255 for what is ignored.
     """
 
     image: npt.NDArray[np.uint8]
@@ -80,7 +81,7 @@ class Reader(Protocol):
         """Return the pixels (H, W, K), and what was assumed of them. Raises DataError or ImageError."""
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W) as stored, 0..65535, before `ids` and `ignore` apply. Raises DataError."""
+        """Return the values (H, W), or (C, H, W), as stored, before `ids` and `ignore` apply. Raises DataError."""
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
         """Return the colours that the file of a mask states for its values, or nothing. Raises DataError."""
@@ -99,6 +100,7 @@ class DataSet:
         reader: Reading of the samples.
         ids: Value in masks for each class, or empty for 0, 1, 2, ...
         channels: Number of channels of the images.
+        planes: Whether masks have a plane of 0 and 1 per class, so that classes may overlap.
         problems: What is wrong with the list of files: images without mask, masks without image.
 
     Raises:
@@ -113,6 +115,7 @@ class DataSet:
     reader: Reader
     ids: tuple[int, ...] = ()
     channels: int = 3
+    planes: bool = False
     problems: tuple[Problem, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -159,7 +162,7 @@ class DataSet:
             raise DataError(str(error)) from None
 
     def read_values(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Read the values (H, W) of a mask as stored, before they become class ids.
+        """Read the values (H, W), or (C, H, W), of a mask as stored, before they become class ids.
 
         Raises:
             DataError: If the sample has no mask, or it can't be read.
@@ -172,17 +175,17 @@ class DataSet:
         """Turn the values of a mask into class ids.
 
         Args:
-            values: Values of shape (H, W), 0..65535.
+            values: Values of shape (H, W), or planes of shape (C, H, W), 0..65535.
             sample: The sample, for messages.
 
         Returns:
-            Ids of shape (H, W), uint8, 0..C-1, and 255 for ignored pixels.
+            Ids of the same shape, uint8, 0..C-1, and 255 for ignored pixels; of planes 0 and 1.
 
         Raises:
             DataError: If a value has no class and is not ignored.
         """
         ids: npt.NDArray[np.int16] = self.table[values]
-        unknown = ids == _UNKNOWN
+        unknown = ids == UNKNOWN
         if unknown.any():
             found = ", ".join(map(str, np.unique(values[unknown])[:5]))
             raise DataError(
@@ -193,10 +196,13 @@ class DataSet:
 
     @cached_property
     def table(self) -> npt.NDArray[np.int16]:
-        """The class id of each value 0..65535 of a mask: 0..C-1, 255 for ignored ones, -1 for those without a class."""
-        table = np.full(_VALUES, _UNKNOWN, dtype=np.int16)
+        """The class id of each value 0..65535 of a mask: 0..C-1, 255 for ignored ones, -1 for those without a class.
+
+        The values of planes are 0 and 1.
+        """
+        table = np.full(_VALUES, UNKNOWN, dtype=np.int16)
         table[VOID] = VOID
-        known = self.ids or range(len(self.classes) or MOST_CLASSES)
+        known = range(2) if self.planes else self.ids or range(len(self.classes) or MOST_CLASSES)
         for class_id, value in enumerate(known):
             table[value] = class_id
         table[list(self.ignore)] = VOID
@@ -204,6 +210,8 @@ class DataSet:
 
     def describe_ids(self) -> str:
         """Return the values that masks may have as classes, for messages."""
+        if self.planes:
+            return "0 and 1"
         if self.ids:
             return ", ".join(map(str, self.ids))
         return f"0..{(len(self.classes) or MOST_CLASSES) - 1}"
@@ -223,7 +231,7 @@ def check_sizes(sample: Sample, image: npt.NDArray[np.uint8], values: npt.NDArra
     Raises:
         DataError: If they differ.
     """
-    (height, width), (rows, columns) = image.shape[:2], values.shape
+    (height, width), (rows, columns) = image.shape[:2], values.shape[-2:]
     if (height, width) == (rows, columns):
         return
     turned = (height, width) == (columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,7 +26,9 @@ class Description:
         ignore: Values in masks that are ignored.
         ids: Value in masks for each class. Default: 0, 1, 2, ...
         channels: Number of channels of the images. Default: 3, RGB.
-        masks: "ids" takes the values of gray and palette images; "colours" looks up all colours in the palette.
+        masks: "ids" takes the values of gray and palette images. "colours" looks up all colours in the palette.
+            "planes" reads TIFF files with a band of 0 and 1 per class, for classes that overlap (decoding
+            "multilabel").
     """
 
     classes: tuple[str, ...] = ()
@@ -84,14 +87,15 @@ def _checked(path: Path, key: str, value: Any) -> Any:
     if key == "channels":
         return value
     if key == "masks":
-        if value not in ("ids", "colours"):
-            raise DataError(f'{path}: masks = {value!r}. Allowed: "ids" and "colours".')
+        if value not in _KINDS:
+            raise DataError(f"{path}: masks = {value!r}. Allowed: {', '.join(map(json.dumps, _KINDS))}.")
         return value
     if not isinstance(value, list):
         raise DataError(f"{path}: {key} = {value!r}. Expected a list: {key} = [{_EXAMPLES[key]}].")
     return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
 
+_KINDS = ("ids", "colours", "planes")
 _EXAMPLES = {"classes": '"road", "car"', "palette": "[128, 64, 128], [0, 0, 142]", "ignore": "255", "ids": "7, 26"}
 
 
@@ -105,6 +109,10 @@ def _check_palette(path: Path, description: Description) -> None:
             )
     if description.masks == "colours" and not description.palette:
         raise DataError(f'{path}: masks = "colours" needs palette, one colour per class.')
+    if description.masks == "planes" and not description.classes:
+        raise DataError(f'{path}: masks = "planes" needs classes, a name per plane.')
+    if description.ids and description.masks == "planes":
+        raise DataError(f'{path}: ids and masks = "planes" exclude each other. Planes have the values 0 and 1.')
     if description.ids and description.masks == "colours":
         raise DataError(
             f'{path}: ids and masks = "colours" exclude each other. The palette says which class has a colour.'

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
 
 from segnets.card import Colour
-from segnets.data.dataset import VOID, DataSet, Problem
+from segnets.data.dataset import UNKNOWN, VOID, DataSet, Problem
 from segnets.data.description import FILE_NAME
 from segnets.data.duplicates import find_duplicates
 from segnets.data.facts import SampleFacts
 from segnets.palettes import voc_palette
 
 Gathered = Mapping[str, Sequence[SampleFacts]]
-_UNKNOWN = -1
 _NAMES_OF_VOID = frozenset(
     (
         "void",
@@ -120,7 +119,7 @@ def _values(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
     total: Counter[int] = Counter()
     for each in facts:
         total.update(each.values)
-    unknown = sorted(value for value in total if data.table[value] == _UNKNOWN)
+    unknown = sorted(value for value in total if data.table[value] == UNKNOWN)
     known_toml = data.path / FILE_NAME
     if not unknown:
         yield from _binary(data, facts, total)
@@ -128,13 +127,14 @@ def _values(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
     labelled = sorted(value for value in total if data.table[value] != VOID)
     cause, fix = _cause(data, labelled, unknown, str(known_toml))
     for each in facts:
-        here = [value for value in each.values if data.table[value] == _UNKNOWN]
+        here = [value for value in each.values if data.table[value] == UNKNOWN]
         if here and each.sample.mask is not None:
             yield Problem("ids out of range", each.sample.mask, cause, fix)
 
 
 def _binary(data: DataSet, facts: Sequence[SampleFacts], total: Counter[int]) -> Iterator[Problem]:
-    if len(data.classes) == 2 and not data.ids and {*total} == {0, VOID} and VOID not in data.ignore:
+    of_two = len(data.classes) == 2 and not data.ids and not data.planes
+    if of_two and {*total} == {0, VOID} and VOID not in data.ignore:
         for each in facts:
             if VOID in each.values and each.sample.mask is not None:
                 yield Problem(
@@ -148,6 +148,8 @@ def _binary(data: DataSet, facts: Sequence[SampleFacts], total: Counter[int]) ->
 def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) -> tuple[str, str]:
     """Return what is wrong with values without a class, and what to do."""
     count, expected = len(data.classes), data.describe_ids()
+    if data.planes:
+        return f"the planes have the values {_listed(unknown)}. Expected {expected}", "Save 0, 1, and 255 for ignored."
     if luma := _grey_levels(data, labelled):
         return (
             f"the values {_listed(unknown)} are the gray levels of {'the palette' if data.palette else 'PASCAL VOC'}'s "
@@ -223,6 +225,8 @@ def _never_seen(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
 
 
 def _ignored_classes(data: DataSet) -> list[int]:
+    if data.planes:
+        return []
     values = data.ids or range(len(data.classes))
     return [number for number, value in enumerate(values[: len(data.classes)]) if value in data.ignore]
 
@@ -236,7 +240,7 @@ def _void(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
     ignored_classes = _ignored_classes(data)
     for number, name in enumerate(data.classes):
         plain = "".join(letter for letter in name.lower() if letter.isalpha())
-        if plain in _NAMES_OF_VOID and number not in ignored_classes:
+        if plain in _NAMES_OF_VOID and number not in ignored_classes and not data.planes:
             value = data.ids[number] if data.ids else number
             yield Problem(
                 "void",

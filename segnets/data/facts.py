@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.card import Colour
-from segnets.data.dataset import DataSet, Problem, Sample, check_sizes
+from segnets.data.dataset import UNKNOWN, VOID, DataSet, Problem, Sample, check_sizes
 from segnets.errors import DataError
 
 _THUMBNAIL = 16  # pixels
@@ -26,7 +26,9 @@ class SampleFacts:
         sample: The sample.
         size: (height, width) of the image, or None if it can't be read.
         values: Number of pixels of each value in the mask, as stored.
-        pixels: Number of pixels of each class id; 255 for ignored ones, -1 for values without a class.
+        pixels: Number of pixels of each class id; 255 for ignored ones, -1 for values without a class. In planes, a
+            pixel is ignored if it is in all of them.
+        labelled: Number of pixels of the mask that are not ignored.
         colours: Colour of each value in the mask, if its file states them.
         wide: Whether the mask has 16 bits.
         notices: What was assumed of the image.
@@ -41,6 +43,7 @@ class SampleFacts:
     size: tuple[int, int] | None = None
     values: Mapping[int, int] = field(default_factory=dict)
     pixels: Mapping[int, int] = field(default_factory=dict)
+    labelled: int = 0
     colours: Mapping[int, Colour] = field(default_factory=dict)
     wide: bool = False
     notices: tuple[str, ...] = ()
@@ -71,16 +74,14 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
             except DataError as error:
                 problems.append(_problem("wrong size", sample.mask, error))
     counts = {} if values is None else _counts(values)
-    pixels: dict[int, int] = {}
-    for value, count in counts.items():
-        class_id = int(data.table[value])
-        pixels[class_id] = pixels.get(class_id, 0) + count
+    pixels = {} if values is None else _pixels(data, values, counts)
     return SampleFacts(
         split=split,
         sample=sample,
         size=None if image is None else (image.pixels.shape[0], image.pixels.shape[1]),
         values=counts,
         pixels=pixels,
+        labelled=0 if values is None else values.shape[-1] * values.shape[-2] - pixels.get(VOID, 0),
         colours={value: colours[value] for value in counts if value in colours},
         wide=values is not None and values.dtype.itemsize > 1,
         notices=() if image is None else image.notices,
@@ -94,6 +95,20 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
 def _counts(values: npt.NDArray[np.integer]) -> dict[int, int]:
     counts = np.bincount(values.ravel())
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _pixels(data: DataSet, values: npt.NDArray[np.integer], counts: Mapping[int, int]) -> dict[int, int]:
+    """Return the number of pixels of each class id."""
+    if not data.planes:
+        pixels: dict[int, int] = {}
+        for value, count in counts.items():
+            class_id = int(data.table[value])
+            pixels[class_id] = pixels.get(class_id, 0) + count
+        return pixels
+    planes = data.table[values]
+    found = {class_id: int((plane == 1).sum()) for class_id, plane in enumerate(planes)}
+    found |= {VOID: int((planes == VOID).all(axis=0).sum()), UNKNOWN: int((planes == UNKNOWN).any(axis=0).sum())}
+    return {class_id: count for class_id, count in found.items() if count}
 
 
 def _digest(pixels: npt.NDArray[np.integer]) -> bytes:

@@ -43,11 +43,13 @@ class FileReader:
         channels: Number of channels of the images.
         palette: One RGB colour per value of a mask, for masks in colours.
         by_colour: Whether gray and palette images are masks in colours too.
+        planes: Number of planes of a mask, or 0 for masks of ids or colours.
     """
 
     channels: int = 3
     palette: tuple[Colour, ...] = ()
     by_colour: bool = False
+    planes: int = 0
 
     def image(self, sample: Sample) -> ImageData:
         """Return the pixels (H, W, K), and what was assumed of them."""
@@ -56,13 +58,15 @@ class FileReader:
         return read_image(sample.image, self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W) of the mask."""
+        """Return the values (H, W) of the mask, or its planes (C, H, W)."""
         assert sample.mask is not None
+        if self.planes:
+            return bands.read_planes(sample.mask, self.planes)
         return read_mask(sample.mask, self.palette, by_colour=self.by_colour)
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
         """Return the colours that the mask states for its values, if they are not used as colours."""
-        return () if self.by_colour or sample.mask is None else file_palette(sample.mask)
+        return () if self.by_colour or self.planes or sample.mask is None else file_palette(sample.mask)
 
 
 def open_folder(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
@@ -105,7 +109,12 @@ def described(
         DataError: If the description contradicts itself.
     """
     if reader is None:
-        reader = FileReader(description.channels, description.palette, description.masks == "colours")
+        reader = FileReader(
+            description.channels,
+            description.palette,
+            description.masks == "colours",
+            len(description.classes) if description.masks == "planes" else 0,
+        )
     return DataSet(
         path=path,
         classes=description.classes,
@@ -115,6 +124,7 @@ def described(
         reader=reader,
         ids=description.ids,
         channels=description.channels,
+        planes=description.masks == "planes",
         problems=tuple(problems),
     )
 

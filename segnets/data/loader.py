@@ -32,7 +32,7 @@ class Example(NamedTuple):
 
     Attributes:
         image: Pixels of shape (K, h, w), uint8.
-        mask: Class ids of shape (h, w), uint8, 255 for ignored pixels.
+        mask: Class ids of shape (h, w), or planes of shape (C, h, w), uint8, 255 for ignored pixels.
         sample: Index of the sample in its split.
     """
 

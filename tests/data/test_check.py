@@ -175,6 +175,11 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     ),
     "same name": (same_stem, "train/images/001.png: has the same name as 001.bmp", "Remove or rename"),
     "wrong size": (other_size, "train/masks/001.png: has 40x24 pixels, and its image 40x32", "Resize the mask"),
+    "wrong width": (
+        lambda folder: write_pair(folder / "train", "001", image_of(1), mask_of(1, 32, 41)),
+        "train/masks/001.png: has 41x32 pixels, and its image 40x32",
+        "Resize the mask",
+    ),
     "turned": (turned, "train/masks/001.png: has 40x32 pixels, and its image 32x40", "turned by its EXIF orientation"),
     "unreadable image": (
         lambda folder: (folder / "train/images/001.png").write_bytes(b"\x89PNG nothing"),

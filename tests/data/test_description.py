@@ -53,7 +53,7 @@ def test_colours_of_ignored_values_follow_those_of_the_classes(tmp_path: Path) -
         (CLASSES + "ids = [1, 2, true]", "ids: True is no value of a mask"),
         (CLASSES + "channels = 17", "channels: 17. Expected a whole number 1..16"),
         (CLASSES + 'channels = "3"', "channels: '3'. Expected a whole number"),
-        (CLASSES + 'masks = "palette"', """masks = 'palette'. Allowed: "ids" and "colours\""""),
+        (CLASSES + 'masks = "palette"', 'masks = .palette.. Allowed: "ids", "colours", "planes"'),
         (CLASSES + 'masks = "colours"', 'masks = "colours" needs palette'),
         (CLASSES + PALETTE + 'ids = [1, 2, 3]\nmasks = "colours"', "exclude each other"),
         (f"classes = {[str(number) for number in range(256)]}", "has 256 classes; at most 255 are supported"),
