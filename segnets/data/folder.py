@@ -235,11 +235,20 @@ def _sample_of_name(name: str, images: dict[str, Path], masks: dict[str, Path]) 
 
 
 def _sample_of_paths(folder: Path, image: str, mask: str) -> Sample:
-    name = Path(image).with_suffix("").as_posix().lstrip("/")
-    return Sample(name, _below(folder, image), _below(folder, mask))
+    path = _below(folder, image)
+    named = path.relative_to(folder) if path.is_relative_to(folder) else Path(image.lstrip("/"))
+    return Sample(named.with_suffix("").as_posix(), path, _below(folder, mask))
 
 
 def _below(folder: Path, path: str) -> Path:
-    """Return the file that a list names: a path below the folder, which some lists begin with a slash, or any path."""
-    below = folder / path.lstrip("/")
-    return below if below.exists() else folder / path
+    """Return the file that a list names.
+
+    Published lists have paths of another machine, such as /SegNet/CamVid/train/a.png. If there is no such file, the
+    longest end of the path that exists below the folder is taken.
+    """
+    whole = folder / path
+    parts = Path(path).parts
+    if whole.exists() or parts[0] != "/":
+        return whole
+    ends = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
+    return next((end for end in ends if end.exists()), whole)

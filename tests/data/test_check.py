@@ -168,6 +168,11 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
         "train/images/003.png: has no mask of the same name in",
         "Add the mask, or remove the image",
     ),
+    "no masks": (
+        lambda folder: shutil.rmtree(folder / "train/masks"),
+        "train/images/000.png (and 3 more files: 001.png, 002.png, 003.png): has no mask of the same name in",
+        "Add the mask, or remove the image",
+    ),
     "missing image": (
         lambda folder: (folder / "val/images/100.png").unlink(),
         "val/masks/100.png: has no image of the same name in",
@@ -327,7 +332,9 @@ def test_a_test_split_may_lack_masks(tmp_path: Path) -> None:
 def test_empty_pictures_are_no_duplicates(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     for number in (0, 1):
-        write_pair(folder / "train", f"empty{number}", np.full((32, 40, 3), number, np.uint8), mask_of(number))
+        image = np.full((32, 40, 3), 100, np.uint8)
+        image[0, 0] += number
+        write_pair(folder / "train", f"empty{number}", image, mask_of(number))
     assert not report_of(folder).warnings
 
 

@@ -43,7 +43,9 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     assert [sample.name for sample in open_data(tmp_path, classes=CLASSES).samples("all")] == ["a"]
 
 
-@pytest.mark.parametrize("line", ["{}", "{}.png", "images/{0}.png masks/{0}.png", "/images/{0}.png /masks/{0}.png"])
+@pytest.mark.parametrize(
+    "line", ["{}", "{}.png", "images/{0}.png masks/{0}.png", "/x/y/images/{0}.png /x/y/masks/{0}.png"]
+)
 def test_lists_of_files(line: str, tmp_path: Path) -> None:
     for name in "abc":
         write_pair(tmp_path, name, image_of(ord(name)), mask_of(ord(name)))
