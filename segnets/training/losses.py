@@ -301,7 +301,15 @@ def loss_of(
         class_weights: Weight of each class, (C,), on the device of the logits (`class_weights_of`). cross_entropy and
             ohem apply it to the pixels of each class, every loss of a multi-label network to the planes.
         custom: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean, instead of `config.loss`.
+
+    Raises:
+        TrainingError: If the configuration asks for class weights, and they are not given.
     """
+    if class_weights is None and config.class_weights != "none" and custom is None:
+        raise TrainingError(
+            f"class_weights={config.class_weights!r}: pass the weights, class_weights_of(config.class_weights, "
+            'class_frequencies(masks, classes), classes), or set class_weights="none"'
+        )
     planes = config.decoding == "multilabel"
     options: dict[str, Any] = {"weight": None if planes else class_weights, "label_smoothing": config.label_smoothing}
     known: dict[str, MeanLoss] = {

@@ -216,13 +216,16 @@ def test_files_of_an_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_wrong_and_ignored_pixels(evaluation: Evaluation) -> None:
-    example = evaluation.worst[0]
+    example = next(each for each in evaluation.worst if each.score.name == "200")
     height, width = example.truth.shape
     picture = draw_example(evaluation, example).astype(int)
     shown = picture[6 + height + 27 :, 6 + width + 6 :][:height, :width]
     reddish = shown[..., 0] - shown[..., 1] > 60
     wrong = (example.prediction != example.truth) & (example.truth != 255)
     np.testing.assert_array_equal(reddish, wrong)
+    ignored = shown[example.truth == 255]
+    assert len(ignored)
+    assert np.abs(ignored - (120 * 0.7 + 0.3 * 127 + 0.15 * 127)).max() < 25  # gray, from an image half as light
 
 
 def test_the_command(data: DataSet, model: segnets.SegmentationModel, tmp_path: Path, capsys: Any) -> None:

@@ -30,6 +30,7 @@ from segnets.training.losses import (
 )
 
 CLASSES = 5
+PLAIN: dict[str, Any] = {"class_weights": "none"}
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 3.0, 0.1])
 
 
@@ -156,7 +157,7 @@ def test_a_sum_of_losses_with_aux_and_teacher(batch: tuple[Tensor, Tensor]) -> N
 def test_one_class_with_a_sigmoid(batch: tuple[Tensor, Tensor]) -> None:
     logits, target = batch[0][:, :1], torch.where(batch[1] == 255, 255, batch[1] % 2)
     valid = target != 255
-    config = TrainingConfig(decoding="threshold", class_weights="none")
+    config = TrainingConfig(decoding="threshold", **PLAIN)
     expected = F.binary_cross_entropy_with_logits(logits[:, 0][valid], target[valid].float())
     assert float(loss_of(config)({"out": logits}, target)) == pytest.approx(float(expected), rel=1e-6)
     pixel_weights = torch.where(target[valid] == 1, 3.0, 0.5)
@@ -174,7 +175,7 @@ def test_a_plane_per_class(batch: tuple[Tensor, Tensor], of_ids: bool) -> None:
     valid = planes != 255
     losses = F.binary_cross_entropy_with_logits(logits, planes.clamp(max=1).float(), reduction="none")
     means = (losses * valid).sum((0, 2, 3)) / valid.sum((0, 2, 3))
-    config = TrainingConfig(decoding="multilabel", class_weights="none")
+    config = TrainingConfig(decoding="multilabel", **PLAIN)
     target = ids if of_ids else planes
     assert float(loss_of(config)({"out": logits}, target)) == pytest.approx(float(means.mean()), rel=1e-5)
     expected = float((means * WEIGHT).sum() / WEIGHT.sum())
@@ -186,7 +187,7 @@ def test_a_plane_per_class(batch: tuple[Tensor, Tensor], of_ids: bool) -> None:
 def test_a_batch_of_ignored_pixels_has_loss_0_and_no_gradient(loss: str, decoding: str, channels: int) -> None:
     logits = torch.randn(2, channels, 4, 4, requires_grad=True)
     target = torch.full((2, 4, 4), 255, dtype=torch.uint8)
-    config = TrainingConfig(loss=loss, decoding=decoding, label_smoothing=0.1)
+    config = TrainingConfig(loss=loss, decoding=decoding, label_smoothing=0.1, **PLAIN)
     found = loss_of(config)({"out": logits}, target, teacher=torch.randn(logits.shape))
     (gradient,) = torch.autograd.grad(found, logits)
     assert found == 0
@@ -223,12 +224,17 @@ def test_processes_average_over_all_pixels(batch: tuple[Tensor, Tensor], loss: s
     logits, target = batch
     target[0] = 255
     target[0, 0, 0] = 1  # one valid pixel in the first image, many in the second
-    config = TrainingConfig(loss=loss, ohem_threshold=1.0, class_weights="none")
+    config = TrainingConfig(loss=loss, ohem_threshold=1.0, **PLAIN)
     objective = loss_of(config, WEIGHT)
     parts = [({"out": logits[i : i + 1]}, target[i : i + 1]) for i in range(2)]
     mean = torch.stack([objective.parts(*part)[1] for part in parts]).mean(0)
     losses = [objective(*part, share=lambda _own: mean) for part in parts]
     assert float(sum(losses)) / 2 == pytest.approx(float(objective({"out": logits}, target)), rel=1e-6)
+
+
+def test_class_weights_that_are_missing() -> None:
+    with pytest.raises(TrainingError, match="class_weights='enet': pass the weights, class_weights_of"):
+        loss_of(TrainingConfig(class_weights="enet"))
 
 
 MASKS = [np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 2, 255, 255]], np.uint8)]

@@ -154,6 +154,7 @@ def points_of(chart: str) -> list[tuple[float, float]]:
 
 def test_a_line_is_where_its_values_are() -> None:
     points = points_of(line_chart([Series("a", [(0, 0), (5, 1), (10, 0.5)])], "epoch"))
+    assert points_of(line_chart([Series("a", [(0, 7), (5, 8), (10, 7.5)])], "epoch")) == points  # ticks from 7 to 8
     (left, bottom), (middle, top), (right, half) = points
     assert middle == pytest.approx((left + right) / 2)
     assert half == pytest.approx((bottom + top) / 2)
