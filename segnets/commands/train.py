@@ -36,7 +36,7 @@ def add(commands: Subparsers[Any]) -> None:
         "been no interruption. Ctrl-C saves and stops.",
         examples="""
         segnets train DATA --model lraspp_mobilenet_v3_large --weights-backbone backbone.pth --out RUN
-        segnets train DATA --model lraspp_mobilenet_v3_large --out RUN --resume
+        segnets train DATA --out RUN --resume
         segnets train DATA --config RUN/config.toml --out RUN2 --set lr=0.02 --set ema=0.999
         torchrun --nproc-per-node 2 -m segnets train DATA --model fcn_resnet50 --out RUN
         """,
@@ -57,7 +57,11 @@ def _add_start(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--weights-backbone", metavar="FILE|NAME", help="start from these weights of the backbone's classifier"
     )
-    group.add_argument("--resume", action="store_true", help="go on from RUN/last.ckpt, if there is one")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from RUN/last.ckpt, if there is one, with the options in RUN/config.toml",
+    )
 
 
 def _add_options(group: argparse._ArgumentGroup) -> None:
@@ -158,7 +162,9 @@ def _config(options: argparse.Namespace) -> TrainingConfig:
         values["classes"] = options.classes
     if options.ignore is not None:
         values["ignore"] = tuple(options.ignore)
-    config = TrainingConfig.from_toml(options.config, **values) if options.config else TrainingConfig(**values)
+    recorded = options.out / "config.toml"
+    file = options.config or (recorded if options.resume and recorded.exists() else None)
+    config = TrainingConfig.from_toml(file, **values) if file else TrainingConfig(**values)
     if not config.model:
         raise TrainingError("no network: name one with --model, for example --model lraspp_mobilenet_v3_large")
     return config

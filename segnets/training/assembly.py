@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from segnets.training.distributed import Ranks
 from segnets.training.losses import Objective, class_frequencies, class_weights_of, loss_of
 from segnets.training.optim import build_optimizer
 from segnets.training.schedules import schedule_of
-from segnets.training.starting import build_network
+from segnets.training.starting import build_network, describe_network, rebuild_network
 from segnets.training.step import StepResult, TrainingStep
 from segnets.weights import load
 
@@ -87,12 +87,11 @@ class Assembly:
             ranks=ranks.world,
         )
 
-    def build(self, class_weights: Sequence[float] | None = None, *, known: bool = False) -> None:
+    def build(self, state: Mapping[str, Any] | None = None) -> None:
         """Build the network and all that depends on it.
 
         Args:
-            class_weights: Weight of each class from a checkpoint, or None for equal ones.
-            known: Whether `class_weights` is given. If not, they are computed from the training split.
+            state: Checkpoint of this training, or None to start.
 
         Raises:
             TrainingError: If options have no effect in the network, or contradict the data.
@@ -100,15 +99,16 @@ class Assembly:
             DataError: If a sample can't be read.
         """
         config, data, device = self._config, self._data, self._ranks.device
-        model = self._model or build_network(
-            config, data.classes, palette=data.palette, channels=data.channels, tell=self._tell
-        )
+        if self._model is not None:
+            model = self._model
+        elif state is not None:
+            model = rebuild_network(config, state["network"], data.classes, palette=data.palette)
+        else:
+            model = build_network(config, data.classes, palette=data.palette, channels=data.channels, tell=self._tell)
         model = self._synchronised(model.to(device))
         preprocessing = card_of(model).preprocessing
         self.samples.keep_in_memory()
-        self.class_weights = list(class_weights) if class_weights is not None else None
-        if not known:
-            self.class_weights = self._weights_of_classes()
+        self.class_weights = self._weights_of_classes() if state is None else state["class_weights"]
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=device)
         self._normalise = Normaliser(preprocessing, device)
         self.step = TrainingStep(
@@ -120,6 +120,16 @@ class Assembly:
             self._ranks,
             self._teacher(card_of(model)) if config.teacher else None,
         )
+        if state is not None:
+            self.step.load_state_dict(state["training"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `build` restores, for a checkpoint."""
+        return {
+            "network": describe_network(self.step.model),
+            "training": self.step.state_dict(),
+            "class_weights": self.class_weights,
+        }
 
     def _synchronised(self, model: nn.Module) -> nn.Module:
         """Let the batch norms of several processes share their statistics, on GPUs."""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnets import __version__
 from segnets.card import JSON
 from segnets.data import DataSet, open_data
 from segnets.data.loader import Augmentation, Example
@@ -48,6 +47,12 @@ class TrainingResult:
     epochs: int
     scores: Mapping[str, JSON] = field(default_factory=dict)
     best: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.out}: {self.epochs} epochs, {self.steps:,} steps"
+        if self.best is None:
+            return text
+        return f"{text}; mean IoU {self.scores['mean_iou']:.4f} at the end, {self.best:.4f} at best"
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,10 @@ class Trainer:
         state = self.folder.prepare(resume=resume)
         if state is not None:
             check_same_training(state, self.config, self.data, self.ranks.world, self.folder.checkpoint)
+            if state["training"]["steps"] == self.total:
+                self.tell(f"{self.folder.path}: this training is finished")
+                self._progress = _Progress(**state["progress"])
+                return self._result()
         elif resume:
             self.tell(f"{self.folder.path}: holds no checkpoint; the training starts from the beginning")
         self.ranks.wait()  # before the first process writes files, which `prepare` would find
@@ -173,10 +182,8 @@ class Trainer:
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
         """Build what makes a step, restore a checkpoint, and open the files of the run."""
-        if state is None:
-            self._parts.build()
-        else:
-            self._parts.build(state["class_weights"], known=True)
+        self._parts.build(state)
+        if state is not None:
             self._restore(state)
         if self.ranks.first:
             check_room(self.folder.path, self._parts.step.checkpoint_bytes())
@@ -282,11 +289,9 @@ class Trainer:
                 "classes": self.data.classes,
                 "data": fingerprint(self.data, self.config.train_split),
                 "ranks": self.ranks.world,
-                "training": self._parts.step.state_dict(),
+                **self._parts.state_dict(),
                 "progress": asdict(self._progress),
                 "random": randoms,
-                "class_weights": self._parts.class_weights,
-                "segnets": __version__,
             }
             write_checkpoint(self.folder.checkpoint, state)
         self._saved = self._parts.step.steps
@@ -305,7 +310,6 @@ class Trainer:
             )
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self._parts.step.load_state_dict(state["training"])
         self._progress = _Progress(**state["progress"])
         self._saved = self._parts.step.steps
         random = state["random"][self.ranks.rank]
@@ -358,7 +362,7 @@ class Trainer:
 
     def _result(self) -> TrainingResult:
         return TrainingResult(
-            self.folder.path, self._parts.step.steps, self.config.epochs, self._progress.scores, self._progress.best
+            self.folder.path, self.total, self.config.epochs, self._progress.scores, self._progress.best
         )
 
 

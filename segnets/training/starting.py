@@ -61,19 +61,61 @@ def build_network(
     }
     if config.output_stride:
         options["output_stride"] = config.output_stride
-    if config.norm_eval:
-        options["norm_eval"] = True
-    if config.gradient_checkpointing:
-        options["gradient_checkpointing"] = True
-    model, card = _filled(config, options, tuple(classes), tell)
-    if config.freeze_backbone:
-        model.freeze_backbone()
+    model, card = _filled(config, {**options, **_training_options(config)}, tuple(classes), tell)
     model.card = ModelCard(
         classes=tuple(classes),
         palette=tuple(palette),
         preprocessing=_preprocessing(config, card, channels),
         decoding=_decoding(config, card),
     )
+    return _ready(model, config)
+
+
+def describe_network(model: nn.Module) -> dict[str, Any]:
+    """Return what `rebuild_network` needs besides the configuration, as plain values for a checkpoint.
+
+    Args:
+        model: Network with a config and a card.
+    """
+    network: Any = model
+    return {
+        "options": dict(network.config.options),
+        "preprocessing": network.card.preprocessing.to_json(),
+        "decoding": None if network.card.decoding is None else network.card.decoding.to_json(),
+    }
+
+
+def rebuild_network(
+    config: TrainingConfig, description: Mapping[str, Any], classes: Sequence[str], *, palette: Sequence[Colour] = ()
+) -> SegmentationModel:
+    """Build the network of a checkpoint, whose weights follow. The files of the starting weights are not needed.
+
+    Args:
+        config: Configuration of the training.
+        description: Result of `describe_network`.
+        classes: Class names of the data.
+        palette: One RGB colour per class, or empty.
+    """
+    model = create_model(config.model, **{**description["options"], **_training_options(config)})
+    decoding = description["decoding"]
+    model.card = ModelCard(
+        classes=tuple(classes),
+        palette=tuple(palette),
+        preprocessing=Preprocessing.from_json(description["preprocessing"]),
+        decoding=None if decoding is None else Decoding.from_json(decoding),
+    )
+    return _ready(model, config)
+
+
+def _training_options(config: TrainingConfig) -> dict[str, Any]:
+    """Return options of the network that matter in training only, and that its files do not record."""
+    options = {"norm_eval": config.norm_eval, "gradient_checkpointing": config.gradient_checkpointing}
+    return {name: True for name, chosen in options.items() if chosen}
+
+
+def _ready(model: SegmentationModel, config: TrainingConfig) -> SegmentationModel:
+    if config.freeze_backbone:
+        model.freeze_backbone()
     return model.train()
 
 
