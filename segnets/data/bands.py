@@ -5,14 +5,16 @@ tifffile is imported when first used (extra `train`).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from segnets.errors import DataError
-from segnets.images import ImageData
+from segnets.images import MAX_PIXELS, ImageData
 
+_SILENT = logging.NullHandler()
 SUFFIXES = frozenset((".tif", ".tiff"))
 
 
@@ -62,15 +64,21 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
         import tifffile
     except ImportError:
         raise DataError(f"{path}: needs tifffile, which is not installed: pip install 'segnets[train]'.") from None
+    logging.getLogger("tifffile").addHandler(_SILENT)  # what is damaged is in the exception
     if not path.is_file():
         raise DataError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
+            if series.size > MAX_PIXELS * count:
+                raise ValueError(f"{series.size:,} values; at most {MAX_PIXELS * count:,} are decoded")
             pixels, axes = series.asarray(), series.axes
     except Exception as error:  # any kind for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: can't be read as a TIFF ({reason}). Save it again, without compression.") from None
+        raise DataError(
+            f"{path}: can't be read as a TIFF ({reason}). Save it again, without compression or with deflate. Other "
+            "compressions need the package imagecodecs."
+        ) from None
     if pixels.ndim == 2:
         pixels, axes = pixels[:, :, None], f"{axes}S"
     others = [place for place, axis in enumerate(axes) if axis not in "YX"]

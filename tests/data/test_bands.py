@@ -81,7 +81,7 @@ def test_other_bands_and_values_are_refused(pixels: Any, channels: int, message:
     assert len(check_data(data).errors) == 1
 
 
-def test_damaged_files(tmp_path: Path) -> None:
+def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = open_data(write_bands(tmp_path, bands(5), 5, **CONTIGUOUS))
     path = tmp_path / "train/images/a.tif"
     path.write_bytes(path.read_bytes()[:100])
@@ -89,4 +89,18 @@ def test_damaged_files(tmp_path: Path) -> None:
         data.read(data.samples("train")[0])
     path.unlink()
     with pytest.raises(DataError, match=r"a\.tif: no such file"):
+        data.read(data.samples("train")[0])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bomb_is_not_decoded(tmp_path: Path) -> None:
+    data = open_data(write_bands(tmp_path, bands(4), 4, **CONTIGUOUS))
+    path = tmp_path / "train/images/a.tif"
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        for name in ("ImageWidth", "ImageLength"):
+            tag = file.pages[0].tags[name]
+            content[tag.valueoffset : tag.valueoffset + 2] = (60000).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="values; at most 715,827,880 are decoded"):
         data.read(data.samples("train")[0])
