@@ -62,7 +62,7 @@ class Example:
     Attributes:
         score: Scores of the image.
         image: Pixels of shape (H, W, K), uint8.
-        truth: Ids of shape (H, W), uint8, 255 for ignored pixels.
+        truth: Ids of shape (H, W), or planes of shape (C, H, W), uint8, 255 for ignored pixels.
         prediction: Ids of shape (H, W), or planes of shape (C, H, W).
     """
 
@@ -83,7 +83,7 @@ class Evaluation:
         palette: One RGB colour per class id.
         ignored_ids: Values in the masks that were ignored.
         counts: Counts over all pixels.
-        ignored_pixels: Number of ignored pixels.
+        ignored_pixels: Number of ignored pixels; in a multi-label mask each pixel of each plane counts.
         images: Scores of each image, in the order of the split.
         examples: Number of worst and of best images to keep.
         worst: Images with the lowest mean IoU, the lowest first.
@@ -236,6 +236,11 @@ def evaluate(
             f"{data.path}: has images of {data.channels} channels, and {network.name} takes {predictor.channels}."
         )
     multilabel = network.decoding.rule == "multilabel"
+    if data.planes and not multilabel:
+        raise DataError(
+            f"{data.path}: has masks with a plane per class, and {network.name} gives one class per pixel. Evaluate a "
+            "network whose decoding is multilabel."
+        )
     counts: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
     todo = data.samples(split) if samples is None else samples
     remark = "" if own_names else f" The data set names no classes; these are of {network.name}."
@@ -247,7 +252,7 @@ def evaluate(
         of_image: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
         of_image.update(pair.mask, mask)
         counts = _added(counts, of_image)
-        ignored += int(np.count_nonzero(pair.mask == VOID))
+        ignored += mask.size - of_image.pixels
         score = _score_of(sample, of_image)
         images.append(score)
         example = Example(score, pair.image, pair.mask, mask)

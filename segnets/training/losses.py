@@ -348,15 +348,19 @@ def class_frequencies(masks: Iterable[npt.NDArray[np.integer[Any]]], num_classes
     """Count the classes in masks.
 
     Args:
-        masks: Masks of ids 0..C-1 and 255, each (H, W).
+        masks: Masks of ids 0..C-1 and 255, each (H, W), or planes of 0, 1 and 255, each (C, H, W).
         num_classes: Number of classes C.
     """
     pixels = np.zeros(num_classes, dtype=np.int64)
     of_images = np.zeros(num_classes, dtype=np.int64)
     for mask in masks:
-        found = np.bincount(mask[mask != VOID].reshape(-1), minlength=num_classes)
+        valid = mask != VOID
+        if mask.ndim == 3:
+            found, total = (mask == 1).sum(axis=(1, 2)), valid.any(axis=0).sum()
+        else:
+            found, total = np.bincount(mask[valid], minlength=num_classes), valid.sum()
         pixels += found
-        of_images += np.where(found > 0, found.sum(), 0)
+        of_images += np.where(found > 0, total, 0)
     return ClassFrequencies(pixels, of_images)
 
 

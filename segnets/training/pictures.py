@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from segnets.card import Colour
 from segnets.inference.drawing import draw_overlay
 from segnets.inference.legend import Entry, draw_legend
 from segnets.training.evaluation import Evaluation, Example
-from segnets.training.metrics import VOID
+from segnets.training.metrics import VOID, planes_of
 
 _GAP = 6
 _PAPER = 255
@@ -55,20 +54,17 @@ def draw_example(evaluation: Evaluation, example: Example, *, max_side: int = 64
 
 def draw_panels(evaluation: Evaluation, example: Example, *, max_side: int) -> list[npt.NDArray[np.uint8]]:
     """Draw the image, its true mask, its predicted mask and the wrong pixels, each of shape (h, w, 3), uint8, RGB."""
-    image = _in_colour(example.image)
-    truth, prediction = example.truth, example.prediction
-    shown: npt.NDArray[np.integer[Any]] = truth
-    if prediction.ndim == 3:
-        wrong = (prediction != 0) != (truth == np.arange(len(prediction))[:, None, None])
-        errors = wrong.any(axis=0)
-    else:
-        errors = prediction != truth
-    void = truth == VOID
+    image, truth, prediction = _in_colour(example.image), example.truth, example.prediction
+    if prediction.ndim == 3 and truth.ndim == 2:
+        truth = planes_of(torch.from_numpy(truth), len(prediction)).numpy()
+    void, errors = truth == VOID, (prediction != truth) & (truth != VOID)
+    if truth.ndim == 3:
+        truth, void, errors = np.where(void, np.uint8(0), truth), void.all(axis=0), errors.any(axis=0)
     marks = np.where(void, 1, np.where(errors, 2, 0)).astype(np.uint8)
     pale = (image.mean(axis=2, keepdims=True) * 0.5 + 127).astype(np.uint8).repeat(3, axis=2)
     pictures = [
         image,
-        draw_overlay(image, shown, evaluation.palette, alpha=0.6),
+        draw_overlay(image, truth, evaluation.palette, alpha=0.6),
         draw_overlay(image, prediction, evaluation.palette, alpha=0.6),
         draw_overlay(pale, marks, [(0, 0, 0), _IGNORED, _WRONG], alpha=0.7, outlines=False),
     ]

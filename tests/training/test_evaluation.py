@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
@@ -21,7 +22,7 @@ from segnets.errors import DataError, OutputError
 from segnets.training.class_names import agree_on_classes
 from segnets.training.evaluation import Evaluation, evaluate
 from segnets.training.metrics import ConfusionMatrix
-from segnets.training.pictures import draw_example
+from segnets.training.pictures import draw_example, draw_panels
 from segnets.training.results import save_evaluation
 from tests.data.common import CLASSES, image_of, mask_of, write_folder, write_pair
 from tests.inference.common import small_model
@@ -150,9 +151,36 @@ def test_a_plane_per_class(tmp_path: Path) -> None:
     for c in range(3):
         plane, truth = image[:, :, c] > 127, mask == c
         assert found.counts.iou[c] == (plane & truth).sum() / (plane | truth).sum()
+    assert found.counts.pixels + found.ignored_pixels == 3 * 32 * 40
     assert draw_example(found, found.worst[0]).dtype == np.uint8
     save_evaluation(found, tmp_path / "out")
     assert not (tmp_path / "out" / "confusion.csv").exists()
+
+
+def test_masks_with_a_plane_per_class(tmp_path: Path, model: segnets.SegmentationModel) -> None:
+    folder = write_folder(tmp_path / "data", description=f'classes = {[*CLASSES]}\nmasks = "planes"')
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, (3, 32, 40)).astype(np.uint8)
+    truth[:, 0] = truth[1, 1] = 255
+    for mask in folder.glob("*/masks/*.png"):
+        mask.unlink()
+        tifffile.imwrite(mask.with_suffix(".tif"), truth, photometric="minisblack")
+    data = open_data(folder)
+    found = evaluate(Fixed(3, segnets.Decoding("multilabel"), CLASSES).eval(), data, examples=1)
+    ious = []
+    for c in range(3):
+        planes = [np.asarray(Image.open(each.image))[:, :, c] > 127 for each in data.samples("val")]
+        valid, wanted = truth[c] != 255, truth[c] == 1
+        ious.append(sum((p & wanted).sum() for p in planes) / sum(((p | wanted) & valid).sum() for p in planes))
+    np.testing.assert_allclose(found.counts.iou, ious, rtol=1e-15)
+    assert found.ignored_pixels == 2 * 4 * 40
+    _, shown, predicted, marks = draw_panels(found, found.worst[0], max_side=40)
+    assert shown.shape == predicted.shape == (32, 40, 3)
+    assert np.ptp(marks[0].astype(int), axis=1).max() < 5  # gray, because all planes are ignored there
+    with pytest.raises(
+        DataError, match="masks with a plane per class, and SegmentationModel gives one class per pixel"
+    ):
+        evaluate(model, data)
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,13 @@ def test_class_frequencies_and_weights() -> None:
         class_weights_of((1, 2), None, 4)
 
 
+def test_class_frequencies_of_planes() -> None:
+    planes = np.array([[[1, 1, 0, 255]], [[1, 0, 0, 255]], [[0, 0, 255, 255]]], np.uint8)
+    found = class_frequencies([planes, planes], 3)
+    assert found.pixels.tolist() == [4, 2, 0]
+    assert found.pixels_of_images.tolist() == [6, 6, 0]
+
+
 def test_weights_of_published_frequencies() -> None:
     """ENet's weights for the shares of CamVid's training images."""
     shares = np.array([175, 242, 10, 330, 47, 101, 12, 12, 61, 7, 3])
