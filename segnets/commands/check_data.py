@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
 from segnets.commands._progress import Progress
-from segnets.console import escape_controls
+from segnets.console import escape_controls, progress
 from segnets.files import atomic_write, check_writable_target
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def open_named(options: argparse.Namespace) -> DataSet:
     """
     from segnets.data import open_data
 
-    return open_data(options.data, classes=options.classes, ignore=options.ignore)
+    with progress("segnets", f"listing {options.data}"):  # the annotations of COCO take half a minute
+        return open_data(options.data, classes=options.classes, ignore=options.ignore)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -87,9 +88,9 @@ def checked(data: DataSet) -> DataReport:
     """Return the report of a data set, with progress on stderr."""
     from segnets.data.check import check_data
 
-    with Progress() as progress:
-        progress.total = sum(map(len, data.splits.values()))
-        return check_data(data, progress=lambda done, _total: progress.count(done))
+    with Progress() as shown:
+        shown.total = sum(map(len, data.splits.values()))
+        return check_data(data, progress=lambda done, _total: shown.count(done))
 
 
 def _write_picture(path: Path, data: DataSet, report: DataReport) -> None:
