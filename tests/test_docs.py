@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from PIL import Image
 
 import segnets
 from segnets.deploy.formats import network_for_cpu
+from segnets.training import RECIPES
 from tests.blocks import blocks_of
+from tests.data.common import make_data_set
 from tests.inference.common import random_image, small_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +62,17 @@ def _prepare(page: str, folder: Path) -> None:
     if page == "inference.md":
         segnets.save(small_model(), folder / "weights.safetensors")
         Image.fromarray(random_image()).save(folder / "photo.jpg")
+    if page == "training.md":
+        make_data_set(folder / "DATA")
+
+
+def test_recipes_are_those_of_the_page() -> None:
+    blocks = [code for language, code in blocks_of((ROOT / "docs" / "training.md").read_text()) if language == "toml"]
+    written = {code.split("\n")[0].removeprefix("# recipe "): tomllib.loads(code) for code in blocks}
+    assert written == {
+        name: {key: list(value) if isinstance(value, tuple) else value for key, value in recipe.items()}
+        for name, recipe in RECIPES.items()
+    }
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)

@@ -16,6 +16,7 @@ from PIL import Image
 from segnets.cli import main
 from tests import blocks
 from tests.blocks import run
+from tests.data.common import make_data_set
 from tests.oracle import randomise_, torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train(workspace: Path) -> None:
     run([sys.executable, "-W", "error", "-c", block("python", "optimizer")], workspace)
     assert (workspace / "mine.safetensors").exists()
+
+
+def test_train_from_a_folder(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data_set(workspace / "DATA")
+    torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), workspace / "backbone.pth")
+    monkeypatch.chdir(workspace)
+    check, train, evaluate = [line.split()[1:] for line in block("bash", "segnets train").splitlines() if line]
+    assert main(check) == 0
+    assert main([*train, "--epochs", "1", "--batch", "2", "--crop", "32"]) == 0
+    assert main(evaluate) == 0
+    assert "mean IoU" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,14 @@ def write_folder(folder: Path, *, train: int = 4, val: int = 2, description: str
     text = 'classes = ["sky", "road", "car"]\n' if description is None else description
     (folder / "dataset.toml").write_text(text)
     return folder
+
+
+def make_data_set(folder: Path) -> None:
+    """Write a data set of two classes, dark and light, with four images in each of its splits."""
+    for split, number in itertools.product(("train", "val"), range(4)):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        image = image_of(8 * number + len(split))
+        Image.fromarray(image).save(folder / split / "images" / f"{split}{number}.png")
+        Image.fromarray(image[:, :, 0] // 128).save(folder / split / "masks" / f"{split}{number}.png")
+    (folder / "dataset.toml").write_text('classes = ["dark", "light"]')
