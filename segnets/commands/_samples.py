@@ -37,7 +37,7 @@ def draw_samples(data: DataSet, report: DataReport) -> npt.NDArray[np.uint8]:
     from segnets.palettes import default_palette
 
     classes = report.class_names
-    palette = data.palette or default_palette(classes)
+    palette = data.colours if data.classes else default_palette(classes)
     cells = [_cell(data, split, sample, palette) for split, sample in _chosen(data)]
     drawn = [cell for cell in cells if cell is not None]
     width = 2 * _MARGIN + _COLUMNS * (2 * _WIDTH + _GAP) + (_COLUMNS - 1) * _MARGIN

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from segnets.card import Colour, is_class_name, is_colour
 from segnets.errors import DataError, ImageError
 from segnets.images import ImageData
+from segnets.palettes import default_palette
 
 VOID = 255  # id of pixels that belong to no class
 MOST_CLASSES = 255
@@ -94,7 +95,7 @@ class DataSet:
     Attributes:
         path: Folder or file of the data set.
         classes: One name per class id, or empty if the data set names none. Ids are then taken as they are.
-        palette: One RGB colour per class id, or empty for PASCAL VOC's colours.
+        palette: One RGB colour per class id, or empty if the data set states none; see `colours`.
         ignore: Values in masks that become 255, which is ignored. 255 itself is, unless it is one of `ids`.
         splits: Samples of each split ("train", "val", "test", ...), sorted by name.
         reader: Reading of the samples.
@@ -121,6 +122,11 @@ class DataSet:
     def __post_init__(self) -> None:
         _check_classes(self)
         _check_numbers(self)
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """The palette, or if there is none, customary and different colours for the names of the classes."""
+        return self.palette or default_palette(self.classes)
 
     def samples(self, split: str) -> tuple[Sample, ...]:
         """Return the samples of a split.

@@ -153,6 +153,17 @@ def test_a_value_without_a_class_is_an_error_in_the_middle_of_a_run(tmp_path: Pa
         data.read(data.samples("train")[0])
 
 
+def test_colours_of_classes_are_different_and_customary(tmp_path: Path) -> None:
+    description = 'classes = ["Background", "sky", "traffic-light", "SKY", "other", "x"]'
+    data = open_data(write_folder(tmp_path, description=description))
+    assert data.palette == ()
+    assert data.colours[:3] == ((0, 0, 0), (70, 130, 180), (250, 170, 30))
+    assert len({*data.colours}) == 6
+    many = data.with_classes(tuple(map(str, range(255))))
+    assert len({*many.colours}) == len(many.colours) == 255
+    assert (0, 0, 0) not in many.colours
+
+
 def test_without_names_ids_are_taken_as_they_are(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, description="")
     write_pair(folder / "train", "000", image_of(0, 1, 3), np.array([[0, 254, 255]], dtype=np.uint8))
