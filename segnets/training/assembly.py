@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -107,7 +109,7 @@ class Assembly:
             model = build_network(config, data.classes, palette=data.palette, channels=data.channels, tell=self._tell)
         model = self._synchronised(model.to(device))
         preprocessing = card_of(model).preprocessing
-        self.samples.keep_in_memory()
+        self._in_memory = self.samples.keep_in_memory()
         self.class_weights = self._weights_of_classes() if state is None else state["class_weights"]
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=device)
         self._normalise = Normaliser(preprocessing, device)
@@ -145,10 +147,17 @@ class Assembly:
         choice, count = self._config.class_weights, len(self._data.classes)
         frequencies = None
         if choice in ("enet", "median"):
-            masks = (self.samples.pair(index).mask for index in range(len(self.samples)))
-            frequencies = class_frequencies(masks, count)
+            frequencies = class_frequencies(self._masks(), count)
         weights = class_weights_of(choice, frequencies, count)
         return None if weights is None else weights.tolist()
+
+    def _masks(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the masks of the training split; images that are not in memory are not read."""
+        for index, sample in enumerate(self.samples.samples):
+            if self._in_memory:
+                yield self.samples.pair(index).mask
+            else:
+                yield self._data.ids_of(self._data.read_values(sample), sample)
 
     def _teacher(self, card: ModelCard) -> nn.Module:
         """Return the teacher of a distillation, which gets the same input as the network."""

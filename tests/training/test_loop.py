@@ -1,0 +1,315 @@
+"""Trainings from beginning to end, interrupted ones, and those that go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import segnets
+from segnets.data import open_data
+from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
+from segnets.preprocessing import parse_resize
+from segnets.training import TrainingConfig, train
+from segnets.training.checkpoints import read_checkpoint
+from segnets.training.loop import StepReport
+from segnets.training.losses import Objective, plain
+from tests.data.common import write_folder
+from tests.tiers import full_but
+from tests.training.runs import check_same_runs, config_of, folder, rows_of, run_training, toys, trainer_of
+
+__all__ = ["folder", "toys"]
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a training that was never interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        register = toys.__wrapped__(patch)  # type: ignore[attr-defined]  # a fixture of another scope
+        next(register)
+        run_training(config_of(folder, out))
+    return out
+
+
+def test_a_training_writes_its_files(whole: Path, folder: Path) -> None:
+    names = {"config.toml", "last.ckpt", "last.safetensors", "best.safetensors", "log.csv", "report.html"}
+    assert {path.name for path in whole.iterdir()} == names
+    rows = rows_of(whole)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "3", "4", "5", "6", "6"]
+    assert [row["mean_iou"] != "" for row in rows] == [False, False, False, True, False, False, False, True]
+    model: Any = segnets.load(whole / "last.safetensors")
+    assert model.card.classes == ("sky", "road", "car")
+    assert model.card.preprocessing == segnets.Preprocessing(**parse_resize(config_of(folder, whole).resize))
+    provenance = model.card.provenance
+    assert provenance["data"] == folder.name
+    assert (provenance["split"], provenance["recipe"], provenance["seed"], provenance["epochs"]) == (
+        "train",
+        "light",
+        0,
+        2.0,
+    )
+    assert f"{provenance['scores']['mean_iou']}" == rows[-1]["mean_iou"]
+    assert TrainingConfig.from_toml(whole / "config.toml") == config_of(folder, whole)
+    state = torch.load(whole / "last.ckpt", weights_only=True)
+    average = state["training"]["average"]["model"]
+    assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
+
+
+class _Killed(BaseException):
+    """End of a process, as far as the files are concerned."""
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_an_interrupted_training_goes_on_exactly(step: int, whole: Path, folder: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch, with and without a checkpoint."""
+    config = config_of(folder, tmp_path / "run")
+
+    def end(report: StepReport) -> None:
+        if report.step == step:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        run_training(config, on_step=end)
+    torch.rand(3)  # the state of the caller's generator does not matter
+    run_training(config, resume=True)
+    check_same_runs(whole, tmp_path / "run")
+
+
+_MOMENTS = [(number, number % 3) for number in range(20)]
+
+
+@pytest.mark.parametrize(("seed", "workers"), full_but([], _MOMENTS))
+def test_a_killed_training_goes_on_exactly(seed: int, workers: int, whole: Path, folder: Path, tmp_path: Path) -> None:
+    """SIGKILL at any moment, also while files are written."""
+    config, moment = config_of(folder, tmp_path / "run", workers=workers), random.Random(seed)
+    context = multiprocessing.get_context("fork")
+    started = time.monotonic()
+    run_training(config_of(folder, tmp_path / "timed", workers=workers))
+    duration = time.monotonic() - started
+    for _ in range(3):
+        process = context.Process(target=_in_group, args=(config,))
+        process.start()
+        process.join(moment.uniform(0, duration))
+        assert process.pid is not None
+        if process.is_alive():
+            with contextlib.suppress(ProcessLookupError):  # before it has made the group
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+        process.join()
+    run_training(config, resume=True)
+    check_same_runs(whole, tmp_path / "run")
+
+
+def _in_group(config: TrainingConfig) -> None:
+    os.setpgid(0, 0)
+    run_training(config, resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves(number: signal.Signals, whole: Path, folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path / "run", workers=1 if number is signal.SIGINT else 0, checkpoint_every=0)
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 2 of 6 and saved .*last\.ckpt; --resume goes on"):
+        run_training(config, on_step=stop)
+    assert signal.getsignal(number) is handler
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]["steps"] == 2
+    run_training(config_of(folder, tmp_path / "run", workers=0, checkpoint_every=2), resume=True)
+    check_same_runs_but_options(whole, tmp_path / "run")
+
+
+def check_same_runs_but_options(one: Path, other: Path) -> None:
+    assert rows_of(one) == rows_of(other)
+    assert (one / "last.safetensors").read_bytes() == (other / "last.safetensors").read_bytes()
+
+
+def test_random_numbers_of_the_caller_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    run_training(config_of(folder, tmp_path / "run", epochs=1))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_finished_training_says_so(whole: Path, folder: Path) -> None:
+    told: list[str] = []
+    before = (whole / "last.ckpt").stat().st_mtime_ns
+    result = run_training(config_of(folder, whole), resume=True, tell=told.append)
+    assert result.steps == 6
+    assert str(result).endswith("at best")
+    assert told == [f"{whole}: this training is finished"]
+    assert (whole / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_training_is_not_overwritten(whole: Path, folder: Path) -> None:
+    with pytest.raises(OutputError, match="holds a training already; go on with --resume, or choose another --out"):
+        run_training(config_of(folder, whole))
+
+
+def test_resuming_nothing_starts_and_says_so(folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    train(config_of(folder, tmp_path / "run", epochs=1), resume=True, tell=told.append)
+    assert f"{tmp_path / 'run'}: holds no checkpoint; the training starts from the beginning" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.5}, "was made with lr=0.001, and now it is 0.5"),
+        ({"model": "fcn_toy"}, "was made with model='lraspp_toy', and now it is 'fcn_toy'"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    options: dict[str, Any], message: str, whole: Path, folder: Path
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        run_training(config_of(folder, whole, **options), resume=True)
+
+
+def test_a_checkpoint_of_other_data_is_refused(whole: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path, train=6)
+    with pytest.raises(TrainingError, match=r"the split 'train' of .* had other images then"):
+        run_training(config_of(other, whole), resume=True)
+
+
+def _diverging(after: int) -> Objective:
+    calls = [0]
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        calls[0] += 1
+        value = nn.functional.cross_entropy(logits, target, ignore_index=255)
+        return value * float("nan") if calls[0] > after else value
+
+    return Objective([(plain(loss), 1.0)])
+
+
+def test_a_loss_that_is_not_finite_names_the_images(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path / "run")
+    with pytest.raises(TrainingError) as caught:
+        run_training(config, loss=_diverging(2))
+    message = str(caught.value)
+    assert message.startswith("the loss is nan at step 3 of 6; the checkpoint of step 2 is kept.")
+    assert message.count(f"{folder / 'train' / 'images'}") == 2
+    state = read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]
+    assert state["steps"] == 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path / "run", lr=1e38, optimizer="sgd", checkpoint_every=1, epochs=1)
+    with pytest.raises(TrainingError, match=r"(not finite after step|the loss is nan at step) \d"):
+        run_training(config)
+
+
+def test_an_unreadable_image_in_the_middle_saves(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", train=4)
+    config = config_of(data, tmp_path / "run", checkpoint_every=0, epochs=1, class_weights="none")
+    trainer = trainer_of(config)
+    order = [index for batch in _positions(trainer, 2) for _, index in batch]
+    broken = data / "train" / "images" / f"{order[2]:03}.png"
+    content = broken.read_bytes()
+    trainer._parts.samples.keep_in_memory = lambda *_: False  # type: ignore[method-assign]  # as for a large set
+    broken.write_bytes(content[:40])
+    with pytest.raises(DataError, match=rf"{broken.name}.*The training was saved after step 1; --resume goes on"):
+        trainer.run()
+    broken.write_bytes(content)
+    assert run_training(config, resume=True).steps == 2
+
+
+def _positions(trainer: Any, count: int) -> list[list[tuple[int, int]]]:
+    batches = iter(trainer._parts._order(0))
+    return [next(batches) for _ in range(count)]
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    config = config_of(folder, tmp_path / "run")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(report: StepReport) -> None:
+        if report.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    try:
+        with pytest.raises(OutputError, match="would exceed the size limit"):
+            run_training(config, on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]["steps"] == 2
+    assert not list((tmp_path / "run").glob(".segnets-*"))
+
+
+def test_too_little_room_is_found_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = os.statvfs_result((4096, 4096, 10, 10, 10, 10, 10, 10, 0, 255))
+    monkeypatch.setattr("segnets.training.checkpoints.os.statvfs", lambda _path: room)
+    with pytest.raises(OutputError, match="0 MB are free, and two checkpoints take"):
+        run_training(config_of(folder, tmp_path / "run"))
+
+
+def test_too_few_images_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="7 samples don't fill a batch of 8"):
+        trainer_of(config_of(folder, tmp_path / "run", batch=8))
+
+
+def test_a_batch_of_one_needs_no_batch_norm_of_one_value(folder: Path, tmp_path: Path) -> None:
+    assert run_training(config_of(folder, tmp_path / "run", batch=1, epochs=1)).steps == 7
+
+
+def test_without_a_validation_split(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", val=0)
+    told: list[str] = []
+    result = run_training(config_of(data, tmp_path / "run", epochs=1), tell=told.append)
+    assert result.best is None
+    assert (tmp_path / "run" / "last.safetensors").exists()
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    assert any("has no split 'val'" in message for message in told)
+
+
+def test_ignored_pixels_only(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    for path in (data / "train" / "masks").iterdir():
+        Image.fromarray(np.full((32, 40), 255, np.uint8)).save(path)
+    run_training(config_of(data, tmp_path / "run", epochs=1, class_weights="none"))
+    assert {row["loss"] for row in rows_of(tmp_path / "run") if row["loss"]} == {"0.0"}
+
+
+def test_a_model_of_the_caller_needs_a_card(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the model has no card"):
+        run_training(config_of(folder, tmp_path / "run"), model=segnets.create_model("lraspp_toy", num_classes=3))
+
+
+def test_data_without_class_names_is_refused(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", description="")
+    with pytest.raises(SegnetsError, match="names no classes"):
+        trainer_of(config_of(data, tmp_path / "run"))
+
+
+def test_the_first_batch_after_many_steps_comes_at_once(folder: Path, tmp_path: Path) -> None:
+    """The position in the data is computed, not replayed."""
+    trainer = trainer_of(config_of(folder, tmp_path / "run", epochs=100_000))
+    trainer._parts.build()
+    trainer._parts.step.steps = 100_001
+    started = time.monotonic()
+    example = next(trainer._parts.batches())
+    assert time.monotonic() - started < 0.5
+    assert len(example.image) == 2
+    assert open_data(folder).classes == ("sky", "road", "car")
