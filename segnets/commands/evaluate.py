@@ -29,6 +29,7 @@ def add(commands: Subparsers[Any]) -> None:
         segnets evaluate --model weights.safetensors DATA
         segnets evaluate --model model.onnx DATA --split test --ignore 11 --save results
         segnets evaluate --model weights.safetensors DATA --json
+        segnets evaluate --model deeplabv3_resnet50.safetensors COCO --at input
         """,
     )
     add_data(parser)
@@ -36,6 +37,13 @@ def add(commands: Subparsers[Any]) -> None:
         "--model", metavar="FILE", help="weights file (.safetensors), or exported file (.ts, .pt2, .onnx)"
     )
     parser.add_argument("--split", default="val", metavar="NAME", help="split to evaluate; default: val")
+    parser.add_argument(
+        "--at",
+        default="image",
+        choices=("image", "input"),
+        help="size at which masks are compared; input: that of the network's input, to which the truth is resized, as "
+        "for the scores that torchvision publishes. Default: image",
+    )
     parser.add_argument(
         "--save",
         type=Path,
@@ -66,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
             predictor,
             data,
             options.split,
+            at=options.at,
             examples=_PICTURES if options.save is not None else 0,
             progress=lambda done, _total: progress.count(done),
         )

@@ -1,7 +1,7 @@
 """Evaluation of a model on a split of a data set.
 
 Every score follows from integer counts over all pixels of the split (`segnets.training.metrics`). Masks are compared at
-the size of the image.
+the size of the image, or at that of the network's input, as torchvision's references do for their published scores.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segnets.card import JSON, Colour
 from segnets.data import DataSet, Pair, Sample
 from segnets.deploy import Exported
 from segnets.errors import DataError
 from segnets.inference import Predictor
+from segnets.inference.networks import Network
+from segnets.neutral_state import neutral_state
 from segnets.palettes import default_palette
+from segnets.segmenter import Decode, pixels_to_batch
 from segnets.training.class_names import agree_on_classes
 from segnets.training.metrics import VOID, ConfusionMatrix, PlaneCounts, Scored
 
 Counts: TypeAlias = ConfusionMatrix | PlaneCounts
+SIZES = ("image", "input")  # at which masks can be compared
 _AHEAD = 4  # samples that are read in advance
 
 
@@ -85,6 +91,7 @@ class Evaluation:
         counts: Counts over all pixels.
         ignored_pixels: Number of ignored pixels; in a multi-label mask each pixel of each plane counts.
         images: Scores of each image, in the order of the split.
+        at: Size at which masks were compared: "image" or "input".
         examples: Number of worst and of best images to keep.
         worst: Images with the lowest mean IoU, the lowest first.
         best: Images with the highest mean IoU, the highest first.
@@ -98,6 +105,7 @@ class Evaluation:
     counts: Counts
     ignored_pixels: int
     images: tuple[ImageScore, ...]
+    at: str = "image"
     examples: int = 0
     worst: tuple[Example, ...] = field(default=(), repr=False)
     best: tuple[Example, ...] = field(default=(), repr=False)
@@ -120,6 +128,7 @@ class Evaluation:
         return {
             "data": self.data,
             "split": self.split,
+            "at": self.at,
             "images": len(self.images),
             "mean_iou": _number(self.counts.mean_iou),
             "pixel_accuracy": _number(self.counts.pixel_accuracy),
@@ -141,6 +150,7 @@ class Evaluation:
         lines = [
             f"{self.data}, split {self.split}: {images}, {counts.pixels:,} pixels; {100 * ignored:.2f} % ignored "
             f"(value{'' if len(self.ignored_ids) == 1 else 's'} {ids})",
+            *(["compared at the size of the network's input"] if self.at == "input" else []),
             "",
             f"mean IoU        {_shown(counts.mean_iou)}  over {len(self.classes) - len(self.absent)} of "
             f"{len(self.classes)} classes",
@@ -185,6 +195,7 @@ class Evaluation:
             counts=counts,
             ignored_pixels=sum(part.ignored_pixels for part in parts),
             images=tuple(images),
+            at=first.at,
             examples=first.examples,
             worst=tuple(sorted((each for part in parts for each in part.worst), key=_rank)[: first.examples]),
             best=tuple(sorted((each for part in parts for each in part.best), key=_rank_from_top)[: first.examples]),
@@ -197,11 +208,12 @@ def evaluate(
     split: str = "val",
     *,
     device: str = "auto",
+    at: str = "image",
     samples: Sequence[Sample] | None = None,
     examples: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Segment the images of a split and compare the masks with the truth, at the size of the image.
+    """Segment the images of a split and compare the masks with the truth.
 
     Masks are those of `segnets.segment`, bit for bit, unless a Predictor of another kind is given.
 
@@ -210,6 +222,8 @@ def evaluate(
         data: Data set. If it names no classes, the model's hold.
         split: Name of the split.
         device: "auto", "cpu", "cuda" or "mps", if `model` is no Predictor.
+        at: Size at which masks are compared: "image", or "input" for that of the network's input, to which the truth is
+            resized (nearest pixel). Scores of torchvision's references are of the second kind.
         samples: Samples to evaluate instead of the whole split, for example the part of one process
             (`Evaluation.merged`).
         examples: Number of worst and of best images to keep.
@@ -221,10 +235,13 @@ def evaluate(
     Raises:
         DataError: If the classes or channels of data and model contradict each other, or a sample can't be read.
         ImageError: If an image can't be segmented.
+        ValueError: If `at` is not allowed.
 
     Example:
         >>> evaluate("weights.safetensors", segnets.data.open_data("camvid")).mean_iou
     """
+    if at not in SIZES:
+        raise ValueError(f"at={at!r}: expected one of {', '.join(map(repr, SIZES))}")
     predictor = model if isinstance(model, Predictor) else Predictor(model, device, deterministic=True)
     network = predictor.networks[0]
     ids = len(predictor.classes)
@@ -248,7 +265,10 @@ def evaluate(
     worst, best = _Kept(examples, _rank), _Kept(examples, _rank_from_top)
     ignored = 0
     for sample, pair in _read_ahead(data, todo, remark):
-        mask = predictor.predict(pair.image).checked_mask()
+        if at == "input":
+            mask, pair = _at_input(network, pair)
+        else:
+            mask = predictor.predict(pair.image).checked_mask()
         of_image: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
         of_image.update(pair.mask, mask)
         counts = _added(counts, of_image)
@@ -269,10 +289,27 @@ def evaluate(
         counts=counts,
         ignored_pixels=ignored,
         images=tuple(images),
+        at=at,
         examples=examples,
         worst=worst.examples(),
         best=best.examples(),
     )
+
+
+def _at_input(network: Network, pair: Pair) -> tuple[npt.NDArray[np.integer[Any]], Pair]:
+    """Return the mask at the size of the network's input, and the pair at that size."""
+    batch = network.prepare(pixels_to_batch(pair.image))
+    height, width = batch.shape[2:]
+    with neutral_state():
+        mask: Tensor = Decode(network.decoding)(network.logits(batch).resized(), height, width)[0]
+
+    def resized(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:  # (C, H, W)
+        planes = torch.from_numpy(np.ascontiguousarray(values))
+        return F.interpolate(planes[None], (height, width), mode="nearest-exact")[0].numpy()
+
+    image = np.moveaxis(resized(np.moveaxis(pair.image, 2, 0)), 0, 2)
+    truth = resized(pair.mask) if pair.mask.ndim == 3 else resized(pair.mask[None])[0]
+    return mask.numpy(), Pair(image, truth)
 
 
 def _read_ahead(data: DataSet, samples: Iterable[Sample], remark: str) -> Iterator[tuple[Sample, Pair]]:

@@ -245,7 +245,7 @@ section{margin-bottom:18px}
 .tile{display:flex;flex-direction:column}.tile b{font-size:28px;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile span{font-size:13px}
 .cards{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(340px,1fr))}
-.wide{grid-template-columns:repeat(auto-fit,minmax(460px,1fr))}
+.wide{align-items:start;grid-template-columns:repeat(auto-fit,minmax(460px,1fr))}
 .cards>.card{min-width:0}
 .chart,.matrix{display:block;width:100%;height:auto}.matrix{margin:0 auto 8px}
 svg text{fill:var(--faint);font-size:12px}

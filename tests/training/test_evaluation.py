@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import warnings
@@ -64,6 +65,33 @@ def test_scores_are_those_of_the_masks_that_segment_gives(
     np.testing.assert_array_equal(evaluation.counts.counts, expected)
     assert evaluation.counts.pixels + evaluation.ignored_pixels == 3 * 32 * 40 + 48 * 40
     assert evaluation.ignored_ids == (9, 255)
+
+
+def test_scores_at_the_size_of_the_input_are_those_of_torchvisions_references(
+    model: segnets.SegmentationModel, data: DataSet
+) -> None:
+    """The evaluation of references/segmentation/train.py, with its preset on tensors and its masks by Pillow."""
+    importlib.import_module("segnets.torchvision_compat")
+    functional = importlib.import_module("torchvision.transforms.functional")
+    expected = torch.zeros(3, 3, dtype=torch.int64)
+    for sample in data.samples("val"):
+        assert sample.mask is not None
+        image = torch.from_numpy(np.array(Image.open(sample.image))).permute(2, 0, 1)
+        image = functional.resize(image, 64, antialias=True).float() / 255
+        image = functional.normalize(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        target = functional.resize(Image.open(sample.mask), 64, interpolation=functional.InterpolationMode.NEAREST)
+        truth = torch.from_numpy(np.array(target)).long().flatten()
+        with torch.inference_mode():
+            mask = model(image[None])["out"].argmax(1).flatten()
+        known = truth < 3
+        expected += torch.bincount(3 * truth[known] + mask[known], minlength=9).reshape(3, 3)
+    found = evaluate(model, data, at="input", examples=1)
+    np.testing.assert_array_equal(found.counts.counts, expected.numpy())
+    assert found.to_json()["at"] == "input"
+    assert found.worst[0].image.shape[:2] == found.worst[0].truth.shape == (64, 80)
+    assert "compared at the size of the network's input" in found.lines()
+    with pytest.raises(ValueError, match="at='mask': expected one of 'image', 'input'"):
+        evaluate(model, data, at="mask")
 
 
 def test_scores_of_the_images_add_up(data: DataSet, evaluation: Evaluation) -> None:

@@ -45,9 +45,18 @@ def evaluation() -> Evaluation:
     of_image = np.stack([counts.hits, counts.truth, counts.predicted])
     score = ImageScore(HOSTILE, "a.png", of_image, 570, counts.pixel_accuracy, counts.iou, counts.mean_iou)
     example = Example(score, image, truth, prediction)
-    palette = ((70, 130, 180), (128, 64, 128), (0, 60, 200))
     return Evaluation(
-        "data/roads", "val", ("sky", HOSTILE, "car"), palette, (255,), counts, 30, (score,), 1, (example,), (example,)
+        data="data/roads",
+        split="val",
+        classes=("sky", HOSTILE, "car"),
+        palette=((70, 130, 180), (128, 64, 128), (0, 60, 200)),
+        ignored_ids=(255,),
+        counts=counts,
+        ignored_pixels=30,
+        images=(score,),
+        examples=1,
+        worst=(example,),
+        best=(example,),
     )
 
 
@@ -205,7 +214,7 @@ def test_a_confusion_matrix_of_any_size(count: int) -> None:
     assert len(cells) == count * count
     titles = [title.text for title in root.iter("title")]
     assert titles[0] == "class 0 predicted as class 0: 75.00 % (3 pixels)"
-    assert titles[1] == "class 0 predicted as class 1: 25.00 % (1 pixels)"
+    assert titles[1] == "class 0 predicted as class 1: 25.00 % (1 pixel)"
     assert [cell.attrib["class"] for cell in cells[:2]] == ["hit", "miss"]
 
 
