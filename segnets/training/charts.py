@@ -130,7 +130,8 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             share = count / total if total else 0.0
             x, y = label + cell * column, label + cell * row
             kind = "hit" if row == column else "miss"
-            title = f"{escape(name)} predicted as {escape(names[column])}: {100 * share:.2f} % ({count:,} pixel{'' if count == 1 else 's'})"
+            pixels = "1 pixel" if count == 1 else f"{count:,} pixels"
+            title = f"{escape(name)} predicted as {escape(names[column])}: {100 * share:.2f} % ({pixels})"
             parts.append(
                 f'<rect class="{kind}" x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
                 f'style="fill-opacity:{_opacity(share):.3f}"><title>{title}</title></rect>'
