@@ -100,14 +100,19 @@ class ResizedLogits:
             if len(runs) == 0:
                 return
             base = int(rows.first[runs[0]])
+            columns_left = np.flatnonzero(is_mixed[runs].any(0))
             with torch.no_grad():
-                wide = self._widened(base, int(rows.last[runs[-1]]))
+                wide = self._widened(base, int(rows.last[runs[-1]])).take(columns_left, axis=2)
+            # Where the lines that a pixel mixes agree, they need not be mixed. Each line is part of several runs.
+            of_lines = argmax(wide)
             for run in runs:
                 top, bottom = rows.starts[run : run + 2]
-                pixels = np.flatnonzero(is_mixed[run])
-                lines = wide[:, rows.first[run] - base : rows.last[run] - base + 1].take(pixels, axis=2)
-                band = _mix(lines, self._rows.weights[:, top:bottom])
-                result[top:bottom, pixels] = argmax(band)
+                first, last = rows.first[run] - base, rows.last[run] - base
+                agree = (of_lines[first + 1 : last + 1] == of_lines[first]).all(0)
+                result[top:bottom, columns_left[agree]] = of_lines[first, agree]
+                if len(left := np.flatnonzero(~agree)):
+                    band = _mix(wide[:, first : last + 1].take(left, axis=2), self._rows.weights[:, top:bottom])
+                    result[top:bottom, columns_left[left]] = argmax(band)
 
         share(decode, range(0, len(mixed), count))
         return result
