@@ -54,7 +54,8 @@ class TrainSet(torch.utils.data.Dataset[Example]):
         seed: Seed of the training.
 
     Raises:
-        DataError: If the split does not exist or is empty.
+        DataError: If the split does not exist or is empty; of a sample, if it can't be read or the augmentation returns
+            something else.
     """
 
     def __init__(self, data: DataSet, split: str, augmentation: Augmentation, seed: int) -> None:
@@ -70,6 +71,7 @@ class TrainSet(torch.utils.data.Dataset[Example]):
         pair = self.pair(index)
         with seeded(self.seed, epoch, index):
             image, mask = self.augmentation(pair)
+        _check_augmented(image, mask)
         return Example(image, mask, index)
 
     def pair(self, index: int) -> Pair:
@@ -105,6 +107,20 @@ class TrainSet(torch.utils.data.Dataset[Example]):
     def sample(self, index: int) -> Sample:
         """Return which sample an index is, for messages."""
         return self.samples[index]
+
+
+def _check_augmented(image: object, mask: object) -> None:
+    """Check what an augmentation returned: callers pass their own."""
+    for what, tensor, dimensions in (("image", image, (3,)), ("mask", mask, (2, 3))):
+        if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim not in dimensions:
+            got = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise DataError(
+                f"augmentation: returned {got} as the {what}. Return an image (K, h, w) and a mask (h, w), uint8 "
+                "tensors. They are normalised later."
+            )
+    sizes = [tuple(each.shape[-2:]) for each in (image, mask) if isinstance(each, Tensor)]
+    if sizes[0] != sizes[1]:
+        raise DataError(f"augmentation: returned an image of {sizes[0]} and a mask of {sizes[1]}. Return equal sizes.")
 
 
 def _bytes_of(pair: Pair) -> int:

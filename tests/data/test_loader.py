@@ -6,6 +6,7 @@ import pickle
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,24 @@ def test_workers_give_what_one_process_gives(data: DataSet) -> None:
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.mask, other.mask)
         assert torch.equal(torch.as_tensor(one.sample), torch.as_tensor(other.sample))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ((torch.zeros(3, 4, 4), torch.zeros(4, 4).byte()), r"returned \(3, 4, 4\) torch.float32 as the image"),
+        ((torch.zeros(3, 4, 4).byte(), torch.zeros(4, 4).long()), r"returned \(4, 4\) torch.int64 as the mask"),
+        ((torch.zeros(3, 4, 4).byte(), np.zeros((4, 4), np.uint8)), "returned ndarray as the mask"),
+        (
+            (torch.zeros(1, 3, 4, 4).byte(), torch.zeros(4, 4).byte()),
+            r"returned \(1, 3, 4, 4\) torch.uint8 as the image",
+        ),
+        ((torch.zeros(3, 4, 4).byte(), torch.zeros(4, 5).byte()), r"an image of \(4, 4\) and a mask of \(4, 5\)"),
+    ],
+)
+def test_an_augmentation_that_returns_something_else(data: DataSet, result: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        TrainSet(data, "train", lambda _pair: result, 0)[0, 0]
 
 
 def test_batches_start_anywhere() -> None:

@@ -102,6 +102,7 @@ def test_sbd(tmp_path: Path) -> None:
     (tmp_path / "train_noval.txt").write_text("a\n")
     data = open_data(tmp_path)
     assert data.classes == VOC_CLASSES
+    assert [sample.name for sample in data.samples("train")] == ["a"]
     assert (data.read(data.samples("train")[0]).mask == mask).all()
     (tmp_path / "cls/a.mat").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"a\.mat: can't be read as a mask of SBD"):
