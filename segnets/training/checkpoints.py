@@ -36,7 +36,7 @@ def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> 
     with atomic_write(target) as file:
         keeper = _ErrorKeeper(file)
         try:
-            torch.save(content, cast(IO[bytes], keeper))  # which calls nothing but `write`
+            torch.save(content, cast(IO[bytes], keeper))  # only `write` and `flush` are called
         except (OSError, RuntimeError) as error:
             # After a failed write torch complains about the position in the file, not about the disk.
             raise cannot_write(target, keeper.error or OSError(str(error))) from None
@@ -100,13 +100,16 @@ class _ErrorKeeper:
 
     def write(self, data: Any) -> int:
         try:
-            return self._file.write(data)
+            return self._write(data)
         except OSError as error:
             self.error = self.error or error
             raise
 
     def flush(self) -> None:
         self._file.flush()
+
+    def _write(self, data: Any) -> int:
+        return self._file.write(data)
 
 
 def _plain(value: Any, where: str) -> Any:
