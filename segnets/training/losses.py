@@ -102,12 +102,15 @@ def dice(logits: Tensor, target: Tensor) -> Mean:
     Returns:
         Sum over the classes that occur in the target, and their number.
     """
-    probabilities, ids = _valid_probabilities(logits, target)
-    truth = F.one_hot(ids, logits.shape[1]).T.to(probabilities.dtype)  # (C, P)
-    pixels = truth.sum(dim=1)
-    overlap = 2 * (probabilities * truth).sum(dim=1) / (probabilities.sum(dim=1) + pixels).clamp_min(1e-12)
-    present = pixels > 0
-    return ((1 - overlap) * present).sum(), present.sum()
+    valid = target != VOID
+    losses = []
+    for number, probability in enumerate(_probabilities(logits)):
+        truth = target == number
+        pixels = truth.sum()
+        overlap = 2 * (probability * truth).sum() / ((probability * valid).sum() + pixels).clamp_min(1e-12)
+        losses.append((1 - overlap) * (pixels > 0))
+    present = torch.stack([(target == number).any() for number in range(logits.shape[1])])
+    return torch.stack(losses).sum(), present.sum()
 
 
 def lovasz(logits: Tensor, target: Tensor) -> Mean:
@@ -122,12 +125,18 @@ def lovasz(logits: Tensor, target: Tensor) -> Mean:
     Returns:
         Sum over the classes that occur in the target, and their number.
     """
-    probabilities, ids = _valid_probabilities(logits, target)
-    total, classes = probabilities.sum() * 0, torch.unique(ids)
-    for each in classes.tolist():
-        truth = (ids == each).to(probabilities.dtype)
-        errors, order = torch.sort((truth - probabilities[each]).abs(), descending=True)
-        total = total + torch.dot(errors, _lovasz_gradient(truth[order]))
+    valid = target != VOID
+    ids = target[valid]
+    classes = torch.unique(ids).tolist()
+    planes = _probabilities(logits)
+    total = planes[0].sum() * 0
+    for each in classes:
+        truth = ids == each
+        errors = (truth.float() - planes[each][valid]).abs()
+        with torch.no_grad():
+            order = torch.argsort(errors, descending=True)
+            slope = torch.empty_like(errors).scatter_(0, order, _lovasz_gradient(truth[order].float()))
+        total = total + torch.dot(errors, slope)
     return total, torch.tensor(len(classes), device=logits.device)
 
 
@@ -167,11 +176,9 @@ def _pixel_weights(target: Tensor, weight: Tensor | None) -> Tensor:
     return weight[torch.where(valid, target, 0)] * valid
 
 
-def _valid_probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probabilities of the valid pixels, (C, P) float32, and their ids, (P,)."""
-    valid = (target != VOID).reshape(-1)
-    flat = logits.float().softmax(dim=1).transpose(0, 1).reshape(logits.shape[1], -1)
-    return flat[:, valid], target.reshape(-1)[valid].long()
+def _probabilities(logits: Tensor) -> tuple[Tensor, ...]:
+    """Return the probability of each class, C tensors of shape (N, H, W), float32."""
+    return logits.float().softmax(dim=1).unbind(dim=1)  # unlike indexing, one pass backward for all classes
 
 
 def plain(loss: PlainLoss) -> MeanLoss:
@@ -262,7 +269,7 @@ class Objective:
             if name not in outputs:
                 continue
             for loss, weight in self.terms:
-                for logits, ids, part in self._problems(outputs[name], target):
+                for logits, ids, part in self._problems(outputs[name].float(), target):
                     means.append(loss(logits, ids))
                     weights.append(weight * factor * part)
         if teacher is not None:
