@@ -1,4 +1,5 @@
 // The compiled network of a .pt2 file, and the small TorchScript program that prepares its images.
+#include <ATen/ops/empty.h>
 #include <sys/statvfs.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <unistd.h>

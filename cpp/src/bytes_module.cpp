@@ -2,6 +2,7 @@
 
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
 #include <cstring>

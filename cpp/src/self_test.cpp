@@ -1,6 +1,8 @@
 #include "self_test.h"
 
-#include <torch/types.h>
+#include <ATen/TensorIndexing.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,18 +16,18 @@
 namespace segnets {
 namespace {
 
-torch::Tensor to_tensor(const std::map<std::string, TensorView>& tensors, const std::string& name) {
+at::Tensor to_tensor(const std::map<std::string, TensorView>& tensors, const std::string& name) {
   const auto found = tensors.find(name);
   if (found == tensors.end()) throw Error("the golden pair has no '" + name + "'; export the model again");
   const TensorView& view = found->second;
-  const auto type = view.dtype == "U8" ? torch::kUInt8 : view.dtype == "I16" ? torch::kInt16 : torch::kFloat32;
-  torch::Tensor tensor = torch::empty(view.shape, type);
+  const auto type = view.dtype == "U8" ? at::kByte : view.dtype == "I16" ? at::kShort : at::kFloat;
+  at::Tensor tensor = at::empty(view.shape, type);
   std::memcpy(tensor.data_ptr(), view.data.data(), view.data.size());
   return tensor;
 }
 
 // A NaN counts as an infinite difference.
-double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes()) throw Error("the golden pair has other shapes than the model; export the model again");
   const auto difference = (a - b).abs().max().item<double>();
   return std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
@@ -35,14 +37,14 @@ double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
 
 SelfTest replay(const Program& program, const Contract& contract, std::string_view golden) {
   const auto tensors = read_safetensors(golden, "golden.safetensors");
-  const torch::Tensor image = to_tensor(tensors, "image");
-  const torch::Tensor expected = to_tensor(tensors, "logits"), expected_mask = to_tensor(tensors, "mask");
-  const torch::indexing::Slice step(torch::indexing::None, torch::indexing::None, contract.sample_step);
-  const torch::indexing::Slice all;
+  const at::Tensor image = to_tensor(tensors, "image");
+  const at::Tensor expected = to_tensor(tensors, "logits"), expected_mask = to_tensor(tensors, "mask");
+  const at::indexing::Slice step(at::indexing::None, at::indexing::None, contract.sample_step);
+  const at::indexing::Slice all;
 
-  const torch::Tensor sample = program.preprocess(image).index({all, all, step, step});
-  const torch::Tensor logits = program.forward(to_tensor(tensors, "input"));
-  const torch::Tensor mask = program.segment(image);
+  const at::Tensor sample = program.preprocess(image).index({all, all, step, step});
+  const at::Tensor logits = program.forward(to_tensor(tensors, "input"));
+  const at::Tensor mask = program.segment(image);
 
   SelfTest result;
   if (sample.size(1) != contract.in_channels())
@@ -56,8 +58,8 @@ SelfTest replay(const Program& program, const Contract& contract, std::string_vi
   result.logits_difference = largest_difference(logits, expected) / largest;
   result.tolerance = contract.tolerance;
   if (mask.sizes() != expected_mask.sizes()) throw Error("the golden mask has another shape; export the model again");
-  torch::Tensor differs = mask != expected_mask;
-  torch::Tensor clear = differs.logical_and(to_tensor(tensors, "margin") > 2 * contract.tolerance);
+  at::Tensor differs = mask != expected_mask;
+  at::Tensor clear = differs.logical_and(to_tensor(tensors, "margin") > 2 * contract.tolerance);
   if (mask.dim() == 4) {  // a pixel with another plane
     differs = differs.any(1);
     clear = clear.any(1);

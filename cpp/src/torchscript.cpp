@@ -1,6 +1,5 @@
 // The program of a .ts file.
 #include <torch/cuda.h>
-#include <torch/script.h>
 
 #include <string_view>
 #include <utility>
@@ -36,7 +35,7 @@ std::unique_ptr<const Program> load_torchscript(const Archive& archive, const Co
   if (on_gpu && !torch::cuda::is_available())
     throw Error(path + ": needs a CUDA GPU, and none was found. Export with device='cpu' to run without one.");
   try {
-    torch::jit::Module module = load_module(archive.bytes(), on_gpu ? torch::kCUDA : torch::kCPU);
+    torch::jit::Module module = load_module(archive.bytes(), on_gpu ? c10::kCUDA : c10::kCPU);
     for (const char* method : {"forward", "preprocess", "segment"})
       if (!module.find_method(method)) throw Error(path + ": has no method '" + method + "'; export the model again");
     return std::make_unique<const TorchScript>(std::move(module));
