@@ -18,6 +18,7 @@ from tests import blocks
 from tests.blocks import run
 from tests.data.common import make_data_set
 from tests.oracle import randomise_, torchvision
+from weights_tools.cli import main as weights_tools_main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,8 +48,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train(workspace: Path) -> None:
-    run([sys.executable, "-W", "error", "-c", block("python", "optimizer")], workspace)
+def _convert(workspace: Path) -> None:
+    assert (
+        weights_tools_main(["convert", *(str(workspace / name) for name in ("checkpoint.pth", "weights.safetensors"))])
+        == 0
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_train(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workspace / "train.py").write_text(block("python", "optimizer"))
+    monkeypatch.chdir(workspace)
+    runpy.run_path("train.py")
     assert (workspace / "mine.safetensors").exists()
 
 
@@ -74,16 +85,23 @@ def test_other_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "'norm_layer': 'batch'" in out
 
 
-def test_convert(workspace: Path) -> None:
-    out = run(["bash", "-euc", block("bash", "weights-tools")], workspace)
-    assert "lraspp_mobilenet_v3_large" in out
+@pytest.mark.filterwarnings("error")
+def test_convert(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run the first command as the reader does, and the others in this process."""
+    installed, *others = block("bash", "weights-tools").splitlines()
+    assert "lraspp_mobilenet_v3_large" in run(["bash", "-euc", installed], workspace)
+    monkeypatch.chdir(workspace)
+    for line in others:
+        program, *arguments = line.split()
+        assert {"weights-tools": weights_tools_main, "segnets": main}[program](arguments) == 0
+        assert "lraspp_mobilenet_v3_large" in capsys.readouterr().out
     assert (workspace / "weights.safetensors").exists()
 
 
 @pytest.mark.filterwarnings("error")
 def test_image_to_mask(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (workspace / "weights.safetensors").exists():
-        test_convert(workspace)
+        _convert(workspace)
     (workspace / "block.py").write_text(block("python", "segnets.segment(") + block("python", "Predictor("))
     monkeypatch.chdir(workspace)
     assert runpy.run_path("block.py")["mask"].shape == (90, 120)
@@ -103,7 +121,7 @@ def test_image_to_mask(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_deploy(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Run `make cpp` where the Makefile is, and the rest in the reader's folder; `segnets` itself in this process."""
     if not (workspace / "weights.safetensors").exists():
-        test_convert(workspace)
+        _convert(workspace)
     (workspace / "build").symlink_to(ROOT / "build")
     monkeypatch.chdir(workspace)
     lines = block("bash", "segnets export").splitlines()
