@@ -205,15 +205,15 @@ def _checkpoint_weights(path: Path) -> Mapping[str, Tensor] | None:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many exception types; the ordinary way of reading names the problem
         return None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+    if not isinstance(content, dict):
         return None
     if content.get("kind") == KIND:
         raise TrainingError(
             f"{path}: is a checkpoint, which --resume reads; to start from its weights, name the .safetensors in its "
             "folder"
         )
-    model: Mapping[str, Tensor] = content["model"]
-    return model
+    model = content.get("model")
+    return model if isinstance(model, Mapping) else None
 
 
 def _rows_by_name(

@@ -1,0 +1,137 @@
+"""Trainings of two processes on CPUs, as torchrun starts them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from segnets.errors import DataError, TrainingError
+from segnets.training import TrainingConfig, train
+from segnets.training.distributed import Ranks, joined, was_restarted
+from tests.data.common import write_folder
+from tests.tiers import full_but
+from tests.training.runs import check_same_runs, config_of, folder, rows_of, run_training, toys
+
+__all__ = ["folder", "toys"]
+
+
+def _in_processes(config: TrainingConfig, count: int = 2, **options: Any) -> list[str]:
+    """Train in several processes; return their errors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    errors = context.SimpleQueue()
+    processes = [
+        context.Process(target=_work, args=(rank, count, port, config, options, errors)) for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    found = [errors.get() for _ in processes]
+    for process in processes:
+        process.join(60)
+        assert not process.is_alive()
+    return [error for error in found if error]
+
+
+def _work(rank: int, count: int, port: int, config: TrainingConfig, options: Any, errors: Any) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    try:
+        train(config, tell=lambda _message: None, **options)
+        errors.put("")
+    except BaseException as error:
+        errors.put(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "loss"), full_but([(3, "cross_entropy")], [(3, "cross_entropy"), (10, "ohem+dice")])
+)
+def test_two_processes_train_like_one(epochs: int, loss: str, tmp_path: Path) -> None:
+    """With the doubled batch, over 6 and 20 steps: the loss is averaged over the valid pixels of both."""
+    data = write_folder(tmp_path / "data", train=9, val=3)
+    options: dict[str, Any] = {"norm_eval": True, "epochs": epochs, "optimizer": "sgd", "lr": 0.05, "seed": 3}
+    run_training(config_of(data, tmp_path / "one", batch=4, **options))
+    assert _in_processes(config_of(data, tmp_path / "two", batch=2, **options)) == []
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for ours, theirs in zip(two, one, strict=True):
+        for name in ("loss", "lr", "mean_iou"):
+            assert bool(ours[name]) == bool(theirs[name])
+            if ours[name]:
+                assert float(ours[name]) == pytest.approx(float(theirs[name]), abs=1e-5)
+
+
+def test_a_process_without_validation_images(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", val=1)
+    assert _in_processes(config_of(data, tmp_path / "run", epochs=1, loss_average="rank", accumulate=2, batch=1)) == []
+    assert rows_of(tmp_path / "run")[-1]["mean_iou"]
+
+
+@pytest.mark.full
+def test_two_processes_resume_exactly(folder: Path, tmp_path: Path) -> None:
+    whole, cut = config_of(folder, tmp_path / "whole"), config_of(folder, tmp_path / "cut")
+    assert _in_processes(whole) == []
+
+    def end(report: Any) -> None:
+        if report.step == 4:
+            raise RuntimeError("the power fails")
+
+    assert len(_in_processes(cut, on_step=end)) == 2
+    assert _in_processes(cut, resume=True) == []
+    check_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_another_number_of_processes_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path / "run", epochs=1)
+    run_training(config)
+    errors = _in_processes(config, resume=True)
+    assert len(errors) == 2
+    assert "was made by 1 processes, and now there are 2" in errors[0]
+
+
+def test_more_processes_than_images(tmp_path: Path) -> None:
+    from tests.training.runs import trainer_of
+
+    data = write_folder(tmp_path / "data", train=3)
+    with pytest.raises(DataError, match="3 samples don't fill a batch of 2 on 2 processes"):
+        trainer_of(config_of(data, tmp_path / "run"), ranks=Ranks(0, 2))
+
+
+def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined("cpu") as ranks:
+        assert (ranks.rank, ranks.world, ranks.first) == (0, 1, True)
+        assert not dist.is_initialized()
+        assert ranks.gather("x") == ["x"]
+    assert not was_restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert was_restarted()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda:99", "finds no CUDA GPU|there are"), ("tpu", "expected auto, cpu"), ("meta", "expected auto, cpu")],
+)
+def test_missing_devices_are_named(device: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message), joined(device):
+        pass
+
+
+def test_a_broken_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(TrainingError, match="WORLD_SIZE='two' is not a number"), joined("cpu"):
+        pass
