@@ -18,6 +18,7 @@ from segnets.errors import TrainingError
 from segnets.preprocessing import parse_resize
 from segnets.training.recipes import RECIPES, recipe_for, recipe_values
 
+_MOST_INTEGER = 2**32 - 1
 LOSSES = ("cross_entropy", "ohem", "dice", "lovasz")
 CLASS_WEIGHTS = ("none", "enet", "median")
 
@@ -271,7 +272,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"{os.fspath(path)}: can't be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers and nested lists that Python does not take
         raise TrainingError(f"{os.fspath(path)}: is not valid TOML: {error}") from None
     for name in values:
         _check_name(name, f"{os.fspath(path)}: ")
@@ -342,7 +343,7 @@ def _parsed(name: str, text: str) -> Any:
     for candidate in (f"[{text}]", text) if several and not text.startswith("[") else (text, f"[{text}]"):
         try:
             return tomllib.loads(f"value = {candidate}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
+        except (ValueError, RecursionError, KeyError):
             continue
     return [part.strip() for part in text.split(",")] if several else text
 
@@ -361,10 +362,13 @@ def _checked(option: Field[Any], value: object) -> Any:
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
     least, most = option.metadata["least"], option.metadata["most"]
+    if most == math.inf and kind is int:
+        most = _MOST_INTEGER
     numbers = converted if isinstance(converted, tuple) else (converted,)
     for number in numbers:
         if isinstance(number, int | float) and not least <= number <= most:
-            allowed = f"from {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            allowed = f"from {least:g}" if most > 1000 else f"from {least:g} to {most:g}"
+            allowed = f"up to {most}" if number > most > 1000 else allowed
             raise TrainingError(f"{name}={value!r}: expected {'numbers' if len(numbers) > 1 else 'a number'} {allowed}")
     return converted
 

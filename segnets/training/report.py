@@ -24,6 +24,7 @@ from segnets.training.recipes import recipe_values
 
 _SIDE = 400  # pixels of a picture
 _QUALITY = 82
+_CURVES = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy")
 _PANELS = ("image", "truth", "prediction", "wrong in red, ignored in gray")
 
 
@@ -52,7 +53,7 @@ def read_history(log: str | os.PathLike[str]) -> History:
     rows: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = [row for row in csv.DictReader(file) if _is_complete(row)]
     validations = [row for row in rows if row.get("mean_iou")]
     per_epoch = next((int(row["step"]) / int(row["epoch"]) for row in validations if int(row.get("epoch") or 0)), 0.0)
     return History(
@@ -66,6 +67,14 @@ def read_history(log: str | os.PathLike[str]) -> History:
 
 def _column(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+
+
+def _is_complete(row: dict[str, Any]) -> bool:
+    """Return whether a row is whole, and its cells are numbers: a process that is killed may leave part of a line."""
+    try:
+        return None not in row.values() and all(math.isfinite(float(row[name])) for name in _CURVES if row.get(name))
+    except ValueError:
+        return False
 
 
 def write_report(

@@ -98,6 +98,9 @@ def test_paths_become_texts() -> None:
         ("epochs=0", "epochs=0: expected a number from 1"),
         ("epochs=1.5", "epochs=1.5: expected a whole number"),
         ("epochs=true", "epochs=True: expected a whole number"),
+        ("epochs=99999999999", "epochs=99999999999: expected a number up to 4294967295"),
+        ("lr=" + "9" * 5000, "lr='9.*': expected a number"),
+        ("scale=" + "[" * 100_000, "scale=.*: expected two numbers"),
         ("flip=2", "flip=2: expected a number from 0 to 1"),
         ("channels_last=1", "channels_last=1: expected true or false"),
         ("amp=bf16", "amp='bf16': expected one of no, bfloat16, float16; did you mean 'bfloat16'"),
@@ -125,6 +128,8 @@ def test_bad_values_are_named(text: str, message: str) -> None:
         (b"lr = 0.1\nepoch = 3\n", "unknown option 'epoch'; did you mean 'epochs'"),
         (b"lr = ", "is not valid TOML"),
         (b"\xff\xfe", "is not valid TOML"),
+        (b"lr = " + b"9" * 5000, "is not valid TOML: Exceeds the limit"),
+        (b"lr = " + b"[" * 100_000, "is not valid TOML: "),
         (None, "can't be read: No such file"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -195,13 +194,16 @@ def test_a_batch_of_ignored_pixels_has_loss_0_and_no_gradient(loss: str, decodin
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("loss", [dice, lovasz])
-def test_overlap_losses_are_computed_in_float32(
-    batch: tuple[Tensor, Tensor], loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], dtype: torch.dtype
-) -> None:
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_computed_in_float32(batch: tuple[Tensor, Tensor], loss: str, dtype: torch.dtype) -> None:
     logits, target = batch
-    rounded = logits.detach().to(dtype)
-    assert value(loss(rounded, target)) == value(loss(rounded.float(), target))
+    rounded = logits.to(dtype)
+    objective = loss_of(TrainingConfig(loss=loss, **PLAIN))
+    with torch.autocast("cpu", dtype):
+        found = objective({"out": rounded}, target, teacher=rounded.flip(1))
+    expected = objective({"out": rounded.float()}, target, teacher=rounded.float().flip(1))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    assert found.dtype == torch.float32
 
 
 def test_any_callable_is_a_loss(batch: tuple[Tensor, Tensor]) -> None:

@@ -152,6 +152,8 @@ def test_the_log_becomes_curves(history: History, tmp_path: Path) -> None:
     assert history.mean_iou == [(20, 0.25), (40, 0.75)]
     assert history.accuracy == [(20, 0.5), (40, 0.875)]
     assert history.steps_per_epoch == 20
+    (tmp_path / "log.csv").write_text(LOG + "60,3,0.5\n60,3,1.2e\n\n,,\nx,3,1,1,,,1.0,\n")  # after a crash
+    assert read_history(tmp_path / "log.csv") == history
     assert read_history(tmp_path / "no.csv") == History([], [], [], [])
 
 
