@@ -82,7 +82,7 @@ class Reader(Protocol):
         """Return the pixels (H, W, K), and what was assumed of them. Raises DataError or ImageError."""
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W), or (C, H, W), as stored, before `ids` and `ignore` apply. Raises DataError."""
+        """Return the values (H, W), or (C, H, W), uint8 or uint16, before `ids` and `ignore` apply. Raises DataError."""
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
         """Return the colours that the file of a mask states for its values, or nothing. Raises DataError."""

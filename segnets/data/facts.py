@@ -15,6 +15,7 @@ from segnets.data.dataset import UNKNOWN, VOID, DataSet, Problem, Sample, check_
 from segnets.errors import DataError
 
 _THUMBNAIL = 16  # pixels
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,10 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
 
 
 def _counts(values: npt.NDArray[np.integer]) -> dict[int, int]:
-    counts = np.bincount(values.ravel())
+    flat = values.ravel()
+    counts = np.zeros(np.iinfo(values.dtype).max + 1, dtype=np.int64)
+    for start in range(0, len(flat), _AT_ONCE):  # bincount copies them to eight times their size
+        counts += np.bincount(flat[start : start + _AT_ONCE], minlength=len(counts))
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 

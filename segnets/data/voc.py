@@ -112,7 +112,9 @@ class SbdReader:
         except ImportError:
             raise DataError("SBD needs SciPy, which is not installed: pip install 'segnets[regions]'.") from None
         try:
-            values: npt.NDArray[np.integer] = loadmat(sample.mask)["GTcls"][0]["Segmentation"][0]
+            values = np.asarray(loadmat(sample.mask)["GTcls"][0]["Segmentation"][0])
+            if values.ndim != 2 or values.dtype != np.uint8:
+                raise ValueError(f"{values.ndim} dimensions of {values.dtype}")
         except Exception as error:  # any kind for a damaged file
             raise DataError(f"{sample.mask}: can't be read as a mask of SBD ({error}). Unpack it again.") from None
         return values

@@ -104,6 +104,10 @@ def test_sbd(tmp_path: Path) -> None:
     assert data.classes == VOC_CLASSES
     assert [sample.name for sample in data.samples("train")] == ["a"]
     assert (data.read(data.samples("train")[0]).mask == mask).all()
+    record = np.array([[(mask.astype(np.float64),)]], dtype=[("Segmentation", object)])
+    savemat(tmp_path / "cls/a.mat", {"GTcls": record})
+    with pytest.raises(DataError, match=r"a\.mat: .*\(2 dimensions of float64\)"):
+        data.read(data.samples("train")[0])
     (tmp_path / "cls/a.mat").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"a\.mat: can't be read as a mask of SBD"):
         data.read(data.samples("train")[0])
