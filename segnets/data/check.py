@@ -1,7 +1,7 @@
 """Checks of a whole data set before anything is trained on it.
 
-Every image and mask is read once, in threads. What is wrong is grouped, so that a mistake in a thousand masks is one
-line that names the first of them.
+Every image and mask is read once, in threads. Problems are grouped: the same mistake in a
+thousand masks is one line, which names the first of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SplitReport:
 
     Attributes:
         images: Number of images.
-        without_mask: How many of them have no mask.
+        without_mask: Number of images that have no mask.
         pixels: Number of pixels of each class, one per class id.
         labelled: Number of pixels that are not ignored. With planes, in which classes overlap, less than their sum.
         ignored: Number of pixels that are ignored.
@@ -52,8 +52,8 @@ class DataReport:
         path: Path of the data set.
         classes: Names of the classes.
         splits: Contents of each split.
-        errors: What must be corrected before training, a line each that names the file and what to do.
-        warnings: What may be intended, in the same form.
+        errors: Problems to correct before training, a line each that names the file and the fix.
+        warnings: Problems that may be intended, in the same form.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no errors."""
+        """True if there are no errors."""
         return not self.errors
 
     def lines(self) -> list[str]:

@@ -62,8 +62,8 @@ class Problem:
     Attributes:
         kind: Short name of the kind of problem, the same for all files that have it.
         path: The file.
-        what: What is wrong, to follow the name of the file.
-        fix: What to do, a sentence, or "" if `what` says so.
+        what: Description of the problem, to follow the name of the file.
+        fix: Sentence that says what to do, or "" if `what` does.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Reader(Protocol):
         """Return the pixels (H, W, K), and what was assumed of them. Raises DataError or ImageError."""
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W), or (C, H, W), uint8 or uint16, before `ids` and `ignore` apply. Raises DataError."""
+        """Return the values (H, W) or (C, H, W), uint8 or uint16, before `ids` and `ignore`. Raises DataError."""
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
         """Return the colours that the file of a mask states for its values, or nothing. Raises DataError."""
@@ -102,7 +102,7 @@ class DataSet:
         ids: Value in masks for each class, or empty for 0, 1, 2, ...
         channels: Number of channels of the images.
         planes: Whether masks have a plane of 0 and 1 per class, so that classes may overlap.
-        problems: What is wrong with the list of files: images without mask, masks without image.
+        problems: Problems of the list of files: images without mask, masks without image.
 
     Raises:
         DataError: If the classes, colours or ids contradict each other.

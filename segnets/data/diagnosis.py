@@ -1,4 +1,4 @@
-"""What the facts of all samples say about a data set: errors and warnings, each with a cause and a fix."""
+"""Errors and warnings about a data set, found in the facts of its samples, each with a cause and a fix."""
 
 from __future__ import annotations
 

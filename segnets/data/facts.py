@@ -1,4 +1,4 @@
-"""What a check keeps of each sample: counts and fingerprints, no pixels."""
+"""Facts of one sample that a check keeps: counts and fingerprints, no pixels."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class SampleFacts:
         labelled: Number of pixels of the mask that are not ignored.
         colours: Colour of each value in the mask, if its file states them.
         wide: Whether the mask has 16 bits.
-        notices: What was assumed of the image.
+        notices: Assumptions about the image, a phrase each.
         digest: Fingerprint of the image's pixels, or b"" if it can't be read.
         mask_digest: The same of the mask.
         thumbnail: The image at 16x16 pixels, (16, 16, 1 or 3), uint8; empty if it can't be read.
-        problems: What is wrong with the files themselves.
+        problems: Problems of the files themselves.
     """
 
     split: str

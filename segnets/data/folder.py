@@ -102,7 +102,7 @@ def described(
         path: Path of the data set.
         description: Its classes, and how masks store them.
         splits: Its samples.
-        problems: What is wrong with the list of files.
+        problems: Problems of the list of files.
         reader: Reading of the samples; default: of files.
 
     Raises:

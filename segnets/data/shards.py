@@ -40,7 +40,7 @@ class ShardReader:
     """Reading of members of tar archives.
 
     Attributes:
-        places: Where each member is, by the path of its archive followed by its name.
+        places: Position of each member, by the path of its archive followed by its name.
         channels: Number of channels of the images.
         palette: One RGB colour per value of a mask, for masks in colours.
         by_colour: Whether gray and palette images are masks in colours too.

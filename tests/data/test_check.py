@@ -1,4 +1,4 @@
-"""What `check_data` finds: a data set with one mistake each, whose file and fix are named."""
+"""`check_data` finds each mistake, and names the file and the fix."""
 
 from __future__ import annotations
 
