@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CXX_SOURCES = $(shell find cpp examples tests -name '*.cpp' -o -name '*.h')
 
 .PHONY: help venv demo format check test test-full test-peers tidy tsan fuzz cpp bench bench-native bench-deploy \
-  bench-inference docs models parity layouts hooks clean
+  bench-inference bench-training docs models parity layouts hooks clean
 
 help:
 	@echo "Start here"
@@ -31,6 +31,7 @@ help:
 	@echo "  make bench         compare speed with torchvision"
 	@echo "  make bench-native  compare C++ with Python on one export, and scale it over threads"
 	@echo "  make bench-inference  measure the way from images to masks (IMAGES=DIR for your own images)"
+	@echo "  make bench-training   measure training steps beside torchvision's loop"
 	@echo "  make bench-deploy  compare exports with torchvision, ONNX Runtime and OpenVINO (hours)"
 
 venv: $(VENV)/.installed
@@ -121,6 +122,9 @@ bench: venv
 
 bench-native: cpp
 	$(BIN)/python -m benchmarks.deploy.native
+
+bench-training: venv
+	$(BIN)/python -m benchmarks.training.speed
 
 bench-inference: venv
 	$(BIN)/python -m benchmarks.inference.speed $(if $(IMAGES),--images $(IMAGES))

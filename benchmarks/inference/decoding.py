@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.inference.inputs import CLASSES, NETWORKS, noise_logits, region_logits
-from benchmarks.inference.turns import milliseconds, ratio, turns
+from benchmarks.turns import milliseconds, ratio, turns
 from segnets.card import Decoding
 from segnets.inference.maps import decode_mask
 from segnets.inference.resized_logits import ResizedLogits

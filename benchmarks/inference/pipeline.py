@@ -8,7 +8,7 @@ from pathlib import Path
 
 import segnets
 from benchmarks.inference.inputs import NETWORKS
-from benchmarks.inference.turns import ratio, turns
+from benchmarks.turns import ratio, turns
 
 _OURS = """
 import segnets

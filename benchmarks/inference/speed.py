@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.inference import decoding, memory, pipeline, tiles
 from benchmarks.inference.inputs import FAST, SLOW, find_images, make_images, save_weights
-from benchmarks.inference.turns import THREADS
 from benchmarks.measure import machine
+from benchmarks.turns import THREADS
 
 RESULTS = Path(__file__).parents[1] / "results" / "inference.md"
 PARTS = ("decoding", "share", "throughput", "memory", "tiles")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.inference.inputs import FAST
-from benchmarks.inference.turns import milliseconds, ratio, turns
+from benchmarks.turns import milliseconds, ratio, turns
 
 _PREPARE = """
 import torch
