@@ -90,6 +90,7 @@ class Predictor:
         if not models or None in models:
             raise PredictError(NO_MODEL)
         check_not_forked()
+        _check_count("max_pixels", max_pixels)
         seen_from = views(flip, scales)
         self.networks: tuple[Network, ...] = tuple(
             open_network(each, device=device, dtype=dtype, resize=resize, fast=not deterministic)
@@ -114,6 +115,11 @@ class Predictor:
         self.computation = Computation(
             self.networks, seen_from, first.decoding, after, classes, self.classes, self.palette, deterministic
         )
+
+    def __repr__(self) -> str:
+        """Return the networks and the number of classes."""
+        networks = ", ".join(f"{network.name!r} ({network.form})" for network in self.networks)
+        return f"Predictor({networks}, {len(self.classes)} classes, {self.networks[0].device})"
 
     @property
     def channels(self) -> int:
@@ -190,8 +196,8 @@ class Predictor:
         Yields:
             The result of `finish` for each item.
         """
-        if workers < 1 or (batch_size is not None and batch_size < 1):
-            raise PredictError(f"workers={workers}, batch_size={batch_size}: expected at least 1 each")
+        for name, value in (("workers", workers), ("batch_size", 1 if batch_size is None else batch_size)):
+            _check_count(name, value)
         size = self.batch_size(batch_size)
         source, failure, number = iter(items), None, 0
         decoding: deque[Future[Decoded]] = deque()
@@ -252,6 +258,11 @@ class Predictor:
         except MemoryError:
             error = ImageError(f"{item.source}: does not fit into memory")
         return Decoded(item, image, error, time.perf_counter() - started)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise PredictError(f"{name}={value!r}: expected a whole number from 1 on")
 
 
 def _name_of(image: Any) -> str:

@@ -48,6 +48,10 @@ def views(flip: bool, scales: Sequence[float]) -> tuple[View, ...]:
         PredictError: If there is no scale, or one is not 0.1 to 10.
     """
     low, high = _SCALES
-    if not scales or not all(isinstance(scale, int | float) and low <= scale <= high for scale in scales):
-        raise PredictError(f"scales={tuple(scales)}: expected at least one number, {low} to {high}")
+    if (
+        not isinstance(scales, Sequence)
+        or not scales
+        or not all(isinstance(scale, int | float) and low <= scale <= high for scale in scales)
+    ):
+        raise PredictError(f"scales={scales!r}: expected a list of at least one number, {low} to {high}")
     return tuple(View(mirrored, float(scale)) for scale in scales for mirrored in ((False, True) if flip else (False,)))

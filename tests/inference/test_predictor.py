@@ -255,14 +255,26 @@ def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
         ({"model": []}, "no model"),
         ({"device": "tpu"}, "expected one of 'auto'"),
         ({"dtype": "float64"}, "expected one of 'float32'"),
-        ({"scales": ()}, "expected at least one number"),
-        ({"scales": (100,)}, "expected at least one number"),
+        ({"scales": ()}, "a list of at least one number"),
+        ({"scales": (100,)}, "a list of at least one number"),
+        ({"scales": 1.5}, "scales=1.5: expected a list"),
+        ({"max_pixels": -1}, "max_pixels=-1: expected a whole number from 1 on"),
         ({"model": "missing.safetensors"}, "missing.safetensors"),
     ],
 )
 def test_bad_arguments(model: segnets.SegmentationModel, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(segnets.SegnetsError, match=message):
         segnets.Predictor(**{"model": model, **arguments})  # type: ignore[arg-type]
+
+
+def test_numbers_of_a_stream(exact: segnets.Predictor) -> None:
+    for arguments in ({"workers": "2"}, {"workers": 0}, {"batch_size": 1.5}):
+        with pytest.raises(PredictError, match="expected a whole number from 1 on"):
+            list(exact.stream([], **arguments))  # type: ignore[arg-type]
+
+
+def test_a_predictor_shows_its_networks(exact: segnets.Predictor) -> None:
+    assert repr(exact) == "Predictor('SegmentationModel' (model, float32), 3 classes, cpu)"
 
 
 def test_models_of_other_classes_are_not_averaged(model: segnets.SegmentationModel) -> None:
