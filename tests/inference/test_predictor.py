@@ -270,7 +270,7 @@ def test_bad_arguments(model: segnets.SegmentationModel, arguments: dict[str, ob
 def test_numbers_of_a_stream(exact: segnets.Predictor) -> None:
     for arguments in ({"workers": "2"}, {"workers": 0}, {"batch_size": 1.5}):
         with pytest.raises(PredictError, match="expected a whole number from 1 on"):
-            list(exact.stream([], **arguments))  # type: ignore[arg-type]
+            list(exact.stream([], **arguments))
 
 
 def test_a_predictor_shows_its_networks(exact: segnets.Predictor) -> None:
