@@ -13,6 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from segnets import __version__
 from segnets.files import atomic_write
 from segnets.training.charts import Series, bars, heat_map, line_chart
@@ -188,9 +191,25 @@ def _classes(evaluation: Evaluation) -> str:
     cards = f'<div class="card"><h2>IoU by class</h2>{table}<p class="faint">right: share of the true pixels</p></div>'
     if isinstance(counts, ConfusionMatrix):
         matrix = heat_map(evaluation.classes, counts.counts.tolist())
-        note = "row: true class; column: predicted class; cell: percent of the row's pixels"
-        cards += f'<div class="card"><h2>Confusion matrix</h2>{matrix}<p class="faint">{note}</p></div>'
+        note = "row: true class; column: predicted class; cell: percent of the row's pixels, in full when pointed at"
+        cards += (
+            f'<div class="card"><h2>Confusion matrix</h2>{matrix}<p class="faint">{note}</p>'
+            f"{_most_confused(evaluation.classes, counts.counts)}</div>"
+        )
     return f'<section class="cards wide">{cards}</section>'
+
+
+def _most_confused(classes: Sequence[str], counts: npt.NDArray[np.int64], most: int = 5) -> str:
+    """Return a table of the pairs of classes that most wrong pixels belong to."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
+    largest = [divmod(int(index), len(counts)) for index in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    rows = "".join(
+        f"<tr><th>{escape(classes[truth])}</th><td>as {escape(classes[predicted])}</td>"
+        f"<td>{100 * wrong[truth, predicted] / wrong.sum():.1f} %</td></tr>"
+        for truth, predicted in largest
+        if wrong[truth, predicted]
+    )
+    return f'<h2>Most wrong pixels</h2><table class="confused">{rows}</table>' if rows else ""
 
 
 def _examples(heading: str, evaluation: Evaluation, examples: Sequence[Example]) -> str:
@@ -275,6 +294,7 @@ td,th{padding:4px 10px 4px 0;vertical-align:top}
 .bars td:last-child{color:var(--faint);padding-right:0}
 .bars .bar{width:60%;vertical-align:middle}
 .bar div{background:var(--first);height:12px;border-radius:3px;min-width:1px}
+.confused{width:auto;font-size:13px}.confused td{padding-left:10px}.confused td:last-child{color:var(--faint)}
 .swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:8px;border:1px solid #0003;
 vertical-align:-1px}
 .entry{display:inline-block;margin:0 16px 4px 0;font-size:13px}

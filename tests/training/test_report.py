@@ -126,6 +126,16 @@ def test_the_report_shows_the_scores(evaluation: Evaluation) -> None:
     assert "Configuration" not in text
 
 
+def test_the_most_confused_classes_are_named(evaluation: Evaluation) -> None:
+    counts = ConfusionMatrix(3)
+    counts.counts[:] = [[90, 1, 3], [0, 5, 0], [4, 0, 1]]
+    page = report_html(replace(evaluation, counts=counts, classes=("sky", "road", "car")))
+    found = re.findall(r"<tr><th>(\w+)</th><td>as (\w+)</td><td>([\d.]+) %</td></tr>", page)
+    assert found == [("car", "sky", "50.0"), ("sky", "car", "37.5"), ("sky", "road", "12.5")]
+    counts.counts[:] = np.diag([1, 1, 1])
+    assert "Most wrong pixels" not in report_html(replace(evaluation, counts=counts))
+
+
 def test_chosen_options_are_in_bold(evaluation: Evaluation) -> None:
     config = TrainingConfig(model="fcn_resnet50", recipe="torchvision", lr=0.5, crop=240)
     page = report_html(evaluation, config=config)
