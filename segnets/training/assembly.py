@@ -16,6 +16,7 @@ from segnets.data.dataset import DataSet
 from segnets.data.loader import Augmentation, Batches, Example, TrainSet
 from segnets.errors import DataError, TrainingError
 from segnets.layers.norm import is_batch_norm
+from segnets.registry import find_builder
 from segnets.training.batches import Normaliser, load_batches
 from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks
@@ -49,6 +50,7 @@ class Assembly:
 
     Raises:
         DataError: If the data names no classes, has no training split, or too few images for a batch.
+        TrainingError: If there is no network of this name.
     """
 
     step: TrainingStep
@@ -67,6 +69,8 @@ class Assembly:
     ) -> None:
         if not data.classes:
             raise DataError(f"{data.path}: names no classes. Write a dataset.toml, or give --classes.")
+        if model is None:
+            _check_name(config.model)
         self._config = config
         self._data = data
         self._ranks = ranks
@@ -209,6 +213,14 @@ class Assembly:
     def indices_of(self, example: Example) -> Tensor:
         """Return the indices of a batch's samples, (N,)."""
         return cast(Tensor, example.sample)  # a tensor in a batch
+
+
+def _check_name(name: str) -> None:
+    """Check the name of a network, before minutes of reading data."""
+    try:
+        find_builder(name)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
 
 
 def card_of(model: nn.Module) -> ModelCard:

@@ -84,7 +84,7 @@ def test_a_process_without_validation_images(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_two_processes_resume_exactly(folder: Path, tmp_path: Path) -> None:
-    whole, cut = config_of(folder, tmp_path / "whole"), config_of(folder, tmp_path / "cut")
+    whole, cut = (config_of(folder, tmp_path / name, batch=1) for name in ("whole", "cut"))
     assert _in_processes(whole) == []
 
     def end(report: Any) -> None:

@@ -1,0 +1,104 @@
+"""`segnets train`: arguments, messages, exit status, files."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from segnets.cli import main
+from segnets.commands._training_progress import TrainingProgress
+from segnets.training.checkpoints import read_checkpoint
+from segnets.training.loop import StepReport
+from tests.data.common import write_folder
+from tests.training.runs import folder, rows_of, toys
+
+__all__ = ["folder", "toys"]
+
+_SMALL = ["--model", "lraspp_toy", "--crop", "24", "--batch", "2", "--epochs", "1", "--set", "log_every=1"]
+
+
+def test_a_training(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "a run"
+    assert main(["train", str(folder), *_SMALL, "--out", str(run), "--lr", "0.01"]) == 0
+    out, err = capsys.readouterr()
+    image = sorted((folder / "val" / "images").iterdir())[0]
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{run}: 1 epochs, 3 steps; mean IoU 0.")
+    assert lines[1:] == [
+        "next:",
+        f"  segnets evaluate --model '{run}/best.safetensors' {folder}",
+        f"  segnets predict --model '{run}/best.safetensors' {image} --out '{run}/predicted'",
+        f"  segnets export '{run}/best.safetensors' '{run}/model.ts'",
+    ]
+    assert "segnets: epoch 1 of 1: mean IoU 0." in err
+    assert main(["evaluate", "--model", str(run / "best.safetensors"), str(folder), "--json"]) == 0
+    assert f'"mean_iou": {rows_of(run)[-1]["mean_iou"]}' in capsys.readouterr().out
+
+
+def test_ctrl_c_names_the_command_that_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", str(folder), *_SMALL, "--out", str(run)]
+
+    def stop(_progress: TrainingProgress, report: StepReport) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingProgress, "step", stop)
+    monkeypatch.setattr("sys.argv", ["segnets", *arguments])
+    assert main(arguments) == 130
+    err = capsys.readouterr().err
+    assert f"segnets: stopped after step 2 of 3 and saved {run}/last.ckpt; --resume goes on\n" in err
+    assert err.endswith(f"  segnets train {folder} {' '.join(_SMALL)} --out {run} --resume\n")
+    assert main(["train", str(folder), "--out", str(run), "--resume"]) == 0
+    assert read_checkpoint(run / "last.ckpt")["training"]["steps"] == 3
+    assert main(["train", str(folder), "--out", str(run), "--resume"]) == 0
+    assert "this training is finished" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(folder), *_SMALL, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["network", "loss", "memory", "speed", "time", "disk"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_file_of_a_run_repeats_it(folder: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["train", str(folder), *_SMALL, "--out", str(one), "--seed", "5"]) == 0
+    assert main(["train", str(folder), "--config", str(one / "config.toml"), "--out", str(two)]) == 0
+    assert rows_of(one) == rows_of(two)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no network: name one with --model"),
+        (["--model", "lraspp_toi"], "no model 'lraspp_toi'"),
+        ([*_SMALL, "--set", "learning_rate=1"], "learning_rate"),
+        ([*_SMALL, "--set", "lr=1", "--lr", "2"], "--lr and --set lr=... were both given; choose one"),
+        ([*_SMALL, "--device", "tpu"], "device 'tpu': expected auto, cpu"),
+        ([*_SMALL, "--batch", "100"], "7 samples don't fill a batch of 100"),
+        ([*_SMALL, "--classes", "a,b"], "`segnets check-data"),
+    ],
+)
+def test_bad_input_gives_one_line(
+    arguments: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 1
+    err = [line for line in capsys.readouterr().err.splitlines() if "random weights" not in line]
+    assert message in err[-1]
+    assert len(err) == 1
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_bad_data_is_found_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folder(tmp_path / "data")
+    next((data / "train" / "masks").iterdir()).unlink()
+    assert main(["train", str(data), *_SMALL, "--out", str(tmp_path / "run")]) == 1
+    assert f"`segnets check-data {data}` lists all" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
