@@ -188,14 +188,13 @@ def _classes(evaluation: Evaluation) -> str:
     total = max(1, counts.truth.sum())
     notes = [f"{100 * share:.2f} %" for share in (counts.truth / total).tolist()]
     table = bars(evaluation.classes, counts.iou.tolist(), evaluation.palette, notes)
-    cards = f'<div class="card"><h2>IoU by class</h2>{table}<p class="faint">right: share of the true pixels</p></div>'
+    confused = _most_confused(evaluation.classes, counts.counts) if isinstance(counts, ConfusionMatrix) else ""
+    note = '<p class="faint">right: share of the true pixels</p>'
+    cards = f'<div class="card"><h2>IoU by class</h2>{table}{note}{confused}</div>'
     if isinstance(counts, ConfusionMatrix):
         matrix = heat_map(evaluation.classes, counts.counts.tolist())
-        note = "row: true class; column: predicted class; cell: percent of the row's pixels, in full when pointed at"
-        cards += (
-            f'<div class="card"><h2>Confusion matrix</h2>{matrix}<p class="faint">{note}</p>'
-            f"{_most_confused(evaluation.classes, counts.counts)}</div>"
-        )
+        note = "row: true class; column: predicted class; cell: percent of the row's pixels"
+        cards += f'<div class="card"><h2>Confusion matrix</h2>{matrix}<p class="faint">{note}</p></div>'
     return f'<section class="cards wide">{cards}</section>'
 
 
@@ -209,7 +208,8 @@ def _most_confused(classes: Sequence[str], counts: npt.NDArray[np.int64], most: 
         for truth, predicted in largest
         if wrong[truth, predicted]
     )
-    return f'<h2>Most wrong pixels</h2><table class="confused">{rows}</table>' if rows else ""
+    heading = '<h2 class="more">Largest confusions, in percent of the wrong pixels</h2>'
+    return f'{heading}<table class="confused">{rows}</table>' if rows else ""
 
 
 def _examples(heading: str, evaluation: Evaluation, examples: Sequence[Example]) -> str:
@@ -294,7 +294,8 @@ td,th{padding:4px 10px 4px 0;vertical-align:top}
 .bars td:last-child{color:var(--faint);padding-right:0}
 .bars .bar{width:60%;vertical-align:middle}
 .bar div{background:var(--first);height:12px;border-radius:3px;min-width:1px}
-.confused{width:auto;font-size:13px}.confused td{padding-left:10px}.confused td:last-child{color:var(--faint)}
+.more{margin-top:20px}.confused{width:auto;font-size:13px}
+.confused td{padding-left:10px}.confused td:last-child{color:var(--faint)}
 .swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:8px;border:1px solid #0003;
 vertical-align:-1px}
 .entry{display:inline-block;margin:0 16px 4px 0;font-size:13px}

@@ -133,7 +133,7 @@ def test_the_most_confused_classes_are_named(evaluation: Evaluation) -> None:
     found = re.findall(r"<tr><th>(\w+)</th><td>as (\w+)</td><td>([\d.]+) %</td></tr>", page)
     assert found == [("car", "sky", "50.0"), ("sky", "car", "37.5"), ("sky", "road", "12.5")]
     counts.counts[:] = np.diag([1, 1, 1])
-    assert "Most wrong pixels" not in report_html(replace(evaluation, counts=counts))
+    assert "Largest confusions" not in report_html(replace(evaluation, counts=counts))
 
 
 def test_chosen_options_are_in_bold(evaluation: Evaluation) -> None:
