@@ -1,7 +1,7 @@
 """Checks of a whole data set before anything is trained on it.
 
-Every image and mask is read once, in threads. Problems are grouped: the same mistake in a
-thousand masks is one line, which names the first of them.
+Every image and mask is read once, in threads. Problems are grouped: the same mistake in a thousand masks is one line,
+which names the first of them.
 """
 
 from __future__ import annotations

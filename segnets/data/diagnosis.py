@@ -28,6 +28,7 @@ _NAMES_OF_VOID = frozenset(
         "nolabel",
     )
 )
+_MOST_COLOURS = 24
 _ID_SCALE = 257  # a value of 8 bits widened to 16
 
 
@@ -45,6 +46,7 @@ def diagnose(data: DataSet, gathered: Gathered) -> tuple[list[Problem], list[Pro
     errors = [*data.problems, *(problem for each in facts for problem in each.problems)]
     errors += _empty_splits(data, gathered)
     errors += _without_classes(data, facts)
+    errors += _colours(data, facts)
     errors += _palettes(data, facts)
     errors += _values(data, facts)
     warnings = [*_never_seen(data, gathered), *_void(data, facts), *find_duplicates(gathered), *_sixteen_bits(facts)]
@@ -77,6 +79,29 @@ def _without_classes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Pr
         f'Write classes = ["first", "second", ...] and ignore = [...] to {data.path / FILE_NAME}, or pass them '
         "(--classes, --ignore).",
     )
+
+
+def _colours(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
+    """Find masks in colours that the palette does not have, and list these colours."""
+    total: Counter[Colour] = Counter()
+    for each in facts:
+        total.update(each.unknown_colours)
+    if not total:
+        return
+    toml = data.path / FILE_NAME
+    shown = ", ".join(str(list(colour)) for colour, _ in total.most_common(_MOST_COLOURS))
+    shown += ", ..." if len(total) > _MOST_COLOURS else ""
+    if data.palette:
+        what = f"has colours that are not in the palette; together the masks have {len(total)}: {shown}"
+        fix = f"Add them to palette in {toml}, those of ignored pixels at the end, or correct the mask."
+    else:
+        what = f"has colours, and the data set states no palette; together the masks have {len(total)}: {shown}"
+        fix = f"Write palette = [[red, green, blue], ...] to {toml}, one colour per class in the order of classes."
+    if len(total) > max(64, 4 * len(data.classes)):
+        fix = "So many colours come from smoothing or compression, or the file is a photograph. Save the mask as PNG."
+    for each in facts:
+        if each.unknown_colours and each.sample.mask is not None:
+            yield Problem("colours", each.sample.mask, what, fix)
 
 
 def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from segnets.card import Colour
 from segnets.data.dataset import UNKNOWN, VOID, DataSet, Problem, Sample, check_sizes
+from segnets.data.masks import UnknownColoursError
 from segnets.errors import DataError
 
 _THUMBNAIL = 16  # pixels
 _AT_ONCE = 1 << 20
+_MOST_COLOURS = 256  # of one mask; a smoothed one has thousands
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class SampleFacts:
             pixel is ignored if it is in all of them.
         labelled: Number of pixels of the mask that are not ignored.
         colours: Colour of each value in the mask, if its file states them.
+        unknown_colours: Number of pixels of each colour that the palette does not have, the most frequent ones.
         wide: Whether the mask has 16 bits.
         notices: Assumptions about the image, a phrase each.
         digest: Fingerprint of the image's pixels, or b"" if it can't be read.
@@ -46,6 +49,7 @@ class SampleFacts:
     pixels: Mapping[int, int] = field(default_factory=dict)
     labelled: int = 0
     colours: Mapping[int, Colour] = field(default_factory=dict)
+    unknown_colours: Mapping[Colour, int] = field(default_factory=dict)
     wide: bool = False
     notices: tuple[str, ...] = ()
     digest: bytes = b""
@@ -59,6 +63,7 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
     problems: list[Problem] = []
     image = values = None
     colours: dict[int, Colour] = {}
+    unknown: dict[Colour, int] = {}
     try:
         image = data.read_image(sample)
     except DataError as error:
@@ -67,6 +72,8 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
         try:
             values = data.read_values(sample)
             colours = dict(enumerate(data.reader.stored_palette(sample)))
+        except UnknownColoursError as error:
+            unknown = dict(sorted(error.counts.items(), key=lambda item: -item[1])[:_MOST_COLOURS])
         except DataError as error:
             problems.append(_problem("unreadable", sample.mask, error))
         if image is not None and values is not None:
@@ -84,6 +91,7 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
         pixels=pixels,
         labelled=0 if values is None else values.shape[-1] * values.shape[-2] - pixels.get(VOID, 0),
         colours={value: colours[value] for value in counts if value in colours},
+        unknown_colours=unknown,
         wide=values is not None and values.dtype.itemsize > 1,
         notices=() if image is None else image.notices,
         digest=b"" if image is None else _digest(image.pixels),

@@ -5,7 +5,7 @@ Pillow is imported when first used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _COLOURED = ("RGB", "RGBA", "RGBX")
 _LARGEST = 65535
+
+
+class UnknownColoursError(DataError):
+    """Colours in a mask that the palette does not have.
+
+    Attributes:
+        counts: Number of pixels of each of these colours.
+    """
+
+    def __init__(self, message: str, counts: Mapping[Colour, int]) -> None:
+        super().__init__(message)
+        self.counts = counts
 
 
 def read_mask(
@@ -140,27 +152,43 @@ def _from_colours(
     if not palette:
         if (colours == colours[:, :, :1]).all():
             return np.ascontiguousarray(colours[:, :, 0])
-        raise DataError(
+        message = (
             f"{name}: has colours, and the data set states no palette. Add palette = [[red, green, blue], ...] to "
             "dataset.toml, one colour per class."
         )
+        raise UnknownColoursError(message, _counted(_codes(colours)))
     if len({*palette}) < len(palette):
         raise DataError(f"{name}: has colours, and the palette has one of them twice. Give each class its own colour.")
-    wide = colours.astype(np.uint32)
-    codes = (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
+    codes = _codes(colours)
     known = np.array([red << 16 | green << 8 | blue for red, green, blue in palette], dtype=np.uint32)
     order = np.argsort(known, kind="stable")
     places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
     found = order[places]
     missing = known[found] != codes
     if missing.any():
-        code, counts = np.unique(codes[missing], return_counts=True)
-        most = int(code[counts.argmax()])
-        raise DataError(
-            f"{name}: {int(missing.sum())} pixels have colours that are not in the palette, most often "
-            f"[{most >> 16}, {most >> 8 & 255}, {most & 255}]. Add the colour to palette, or save the mask without "
-            "smoothing or compression."
+        counts = _counted(codes[missing])
+        most = max(counts, key=lambda colour: counts[colour])
+        message = (
+            f"{name}: {int(missing.sum())} pixels have colours that are not in the palette, most often {list(most)}. "
+            "Add the colour to palette, or save the mask without smoothing or compression."
         )
+        raise UnknownColoursError(message, counts)
     values: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
     values = found.astype(np.uint8) if len(palette) <= 256 else found.astype(np.uint16)
     return values
+
+
+def _codes(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Return one number for each colour (H, W, 3)."""
+    wide = colours.astype(np.uint32)
+    codes: npt.NDArray[np.uint32] = (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
+    return codes
+
+
+def _counted(codes: npt.NDArray[np.uint32]) -> dict[Colour, int]:
+    """Return the number of pixels of each colour."""
+    found, counts = np.unique(codes, return_counts=True)
+    return {
+        (int(code) >> 16, int(code) >> 8 & 255, int(code) & 255): int(count)
+        for code, count in zip(found, counts, strict=True)
+    }

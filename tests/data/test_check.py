@@ -85,6 +85,14 @@ def palettes_that_differ(folder: Path) -> None:
         as_palette_image(np.asarray(Image.open(path)), (0, 1, 2) if number < 3 else (2, 1, 0)).save(path)
 
 
+def other_colours(folder: Path) -> None:
+    (folder / "dataset.toml").write_text('classes = ["sky", "road"]\npalette = [[0, 0, 0], [200, 40, 40]]')
+    for path in folder.glob("train/masks/*.png"):
+        as_palette_image(np.asarray(Image.open(path)), (0, 1, 2)).convert("RGB").save(path)
+    for path in folder.glob("val/masks/*.png"):
+        Image.fromarray(np.minimum(np.asarray(Image.open(path)), 1)).save(path)
+
+
 def smoothed(folder: Path) -> None:
     path = folder / "train/masks/002.png"
     noise = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
@@ -160,8 +168,19 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     "smoothed": (smoothed, "train/masks/002.png: values 3, 4, 5", "They look like colours or a photograph"),
     "colours without palette": (
         lambda folder: as_palette_image(mask_of(1), (0, 1, 2)).convert("RGB").save(folder / "train/masks/001.png"),
-        "train/masks/001.png: has colours, and the data set states no palette",
-        "Add palette =",
+        "train/masks/001.png: has colours, and the data set states no palette; together the masks have 3: [",
+        "Write palette = [[red, green, blue], ...] to",
+    ),
+    "colours that are not in the palette": (
+        other_colours,
+        "000.png (and 3 more files: 001.png, 002.png, 003.png): has colours that are not in the palette; together the "
+        "masks have 1: [40, 90, 220]",
+        "Add them to palette in",
+    ),
+    "photographs as masks": (
+        lambda folder: Image.fromarray(image_of(1)).save(folder / "train/masks/001.png"),
+        "train/masks/001.png: has colours, and",
+        "So many colours come from smoothing or compression",
     ),
     "missing mask": (
         lambda folder: (folder / "train/masks/003.png").unlink(),
