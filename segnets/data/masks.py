@@ -181,7 +181,9 @@ def _from_colours(
 def _codes(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     """Return one number for each colour (H, W, 3)."""
     wide = colours.astype(np.uint32)
-    codes: npt.NDArray[np.uint32] = (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
+    codes: npt.NDArray[np.uint32] = (wide * np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)).sum(
+        axis=2, dtype=np.uint32
+    )
     return codes
 
 
