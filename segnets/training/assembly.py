@@ -69,6 +69,11 @@ class Assembly:
     ) -> None:
         if not data.classes:
             raise DataError(f"{data.path}: names no classes. Write a dataset.toml, or give --classes.")
+        if data.planes and config.decoding != "multilabel":
+            raise TrainingError(
+                f"{data.path}: its masks have a plane per class, which needs another decoding than {config.decoding}. "
+                "Pass --set decoding=multilabel."
+            )
         if model is None:
             _check_name(config.model)
         self._config = config
@@ -108,9 +113,9 @@ class Assembly:
         if self._model is not None:
             model = self._model
         elif state is not None:
-            model = rebuild_network(config, state["network"], data.classes, palette=data.palette)
+            model = rebuild_network(config, state["network"], data.classes, palette=data.colours)
         else:
-            model = build_network(config, data.classes, palette=data.palette, channels=data.channels, tell=self._tell)
+            model = build_network(config, data.classes, palette=data.colours, channels=data.channels, tell=self._tell)
         model = self._synchronised(model.to(device))
         preprocessing = card_of(model).preprocessing
         self._in_memory = self.samples.keep_in_memory()

@@ -14,7 +14,8 @@ from segnets.cli import main
 from segnets.data import open_data
 from segnets.data.augment import training_augmentation
 from segnets.data.check import check_data
-from segnets.errors import DataError
+from segnets.errors import DataError, TrainingError
+from segnets.training import Trainer, TrainingConfig
 from tests.data.common import image_of, mask_of, write_pair
 from tests.data.test_augment import Config
 
@@ -99,3 +100,9 @@ def test_other_planes_are_errors(planes: Any, message: str, tmp_path: Path) -> N
 def test_descriptions_that_contradict_themselves(description: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         open_data(write(tmp_path, description=description))
+
+
+def test_training_needs_the_decoding_for_planes(tmp_path: Path) -> None:
+    data = open_data(write(tmp_path))
+    with pytest.raises(TrainingError, match=r"a plane per class, .*Pass --set decoding=multilabel"):
+        Trainer(TrainingConfig(data=str(tmp_path), model="lraspp_mobilenet_v3_small", out="run"), data)
