@@ -260,6 +260,9 @@ def evaluate(
         )
     counts: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
     todo = data.samples(split) if samples is None else samples
+    without_mask = next((sample for sample in todo if sample.mask is None), None)
+    if without_mask is not None:
+        data.read_values(without_mask)  # raises, before minutes of work
     remark = "" if own_names else f" The data set names no classes; these are of {network.name}."
     images: list[ImageScore] = []
     worst, best = _Kept(examples, _rank), _Kept(examples, _rank_from_top)

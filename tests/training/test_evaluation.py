@@ -244,6 +244,16 @@ def test_ids_that_the_model_does_not_have_are_named(data: DataSet) -> None:
         evaluate(Fixed(2, segnets.Decoding(), ("sky", "road")).eval(), replace(data, classes=()))
 
 
+def test_a_missing_mask_is_named_before_anything_is_computed(model: segnets.SegmentationModel, data: DataSet) -> None:
+    *samples, last = data.samples("val")
+    done: list[int] = []
+    with pytest.raises(DataError, match=r"300\.png: has no mask"):
+        evaluate(
+            model, data, samples=[*samples, replace(last, mask=None)], progress=lambda *counts: done.append(counts[0])
+        )
+    assert done == []
+
+
 def test_images_of_other_channels_are_refused(model: segnets.SegmentationModel, data: DataSet) -> None:
     with pytest.raises(DataError, match="has images of 4 channels, and SegmentationModel takes 3"):
         evaluate(model, replace(data, channels=4))
