@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from segnets.card import ModelCard
 from segnets.deploy import export
 from segnets.deploy.formats._inductor import CAN_COMPILE
+from segnets.deploy.formats.onnx.network import network_of
 from segnets.deploy.passes import pipeline
 from segnets.deploy.passes.context import Context
 from segnets.model import SegmentationModel
@@ -168,6 +170,26 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not path.exists():
             assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
     return path
+
+
+_translated: dict[bytes, bytes] = {}
+
+
+@pytest.fixture(scope="module")
+def tiny_translated_once() -> Iterator[None]:
+    """Translate `tiny` of the same weights to ONNX once, which takes seconds, for tests of what happens next."""
+
+    def cached(network: nn.Module, *arguments: object, **options: object) -> bytes:
+        key = hashlib.sha256(repr((arguments, options)).encode())
+        for name, tensor in network.state_dict().items():
+            key.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        if key.digest() not in _translated:
+            _translated[key.digest()] = network_of(network, *arguments, **options)  # type: ignore[arg-type]
+        return _translated[key.digest()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segnets.deploy.formats.onnx._format.network_of", cached)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,3 +1,3 @@
-from tests.deploy.common import one_thread, small
+from tests.deploy.common import one_thread, small, tiny_translated_once
 
-__all__ = ["one_thread", "small"]
+__all__ = ["one_thread", "small", "tiny_translated_once"]

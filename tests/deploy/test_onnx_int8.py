@@ -31,6 +31,8 @@ from segnets.segmenter import segment
 from tests.deploy.common import SMALL, calm_model, random_image, tiny
 from tests.typed import part
 
+pytestmark = pytest.mark.usefixtures("tiny_translated_once")
+
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,8 +46,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def in_8_bits(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
+@pytest.fixture(scope="module")
+def in_8_bits(tiny_translated_once: None, tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "int8.onnx"
     report = export(tiny(), path, format="onnx", dtype="int8", calibration=photographs, preprocessing=SMALL)
     assert report.verification.passed

@@ -32,9 +32,11 @@ PREPROCESSINGS = (
 EVERYDAY: list[dict[str, Any]] = [{"opset": 18, "classes": 300}, {"opset": 23, "dtype": "int8"}]
 ALONE: list[dict[str, Any]] = [{"opset": 18}, {"opset": 23}, {"classes": 300}, {"dtype": "int8"}]
 
+pytestmark = pytest.mark.usefixtures("tiny_translated_once")
+
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(tiny_translated_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export the tiny model with the first preprocessing, for tests that only read or copy the file."""
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
     export(tiny(), path, format="onnx", preprocessing=PREPROCESSINGS[0], classes=["a", "b", "c", "d", "e"])
