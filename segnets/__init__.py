@@ -120,7 +120,14 @@ _MODULES = {
     ),
 }
 _LAZY = {name: f"segnets.{module}" for module, names in _MODULES.items() for name in names}
-_SUBMODULES = {module.split(".")[0] for module in _MODULES} | {"builders", "heads", "layers", "options"}
+_SUBMODULES = {module.split(".")[0] for module in _MODULES} | {
+    "builders",
+    "data",
+    "heads",
+    "layers",
+    "options",
+    "training",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(report.to_json(), indent=2))
     else:
         for line in report.lines():
-            print(escape_controls(line))
+            print(escape_controls(line.replace("\n", "\\n")))  # names of files may have line feeds
         if options.out is not None:
             print(escape_controls(f"samples with their masks: {options.out}"))
     return 0 if report.ok else 1

@@ -183,7 +183,8 @@ def _by_name(folder: Path, problems: list[Problem]) -> dict[str, Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     for path in _entries(folder):
         if path.is_dir():
-            yield from _walk(path)
+            if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # a loop
+                yield from _walk(path)
         elif path.suffix.lower() in SUFFIXES:
             yield path
 

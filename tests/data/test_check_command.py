@@ -41,6 +41,13 @@ def test_errors_give_status_1_and_are_in_the_json(tmp_path: Path, capsys: pytest
     assert report["splits"]["val"]["ignored"] > 0
 
 
+def test_a_line_feed_in_a_name_breaks_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path)
+    (folder / "train/masks/000.png").rename(folder / "train/masks/a\nb.png")
+    assert main(["check-data", str(folder)]) == 1
+    assert r"masks/a\nb.png: has no image" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("classes", [[], ["--classes", "sky,road,car"]])
 def test_a_picture_of_a_bad_data_set(tmp_path: Path, classes: list[str]) -> None:
     folder = write_folder(tmp_path / "data", description="")

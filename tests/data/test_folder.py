@@ -38,6 +38,12 @@ def test_names_of_splits_and_subfolders(tmp_path: Path) -> None:
     assert not data.problems
 
 
+def test_a_loop_of_links_is_left_out(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "train/images/loop").symlink_to(tmp_path / "train")
+    assert len(open_data(tmp_path).samples("train")) == 4
+
+
 def test_a_folder_without_splits(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", image_of(1), mask_of(1))
     assert [sample.name for sample in open_data(tmp_path, classes=CLASSES).samples("all")] == ["a"]
