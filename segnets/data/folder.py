@@ -152,6 +152,12 @@ def _paired(folder: Path, problems: list[Problem], *, may_lack_masks: bool) -> t
     images = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
     samples = tuple(Sample(name, images[name], masks.get(name)) for name in sorted(images))
+    if images and masks and not images.keys() & masks.keys():
+        image, mask = images[min(images)], masks[min(masks)]
+        what = f"no mask has the name of an image: the first are {mask.name} and {image.name}"
+        fix = f"Name each mask like its image: {image.stem}{mask.suffix}."
+        problems.append(Problem("missing mask", folder, what, fix))
+        return samples
     if masks or not may_lack_masks:
         lonely = [sample.image for sample in samples if sample.mask is None]
         for path in lonely:

@@ -93,6 +93,11 @@ def other_colours(folder: Path) -> None:
         Image.fromarray(np.minimum(np.asarray(Image.open(path)), 1)).save(path)
 
 
+def other_names(folder: Path) -> None:
+    for path in (folder / "train/masks").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_L"))
+
+
 def smoothed(folder: Path) -> None:
     path = folder / "train/masks/002.png"
     noise = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
@@ -191,6 +196,11 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
         lambda folder: shutil.rmtree(folder / "train/masks"),
         "train/images/000.png (and 3 more files: 001.png, 002.png, 003.png): has no mask of the same name in",
         "Add the mask, or remove the image",
+    ),
+    "other names": (
+        other_names,
+        "train: no mask has the name of an image: the first are 000_L.png and 000.png",
+        "Name each mask like its image: 000.png.",
     ),
     "missing image": (
         lambda folder: (folder / "val/images/100.png").unlink(),
