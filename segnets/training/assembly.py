@@ -18,9 +18,10 @@ from segnets.errors import DataError, TrainingError
 from segnets.layers.norm import is_batch_norm
 from segnets.registry import find_builder
 from segnets.training.batches import Normaliser, load_batches
+from segnets.training.class_weights import class_frequencies, class_weights_of
 from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks
-from segnets.training.losses import Objective, class_frequencies, class_weights_of, loss_of
+from segnets.training.losses import Objective, loss_of
 from segnets.training.optim import build_optimizer
 from segnets.training.schedules import schedule_of
 from segnets.training.starting import build_network, describe_network, rebuild_network

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import tomllib
@@ -16,6 +15,7 @@ from typing import Any
 from segnets.card import DECODING_RULES
 from segnets.errors import TrainingError
 from segnets.preprocessing import parse_resize
+from segnets.training.option_values import convert_value, describe_type, parse_value, toml_value
 from segnets.training.recipes import RECIPES, recipe_for, recipe_values
 
 _MOST_INTEGER = 2**32 - 1
@@ -222,7 +222,7 @@ class TrainingConfig:
         for each in fields(self):
             if each.metadata["section"]:
                 lines += ["", f"# {each.metadata['section']}"]
-            assignment = f"{each.name} = {_toml(getattr(self, each.name))}"
+            assignment = f"{each.name} = {toml_value(getattr(self, each.name))}"
             lines.append(f"{assignment}  # {each.metadata['about']}")
         return "\n".join(lines) + "\n"
 
@@ -292,7 +292,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise TrainingError(f"{assignment!r}: expected key=value, for example lr=0.01")
         _check_name(name)
-        values[name] = _parsed(name, text.strip())
+        values[name] = parse_value(_types()[name], text.strip())
     return values
 
 
@@ -334,26 +334,12 @@ def _check_name(name: str, where: str = "") -> None:
         )
 
 
-def _parsed(name: str, text: str) -> Any:
-    """Return the value that a text stands for, according to the option's type."""
-    kind = _types()[name]
-    if kind is str and text[:1] not in ("'", '"'):
-        return text
-    several = typing.get_origin(kind) is tuple
-    for candidate in (f"[{text}]", text) if several and not text.startswith("[") else (text, f"[{text}]"):
-        try:
-            return tomllib.loads(f"value = {candidate}")["value"]
-        except (ValueError, RecursionError, KeyError):
-            continue
-    return [part.strip() for part in text.split(",")] if several else text
-
-
 def _checked(option: Field[Any], value: object) -> Any:
     """Return the value of an option with its exact type."""
     name, kind = option.name, _types()[option.name]
-    converted = _converted(kind, value)
+    converted = convert_value(kind, value)
     if converted is None:
-        raise TrainingError(f"{name}={value!r}: expected {_words(kind)}. {option.metadata['about']}")
+        raise TrainingError(f"{name}={value!r}: expected {describe_type(kind)}. {option.metadata['about']}")
     choices = option.metadata["choices"]
     if choices and converted not in choices:
         near = difflib.get_close_matches(str(converted), choices, n=1)
@@ -371,49 +357,3 @@ def _checked(option: Field[Any], value: object) -> Any:
             allowed = f"up to {most}" if number > most > 1000 else allowed
             raise TrainingError(f"{name}={value!r}: expected {'numbers' if len(numbers) > 1 else 'a number'} {allowed}")
     return converted
-
-
-def _converted(kind: Any, value: Any) -> Any:
-    """Return the value in the type of an option, or None if it has another."""
-    if kind is bool:
-        return value if isinstance(value, bool) else None
-    if kind is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-    if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if number else None
-    if kind is str:
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
-        return value if isinstance(value, str) and "\0" not in value else None
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is not tuple:  # a union: text or numbers
-        return next((each for part in arguments if (each := _converted(part, value)) is not None), None)
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return None
-    parts = [_converted(arguments[0], each) for each in value]
-    fits = None not in parts and (Ellipsis in arguments or len(parts) == len(arguments))
-    return tuple(parts) if fits else None
-
-
-def _words(kind: Any) -> str:
-    """Return a phrase for the type of an option."""
-    return {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        tuple[float, float]: "two numbers",
-        tuple[str, ...]: "a list of texts",
-        tuple[int, ...]: "a list of whole numbers",
-    }.get(kind, "a text or a list of numbers")
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)

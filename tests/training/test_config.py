@@ -100,6 +100,8 @@ def test_paths_become_texts() -> None:
         ("epochs=true", "epochs=True: expected a whole number"),
         ("epochs=99999999999", "epochs=99999999999: expected a number up to 4294967295"),
         ("lr=" + "9" * 5000, "lr='9.*': expected a number"),
+        ("lr=" + "9" * 400, "lr=9.*: expected a number"),
+        ("data=\udcff", "data=.*: expected a text"),
         ("scale=" + "[" * 100_000, "scale=.*: expected two numbers"),
         ("flip=2", "flip=2: expected a number from 0 to 1"),
         ("channels_last=1", "channels_last=1: expected true or false"),

@@ -13,12 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segnets.errors import TrainingError
+from segnets.training.class_weights import ClassFrequencies, class_frequencies, class_weights_of
 from segnets.training.config import LOSSES, TrainingConfig
 from segnets.training.losses import (
-    ClassFrequencies,
     Objective,
-    class_frequencies,
-    class_weights_of,
     cross_entropy,
     dice,
     distillation,
