@@ -19,6 +19,7 @@ from segnets.training.option_values import convert_value, describe_type, parse_v
 from segnets.training.recipes import RECIPES, recipe_for, recipe_values
 
 _MOST_INTEGER = 2**32 - 1
+_LONGEST_SHOWN = 100  # characters of a value in a message
 LOSSES = ("cross_entropy", "ohem", "dice", "lovasz")
 CLASS_WEIGHTS = ("none", "enet", "median")
 
@@ -338,14 +339,14 @@ def _checked(option: Field[Any], value: object) -> Any:
     """Return the value of an option with its exact type."""
     name, kind = option.name, _types()[option.name]
     converted = convert_value(kind, value)
+    shown = repr(value) if len(repr(value)) <= _LONGEST_SHOWN else f"{repr(value)[:_LONGEST_SHOWN]}..."
     if converted is None:
-        raise TrainingError(f"{name}={value!r}: expected {describe_type(kind)}. {option.metadata['about']}")
+        raise TrainingError(f"{name}={shown}: expected {describe_type(kind)}. {option.metadata['about']}")
     choices = option.metadata["choices"]
     if choices and converted not in choices:
         near = difflib.get_close_matches(str(converted), choices, n=1)
         raise TrainingError(
-            f"{name}={converted!r}: expected one of {', '.join(choices)}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            f"{name}={shown}: expected one of {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     least, most = option.metadata["least"], option.metadata["most"]
     if most == math.inf and kind is int:
@@ -355,5 +356,5 @@ def _checked(option: Field[Any], value: object) -> Any:
         if isinstance(number, int | float) and not least <= number <= most:
             allowed = f"from {least:g}" if most > 1000 else f"from {least:g} to {most:g}"
             allowed = f"up to {most}" if number > most > 1000 else allowed
-            raise TrainingError(f"{name}={value!r}: expected {'numbers' if len(numbers) > 1 else 'a number'} {allowed}")
+            raise TrainingError(f"{name}={shown}: expected {'numbers' if len(numbers) > 1 else 'a number'} {allowed}")
     return converted
