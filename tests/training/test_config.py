@@ -99,7 +99,7 @@ def test_paths_become_texts() -> None:
         ("epochs=1.5", "epochs=1.5: expected a whole number"),
         ("epochs=true", "epochs=True: expected a whole number"),
         ("epochs=99999999999", "epochs=99999999999: expected a number up to 4294967295"),
-        ("lr=" + "9" * 5000, "lr='9.*': expected a number"),
+        ("lr=" + "9" * 5000, r"lr='9+\.\.\.: expected a number"),
         ("lr=" + "9" * 400, "lr=9.*: expected a number"),
         ("data=\udcff", "data=.*: expected a text"),
         ("scale=" + "[" * 100_000, "scale=.*: expected two numbers"),
