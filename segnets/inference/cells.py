@@ -22,7 +22,7 @@ _Ids = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Neighbouring outputs of an axis that mix the same inputs.
+    """Neighbouring outputs of an axis whose inputs begin at the same one.
 
     Attributes:
         starts: First output of each of n runs, and the number of outputs, (n + 1,).
@@ -36,11 +36,9 @@ class Runs:
 
     @classmethod
     def of(cls, taps: Taps) -> Runs:
-        """Return the runs of an axis."""
-        first, last = taps.first, taps.last
-        changes = np.flatnonzero((np.diff(first) != 0) | (np.diff(last) != 0)) + 1
-        starts = np.concatenate(([0], changes))
-        return cls(np.append(starts, len(first)), first[starts], last[starts])
+        """Return the runs of an axis. Of a run's outputs, some may mix fewer inputs than the others."""
+        starts = np.concatenate(([0], np.flatnonzero(np.diff(taps.first)) + 1, [len(taps.first)]))
+        return cls(starts, taps.first[starts[:-1]], taps.last[starts[1:] - 1])
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -24,6 +24,8 @@ Band: TypeAlias = npt.NDArray[np.float32]
 
 # Numbers per band: 2 MiB of float32, which stay in the caches of usual CPUs.
 BAND = 1 << 19
+# Threads that make many short calls wait for the interpreter's lock longer than they compute.
+_SHARED = 1 << 24
 
 
 class ResizedLogits:
@@ -86,7 +88,7 @@ class ResizedLogits:
     def ids(self) -> Mask | None:
         """Return the first id of the largest logit at each pixel, (H, W), or None if there is no fast way to it."""
         _, h, w = self._logits.shape
-        if 3 * h * w > self.height * self.width or not math.isfinite(float(self._logits.sum())):
+        if 3 * h * w > self.height * self.width or not math.isfinite(float(self._logits.float().numpy().sum())):
             return None
         rows, columns = self._row_runs, Runs.of(self._columns)
         of_logits = argmax(self._logits.float().numpy()).astype(dtype_of_ids(self.channels))
@@ -114,7 +116,12 @@ class ResizedLogits:
                     band = _mix(wide[:, first : last + 1].take(left, axis=2), self._rows.weights[:, top:bottom])
                     result[top:bottom, columns_left[left]] = argmax(band)
 
-        share(decode, range(0, len(mixed), count))
+        starts = range(0, len(mixed), count)
+        if self.channels * self.height * self.width < _SHARED:
+            for start in starts:
+                decode(start)
+        else:
+            share(decode, starts)
         return result
 
     def _widened(self, first: int, last: int) -> Band:
