@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -181,7 +181,7 @@ class Assembly:
             raise TrainingError(f"teacher {path}: was trained with other mean, std or channel order than this network")
         return teacher.to(self._ranks.device).requires_grad_(False).eval()
 
-    def batches(self) -> Iterator[Example]:
+    def batches(self) -> Generator[Example]:
         """Yield the batches from the present step on, without end.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TypeAlias
 
 import torch
@@ -17,10 +17,10 @@ from segnets.training.stopping import ignore_stops
 _Fetched: TypeAlias = Example | SegnetsError
 
 
-def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinned: bool = False) -> Iterator[Example]:
+def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinned: bool = False) -> Generator[Example]:
     """Yield batches, prepared in worker processes or in this one.
 
-    The caller's random numbers are left alone.
+    The caller's random numbers are left alone. Close the generator to end the worker processes.
 
     Args:
         train_set: Augmented samples.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -205,7 +206,11 @@ class Trainer:
             logger.write(row)
 
     def _train(self, stop: StopRequest) -> None:
-        batches = self._parts.batches()
+        # Closed at once: processes that load data ignore SIGTERM, and the end of Python would wait for them.
+        with contextlib.closing(self._parts.batches()) as batches:
+            self._make_steps(batches, stop)
+
+    def _make_steps(self, batches: Iterator[Example], stop: StopRequest) -> None:
         while True:
             steps = self._parts.step.steps
             if stop:

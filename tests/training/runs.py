@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(folder: Path, out: Path, **options: Any) -> TrainingConfig:
     """Return a configuration of two epochs of three steps, with a row of the log for each step."""
     defaults: dict[str, Any] = {
-        "model": "lraspp_toy",
+        "model": "fcn_toy",  # has dropout
         "recipe": "light",
         "crop": 24,
         "epochs": 2,

@@ -172,7 +172,7 @@ def test_resuming_nothing_starts_and_says_so(folder: Path, tmp_path: Path) -> No
     ("options", "message"),
     [
         ({"lr": 0.5}, "was made with lr=0.001, and now it is 0.5"),
-        ({"model": "fcn_toy"}, "was made with model='lraspp_toy', and now it is 'fcn_toy'"),
+        ({"model": "lraspp_toy"}, "was made with model='fcn_toy', and now it is 'lraspp_toy'"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(
