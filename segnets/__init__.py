@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from segnets.card import Decoding, ModelCard, ModelConfig
     from segnets.deploy import ExportReport, VerifyReport, export, join_onnx, load_exported, verify
     from segnets.errors import (
+        DataError,
         ExportError,
         FrameRingError,
         ImageError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         PeerGoneError,
         PredictError,
         SegnetsError,
+        TrainingError,
         WeightsError,
     )
     from segnets.frame_ring import FrameRing
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cost",
+    "DataError",
     "Decoding",
     "ExportError",
     "ExportReport",
@@ -62,6 +65,7 @@ __all__ = [
     "Preprocessing",
     "SegmentationModel",
     "SegnetsError",
+    "TrainingError",
     "VerifyReport",
     "WeightsError",
     "cost",
@@ -93,6 +97,7 @@ _MODULES = {
     "card": ("Decoding", "ModelCard", "ModelConfig"),
     "deploy": ("ExportReport", "VerifyReport", "export", "join_onnx", "load_exported", "verify"),
     "errors": (
+        "DataError",
         "ExportError",
         "FrameRingError",
         "ImageError",
@@ -100,6 +105,7 @@ _MODULES = {
         "PeerGoneError",
         "PredictError",
         "SegnetsError",
+        "TrainingError",
         "WeightsError",
     ),
     "frame_ring": ("FrameRing",),
