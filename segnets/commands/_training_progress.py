@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segnets.console import escape_controls
 
 if TYPE_CHECKING:
-    from segnets.training.loop import StepReport
+    from segnets.training.progress import StepReport
 
 _LOG_SECONDS = 30
 _SMOOTHING = 0.05  # weight of a new loss in the shown average

@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,76 +24,18 @@ from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks, joined
 from segnets.training.loggers import Logger, loggers_of
 from segnets.training.losses import Objective
+from segnets.training.progress import Progress, StepReport, TrainingResult
 from segnets.training.records import CsvLog, Pace
 from segnets.training.run_folder import RunFolder, check_same_training, fingerprint
 from segnets.training.step import StepResult
 from segnets.training.stopping import StopRequest, stop_requests
 from segnets.training.validation import save_network, scores_of, validate
 
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Result of a training.
-
-    Attributes:
-        out: Folder with the files.
-        steps: Number of steps.
-        epochs: Number of epochs.
-        scores: Scores of the last validation: "mean_iou", "pixel_accuracy" and others; empty without a validation.
-        best: Best mean IoU of all validations, or None.
-    """
-
-    out: Path
-    steps: int
-    epochs: int
-    scores: Mapping[str, JSON] = field(default_factory=dict)
-    best: float | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.out}: {self.epochs} epochs, {self.steps:,} steps"
-        if self.best is None:
-            return text
-        return f"{text}; mean IoU {self.scores['mean_iou']:.4f} at the end, {self.best:.4f} at best"
+_STEPS_BETWEEN_QUESTIONS = 10
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """A step that is done, for a display of the progress.
-
-    Attributes:
-        step: Number of the step, from 1.
-        steps: Number of all steps.
-        epoch: Number of the epoch, from 1.
-        epochs: Number of all epochs.
-        loss: Loss of the step.
-        images: Images per step, of all processes.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float
-    images: int
-
-
-@dataclass
-class _Progress:
-    """What changes during a training, apart from the weights.
-
-    Attributes:
-        loss: Sum of the losses since the last row of the log.
-        losses: Their number.
-        validated: Step at which the network was last validated and saved.
-        best: Best mean IoU so far, or None.
-        scores: Scores of the last validation.
-    """
-
-    loss: float = 0.0
-    losses: int = 0
-    validated: int = 0
-    best: float | None = None
-    scores: dict[str, JSON] = field(default_factory=dict)
+class _Stopped(Exception):  # noqa: N818  # no error
+    """A request to stop during a validation, which is repeated when the training goes on."""
 
 
 class Trainer:
@@ -141,7 +83,7 @@ class Trainer:
         self.validates = bool(data.splits.get(config.val_split))
         self._on_step = on_step
         self._loggers = list(loggers)
-        self._progress = _Progress()
+        self._progress = Progress()
         self._saved = 0
         self._pace = Pace()
         self._pending: deque[tuple[int, StepResult, Tensor]] = deque()
@@ -165,7 +107,7 @@ class Trainer:
             check_same_training(state, self.config, self.data, self.ranks.world, self.folder.checkpoint)
             if state["training"]["steps"] == self.total:
                 self.tell(f"{self.folder.path}: this training is finished")
-                self._progress = _Progress(**state["progress"])
+                self._progress = Progress(**state["progress"])
                 return self._result()
         elif resume:
             self.tell(f"{self.folder.path}: holds no checkpoint; the training starts from the beginning")
@@ -213,25 +155,42 @@ class Trainer:
     def _make_steps(self, batches: Iterator[Example], stop: StopRequest) -> None:
         while True:
             steps = self._parts.step.steps
-            if stop:
+            if self._must_stop(stop, steps):
                 self._stop()
             if steps % self._parts.steps_per_epoch == 0 and steps > self._progress.validated:
-                self._validate()
+                try:
+                    self._validate(stop)
+                except _Stopped:
+                    self._stop()
             if self._is_due(steps):
                 self._checkpoint()
             if steps == self.total:
                 return
             started = time.perf_counter()
-            example = self._next(batches)
+            with self._saving():
+                example = next(batches)
             self._pace.waiting += time.perf_counter() - started
             result = self._parts.make_step(example)
             self._pace.seconds += time.perf_counter() - started
             self._note(result, self._parts.indices_of(example))
 
-    def _next(self, batches: Iterator[Example]) -> Example:
+    def _must_stop(self, stop: StopRequest, steps: int) -> bool:
+        """Return whether some process was asked to stop. On GPUs, asking the others at every step would cost time."""
+        if self.ranks.world > 1 and self.ranks.device.type == "cuda" and steps % _STEPS_BETWEEN_QUESTIONS:
+            return False
+        return self.ranks.any(bool(stop))
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Write a checkpoint before a sample that can't be read ends the training.
+
+        With several processes, the last checkpoint has to do, because the others don't come here.
+        """
         try:
-            return next(batches)
+            yield
         except DataError as error:
+            if self.ranks.world > 1:
+                raise
             self._checkpoint()
             raise DataError(
                 f"{error} The training was saved after step {self._parts.step.steps}; --resume goes on from there."
@@ -315,7 +274,7 @@ class Trainer:
             )
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self._progress = _Progress(**state["progress"])
+        self._progress = Progress(**state["progress"])
         self._saved = self._parts.step.steps
         random = state["random"][self.ranks.rank]
         torch.set_rng_state(random["cpu"])
@@ -334,18 +293,28 @@ class Trainer:
             f"stopped after step {steps} of {self.total} and saved {self.folder.checkpoint}; --resume goes on"
         )
 
+    def _interrupt(self, stop: StopRequest) -> None:
+        """End a validation. With several processes, all of them finish it first.
+
+        Raises:
+            _Stopped: If the process was asked to stop.
+        """
+        if stop and self.ranks.world == 1:
+            raise _Stopped
+
     def _averaged(self) -> nn.Module:
         """Return the network to validate and to save: the moving average of the weights if there is one."""
         return self._parts.step.averaged_model
 
-    def _validate(self) -> None:
+    def _validate(self, stop: StopRequest) -> None:
         """Compute the scores of the network, and save it. All processes call this."""
         self._settle_all()
         steps, model, progress = self._parts.step.steps, self._averaged(), self._progress
         epochs = steps / self._parts.steps_per_epoch
         evaluation = None
         if self.validates and (epochs % self.config.validate_every == 0 or steps == self.total):
-            evaluation = validate(model, self.data, self.config, self.ranks)
+            with self._saving():
+                evaluation = validate(model, self.data, self.config, self.ranks, lambda *_: self._interrupt(stop))
             progress.scores = scores_of(evaluation)
         progress.validated = steps
         if self.ranks.first:

@@ -23,8 +23,8 @@ from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
 from segnets.preprocessing import parse_resize
 from segnets.training import TrainingConfig, train
 from segnets.training.checkpoints import read_checkpoint
-from segnets.training.loop import StepReport
 from segnets.training.losses import Objective, plain
+from segnets.training.progress import StepReport
 from tests.data.common import write_folder
 from tests.tiers import full_but
 from tests.training.runs import check_same_runs, config_of, folder, rows_of, run_training, toys, trainer_of
@@ -235,6 +235,29 @@ def test_an_unreadable_image_in_the_middle_saves(tmp_path: Path) -> None:
 def _positions(trainer: Any, count: int) -> list[list[tuple[int, int]]]:
     batches = iter(trainer._parts._order(0))
     return [next(batches) for _ in range(count)]
+
+
+def test_a_signal_during_a_validation_saves(
+    whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation is repeated when the training goes on."""
+    from segnets.inference import Predictor
+
+    predict, calls = Predictor.predict, []
+
+    def signalled(self: Predictor, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "predict", signalled)
+    config = config_of(folder, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 6"):
+        run_training(config)
+    assert len(calls) == 1
+    run_training(config, resume=True)
+    check_same_runs(whole, tmp_path / "run")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from segnets.cli import main
 from segnets.commands._training_progress import TrainingProgress
 from segnets.training.checkpoints import read_checkpoint
-from segnets.training.loop import StepReport
+from segnets.training.progress import StepReport
 from tests.data.common import write_folder
 from tests.training.runs import folder, rows_of, toys
 

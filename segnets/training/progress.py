@@ -1,0 +1,74 @@
+"""How far a training has come, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segnets.card import JSON
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Result of a training.
+
+    Attributes:
+        out: Folder with the files.
+        steps: Number of steps.
+        epochs: Number of epochs.
+        scores: Scores of the last validation: "mean_iou", "pixel_accuracy" and others; empty without a validation.
+        best: Best mean IoU of all validations, or None.
+    """
+
+    out: Path
+    steps: int
+    epochs: int
+    scores: Mapping[str, JSON] = field(default_factory=dict)
+    best: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.out}: {self.epochs} epochs, {self.steps:,} steps"
+        if self.best is None:
+            return text
+        return f"{text}; mean IoU {self.scores['mean_iou']:.4f} at the end, {self.best:.4f} at best"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step that is done, for a display of the progress.
+
+    Attributes:
+        step: Number of the step, from 1.
+        steps: Number of all steps.
+        epoch: Number of the epoch, from 1.
+        epochs: Number of all epochs.
+        loss: Loss of the step.
+        images: Images per step, of all processes.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    images: int
+
+
+@dataclass
+class Progress:
+    """What changes during a training, apart from the weights.
+
+    Attributes:
+        loss: Sum of the losses since the last row of the log.
+        losses: Their number.
+        validated: Step at which the network was last validated and saved.
+        best: Best mean IoU so far, or None.
+        scores: Scores of the last validation.
+    """
+
+    loss: float = 0.0
+    losses: int = 0
+    validated: int = 0
+    best: float | None = None
+    scores: dict[str, JSON] = field(default_factory=dict)
