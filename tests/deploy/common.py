@@ -74,7 +74,7 @@ def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
-def small_export(folder: Path) -> Path:
+def small_export(path: Path) -> None:
     """Export an LR-ASPP of five classes with names and colours."""
     model = random_model(num_classes=5)
     model.card = ModelCard(
@@ -83,9 +83,7 @@ def small_export(folder: Path) -> Path:
         preprocessing=SMALL,
         provenance={"licence": "BSD-3-Clause"},
     )
-    path = folder / "small.ts"
     export(model, path, target="portable")
-    return path
 
 
 def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
@@ -161,15 +159,22 @@ def tiny(classes: int = 5) -> SegmentationModel:
     return model
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile `tiny` once for all test processes."""
-    folder = tmp_path_factory.getbasetemp()
-    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "tiny.pt2"
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return the path of a file that all test processes read, and make it if none of them has."""
+    folder = factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
+            make(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def compile_tiny(path: Path) -> None:
+        assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
+
+    return _made_once(tmp_path_factory, "tiny.pt2", compile_tiny)
 
 
 _translated: dict[bytes, bytes] = {}
@@ -204,4 +209,4 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_export(tmp_path_factory.mktemp("export"))
+    return _made_once(tmp_path_factory, "small.ts", small_export)
