@@ -175,7 +175,10 @@ def test_cases_where_it_is_faster() -> None:
         assert not winograd_is_faster(other, [1, other.in_channels, 65, 65])
 
 
-@pytest.mark.parametrize(("name", "count"), [("fcn_resnet18", 7), ("deeplabv3_resnet50", 11)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("fcn_resnet18", 7), ("lraspp_resnet50", 8), pytest.param("deeplabv3_resnet50", 11, marks=pytest.mark.full)],
+)
 def test_networks(name: str, count: int) -> None:
     """Networks with basic and bottleneck blocks use it, also for odd sizes and batches."""
     model = calm_model(name, num_classes=5)
