@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import socket
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from segnets.errors import DataError, TrainingError
 from segnets.training import TrainingConfig, train
@@ -23,39 +25,42 @@ from tests.training.runs import check_same_runs, config_of, folder, rows_of, run
 __all__ = ["folder", "toys"]
 
 
-def _in_processes(config: TrainingConfig, count: int = 2, **options: Any) -> list[str]:
-    """Train in several processes; return their errors."""
+def _in_processes(config: TrainingConfig, **options: Any) -> list[str]:
+    """Train in two processes; return their errors."""
+    return _results(lambda: train(config, tell=lambda _message: None, **options))
+
+
+def _results(work: Callable[[], Any]) -> list[str]:
+    """Call a function in two processes; return its texts, and its errors, apart from empty ones."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    errors = context.SimpleQueue()
-    processes = [
-        context.Process(target=_work, args=(rank, count, port, config, options, errors)) for rank in range(count)
-    ]
+    results = context.SimpleQueue()
+    processes = [context.Process(target=_work, args=(rank, port, work, results)) for rank in range(2)]
     for process in processes:
         process.start()
-    found = [errors.get() for _ in processes]
+    found = [results.get() for _ in processes]
     for process in processes:
         process.join(60)
         assert not process.is_alive()
-    return [error for error in found if error]
+    return [text for text in found if text]
 
 
-def _work(rank: int, count: int, port: int, config: TrainingConfig, options: Any, errors: Any) -> None:
+def _work(rank: int, port: int, work: Callable[[], Any], results: Any) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
+        "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
     try:
-        train(config, tell=lambda _message: None, **options)
-        errors.put("")
+        result = work()
+        results.put(result if isinstance(result, str) else "")
     except BaseException as error:
-        errors.put(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        results.put(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
 @pytest.mark.parametrize("epochs", full_but([3], [3, 10]))
@@ -85,6 +90,19 @@ def test_a_process_without_validation_images(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", val=1)
     assert _in_processes(config_of(data, tmp_path / "run", epochs=1, loss_average="rank", accumulate=2, batch=1)) == []
     assert rows_of(tmp_path / "run")[-1]["mean_iou"]
+
+
+def test_the_first_process_shares_its_statistics() -> None:
+    def work() -> str:
+        with joined("cpu") as ranks:
+            norm = nn.BatchNorm2d(1)
+            assert norm.running_mean is not None
+            norm.running_mean.fill_(ranks.rank + 1)
+            ranks.share_buffers(norm)
+            stops = [ranks.any(ranks.rank == 1), ranks.any(False)]
+            return f"{norm.running_mean.item()} {stops} {ranks.gather(ranks.rank)}"
+
+    assert _results(work) == ["1.0 [True, False] [0, 1]"] * 2
 
 
 @pytest.mark.full
