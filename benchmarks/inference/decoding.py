@@ -39,7 +39,9 @@ _OURS = "decode_mask(ResizedLogits(logits, {height}, {width}), Decoding())"
 _CONFIDENCE = "confidence(ResizedLogits(logits, {height}, {width}), Decoding())"
 
 _NETWORK = """
+from dataclasses import replace
 import torch
+from benchmarks.inference.inputs import region_logits
 from segnets.card import Decoding
 from segnets.images import image_pixels
 from segnets.inference.drawing import draw_overlay
@@ -53,13 +55,15 @@ pixels = image_pixels({image!r})
 height, width = pixels.shape[:2]
 prepared = network.prepare(torch.from_numpy(pixels)[None])
 logits = network.logits(prepared)[0]
-def decode():
+regions = replace(logits, values=region_logits(*logits.values.shape[1:]))
+def decode(logits):
     return decode_mask(View().maps(logits, height, width), Decoding())
-mask = decode()
+mask = decode(regions)
 """
 _PARTS = {
     "network": "network.logits(prepared)",
-    "mask": "decode()",
+    "random": "decode(logits)",
+    "regions": "decode(regions)",
     "overlay": "draw_overlay(pixels, mask, palette)",
 }
 
@@ -105,11 +109,17 @@ def differing(kind: str, h: int, w: int, height: int, width: int) -> str:
 
 def against_networks(weights: dict[str, Path], image: Path, rounds: int) -> Iterator[str]:
     """Yield the lines of a table: the time from logits to mask and overlay as a share of the network's."""
-    yield "| network | logits | mask | overlay | mask and overlay, of the network's time |"
-    yield "|---|---|---|---|---|"
+    yield (
+        "| network | logits | mask, random weights | mask, regions | overlay | mask of random weights and overlay, "
+        "of the network's time | mask of regions and overlay |"
+    )
+    yield "|---|---|---|---|---|---|---|"
     for name in NETWORKS:
         prepare = _NETWORK.format(weights=str(weights[name]), image=str(image), classes=CLASSES)
         times = turns({part: (prepare, call) for part, call in _PARTS.items()}, rounds, calls=4)
-        both = [mask + overlay for mask, overlay in zip(times["mask"], times["overlay"], strict=True)]
         cells = " | ".join(milliseconds(times[part]) for part in _PARTS)
-        yield f"| {name} | {cells} | {ratio(both, times['network']):.1%} |"
+        shares = []
+        for kind in ("random", "regions"):
+            both = [mask + overlay for mask, overlay in zip(times[kind], times["overlay"], strict=True)]
+            shares.append(f"{ratio(both, times['network']):.1%}")
+        yield f"| {name} | {cells} | {' | '.join(shares)} |"

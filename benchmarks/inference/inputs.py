@@ -77,8 +77,12 @@ def noise_logits(height: int, width: int) -> torch.Tensor:
 
 
 def region_logits(height: int, width: int) -> torch.Tensor:
-    """Draw logits (C, height, width) of some 30 regions with ragged borders, as those of a street scene are."""
+    """Draw logits (C, height, width) of some 20 regions with ragged borders.
+
+    At 65x87 for an image of 360x480, 28 % of its pixels lie where classes meet. With a small network trained on CamVid
+    it was 12 %, and with random weights it is 32 %.
+    """
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, CLASSES, 6, 10, generator=generator) * 4
+    coarse = torch.randn(1, CLASSES, 4, 6, generator=generator) * 4
     regions = F.interpolate(coarse, size=(height, width), mode="bicubic")[0]
-    return regions + torch.randn(CLASSES, height, width, generator=generator) * 0.3
+    return regions + torch.randn(CLASSES, height, width, generator=generator) * 0.1

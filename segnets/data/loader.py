@@ -158,9 +158,9 @@ class Batches(torch.utils.data.Sampler[list[Position]]):
         ranks: int = 1,
     ) -> None:
         if batch < 1 or length < batch * ranks:
+            processes, fewer = (f" on each of {ranks} processes", ", or fewer processes") if ranks > 1 else ("", "")
             raise DataError(
-                f"{length} samples don't fill a batch of {batch} on {ranks} processes. Take a smaller --batch, "
-                "or fewer processes."
+                f"{length} samples don't fill a batch of {batch}{processes}. Take a smaller --batch{fewer}."
             )
         self.length, self.batch, self.seed, self.rank, self.ranks = length, batch, seed, rank, ranks
         self.start, self.stop = start, stop

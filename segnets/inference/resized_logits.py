@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -88,10 +89,12 @@ class ResizedLogits:
     def ids(self) -> Mask | None:
         """Return the first id of the largest logit at each pixel, (H, W), or None if there is no fast way to it."""
         _, h, w = self._logits.shape
-        if 3 * h * w > self.height * self.width or not math.isfinite(float(self._logits.float().numpy().sum())):
+        if 3 * h * w > self.height * self.width:
             return None
         rows, columns = self._row_runs, Runs.of(self._columns)
-        of_logits = argmax(self._logits.float().numpy()).astype(dtype_of_ids(self.channels))
+        of_logits = self._ids_of_logits()
+        if of_logits is None:
+            return None
         of_cells, mixed = uniform_cells(of_logits, rows, columns)
         result: Mask = of_cells.repeat(columns.lengths, axis=1).repeat(rows.lengths, axis=0)
         is_mixed = mixed.repeat(columns.lengths, axis=1)
@@ -116,13 +119,31 @@ class ResizedLogits:
                     band = _mix(wide[:, first : last + 1].take(left, axis=2), self._rows.weights[:, top:bottom])
                     result[top:bottom, columns_left[left]] = argmax(band)
 
-        starts = range(0, len(mixed), count)
+        self._for_each(decode, range(0, len(mixed), count))
+        return result
+
+    def _ids_of_logits(self) -> Mask | None:
+        """Return the first id of the largest logit, (h, w), or None if a logit is not finite."""
+        _, h, w = self._logits.shape
+        result: Mask = np.empty((h, w), dtype_of_ids(self.channels))
+        finite: list[bool] = []
+        count = max(1, BAND // (self.channels * w))
+
+        def decode(top: int) -> None:
+            lines = self._logits[:, top : top + count].float().numpy()
+            finite.append(math.isfinite(lines.sum()))  # so are all of them, and if not, the slow way is right too
+            result[top : top + count] = argmax(lines)
+
+        self._for_each(decode, range(0, h, count))
+        return result if all(finite) else None
+
+    def _for_each(self, function: Callable[[int], None], starts: range) -> None:
+        """Call a function for each part of a mask, in several threads if it is large."""
         if self.channels * self.height * self.width < _SHARED:
             for start in starts:
-                decode(start)
+                function(start)
         else:
-            share(decode, starts)
-        return result
+            share(function, starts)
 
     def _widened(self, first: int, last: int) -> Band:
         """Return some rows of the logits, resized to the image's width, (C, last - first + 1, W)."""

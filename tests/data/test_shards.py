@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import webdataset
 from PIL import Image
 
 from segnets.data import open_data
@@ -69,7 +70,6 @@ def test_shards_in_folders_and_masks_that_are_the_only_png(tmp_path: Path) -> No
 
 
 def test_what_the_library_writes(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
     (tmp_path / "dataset.toml").write_text(DESCRIPTION)
     with webdataset.ShardWriter(str(tmp_path / "train-%06d.tar"), maxcount=2, verbose=0) as writer:
         for seed in range(3):

@@ -131,7 +131,7 @@ def test_more_processes_than_images(tmp_path: Path) -> None:
     from tests.training.runs import trainer_of
 
     data = write_folder(tmp_path / "data", train=3)
-    with pytest.raises(DataError, match="3 samples don't fill a batch of 2 on 2 processes"):
+    with pytest.raises(DataError, match="3 samples don't fill a batch of 2 on each of 2 processes"):
         trainer_of(config_of(data, tmp_path / "run"), ranks=Ranks(0, 2))
 
 
