@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from io import BufferedRandom
 from pathlib import Path
@@ -85,7 +86,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError):
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError, zlib.error):
         raise TrainingError(f"{path}: is truncated, damaged or no checkpoint; {advice}") from None
     if damaged is not None:
         raise TrainingError(f"{path}: is damaged ({damaged} does not match its checksum); {advice}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def test_a_changed_byte_is_refused(path: Path) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(TrainingError, match=r"is damaged .* does not match its checksum"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 8)], ids=["encrypted", "deflated"])
+def test_an_entry_that_claims_another_form_is_refused(offset: int, value: int, path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        name = max(archive.infolist(), key=lambda entry: entry.file_size).filename.encode()
+        local = next(entry.header_offset for entry in archive.infolist() if entry.filename.encode() == name)
+    directory = content.rindex(name) - 46  # in the central directory, whose fields lie two bytes further
+    content[local + offset - 2] = content[directory + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match="truncated, damaged or no checkpoint; go on from"):
         read_checkpoint(path)
 
 
