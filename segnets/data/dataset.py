@@ -103,6 +103,7 @@ class DataSet:
         channels: Number of channels of the images.
         planes: Whether masks have a plane of 0 and 1 per class, so that classes may overlap.
         problems: Problems of the list of files: images without mask, masks without image.
+        licence: Licence of the data, or "" if it is not stated.
 
     Raises:
         DataError: If the classes, colours or ids contradict each other.
@@ -118,6 +119,7 @@ class DataSet:
     channels: int = 3
     planes: bool = False
     problems: tuple[Problem, ...] = field(default=(), compare=False)
+    licence: str = ""
 
     def __post_init__(self) -> None:
         _check_classes(self)

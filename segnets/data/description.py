@@ -29,6 +29,7 @@ class Description:
         masks: "ids" takes the values of gray and palette images. "colours" looks up all colours in the palette.
             "planes" reads TIFF files with a band of 0 and 1 per class, for classes that overlap (decoding
             "multilabel").
+        licence: Licence of the data, which weights files of a training record, for example "CC BY-NC 4.0".
     """
 
     classes: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Description:
     ids: tuple[int, ...] = ()
     channels: int = 3
     masks: str = "ids"
+    licence: str = ""
 
     def overridden(self, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> Description:
         """Return the description with what the caller states instead."""
@@ -85,6 +87,10 @@ def read_description(folder: Path) -> Description:
 def _checked(path: Path, key: str, value: Any) -> Any:
     """Return the value of a key with lists as tuples. DataSet checks what they hold."""
     if key == "channels":
+        return value
+    if key == "licence":
+        if not isinstance(value, str):
+            raise DataError(f'{path}: licence = {value!r}. Expected text: licence = "CC BY 4.0".')
         return value
     if key == "masks":
         if value not in _KINDS:

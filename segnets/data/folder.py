@@ -1,6 +1,6 @@
 """Data sets in folders: images and masks of the same names, in a folder per split or with file lists.
 
-    DATA/dataset.toml                 classes, palette, ignore (see `segnets.data.description`)
+    DATA/dataset.toml                 classes, palette, ignore, ... (see `segnets.data.description`)
     DATA/train/images/a.jpg           a folder per split, any names
     DATA/train/masks/a.png
 
@@ -126,6 +126,7 @@ def described(
         channels=description.channels,
         planes=description.masks == "planes",
         problems=tuple(problems),
+        licence=description.licence,
     )
 
 

@@ -14,6 +14,7 @@ from segnets.card import ModelCard
 from segnets.data.augment import training_augmentation
 from segnets.data.dataset import DataSet
 from segnets.data.loader import Augmentation, Batches, Example, TrainSet
+from segnets.deploy import keep_freed_memory
 from segnets.errors import DataError, TrainingError
 from segnets.layers.norm import is_batch_norm
 from segnets.registry import find_builder
@@ -118,6 +119,8 @@ class Assembly:
         else:
             model = build_network(config, data.classes, palette=data.colours, channels=data.channels, tell=self._tell)
         model = self._synchronised(model.to(device))
+        if device.type == "cpu":
+            keep_freed_memory()
         preprocessing = card_of(model).preprocessing
         self._in_memory = self.samples.keep_in_memory()
         self.class_weights = self._weights_of_classes() if state is None else state["class_weights"]

@@ -318,13 +318,13 @@ class Trainer:
             progress.scores = scores_of(evaluation)
         progress.validated = steps
         if self.ranks.first:
-            save_network(model, self.folder.last, self.config, epochs=epochs, scores=progress.scores)
+            save_network(model, self.folder.last, self.config, self.data, epochs=epochs, scores=progress.scores)
         if evaluation is None:
             return
         if progress.best is None or evaluation.mean_iou > progress.best:
             progress.best = evaluation.mean_iou
             if self.ranks.first:
-                save_network(model, self.folder.best, self.config, epochs=epochs, scores=progress.scores)
+                save_network(model, self.folder.best, self.config, self.data, epochs=epochs, scores=progress.scores)
         if self.ranks.first:
             row = {name: progress.scores[name] for name in ("mean_iou", "pixel_accuracy")}
             self._write_row({"step": steps, "epoch": round(epochs), **row})

@@ -67,7 +67,7 @@ def scores_of(evaluation: Evaluation) -> dict[str, JSON]:
 
 
 def save_network(
-    model: nn.Module, path: Path, config: TrainingConfig, *, epochs: float, scores: Mapping[str, JSON]
+    model: nn.Module, path: Path, config: TrainingConfig, data: DataSet, *, epochs: float, scores: Mapping[str, JSON]
 ) -> None:
     """Write a network with the origin of its weights, which is the same for the same training."""
     provenance: dict[str, JSON] = {
@@ -80,4 +80,6 @@ def save_network(
         "start": Path(config.weights or config.weights_backbone).name,
         "scores": dict(scores),
     }
+    if data.licence:
+        provenance["licence"] = data.licence
     save(model, path, provenance=provenance)

@@ -37,7 +37,7 @@ def write_folder(folder: Path, *, train: int = 4, val: int = 2, description: str
     for split, start, count in (("train", 0, train), ("val", 100, val)):
         for number in range(start, start + count):
             write_pair(folder / split, f"{number:03}", image_of(number), mask_of(number))
-    text = 'classes = ["sky", "road", "car"]\n' if description is None else description
+    text = 'classes = ["sky", "road", "car"]\nlicence = "CC0"\n' if description is None else description
     (folder / "dataset.toml").write_text(text)
     return folder
 

@@ -15,9 +15,9 @@ PALETTE = "palette = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]\n"
 
 
 def test_options_stand_in_for_the_file(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, description=CLASSES + PALETTE + "ignore = [3]\n")
+    folder = write_folder(tmp_path, description=CLASSES + PALETTE + "ignore = [3]\nlicence = 'CC0'\n")
     data = open_data(folder)
-    assert (data.classes, data.ignore) == (("sky", "road", "car"), (3,))
+    assert (data.classes, data.ignore, data.licence) == (("sky", "road", "car"), (3,), "CC0")
     assert data.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
     renamed = open_data(folder, classes=["a", "b", "c"], ignore=[])
     assert (renamed.classes, renamed.ignore, renamed.palette) == (("a", "b", "c"), (), data.palette)
@@ -42,6 +42,7 @@ def test_colours_of_ignored_values_follow_those_of_the_classes(tmp_path: Path) -
         ("classes = [1]", "classes: 1 is no printable name"),
         ('classes = ["a", ""]', "classes: '' is no printable name"),
         ('classes = ["a", "a"]', "classes: 'a' occurs twice"),
+        ("licence = 4", r"licence = 4. Expected text"),
         (CLASSES + "palette = [[1, 2, 3]]", "palette: 1 colours for 3 classes. Give one per class"),
         (CLASSES + "palette = [[1, 2], [1, 2, 3], [300, 0, 0]]", r"palette: \(1, 2\) is no colour"),
         (CLASSES + "palette = [1, 2, 3]", "palette: 1 is no colour"),

@@ -53,7 +53,7 @@ def test_a_training_writes_its_files(whole: Path, folder: Path) -> None:
     assert model.card.classes == ("sky", "road", "car")
     assert model.card.preprocessing == segnets.Preprocessing(**parse_resize(config_of(folder, whole).resize))
     provenance = model.card.provenance
-    assert provenance["data"] == folder.name
+    assert (provenance["data"], provenance["licence"]) == (folder.name, "CC0")
     assert (provenance["split"], provenance["recipe"], provenance["seed"], provenance["epochs"]) == (
         "train",
         "light",
