@@ -110,8 +110,9 @@ def _train(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Traini
 
     trainer = Trainer(config, data, ranks=ranks, tell=progress.tell, on_step=progress.step)
     resume = resume or was_restarted()
-    if ranks.first and not (resume and trainer.folder.checkpoint.exists()):
-        _check(data, progress)
+    with ranks.agreed():
+        if ranks.first and not (resume and trainer.folder.checkpoint.exists()):
+            _check(data, progress)
     try:
         result = trainer.run(resume=resume)
     except KeyboardInterrupt as interrupt:
@@ -127,8 +128,9 @@ def _train(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Traini
 def _dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: TrainingProgress) -> int:
     from segnets.training.dry_run import dry_run
 
-    if ranks.first:
-        _check(data, progress)
+    with ranks.agreed():
+        if ranks.first:
+            _check(data, progress)
     result = dry_run(config, data, ranks, progress.tell)
     if ranks.first:
         for line in result.lines():
@@ -181,4 +183,4 @@ def _check(data: DataSet, progress: TrainingProgress) -> None:
         progress.tell(f"warning: {warning}")
     if not report.ok:
         more = f" (and {len(report.errors) - 1} more errors)" if len(report.errors) > 1 else ""
-        raise DataError(f"{report.errors[0]}{more}; `segnets check-data {data.path}` lists all")
+        raise DataError(f"{report.errors[0].rstrip('.')}{more}; `segnets check-data {data.path}` lists all")

@@ -167,7 +167,8 @@ class DataSet:
         try:
             return self.reader.image(sample)
         except ImageError as error:
-            raise DataError(str(error)) from None
+            text, limit, _ = str(error).partition(" If you trust the file")  # it names an option of other commands
+            raise DataError(f"{text} Save it smaller, or remove the sample." if limit else text) from None
 
     def read_values(self, sample: Sample) -> npt.NDArray[np.integer]:
         """Read the values (H, W), or (C, H, W), of a mask as stored, before they become class ids.

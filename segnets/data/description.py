@@ -71,7 +71,7 @@ def read_description(folder: Path) -> Description:
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return Description()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also numbers and nested lists that Python does not take
         raise DataError(f"{path}: can't be read: {str(error).splitlines()[0]}. Correct the file.") from None
     known = [each.name for each in fields(Description)]
     for key in values:

@@ -77,8 +77,11 @@ def mask_values(
         raise DataError(f"{name}: is a JPEG, whose compression changes class ids. Save masks as PNG.")
     try:
         image.load()
+        pages = getattr(image, "n_frames", 1)
     except Exception as error:  # Pillow's readers raise any kind for a damaged file
         raise _damaged(name, error) from None
+    if pages > 1:
+        raise DataError(f"{name}: has {pages} pages or frames. Save one mask per file, as PNG.")
     if image.mode in ("P", "L", "1") and by_colour:
         image = image.convert("RGB")
     if image.mode in ("P", "L"):

@@ -125,6 +125,8 @@ class Assembly:
         self._in_memory = self.samples.keep_in_memory()
         self.class_weights = self._weights_of_classes() if state is None else state["class_weights"]
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=device)
+        if weights is not None and weights.shape != (len(self._data.classes),):
+            raise ValueError(f"{weights.numel()} class weights for {len(self._data.classes)} classes")
         self._normalise = Normaliser(preprocessing, device)
         self.step = TrainingStep(
             model,
@@ -212,7 +214,11 @@ class Assembly:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise TrainingError(str(error)) from None
+            raise TrainingError(
+                f"batch norm can't be trained with one value per channel, which a batch of {config.batch} crops of "
+                f"{config.crop}x{config.crop} leaves in some layer; raise --batch, or keep the statistics of the "
+                "starting weights (--set norm_eval=true)"
+            ) from None
 
     def files_of(self, example_indices: Tensor) -> list[str]:
         """Return the image files of a batch, of all processes, which all call this."""

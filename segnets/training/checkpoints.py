@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BufferedRandom
 from pathlib import Path
 from typing import IO, Any, cast
@@ -13,11 +15,12 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from segnets.errors import OutputError, TrainingError
+from segnets.errors import OutputError, SegnetsError, TrainingError
 from segnets.files import atomic_write, cannot_write
 
 KIND = "segnets training checkpoint"
 VERSION = 1
+_ADVICE = "go on from RUN/last.safetensors with --weights, or start again"
 
 
 def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -57,7 +60,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise TrainingError(f"{source}: no such checkpoint")
     _check_archive(source)
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other versions of pickle; what matters is whether it can be read
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many exception types for a damaged or foreign file
         raise TrainingError(
             f"{source}: is damaged or no checkpoint of segnets train; start from weights with --weights FILE instead"
@@ -68,7 +73,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"--weights {source}"
         )
     version = content.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise TrainingError(f"{source}: is damaged: its version is {version!r}; {_ADVICE}")
+    if version > VERSION:
         raise TrainingError(
             f"{source}: was written by a newer segnets (checkpoint version {version}, this one reads {VERSION}); "
             "update segnets"
@@ -82,14 +89,31 @@ def _check_archive(path: Path) -> None:
     Raises:
         TrainingError: If the file is no zip archive, or an entry is damaged.
     """
-    advice = "go on from RUN/last.safetensors with --weights, or start again"
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise zipfile.BadZipFile  # torch compresses nothing, and little data could unpack to very much
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError, zlib.error):
-        raise TrainingError(f"{path}: is truncated, damaged or no checkpoint; {advice}") from None
+        raise TrainingError(f"{path}: is truncated, damaged or no checkpoint; {_ADVICE}") from None
     if damaged is not None:
-        raise TrainingError(f"{path}: is damaged ({damaged} does not match its checksum); {advice}")
+        raise TrainingError(f"{path}: is damaged ({damaged} does not match its checksum); {_ADVICE}")
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn errors of using what a checkpoint holds into one that names the file.
+
+    Raises:
+        TrainingError: If the checkpoint lacks something or holds something else than expected.
+    """
+    try:
+        yield
+    except SegnetsError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise TrainingError(f"{path}: does not hold the state of this training ({reason}); {_ADVICE}") from None
 
 
 class _ErrorKeeper:

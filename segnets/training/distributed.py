@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from segnets.errors import TrainingError
+from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
+
+_LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL", "Timed out")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,30 @@ class Ranks:
         """Return whether the flag is set in some process. All processes call this."""
         if self.world == 1:
             return flag
-        return bool(self.sum(torch.tensor(int(flag), device=self.device)) > 0)
+        return bool(self.sum(torch.tensor(int(flag))) > 0)  # on the CPU, so that a GPU is not waited for
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Raise an error of bad input in all processes, if one of them meets it inside.
+
+        Otherwise the others would wait for it. All processes enter the block, and do not communicate inside.
+
+        Raises:
+            DataError: If a process met one. OutputError and TrainingError likewise.
+        """
+        error: SegnetsError | None = None
+        try:
+            yield
+        except SegnetsError as caught:
+            if self.world == 1:
+                raise
+            error = caught
+        if self.world == 1 or not self.any(error is not None):
+            return
+        kinds = (DataError, OutputError, TrainingError)
+        own = None if error is None else ([isinstance(error, kind) for kind in kinds], str(error))
+        which, text = next(each for each in self.gather(own) if each is not None)
+        raise next((kind for kind, fits in zip(kinds, which, strict=True) if fits), TrainingError)(text)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in the order of their ranks. All processes call this."""
@@ -75,7 +100,7 @@ def joined(device: str) -> Iterator[Ranks]:
             GPUs take one each.
 
     Raises:
-        TrainingError: If the device is missing, or torchrun's variables are incomplete.
+        TrainingError: If the device is missing, torchrun's variables are incomplete, or another process has ended.
     """
     world = _variable("WORLD_SIZE", 1)
     local = _variable("LOCAL_RANK", 0)
@@ -85,9 +110,16 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world, chosen)
+    except RuntimeError as error:
+        if isinstance(error, SegnetsError) or not any(word in str(error) for word in _LOST):
+            raise
+        raise TrainingError(
+            f"process {dist.get_rank()} of {world}: lost the connection to another process, which ended; its message "
+            "says why"
+        ) from None
     finally:
         dist.destroy_process_group()
 

@@ -42,7 +42,7 @@ class Logger(Protocol):
 
 
 class ReportLogger:
-    """Report in HTML, written again after each validation.
+    """Report in HTML, written again after each validation; without validations, after each epoch and at the end.
 
     Args:
         path: Path of the report.
@@ -52,16 +52,28 @@ class ReportLogger:
 
     def __init__(self, path: Path, log: Path, config: TrainingConfig) -> None:
         self._path, self._log, self._config = path, log, config
+        self._epoch: JSON = None
 
     def write(self, row: Mapping[str, JSON]) -> None:
-        """Do nothing: the rows are in the CSV file."""
+        """Write a report of the rows, which are in the CSV file, if an epoch has passed without a validation."""
+        if self._epoch not in (None, row["epoch"]):
+            self._write_curves()
+        self._epoch = row["epoch"]
 
     def validated(self, _step: int, evaluation: Evaluation) -> None:
         """Write the report."""
         write_report(self._path, evaluation, history=read_history(self._log), config=self._config)
 
     def close(self) -> None:
-        """Do nothing: the report is complete after each validation."""
+        """Write a report of the last rows, if there was no validation."""
+        if self._epoch is not None:
+            self._write_curves()
+
+    def _write_curves(self) -> None:
+        """Write a report without scores, unless there is one with scores."""
+        history = read_history(self._log)
+        if not history.mean_iou:
+            write_report(self._path, None, history=history, config=self._config)
 
 
 class TensorBoardLogger:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from segnets.card import JSON
 from segnets.data import DataSet, open_data
 from segnets.data.loader import Augmentation, Example
-from segnets.errors import DataError, TrainingError
+from segnets.errors import DataError, OutputError, TrainingError
 from segnets.training.assembly import Assembly
-from segnets.training.checkpoints import check_room, write_checkpoint
+from segnets.training.checkpoints import check_room, restoring, write_checkpoint
 from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks, joined
+from segnets.training.evaluation import Evaluation
 from segnets.training.loggers import Logger, loggers_of
 from segnets.training.losses import Objective
 from segnets.training.progress import Progress, StepReport, TrainingResult
@@ -30,8 +31,6 @@ from segnets.training.run_folder import RunFolder, check_same_training, fingerpr
 from segnets.training.step import StepResult
 from segnets.training.stopping import StopRequest, stop_requests
 from segnets.training.validation import save_network, scores_of, validate
-
-_STEPS_BETWEEN_QUESTIONS = 10
 
 
 class _Stopped(Exception):  # noqa: N818  # no error
@@ -104,11 +103,12 @@ class Trainer:
         """
         state = self.folder.prepare(resume=resume)
         if state is not None:
-            check_same_training(state, self.config, self.data, self.ranks.world, self.folder.checkpoint)
-            if state["training"]["steps"] == self.total:
-                self.tell(f"{self.folder.path}: this training is finished")
-                self._progress = Progress(**state["progress"])
-                return self._result()
+            with restoring(self.folder.checkpoint):
+                check_same_training(state, self.config, self.data, self.ranks.world, self.folder.checkpoint)
+                if self._steps_in(state) == self.total:
+                    self._progress = Progress(**state["progress"])
+                    self.tell(f"{self.folder.path}: this training is finished")
+                    return self._result()
         elif resume:
             self.tell(f"{self.folder.path}: holds no checkpoint; the training starts from the beginning")
         self.ranks.wait()  # before the first process writes files, which `prepare` would find
@@ -118,22 +118,35 @@ class Trainer:
             try:
                 self._start(state)
                 self._train(stop)
-            finally:
-                for logger in self._loggers:
-                    logger.close()
+            except BaseException:
+                with contextlib.suppress(OutputError):  # the first error says more
+                    self._close_loggers()
+                raise
+            self._close_loggers()
         return self._result()
+
+    def _steps_in(self, state: Mapping[str, Any]) -> int:
+        steps = state["training"]["steps"]
+        if type(steps) is not int or not 0 <= steps <= self.total:
+            raise ValueError(f"{steps!r} steps of {self.total}")
+        return steps
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
         """Build what makes a step, restore a checkpoint, and open the files of the run."""
-        self._parts.build(state)
-        if state is not None:
-            self._restore(state)
-        if self.ranks.first:
-            check_room(self.folder.path, self._parts.step.checkpoint_bytes())
-            self.folder.write_config(self.config)
-            self._open_loggers(self._parts.step.steps)
+        if state is None:
+            self._parts.build()
+        else:
+            with restoring(self.folder.checkpoint):
+                self._parts.build(state)
+                self._restore(state)
+        with self.ranks.agreed():
+            if self.ranks.first:
+                check_room(self.folder.path, self._parts.step.checkpoint_bytes())
+                self.folder.write_config(self.config)
+                self._open_loggers(self._parts.step.steps)
         if not self.validates:
-            self.tell(f"{self.data.path}: has no split {self.config.val_split!r}, so there is no best.safetensors")
+            missing = f"has no split {self.config.val_split!r}" if self.config.val_split else "val_split is empty"
+            self.tell(f"{self.data.path}: {missing}, so there is no validation and no best.safetensors")
 
     def _open_loggers(self, step: int) -> None:
         folder = self.folder
@@ -142,6 +155,10 @@ class Trainer:
             *loggers_of(self.config, folder.path, log=folder.log, report=folder.report, step=step),
             *self._loggers,
         ]
+
+    def _close_loggers(self) -> None:
+        for logger in self._loggers:
+            logger.close()
 
     def _write_row(self, row: Mapping[str, JSON]) -> None:
         for logger in self._loggers:
@@ -155,7 +172,7 @@ class Trainer:
     def _make_steps(self, batches: Iterator[Example], stop: StopRequest) -> None:
         while True:
             steps = self._parts.step.steps
-            if self._must_stop(stop, steps):
+            if self.ranks.any(bool(stop)):
                 self._stop()
             if steps % self._parts.steps_per_epoch == 0 and steps > self._progress.validated:
                 try:
@@ -167,30 +184,19 @@ class Trainer:
             if steps == self.total:
                 return
             started = time.perf_counter()
-            with self._saving():
+            with self._saving(), self.ranks.agreed():
                 example = next(batches)
             self._pace.waiting += time.perf_counter() - started
             result = self._parts.make_step(example)
             self._pace.seconds += time.perf_counter() - started
             self._note(result, self._parts.indices_of(example))
 
-    def _must_stop(self, stop: StopRequest, steps: int) -> bool:
-        """Return whether some process was asked to stop. On GPUs, asking the others at every step would cost time."""
-        if self.ranks.world > 1 and self.ranks.device.type == "cuda" and steps % _STEPS_BETWEEN_QUESTIONS:
-            return False
-        return self.ranks.any(bool(stop))
-
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Write a checkpoint before a sample that can't be read ends the training.
-
-        With several processes, the last checkpoint has to do, because the others don't come here.
-        """
+        """Write a checkpoint before a sample that can't be read ends the training, in all processes."""
         try:
             yield
         except DataError as error:
-            if self.ranks.world > 1:
-                raise
             self._checkpoint()
             raise DataError(
                 f"{error} The training was saved after step {self._parts.step.steps}; --resume goes on from there."
@@ -247,18 +253,22 @@ class Trainer:
         cuda = self.ranks.device.type == "cuda"
         random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None}
         randoms = self.ranks.gather(random)
-        if self.ranks.first:
-            state = {
-                "config": self.config.to_json(),
-                "classes": self.data.classes,
-                "data": fingerprint(self.data, self.config.train_split),
-                "ranks": self.ranks.world,
-                **self._parts.state_dict(),
-                "progress": asdict(self._progress),
-                "random": randoms,
-            }
-            write_checkpoint(self.folder.checkpoint, state)
+        with self.ranks.agreed():
+            if self.ranks.first:
+                write_checkpoint(self.folder.checkpoint, self._state(randoms))
         self._saved = self._parts.step.steps
+
+    def _state(self, randoms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what a checkpoint holds; `randoms` are the states of the generators of all processes."""
+        return {
+            "config": self.config.to_json(),
+            "classes": self.data.classes,
+            "data": fingerprint(self.data, self.config.train_split),
+            "ranks": self.ranks.world,
+            **self._parts.state_dict(),
+            "progress": asdict(self._progress),
+            "random": randoms,
+        }
 
     def _check_finite(self) -> None:
         """Check the weights, which a checkpoint must not keep if a gradient made them infinite.
@@ -317,21 +327,25 @@ class Trainer:
                 evaluation = validate(model, self.data, self.config, self.ranks, lambda *_: self._interrupt(stop))
             progress.scores = scores_of(evaluation)
         progress.validated = steps
-        if self.ranks.first:
-            save_network(model, self.folder.last, self.config, self.data, epochs=epochs, scores=progress.scores)
-        if evaluation is None:
-            return
-        if progress.best is None or evaluation.mean_iou > progress.best:
+        is_best = evaluation is not None and (progress.best is None or evaluation.mean_iou > progress.best)
+        if evaluation is not None and is_best:
             progress.best = evaluation.mean_iou
+        with self.ranks.agreed():
             if self.ranks.first:
-                save_network(model, self.folder.best, self.config, self.data, epochs=epochs, scores=progress.scores)
-        if self.ranks.first:
-            row = {name: progress.scores[name] for name in ("mean_iou", "pixel_accuracy")}
-            self._write_row({"step": steps, "epoch": round(epochs), **row})
-            for logger in self._loggers:
-                logger.validated(steps, evaluation)
+                for path in (self.folder.last, self.folder.best) if is_best else (self.folder.last,):
+                    save_network(model, path, self.config, self.data, epochs=epochs, scores=progress.scores)
+                if evaluation is not None:
+                    self._record(steps, evaluation)
+
+    def _record(self, steps: int, evaluation: Evaluation) -> None:
+        """Tell and log the result of a validation."""
+        progress, epoch = self._progress, steps // self._parts.steps_per_epoch
+        row = {name: progress.scores[name] for name in ("mean_iou", "pixel_accuracy")}
+        self._write_row({"step": steps, "epoch": epoch, **row})
+        for logger in self._loggers:
+            logger.validated(steps, evaluation)
         self.tell(
-            f"epoch {epochs:.0f} of {self.config.epochs}: mean IoU {evaluation.mean_iou:.4f} (best {progress.best:.4f})"
+            f"epoch {epoch} of {self.config.epochs}: mean IoU {evaluation.mean_iou:.4f} (best {progress.best:.4f})"
         )
 
     def _result(self) -> TrainingResult:

@@ -82,7 +82,7 @@ def _is_complete(row: dict[str, Any]) -> bool:
 
 def write_report(
     path: str | os.PathLike[str],
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     *,
     history: History | None = None,
     config: TrainingConfig | None = None,
@@ -92,7 +92,8 @@ def write_report(
 
     Args:
         path: Path of the HTML file.
-        evaluation: Evaluation to show, with its examples.
+        evaluation: Evaluation to show, with its examples; None for a training without validation, of which `config`
+            and `history` are shown.
         history: Curves of a training.
         config: Configuration of a training.
         title: Heading; empty for one that the evaluation and the configuration give.
@@ -106,19 +107,26 @@ def write_report(
 
 
 def report_html(
-    evaluation: Evaluation, *, history: History | None = None, config: TrainingConfig | None = None, title: str = ""
+    evaluation: Evaluation | None,
+    *,
+    history: History | None = None,
+    config: TrainingConfig | None = None,
+    title: str = "",
 ) -> str:
     """Return the report as HTML; arguments as for `write_report`."""
-    what = f"{config.model} on {Path(config.data).name}" if config is not None else Path(evaluation.data).name
-    title = title or f"{'Training of ' if config is not None else 'Evaluation on '}{what}"
-    sections = [
-        _tiles(evaluation, history),
-        _curves(history) if history is not None else "",
-        _classes(evaluation),
-        _examples("Worst images", evaluation, evaluation.worst),
-        _examples("Best images", evaluation, evaluation.best),
-        _configuration(config) if config is not None else "",
-    ]
+    title = title or _title(evaluation, config)
+    scores = [] if evaluation is None else [_tiles(evaluation, history)]
+    details = (
+        []
+        if evaluation is None
+        else [
+            _classes(evaluation),
+            _examples("Worst images", evaluation, evaluation.worst),
+            _examples("Best images", evaluation, evaluation.best),
+        ]
+    )
+    curves = "" if history is None else _curves(history)
+    sections = [*scores, curves, *details, "" if config is None else _configuration(config)]
     subtitle = escape(_subtitle(evaluation, history, config))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -130,7 +138,16 @@ def report_html(
     )
 
 
-def _subtitle(evaluation: Evaluation, history: History | None, config: TrainingConfig | None) -> str:
+def _title(evaluation: Evaluation | None, config: TrainingConfig | None) -> str:
+    if config is not None:
+        return f"Training of {config.model} on {Path(config.data).name}"
+    return "Training" if evaluation is None else f"Evaluation on {Path(evaluation.data).name}"
+
+
+def _subtitle(evaluation: Evaluation | None, history: History | None, config: TrainingConfig | None) -> str:
+    if evaluation is None:
+        done = f"after step {history.losses[-1][0]:,}; " if history is not None and history.losses else ""
+        return f"{done}no validation so far"
     parts = [f"split {evaluation.split}: {len(evaluation.images):,} images, {evaluation.counts.pixels:,} pixels"]
     if evaluation.ignored_pixels:
         share = evaluation.ignored_pixels / (evaluation.ignored_pixels + evaluation.counts.pixels)
@@ -176,7 +193,7 @@ def _curves(history: History) -> str:
     ]
     charts = [
         ("Loss", line_chart([Series("loss", scaled(history.losses))], name, from_zero=True)),
-        ("Validation", line_chart(scores, name)),
+        *([("Validation", line_chart(scores, name))] if history.mean_iou else []),
         ("Learning rate", line_chart([Series("lr", scaled(history.rates))], name, from_zero=True)),
     ]
     cards = "".join(f'<div class="card"><h2>{escape(heading)}</h2>{chart}</div>' for heading, chart in charts)

@@ -41,15 +41,16 @@ def validate(
     training = model.training
     model.eval()
     try:
-        part = evaluate(
-            model,
-            data,
-            config.val_split,
-            device=ranks.device.type,
-            samples=samples,
-            examples=EXAMPLES,
-            progress=progress,
-        )
+        with ranks.agreed():
+            part = evaluate(
+                model,
+                data,
+                config.val_split,
+                device=ranks.device.type,
+                samples=samples,
+                examples=EXAMPLES,
+                progress=progress,
+            )
     finally:
         model.train(training)
     return Evaluation.merged(ranks.gather(part))

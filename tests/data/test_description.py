@@ -37,6 +37,7 @@ def test_colours_of_ignored_values_follow_those_of_the_classes(tmp_path: Path) -
     [
         ('clases = ["a"]', r"dataset\.toml: unknown key 'clases'. Did you mean classes\? Allowed: classes, palette"),
         ("whatever = 1", r"unknown key 'whatever'. Allowed"),
+        ("classes = " + "[" * 100_000, r"dataset\.toml: can't be read: .*Correct the file"),
         ("classes = [", r"dataset\.toml: can't be read: .*Correct the file"),
         ('classes = "sky"', r"""classes = 'sky'. Expected a list: classes = \["road", "car"\]"""),
         ("classes = [1]", "classes: 1 is no printable name"),

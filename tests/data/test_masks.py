@@ -173,3 +173,11 @@ def test_without_names_ids_are_taken_as_they_are(tmp_path: Path) -> None:
     assert (named.classes, len(named.palette)) == (("a", "b", "c"), 3)
     with pytest.raises(DataError, match="value 254 is neither a class id"):
         named.read(named.samples("train")[0])
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_a_mask_of_several_pages_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mask.{suffix}"
+    Image.fromarray(MASK).save(path, save_all=True, append_images=[Image.fromarray(MASK[::-1])])
+    with pytest.raises(DataError, match=r"has 2 pages or frames\. Save one mask per file"):
+        read_mask(path)

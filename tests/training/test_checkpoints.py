@@ -72,6 +72,7 @@ def test_an_entry_that_claims_another_form_is_refused(offset: int, value: int, p
     ("content", "message"),
     [
         ({"kind": KIND, "version": VERSION + 1}, "written by a newer segnets"),
+        ({"kind": KIND, "version": None}, "is damaged: its version is None"),
         ({"model": {}}, "is no checkpoint of segnets train and can't be resumed"),
         ([1, 2], "is no checkpoint of segnets train"),
         ({"kind": KIND, "version": VERSION, "model": torch.nn.Linear(1, 1)}, "is damaged or no checkpoint"),
@@ -100,3 +101,12 @@ def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.Monke
         write_checkpoint(path, STATE)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_compressed_entries_are_refused_unread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file could unpack to more than the memory holds."""
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _self: pytest.fail("was unpacked"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(100_000))
+    with pytest.raises(TrainingError, match="truncated, damaged or no checkpoint"):
+        read_checkpoint(path)

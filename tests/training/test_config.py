@@ -96,6 +96,8 @@ def test_paths_become_texts() -> None:
         ("lr=fast", "lr='fast': expected a number. Largest learning rate"),
         ("lr=nan", "lr=nan: expected a number"),
         ("epochs=0", "epochs=0: expected a number from 1"),
+        ("lr=1e300", r"lr=1e\+300: expected a number up to 1000000"),
+        ("crop=1", "crop=1: expected a number from 8"),
         ("epochs=1.5", "epochs=1.5: expected a whole number"),
         ("epochs=true", "epochs=True: expected a whole number"),
         ("epochs=99999999999", "epochs=99999999999: expected a number up to 4294967295"),

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from segnets.errors import DataError, TrainingError
+from segnets.errors import DataError, OutputError, SegnetsError, TrainingError, WeightsError
 from segnets.training import TrainingConfig, train
+from segnets.training.checkpoints import read_checkpoint
 from segnets.training.distributed import Ranks, joined, was_restarted
 from tests.data.common import write_folder
 from tests.tiers import full_but
@@ -125,6 +126,52 @@ def test_another_number_of_processes_is_refused(folder: Path, tmp_path: Path) ->
     errors = _in_processes(config, resume=True)
     assert len(errors) == 2
     assert "was made by 1 processes, and now there are 2" in errors[0]
+
+
+def test_an_unreadable_image_of_one_process_ends_both(tmp_path: Path) -> None:
+    """The training is saved; so is it if only one process reads the image in a validation."""
+    data = write_folder(tmp_path / "data", train=4, val=2)
+    (data / "val" / "images" / "101.png").write_bytes(b"")
+    config = config_of(data, tmp_path / "run", batch=1, epochs=1, checkpoint_every=0)
+    errors = _in_processes(config)
+    assert len(errors) == 2
+    for error in errors:
+        assert error.startswith("DataError: ")
+        assert "101.png: is empty" in error
+        assert "The training was saved after step 2; --resume goes on from there" in error
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]["steps"] == 2
+
+
+def test_an_error_of_one_process_is_raised_in_all() -> None:
+    def work() -> str:
+        with joined("cpu") as ranks:
+            found = []
+            for kind in (DataError, OutputError, WeightsError):
+                try:
+                    with ranks.agreed():
+                        if ranks.rank == 1:
+                            raise kind("of one process")
+                except SegnetsError as error:
+                    found.append(f"{type(error).__name__}: {error}")
+            with ranks.agreed():
+                pass
+            return "; ".join(found)
+
+    expected = "DataError: of one process; OutputError: of one process; TrainingError: of one process"
+    assert _results(work) == [expected] * 2
+
+
+def test_a_process_that_ends_is_told() -> None:
+    def work() -> str:
+        with joined("cpu") as ranks:
+            if ranks.rank == 1:
+                return ""
+            ranks.wait()
+            ranks.any(False)
+        return ""
+
+    (error,) = _results(work)
+    assert error.startswith("TrainingError: process 0 of 2: lost the connection to another process, which ended")
 
 
 def test_more_processes_than_images(tmp_path: Path) -> None:

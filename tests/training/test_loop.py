@@ -22,7 +22,7 @@ from segnets.data import open_data
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
 from segnets.preprocessing import parse_resize
 from segnets.training import TrainingConfig, train
-from segnets.training.checkpoints import read_checkpoint
+from segnets.training.checkpoints import read_checkpoint, write_checkpoint
 from segnets.training.losses import Objective, plain
 from segnets.training.progress import StepReport
 from tests.data.common import write_folder
@@ -311,6 +311,10 @@ def test_without_a_validation_split(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "last.safetensors").exists()
     assert not (tmp_path / "run" / "best.safetensors").exists()
     assert any("has no split 'val'" in message for message in told)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "after step 2; no validation so far" in report
+    assert "<h2>Loss</h2>" in report
+    assert "<h2>Validation</h2>" not in report
 
 
 def test_ignored_pixels_only(tmp_path: Path) -> None:
@@ -342,3 +346,45 @@ def test_the_first_batch_after_many_steps_comes_at_once(folder: Path, tmp_path: 
     assert time.monotonic() - started < 0.5
     assert len(example.image) == 2
     assert open_data(folder).classes == ("sky", "road", "car")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("training"), "'training'"),
+        (lambda state: state.pop("config"), "'config'"),
+        (lambda state: state["training"].update(steps=10**9), "1000000000 steps of 6"),
+        (lambda state: state["training"].update(steps="2"), "'2' steps of 6"),
+        (lambda state: state["training"]["model"].popitem(), "Missing key"),
+        (lambda state: state["training"]["optimizer"].clear(), "param_groups"),
+        (lambda state: state.update(class_weights=[1.0]), "1 class weights for 3 classes"),
+        (lambda state: state.update(progress={"a": 1}), "unexpected keyword argument 'a'"),
+        (lambda state: state.update(network={}), "'options'"),
+        (lambda state: state.update(random=[]), "index out of range"),
+    ],
+)
+def test_a_tampered_checkpoint_is_refused(change: Any, message: str, whole: Path, folder: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(whole / "last.ckpt")
+    state["training"]["steps"] = 2
+    change(state)
+    (tmp_path / "run").mkdir()
+    write_checkpoint(tmp_path / "run" / "last.ckpt", state)
+    with pytest.raises(TrainingError, match=rf"last.ckpt: does not hold the state of this training \(.*{message}") as e:
+        run_training(config_of(folder, tmp_path / "run"), resume=True)
+    assert "\n" not in str(e.value)
+
+
+def test_an_error_of_the_report_does_not_hide_another(folder: Path, tmp_path: Path) -> None:
+    def end(_report: StepReport) -> None:
+        raise DataError("the first error")
+
+    trainer = trainer_of(config_of(folder, tmp_path / "run", val_split=""), on_step=end)
+    trainer.folder.report = tmp_path / "missing" / "report.html"
+    with pytest.raises(DataError, match="the first error"):
+        trainer.run()
+
+
+def test_a_batch_norm_of_one_value_is_told(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", train=1)
+    with pytest.raises(TrainingError, match=r"a batch of 1 crops of 8x8 .* raise --batch, or .* norm_eval=true"):
+        run_training(config_of(data, tmp_path / "run", model="lraspp_mobilenet_v3_small", batch=1, crop=8))

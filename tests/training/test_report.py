@@ -237,6 +237,26 @@ def test_bars_have_the_length_of_their_value() -> None:
     assert "absent" in table
 
 
+def test_the_report_logger_writes_curves_without_a_validation(evaluation: Evaluation, tmp_path: Path) -> None:
+    """After each epoch and at the end; not over a report with scores."""
+    log, report = tmp_path / "log.csv", tmp_path / "report.html"
+    losses = "".join(line for line in LOG.splitlines(keepends=True) if not line.startswith(("20,", "40,")))
+    logger = ReportLogger(report, log, TrainingConfig(model="m"))
+    log.write_text(losses)
+    logger.write({"step": 10, "epoch": 1, "loss": 1.0})
+    assert not report.exists()
+    logger.write({"step": 30, "epoch": 2, "loss": 1.0})
+    assert "no validation so far" in report.read_text()
+    report.unlink()
+    logger.close()
+    assert report.exists()
+    log.write_text(LOG)
+    logger.validated(40, evaluation)
+    logger.write({"step": 50, "epoch": 3, "loss": 1.0})
+    logger.close()
+    assert "no validation so far" not in report.read_text()
+
+
 def test_the_report_logger_writes_after_each_validation(evaluation: Evaluation, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(LOG)
     config = TrainingConfig(model="m")

@@ -100,5 +100,7 @@ def test_bad_data_is_found_before_training(tmp_path: Path, capsys: pytest.Captur
     data = write_folder(tmp_path / "data")
     next((data / "train" / "masks").iterdir()).unlink()
     assert main(["train", str(data), *_SMALL, "--out", str(tmp_path / "run")]) == 1
-    assert f"`segnets check-data {data}` lists all" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"`segnets check-data {data}` lists all" in err
+    assert ".;" not in err
     assert not (tmp_path / "run").exists()
