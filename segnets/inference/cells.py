@@ -18,6 +18,10 @@ import numpy.typing as npt
 from segnets.inference.taps import Taps
 
 _Ids = npt.NDArray[Any]
+_Integers = npt.NDArray[np.int64]
+
+# Outputs of a run. Cells are decoded as a whole, and must not become large.
+_LONGEST = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,37 +30,57 @@ class Runs:
 
     Attributes:
         starts: First output of each of n runs, and the number of outputs, (n + 1,).
-        first: First input of each run, (n,).
-        last: Last input of each run, (n,).
+        inputs: The T inputs that the outputs of a run mix, the last one again if there are fewer, (T, n).
+        outputs: The L outputs of each run, the first one again if there are fewer, (L, n).
+        weights: Weights of the inputs, (T, L, n) float32.
+        since: First of the L outputs that mixes each of the T inputs.
     """
 
-    starts: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-    last: npt.NDArray[np.int64]
+    starts: _Integers
+    inputs: _Integers
+    outputs: _Integers
+    weights: npt.NDArray[np.float32]
+    since: tuple[int, ...]
 
     @classmethod
     def of(cls, taps: Taps) -> Runs:
-        """Return the runs of an axis. Of a run's outputs, some may mix fewer inputs than the others."""
-        starts = np.concatenate(([0], np.flatnonzero(np.diff(taps.first)) + 1, [len(taps.first)]))
-        return cls(starts, taps.first[starts[:-1]], taps.last[starts[1:] - 1])
+        """Return the runs of an axis. Long ones, and those at its ends, which exceed the others, are divided."""
+        count = len(taps.first)
+        begins = np.concatenate(([0], np.flatnonzero(np.diff(taps.first)) + 1))
+        longest = min(-(-count // taps.size), _LONGEST)
+        parts = -(-np.diff(begins, append=count) // longest)
+        number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        starts = np.append(np.repeat(begins, parts) + longest * number, count)
+        first, last = taps.first[starts[:-1]], taps.last[starts[1:] - 1]
+        inputs = np.minimum(first + np.arange(len(taps.weights))[:, None], last)
+        lengths = np.diff(starts)
+        # The first output again, and not the last: only the last one mixes three inputs.
+        outputs = np.maximum(starts[1:] - np.arange(int(lengths.max()), 0, -1)[:, None], starts[:-1])
+        weights = taps.weights[:, outputs]
+        used = np.any(weights > 0, axis=2)
+        since = tuple(int(each.argmax()) if each.any() else len(each) for each in used)
+        return cls(starts, inputs, outputs, weights, since)
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> _Integers:
         """Number of outputs of each run, (n,)."""
         return np.diff(self.starts)
 
-    def inputs(self, offset: int) -> npt.NDArray[np.int64]:
-        """Return an input of each run, its last one if it has fewer, (n,)."""
-        return np.minimum(self.first + offset, self.last)
+    @property
+    def first(self) -> _Integers:
+        """First input of each run, (n,)."""
+        result: _Integers = self.inputs[0]
+        return result
+
+    @property
+    def last(self) -> _Integers:
+        """Last input of each run, (n,)."""
+        result: _Integers = self.inputs[-1]
+        return result
 
     def at(self, output: int) -> int:
         """Return the number of the run that an output belongs to."""
         return int(np.searchsorted(self.starts, output, side="right")) - 1
-
-    @property
-    def width(self) -> int:
-        """Largest number of inputs of a run."""
-        return int((self.last - self.first).max()) + 1
 
 
 def uniform_cells(ids: _Ids, rows: Runs, columns: Runs) -> tuple[_Ids, npt.NDArray[np.bool_]]:
@@ -72,12 +96,11 @@ def uniform_cells(ids: _Ids, rows: Runs, columns: Runs) -> tuple[_Ids, npt.NDArr
     """
     upper = ids[rows.first]
     differs = np.zeros(upper.shape, bool)
-    for offset in range(1, rows.width):
-        differs |= ids[rows.inputs(offset)] != upper
+    for inputs in rows.inputs[1:]:
+        differs |= ids[inputs] != upper
     result = upper[:, columns.first]
     mixed = differs[:, columns.first]
-    for offset in range(1, columns.width):
-        inputs = columns.inputs(offset)
+    for inputs in columns.inputs[1:]:
         mixed |= differs[:, inputs]
         mixed |= upper[:, inputs] != result
     return result, mixed

@@ -5,9 +5,9 @@ Shapes: C channels of the logits, H W the image, h w the logits.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segnets.inference._threads import share
+from segnets.inference.borders import decode_cells
 from segnets.inference.cells import Runs, argmax, uniform_cells
-from segnets.inference.taps import bilinear_taps
+from segnets.inference.taps import Taps, bilinear_taps
 
 Mask: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Band: TypeAlias = npt.NDArray[np.float32]
@@ -27,6 +28,8 @@ Band: TypeAlias = npt.NDArray[np.float32]
 BAND = 1 << 19
 # Threads that make many short calls wait for the interpreter's lock longer than they compute.
 _SHARED = 1 << 24
+# Part of the cells at borders from which on it is faster to resize all logits.
+_MOST_MIXED = 0.75
 
 
 class ResizedLogits:
@@ -59,18 +62,11 @@ class ResizedLogits:
         self.channels = logits.shape[0]
         self.height = height
         self.width = width
-        sizes = [(logits.shape[1], logits.shape[2]), through or (height, width), (height, width)]
-        steps = [
-            [
-                bilinear_taps(before, after, align_corners=align_corners and through is not None and number == 0)
-                for number, (before, after) in enumerate(itertools.pairwise(lengths))
-            ]
-            for lengths in zip(*sizes, strict=True)
-        ]
-        self._rows, self._columns = (first.then(second) for first, second in steps)
-        self._row_runs = Runs.of(self._rows)
-        self._widths = [each[1] for each in sizes[1:]]
         self._align_corners = align_corners and through is not None
+        through = through or (height, width)
+        self._rows, self._row_runs = _axis(logits.shape[1], through[0], height, self._align_corners)
+        self._column_runs = _axis(logits.shape[2], through[1], width, self._align_corners)[1]
+        self._widths = (through[1], width)
 
     def band(self, top: int, bottom: int) -> Tensor:
         """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
@@ -91,35 +87,23 @@ class ResizedLogits:
         _, h, w = self._logits.shape
         if 3 * h * w > self.height * self.width:
             return None
-        rows, columns = self._row_runs, Runs.of(self._columns)
+        rows, columns = self._row_runs, self._column_runs
         of_logits = self._ids_of_logits()
         if of_logits is None:
             return None
         of_cells, mixed = uniform_cells(of_logits, rows, columns)
+        left = np.nonzero(mixed)
+        if len(left[0]) > _MOST_MIXED * mixed.size:
+            return None
         result: Mask = of_cells.repeat(columns.lengths, axis=1).repeat(rows.lengths, axis=0)
-        is_mixed = mixed.repeat(columns.lengths, axis=1)
-        count = max(1, BAND // (self.channels * self.width))
+        logits = np.ascontiguousarray(self._logits.float().numpy())
+        count = max(1, BAND // (self.channels * len(rows.inputs) * len(columns.inputs)))
 
         def decode(start: int) -> None:
-            runs = np.flatnonzero(mixed[start : start + count].any(1)) + start
-            if len(runs) == 0:
-                return
-            base = int(rows.first[runs[0]])
-            columns_left = np.flatnonzero(is_mixed[runs].any(0))
-            with torch.no_grad():
-                wide = self._widened(base, int(rows.last[runs[-1]])).take(columns_left, axis=2)
-            # Where the lines that a pixel mixes agree, they need not be mixed. Each line is part of several runs.
-            of_lines = argmax(wide)
-            for run in runs:
-                top, bottom = rows.starts[run : run + 2]
-                first, last = rows.first[run] - base, rows.last[run] - base
-                agree = (of_lines[first + 1 : last + 1] == of_lines[first]).all(0)
-                result[top:bottom, columns_left[agree]] = of_lines[first, agree]
-                if len(left := np.flatnonzero(~agree)):
-                    band = _mix(wide[:, first : last + 1].take(left, axis=2), self._rows.weights[:, top:bottom])
-                    result[top:bottom, columns_left[left]] = argmax(band)
+            cells = left[0][start : start + count], left[1][start : start + count]
+            decode_cells(logits, of_logits, rows, columns, cells, result)
 
-        self._for_each(decode, range(0, len(mixed), count))
+        self._for_each(decode, range(0, len(left[0]), count))
         return result
 
     def _ids_of_logits(self) -> Mask | None:
@@ -153,6 +137,13 @@ class ResizedLogits:
             if width != rows.shape[2]:
                 rows = F.interpolate(rows, size=width, mode="linear", align_corners=align)
         return rows.numpy()
+
+
+@lru_cache(maxsize=64)  # most images of a stream have the size of another one
+def _axis(size: int, through: int, length: int, align_corners: bool) -> tuple[Taps, Runs]:
+    """Return the two resizes of an axis as one, the first one with `align_corners`."""
+    taps = bilinear_taps(size, through, align_corners=align_corners).then(bilinear_taps(through, length))
+    return taps, Runs.of(taps)
 
 
 def dtype_of_ids(channels: int) -> type[np.generic]:

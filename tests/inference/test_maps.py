@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segnets.card import Decoding
-from segnets.inference import cells, resized_logits
+from segnets.inference import borders, resized_logits
 from segnets.inference import maps as module
 from segnets.inference.maps import AveragedMaps, FlippedMaps, LogitMaps, confidence, decode_mask, entropy, probabilities
 from segnets.inference.resized_logits import ResizedLogits
@@ -110,34 +110,52 @@ def test_two_resizes_at_once_equal_both_of_torch(
     assert (torch.from_numpy(decode_mask(maps, ARGMAX)).long() != expected.max(0).indices).sum() <= 1
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01, 1.0])
-def test_masks_by_cells_equal_those_of_all_pixels(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("through", [None, (97, 131)])
+@pytest.mark.parametrize("noise", [0.0, 0.01, 1.0, 20.0])
+def test_masks_by_cells_equal_those_of_all_pixels(
+    noise: float, through: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resized_logits, "_MOST_MIXED", 1)
+    monkeypatch.setattr(borders, "_PIECE", 5000)
     for height, width in ((161, 203), (90, 130), (40, 400)):
         logits = region_logits(7, 20, 25) + noise * random_logits(7, 20, 25, seed=1)
-        maps = ResizedLogits(logits, height, width)
+        maps = ResizedLogits(logits, height, width, through=through)
         found = maps.ids()
         assert found is not None
-        monkeypatch.setattr(ResizedLogits, "ids", lambda _: None)
-        np.testing.assert_array_equal(found, decode_mask(maps, ARGMAX))
-        monkeypatch.undo()
+        np.testing.assert_array_equal(found, all_pixels(maps, monkeypatch))
 
 
-def test_pixels_of_one_class_need_no_resized_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def all_pixels(maps: ResizedLogits, monkeypatch: pytest.MonkeyPatch) -> npt.NDArray[Any]:
+    with monkeypatch.context() as patched:
+        patched.setattr(ResizedLogits, "ids", lambda _: None)
+        return decode_mask(maps, ARGMAX)
+
+
+def test_equal_logits_give_the_lowest_id_at_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = region_logits(4, 20, 25)[[2, 0, 2, 1, 0, 3]]
+    maps = ResizedLogits(logits, 100, 120)
+    found = maps.ids()
+    assert found is not None
+    assert set(np.unique(found)) <= {0, 1, 3, 5}
+    np.testing.assert_array_equal(found, all_pixels(maps, monkeypatch))
+
+
+def test_only_cells_at_borders_are_resized(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    argmax = cells.argmax
 
-    def counting(band: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        counted.append(band[0].size)
-        return argmax(band)
+    def counting(*arguments: Any) -> None:
+        counted.append(len(arguments[4][0]))
+        borders.decode_cells(*arguments)
 
-    monkeypatch.setattr(resized_logits, "argmax", counting)
+    monkeypatch.setattr(resized_logits, "decode_cells", counting)
     logits = torch.zeros(3, 10, 10)
     logits[0, :, :5] = logits[2, :, 5:] = 1
     mask = decode_mask(ResizedLogits(logits, 80, 80), ARGMAX)
     assert mask[:, :40].max() == 0
     assert mask[:, 40:].min() == 2
-    # The logits, and ten lines of the columns between the classes.
-    assert counted == [10 * 10, 10 * 8]
+    assert counted == [11]  # those of the columns between the classes; the first row of cells is divided
+    # Where nearly all cells are at borders, all logits are resized.
+    assert ResizedLogits(random_logits(9, 10, 10), 80, 80).ids() is None
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
