@@ -10,9 +10,10 @@ Shapes: N batch, C channels of the image, H W the image, h w the network's input
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from segnets.errors import ImageError
 from segnets.memory import check_batch_fits
 
-RESIZE_RULES = ("short_side", "fixed", "none")
+RESIZE_RULES = ("short_side", "fixed", "scale", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
 DEFAULT_SHORT_SIDE = 520
@@ -31,6 +32,11 @@ _MOST = 3.0  # above any mean or std for pixels of 0..1, below those for pixels 
 
 # Resizing the short side of a 1x300 image to 520 would give 81 million pixels and exhaust the memory.
 MAX_ENLARGED_PIXELS = 1 << 24
+# A factor multiplies the pixels of every image by the same number, so more are allowed: a photograph of 33 megapixels,
+# enlarged twice. Before that, callers check whether the memory at hand holds them (`check_batch`).
+MAX_SCALED_PIXELS = 1 << 27
+MIN_SCALE, MAX_SCALE = 0.1, 10.0
+_FACTOR = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,10 @@ class Preprocessing:
 
     Attributes:
         resize: "short_side" resizes the shorter side to `size` and keeps the aspect ratio (the longer side is rounded
-            down); "fixed" resizes every image to `size`; "none" keeps the size.
-        size: Pixels for "short_side" (None means 520), (height, width) for "fixed", None for "none".
+            down); "fixed" resizes every image to `size`; "scale" multiplies both sides by `size` (`scaled_side`);
+            "none" keeps the size.
+        size: Pixels for "short_side" (None means 520), (height, width) for "fixed", a factor from 0.1 to 10 for
+            "scale", None for "none".
         interpolation: "bilinear", "bicubic" or "nearest".
         antialias: Whether to apply a low-pass filter when shrinking. Must be False for "nearest".
         mean: Mean of each channel scaled to 0..1, in the network's channel order. Its length is the number of channels
@@ -54,7 +62,7 @@ class Preprocessing:
     """
 
     resize: str = "short_side"
-    size: int | tuple[int, int] | None = None
+    size: int | float | tuple[int, int] | None = None
     interpolation: str = "bilinear"
     antialias: bool = True
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -99,6 +107,8 @@ class Preprocessing:
         """Return the resize rule in words."""
         if isinstance(self.size, tuple):
             return f"resized to {self.size[0]}x{self.size[1]}"
+        if self.resize == "scale":
+            return f"scaled by {self.size:g}"
         return "not resized" if self.resize == "none" else f"short side resized to {self.size}"
 
     def to_json(self) -> dict[str, object]:
@@ -148,6 +158,8 @@ class Preprocess(nn.Module):
         # TorchScript needs one type per attribute. The zeros are never used.
         self.short_side: int = size if isinstance(size, int) else 0
         self.fixed_height, self.fixed_width = size if isinstance(size, tuple) else (0, 0)
+        self.scale: float = size if isinstance(size, float) else 0.0
+        self.described: str = preprocessing.describe_resize()  # TorchScript writes 2.0 as "2."
         self.interpolation: str = preprocessing.interpolation
         self.antialias: bool = preprocessing.antialias
         self.mean = [float(value) for value in preprocessing.mean]
@@ -155,6 +167,7 @@ class Preprocess(nn.Module):
         self.channels: int = preprocessing.channels
         self.swap_channels: bool = preprocessing.channel_order == "BGR"
         self.max_enlarged_pixels: int = MAX_ENLARGED_PIXELS
+        self.max_scaled_pixels: int = MAX_SCALED_PIXELS
 
     def forward(self, image: Tensor) -> Tensor:
         """Resize and normalise a batch of images.
@@ -190,6 +203,14 @@ class Preprocess(nn.Module):
             return self.fixed_height, self.fixed_width
         if self.resize == "none":
             return height, width
+        if self.resize == "scale":
+            new_height, new_width = scaled_side(height, self.scale), scaled_side(width, self.scale)
+            if new_height * new_width > max(self.max_scaled_pixels, height * width):
+                reject_image(
+                    f"image: {height}x{width} {self.described} would be {new_height}x{new_width}, too large to "
+                    "segment at once; segment it in tiles (--tile 1024), or with a smaller factor (--resize x1)"
+                )
+            return new_height, new_width
         short_side = self.short_side
         # Keep torchvision's order of operations: it decides how the long side is rounded.
         long_side = int(short_side * max(height, width) / min(height, width))
@@ -212,17 +233,33 @@ class Preprocess(nn.Module):
         return values.clamp_(0.0, 255.0).round_()
 
 
+def scaled_side(side: int, factor: float) -> int:
+    """Return a side of an image multiplied by a factor: max(1, floor(side * factor + 0.5)) in float64. Scriptable.
+
+    Python, TorchScript (also in C++) and ONNX compute the same number. A half is rounded up.
+    """
+    return max(1, math.floor(float(side) * factor + 0.5))
+
+
 def parse_resize(text: str) -> dict[str, Any]:
-    """Return `resize` and `size` of a Preprocessing for "520" (the short side), "480x640" (height x width) or "none".
+    """Return `resize` and `size` of a Preprocessing for a rule as text.
+
+    Args:
+        text: "520" (the short side), "480x640" (height x width), "x2" (2 times the image's height and width) or "none".
 
     Raises:
-        ValueError: If the text is none of these, or a side is not 1 to 65536 pixels.
+        ValueError: If the text is none of these, a side is not 1 to 65536 pixels, or a factor not 0.1 to 10.
     """
     sides = text.split("x")
     if text == "none":
         return {"resize": "none", "size": None}
+    if text.startswith("x") and len(text) > 1 and len(sides) == 2:
+        factor = float(sides[1]) if _FACTOR.fullmatch(sides[1]) else math.nan
+        if not _is_factor(factor):
+            raise ValueError("expected a factor from 0.1 to 10 after the x, for example x2 or x0.5")
+        return {"resize": "scale", "size": factor}
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
-        raise ValueError("expected 520 (the short side), 480x640 (height x width) or none")
+        raise ValueError("expected 520 (the short side), 480x640 (height x width), x2 (2 times the image) or none")
     pixels = [int(side) for side in sides]
     if not all(map(_is_pixels, pixels)):
         raise ValueError("expected sides of 1 to 65536 pixels")
@@ -364,7 +401,7 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
 
 
-def _checked_size(resize: str, size: object) -> int | tuple[int, int] | None:
+def _checked_size(resize: str, size: object) -> int | float | tuple[int, int] | None:
     if resize == "none":
         if size is not None:
             raise ValueError(f"size={size!r} with resize='none': expected None, the image keeps its size")
@@ -374,6 +411,10 @@ def _checked_size(resize: str, size: object) -> int | tuple[int, int] | None:
         if not isinstance(size, int) or not _is_pixels(size):
             raise ValueError(f"size={size!r} with resize='short_side': expected one whole number of pixels, 1..65536")
         return size
+    if resize == "scale":
+        if not _is_factor(size):
+            raise ValueError(f"size={size!r} with resize='scale': expected a factor from 0.1 to 10")
+        return float(size)
     if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(_is_pixels, size)):
         raise ValueError(f"size={size!r} with resize='fixed': expected (height, width) in pixels, 1..65536 each")
     return (size[0], size[1])
@@ -381,6 +422,10 @@ def _checked_size(resize: str, size: object) -> int | tuple[int, int] | None:
 
 def _is_pixels(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536
+
+
+def _is_factor(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and MIN_SCALE <= value <= MAX_SCALE
 
 
 def _refuse_scale_of_bytes(mean: Sequence[float], std: Sequence[float]) -> None:

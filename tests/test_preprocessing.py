@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import warnings
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segnets.errors import ImageError
-from segnets.preprocessing import Preprocess, Preprocessing, check_input, parse_resize, preprocess
+from segnets.preprocessing import Preprocess, Preprocessing, check_batch, check_input, parse_resize, preprocess
 from segnets.segmenter import Segmenter, logits_at, logits_to_mask, segment
 from tests.oracle import torchvision
 
@@ -24,7 +25,7 @@ functional = importlib.import_module("torchvision.transforms.functional")
 SIZES = [(1, 1), (3, 7), (33, 130), (375, 500), (519, 521), (520, 520), (640, 427), (700, 523), (1040, 1560)]
 
 
-def compiled(preprocessing: Preprocessing) -> torch.nn.Module:
+def compiled(preprocessing: Preprocessing) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.script(Preprocess(preprocessing))
@@ -59,6 +60,50 @@ def test_every_interpolation_equals_torchvision(interpolation: str, antialias: b
         std=(0.5, 0.6, 0.7),
     )
     assert torch.equal(preprocess(image, chosen), expected)
+
+
+@pytest.mark.parametrize(
+    ("factor", "sizes"),
+    [
+        # A half is rounded up, also where Python's round() takes the even number.
+        (0.5, {(1, 1): (1, 1), (3, 5): (2, 3), (9, 11): (5, 6), (33, 130): (17, 65)}),
+        (1.5, {(1, 1): (2, 2), (3, 5): (5, 8), (33, 131): (50, 197), (375, 500): (563, 750)}),
+        (2.0, {(1, 1): (2, 2), (33, 131): (66, 262)}),
+        (0.29, {(1, 1): (1, 1), (100, 300): (29, 87)}),  # 100 * 0.29 is 28.999999999999996
+        (0.1, {(1, 4): (1, 1), (1, 5): (1, 1), (14, 15): (1, 2)}),
+        (1.0, {(7, 9): (7, 9)}),
+    ],
+)
+def test_a_factor_scales_both_sides(factor: float, sizes: dict[tuple[int, int], tuple[int, int]]) -> None:
+    chosen = Preprocessing(resize="scale", size=factor)
+    script = compiled(chosen)
+    for size, expected in sizes.items():
+        assert script.output_size(*size) == Preprocess(chosen).output_size(*size) == expected
+        image = random_image(2, *size, 3)
+        as_fixed = preprocess(image, dataclasses.replace(chosen, resize="fixed", size=expected))
+        assert torch.equal(preprocess(image, chosen), as_fixed)
+        assert torch.equal(script(image), as_fixed)
+
+
+def test_a_factor_that_makes_an_image_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Preprocessing(resize="scale", size=3)
+    message = r"image: 5000x4000 scaled by 3 would be 15000x12000, too large .* \(--tile 1024\)"
+    with pytest.raises(ImageError, match=message):
+        Preprocess(chosen).output_size(5000, 4000)
+    with pytest.raises(torch.jit.Error, match=message):
+        compiled(chosen).output_size(5000, 4000)
+    assert Preprocess(dataclasses.replace(chosen, size=0.9)).output_size(50000, 50000) == (45000, 45000)
+    monkeypatch.setattr("segnets.memory.available_memory", lambda: 1 << 30)
+    with pytest.raises(ImageError, match=r"1 images, 9000x9000 at the network's input, take at least 1\.3 GB"):
+        check_batch(torch.zeros(1, 1, 1, 3, dtype=torch.uint8).expand(1, 3000, 3000, 3), Preprocess(chosen), 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["x0", "x-1", "xinf", "xnan", "x1e1", "x100", "x0.01", "x1_0", "x2.", "x\N{SUPERSCRIPT TWO}"]
+)
+def test_other_factors_are_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected a factor from 0\.1 to 10 after the x, for example x2 or x0\.5$"):
+        parse_resize(text)
 
 
 def test_bgr_swaps_the_channels_and_not_the_mean() -> None:
@@ -121,13 +166,17 @@ def test_bad_inputs_are_refused(image: Tensor, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"resize": "crop"}, "resize='crop': expected one of 'short_side', 'fixed', 'none'"),
+        ({"resize": "crop"}, "resize='crop': expected one of 'short_side', 'fixed', 'scale', 'none'"),
         ({"size": 0}, "size=0 with resize='short_side'"),
         ({"size": True}, "size=True"),
         ({"size": (3, 4)}, "expected one whole number"),
         ({"resize": "fixed"}, r"size=None with resize='fixed': expected \(height, width\)"),
         ({"resize": "fixed", "size": 64}, r"expected \(height, width\)"),
         ({"resize": "none", "size": 64}, "expected None"),
+        *(
+            ({"resize": "scale", "size": size}, r"with resize='scale': expected a factor from 0\.1 to 10")
+            for size in (None, 0, -2.0, math.inf, math.nan, 10.1, True, "2", (2, 2), 10**400)
+        ),
         ({"interpolation": "lanczos"}, "interpolation='lanczos'"),
         ({"interpolation": "nearest"}, "pass antialias=False"),
         ({"antialias": 1}, "antialias=1"),
@@ -144,7 +193,12 @@ def test_bad_parameters_are_refused(fields: dict[str, object], message: str) -> 
 
 @pytest.mark.parametrize(
     "preprocessing",
-    [Preprocessing(), Preprocessing(resize="fixed", size=(3, 4)), Preprocessing(resize="none", channel_order="BGR")],
+    [
+        Preprocessing(),
+        Preprocessing(resize="fixed", size=(3, 4)),
+        Preprocessing(resize="scale", size=1.1),
+        Preprocessing(resize="none", channel_order="BGR"),
+    ],
 )
 def test_json_round_trip(preprocessing: Preprocessing) -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
@@ -225,6 +279,8 @@ def test_numbers_for_pixels_of_0_to_255_are_refused_with_the_right_ones(values: 
         ("none", {"resize": "none", "size": None}),
         ("520", {"resize": "short_side", "size": 520}),
         ("480x640", {"resize": "fixed", "size": (480, 640)}),
+        ("x2", {"resize": "scale", "size": 2.0}),
+        ("x0.75", {"resize": "scale", "size": 0.75}),
     ],
 )
 def test_resize_rules_are_parsed(text: str, fields: dict[str, Any]) -> None:
@@ -233,7 +289,10 @@ def test_resize_rules_are_parsed(text: str, fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("text", ["9000x", "x", "", "1x2x3", "-5", "5.5", "five", "\N{SUPERSCRIPT TWO}", "1" * 5000])
 def test_other_rules_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^expected 520 \(the short side\), 480x640 \(height x width\) or none$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected 520 \(the short side\), 480x640 \(height x width\), x2 \(2 times the image\) or none$",
+    ):
         parse_resize(text)
     with pytest.raises(ValueError, match=r"^expected sides of 1 to 65536 pixels$"):
         parse_resize("0x5")

@@ -77,8 +77,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resize",
         metavar="RULE",
-        help="resizing of an image before the network: 520 (the short side), 480x640 (height x width) or none. "
-        "Default: the rule in the weights file",
+        help="resizing of an image before the network: 520 (the short side), 480x640 (height x width), x2 "
+        "(2 times the image) or none. Default: the rule in the weights file",
     )
     for name in ("mean", "std"):
         group.add_argument(

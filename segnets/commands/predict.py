@@ -94,8 +94,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resize",
         metavar="RULE",
-        help="size of the network's input: 520 (the short side), 480x640 (height x width), or none (the image's own "
-        "size); default: as the model states",
+        help="size of the network's input: 520 (the short side), 480x640 (height x width), x2 (2 times the image), "
+        "or none (the image's own size); default: as the model states",
     )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segnets.data.dataset import VOID, Pair
 from segnets.data.loader import Augmentation
+from segnets.preprocessing import Preprocess, Preprocessing, parse_resize
 
 
 class AugmentationConfig(Protocol):
@@ -26,7 +27,8 @@ class AugmentationConfig(Protocol):
         recipe: "torchvision" resizes the whole image and crops it then, as torchvision's reference does. Any other
             recipe crops first, which is faster, and draws scales evenly on a logarithmic scale.
         crop: Height and width of the result.
-        base_size: Short side of an image at scale 1.
+        base_size: Short side of an image at scale 1; 0 for that which `resize` gives.
+        resize: Rule for the size of images at the network's input, such as "520" or "x2" (`parse_resize`).
         scale: Smallest and largest scale.
         flip: Probability of mirroring.
         colour: Strength of the changes of light and colour, 0..1; 0 for none.
@@ -39,6 +41,8 @@ class AugmentationConfig(Protocol):
     def crop(self) -> int: ...  # noqa: D102
     @property
     def base_size(self) -> int: ...  # noqa: D102
+    @property
+    def resize(self) -> str: ...  # noqa: D102
     @property
     def scale(self) -> tuple[float, float]: ...  # noqa: D102
     @property
@@ -69,12 +73,11 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
     _check(config)
     v2 = _v2()
     steps: list[Any] = []
+    base = _BaseSize(config)
     if config.recipe == "torchvision":
-        smallest, largest = (int(config.base_size * factor) for factor in config.scale)
-        # torchvision's reference draws the size from smallest..largest, both included; this class leaves out the last.
-        steps += [v2.RandomResize(smallest, largest + 1), _PadIfSmaller(config.crop), v2.RandomCrop(config.crop)]
+        steps += [_RandomResize(base, config.scale), _PadIfSmaller(config.crop), v2.RandomCrop(config.crop)]
     else:
-        steps.append(_ScaledCrop(config.crop, config.base_size, config.scale))
+        steps.append(_ScaledCrop(config.crop, base, config.scale))
     if config.flip > 0:
         steps.append(v2.RandomHorizontalFlip(config.flip))
     if config.colour > 0:
@@ -127,20 +130,46 @@ class _PadIfSmaller:
         return functional.pad(image, padding, fill=0), functional.pad(mask, padding, fill=VOID)
 
 
+class _BaseSize:
+    """Short side of an image at scale 1."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        self.fixed = config.base_size
+        self.rule = None if self.fixed else Preprocess(Preprocessing(**parse_resize(config.resize)))
+
+    def of(self, height: int, width: int) -> int:
+        """Return the short side for an image of this size."""
+        return self.fixed if self.rule is None else min(self.rule.output_size(height, width))
+
+
+class _RandomResize:
+    """Random size of the short side, as in torchvision's reference: from smallest to largest, both included."""
+
+    def __init__(self, base: _BaseSize, scale: tuple[float, float]) -> None:
+        self.base, self.scale = base, scale
+
+    def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        base = self.base.of(*image.shape[-2:])
+        smallest, largest = (max(1, int(base * factor)) for factor in self.scale)
+        # The class leaves out the largest size.
+        resized: tuple[Any, Any] = _v2().RandomResize(smallest, largest + 1)(image, mask)
+        return resized
+
+
 class _ScaledCrop:
     """Random part of an image at a random scale.
 
     The part is cut out before it is resized, which takes a fraction of the time of the reverse.
     """
 
-    def __init__(self, crop: int, base_size: int, scale: tuple[float, float]) -> None:
-        self.crop, self.base_size, self.scale = crop, base_size, scale
+    def __init__(self, crop: int, base: _BaseSize, scale: tuple[float, float]) -> None:
+        self.crop, self.base, self.scale = crop, base, scale
         self.pad = _PadIfSmaller(crop)
 
     def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
         height, width = image.shape[-2:]
         smallest, largest = map(math.log, self.scale)
-        factor = math.exp(_uniform(smallest, largest)) * self.base_size / min(height, width)
+        factor = math.exp(_uniform(smallest, largest)) * self.base.of(height, width) / min(height, width)
         rows, columns = (max(1, min(size, round(self.crop / factor))) for size in (height, width))
         top, left = (int(_uniform(0, 1) * (size - part + 1)) for size, part in ((height, rows), (width, columns)))
         new = [max(1, min(self.crop, round(part * factor))) for part in (rows, columns)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelConfig
 from segnets.deploy._load import Exported, load_exported
-from segnets.deploy.check.golden import HEIGHT, WIDTH, golden_input
+from segnets.deploy.check.golden import HEIGHT, WIDTH, golden_input, golden_size
 from segnets.deploy.check.reference import evaluation_copy
 from segnets.deploy.check.tolerance import (
     SHAPES,
@@ -218,7 +219,7 @@ def replay(exported: Exported) -> Replay:
         tolerance=contract.tolerance,
         disagreements=disagreements,
         near_ties=near_ties,
-        pixels=len(mask) * HEIGHT * WIDTH,
+        pixels=len(mask) * math.prod(golden_size(contract.card.preprocessing)),
     )
 
 
@@ -249,13 +250,14 @@ def _check_golden(exported: Exported) -> None:
     planes = (classes,) if exported.contract.decoding.rule == "multilabel" else ()
     count, *sides = exported.contract.fixed_shape or (1, HEIGHT, WIDTH)
     step = exported.contract.sample_step if exported.contract.fixed_shape else 1
-    height, width = (-(-side // step) for side in sides)
+    rows, columns = (-(-side // step) for side in sides)
+    height, width = golden_size(exported.contract.card.preprocessing)
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-        "image": (torch.uint8, (count, HEIGHT, WIDTH, channels)),
-        "input": (torch.float32, (count, channels, height, width)),
-        "logits": (torch.float32, (count, classes, height, width)),
-        "mask": (masks, (count, *planes, HEIGHT, WIDTH)),
-        "margin": (torch.float32, (count, *planes, HEIGHT, WIDTH)),
+        "image": (torch.uint8, (count, height, width, channels)),
+        "input": (torch.float32, (count, channels, rows, columns)),
+        "logits": (torch.float32, (count, classes, rows, columns)),
+        "mask": (masks, (count, *planes, height, width)),
+        "margin": (torch.float32, (count, *planes, height, width)),
     }
     for name in (*expected, "sample"):
         if name not in exported.golden:

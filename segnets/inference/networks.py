@@ -207,7 +207,7 @@ def open_network(
         dtype: Precision of a model or a weights file: "float32", or "bfloat16" on a CPU that supports it. None means
             float32, and for an exported file its own precision.
         resize: Size of images at the network's input instead of the card's: pixels of the short side, (height, width),
-            or "none" for that of the image. None keeps the card's rule.
+            "x2" for 2 times the image, or "none" for that of the image. None keeps the card's rule.
         fast: Whether a model may be rewritten for the CPU at hand.
 
     Raises:

@@ -49,7 +49,7 @@ class Predictor:
         device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU.
         dtype: "float32", or "bfloat16" on CPUs that support it; None for float32, and for an exported file its own.
         resize: Size of images at the network's input instead of the model's own rule: pixels of the short side,
-            (height, width), or "none" for that of the image.
+            (height, width), "x2" for 2 times the image, or "none" for that of the image.
         deterministic: Whether masks must equal those of the model's or the file's own `segment` bit for bit. Models are
             not rewritten, and images are computed one by one.
         flip: Whether to average with the prediction of the mirrored image.

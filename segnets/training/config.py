@@ -76,7 +76,9 @@ class TrainingConfig:
         "argmax",
         choices=DECODING_RULES,
     )
-    resize: str = _option("Size of images in validation and prediction: 520 (short side), 360x480 or none.")
+    resize: str = _option(
+        "Size of images in validation and prediction: 520 (short side), 360x480, x2 (2 times the image) or none."
+    )
     recipe: str = _option(
         "Values of all options that are not given. auto: torchvision for its six networks if they start from ImageNet "
         "weights, else light.",
@@ -100,7 +102,9 @@ class TrainingConfig:
     norm_eval: bool = _option("Whether batch norms keep their statistics.", False)
 
     crop: int = _option("Height and width of the training crops.", section="Augmentation", least=8, most=65536)
-    base_size: int = _option("Short side of images before random scaling.", least=1, most=65536)
+    base_size: int = _option(
+        "Short side of images before random scaling. 0: that which resize gives.", least=0, most=65536
+    )
     scale: tuple[float, float] = _option("Smallest and largest random scale.", least=0.01, most=100)
     flip: float = _option("Probability of mirroring.", least=0, most=1)
     colour: float = _option("Strength of random light and colour, 0 to 1. 0: none.", least=0, most=1)
@@ -143,7 +147,7 @@ class TrainingConfig:
         if self.recipe == "auto":
             from_imagenet = bool(self.weights_backbone) and not self.weights
             self._set("recipe", recipe_for(self.model, from_imagenet=from_imagenet))
-        for name, value in recipe_values(self.recipe, self.model, self.crop).items():
+        for name, value in recipe_values(self.recipe, self.model, self.crop, self.resize).items():
             if getattr(self, name) is None:
                 self._set(name, value)
         self._check_together()
@@ -177,7 +181,8 @@ class TrainingConfig:
     def changed(self, **options: Any) -> TrainingConfig:
         """Return the configuration with other values.
 
-        Options that have the recipe's value follow the recipe: another `crop` changes `base_size` and `resize` too.
+        Options that have the recipe's value follow the recipe: another `crop` changes `base_size` and `resize` too,
+        and a factor as `resize` sets `base_size` to 0.
 
         Args:
             **options: New values by name.
@@ -185,7 +190,7 @@ class TrainingConfig:
         Raises:
             TrainingError: If an option is unknown, or a value is not allowed.
         """
-        own = recipe_values(self.recipe, self.model, self.crop)
+        own = recipe_values(self.recipe, self.model, self.crop, self.resize)
         kept = {
             each.name: getattr(self, each.name)
             for each in fields(self)

@@ -90,13 +90,14 @@ def recipe_for(model: str, *, from_imagenet: bool) -> str:
     return "torchvision" if from_imagenet and model in TORCHVISION_MODELS else "light"
 
 
-def recipe_values(recipe: str, model: str, crop: int | None = None) -> dict[str, Any]:
+def recipe_values(recipe: str, model: str, crop: int | None = None, resize: str | None = None) -> dict[str, Any]:
     """Return the values of the options that a recipe determines, by name.
 
     Args:
         recipe: Key of `RECIPES`.
         model: Name of the network. torchvision trained its networks on MobileNetV3 with other values.
         crop: Height and width of the crops. The sizes of images scale with it: 520 for 480 in torchvision's recipe.
+        resize: The option `resize` if it is given. A factor, such as "x2", applies to the training images too.
     """
     values = dict(RECIPES[recipe])
     if recipe == "torchvision":
@@ -107,4 +108,6 @@ def recipe_values(recipe: str, model: str, crop: int | None = None) -> dict[str,
     if crop is not None:
         values["base_size"] = max(1, round(crop * values["base_size"] / values["crop"]))
         values["resize"] = str(values["base_size"])
+    if resize is not None and resize.startswith("x"):
+        values["base_size"] = 0
     return values

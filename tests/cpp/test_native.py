@@ -14,6 +14,7 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 
 from segnets.deploy import load_exported
+from segnets.preprocessing import Preprocessing
 from tests.cpp.common import expected, export_tiny, picture
 from tests.deploy.common import random_image
 
@@ -39,6 +40,16 @@ def test_logits_batches_and_many_classes(native: Any, tmp_path: Path) -> None:
     assert (logits.dtype, logits.shape) == (np.float32, (3, 300, 40, 50))
     assert np.array_equal(logits, exported.logits(exported.preprocess(torch.from_numpy(images))).numpy())
     assert model.logits(images[0]).shape == (300, 40, 50)
+
+
+def test_a_scaled_image(native: Any, tmp_path: Path) -> None:
+    path = export_tiny(tmp_path / "scaled.ts", preprocessing=Preprocessing(resize="scale", size=1.5))
+    model, image = native.Model(path), picture(33, 131, 3)
+    assert model.logits(image).shape == (5, 50, 197)
+    mask = model.segment(image)
+    assert (mask.dtype, mask.shape) == (np.uint8, (33, 131))
+    assert np.array_equal(mask, expected(path, image))
+    assert model.contract["preprocessing"]["size"] == 1.5
 
 
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

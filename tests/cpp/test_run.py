@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from segnets.deploy import load_exported
-from segnets.preprocessing import Preprocessing
+from segnets.preprocessing import Preprocessing, preprocess, scaled_side
 from tests.cpp.common import export_tiny, read_pnm, run, run_anew, write_ppm
 from tests.deploy.common import SMALL, random_image, rewrite
 
@@ -62,6 +62,7 @@ def test_the_mask_equals_that_of_python(height: int, width: int, build: Path, sm
         Preprocessing(size=100),
         Preprocessing(resize="none", channel_order="BGR"),
         Preprocessing(resize="fixed", size=(50, 60), interpolation="bicubic", mean=(0.4, 0.5, 0.6)),
+        Preprocessing(resize="scale", size=2),
     ],
 )
 def test_every_preprocessing_equals_that_of_python(preprocessing: Preprocessing, build: Path, tmp_path: Path) -> None:
@@ -132,6 +133,22 @@ def test_logits_equal_those_of_python(output: Literal["tensor", "dict"], build: 
     logits = np.load(tmp_path / "l.npy")
     assert logits.shape == (1, 5, 50, 74)
     assert np.array_equal(logits, exported.logits(exported.preprocess(image)).numpy())
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
+def test_a_scaled_image_has_the_size_that_it_has_in_python(factor: float, build: Path, tmp_path: Path) -> None:
+    preprocessing = Preprocessing(resize="scale", size=factor)
+    export_tiny(tmp_path / "m.ts", 5, preprocessing)
+    exported = load_exported(tmp_path / "m.ts")
+    for height, width in ((1, 1), (1, 2), (33, 131), (47, 49)):
+        image = random_image(height, width, seed=height)
+        ppm = write_ppm(tmp_path / "i.ppm", image)
+        result = run(build, tmp_path / "m.ts", ppm, tmp_path / "m.pgm", "--logits", tmp_path / "l.npy")
+        assert result.returncode == 0, result.stderr
+        logits = np.load(tmp_path / "l.npy")
+        assert logits.shape == (1, 5, scaled_side(height, factor), scaled_side(width, factor))
+        assert np.array_equal(logits, exported.logits(preprocess(image, preprocessing)).numpy())
+        assert np.array_equal(read_pnm(tmp_path / "m.pgm"), exported.segment(image)[0].numpy())
 
 
 def test_an_overlay_without_a_palette_has_voc_colours(build: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class Config:
     recipe: str = "light"
     crop: int = 48
     base_size: int = 64
+    resize: str = "64"
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     colour: float = 0.0
@@ -140,6 +141,20 @@ def test_scales_reach_both_ends(recipe: str) -> None:
     widths = [int((augment(pair)[1] == 1).sum()) ** 0.5 for _ in range(60)]
     assert 5.5 < min(widths) < 7.5
     assert 20 < max(widths) < 24.5
+
+
+@pytest.mark.parametrize("recipe", ["torchvision", "light"])
+def test_a_factor_as_the_base_size(recipe: str) -> None:
+    """Images of every size are enlarged as in prediction."""
+    for height, width in ((48, 60), (60, 84)):
+        results = []
+        for base_size, resize in ((0, "x2"), (2 * height, "none"), (0, str(2 * height))):
+            config = Config(recipe, crop=80, base_size=base_size, resize=resize)
+            torch.manual_seed(0)
+            results.append(training_augmentation(config)(encoded(height, width)))
+        for image, mask in results[1:]:
+            assert torch.equal(image, results[0][0])
+            assert torch.equal(mask, results[0][1])
 
 
 def test_blur_changes_images_only() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from segnets.card import Decoding
 from segnets.deploy import export, join_onnx, load_exported, verify
-from segnets.deploy.check.golden import golden_image
+from segnets.deploy.check.golden import golden_image, golden_size
 from segnets.deploy.formats import _script
 from segnets.deploy.formats.aoti import ImageProgram
 from segnets.deploy.formats.onnx.image_graphs import preprocess_text
@@ -175,3 +175,13 @@ def test_the_golden_image_has_as_many_different_channels() -> None:
     assert torch.equal(image[..., :3], golden_image())
     assert torch.equal(image[..., :1], golden_image(1))
     assert len({bytes(image[..., channel].numpy().tobytes()) for channel in range(9)}) == 9
+
+
+def test_the_golden_image_is_not_reduced_below_its_usual_size() -> None:
+    """A compiled network takes inputs from 33 pixels on, and a smaller one would show no pattern."""
+    for factor in (0.1, 0.3, 0.5, 0.9, 1.0, 3.0):
+        preprocessing = Preprocessing(resize="scale", size=factor)
+        height, width = Preprocess(preprocessing).output_size(*golden_size(preprocessing))
+        assert height >= 48
+        assert width >= 64
+    assert golden_size(Preprocessing()) == golden_size(Preprocessing(resize="scale", size=3)) == (48, 64)

@@ -17,6 +17,7 @@ import torch
 
 from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.errors import ExportError, OutputError
+from segnets.preprocessing import Preprocessing
 from tests.deploy.common import SMALL, break_compressed, compressed, random_model, rewrite, tiny
 
 EXPORT = (
@@ -81,6 +82,10 @@ def test_compressed_entries(small: Path, tmp_path: Path) -> None:
         (edit_contract(num_classes=0), r"is damaged: num_classes=0: expected 1\.\.32767"),
         (edit_contract(golden={}), "is damaged: the field 'tolerance' is missing"),
         (edit_contract(preprocessing={}), "is damaged: preprocessing: missing fields"),
+        (
+            edit_contract(preprocessing={**Preprocessing().to_json(), "resize": "scale", "size": -2}),
+            "is damaged: size=-2 with resize='scale': expected a factor from 0.1 to 10",
+        ),
         (lambda n, c: b"{" if n.endswith("segnets.json") else c, r"segnets\.json is not JSON"),
         (lambda n, c: b"junk" if n.endswith("golden.safetensors") else c, r"golden\.safetensors is damaged"),
         (lambda n, c: b"junk" if n.endswith("constants.pkl") else c, "LibTorch can't load it"),

@@ -119,6 +119,10 @@ def test_only_plain_operators(by_command: Path) -> None:
         ({"size": (1, 3, 0, 64)}, "1 to 65536 each"),
         ({"size": (1, 4, 64, 64)}, "has 4 channels, and images of this network have 3"),
         ({"size": SIZE, "preprocessing": SMALL}, "preprocessing: images are resized to 64x80, and size=.* takes 72x96"),
+        (
+            {"size": SIZE, "preprocessing": Preprocessing(resize="scale", size=2)},
+            "preprocessing: images are scaled by 2, and size=.* takes 72x96",
+        ),
         ({"size": SIZE, "format": "torchscript"}, "size=.* needs format='onnx': a file of format='torchscript' takes"),
         ({"size": SIZE, "dtype": "int8", "calibration": "."}, "calibration takes one image at a time"),
     ],
@@ -132,6 +136,7 @@ def test_the_command(by_command: Path, weights: Path, tmp_path: Path, capsys: py
     for options, message in (
         (["--size", "480x640"], "--size 480x640: expected batch x channels x height x width, for example 1x3x480x640"),
         (["--size", "1x3x64x96", "--resize", "64"], "--resize 64 contradicts --size 1x3x64x96: leave out --resize"),
+        (["--size", "1x3x64x96", "--resize", "x2"], "--resize x2 contradicts --size 1x3x64x96: leave out --resize"),
     ):
         assert main(["export", str(weights), str(tmp_path / "m.onnx"), *options]) == 1
         assert message in capsys.readouterr().err

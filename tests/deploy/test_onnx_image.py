@@ -35,6 +35,8 @@ def run(text: str, **inputs: torch.Tensor) -> torch.Tensor:
         Preprocessing(size=150, interpolation="bicubic", antialias=False),
         Preprocessing(size=77, interpolation="nearest", antialias=False),
         Preprocessing(resize="fixed", size=(48, 333)),
+        Preprocessing(resize="scale", size=1.5),
+        Preprocessing(resize="scale", size=0.5, interpolation="bicubic"),
         Preprocessing(resize="none", channel_order="BGR"),
     ],
     ids=lambda p: f"{p.resize}-{p.interpolation}-{p.antialias}-{p.channel_order}",

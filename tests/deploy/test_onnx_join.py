@@ -27,6 +27,7 @@ from tests.tiers import full_but
 PREPROCESSINGS = (
     Preprocessing(size=64, channel_order="BGR"),
     Preprocessing(resize="fixed", size=(50, 90), interpolation="bicubic"),
+    Preprocessing(resize="scale", size=0.5),
     Preprocessing(resize="none", mean=(0.5, 0.4, 0.3)),
 )
 EVERYDAY: list[dict[str, Any]] = [{"opset": 18, "classes": 300}, {"opset": 23, "dtype": "int8"}]

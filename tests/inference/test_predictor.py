@@ -238,10 +238,30 @@ def test_a_half_precision_model_is_refused_as_by_segment() -> None:
         segnets.Predictor(small_model().half(), deterministic=True)
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_card_that_scales_images(model: segnets.SegmentationModel, factor: float, tmp_path: Path) -> None:
+    rule = segnets.Preprocessing(resize="scale", size=factor)
+    segnets.save(model, tmp_path / "scaled.safetensors", preprocessing=rule)
+    loaded, photo = segnets.load(tmp_path / "scaled.safetensors"), random_image(39, 57)
+    expected = segnets.segment(model, photo, rule)
+    np.testing.assert_array_equal(segnets.segment(loaded, photo), expected)
+    mask = segnets.Predictor(loaded).predict(photo).mask
+    assert mask.shape == (39, 57)
+    assert (mask != expected).mean() <= 1e-3
+    assert (expected != segnets.segment(model, photo)).any()
+
+
 def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
     photo = random_image()
     kept = segnets.Predictor(model, resize="none", deterministic=True).predict(photo).mask
     np.testing.assert_array_equal(kept, segnets.segment(model, photo, segnets.Preprocessing(resize="none")))
+    scaled = segnets.Predictor(model, resize="x1.5", deterministic=True).predict(photo).mask
+    rule = segnets.Preprocessing(resize="scale", size=1.5)
+    np.testing.assert_array_equal(scaled, segnets.segment(model, photo, rule))
+    assert scaled.shape == kept.shape
+    assert (scaled != kept).any()
+    with pytest.raises(PredictError, match=r"resize='x0' \(--resize\): expected a factor from 0\.1 to 10 after the x"):
+        segnets.Predictor(model, resize="x0")
     with pytest.raises(PredictError, match="resize='big'"):
         segnets.Predictor(model, resize="big")
     with pytest.raises(PredictError, match=r"resize=\(1,\)"):

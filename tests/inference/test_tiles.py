@@ -152,6 +152,15 @@ def test_logits_equal_those_of_the_whole_image(height: int, width: int) -> None:
         assert np.abs(near.logits - expected).max() > 1e-2
 
 
+def test_tiles_are_scaled_as_the_whole_image() -> None:
+    net, image = network(Fcn(5), Preprocessing(resize="scale", size=2)), image_of(320, 416)
+    expected = plain(image, net).band(0, 320).numpy()
+    result = tiled(image, net, tile=128, overlap=28, logits=True)
+    assert np.abs(result.logits - expected).max() < 1e-4
+    unscaled = tiled(image, network(Fcn(5)), tile=128, overlap=28, logits=True)
+    assert np.abs(unscaled.logits - expected).max() > 0.1
+
+
 def segment(net: Network, image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """Return the network's own mask of a whole image."""
     batch = torch.from_numpy(image)[None]
@@ -160,7 +169,7 @@ def segment(net: Network, image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
 
 
 def test_an_image_no_larger_than_a_tile_is_predicted_as_without_tiles() -> None:
-    for preprocessing in (KEPT, Preprocessing(size=40)):
+    for preprocessing in (KEPT, Preprocessing(size=40), Preprocessing(resize="scale", size=1.5)):
         net, image = network(Fcn(5), preprocessing), image_of(61, 64)
         whole = plain(image, net)
         result = tiled(image, net, tile=64, overlap=16, logits=True, confidence=True)

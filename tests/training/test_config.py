@@ -55,6 +55,16 @@ def test_sizes_scale_with_the_crop_unless_they_are_given() -> None:
     assert own.changed(crop=480).base_size == 300
 
 
+def test_a_factor_is_the_base_of_the_training_images_too() -> None:
+    config = TrainingConfig(model="m", recipe="light", resize="x2")
+    assert (config.crop, config.base_size, config.resize) == (360, 0, "x2")
+    assert config.with_values(["crop=240"]) == TrainingConfig(model="m", recipe="light", resize="x2", crop=240)
+    assert config.changed(resize="360") == TrainingConfig(model="m", recipe="light")
+    assert TrainingConfig(model="m", recipe="light").changed(resize="x2") == config
+    assert TrainingConfig.from_json(config.to_json()) == config
+    assert config.changed(base_size=720).changed(crop=240).base_size == 720
+
+
 def test_another_recipe_changes_only_what_was_left_to_it() -> None:
     config = TrainingConfig(model="m", recipe="light", lr=0.5)
     other = config.changed(recipe="torchvision")
@@ -114,6 +124,7 @@ def test_paths_become_texts() -> None:
         ("ema=1", "ema=1: expected a number below 1"),
         ("output_stride=4", "output_stride=4: expected 8, 16 or 32"),
         ("resize=big", "resize='big': expected 520"),
+        ("resize=x0", r"resize='x0': expected a factor from 0\.1 to 10 after the x"),
         ("class_weights=inverse", "class_weights='inverse': expected none, enet, median or a list"),
         ("class_weights=[0, 0]", "class_weights=.*: expected numbers from 0, not all 0"),
         ("loss=dise", "loss='dise': 'dise' is unknown; expected cross_entropy, ohem"),

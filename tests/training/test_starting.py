@@ -76,6 +76,8 @@ def test_equal_classes_are_kept(trained: tuple[Any, Path]) -> None:
     assert told == [f"{path}: its classes are those of the data and are kept"]
     assert built.config.options["output_stride"] == 8
     assert built.card.preprocessing == replace(PREPROCESSING, resize="none", size=None)
+    scaled, _ = _built(_config(weights=str(path), resize="x2"))
+    assert scaled.card.preprocessing == replace(PREPROCESSING, resize="scale", size=2.0)
 
 
 def test_classes_are_taken_by_name(trained: tuple[Any, Path]) -> None:

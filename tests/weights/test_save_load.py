@@ -269,6 +269,7 @@ def test_files_that_are_not_weights_files(tmp_path: Path, model: nn.Module) -> N
         (lambda d: d["model"]["options"].update(num_classes=4), "does not fit .* 4 of another shape"),
         (lambda d: d.update(palette=[[1, 2]]), "its description is damaged"),
         (lambda d: d["preprocessing"].update(resize="sideways"), "its description is damaged"),
+        (lambda d: d["preprocessing"].update(resize="scale", size=0), "size=0 with resize='scale': expected a factor"),
     ],
 )
 def test_a_wrong_description(

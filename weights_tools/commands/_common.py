@@ -40,7 +40,7 @@ def positive_int(argument: str) -> int:
 
 
 def resize_rule(argument: str) -> dict[str, Any]:
-    """Parse 520, 480x640 or none into fields of a `segnets.Preprocessing`."""
+    """Parse 520, 480x640, x2 or none into fields of a `segnets.Preprocessing`."""
     from segnets.preprocessing import parse_resize  # imports torch, which would slow down `--help`
 
     try:

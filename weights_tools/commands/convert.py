@@ -65,7 +65,7 @@ def _add_source_facts(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=resize_rule,
         metavar="RULE",
-        help="how images were resized: 520 (the short side), 480x640 (height x width) or none",
+        help="how images were resized: 520 (the short side), 480x640 (height x width), x2 (2 times the image) or none",
     )
     for name in ("mean", "std"):
         group.add_argument(

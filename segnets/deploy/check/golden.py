@@ -3,11 +3,11 @@
 Python and C++ replay it to show that the file is intact and that this machine computes what the exporting one did.
 
 The pair is a safetensors file of these tensors:
-- `image`, (1, 48, 64, K) uint8.
+- `image`, (1, 48, 64, K) uint8. A preprocessing that reduces images takes a larger one (`golden_size`).
 - `input`, (1, K, 48, 64) float32: the image normalised, but not resized.
 - `logits`, (1, C, 48, 64) float32: the logits of `input`.
 - `sample`: every k-th row and column of the preprocessed image.
-- `mask`, (1, 48, 64): the class of each pixel of the image; planes (1, C, 48, 64) of multi-label networks.
+- `mask`, (1, H, W): the class of each pixel of the image; planes (1, C, 48, 64) of multi-label networks.
 - `margin`, of the same shape, float32: the lead of the best class there, relative to the largest logit; or twice the
   distance of the logit from the threshold.
 
@@ -17,6 +17,7 @@ A file of a fixed size (N, H, W) repeats the image N times. Its `input` is the i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,15 +74,16 @@ def make_golden(
     """
     segmenter = Segmenter(model, preprocessing, decoding).eval()
     normalised = golden_input(preprocessing, shape)
-    image = golden_image(preprocessing.channels).repeat(len(normalised), 1, 1, 1)
+    height, width = golden_size(preprocessing)
+    image = golden_image(preprocessing.channels, height, width).repeat(len(normalised), 1, 1, 1)
     logits = logits_of(segmenter.model, normalised)
     if tolerance is None:
         tolerance = ToleranceEstimator(segmenter.model, dtype).tolerance(normalised)
     with torch.inference_mode():
         prepared = segmenter.preprocess(image)
         prepared_logits = logits_of(segmenter.model, prepared)
-        mask = segmenter.decode(prepared_logits, HEIGHT, WIDTH)
-        margin = relative_margin(logits_at(prepared_logits, HEIGHT, WIDTH), decoding)
+        mask = segmenter.decode(prepared_logits, height, width)
+        margin = relative_margin(logits_at(prepared_logits, height, width), decoding)
     step = -(-max(prepared.shape[2:]) // _SAMPLES_PER_SIDE)
     kept = slice(None, None, step if shape else None)
     tensors = {
@@ -95,6 +97,13 @@ def make_golden(
     # safetensors refuses tensors that share memory, and a network may return its input.
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     return Golden(copies, tolerance, step)
+
+
+def golden_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return height and width of the golden image: 48x64, or a multiple that a factor below 1 does not make smaller."""
+    factor = preprocessing.size if isinstance(preprocessing.size, float) else 1.0
+    times = max(1, math.ceil(1 / factor))
+    return times * HEIGHT, times * WIDTH
 
 
 def golden_input(preprocessing: Preprocessing, shape: tuple[int, int, int] | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from segnets.deploy.check.golden import Golden, make_golden
 from segnets.deploy.contract import Contract, ContractFields
 from segnets.deploy.passes.pipeline import Rewritten
 from segnets.errors import ExportError
-from segnets.preprocessing import DEFAULT_SHORT_SIDE, Preprocessing
+from segnets.preprocessing import DEFAULT_SHORT_SIDE, Preprocessing, scaled_side
 
 if TYPE_CHECKING:
     from segnets.deploy.formats.onnx.quantize import QuantizationReport
@@ -130,7 +130,10 @@ def usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
     """Return the typical size of images at the network's input, (height, width)."""
     if isinstance(preprocessing.size, tuple):
         return preprocessing.size
-    side = preprocessing.size or DEFAULT_SHORT_SIDE
+    if isinstance(preprocessing.size, float):
+        side = scaled_side(DEFAULT_SHORT_SIDE, preprocessing.size)
+    else:
+        side = preprocessing.size or DEFAULT_SHORT_SIDE
     return side, side
 
 

@@ -110,6 +110,9 @@ def _output_size(preprocessing: Preprocessing, height: Value, width: Value) -> t
     program, size = height.program, preprocessing.size
     if isinstance(size, tuple):
         return program.constant("int64", size[0]), program.constant("int64", size[1])
+    if isinstance(size, float):
+        new_height, new_width = ((side.to("double") * size + 0.5).to("int64").most(1) for side in (height, width))
+        return new_height, new_width  # as `scaled_side`
     assert size is not None
     short_side = program.constant("int64", size)
     product = (short_side * height.most(width)).to("double")
