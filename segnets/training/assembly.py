@@ -24,6 +24,8 @@ from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks
 from segnets.training.losses import Objective, loss_of
 from segnets.training.optim import build_optimizer
+from segnets.training.precision import bfloat16_advice
+from segnets.training.progress import SlowWork
 from segnets.training.schedules import schedule_of
 from segnets.training.starting import build_network, describe_network, rebuild_network
 from segnets.training.step import StepResult, TrainingStep
@@ -122,7 +124,7 @@ class Assembly:
         if device.type == "cpu":
             keep_freed_memory()
         preprocessing = card_of(model).preprocessing
-        self._in_memory = self.samples.keep_in_memory()
+        self._in_memory = self.samples.keep_in_memory(progress=SlowWork(self._tell, "images are decoded into memory"))
         self.class_weights = self._weights_of_classes() if state is None else state["class_weights"]
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=device)
         if weights is not None and weights.shape != (len(self._data.classes),):
@@ -139,6 +141,8 @@ class Assembly:
         )
         if state is not None:
             self.step.load_state_dict(state["training"])
+        elif self._ranks.first and (advice := bfloat16_advice(model, config, channels=data.channels)):
+            self._tell(advice)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `build` restores, for a checkpoint."""
@@ -168,7 +172,9 @@ class Assembly:
 
     def _masks(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the masks of the training split; images that are not in memory are not read."""
+        progress = SlowWork(self._tell, "masks are counted for class_weights")
         for index, sample in enumerate(self.samples.samples):
+            progress(index, len(self.samples))
             if self._in_memory:
                 yield self.samples.pair(index).mask
             else:

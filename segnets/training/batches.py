@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from typing import TypeAlias
 
@@ -34,15 +35,17 @@ def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinne
     Raises:
         SegnetsError: If a sample can't be read.
     """
-    loader = DataLoader(
-        _Caught(train_set),
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pinned,
-        worker_init_fn=ignore_stops,
-        generator=torch.Generator(),  # the loader draws a seed, by default from torch's global generator
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than CPUs, as was asked for
+        loader = DataLoader(
+            _Caught(train_set),
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pinned,
+            worker_init_fn=ignore_stops,
+            generator=torch.Generator(),  # the loader draws a seed, by default from torch's global generator
+        )
     for batch in loader:
         if isinstance(batch, SegnetsError):
             raise batch

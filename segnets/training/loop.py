@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segnets.card import JSON
 from segnets.data import DataSet, open_data
 from segnets.data.loader import Augmentation, Example
-from segnets.errors import DataError, OutputError, TrainingError
+from segnets.errors import DataError, TrainingError
 from segnets.training.assembly import Assembly
 from segnets.training.checkpoints import check_room, restoring, write_checkpoint
 from segnets.training.config import TrainingConfig
@@ -119,7 +119,7 @@ class Trainer:
                 self._start(state)
                 self._train(stop)
             except BaseException:
-                with contextlib.suppress(OutputError):  # the first error says more
+                with contextlib.suppress(OSError):  # the first error says more
                     self._close_loggers()
                 raise
             self._close_loggers()
@@ -166,8 +166,16 @@ class Trainer:
 
     def _train(self, stop: StopRequest) -> None:
         # Closed at once: processes that load data ignore SIGTERM, and the end of Python would wait for them.
-        with contextlib.closing(self._parts.batches()) as batches:
-            self._make_steps(batches, stop)
+        try:
+            with contextlib.closing(self._parts.batches()) as batches:
+                self._make_steps(batches, stop)
+        except RuntimeError as error:  # raised anywhere, also in the middle of a step, so that nothing can be saved
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that loads data was killed, often for lack of memory; {self._describe_saved()}. Go on with "
+                "--resume, and fewer --workers if memory is short"
+            ) from None
 
     def _make_steps(self, batches: Iterator[Example], stop: StopRequest) -> None:
         while True:
@@ -198,8 +206,9 @@ class Trainer:
             yield
         except DataError as error:
             self._checkpoint()
+            text, steps = str(error).rstrip("."), self._parts.step.steps
             raise DataError(
-                f"{error} The training was saved after step {self._parts.step.steps}; --resume goes on from there."
+                f"{text}. The training was saved after step {steps}; --resume goes on from there."
             ) from None
 
     def _note(self, result: StepResult, samples: Tensor) -> None:

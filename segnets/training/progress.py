@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,28 @@ class StepReport:
     epochs: int
     loss: float
     images: int
+
+
+class SlowWork:
+    """Messages about work before the first step: none in the first seconds, then one every half minute.
+
+    Args:
+        tell: Called with the messages.
+        message: What is done, for example "images are decoded into memory".
+    """
+
+    _FIRST, _NEXT = 5.0, 30.0  # seconds
+
+    def __init__(self, tell: Callable[[str], None], message: str) -> None:
+        self._tell, self._message = tell, message
+        self._due = time.monotonic() + self._FIRST
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note how much is done."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self._NEXT
+            self._tell(f"{done:,} of {total:,} {self._message}")
 
 
 @dataclass

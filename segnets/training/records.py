@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segnets.card import JSON
-from segnets.files import atomic_write
+from segnets.errors import TrainingError
+from segnets.files import atomic_write, cannot_write
 from segnets.training.evaluation import Evaluation
 
 # Columns that differ from run to run: seconds since the start of the process, rate of the steps since the last row, and
@@ -45,6 +46,10 @@ class CsvLog:
     Args:
         path: The file.
         step: Step after which the training goes on: rows of later steps, from before an interruption, are removed.
+
+    Raises:
+        OutputError: If the file can't be written.
+        TrainingError: If it is there and is no such log.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -52,8 +57,7 @@ class CsvLog:
         self._started = time.monotonic()
         rows = []
         if step and path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            rows = [row for row in _rows(path) if int(row["step"]) <= step]
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
@@ -62,12 +66,39 @@ class CsvLog:
             target.write(text.getvalue().encode())
 
     def write(self, row: Mapping[str, JSON]) -> None:
-        """Append a row and flush it."""
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow({**row, "seconds": round(time.monotonic() - self._started, 3)})
+        """Append a row and flush it.
+
+        Raises:
+            OutputError: If the file can't be written.
+        """
+        try:
+            with self._path.open("a", newline="") as file:
+                csv.DictWriter(file, COLUMNS).writerow({**row, "seconds": round(time.monotonic() - self._started, 3)})
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
 
     def validated(self, _step: int, _evaluation: Evaluation) -> None:
         """Do nothing: the row has the scores."""
 
     def close(self) -> None:
         """Do nothing: every row was flushed."""
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a log, without a last one that a full disk or a lost machine left incomplete.
+
+    Raises:
+        TrainingError: If the file can't be read, or is no log of a training.
+    """
+    try:
+        text = path.read_text()
+        rows = list(csv.DictReader(io.StringIO(text)))
+        complete = rows if text.endswith("\n") else rows[:-1]
+        if any(not row["step"].isdecimal() or None in row.values() or None in row for row in complete):
+            raise ValueError("a row is damaged")
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+        raise TrainingError(
+            f"{path}: can't be read as the log of this training ({error}); restore the file, or remove it, which loses "
+            "the curves so far"
+        ) from None
+    return complete

@@ -24,7 +24,8 @@ from segnets.preprocessing import parse_resize
 from segnets.training import TrainingConfig, train
 from segnets.training.checkpoints import read_checkpoint, write_checkpoint
 from segnets.training.losses import Objective, plain
-from segnets.training.progress import StepReport
+from segnets.training.progress import SlowWork, StepReport
+from segnets.training.records import COLUMNS, CsvLog
 from tests.data.common import write_folder
 from tests.tiers import full_but
 from tests.training.runs import check_same_runs, config_of, folder, rows_of, run_training, toys, trainer_of
@@ -230,7 +231,7 @@ def test_an_unreadable_image_in_the_middle_saves(tmp_path: Path) -> None:
     order = [index for batch in _positions(trainer, 2) for _, index in batch]
     broken = data / "train" / "images" / f"{order[2]:03}.png"
     content = broken.read_bytes()
-    trainer._parts.samples.keep_in_memory = lambda *_: False  # type: ignore[method-assign]  # as for a large set
+    trainer._parts.samples.keep_in_memory = lambda *_, **_options: False  # type: ignore[method-assign]  # as for a large set
     broken.write_bytes(content[:40])
     with pytest.raises(DataError, match=rf"{broken.name}.*The training was saved after step 1; --resume goes on"):
         trainer.run()
@@ -388,3 +389,60 @@ def test_a_batch_norm_of_one_value_is_told(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", train=1)
     with pytest.raises(TrainingError, match=r"a batch of 1 crops of 8x8 .* raise --batch, or .* norm_eval=true"):
         run_training(config_of(data, tmp_path / "run", model="lraspp_mobilenet_v3_small", batch=1, crop=8))
+
+
+def test_a_killed_worker_is_told(folder: Path, tmp_path: Path) -> None:
+    def kill(report: StepReport) -> None:
+        if report.step == 3:
+            (worker, *_) = multiprocessing.active_children()
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            time.sleep(5)  # until the signal of its end arrives
+
+    with pytest.raises(TrainingError, match=r"was killed, .* the checkpoint of step 2 is kept\. Go on with --resume"):
+        run_training(config_of(folder, tmp_path / "run", workers=1, epochs=9), on_step=kill)
+    assert not multiprocessing.active_children()
+
+
+def test_a_log_that_can_t_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    def replace(report: StepReport) -> None:
+        (tmp_path / "run" / "log.csv").unlink()
+        (tmp_path / "run" / "log.csv").mkdir()
+
+    with pytest.raises(OutputError, match=r"log\.csv': can't be written: .*Is a directory"):
+        run_training(config_of(folder, tmp_path / "run"), on_step=replace)
+
+
+@pytest.mark.parametrize(
+    ("log", "steps"),
+    [("1,1,2.5,,,,,,\n2,1,2.0,,,,,,\n3,1,", ["1", "2"]), ("1,1,2.5,,,,,,\n", ["1"]), ("1,1\n", None), ("x\n", None)],
+    ids=["cut", "whole", "short row", "no step"],
+)
+def test_a_damaged_log_is_refused(log: str, steps: list[str] | None, tmp_path: Path) -> None:
+    """Not so its last row, if it was cut off."""
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(COLUMNS) + "\n" + log)
+    if steps is None:
+        with pytest.raises(TrainingError, match=r"log\.csv: can't be read as the log of this training"):
+            CsvLog(path, 2)
+        return
+    CsvLog(path, 2)
+    assert [row["step"] for row in rows_of(tmp_path)] == steps
+
+
+def test_slow_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    told: list[str] = []
+    progress = SlowWork(told.append, "images are decoded into memory")
+    for now in (104.0, 105.0, 130.0, 136.0):  # read by the clock above
+        progress(int(now) * 10, 2000)
+    assert told == ["1,050 of 2,000 images are decoded into memory", "1,360 of 2,000 images are decoded into memory"]
+
+
+def test_a_large_set_is_decoded_with_messages(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlowWork, "_FIRST", 0.0)
+    monkeypatch.setattr(SlowWork, "_NEXT", 0.0)
+    told: list[str] = []
+    trainer_of(config_of(folder, tmp_path / "run"), tell=told.append)._parts.build()
+    assert "7 of 7 images are decoded into memory" in told
+    assert "6 of 7 masks are counted for class_weights" in told
