@@ -39,6 +39,7 @@ def test_plain_overlays_equal_those_of_the_cpp_library(image: npt.NDArray[np.uin
     wide = rng.integers(0, 400, (300, 400), dtype=np.uint16)
     palette = voc_palette(400)
     assert np.array_equal(draw_overlay(pixels, wide, palette, outlines=False), overlay(pixels, wide, palette))
+    assert np.array_equal(draw_overlay(pixels, mask, palette, outlines=False), overlay(pixels, mask, palette))
     planes = rng.integers(0, 2, (3, 300, 400), dtype=np.uint8)
     plain = draw_overlay(pixels, planes, voc_palette(3), outlines=False)
     assert np.array_equal(plain, overlay(pixels, planes, voc_palette(3)))
