@@ -130,10 +130,11 @@ class Assembly:
         if weights is not None and weights.shape != (len(self._data.classes),):
             raise ValueError(f"{weights.numel()} class weights for {len(self._data.classes)} classes")
         self._normalise = Normaliser(preprocessing, device)
+        total = self._ranks.total if config.loss_average == "all" else None
         self.step = TrainingStep(
             model,
             build_optimizer(model, config),
-            self._loss or loss_of(config, weights),
+            self._loss or loss_of(config, weights, total=total),
             schedule_of(config, self.steps_per_epoch),
             config,
             self._ranks,

@@ -42,6 +42,16 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, which all call this.
+
+        Its gradient is that of this process, times the number of processes, by which `DistributedDataParallel` divides.
+        """
+        if self.world == 1:
+            return values
+        own = values * self.world
+        return self.sum(values.detach().clone()) + (own - own.detach())
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in some process. All processes call this."""
         if self.world == 1:

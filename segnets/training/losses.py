@@ -87,7 +87,7 @@ def ohem(
     return (losses * hard).sum(), weights.sum()
 
 
-def dice(logits: Tensor, target: Tensor) -> Mean:
+def dice(logits: Tensor, target: Tensor, *, total: Callable[[Tensor], Tensor] | None = None) -> Mean:
     """Compute the soft Dice loss, 1 - 2 |A n B| / (|A| + |B|), of the classes in the target.
 
     The pixels of the batch are taken together. Milletari et al. 2016, https://arxiv.org/abs/1606.04797 (there with
@@ -96,19 +96,21 @@ def dice(logits: Tensor, target: Tensor) -> Mean:
     Args:
         logits: Logits of shape (N, C, H, W).
         target: Ids of shape (N, H, W).
+        total: Function that adds up a tensor over all processes (`Ranks.total`), so that their batches are one. None
+            for this process alone.
 
     Returns:
         Sum over the classes that occur in the target, and their number.
     """
     valid = target != VOID
-    losses, counts = [], []
+    sums = []
     for number, probability in enumerate(_probabilities(logits)):
         truth = target == number
         pixels = truth.sum()
-        counts.append(pixels)
-        overlap = 2 * (probability * truth).sum() / ((probability * valid).sum() + pixels).clamp_min(1e-12)
-        losses.append((1 - overlap) * (pixels > 0))
-    return torch.stack(losses).sum(), (torch.stack(counts) > 0).sum()
+        sums.append(torch.stack([(probability * truth).sum(), (probability * valid).sum() + pixels, pixels.float()]))
+    common, sizes, counts = (torch.stack(sums) if total is None else total(torch.stack(sums))).unbind(dim=1)
+    occurs = counts > 0
+    return ((1 - 2 * common / sizes.clamp_min(1e-12)) * occurs).sum(), occurs.sum()
 
 
 def lovasz(logits: Tensor, target: Tensor) -> Mean:
@@ -297,7 +299,11 @@ def _two_classes(logits: Tensor) -> Tensor:
 
 
 def loss_of(
-    config: TrainingConfig, class_weights: Tensor | None = None, *, custom: PlainLoss | None = None
+    config: TrainingConfig,
+    class_weights: Tensor | None = None,
+    *,
+    custom: PlainLoss | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Objective:
     """Return the loss that a configuration describes.
 
@@ -306,6 +312,7 @@ def loss_of(
         class_weights: Weight of each class, (C,), on the device of the logits (`class_weights_of`). cross_entropy and
             ohem apply it to the pixels of each class, every loss of a multi-label network to the planes.
         custom: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean, instead of `config.loss`.
+        total: Function that adds up a tensor over all processes, for `dice`; see there.
 
     Raises:
         TrainingError: If the configuration asks for class weights, and they are not given.
@@ -322,7 +329,7 @@ def loss_of(
         "ohem": lambda logits, target: ohem(
             logits, target, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept, **options
         ),
-        "dice": dice,
+        "dice": lambda logits, target: dice(logits, target, total=total),
         "lovasz": lovasz,
     }
     terms = [(known[name], weight) for name, weight in loss_terms(config.loss)]

@@ -51,7 +51,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         ),
         "light": MappingProxyType(
             {
-                "epochs": 200,
+                "epochs": 100,
                 "batch": 8,
                 "optimizer": "adamw",
                 "lr": 1e-3,
@@ -60,20 +60,20 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "schedule": "poly",
                 "power": 0.9,
                 "warmup_epochs": 1.0,
-                "crop": 360,
-                "base_size": 360,
-                "scale": (0.5, 2.0),
+                "crop": 480,
+                "base_size": 720,
+                "scale": (0.5, 1.6),
                 "flip": 0.5,
-                "colour": 0.4,
+                "colour": 0.5,
                 "blur": 0.2,
-                "loss": "cross_entropy",
+                "loss": "cross_entropy+dice",
                 "loss_average": "all",
-                "class_weights": "enet",
+                "class_weights": "none",
                 "aux_loss": False,
                 "aux_lr_factor": 1.0,
                 "ema": 0.999,
                 "channels_last": True,
-                "resize": "360",
+                "resize": "720",
             }
         ),
     }
@@ -96,7 +96,8 @@ def recipe_values(recipe: str, model: str, crop: int | None = None, resize: str 
     Args:
         recipe: Key of `RECIPES`.
         model: Name of the network. torchvision trained its networks on MobileNetV3 with other values.
-        crop: Height and width of the crops. The sizes of images scale with it: 520 for 480 in torchvision's recipe.
+        crop: Height and width of the crops. The sizes of images scale with it: 520 for 480 in torchvision's recipe, 720
+            for 480 in "light".
         resize: The option `resize` if it is given. A factor, such as "x2", applies to the training images too.
     """
     values = dict(RECIPES[recipe])

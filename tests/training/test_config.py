@@ -57,9 +57,9 @@ def test_sizes_scale_with_the_crop_unless_they_are_given() -> None:
 
 def test_a_factor_is_the_base_of_the_training_images_too() -> None:
     config = TrainingConfig(model="m", recipe="light", resize="x2")
-    assert (config.crop, config.base_size, config.resize) == (360, 0, "x2")
+    assert (config.crop, config.base_size, config.resize) == (480, 0, "x2")
     assert config.with_values(["crop=240"]) == TrainingConfig(model="m", recipe="light", resize="x2", crop=240)
-    assert config.changed(resize="360") == TrainingConfig(model="m", recipe="light")
+    assert config.changed(resize="720") == TrainingConfig(model="m", recipe="light")
     assert TrainingConfig(model="m", recipe="light").changed(resize="x2") == config
     assert TrainingConfig.from_json(config.to_json()) == config
     assert config.changed(base_size=720).changed(crop=240).base_size == 720
@@ -120,7 +120,7 @@ def test_paths_become_texts() -> None:
         ("amp=bf16", "amp='bf16': expected one of no, bfloat16, float16; did you mean 'bfloat16'"),
         ("scale=2,1", r"scale=\[2.0, 1.0\]: expected the smallest first"),
         ("scale=1", r"scale=\[1\]: expected two numbers"),
-        ("warmup_epochs=500", "warmup_epochs=500: expected at most epochs=200"),
+        ("warmup_epochs=500", "warmup_epochs=500: expected at most epochs=100"),
         ("ema=1", "ema=1: expected a number below 1"),
         ("output_stride=4", "output_stride=4: expected 8, 16 or 32"),
         ("resize=big", "resize='big': expected 520"),

@@ -443,6 +443,6 @@ def test_a_large_set_is_decoded_with_messages(folder: Path, tmp_path: Path, monk
     monkeypatch.setattr(SlowWork, "_FIRST", 0.0)
     monkeypatch.setattr(SlowWork, "_NEXT", 0.0)
     told: list[str] = []
-    trainer_of(config_of(folder, tmp_path / "run"), tell=told.append)._parts.build()
+    trainer_of(config_of(folder, tmp_path / "run", class_weights="enet"), tell=told.append)._parts.build()
     assert "7 of 7 images are decoded into memory" in told
     assert "6 of 7 masks are counted for class_weights" in told

@@ -28,6 +28,7 @@ from segnets.training.losses import (
 
 CLASSES = 5
 PLAIN: dict[str, Any] = {"class_weights": "none"}
+CROSS_ENTROPY: dict[str, Any] = {**PLAIN, "loss": "cross_entropy"}
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 3.0, 0.1])
 
 
@@ -154,7 +155,7 @@ def test_a_sum_of_losses_with_aux_and_teacher(batch: tuple[Tensor, Tensor]) -> N
 def test_one_class_with_a_sigmoid(batch: tuple[Tensor, Tensor]) -> None:
     logits, target = batch[0][:, :1], torch.where(batch[1] == 255, 255, batch[1] % 2)
     valid = target != 255
-    config = TrainingConfig(decoding="threshold", **PLAIN)
+    config = TrainingConfig(decoding="threshold", **CROSS_ENTROPY)
     expected = F.binary_cross_entropy_with_logits(logits[:, 0][valid], target[valid].float())
     assert float(loss_of(config)({"out": logits}, target)) == pytest.approx(float(expected), rel=1e-6)
     pixel_weights = torch.where(target[valid] == 1, 3.0, 0.5)
@@ -172,7 +173,7 @@ def test_a_plane_per_class(batch: tuple[Tensor, Tensor], of_ids: bool) -> None:
     valid = planes != 255
     losses = F.binary_cross_entropy_with_logits(logits, planes.clamp(max=1).float(), reduction="none")
     means = (losses * valid).sum((0, 2, 3)) / valid.sum((0, 2, 3))
-    config = TrainingConfig(decoding="multilabel", **PLAIN)
+    config = TrainingConfig(decoding="multilabel", **CROSS_ENTROPY)
     target = ids if of_ids else planes
     assert float(loss_of(config)({"out": logits}, target)) == pytest.approx(float(means.mean()), rel=1e-5)
     expected = float((means * WEIGHT).sum() / WEIGHT.sum())

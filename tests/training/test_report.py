@@ -105,7 +105,7 @@ def test_the_report_needs_nothing_else(evaluation: Evaluation, history: History)
     assert "@import" not in page
     for text in (
         "Training of fcn_resnet50 on roads",
-        "epoch 2 of 200",
+        "epoch 2 of 100",
         "Confusion matrix",
         "Worst images",
         "Best images",
@@ -266,7 +266,7 @@ def test_the_report_logger_writes_after_each_validation(evaluation: Evaluation, 
     assert not (tmp_path / "report.html").exists()
     logger.validated(40, evaluation)
     logger.close()
-    assert "after step 40, epoch 2 of 200" in (tmp_path / "report.html").read_text()
+    assert "after step 40, epoch 2 of 100" in (tmp_path / "report.html").read_text()
 
 
 class FakeWriter:
