@@ -98,6 +98,11 @@ class Preprocessing:
         """Number of channels of the images."""
         return len(self.mean)
 
+    @property
+    def format_version(self) -> int:
+        """Format of the files that hold it: 1, or 2 for "scale", so that versions without that rule refuse the file."""
+        return 2 if self.resize == "scale" else 1
+
     def describe(self) -> str:
         """Return the preprocessing in words, for reports."""
         mean, std = (",".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))

@@ -10,7 +10,7 @@
 namespace segnets {
 namespace {
 
-constexpr std::int64_t kFormatVersion = 1;
+constexpr std::int64_t kFormatVersion = 2;  // the newest
 constexpr std::int64_t kMaxClasses = 32767;
 
 Colour read_colour(const Json& json) {
@@ -108,7 +108,12 @@ Contract read_fields(const Json& json) {
   contract.tolerance = json.at("golden").at("tolerance").number();
   contract.sample_step = json.at("golden").at("sample_step").integer();
   if (contract.sample_step < 1) throw Error("golden.sample_step is below 1");
-  const Json::Array& std_deviation = json.at("preprocessing").at("std").array();
+  const Json& preprocessing = json.at("preprocessing");
+  if (preprocessing.at("resize").string() == "scale") {
+    contract.scale = preprocessing.at("size").number();
+    if (!(contract.scale > 0)) throw Error("preprocessing.size is not a factor above 0");
+  }
+  const Json::Array& std_deviation = preprocessing.at("std").array();
   if (std_deviation.empty()) throw Error("preprocessing.std has no numbers");
   for (const Json& value : std_deviation) contract.std_deviation.push_back(value.number());
   if (const Json* bounds = json.find("bounds")) contract.bounds = read_bounds(*bounds);
@@ -128,8 +133,8 @@ Contract read_contract(std::string_view text, const std::string& path) {
     const Json json = Json::parse(text, what);
     if (json.at("format").string() != "segnets-export") throw Error("it is not a contract of segnets");
     const std::int64_t version = json.at("format_version").integer();
-    if (version != kFormatVersion)
-      throw Error("it has version " + std::to_string(version) + ", this program reads " +
+    if (version < 1 || version > kFormatVersion)
+      throw Error("it has version " + std::to_string(version) + ", this program reads 1 to " +
                   std::to_string(kFormatVersion) + " (take the C++ program of the segnets that exported it)");
     Contract contract = read_fields(json);
     contract.json = text;

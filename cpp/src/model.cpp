@@ -3,6 +3,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <iomanip>
 #include <new>
 #include <optional>
@@ -55,21 +57,36 @@ auto run(const std::string& what, Work work) {
   }
 }
 
-// Fewer images need no look at the system's files.
+// Fewer images, and smaller maps of scaled images, need no look at the system's files.
 constexpr std::size_t kCheckedFrom = 16;
+constexpr double kScaledCheckedFrom = 1 << 30;  // bytes
+
+// Return a side of an image at the network's input, as scaled_side in segnets/preprocessing.py does.
+double scaled_side(std::int64_t side, double scale) {
+  return std::max(1.0, std::floor(static_cast<double>(side) * scale + 0.5));
+}
+
+// Return height and width of images of this size at the network's input.
+std::array<double, 2> input_size(const ImageView& image, const Program& program, const Contract& contract) {
+  if (contract.scale > 0) return {scaled_side(image.height, contract.scale), scaled_side(image.width, contract.scale)};
+  const at::Tensor input = program.preprocess(pixels_of({image}, contract.in_channels()));
+  return {static_cast<double>(input.size(2)), static_cast<double>(input.size(3))};
+}
 
 // Check that the maps of a batch fit into memory, before the system ends the process for taking too much.
 void check_batch_fits(const std::vector<ImageView>& images, const Program& program, const Contract& contract) {
-  if (images.size() < kCheckedFrom || contract.device != "cpu") return;
-  const at::Tensor input = program.preprocess(pixels_of({images[0]}, contract.in_channels()));
+  if (images.empty() || contract.device != "cpu") return;
+  if (images.size() < kCheckedFrom && contract.scale <= 0) return;
+  const auto [height, width] = input_size(images[0], program, contract);
   const auto count = static_cast<double>(images.size());
   const auto maps = static_cast<double>(contract.in_channels() + contract.num_classes);
-  const double needed = 4 * count * maps * static_cast<double>(input.size(2)) * static_cast<double>(input.size(3));
+  const double needed = 4 * count * maps * height * width;
+  if (images.size() < kCheckedFrom && needed < kScaledCheckedFrom) return;
   const std::optional<std::int64_t> available = available_memory();
   if (!available || needed <= static_cast<double>(*available)) return;
   std::ostringstream text;
-  text << std::fixed << std::setprecision(1) << "batch: " << images.size() << " images, " << input.size(2) << "x"
-       << input.size(3) << " at the network's input, take at least " << needed / 1e9 << " GB, and "
+  text << std::fixed << std::setprecision(0) << "batch: " << images.size() << " images, " << height << "x" << width
+       << " at the network's input, take at least " << std::setprecision(1) << needed / 1e9 << " GB, and "
        << static_cast<double>(*available) / 1e9 << " GB are free; segment fewer or smaller images at a time";
   throw Error(text.str());
 }

@@ -15,7 +15,7 @@ from segnets.errors import ExportError
 from segnets.preprocessing import Preprocessing
 
 FORMAT = "segnets-export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; a file states the oldest that can hold its preprocessing
 CONTRACT_FILE = "segnets.json"
 GOLDEN_FILE = "golden.safetensors"
 KINDS = ("torchscript", "aoti", "onnx")
@@ -149,7 +149,7 @@ class Contract:
             mask = f"(N, {self.num_classes}, H, W) planes of 0 and 1"
         document: dict[str, Any] = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.card.preprocessing.format_version,
             "kind": self.kind,
             "model": {"name": self.config.name, "options": dict(self.config.options)},
             "num_classes": self.num_classes,
@@ -213,9 +213,9 @@ class Contract:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ExportError(f"{where}: {CONTRACT_FILE} is not a segnets contract. Export the model again")
         version = document.get("format_version")
-        if not isinstance(version, int) or version != FORMAT_VERSION:
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ExportError(
-                f"{where}: {CONTRACT_FILE} has version {version!r}, and this segnets reads {FORMAT_VERSION}. "
+                f"{where}: {CONTRACT_FILE} has version {version!r}, and this segnets reads 1 to {FORMAT_VERSION}. "
                 "Upgrade segnets, or export the model again with this version"
             )
         try:

@@ -14,7 +14,7 @@ from segnets.errors import WeightsError
 from segnets.preprocessing import Preprocessing
 
 METADATA_KEY = "segnets"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; a file states the oldest that can hold its preprocessing
 
 
 def encode(config: ModelConfig, card: ModelCard) -> str:
@@ -24,7 +24,7 @@ def encode(config: ModelConfig, card: ModelCard) -> str:
         WeightsError: If JSON cannot represent a value.
     """
     description: dict[str, object] = {
-        "format": FORMAT_VERSION,
+        "format": card.preprocessing.format_version,
         "model": {"name": config.name, "options": dict(config.options)},
         "classes": list(card.classes),
         "palette": [list(colour) for colour in card.palette],
@@ -62,7 +62,7 @@ def decode(text: str, where: str) -> tuple[ModelConfig, ModelCard]:
                 f"{where}: was written in format {version} by a newer segnets (this one reads up to {FORMAT_VERSION}); "
                 "update segnets"
             )
-        _expect(version == FORMAT_VERSION, "format")
+        _expect(version in range(1, FORMAT_VERSION + 1), "format")
         return _config(description["model"]), _card(description)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, WeightsError):

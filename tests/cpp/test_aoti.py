@@ -77,7 +77,7 @@ def test_many_threads(build: Path, compiled: Path) -> None:
     ("change", "message"),
     [
         (changed(processor={"instructions": ["avx1024"]}), "instructions that this processor lacks: avx1024"),
-        (changed(format_version=2), "it has version 2"),
+        (changed(format_version=3), "it has version 3"),
         (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind is 'tensorrt'"),
         (changed(bounds={"depth": [1, 2]}), "bounds of an unknown 'depth'"),

@@ -14,7 +14,7 @@ import torch
 import segnets
 from segnets.deploy import export
 from segnets.preprocessing import Preprocessing
-from tests.cpp.common import expected, picture
+from tests.cpp.common import expected, export_tiny, picture
 from tests.cpp.test_bad_input import change_contract
 from tests.deploy.common import random_model, rewrite
 
@@ -71,9 +71,17 @@ def test_a_batch_that_exceeds_the_memory(native: Any, tiny: Path) -> None:
             call(whole)
 
 
+def test_a_scaled_image_that_exceeds_the_memory(native: Any, tmp_path: Path) -> None:
+    path = export_tiny(tmp_path / "scaled.ts", preprocessing=Preprocessing(resize="scale", size=10))
+    whole = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (30_000, 30_000, 3))
+    for call in (native.Model(path).segment, native.Model(path).logits):
+        with pytest.raises(native.Error, match=r"batch: 1 images, 300000x300000 .* take at least 2880.0 GB, and"):
+            call(whole)
+
+
 CHANGES = {
     "segnets.json": (lambda n, c: None if n.endswith("segnets.json") else c, "without a contract"),
-    "version": (change_contract(format_version=2), "it has version 2, this program reads 1"),
+    "version": (change_contract(format_version=3), "it has version 3, this program reads 1 to 2"),
     "device": (change_contract(device="tpu"), "device is 'tpu', and this program runs 'cpu', 'cuda'"),
     "kind": (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript', 'aoti'"),
     "classes": (change_contract(num_classes=300, classes=[], mask_dtype="int16"), "another type than its contract"),

@@ -153,7 +153,7 @@ def test_torchs_own_loader_reads_it(compiled: Path) -> None:
     ("change", "message"),
     [
         (changed(processor={"platform": "win32", "machine": "AMD64"}), "was compiled for platform win32"),
-        (changed(format_version=2), "has version 2, and this segnets reads 1. Upgrade segnets"),
+        (changed(format_version=3), "has version 3, and this segnets reads 1 to 2. Upgrade segnets"),
         (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind='tensorrt': expected one of"),
         (changed(bounds={"depth": [1, 2]}), "bounds.depth"),

@@ -121,7 +121,7 @@ def contract_with(**fields: object) -> Callable[[dict[str, str]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (contract_with(format_version=2), "has version 2, and this segnets reads 1. Upgrade segnets"),
+        (contract_with(format_version=3), "has version 3, and this segnets reads 1 to 2. Upgrade segnets"),
         (contract_with(kind="torchscript"), "declares kind 'torchscript', but the file is onnx"),
         (contract_with(opset="new"), "opset is 'new', expected int"),
         (contract_with(dtype="int4"), "dtype='int4': expected one of"),

@@ -252,6 +252,20 @@ def test_files_that_are_not_weights_files(tmp_path: Path, model: nn.Module) -> N
         segnets.load(tmp_path / "plain.safetensors")
 
 
+def test_only_files_with_the_new_rule_have_the_new_format(model: nn.Module, tmp_path: Path) -> None:
+    """A version without the rule refuses format 2 and asks for an update."""
+    rules = (segnets.Preprocessing(), segnets.Preprocessing(resize="scale", size=2))
+    for preprocessing, expected in zip(rules, (1, 2), strict=True):
+        path = tmp_path / "w.safetensors"
+        segnets.save(model, path, preprocessing=preprocessing)
+        with safe_open(path, framework="pt") as file:
+            description = json.loads(file.metadata()["segnets"])
+        assert description["format"] == expected
+        assert [*description["preprocessing"]] == sorted(segnets.Preprocessing().to_json())
+        loaded: Any = segnets.load(path)
+        assert loaded.card.preprocessing == preprocessing
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

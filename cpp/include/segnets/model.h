@@ -45,6 +45,7 @@ struct Contract {
   double tolerance = 0;              // allowed difference of the golden logits, relative to the largest logit
   std::int64_t sample_step = 0;
   std::vector<double> std_deviation;  // one per channel of the image
+  double scale = 0;  // factor by which the preprocessing multiplies an image's sides, or 0 if it has another rule
   std::string segnets_version;
   std::string torch_version;
   std::string json;  // the whole text of segnets.json (UTF-8)
