@@ -81,8 +81,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
-        help="precision in which a weights file is computed; default: float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision in which a weights file is computed; default: float32. float16 needs a GPU with CUDA; an "
+        "exported file has its own precision",
     )
     group.add_argument("--threads", type=_threads, metavar="N", help="threads of the network; default: all cores")
     group.add_argument(
@@ -300,9 +301,11 @@ def _for_videos(writers: Writers, save: str | None) -> Writers:
 
 def _description(options: argparse.Namespace, predictor: Predictor) -> dict[str, JSON]:
     """Return what the outputs are made with."""
+    from segnets.inference.networks import descriptions
+
     return {
         "models": [_sha256(Path(name)) for name in options.model],
-        "networks": [f"{network.form} on {network.device.type}" for network in predictor.networks],
+        "networks": descriptions(predictor.networks),
         "save": sorted(name.strip() for name in (options.save or _DEFAULT).split(",")),
         "batch": options.batch,
         "deterministic": options.deterministic,

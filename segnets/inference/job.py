@@ -17,6 +17,7 @@ from segnets.inference.job_options import JobOptions
 from segnets.inference.journal import Entry, Journal
 from segnets.inference.manifest import Manifest
 from segnets.inference.names import output_names
+from segnets.inference.networks import descriptions
 from segnets.inference.output_folder import OutputFolder
 from segnets.inference.outputs import Task, write_image
 from segnets.inference.prediction import Prediction
@@ -153,7 +154,8 @@ class Job:
         try:
             self._folder.prepare()
             self._journal.start()
-            with Manifest(self._manifest, overwrite=options.resume or options.overwrite) as manifest:
+            networks = descriptions(self._predictor.networks)
+            with Manifest(self._manifest, networks, overwrite=options.resume or options.overwrite) as manifest:
                 for entry, kept in self._entries():
                     manifest.add(entry)
                     if not kept:

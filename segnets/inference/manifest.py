@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -15,18 +16,20 @@ _START = b'{"source": '
 
 
 class Manifest:
-    """File with one JSON line per image: source, state, reason, notices, outputs, size, seconds.
+    """File with one JSON line per image: source, state, reason, notices, outputs, size, networks, seconds.
 
     Args:
         path: File to write, or None for no manifest.
+        networks: What computes the logits: form, precision and device of each network.
         overwrite: Whether an earlier manifest may be replaced. Another file never is.
 
     Raises:
         OutputError: If the file can't be written.
     """
 
-    def __init__(self, path: Path | None, *, overwrite: bool) -> None:
+    def __init__(self, path: Path | None, networks: Sequence[str], *, overwrite: bool) -> None:
         self._path = path
+        self._networks = list(networks)
         self._file: IO[str] | None = None
         if path is not None:
             check_writable_target(path, overwrite=overwrite)
@@ -65,6 +68,7 @@ class Manifest:
             "height": entry.size[0] if entry.size else None,
             "width": entry.size[1] if entry.size else None,
             "frames": entry.frames,
+            "networks": self._networks,
             "seconds": {step: round(seconds, 6) for step, seconds in entry.seconds.items()},
         }
         try:

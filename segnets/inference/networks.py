@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ from segnets.weights import load
 from segnets.weights.wrappers import is_sharded, without_inner_wrappers
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +133,12 @@ class ModelNetwork(_Base):
         name: Name for messages.
         card: Classes, colours, preprocessing and decoding.
         device: Device to run on; the model is moved there.
-        dtype: Precision between the image and the logits.
+        dtype: Precision between the image and the logits. On a GPU, autocast chooses the operations that are computed
+            in bfloat16 or float16.
         fast: Whether the network may be rewritten for the CPU at hand, which computes the same up to the last bits.
+
+    Raises:
+        PredictError: If the device does not support the precision.
     """
 
     def __init__(
@@ -143,10 +148,11 @@ class ModelNetwork(_Base):
         model = without_inner_wrappers(model)
         super().__init__(name, card, _channels_of_logits(model, card), device, f"model, {dtype}")
         check_card(ModelCard(decoding=card.decoding), self.num_classes)
-        if dtype != "float32" and device.type != "cpu":
-            raise PredictError(f"dtype={dtype!r} is for CPUs so far; leave it out, or export the model for {device}")
+        if dtype != "float32":
+            _check_precision(dtype, device, fast)
+        self._autocast: torch.dtype | None = None
         self._before_resizing: Callable[[Tensor], Tensor] | None = None
-        if device.type == "cpu" and (fast or dtype != "float32"):
+        if device.type == "cpu" and fast:
             try:
                 self._network: nn.Module = network_for_cpu(model, card.preprocessing, getattr(torch, dtype))
                 self._before_resizing = self._network.coarse_logits
@@ -156,6 +162,9 @@ class ModelNetwork(_Base):
             except ExportError as error:
                 if dtype != "float32":
                     raise PredictError(f"{name}: can't run in {dtype} on this CPU: {error}") from None
+        if dtype != "float32":
+            self._autocast = getattr(torch, dtype)
+            self.form = f"model with autocast to {dtype}"
         self._network = model.to(device)
 
     def logits(self, batch: Tensor) -> Logits:
@@ -164,7 +173,8 @@ class ModelNetwork(_Base):
             if self._before_resizing is not None:
                 size = (batch.shape[2], batch.shape[3])
                 return Logits(self._before_resizing(batch), size, self._align_corners)
-            output: Tensor = self._network(batch.to(self.device))["out"]
+            with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
+                output: Tensor = self._network(batch.to(self.device))["out"]
             return Logits(output.to("cpu", torch.float32))
 
 
@@ -204,8 +214,8 @@ def open_network(
         model: Model in memory, loaded export, or path of a weights file or an exported file.
         device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU; for an exported file, the
             device that it was exported for.
-        dtype: Precision of a model or a weights file: "float32", or "bfloat16" on a CPU that supports it. None means
-            float32, and for an exported file its own precision.
+        dtype: Precision of a model or a weights file: "float32", "bfloat16" on a CPU or GPU that supports it, or
+            "float16" on a GPU with CUDA. None means float32, and for an exported file its own precision.
         resize: Size of images at the network's input instead of the card's: pixels of the short side, (height, width),
             "x2" for 2 times the image, or "none" for that of the image. None keeps the card's rule.
         fast: Whether a model may be rewritten for the CPU at hand.
@@ -282,6 +292,26 @@ def _chosen(device: str) -> torch.device:
     if not available[device]:
         raise PredictError(f"device={device!r}: torch finds none here; use device='cpu' (--device cpu)")
     return torch.device(device)
+
+
+def _check_precision(dtype: str, device: torch.device, fast: bool) -> None:
+    """Check that a device computes in bfloat16 or float16."""
+    asked = f"dtype={dtype!r} (--dtype)"
+    if not fast:
+        raise PredictError(f"{asked}: deterministic masks (--deterministic) are computed in float32; leave out one")
+    if device.type == "mps":
+        raise PredictError(f"{asked}: is for CPUs and for GPUs with CUDA, and the device is mps; leave it out")
+    if device.type == "cpu" and dtype == "float16":
+        raise PredictError(
+            f"{asked}: CPUs compute it slower than float32. Use 'bfloat16' on CPUs that support it, or a GPU with CUDA"
+        )
+    if device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise PredictError(f"{asked}: this GPU does not support it; use 'float16'")
+
+
+def descriptions(networks: Sequence[Network]) -> list[str]:
+    """Return what computes the logits of each network, and on which device, for records."""
+    return [f"{network.form} on {network.device.type}" for network in networks]
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -47,7 +47,9 @@ class Predictor:
             `.pt2`, `.onnx`); or a list of these, whose probabilities are averaged and whose class names must agree. A
             `.ts` or `.pt2` is a program, which is executed: load only files that you trust.
         device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU.
-        dtype: "float32", or "bfloat16" on CPUs that support it; None for float32, and for an exported file its own.
+        dtype: Precision of models and weights files: "float32", "bfloat16" on CPUs and GPUs that support it, or
+            "float16" on GPUs with CUDA. None for float32, and for an exported file its own. Others than float32 change
+            more pixels.
         resize: Size of images at the network's input instead of the model's own rule: pixels of the short side,
             (height, width), "x2" for 2 times the image, or "none" for that of the image.
         deterministic: Whether masks must equal those of the model's or the file's own `segment` bit for bit. Models are
@@ -64,7 +66,8 @@ class Predictor:
         computation: What turns decoded images into predictions.
 
     Raises:
-        PredictError: If there is no model, the models do not fit together, or the device is missing.
+        PredictError: If there is no model, the models do not fit together, the device is missing, or it does not
+            support the precision.
         WeightsError: If a weights file can't be read.
         ExportError: If an exported file can't be read or can't run here.
 

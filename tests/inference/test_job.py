@@ -75,6 +75,7 @@ def test_a_bad_image_is_named_counted_and_skipped(
     summary = json.loads(captured.out)
     assert (summary["images"], summary["failed"]) == (4, 1)
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert all(line["networks"] == ["model, float32 on cpu"] for line in lines)
     assert [line["state"] for line in lines] == ["done", "done", "failed", "done", "done"]
     assert "2.png" in lines[2]["reason"]
     assert lines[3]["outputs"] == ["3.overlay.jpg", "3.png"]

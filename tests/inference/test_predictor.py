@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch import nn
 
 import segnets
 from segnets.errors import PredictError
+from segnets.inference.networks import descriptions, open_network
 from tests.compatibility.files import LRASPP, image, unpack
 from tests.inference.common import CLASSES, PALETTE, image_folder, random_image, small_model
 from tests.oracle import randomise_
@@ -275,6 +277,11 @@ def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
         ({"model": []}, "no model"),
         ({"device": "tpu"}, "expected one of 'auto'"),
         ({"dtype": "float64"}, "expected one of 'float32'"),
+        (
+            {"dtype": "float16", "device": "cpu"},
+            r"dtype='float16' \(--dtype\): CPUs compute it slower than float32. Use",
+        ),
+        ({"dtype": "bfloat16", "deterministic": True}, r"\(--deterministic\) are computed in float32; leave out one"),
         ({"scales": ()}, "a list of at least one number"),
         ({"scales": (100,)}, "a list of at least one number"),
         ({"scales": 1.5}, "scales=1.5: expected a list"),
@@ -312,3 +319,38 @@ def test_a_checkpoint_of_another_project_names_the_converter(tmp_path: Path) -> 
     torch.save({}, path)
     with pytest.raises(PredictError, match="weights-tools convert"):
         segnets.Predictor(path)
+
+
+def test_bfloat16_on_a_cpu(model: segnets.SegmentationModel, exact: segnets.Predictor) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with pytest.raises(PredictError, match="does not support bfloat16"):
+            segnets.Predictor(model, device="cpu", dtype="bfloat16")
+        return
+    half = segnets.Predictor(model, device="cpu", dtype="bfloat16")
+    assert descriptions(half.networks) == ["model rewritten for the CPU, bfloat16 on cpu"]
+    photo = random_image()
+    prediction, usual = half.predict(photo), exact.predict(photo)
+    assert (prediction.mask == usual.mask).mean() > 0.9
+    difference = np.abs(prediction.probabilities() - usual.probabilities()).max()
+    assert 1e-4 < difference < 0.2
+
+
+def test_autocast_is_that_of_the_network_and_not_the_callers(model: segnets.SegmentationModel) -> None:
+    network: Any = open_network(model, device="cpu", fast=False)
+    batch = network.prepare(torch.from_numpy(random_image().copy())[None])
+    usual = network.logits(batch).values
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.logits(batch).values, usual)
+    network._autocast = torch.bfloat16  # as on a GPU
+    lower = network.logits(batch).values
+    assert lower.dtype == torch.float32
+    assert 0 < (lower - usual).abs().max() < 0.1 * usual.abs().max()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA finds no GPU")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_on_a_gpu(model: segnets.SegmentationModel, exact: segnets.Predictor, dtype: str) -> None:
+    lower = segnets.Predictor(copy.deepcopy(model), device="cuda", dtype=dtype)
+    assert descriptions(lower.networks) == [f"model with autocast to {dtype} on cuda"]
+    photo = random_image()
+    assert (lower.predict(photo).mask == exact.predict(photo).mask).mean() > 0.9

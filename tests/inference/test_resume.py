@@ -53,7 +53,7 @@ def test_resume_sees_an_image_that_changed(weights: Path, photos: Path, tmp_path
 
 
 def test_resume_refuses_another_model_and_other_options(
-    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     assert predict(weights, photos, "--out", out) == 0
@@ -67,6 +67,10 @@ def test_resume_refuses_another_model_and_other_options(
     assert "was made differently (models was" in capsys.readouterr().err
     assert predict(weights, photos, "--out", out, "--resume", "--resize", "32") == 1
     assert "resize was null" in capsys.readouterr().err
+    with monkeypatch.context() as patched:  # another precision or device
+        patched.setattr("segnets.inference.networks.descriptions", lambda _: ["model, bfloat16 on cpu"])
+        assert predict(weights, photos, "--out", out, "--resume") == 1
+    assert 'networks was ["model, float32 on cpu"]' in capsys.readouterr().err
     assert outputs_in(out) == before
 
 
