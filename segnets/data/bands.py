@@ -82,6 +82,8 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
     if pixels.ndim == 2:
         pixels, axes = pixels[:, :, None], f"{axes}S"
     others = [place for place, axis in enumerate(axes) if axis not in "YX"]
+    if pixels.ndim == 3 and "Q" in axes and pixels.shape[2] == count and pixels.shape[0] != count:
+        others = [2]  # tifffile writes an array (H, W, K) as pages of unknown meaning, if it is not told what it is
     if pixels.ndim != 3 or len(others) != 1 or pixels.shape[others[0]] != count:
         shape = " x ".join(map(str, pixels.shape))
         raise DataError(f"{path}: has {shape} values ({axes}), and {expected.format(count)}.")

@@ -78,6 +78,11 @@ class Assembly:
                 f"{data.path}: its masks have a plane per class, which needs another decoding than {config.decoding}. "
                 "Pass --set decoding=multilabel."
             )
+        if len(data.classes) == 1 and config.decoding == "argmax":
+            raise TrainingError(
+                f"{data.path}: has one class, {data.classes[0]!r}, which every pixel would get. Name the background "
+                "too, as the first; for one output with a sigmoid, pass --set decoding=threshold."
+            )
         if model is None:
             _check_name(config.model)
         self._config = config

@@ -62,6 +62,9 @@ def build_network(
     if config.output_stride:
         options["output_stride"] = config.output_stride
     model, card = _filled(config, {**options, **_training_options(config)}, tuple(classes), tell)
+    before = card.preprocessing.channels if card is not None else 3
+    if before != channels and (card is not None or config.weights_backbone):
+        tell(f"the starting weights are for {before} channels; the first convolution was adapted to {channels}")
     model.card = ModelCard(
         classes=tuple(classes),
         palette=tuple(palette),
@@ -163,10 +166,10 @@ def _filled(
             options = merge_options(found.config, options, found.where)
         return _build(config, options, tell, weights=tensors), found.card
     model = _build(config, options, tell, weights=config.weights if found.where == config.weights else found.tensors)
-    if known:
-        tell(f"{config.weights}: its classes are those of the data and are kept")
-    elif not _is_other_count(model, found):
-        tell(f"{config.weights}: does not name its classes, which are taken for those of the data")
+    if not _is_other_count(model, found):  # else a warning says which layers are newly initialised
+        kept = "its classes are those of the data and are kept"
+        taken = "does not name its classes, which are taken for those of the data"
+        tell(f"{config.weights}: {kept if known else taken}")
     return model, found.card
 
 

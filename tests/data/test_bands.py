@@ -34,6 +34,7 @@ LAYOUTS: dict[str, Any] = {
     "samples": lambda pixels: (pixels, CONTIGUOUS),
     "planes": lambda pixels: (np.moveaxis(pixels, 2, 0), {"photometric": "minisblack", "planarconfig": "separate"}),
     "pages": lambda pixels: (np.moveaxis(pixels, 2, 0), {"photometric": "minisblack"}),
+    "unstated": lambda pixels: (pixels, {}),
 }
 
 

@@ -331,6 +331,12 @@ def test_a_model_of_the_caller_needs_a_card(folder: Path, tmp_path: Path) -> Non
         run_training(config_of(folder, tmp_path / "run"), model=segnets.create_model("lraspp_toy", num_classes=3))
 
 
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", description='classes = ["car"]\nignore = [0, 1]\nids = [2]\n')
+    with pytest.raises(TrainingError, match=r"has one class, 'car', .* Name the background too"):
+        trainer_of(config_of(data, tmp_path / "run"))
+
+
 def test_data_without_class_names_is_refused(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", description="")
     with pytest.raises(SegnetsError, match="names no classes"):

@@ -177,3 +177,16 @@ def test_one_class_with_a_threshold() -> None:
 def test_contradictions_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _built(_config(**options))
+
+
+def test_other_channels_are_told(trained: tuple[Any, Path]) -> None:
+    _, told = _built(_config(weights=str(trained[1])), channels=5)
+    assert "the starting weights are for 3 channels; the first convolution was adapted to 5" in told
+
+
+def test_a_sigmoid_becomes_two_classes_with_a_warning(tmp_path: Path) -> None:
+    model, _ = _built(_config(decoding="threshold"), ("background", "kelp"))
+    segnets.save(model.eval(), tmp_path / "one.safetensors")
+    _, told = _built(_config(weights=str(tmp_path / "one.safetensors")), ("background", "kelp"))
+    assert any("newly initialised" in message for message in told)
+    assert not any("are kept" in message for message in told)
