@@ -261,7 +261,8 @@ def _check_classes(data: DataSet) -> None:
         raise DataError(f"{data.path}: classes: {sorted(repeated)[0]!r} occurs twice. Give each class its own name.")
     if len(data.classes) > MOST_CLASSES:
         raise DataError(
-            f"{data.path}: has {len(data.classes)} classes; at most {MOST_CLASSES} are supported, as 255 is ignored."
+            f"{data.path}: has {len(data.classes)} classes; at most {MOST_CLASSES} are supported, as 255 is ignored. "
+            "Merge some, or leave out rare ones (ignore)."
         )
     for colour in data.palette:
         if not is_colour(colour):

@@ -29,6 +29,7 @@ _NAMES_OF_VOID = frozenset(
     )
 )
 _MOST_COLOURS = 24
+_MOST_NAMES = 12  # of classes in a line
 _ID_SCALE = 257  # a value of 8 bits widened to 16
 
 
@@ -241,7 +242,8 @@ def _never_seen(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
         ]
         if not missing or not any(each.values for each in facts):
             continue
-        names = ", ".join(f"{data.classes[number]!r} ({number})" for number in missing)
+        names = ", ".join(f"{data.classes[number]!r} ({number})" for number in missing[:_MOST_NAMES])
+        names += f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
         what = f"{_classes(missing)} {names} {'has' if len(missing) == 1 else 'have'} no pixel in the split {name!r}"
         fix = "Correct classes or masks, or add images of these classes."
         if missing == [0] and not data.ids:

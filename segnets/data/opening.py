@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ FORMATS: dict[str, Opener] = {
     "cityscapes": open_cityscapes,
     "shards": open_shards,
 }
+
+
+_ADDRESS = re.compile(r"pipe:|[A-Za-z][\w+.-]+:/")
 
 
 def open_data(
@@ -53,6 +57,11 @@ def open_data(
     if format != "auto" and format not in FORMATS:
         raise DataError(f"format={format!r}: expected 'auto', {', '.join(map(repr, FORMATS))}.")
     folder = Path(path)
+    if not folder.is_dir() and _ADDRESS.match(str(path)):
+        raise DataError(
+            f"{path}: addresses are not opened. Copy the data set, or its shards, to a folder, or mount the storage as a "
+            "folder."
+        )
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}. Name the folder that holds the data set.")

@@ -24,8 +24,8 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
         return data.with_classes(tuple(names) or tuple(map(str, range(ids))))
     if len(data.classes) != ids:
         raise DataError(
-            f"{data.path}: has {len(data.classes)} classes ({_listed(data.classes)}), and {model} has {ids}"
-            f"{f' ({_listed(names)})' if names else ''}. Use a data set and a model with the same classes."
+            f"{data.path}: has {len(data.classes)} classes ({listed(data.classes)}), and {model} has {ids}"
+            f"{f' ({listed(names)})' if names else ''}. Use a data set and a model with the same classes."
         )
     if not names or data.classes == tuple(names):
         return data
@@ -34,7 +34,7 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
         raise DataError(
             f"{data.path}: its classes are in another order than those of {model}: class {number} is "
             f"{data.classes[number]!r} and {names[number]!r}. Name the classes of the data set in the order of its "
-            f"ids; if they are, the model was trained with other ids: {_listed(names)}."
+            f"ids; if they are, the model was trained with other ids: {listed(names)}."
         )
     differing = [
         f"{number} is {ours!r} and {its!r}"
@@ -48,5 +48,6 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
     )
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Return names as text; of many, the first ones."""
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

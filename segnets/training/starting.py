@@ -18,6 +18,7 @@ from segnets.errors import TrainingError, WeightsError
 from segnets.model import SegmentationModel
 from segnets.preprocessing import Preprocessing, parse_resize
 from segnets.training.checkpoints import KIND
+from segnets.training.class_names import listed
 from segnets.training.config import TrainingConfig
 from segnets.weights.actual import last_layers
 from segnets.weights.geometry import merge_options
@@ -243,8 +244,8 @@ def _rows_by_name(
     new = [name for name in classes if name not in known]
     dropped = [name for name in known if name not in classes]
     parts = [f"{len(common)} of {len(classes)} classes are kept by name"]
-    parts += [f"newly initialised: {', '.join(new)}"] if new else []
-    parts += [f"not in the data: {', '.join(dropped)}"] if dropped else []
+    parts += [f"newly initialised: {listed(new)}"] if new else []
+    parts += [f"not in the data: {listed(dropped)}"] if dropped else []
     tell(f"{config.weights}: {'; '.join(parts)}")
     return tensors
 

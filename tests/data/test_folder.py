@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segnets.data import open_data
+from segnets.data import check_data, open_data
 from segnets.errors import DataError
 from tests.data.common import CLASSES, image_of, mask_of, write_folder, write_pair
 
@@ -119,3 +120,21 @@ def test_exif_orientation_is_applied_to_images(tmp_path: Path) -> None:
     Image.fromarray(image_of(0)).save(tmp_path / "train/images/000.png", exif=exif)
     data = open_data(tmp_path)
     np.testing.assert_array_equal(data.read(data.samples("train")[0]).image, image_of(0)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("path", ["https://example.com/train-{000..010}.tar", "s3://bucket/data", "pipe:cat a.tar"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_addresses_are_not_opened(kind: Any, path: str) -> None:
+    with pytest.raises(DataError, match=r"addresses are not opened\. Copy the data set, or its shards, to a folder"):
+        open_data(kind(path))
+
+
+def test_many_classes_are_counted(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(256)]
+    folder = write_folder(tmp_path, train=1, val=0)
+    (warning,) = (
+        line for line in check_data(open_data(folder, classes=names[:255])).warnings if "have no pixel" in line
+    )
+    assert "'c14' (14) and 240 more have no pixel" in warning
+    with pytest.raises(DataError, match=r"has 256 classes; at most 255 are supported, .* Merge some"):
+        open_data(folder, classes=names)
