@@ -30,6 +30,15 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_fixed_size_replaces_a_factor(tmp_path: Path) -> None:
+    model = tiny()
+    model.card = segnets.ModelCard(preprocessing=Preprocessing(resize="scale", size=2))
+    report = export(model, tmp_path / "m.onnx", size=(1, 3, 64, 96))
+    assert report.notes[0] == "size 64x96: every image is resized to it; without the size, it would be scaled by 2"
+    assert read_contract(tmp_path / "m.onnx").card.preprocessing == Preprocessing(resize="fixed", size=(64, 96))
+    assert load_exported(tmp_path / "m.onnx").segment(random_image(33, 50)).shape == (1, 33, 50)
+
+
 def test_agrees_at_its_size(fixed: Path) -> None:
     report = verify(fixed, against=tiny())
     assert report.passed

@@ -218,6 +218,8 @@ def test_photographs_are_calibrated_as_displayed(tmp_path: Path) -> None:
     prepare = Preprocess(Preprocessing(resize="none"))
     expected = prepare(torch.from_numpy(np.rot90(pixels, -1).copy())[None])
     assert torch.equal(prepared_image(prepare, tmp_path / "photo.png"), expected)
+    scaled = prepared_image(Preprocess(Preprocessing(resize="scale", size=1.5)), tmp_path / "photo.png")
+    assert scaled.shape == (1, 3, 45, 30)
 
 
 def test_images_of_more_than_8_bits(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_scores_at_the_size_of_the_input_are_those_of_torchvisions_references(
     assert found.to_json()["at"] == "input"
     assert found.worst[0].image.shape[:2] == found.worst[0].truth.shape == (64, 80)
     assert "compared at the size of the network's input" in found.lines()
+    scaled = evaluate(segnets.Predictor(model, resize="x1.5", deterministic=True), data, at="input", examples=1)
+    assert scaled.worst[0].image.shape[:2] == scaled.worst[0].truth.shape
+    assert scaled.worst[0].truth.shape in ((48, 60), (72, 60))
     with pytest.raises(ValueError, match="at='mask': expected one of 'image', 'input'"):
         evaluate(model, data, at="mask")
 
