@@ -59,8 +59,8 @@ def open_data(
     folder = Path(path)
     if not folder.is_dir() and _ADDRESS.match(str(path)):
         raise DataError(
-            f"{path}: addresses are not opened. Copy the data set, or its shards, to a folder, or mount the storage as a "
-            "folder."
+            f"{path}: addresses are not opened. Copy the data set, or its shards, to a folder, or mount the storage as "
+            "one."
         )
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "no such folder"
