@@ -30,7 +30,8 @@ help:
 	@echo "Benchmarks"
 	@echo "  make bench         compare speed with torchvision"
 	@echo "  make bench-native  compare C++ with Python on one export, and scale it over threads"
-	@echo "  make bench-inference  measure the way from images to masks (IMAGES=DIR for your own images)"
+	@echo "  make bench-inference  measure the way from images to masks (IMAGES=DIR for your own images,"
+	@echo "                        LRASPP_WEIGHTS=FILE for a trained network besides random ones)"
 	@echo "  make bench-training   measure training steps beside torchvision's loop"
 	@echo "  make bench-deploy  compare exports with torchvision, ONNX Runtime and OpenVINO (hours)"
 
@@ -127,7 +128,8 @@ bench-training: venv
 	$(BIN)/python -m benchmarks.training.speed
 
 bench-inference: venv
-	$(BIN)/python -m benchmarks.inference.speed $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python -m benchmarks.inference.speed $(if $(IMAGES),--images $(IMAGES)) \
+		$(if $(LRASPP_WEIGHTS),--lraspp-weights $(LRASPP_WEIGHTS))
 
 # Takes hours on an otherwise idle machine. It resumes an interrupted run, and replaces the recorded results at the end.
 bench-deploy: venv

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.inference.inputs import CLASSES, NETWORKS, noise_logits, region_logits
+from benchmarks.inference.inputs import CLASSES, noise_logits, region_logits
 from benchmarks.turns import milliseconds, ratio, turns
 from segnets.card import Decoding
 from segnets.inference.maps import decode_mask
@@ -62,7 +62,7 @@ mask = decode(regions)
 """
 _PARTS = {
     "network": "network.logits(prepared)",
-    "random": "decode(logits)",
+    "own": "decode(logits)",
     "regions": "decode(regions)",
     "overlay": "draw_overlay(pixels, mask, palette)",
 }
@@ -110,16 +110,16 @@ def differing(kind: str, h: int, w: int, height: int, width: int) -> str:
 def against_networks(weights: dict[str, Path], image: Path, rounds: int) -> Iterator[str]:
     """Yield the lines of a table: the time from logits to mask and overlay as a share of the network's."""
     yield (
-        "| network | logits | mask, random weights | mask, regions | overlay | mask of random weights and overlay, "
-        "of the network's time | mask of regions and overlay |"
+        "| network | logits | mask | mask of drawn regions | overlay of these | mask and overlay, of the network's "
+        "time | with the mask of regions |"
     )
     yield "|---|---|---|---|---|---|---|"
-    for name in NETWORKS:
-        prepare = _NETWORK.format(weights=str(weights[name]), image=str(image), classes=CLASSES)
+    for name, path in weights.items():
+        prepare = _NETWORK.format(weights=str(path), image=str(image), classes=CLASSES)
         times = turns({part: (prepare, call) for part, call in _PARTS.items()}, rounds, calls=4)
         cells = " | ".join(milliseconds(times[part]) for part in _PARTS)
         shares = []
-        for kind in ("random", "regions"):
+        for kind in ("own", "regions"):
             both = [mask + overlay for mask, overlay in zip(times[kind], times["overlay"], strict=True)]
             shares.append(f"{ratio(both, times['network']):.1%}")
         yield f"| {name} | {cells} | {' | '.join(shares)} |"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,25 +16,56 @@ from tests.oracle import randomise_, torchvision
 
 FAST, SLOW = "lraspp_mobilenet_v3_large", "deeplabv3_resnet50"
 NETWORKS = (FAST, SLOW)
+TRAINED = f"{FAST}, trained"
 CLASSES = 21
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def network(name: str) -> nn.Module:
     """Build torchvision's network with random weights, in eval mode."""
-    model: nn.Module = getattr(torchvision.models.segmentation, name)(
-        weights=None, weights_backbone=None, num_classes=CLASSES
-    )
+    model = _torchvision_network(name, CLASSES)
     randomise_(model)
+    return model
+
+
+def network_with(weights: str) -> nn.Module:
+    """Build torchvision's network with the weights of a weights file, in eval mode."""
+    ours: Any = segnets.load(weights)
+    model = _torchvision_network(ours.config.name, ours.config.options["num_classes"])
+    model.load_state_dict(ours.state_dict())
+    return model
+
+
+def _torchvision_network(name: str, classes: int) -> nn.Module:
+    model: nn.Module = getattr(torchvision.models.segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=classes
+    )
     return model.eval()
 
 
-def save_weights(folder: Path) -> dict[str, Path]:
-    """Save the weights of `network` as weights files, by name."""
-    files = {}
-    for name in NETWORKS:
-        model = segnets.create_model(name, num_classes=CLASSES, weights=network(name).state_dict())
-        files[name] = folder / f"{name}.safetensors"
+def save_weights(folder: Path, trained: Path | None = None) -> dict[str, Path]:
+    """Save the weights of `network`, and those of a trained network, as weights files with the usual preprocessing.
+
+    Args:
+        folder: Folder for the files.
+        trained: Weights file of a trained network, with any preprocessing, or None.
+
+    Returns:
+        The files by name: `NETWORKS`, and `TRAINED` if `trained` is given.
+
+    Raises:
+        ValueError: If `trained` belongs to another network than `FAST`.
+    """
+    models: dict[str, nn.Module] = {
+        name: segnets.create_model(name, num_classes=CLASSES, weights=network(name).state_dict()) for name in NETWORKS
+    }
+    if trained is not None:
+        ours: Any = segnets.load(trained)
+        if ours.config.name != FAST:
+            raise ValueError(f"{trained}: expected weights of {FAST}, got those of {ours.config.name}")
+        models[TRAINED] = ours
+    files = {name: folder / f"{name.replace(', ', '_')}.safetensors" for name in models}
+    for name, model in models.items():
         segnets.save(model, files[name], preprocessing=segnets.Preprocessing())
     return files
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import segnets
-from benchmarks.inference.inputs import NETWORKS
 from benchmarks.turns import ratio, turns
 
 _OURS = """
@@ -35,9 +34,9 @@ _LOOP = """
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from benchmarks.inference.inputs import network
+from benchmarks.inference.inputs import network_with
 from torchvision.transforms._presets import SemanticSegmentation
-model = network({name!r})
+model = network_with({weights!r})
 transform = SemanticSegmentation(resize_size=520)
 images = {images!r}
 """
@@ -66,14 +65,14 @@ def throughput(weights: dict[str, Path], images: Sequence[Path], counts: dict[st
         "| of the loop |"
     )
     yield "|---|---|---|---|---|---|---|"
-    for name in NETWORKS:
+    for name, file in weights.items():
         chosen = [str(path) for path in images[: counts[name]]]
-        exported = str(weights[name].with_suffix(".ts"))
-        segnets.export(segnets.load(weights[name]), exported, target="cpu", overwrite=True)
-        ours = _OURS.format(weights=str(weights[name]), images=chosen)
+        exported = str(file.with_suffix(".ts"))
+        segnets.export(segnets.load(file), exported, target="cpu", overwrite=True)
+        ours = _OURS.format(weights=str(file), images=chosen)
         times = turns(
             {
-                "loop": (_LOOP.format(name=name, images=chosen), _LOOPED),
+                "loop": (_LOOP.format(weights=str(file), images=chosen), _LOOPED),
                 "bare": (ours + _INPUTS.format(exported=exported), _BARE),
                 "stream": (ours, _STREAM),
             },

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.inference import decoding, memory, pipeline, tiles
-from benchmarks.inference.inputs import FAST, SLOW, find_images, make_images, save_weights
+from benchmarks.inference.inputs import FAST, SLOW, TRAINED, find_images, make_images, save_weights
 from benchmarks.measure import machine
 from benchmarks.turns import THREADS
 
@@ -22,6 +22,9 @@ PARTS = ("decoding", "share", "throughput", "memory", "tiles")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, help="folder of images (default: images are generated)")
+    parser.add_argument(
+        "--lraspp-weights", type=Path, metavar="FILE", help=f"weights file of a trained {FAST}, as a further network"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fast-count", type=int, default=101, help=f"images through {FAST} (default: 101)")
     parser.add_argument("--slow-count", type=int, default=8, help=f"images through {SLOW} (default: 8)")
@@ -29,9 +32,9 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="measure one part, and print it without writing a file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segnets-bench-") as folder:
-        weights = save_weights(Path(folder))
+        weights = save_weights(Path(folder), options.lraspp_weights)
         images = find_images(options.images) if options.images else make_images(Path(folder))
-        counts = {FAST: options.fast_count, SLOW: options.slow_count}
+        counts = {FAST: options.fast_count, SLOW: options.slow_count, TRAINED: options.fast_count}
         rounds = options.rounds
         parts: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
             "decoding": (
@@ -52,9 +55,11 @@ def main() -> None:
         assert tuple(parts) == PARTS
         source = "The images are those of a folder" if options.images else "The images are generated"
         text = (
-            f"# Inference: from images to masks\n\n{machine()}.\n{THREADS} threads, float32, random weights, {rounds} "
-            "rounds. Candidates take turns, each in its own process. Times are medians;\nratios are medians of the "
-            f"ratios within each round. {source}. `make bench-inference` repeats the measurement.\n"
+            f"# Inference: from images to masks\n\n{machine()}.\n{THREADS} threads, float32, {rounds} rounds. "
+            "Candidates take turns, each in its own process. Times are medians;\nratios are medians of the ratios "
+            f"within each round. {source}. `make bench-inference` repeats the measurement.\n"
+            "Weights are random, and masks have more borders than a trained network's, except where a network is "
+            "called trained.\n"
         )
         for name, (title, lines) in parts.items():
             if options.only in (None, name):

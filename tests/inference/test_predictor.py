@@ -339,6 +339,8 @@ def test_autocast_is_that_of_the_network_and_not_the_callers(model: segnets.Segm
     network: Any = open_network(model, device="cpu", fast=False)
     batch = network.prepare(torch.from_numpy(random_image().copy())[None])
     usual = network.logits(batch).values
+    with torch.no_grad():
+        assert torch.equal(model(batch)["out"], usual)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network.logits(batch).values, usual)
     network._autocast = torch.bfloat16  # as on a GPU
