@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def main() -> None:
         print(json.dumps(train_long(Path(folder), model, int(epochs))))
         return
     lines = []
-    for line in (*peaks(batch=options.batch, side=options.side), "", *flatness(options.epochs)):
+    for line in itertools.chain(peaks(batch=options.batch, side=options.side), [""], flatness(options.epochs)):
         print(line, flush=True)
         lines.append(line)
     if not options.dry:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from segnets.training.progress import StepReport
 
 _LOG_SECONDS = 30
+_MUCH_WAITING = 0.05  # of the time of a step
 _SMOOTHING = 0.05  # weight of a new loss in the shown average
 
 
@@ -73,6 +74,8 @@ class TrainingProgress:
         if rate:
             left = timedelta(seconds=round((report.steps - report.step) / rate))
             parts += [f"{rate * report.images:.1f} images/s", f"{left} left"]
+        if report.waiting >= _MUCH_WAITING:
+            parts.append(f"{100 * report.waiting:.0f} % of the time waiting for data (--workers)")
         return ", ".join(parts)
 
     def _draw(self, report: StepReport) -> None:

@@ -226,13 +226,14 @@ class Trainer:
         self._progress.loss += loss
         self._progress.losses += 1
         self._pace.images += self._parts.images
+        waiting = self._pace.share_waiting
         if steps % self.config.log_every == 0:
             mean = self._progress.loss / self._progress.losses
             self._progress.loss, self._progress.losses = 0.0, 0
             if self.ranks.first:
                 pace, self._pace = self._pace, Pace()
                 self._write_row({"step": steps, "epoch": epoch, "loss": mean, "lr": result.lr, **pace.columns()})
-        self._on_step(StepReport(steps, self.total, epoch, self.config.epochs, loss, self._parts.images))
+        self._on_step(StepReport(steps, self.total, epoch, self.config.epochs, loss, self._parts.images, waiting))
 
     def _settle_all(self) -> None:
         while self._pending:

@@ -41,7 +41,7 @@ def cross_entropy(
         Weighted sum over the pixels, and sum of their weights.
     """
     target = target.long()
-    total = F.cross_entropy(
+    total = _entropies(
         logits, target, weight=weight, ignore_index=VOID, reduction="sum", label_smoothing=label_smoothing
     )
     return total, _pixel_weights(target, weight).sum()
@@ -72,11 +72,11 @@ def ohem(
         Weighted sum over the hard pixels, and sum of their weights.
     """
     target = target.long()
-    losses = F.cross_entropy(
+    losses = _entropies(
         logits, target, weight=weight, ignore_index=VOID, reduction="none", label_smoothing=label_smoothing
     )
     with torch.no_grad():
-        hardness = F.cross_entropy(logits, target, ignore_index=VOID, reduction="none")
+        hardness = _entropies(logits, target, ignore_index=VOID, reduction="none")
         hardness = torch.where(target == VOID, -1.0, hardness.float())
         kept = math.ceil(min_kept * int((target != VOID).sum()))
         cut = torch.tensor(-math.log(max(threshold, 1e-12)), device=logits.device)
@@ -166,6 +166,19 @@ def distillation(logits: Tensor, target: Tensor, teacher: Tensor, *, temperature
     wanted = F.log_softmax(teacher.detach().float() / temperature, dim=1)
     divergence = F.kl_div(ours, wanted, reduction="none", log_target=True).sum(dim=1)
     return (divergence * valid).sum() * temperature**2, valid.sum()
+
+
+def _entropies(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """Return the cross-entropy of torch, for images of logits (N, C, H, W)."""
+    if not _in_rows(logits):
+        return F.cross_entropy(logits, target, **options)
+    losses = F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), target.flatten(), **options)
+    return losses.reshape(target.shape) if losses.ndim else losses
+
+
+def _in_rows(logits: Tensor) -> bool:
+    """Return whether to compute with a row per pixel: on GPUs, torch has a deterministic version of that only."""
+    return logits.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 
 def _pixel_weights(target: Tensor, weight: Tensor | None) -> Tensor:

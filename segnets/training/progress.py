@@ -46,6 +46,7 @@ class StepReport:
         epochs: Number of all epochs.
         loss: Loss of the step.
         images: Images per step, of all processes.
+        waiting: Part of the time since the last row of the log that this process waited for data, 0..1.
     """
 
     step: int
@@ -54,6 +55,7 @@ class StepReport:
     epochs: int
     loss: float
     images: int
+    waiting: float = 0.0
 
 
 class SlowWork:

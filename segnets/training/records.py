@@ -34,10 +34,15 @@ class Pace:
     seconds: float = 0.0
     waiting: float = 0.0
 
+    @property
+    def share_waiting(self) -> float:
+        """Part of the time that was spent waiting for data, 0..1."""
+        return self.waiting / max(1e-9, self.seconds)
+
     def columns(self) -> dict[str, JSON]:
         """Return the columns of a row."""
         seconds = max(1e-9, self.seconds)
-        return {"images_per_second": round(self.images / seconds, 2), "waiting": round(self.waiting / seconds, 4)}
+        return {"images_per_second": round(self.images / seconds, 2), "waiting": round(self.share_waiting, 4)}
 
 
 class CsvLog:

@@ -273,3 +273,20 @@ def test_weights_of_published_frequencies() -> None:
     assert weights is not None
     expected = [5.60, 4.30, 33.57, 3.34, 15.49, 8.74, 31.54, 32.01, 12.83, 38.01, 43.91]
     assert weights.tolist() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, ohem])
+def test_rows_of_pixels_give_the_same(loss: Any, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU in deterministic mode."""
+    expected = value(loss(*batch, weight=WEIGHT, label_smoothing=0.1))
+    shapes: list[int] = []
+    original = F.cross_entropy
+
+    def noted(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        shapes.append(logits.ndim)
+        return original(logits, target, **options)
+
+    monkeypatch.setattr(F, "cross_entropy", noted)
+    monkeypatch.setattr("segnets.training.losses._in_rows", lambda _logits: True)
+    assert value(loss(*batch, weight=WEIGHT, label_smoothing=0.1)) == pytest.approx(expected, rel=1e-6)
+    assert {*shapes} == {2}

@@ -104,3 +104,13 @@ def test_bad_data_is_found_before_training(tmp_path: Path, capsys: pytest.Captur
     assert f"`segnets check-data {data}` lists all" in err
     assert ".;" not in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("waiting", "said"), [(0.04, False), (0.31, True)])
+def test_long_waiting_for_data_is_told(
+    waiting: float, said: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segnets.commands._training_progress._LOG_SECONDS", 0)
+    with TrainingProgress() as progress:
+        progress.step(StepReport(1, 10, 1, 1, 0.5, 4, waiting))
+    assert ("31 % of the time waiting for data (--workers)" in capsys.readouterr().err) == said
