@@ -10,10 +10,9 @@ Shapes: N batch, C channels of the image, H W the image, h w the network's input
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,10 @@ from torch.nn import functional as F
 
 from segnets.errors import ImageError
 from segnets.memory import check_batch_fits
+from segnets.resize_rules import RESIZE_RULES, checked_size, scaled_side
 
-RESIZE_RULES = ("short_side", "fixed", "scale", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
-DEFAULT_SHORT_SIDE = 520
 MAX_CHANNELS = 1024
 
 _MOST = 3.0  # above any mean or std for pixels of 0..1, below those for pixels of 0..255
@@ -35,8 +33,6 @@ MAX_ENLARGED_PIXELS = 1 << 24
 # A factor multiplies the pixels of every image by the same number, so more are allowed: a photograph of 33 megapixels,
 # enlarged twice. Before that, callers check whether the memory at hand holds them (`check_batch`).
 MAX_SCALED_PIXELS = 1 << 27
-MIN_SCALE, MAX_SCALE = 0.1, 10.0
-_FACTOR = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Preprocessing:
             raise ValueError(f"antialias={self.antialias!r}: expected True or False")
         if self.antialias and self.interpolation == "nearest":
             raise ValueError("antialias=True has no meaning with interpolation='nearest'; pass antialias=False")
-        object.__setattr__(self, "size", _checked_size(self.resize, self.size))
+        object.__setattr__(self, "size", checked_size(self.resize, self.size))
         object.__setattr__(self, "mean", _numbers("mean", self.mean))
         object.__setattr__(self, "std", _numbers("std", self.std))
         if min(self.std) < 1e-6:
@@ -238,41 +234,6 @@ class Preprocess(nn.Module):
         return values.clamp_(0.0, 255.0).round_()
 
 
-def scaled_side(side: int, factor: float) -> int:
-    """Return a side of an image multiplied by a factor: max(1, floor(side * factor + 0.5)) in float64. Scriptable.
-
-    Python, TorchScript (also in C++) and ONNX compute the same number. A half is rounded up.
-    """
-    return max(1, math.floor(float(side) * factor + 0.5))
-
-
-def parse_resize(text: str) -> dict[str, Any]:
-    """Return `resize` and `size` of a Preprocessing for a rule as text.
-
-    Args:
-        text: "520" (the short side), "480x640" (height x width), "x2" (2 times the image's height and width) or "none".
-
-    Raises:
-        ValueError: If the text is none of these, a side is not 1 to 65536 pixels, or a factor not 0.1 to 10.
-    """
-    sides = text.split("x")
-    if text == "none":
-        return {"resize": "none", "size": None}
-    if text.startswith("x") and len(text) > 1 and len(sides) == 2:
-        factor = float(sides[1]) if _FACTOR.fullmatch(sides[1]) else math.nan
-        if not _is_factor(factor):
-            raise ValueError("expected a factor from 0.1 to 10 after the x, for example x2 or x0.5")
-        return {"resize": "scale", "size": factor}
-    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
-        raise ValueError("expected 520 (the short side), 480x640 (height x width), x2 (2 times the image) or none")
-    pixels = [int(side) for side in sides]
-    if not all(map(_is_pixels, pixels)):
-        raise ValueError("expected sides of 1 to 65536 pixels")
-    if len(pixels) == 1:
-        return {"resize": "short_side", "size": pixels[0]}
-    return {"resize": "fixed", "size": (pixels[0], pixels[1])}
-
-
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Return the numbers of a text with commas between them.
 
@@ -404,33 +365,6 @@ def reject_image(message: str) -> None:
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
-
-
-def _checked_size(resize: str, size: object) -> int | float | tuple[int, int] | None:
-    if resize == "none":
-        if size is not None:
-            raise ValueError(f"size={size!r} with resize='none': expected None, the image keeps its size")
-        return None
-    if resize == "short_side":
-        size = DEFAULT_SHORT_SIDE if size is None else size
-        if not isinstance(size, int) or not _is_pixels(size):
-            raise ValueError(f"size={size!r} with resize='short_side': expected one whole number of pixels, 1..65536")
-        return size
-    if resize == "scale":
-        if not _is_factor(size):
-            raise ValueError(f"size={size!r} with resize='scale': expected a factor from 0.1 to 10")
-        return float(size)
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(_is_pixels, size)):
-        raise ValueError(f"size={size!r} with resize='fixed': expected (height, width) in pixels, 1..65536 each")
-    return (size[0], size[1])
-
-
-def _is_pixels(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536
-
-
-def _is_factor(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and MIN_SCALE <= value <= MAX_SCALE
 
 
 def _refuse_scale_of_bytes(mean: Sequence[float], std: Sequence[float]) -> None:

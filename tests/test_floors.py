@@ -26,6 +26,7 @@ FLOORS = [
             "memory",
             "neutral_state",
             "palettes",
+            "resize_rules",
             "torchvision_compat",
         ),
     },

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from segnets.errors import ImageError
-from segnets.preprocessing import Preprocess, Preprocessing, check_batch, check_input, parse_resize, preprocess
+from segnets.preprocessing import Preprocess, Preprocessing, check_batch, check_input, preprocess
+from segnets.resize_rules import parse_resize
 from segnets.segmenter import Segmenter, logits_at, logits_to_mask, segment
 from tests.oracle import torchvision
 

@@ -168,7 +168,8 @@ def _state_preprocessing(options: argparse.Namespace, model: Any, size: tuple[in
 
     from segnets.card import ModelCard
     from segnets.errors import ExportError
-    from segnets.preprocessing import parse_numbers, parse_resize
+    from segnets.preprocessing import parse_numbers
+    from segnets.resize_rules import parse_resize
 
     stated: dict[str, Any] = {}
     parsers: dict[str, Callable[[str], dict[str, Any]]] = {

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from segnets.data.dataset import VOID, Pair
 from segnets.data.loader import Augmentation
-from segnets.preprocessing import Preprocess, Preprocessing, parse_resize
+from segnets.preprocessing import Preprocess, Preprocessing
+from segnets.resize_rules import parse_resize
 
 
 class AugmentationConfig(Protocol):

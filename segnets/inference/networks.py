@@ -19,7 +19,8 @@ from segnets.errors import ExportError, PredictError
 from segnets.files import format_of_suffix, is_export
 from segnets.layers import resize_bilinear
 from segnets.neutral_state import neutral_state
-from segnets.preprocessing import Preprocess, check_batch, parse_resize
+from segnets.preprocessing import Preprocess, check_batch
+from segnets.resize_rules import parse_resize
 from segnets.segmenter import Decode, check_ready
 from segnets.weights import load
 from segnets.weights.wrappers import is_sharded, without_inner_wrappers

@@ -14,7 +14,7 @@ from typing import Any
 
 from segnets.card import DECODING_RULES
 from segnets.errors import TrainingError
-from segnets.preprocessing import parse_resize
+from segnets.resize_rules import parse_resize
 from segnets.training.option_values import convert_value, describe_type, parse_value, toml_value
 from segnets.training.recipes import RECIPES, recipe_for, recipe_values
 

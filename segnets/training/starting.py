@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from segnets.card import Colour, Decoding, ModelCard
 from segnets.errors import TrainingError, WeightsError
 from segnets.model import SegmentationModel
-from segnets.preprocessing import Preprocessing, parse_resize
+from segnets.preprocessing import Preprocessing
+from segnets.resize_rules import parse_resize
 from segnets.training.checkpoints import KIND
 from segnets.training.class_names import listed
 from segnets.training.config import TrainingConfig

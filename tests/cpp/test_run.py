@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from segnets.deploy import load_exported
-from segnets.preprocessing import Preprocessing, preprocess, scaled_side
+from segnets.preprocessing import Preprocessing, preprocess
+from segnets.resize_rules import scaled_side
 from tests.cpp.common import export_tiny, read_pnm, run, run_anew, write_ppm
 from tests.deploy.common import SMALL, random_image, rewrite
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import segnets
 from segnets.data import open_data
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
-from segnets.preprocessing import parse_resize
+from segnets.resize_rules import parse_resize
 from segnets.training import TrainingConfig, train
 from segnets.training.checkpoints import read_checkpoint, write_checkpoint
 from segnets.training.losses import Objective, plain

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from segnets.resize_rules import parse_resize
+
 Subparsers = argparse._SubParsersAction  # has no public name
 
 # Repeated here because weights_tools.check.peers imports torch, which would slow down `--help`. A test compares.
@@ -41,8 +43,6 @@ def positive_int(argument: str) -> int:
 
 def resize_rule(argument: str) -> dict[str, Any]:
     """Parse 520, 480x640, x2 or none into fields of a `segnets.Preprocessing`."""
-    from segnets.preprocessing import parse_resize  # imports torch, which would slow down `--help`
-
     try:
         return parse_resize(argument)
     except ValueError as error:
@@ -51,7 +51,7 @@ def resize_rule(argument: str) -> dict[str, Any]:
 
 def numbers(argument: str) -> tuple[float, ...]:
     """Parse numbers with commas between them."""
-    from segnets.preprocessing import parse_numbers  # as above
+    from segnets.preprocessing import parse_numbers  # imports torch, which would slow down `--help`
 
     try:
         return parse_numbers(argument)

@@ -19,7 +19,8 @@ from segnets.deploy.check.golden import Golden, make_golden
 from segnets.deploy.contract import Contract, ContractFields
 from segnets.deploy.passes.pipeline import Rewritten
 from segnets.errors import ExportError
-from segnets.preprocessing import DEFAULT_SHORT_SIDE, Preprocessing, scaled_side
+from segnets.preprocessing import Preprocessing
+from segnets.resize_rules import DEFAULT_SHORT_SIDE, scaled_side
 
 if TYPE_CHECKING:
     from segnets.deploy.formats.onnx.quantize import QuantizationReport

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from segnets.preprocessing import DEFAULT_SHORT_SIDE
+from segnets.resize_rules import DEFAULT_SHORT_SIDE
 
 
 @dataclass(frozen=True)
