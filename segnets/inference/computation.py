@@ -103,7 +103,7 @@ class Computation:
         """Compute the logits of every network and view for images of equal shape, or the error of each image."""
         try:
             computed = [
-                network.logits(view.of(torch.cat([each[number] for each in inputs])))
+                network.logits(view.of(self._joined([each[number] for each in inputs])))
                 for number, network in enumerate(self.networks)
                 for view in self.views
             ]
@@ -113,6 +113,11 @@ class Computation:
                 return [error]
         # One image may be at fault, or together they don't fit into memory.
         return [result for each in inputs for result in self._logits([each])]
+
+    def _joined(self, batches: Sequence[Tensor]) -> Tensor:
+        """Return the inputs of several images as one that the network may overwrite."""
+        alone = len(batches) == 1 and len(self.views) == 1  # usual on CPUs
+        return batches[0] if alone else torch.cat(list(batches))
 
     def _predicted(self, decoded: Decoded, logits: Sequence[Logits], network_seconds: float) -> Prediction:
         assert decoded.image is not None  # `_inputs` raised for it

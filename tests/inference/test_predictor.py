@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import segnets
 from segnets.errors import PredictError
@@ -347,6 +347,26 @@ def test_autocast_is_that_of_the_network_and_not_the_callers(model: segnets.Segm
     lower = network.logits(batch).values
     assert lower.dtype == torch.float32
     assert 0 < (lower - usual).abs().max() < 0.1 * usual.abs().max()
+
+
+class _Doubling(nn.Module):
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.card = segnets.ModelCard(preprocessing=segnets.Preprocessing(resize="none"))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"out": image.mul_(2) if self.in_place else image * 2}
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
+def test_a_network_may_overwrite_its_input(scales: tuple[float, ...]) -> None:
+    photo = random_image()
+    plain, overwriting = (
+        segnets.Predictor(_Doubling(in_place).eval(), deterministic=True, scales=scales).predict(photo).probabilities()
+        for in_place in (False, True)
+    )
+    np.testing.assert_array_equal(plain, overwriting)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA finds no GPU")
