@@ -66,8 +66,7 @@ class ReportLogger:
 
     def close(self) -> None:
         """Write a report of the last rows, if there was no validation."""
-        if self._epoch is not None:
-            self._write_curves()
+        self._write_curves()
 
     def _write_curves(self) -> None:
         """Write a report without scores, unless there is one with scores."""

@@ -27,7 +27,7 @@ from segnets.training.loggers import Logger, loggers_of
 from segnets.training.losses import Objective
 from segnets.training.progress import Progress, StepReport, TrainingResult
 from segnets.training.records import CsvLog, Pace
-from segnets.training.run_folder import RunFolder, check_same_training, fingerprint
+from segnets.training.run_folder import RunFolder, check_same_training, fingerprint, meaning_of_masks
 from segnets.training.step import StepResult
 from segnets.training.stopping import StopRequest, stop_requests
 from segnets.training.validation import save_network, scores_of, validate
@@ -274,6 +274,7 @@ class Trainer:
             "config": self.config.to_json(),
             "classes": self.data.classes,
             "data": fingerprint(self.data, self.config.train_split),
+            "masks": meaning_of_masks(self.data),
             "ranks": self.ranks.world,
             **self._parts.state_dict(),
             "progress": asdict(self._progress),
@@ -337,7 +338,7 @@ class Trainer:
                 evaluation = validate(model, self.data, self.config, self.ranks, lambda *_: self._interrupt(stop))
             progress.scores = scores_of(evaluation)
         progress.validated = steps
-        is_best = evaluation is not None and (progress.best is None or evaluation.mean_iou > progress.best)
+        is_best = evaluation is not None and evaluation.mean_iou > (-1.0 if progress.best is None else progress.best)
         if evaluation is not None and is_best:
             progress.best = evaluation.mean_iou
         with self.ranks.agreed():
@@ -354,9 +355,8 @@ class Trainer:
         self._write_row({"step": steps, "epoch": epoch, **row})
         for logger in self._loggers:
             logger.validated(steps, evaluation)
-        self.tell(
-            f"epoch {epoch} of {self.config.epochs}: mean IoU {evaluation.mean_iou:.4f} (best {progress.best:.4f})"
-        )
+        best = f"mean IoU {evaluation.mean_iou:.4f} (best {progress.best:.4f})" if progress.best is not None else ""
+        self.tell(f"epoch {epoch} of {self.config.epochs}: {best or 'no scores, as every pixel is ignored'}")
 
     def _result(self) -> TrainingResult:
         return TrainingResult(

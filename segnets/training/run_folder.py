@@ -108,7 +108,15 @@ def check_same_training(
             f"--nproc-per-node {state['ranks']}), or start a new training in another --out"
         )
     if tuple(state["classes"]) != data.classes:
-        raise TrainingError(f"{where}: was made with other classes: {', '.join(state['classes'])}")
+        raise TrainingError(
+            f"{where}: was made with other classes: {', '.join(state['classes'])}; restore them, or start a new "
+            "training in another --out"
+        )
+    if state.get("masks", meaning_of_masks(data)) != meaning_of_masks(data):  # older checkpoints lack it
+        raise TrainingError(
+            f"{where}: was made with another description of the masks or channels of {data.path} (ignore, ids, "
+            "palette, channels); restore it, or start a new training in another --out"
+        )
     if state["data"] != fingerprint(data, config.train_split):
         raise TrainingError(
             f"{where}: the split {config.train_split!r} of {data.path} had other images then; restore them, or start a "
@@ -120,6 +128,17 @@ def fingerprint(data: DataSet, split: str) -> str:
     """Return a hash of the names of a split's samples, in their order."""
     names = "\n".join(sample.name for sample in data.samples(split))
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def meaning_of_masks(data: DataSet) -> dict[str, Any]:
+    """Return what values in masks mean in a data set, apart from the names of classes, as plain values."""
+    return {
+        "ignore": sorted(data.ignore),
+        "ids": list(data.ids),
+        "palette": [list(colour) for colour in data.palette],
+        "channels": data.channels,
+        "planes": data.planes,
+    }
 
 
 def next_commands(folder: RunFolder, path: str, data: DataSet) -> list[str]:

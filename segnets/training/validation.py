@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -59,12 +60,9 @@ def validate(
 def scores_of(evaluation: Evaluation) -> dict[str, JSON]:
     """Return the scores of a validation that the log, the checkpoint and the weights files record."""
     counts = evaluation.counts
-    return {
-        "split": evaluation.split,
-        "mean_iou": counts.mean_iou,
-        "pixel_accuracy": counts.pixel_accuracy,
-        "mean_accuracy": counts.mean_accuracy,
-    }
+    scores = {name: getattr(counts, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
+    # Without valid pixels there are no scores.
+    return {"split": evaluation.split, **{name: None if math.isnan(each) else each for name, each in scores.items()}}
 
 
 def save_network(

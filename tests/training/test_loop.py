@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import segnets
 from segnets.data import open_data
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
 from segnets.resize_rules import parse_resize
-from segnets.training import TrainingConfig, train
+from segnets.training import Trainer, TrainingConfig, train
 from segnets.training.checkpoints import read_checkpoint, write_checkpoint
 from segnets.training.losses import Objective, plain
 from segnets.training.progress import SlowWork, StepReport
@@ -452,3 +453,37 @@ def test_a_large_set_is_decoded_with_messages(folder: Path, tmp_path: Path, monk
     trainer_of(config_of(folder, tmp_path / "run", class_weights="enet"), tell=told.append)._parts.build()
     assert "7 of 7 images are decoded into memory" in told
     assert "6 of 7 masks are counted for class_weights" in told
+
+
+def test_masks_of_another_meaning_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Checkpoints from before this was recorded are resumed."""
+    config = config_of(folder, tmp_path / "run", epochs=1)
+    run_training(config)
+    data, told = replace(open_data(config.data), ignore=(2,)), list[str]()
+    with pytest.raises(TrainingError, match="another description of the masks"):
+        Trainer(config, data, tell=told.append).run(resume=True)
+    state = read_checkpoint(tmp_path / "run" / "last.ckpt")
+    del state["masks"]
+    write_checkpoint(tmp_path / "run" / "last.ckpt", state)
+    Trainer(config, data, tell=told.append).run(resume=True)
+    assert "is finished" in told[-1]
+
+
+def test_a_validation_without_valid_pixels(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    for path in (data / "val" / "masks").iterdir():
+        Image.fromarray(np.full((32, 40), 255, np.uint8)).save(path)
+    told: list[str] = []
+    result = run_training(config_of(data, tmp_path / "run", epochs=1), tell=told.append)
+    assert told[-1] == "epoch 1 of 1: no scores, as every pixel is ignored"
+    assert result.scores["mean_iou"] is None
+    assert segnets.load(tmp_path / "run" / "last.safetensors").card.provenance["scores"]["mean_iou"] is None  # type: ignore[union-attr,index]
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+    assert str(result) == f"{tmp_path}/run: 1 epochs, 2 steps"
+
+
+def test_a_report_without_a_logged_step(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", val=0)
+    run_training(config_of(data, tmp_path / "run", epochs=1, log_every=10))
+    assert "no validation so far" in (tmp_path / "run" / "report.html").read_text()
