@@ -78,8 +78,9 @@ def random_sizes(count: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.full)])
 def test_random_sizes_equal_the_resize_of_torch(count: int) -> None:
-    for h, w, height, width in random_sizes(count):
-        assert_decodes_as_torch(random_logits(3, h, w, seed=h), height, width)
+    for number, (h, w, height, width) in enumerate(random_sizes(count)):
+        logits = region_logits(6, h, w) if number % 2 else random_logits(3, h, w, seed=h)
+        assert_decodes_as_torch(logits, height, width)
 
 
 def region_logits(channels: int, h: int, w: int) -> Tensor:
