@@ -37,7 +37,8 @@ class TrainingProgress:
 
     def tell(self, message: str) -> None:
         """Print a message."""
-        text = f"segnets: {escape_controls(message)}"
+        line = message.replace("\n", "\\n")  # the name of a file may contain line feeds
+        text = f"segnets: {escape_controls(line)}"
         if self._silent:
             return
         try:

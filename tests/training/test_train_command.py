@@ -114,3 +114,9 @@ def test_long_waiting_for_data_is_told(
     with TrainingProgress() as progress:
         progress.step(StepReport(1, 10, 1, 1, 0.5, 4, waiting))
     assert ("31 % of the time waiting for data (--workers)" in capsys.readouterr().err) == said
+
+
+def test_messages_stay_on_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress() as progress:
+        progress.tell("a\nsegnets: b\x1b[31m: is missing")
+    assert capsys.readouterr().err == "segnets: a\\nsegnets: b\\x1b[31m: is missing\n"
