@@ -11,6 +11,7 @@ from torch import nn
 from segnets.builders import PUBLISHED
 from segnets.registry import BACKBONES, _WithoutInitialValues
 from segnets.torchvision_compat import torchvision
+from tests.initial_values import fill_normal
 
 __all__ = ["CLASSIFIERS", "NAMES", "randomise_", "randomised", "torchvision"]
 
@@ -36,7 +37,7 @@ def randomise_(model: nn.Module, seed: int = 0) -> None:
             tensor.normal_(1.0 if name.endswith("weight") else 0.0, 0.1, generator=generator)
         elif tensor.is_floating_point():
             fan_in = tensor[0].numel()
-            tensor.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
+            fill_normal(tensor, (2.0 / fan_in) ** 0.5, generator)
 
 
 def randomised(build: Callable[..., Network], *arguments: object, seed: int = 0, **options: object) -> Network:

@@ -46,6 +46,7 @@ SLOW = ("wide_resnet50_2", "resnet34")  # only wider, or with more blocks, than 
 LIKE_OTHERS: list[tuple[str, dict[str, Any]]] = [("resnext50_32x4d", {}), ("resnet50", {"zero_init_residual": True})]
 
 
+@pytest.mark.usefixtures("drawn_initial_values")
 @pytest.mark.parametrize(
     ("name", "options"),
     full_but([each for each in VARIANTS if each[0] not in SLOW and each not in LIKE_OTHERS], VARIANTS),

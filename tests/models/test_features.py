@@ -53,6 +53,7 @@ def test_only_the_last_layers_are_missing(name: str) -> None:
     assert pooled.shape == (2, backbone.stages({"backbone_stages": 4}).out.channels)
 
 
+@pytest.mark.usefixtures("drawn_initial_values")
 @pytest.mark.parametrize(("name", "options"), EVERY_VARIANT, ids=str)
 def test_features_have_the_initial_weights_of_a_classifier(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(5)

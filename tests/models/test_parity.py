@@ -58,6 +58,7 @@ SEEDED_EVERY_RUN = [case for case in WITH_AND_WITHOUT_AUX if "mobilenet" in case
 SEEDED_EVERY_RUN += [("fcn_resnet50", True), ("deeplabv3_resnet50", False)]
 
 
+@pytest.mark.usefixtures("drawn_initial_values")
 @pytest.mark.parametrize(("name", "aux_loss"), full_but(SEEDED_EVERY_RUN, WITH_AND_WITHOUT_AUX))
 def test_the_same_seed_draws_the_same_initial_weights(name: str, aux_loss: bool) -> None:
     torch.manual_seed(5)

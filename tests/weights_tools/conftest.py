@@ -10,9 +10,12 @@ import pytest
 from torch import Tensor
 
 from segnets import catalog
+from tests.initial_values import copied_initial_values
 from tests.weights_tools.files import network
 from tests.weights_tools.server import ROW, Server, running
 from weights_tools.fetching import _download
+
+__all__ = ["copied_initial_values"]
 
 
 @pytest.fixture(autouse=True)
