@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -194,23 +195,26 @@ def _chain(length: int) -> Foreign:
     return module
 
 
-MODULES: dict[str, tuple[Foreign, str]] = {
-    "cyclic": (_cyclic(), "too many modules, or they are nested too deeply"),
+# Built by the tests: every collection would wait for a hundred thousand modules.
+MODULES: dict[str, tuple[Callable[[], Foreign], str]] = {
+    "cyclic": (_cyclic, "too many modules, or they are nested too deeply"),
     "too many": (
-        _module({f"a{i}": _module({}) for i in range(MAX_MODULES + 1)}),
+        lambda: _module({f"a{i}": _module({}) for i in range(MAX_MODULES + 1)}),
         "too many modules, or they are nested too deeply",
     ),
-    "too deep": (_chain(MAX_DEPTH + 1), "too many modules, or they are nested too deeply"),
+    "too deep": (lambda: _chain(MAX_DEPTH + 1), "too many modules, or they are nested too deeply"),
     "repeated plain attributes": (
-        _module({f"a{i}": module for module in [_module(dict.fromkeys(range(10_000)))] for i in range(1_000)}),
+        lambda: _module({f"a{i}": module for module in [_module(dict.fromkeys(range(10_000)))] for i in range(1_000)}),
         f"with {MAX_ATTRIBUTES:,} attributes",
     ),
     "repeated tensors": (
-        _module({f"a{i}": module for module in [_module({f"w{i}": W for i in range(1_000)})] for i in range(60)}),
+        lambda: _module(
+            {f"a{i}": module for module in [_module({f"w{i}": W for i in range(1_000)})] for i in range(60)}
+        ),
         f"the archive holds more than {MAX_TENSORS:,} tensors, which no network has",
     ),
     "long names": (
-        _module({"x" * 10_000_000: _module({"w": W})}),
+        lambda: _module({"x" * 10_000_000: _module({"w": W})}),
         r"a name of 402 characters \(at most 400 are accepted\)",
     ),
 }
@@ -218,9 +222,9 @@ MODULES: dict[str, tuple[Foreign, str]] = {
 
 @pytest.mark.parametrize("case", MODULES)
 def test_implausible_module_trees_are_refused(case: str) -> None:
-    top, message = MODULES[case]
+    make, message = MODULES[case]
     with pytest.raises(WeightsError, match=message):
-        find_state_dict(Container("TorchScript archive", top, {}))
+        find_state_dict(Container("TorchScript archive", make(), {}))
 
 
 def test_modules_are_walked_in_order_and_may_be_shared() -> None:
