@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
-import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes would compete for the cores
+    import torch  # not by the process that only hands out the tests, while they wait for it
+
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
@@ -23,3 +25,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("full")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave the modules and the thousands of tests alone, which stay until the end."""
+    gc.collect()
+    gc.freeze()
