@@ -27,6 +27,7 @@ FLOORS = [
             "neutral_state",
             "palettes",
             "resize_rules",
+            "shipped",
             "torchvision_compat",
         ),
     },

@@ -1,10 +1,13 @@
-"""Shared declaration of a subcommand."""
+"""What subcommands share: their declaration, and the default network."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
+
+from segnets import shipped
 
 Subparsers = argparse._SubParsersAction  # has no public name
 
@@ -41,6 +44,12 @@ def add_command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def shipped_network() -> str:
+    """Return the path of the network that comes with segnets, and say on stderr that it is used."""
+    print(f"segnets: {shipped.NOTICE}; --model FILE for yours", file=sys.stderr)
+    return str(shipped.WEIGHTS)
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segnets.commands._common import Subparsers, add_command
+from segnets.commands._common import Subparsers, add_command, shipped_network
 from segnets.commands._progress import Progress
 from segnets.commands.check_data import add_data, open_named
 from segnets.console import escape_controls
@@ -34,7 +34,10 @@ def add(commands: Subparsers[Any]) -> None:
     )
     add_data(parser)
     parser.add_argument(
-        "--model", metavar="FILE", help="weights file (.safetensors), or exported file (.ts, .pt2, .onnx)"
+        "--model",
+        metavar="FILE",
+        help="weights file (.safetensors), or exported file (.ts, .pt2, .onnx). Default: the shipped network of street "
+        "scenes, for non-commercial use",
     )
     parser.add_argument("--split", default="val", metavar="NAME", help="split to evaluate; default: val")
     parser.add_argument(
@@ -60,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the scores; return 0."""
     data = open_named(options)
     data.samples(options.split)  # before the model is read
+    model = options.model or shipped_network()
 
     from segnets.inference import Predictor
     from segnets.training.evaluation import evaluate
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.save is not None:
         prepare_folder(options.save, overwrite=options.force)
-    predictor = Predictor(options.model, options.device, deterministic=True)
+    predictor = Predictor(model, options.device, deterministic=True)
     with Progress() as progress:
         progress.total = len(data.samples(options.split))
         evaluation = evaluate(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segnets.commands._common import Subparsers, add_command
+from segnets.commands._common import Subparsers, add_command, shipped_network
 from segnets.commands._progress import Progress
 from segnets.errors import ImageError, OutputError, PredictError, SegnetsError
 
@@ -39,6 +39,7 @@ def add(commands: Subparsers[Any]) -> None:
         description="Segment images with a network: write masks, pictures and numbers to a folder. Images that "
         "can't be read are named and skipped, and the exit status is then 1.",
         examples="""
+            segnets predict street.jpg
             segnets predict --model weights.safetensors photo.jpg --out results
             segnets predict --model model.ts photos --recursive --out results --save mask,overlay,csv
             segnets predict --model weights.safetensors photos --out results --resume
@@ -71,7 +72,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="FILE",
         help="weights file (.safetensors) or exported file (.ts, .pt2, .onnx). Repeat it to average the probabilities "
-        "of several models. A .ts or .pt2 is a program, which is executed",
+        "of several models. A .ts or .pt2 is a program, which is executed. Default: the shipped network of street "
+        "scenes, for non-commercial use",
     )
     group.add_argument(
         "--device",
@@ -109,7 +111,13 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if needed")
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder for the results, made if needed; default: results",
+    )
     group.add_argument(
         "--save",
         metavar="LIST",
@@ -173,6 +181,7 @@ def _run(options: argparse.Namespace) -> int:
         raise SegnetsError("--overlap needs --tile")
     writers = _writers(options.save or _DEFAULT)
     items = _items(options)
+    options.model = options.model or [shipped_network()]
     if options.threads:
         torch.set_num_threads(options.threads)
     predictor = _predictor(options)

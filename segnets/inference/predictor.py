@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from torch import nn
 
+from segnets import shipped
 from segnets.card import assumption_of
 from segnets.deploy import Exported, keep_freed_memory
 from segnets.errors import ImageError, PredictError, warn_caller
@@ -28,10 +30,7 @@ from segnets.inference.views import views
 from segnets.palettes import voc_palette
 
 ModelLike: TypeAlias = nn.Module | Exported | str | os.PathLike[str]
-NO_MODEL = (
-    "no model: name a weights file or an exported file. `weights-tools convert CHECKPOINT weights.safetensors` makes a "
-    "weights file of any project's checkpoint, `weights-tools fetch` downloads published ones"
-)
+_logger = logging.getLogger("segnets")
 _R = TypeVar("_R")
 
 
@@ -45,7 +44,8 @@ class Predictor:
     Args:
         model: Model in eval mode, loaded export, or path of a weights file (`.safetensors`) or an exported file (`.ts`,
             `.pt2`, `.onnx`); or a list of these, whose probabilities are averaged and whose class names must agree. A
-            `.ts` or `.pt2` is a program, which is executed: load only files that you trust.
+            `.ts` or `.pt2` is a program, which is executed: load only files that you trust. None takes the network of
+            street scenes in `segnets.shipped`, which is for non-commercial use, and says so to the logger "segnets".
         device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU.
         dtype: Precision of models and weights files: "float32", "bfloat16" on CPUs and GPUs that support it, or
             "float16" on GPUs with CUDA. None for float32, and for an exported file its own. Others than float32 change
@@ -66,13 +66,13 @@ class Predictor:
         computation: What turns decoded images into predictions.
 
     Raises:
-        PredictError: If there is no model, the models do not fit together, the device is missing, or it does not
-            support the precision.
+        PredictError: If the list of models is empty, the models do not fit together, the device is missing, or it does
+            not support the precision.
         WeightsError: If a weights file can't be read.
         ExportError: If an exported file can't be read or can't run here.
 
     Example:
-        >>> predictor = segnets.Predictor("weights.safetensors")
+        >>> predictor = segnets.Predictor("weights.safetensors")  # segnets.Predictor() for street scenes
         >>> predictor.predict("photo.jpg").save("mask.png")
     """
 
@@ -89,16 +89,17 @@ class Predictor:
         postprocessing: PostProcessing | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        if model is None:
+            _logger.warning("%s; Predictor(FILE) for yours", shipped.NOTICE)
+            model = shipped.WEIGHTS
         models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
-        if not models or None in models:
-            raise PredictError(NO_MODEL)
+        if not models:
+            raise PredictError("model=[]: expected at least one model or path of a file")
         check_not_forked()
         _check_count("max_pixels", max_pixels)
         seen_from = views(flip, scales)
         self.networks: tuple[Network, ...] = tuple(
-            open_network(each, device=device, dtype=dtype, resize=resize, fast=not deterministic)
-            for each in models
-            if each is not None
+            open_network(each, device=device, dtype=dtype, resize=resize, fast=not deterministic) for each in models
         )
         first = self.networks[0]
         for other in self.networks[1:]:

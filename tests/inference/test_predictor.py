@@ -273,8 +273,7 @@ def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": None}, "no model"),
-        ({"model": []}, "no model"),
+        ({"model": []}, "at least one model"),
         ({"device": "tpu"}, "expected one of 'auto'"),
         ({"dtype": "float64"}, "expected one of 'float32'"),
         (

@@ -1,0 +1,12 @@
+"""The network that comes with segnets: street scenes, trained on CamVid, for non-commercial use.
+
+LR-ASPP on MobileNetV3-Small in float16. `docs/training.md` has the command that trained it and its figures. The weights
+are licensed under CC BY-NC 4.0, as CamVid is: see the file LICENSE in this folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).with_name("street_scenes.safetensors")
+NOTICE = "using the shipped street-scene network, 11 classes, non-commercial"
