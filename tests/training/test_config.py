@@ -168,3 +168,9 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes | None, message: str
 )
 def test_sums_of_losses(text: str, terms: list[Any]) -> None:
     assert loss_terms(text) == terms
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_configurations_of_the_shipped_network(stage: str) -> None:
+    config = TrainingConfig.from_toml(Path(__file__).parents[2] / "examples" / "camvid" / f"{stage}.toml")
+    assert (config.model, config.recipe) == ("lraspp_mobilenet_v3_small", "light")
