@@ -66,3 +66,14 @@ def test_the_description_for_an_index() -> None:
     assert project["keywords"]
     assert "Programming Language :: Python :: 3.11" in project["classifiers"]
     assert "Programming Language :: C++" in project["classifiers"]
+
+
+def test_wheels_have_all_files_and_both_licences() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["project"]["license"] == "BSD-3-Clause AND CC-BY-NC-4.0"
+    assert "segnets/shipped/LICENSE" in settings["project"]["license-files"]
+    packaged = settings["tool"]["setuptools"]["package-data"]
+    for package, patterns in packaged.items():
+        folder = ROOT / package
+        files = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert files == {path for pattern in patterns for path in folder.glob(pattern)}

@@ -15,7 +15,6 @@ import rasterio
 from PIL import Image
 
 import segnets
-from segnets.cli import main
 from segnets.inference.video import open_video
 from tests.inference.common import image_folder, outputs_in, predict, random_image
 
@@ -231,13 +230,6 @@ def test_bad_options_cost_one_line(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_without_a_model_it_says_how_to_get_one(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", str(photos), "--out", str(tmp_path / "out")]) == 1
-    assert "weights-tools" in capsys.readouterr().err
 
 
 def test_a_video_gives_an_overlay_video_and_on_request_files_per_frame(
