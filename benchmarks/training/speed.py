@@ -61,6 +61,7 @@ _OURS = (
     _BATCH
     + """
 import segnets
+from segnets.deploy import keep_freed_memory
 from segnets.training import TrainingConfig
 from segnets.training.losses import loss_of
 from segnets.training.optim import build_optimizer
@@ -69,6 +70,7 @@ from segnets.training.step import TrainingStep
 config = TrainingConfig(
     model={name!r}, recipe="torchvision", lr=0.01, weight_decay=1e-4, channels_last=True, amp={amp!r}
 )
+keep_freed_memory()  # as `segnets train` does on CPUs
 model = segnets.create_model({name!r}, num_classes={classes}, aux_loss=with_auxiliary).train()
 step = TrainingStep(model, build_optimizer(model, config), loss_of(config), schedule_of(config, 1000), config)
 """
@@ -102,11 +104,12 @@ def main() -> None:
         lines.append(line)
     if not options.dry:
         table = "\n".join(lines)
+        supported = "is" if torch.cpu._is_avx512_bf16_supported() else "is not"
         RESULTS.write_text(
             f"# Training steps beside torchvision's reference loop\n\n{machine()}.\n{THREADS} threads, batches of "
             f"{BATCH} images of {SIDE}x{SIDE}, images per second. Candidates take turns, each in its own process;\n"
-            f"ratios are medians over {options.rounds} rounds. segnets stores tensors channels last here. bfloat16 "
-            f"{'is' if torch.cpu._is_avx512_bf16_supported() else 'is not'} an instruction set of this CPU.\n"
+            f"ratios are medians over {options.rounds} rounds. segnets stores tensors channels last, and keeps the "
+            f"memory\nthat it frees. bfloat16 {supported} an instruction set of this CPU.\n"
             f"`make bench-training` repeats the measurement.\n\n{table}\n"
         )
 
