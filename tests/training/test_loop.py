@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,15 @@ def _in_group(config: TrainingConfig) -> None:
     run_training(config, resume=True)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C interrupt: in the background of a script, a process inherits that it is ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves(number: signal.Signals, whole: Path, folder: Path, tmp_path: Path) -> None:
     config = config_of(folder, tmp_path / "run", workers=1 if number is signal.SIGINT else 0, checkpoint_every=0)
