@@ -109,7 +109,7 @@ def restoring(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SegnetsError:
+    except (SegnetsError, torch.OutOfMemoryError):  # the latter is a RuntimeError too, and no fault of the file
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from segnets.errors import OutputError, TrainingError
-from segnets.training.checkpoints import KIND, VERSION, read_checkpoint, write_checkpoint
+from segnets.training.checkpoints import KIND, VERSION, read_checkpoint, restoring, write_checkpoint
 
 STATE = {"weights": {"a": torch.arange(4000.0)}, "names": ("x", "y"), "steps": 3, "best": None, "lr": 0.1}
 
@@ -110,3 +110,11 @@ def test_compressed_entries_are_refused_unread(path: Path, monkeypatch: pytest.M
         archive.writestr("archive/data.pkl", bytes(100_000))
     with pytest.raises(TrainingError, match="truncated, damaged or no checkpoint"):
         read_checkpoint(path)
+
+
+def test_too_little_memory_is_no_fault_of_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError), restoring(tmp_path / "last.ckpt"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    refused = pytest.raises(TrainingError, match=r"last\.ckpt: does not hold the state of this training")
+    with refused, restoring(tmp_path / "last.ckpt"):
+        raise RuntimeError("Missing key")

@@ -7,7 +7,7 @@ The pair is a safetensors file of these tensors:
 - `input`, (1, K, 48, 64) float32: the image normalised, but not resized.
 - `logits`, (1, C, 48, 64) float32: the logits of `input`.
 - `sample`: every k-th row and column of the preprocessed image.
-- `mask`, (1, H, W): the class of each pixel of the image; planes (1, C, 48, 64) of multi-label networks.
+- `mask`, (1, H, W): the class of each pixel of the image; planes (1, C, H, W) of multi-label networks.
 - `margin`, of the same shape, float32: the lead of the best class there, relative to the largest logit; or twice the
   distance of the logit from the threshold.
 
