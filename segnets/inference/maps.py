@@ -60,6 +60,16 @@ class LogitMaps(Protocol):
             New tensor of shape (C, bottom - top, W), float32, on the CPU, which the caller may change.
         """
 
+    def crop(self, top: int, bottom: int, left: int, right: int) -> LogitMaps:
+        """Return the logits of a part of the image. Apart from rounding, they are the same there.
+
+        Args:
+            top: First row, from 0.
+            bottom: Row after the last one, at most H.
+            left: First column, from 0.
+            right: Column after the last one, at most W.
+        """
+
 
 class AveragedMaps:
     """Mean of the probabilities of several networks, or of several views of an image, as logits.
@@ -80,6 +90,7 @@ class AveragedMaps:
         if len(shapes) != 1:
             raise ValueError(f"maps: expected logits of one shape, got {sorted(shapes) or 'none'}")
         self._maps = tuple(maps)
+        self._decoding = decoding
         self._softmax = decoding.rule == "argmax"
         self.channels, self.height, self.width = shapes.pop()
 
@@ -96,6 +107,10 @@ class AveragedMaps:
         logarithms = np.log(np.maximum(total, _SMALLEST, out=total), out=total)
         return torch.from_numpy(logarithms if self._softmax else logarithms[0] - logarithms[1])
 
+    def crop(self, top: int, bottom: int, left: int, right: int) -> AveragedMaps:
+        """Return a part of the logits, as `LogitMaps.crop` does."""
+        return AveragedMaps([each.crop(top, bottom, left, right) for each in self._maps], self._decoding)
+
 
 class FlippedMaps:
     """Logits of the horizontally flipped image, flipped back.
@@ -111,6 +126,10 @@ class FlippedMaps:
     def band(self, top: int, bottom: int) -> Tensor:
         """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
         return self._maps.band(top, bottom).flip(2)
+
+    def crop(self, top: int, bottom: int, left: int, right: int) -> FlippedMaps:
+        """Return a part of the logits, as `LogitMaps.crop` does."""
+        return FlippedMaps(self._maps.crop(top, bottom, self.width - right, self.width - left))
 
 
 def decode_mask(maps: LogitMaps, decoding: Decoding) -> Mask:

@@ -5,6 +5,7 @@ Shapes: C channels of the logits, H W the image, h w the logits.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -28,6 +29,8 @@ Band: TypeAlias = npt.NDArray[np.float32]
 BAND = 1 << 19
 # Threads that make many short calls wait for the interpreter's lock longer than they compute.
 _SHARED = 1 << 24
+# Up to this width, a call for each row of the logits takes longer than it computes.
+_NARROW = 64
 # Part of the cells at borders from which on it is faster to resize all logits.
 _MOST_MIXED = 0.75
 
@@ -64,9 +67,21 @@ class ResizedLogits:
         self.width = width
         self._align_corners = align_corners and through is not None
         through = through or (height, width)
-        self._rows, self._row_runs = _axis(logits.shape[1], through[0], height, self._align_corners)
-        self._column_runs = _axis(logits.shape[2], through[1], width, self._align_corners)[1]
-        self._widths = (through[1], width)
+        self._rows = _taps(logits.shape[1], through[0], height, self._align_corners)
+        self._columns = _taps(logits.shape[2], through[1], width, self._align_corners)
+        self._widths: tuple[int, int] | None = (through[1], width)
+
+    def crop(self, top: int, bottom: int, left: int, right: int) -> ResizedLogits:
+        """Return a part of the logits, as `LogitMaps.crop` does."""
+        if (top, bottom, left, right) == (0, self.height, 0, self.width):
+            return self
+        result = copy.copy(self)
+        row, result._rows = _part(self._rows, top, bottom)
+        column, result._columns = _part(self._columns, left, right)
+        result._logits = self._logits[:, row : row + result._rows.size, column : column + result._columns.size]
+        result.height, result.width = bottom - top, right - left
+        result._widths = None
+        return result
 
     def band(self, top: int, bottom: int) -> Tensor:
         """Return the logits of the rows from `top` to `bottom`, as `LogitMaps.band` does."""
@@ -74,7 +89,9 @@ class ResizedLogits:
             raise ValueError(f"rows {top} to {bottom} of {self.height}: expected 0 <= top < bottom <= height")
         base = int(self._rows.first[top])
         wide = self._widened(base, int(self._rows.last[bottom - 1]))
-        runs = self._row_runs
+        if self.width <= _NARROW:
+            return torch.from_numpy(_gathered(wide, self._rows.part(top, bottom)[1], axis=1))
+        runs = _runs(self._rows)
         result = np.empty((self.channels, bottom - top, self.width), np.float32)
         for run in range(runs.at(top), runs.at(bottom - 1) + 1):
             lines = wide[:, runs.first[run] - base : runs.last[run] - base + 1]
@@ -87,7 +104,7 @@ class ResizedLogits:
         _, h, w = self._logits.shape
         if 3 * h * w > self.height * self.width:
             return None
-        rows, columns = self._row_runs, self._column_runs
+        rows, columns = _runs(self._rows), _runs(self._columns)
         of_logits = self._ids_of_logits()
         if of_logits is None:
             return None
@@ -132,6 +149,8 @@ class ResizedLogits:
     def _widened(self, first: int, last: int) -> Band:
         """Return some rows of the logits, resized to the image's width, (C, last - first + 1, W)."""
         rows = self._logits[:, first : last + 1].float()
+        if self._widths is None:
+            return _gathered(rows.numpy(), self._columns, axis=2)
         # One axis at a time: a resize of both reads every row of the logits for every row of the image.
         for width, align in zip(self._widths, (self._align_corners, False), strict=True):
             if width != rows.shape[2]:
@@ -139,11 +158,15 @@ class ResizedLogits:
         return rows.numpy()
 
 
-@lru_cache(maxsize=64)  # most images of a stream have the size of another one
-def _axis(size: int, through: int, length: int, align_corners: bool) -> tuple[Taps, Runs]:
+# Most images of a stream have the size of another one, and most tiles the place in their row.
+@lru_cache(maxsize=64)
+def _taps(size: int, through: int, length: int, align_corners: bool) -> Taps:
     """Return the two resizes of an axis as one, the first one with `align_corners`."""
-    taps = bilinear_taps(size, through, align_corners=align_corners).then(bilinear_taps(through, length))
-    return taps, Runs.of(taps)
+    return bilinear_taps(size, through, align_corners=align_corners).then(bilinear_taps(through, length))
+
+
+_part = lru_cache(maxsize=64)(Taps.part)
+_runs = lru_cache(maxsize=64)(Runs.of)
 
 
 def dtype_of_ids(channels: int) -> type[np.generic]:
@@ -159,4 +182,13 @@ def _mix(lines: Band, weights: Band, out: Band | None = None) -> Band:
         if weights[tap].any():
             line = min(tap, last)
             result += lines[:, line : line + 1] * weights[tap, :, None]
+    return result
+
+
+def _gathered(lines: Band, taps: Taps, axis: int) -> Band:
+    """Resize an axis of lines, (C, k, m), by gathering the inputs of all outputs."""
+    shape = (-1, 1) if axis == 1 else (-1,)
+    result: Band = lines.take(taps.first, axis) * taps.weights[0].reshape(shape)
+    for tap in range(1, len(taps.weights)):
+        result += lines.take(taps.input(tap), axis) * taps.weights[tap].reshape(shape)
     return result

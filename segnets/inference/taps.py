@@ -36,6 +36,11 @@ class Taps:
             result = np.where(self.weights[tap] > 0, self.input(tap), result)
         return result
 
+    def part(self, start: int, stop: int) -> tuple[int, Taps]:
+        """Return the first input that some outputs mix, and the taps of these outputs, counted from this input on."""
+        base, end = int(self.first[start]), int(self.last[start:stop].max()) + 1
+        return base, Taps(end - base, self.first[start:stop] - base, self.weights[:, start:stop])
+
     def then(self, other: Taps) -> Taps:
         """Return the taps of this resize followed by another one."""
         outputs = np.arange(len(other.first))

@@ -24,6 +24,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ from segnets.errors import PredictError
 from segnets.inference._threads import share
 from segnets.inference.maps import AveragedMaps, LogitMaps, confidence, decode_mask
 from segnets.inference.networks import Network
+from segnets.inference.resized_logits import ResizedLogits
 from segnets.inference.views import View
 
 DEFAULT_TILE = 1024
@@ -103,6 +105,11 @@ class Span:
     last: int
     before: int
     after: int
+
+    @property
+    def alone(self) -> tuple[int, int]:
+        """First pixel that no other tile changes, and the pixel after the last one."""
+        return self.first + self.before, self.last - self.after
 
 
 @dataclass(frozen=True)
@@ -291,15 +298,19 @@ class _Finished:
         self._confidence = np.empty(size, np.float32) if confidence else None
         self._logits = np.empty((classes, *size), np.float32) if logits else None
 
-    def add(self, logits: Tensor, top: int, left: int) -> None:
-        """Decode finished logits, (C, n, m), which may be overwritten."""
-        rows = slice(top - self._top, top - self._top + logits.shape[1])
-        columns = slice(left, left + logits.shape[2])
+    def add(self, maps: LogitMaps, top: int, left: int) -> None:
+        """Decode finished logits."""
+        rows = slice(top - self._top, top - self._top + maps.height)
+        columns = slice(left, left + maps.width)
         if self._logits is not None:
-            self._logits[:, rows, columns] = logits.numpy()
+            part = self._logits[:, rows, columns]
+            height = max(1, _PIECE // (maps.channels * maps.width))
+            for start in range(0, maps.height, height):
+                end = min(start + height, maps.height)
+                part[:, start:end] = maps.band(start, end).numpy()
         if self._confidence is not None:
-            self._confidence[rows, columns] = confidence(_Piece(logits.clone()), self._decoding)
-        self._mask[..., rows, columns] = decode_mask(_Piece(logits), self._decoding)
+            self._confidence[rows, columns] = confidence(maps, self._decoding)
+        self._mask[..., rows, columns] = decode_mask(maps, self._decoding)
 
     def rows(self, pixels: npt.NDArray[np.uint8], row: Span) -> Iterator[Rows]:
         """Yield all rows. `pixels` are those of the row of tiles, which is overwritten later."""
@@ -313,17 +324,6 @@ class _Finished:
                 None if self._confidence is None else self._confidence[top:bottom],
                 None if self._logits is None else self._logits[:, top:bottom],
             )
-
-
-class _Piece:
-    """Logits at the image's size that are decoded once."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
-        self.channels, self.height, self.width = logits.shape
-
-    def band(self, top: int, bottom: int) -> Tensor:
-        return self._logits[:, top:bottom]
 
 
 class _Blender:
@@ -350,32 +350,69 @@ class _Blender:
 
     def add(self, maps: LogitMaps, row: Span, column: Span, finished: _Finished) -> None:
         """Blend a tile with the tiles before and above it, and decode what no later tile changes."""
-        limits = (row.first, row.first + row.before, row.last - row.after, row.last)
-        height = max(1, _PIECE // (maps.channels * maps.width))
+        (first, last), (left, right) = row.alone, column.alone
 
-        def blend(piece: tuple[int, int]) -> None:
-            part, top = piece
-            start, bottom = limits[part], min(top + height, limits[part + 1])
-            with torch.no_grad():
-                logits = self._blend_columns(maps.band(top - row.start, bottom - row.start), top, bottom, row, column)
-                waiting = self._below[:, top - start : bottom - start, column.first : column.first + logits.shape[2]]
-                if part == 2:
-                    waiting.copy_(logits)
-                    return
-                if part == 0:
-                    logits = torch.lerp(waiting, logits, self._weights[top - start : bottom - start, None])
-                finished.add(logits, top, column.first)
+        def part(top: int, bottom: int, left: int, right: int) -> LogitMaps:
+            return maps.crop(top - row.start, bottom - row.start, left - column.start, right - column.start)
 
-        # No two pieces share a row.
-        share(blend, [(part, top) for part in range(3) for top in range(limits[part], limits[part + 1], height)])
+        def above(top: int, bottom: int) -> None:
+            logits = self._blend_columns(part(top, bottom, column.first, column.last), top - row.start, column)
+            waiting = self._below[:, top - row.first : bottom - row.first, column.first : right]
+            logits = torch.lerp(waiting, logits, self._weights[top - row.first : bottom - row.first, None])
+            finished.add(_as_maps(logits), top, column.first)
 
-    def _blend_columns(self, band: Tensor, top: int, bottom: int, row: Span, column: Span) -> Tensor:
-        """Return the columns that the next tile to the right does not change."""
-        band = band[:, :, column.first - column.start : column.last - column.start]
-        waiting = self._right[:, top - row.start : bottom - row.start]
+        def beside(top: int, bottom: int) -> None:
+            if column.before:
+                logits = part(top, bottom, column.first, left).band(0, bottom - top)
+                finished.add(_as_maps(self._blend_left(logits, top - row.start)), top, column.first)
+            if column.after:
+                self._keep_right(part(top, bottom, right, column.last).band(0, bottom - top), top - row.start)
+
+        def below(top: int, bottom: int) -> None:
+            logits = self._blend_columns(part(top, bottom, column.first, column.last), top - row.start, column)
+            self._below[:, top - last : bottom - last, column.first : right] = logits
+
+        if first < last and left < right:
+            # Decoded as whole images are, which needs few resized logits.
+            finished.add(part(first, last, left, right), first, left)
+        strips = [
+            *_pieces(above, row.first, first, maps.channels * maps.width),
+            *_pieces(beside, first, last, maps.channels * (column.before + column.after)),
+            *_pieces(below, last, row.last, maps.channels * maps.width),
+        ]
+        share(_call, strips)  # no two of them share a row
+
+    def _blend_columns(self, maps: LogitMaps, top: int, column: Span) -> Tensor:
+        """Return the columns that the next tile to the right does not change, of rows from `top` of the tile on."""
+        logits = maps.band(0, maps.height)
         if column.before:
-            mixed = band[:, :, : column.before]
-            mixed.copy_(torch.lerp(waiting, mixed, self._weights))
+            self._blend_left(logits[:, :, : column.before], top)
+        kept = maps.width - column.after
         if column.after:
-            waiting.copy_(band[:, :, band.shape[2] - column.after :])
-        return band[:, :, : band.shape[2] - column.after]
+            self._keep_right(logits[:, :, kept:], top)
+        return logits[:, :, :kept]
+
+    def _blend_left(self, logits: Tensor, top: int) -> Tensor:
+        """Blend blended columns with those of the tile before, in place."""
+        return logits.copy_(torch.lerp(self._right[:, top : top + logits.shape[1]], logits, self._weights))
+
+    def _keep_right(self, logits: Tensor, top: int) -> None:
+        """Keep blended columns for the next tile."""
+        self._right[:, top : top + logits.shape[1]] = logits
+
+
+def _pieces(function: Callable[[int, int], None], first: int, last: int, numbers: int) -> Iterator[Callable[[], None]]:
+    """Yield calls of a function with the first row and the row after the last one of pieces of some rows."""
+    height = max(1, _PIECE // max(1, numbers))
+    for top in range(first, last if numbers else first, height):
+        yield partial(function, top, min(top + height, last))
+
+
+@torch.no_grad()
+def _call(function: Callable[[], None]) -> None:
+    function()
+
+
+def _as_maps(logits: Tensor) -> LogitMaps:
+    """Return logits, (C, n, m), that need no resize."""
+    return ResizedLogits(logits, *logits.shape[1:])

@@ -111,6 +111,30 @@ def test_two_resizes_at_once_equal_both_of_torch(
     assert (torch.from_numpy(decode_mask(maps, ARGMAX)).long() != expected.max(0).indices).sum() <= 1
 
 
+@pytest.mark.parametrize(
+    "part", [(0, 90, 0, 130), (0, 90, 3, 130), (17, 18, 0, 1), (13, 77, 40, 129), (89, 90, 129, 130)]
+)
+@pytest.mark.parametrize("through", [None, (45, 61), (97, 131)])
+@pytest.mark.parametrize("kind", ["one", "flipped", "averaged"])
+def test_a_part_equals_the_same_part_of_the_whole(
+    kind: str, through: tuple[int, int] | None, part: tuple[int, int, int, int]
+) -> None:
+    maps: LogitMaps = ResizedLogits(region_logits(6, 12, 17), 90, 130, through=through, align_corners=True)
+    if kind != "one":
+        maps = FlippedMaps(maps)
+    if kind == "averaged":
+        maps = AveragedMaps([maps, ResizedLogits(random_logits(6, 30, 20), 90, 130)], ARGMAX)
+    top, bottom, left, right = part
+    cropped = maps.crop(*part)
+    assert (cropped.channels, cropped.height, cropped.width) == (6, bottom - top, right - left)
+    expected = maps.band(top, bottom)[:, :, left:right]
+    torch.testing.assert_close(cropped.band(0, bottom - top), expected, rtol=0, atol=2e-5)
+    if bottom - top > 1:
+        assert torch.equal(cropped.band(1, bottom - top), cropped.band(0, bottom - top)[:, 1:])
+    mask = decode_mask(maps, ARGMAX)[top:bottom, left:right]
+    assert np.count_nonzero(decode_mask(cropped, ARGMAX) != mask) <= 1
+
+
 @pytest.mark.parametrize("through", [None, (97, 131)])
 @pytest.mark.parametrize("noise", [0.0, 0.01, 1.0, 20.0])
 def test_masks_by_cells_equal_those_of_all_pixels(
