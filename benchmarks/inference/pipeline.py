@@ -7,30 +7,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import segnets
+from benchmarks.inference.inputs import SLOW
 from benchmarks.turns import ratio, turns
 
 _OURS = """
+import itertools
 import segnets
 predictor = segnets.Predictor({weights!r})
 images = {images!r}
+stream = predictor.stream(itertools.cycle(images))
 """
 _STREAM = """
-for prediction in predictor.stream(images):
-    assert prediction.mask is not None
+for _ in range({count}):
+    assert next(stream).mask is not None
 """
 # The same network on the same inputs, as an exported file computes it: without files, preprocessing and masks.
 _INPUTS = """
 import torch
 from segnets.images import image_pixels
 network = segnets.load_exported({exported!r})
-inputs = [network.preprocess(torch.from_numpy(image_pixels(image))[None]) for image in images]
+inputs = itertools.cycle([network.preprocess(torch.from_numpy(image_pixels(image))[None]) for image in images])
 """
 _BARE = """
-for each in inputs:
-    network.logits(each)
+for _ in range({count}):
+    network.logits(next(inputs))
 """
 # What users write.
 _LOOP = """
+import itertools
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -38,12 +42,12 @@ from benchmarks.inference.inputs import network_with
 from torchvision.transforms._presets import SemanticSegmentation
 model = network_with({weights!r})
 transform = SemanticSegmentation(resize_size=520)
-images = {images!r}
+images = itertools.cycle({images!r})
 """
 _LOOPED = """
-for path in images:
+for _ in range({count}):
     with torch.inference_mode():
-        image = Image.open(path).convert("RGB")
+        image = Image.open(next(images)).convert("RGB")
         logits = model(transform(image)[None])["out"]
         size = (image.height, image.width)
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -58,7 +62,8 @@ def throughput(weights: dict[str, Path], images: Sequence[Path], counts: dict[st
         weights: Weights file of each network.
         images: Image files.
         counts: Number of images for each network.
-        rounds: Number of rounds.
+        rounds: Number of rounds. Slow networks take turns after each image, because the speed of a machine may change
+            within the minutes that all of them take.
     """
     yield (
         "| network | images | loop around torchvision | bare network | `Predictor.stream` | of the bare network "
@@ -70,15 +75,16 @@ def throughput(weights: dict[str, Path], images: Sequence[Path], counts: dict[st
         exported = str(file.with_suffix(".ts"))
         segnets.export(segnets.load(file), exported, target="cpu", overwrite=True)
         ours = _OURS.format(weights=str(file), images=chosen)
+        count = 1 if name == SLOW else len(chosen)
         times = turns(
             {
-                "loop": (_LOOP.format(weights=str(file), images=chosen), _LOOPED),
-                "bare": (ours + _INPUTS.format(exported=exported), _BARE),
-                "stream": (ours, _STREAM),
+                "loop": (_LOOP.format(weights=str(file), images=chosen), _LOOPED.format(count=count)),
+                "bare": (ours + _INPUTS.format(exported=exported), _BARE.format(count=count)),
+                "stream": (ours, _STREAM.format(count=count)),
             },
-            rounds,
+            rounds * len(chosen) // count,
         )
-        rates = " | ".join(f"{len(chosen) / statistics.median(times[each]):.2f}/s" for each in times)
+        rates = " | ".join(f"{count / statistics.median(times[each]):.2f}/s" for each in times)
         yield (
             f"| {name} | {len(chosen)} | {rates} | {ratio(times['bare'], times['stream']):.2f} | "
             f"{ratio(times['loop'], times['stream']):.2f} |"
