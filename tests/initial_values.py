@@ -46,12 +46,16 @@ def _fill(tensor: Tensor, pool: Tensor, scale: float, shift: float, generator: t
 
 
 def _normal(tensor: Tensor, mean: float = 0, std: float = 1, *, generator: torch.Generator | None = None) -> Tensor:
+    if tensor.is_meta:  # no values to draw, which `build_described` skips by the name of the original method
+        return tensor
     if generator is None and _can_copy(tensor):
         return _fill(tensor, _pool(_NORMAL), std, mean)
     return _NORMAL(tensor, mean, std, generator=generator)
 
 
 def _uniform(tensor: Tensor, low: float = 0, high: float = 1, *, generator: torch.Generator | None = None) -> Tensor:
+    if tensor.is_meta:
+        return tensor
     if generator is None and _can_copy(tensor):
         return _fill(tensor, _pool(_UNIFORM), high - low, low)
     return _UNIFORM(tensor, low, high, generator=generator)
