@@ -9,6 +9,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +170,25 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
     return path
 
 
+@contextmanager
+def quick_compiler() -> Iterator[None]:
+    """Let torch try no compiler and precompile no headers, which takes half a minute where it has compiled nothing."""
+    from torch._inductor import config  # takes a second to import
+
+    settings = {
+        "cpp.vec_isa_ok": True,
+        "aot_inductor.precompile_headers": False,
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+    }
+    with config.patch(settings):
+        yield
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def compile_tiny(path: Path) -> None:
-        assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
+        with quick_compiler():
+            assert export(tiny(), path, format="aoti", preprocessing=SMALL).verification.passed
 
     return _made_once(tmp_path_factory, "tiny.pt2", compile_tiny)
 

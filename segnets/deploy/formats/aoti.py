@@ -323,11 +323,13 @@ def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:
 
 
 def _load_package(data: bytes) -> Callable[[Tensor], Tensor]:
-    from torch._inductor import aoti_load_package
+    # As in C++. `torch._inductor.aoti_load_package` would first compile programs that detect this CPU's instructions,
+    # 15 seconds of work on a new machine, to compare them as `check_cpu` does.
+    from torch._C import _aoti
 
     # The loader takes a path only, and does not need the file afterwards.
     with tempfile.NamedTemporaryFile(suffix=".pt2") as file:
         file.write(data)
         file.flush()
-        network: Callable[[Tensor], Tensor] = aoti_load_package(file.name)
-        return network
+        loader = _aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1)
+    return lambda images: loader.boxed_run([images])[0]
