@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from tests.oracle import NAMES, randomised, torchvision
 from weights_tools.reader.values import StorageRef, TensorRef
 
 
 def network(name: str = "lraspp_mobilenet_v3_large", **options: Any) -> nn.Module:
     """Build a network of torchvision with random values in every parameter and buffer."""
+    from tests.oracle import NAMES, randomised, torchvision  # two seconds that the processes of the fuzzer don't need
+
     if name in NAMES:
         options = {"weights_backbone": None, **options}
     model: nn.Module = randomised(torchvision.models.get_model, name, weights=None, **options)
