@@ -130,7 +130,7 @@ class TrainingConfig:
     device: str = _option("auto, cpu or cuda.", "auto", section="Computation")
     amp: str = _option("Precision of the forward pass.", "no", choices=("no", "bfloat16", "float16"))
     channels_last: bool = _option("Whether tensors are stored channels last.")
-    compile: bool = _option("Whether to compile the network with torch.compile.", False)
+    compile: bool = _option("Whether to compile the network with torch.compile, for GPUs.", False)
     gradient_checkpointing: bool = _option("Whether to recompute feature maps in order to save memory.", False)
     workers: int = _option("Processes that prepare batches. 0: none, the training does it.", 0, least=0)
     seed: int = _option("Seed of the initial weights and of all randomness.", 0, least=0)

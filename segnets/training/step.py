@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ from segnets.training.optim import scale_learning_rates
 
 Batch = tuple[Tensor, Tensor]
 _AMP = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _contiguous(_head: nn.Module, _inputs: object, logits: object) -> Tensor | None:
+    return logits.contiguous() if isinstance(logits, Tensor) else None
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,25 @@ class TrainingStep:
         return loss if self.ranks.world == 1 else self._mean_of_ranks(loss)
 
     def _forward(self, network: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor) -> Mapping[str, Tensor]:
-        if self._config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return network(images)
+        if not self._config.channels_last:
+            return network(images)
+        with self._contiguous_logits():
+            return network(images.contiguous(memory_format=torch.channels_last))
+
+    @contextlib.contextmanager
+    def _contiguous_logits(self) -> Iterator[None]:
+        """Let the heads return contiguous logits, for which torch computes the resize and losses faster."""
+        heads = [getattr(self.model, name, None) for name in ("classifier", "aux_classifier")]
+        hooks = [
+            head.register_forward_hook(_contiguous)
+            for head in heads
+            if isinstance(head, nn.Module) and not self._config.compile  # a compiler chooses the layout itself
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._config.amp == "no":

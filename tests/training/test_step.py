@@ -114,6 +114,21 @@ def test_channels_last_trains_alike(model: nn.Module) -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_losses_get_contiguous_logits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = _step(model, _config(channels_last=True))
+    seen: list[bool] = []
+
+    def spy(outputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+        seen.extend(output.is_contiguous() for output in outputs.values())
+        return sum(output.mean() for output in outputs.values()) + torch.zeros(())
+
+    monkeypatch.setattr(step, "_loss", spy)
+    step([_batch(0)])
+    assert seen == [True, True]
+    output = model(_batch(0)[0].contiguous(memory_format=torch.channels_last))["out"]
+    assert not output.is_contiguous(), "the network itself was changed"
+
+
 def test_a_teacher_adds_to_the_loss(model: nn.Module) -> None:
     torch.manual_seed(1)
     teacher = segnets.create_model("lraspp_toy", num_classes=3).eval()
