@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +68,28 @@ def run(options: argparse.Namespace) -> int:
 
     from segnets.inference import Predictor
     from segnets.training.evaluation import evaluate
-    from segnets.training.results import prepare_folder, save_evaluation
+    from segnets.training.results import prepared_folder, save_evaluation
 
-    if options.save is not None:
-        prepare_folder(options.save, overwrite=options.force)
-    predictor = Predictor(model, options.device, deterministic=True)
-    with Progress() as progress:
-        progress.total = len(data.samples(options.split))
-        evaluation = evaluate(
-            predictor,
-            data,
-            options.split,
-            at=options.at,
-            examples=_PICTURES if options.save is not None else 0,
-            progress=lambda done, _total: progress.count(done),
-        )
-    if options.save is not None:
-        save_evaluation(evaluation, options.save, overwrite=options.force)
+    saving = options.save is not None
+    with prepared_folder(options.save, overwrite=options.force) if saving else nullcontext():
+        predictor = Predictor(model, options.device, deterministic=True)
+        with Progress() as progress:
+            progress.total = len(data.samples(options.split))
+            evaluation = evaluate(
+                predictor,
+                data,
+                options.split,
+                at=options.at,
+                examples=_PICTURES if saving else 0,
+                progress=lambda done, _total: progress.count(done),
+            )
+        if saving:
+            save_evaluation(evaluation, options.save, overwrite=options.force)
     if options.json:
         print(json.dumps(evaluation.to_json(), indent=2))
         return 0
     for line in evaluation.lines():
         print(escape_controls(line))
-    if options.save is not None:
+    if saving:
         print(escape_controls(f"\nreport, IoU per image and the worst images: {options.save}"))
     return 0

@@ -182,7 +182,7 @@ class TrainingConfig:
         """Return the configuration with other values.
 
         Options that have the recipe's value follow the recipe: another `crop` changes `base_size` and `resize` too,
-        and a factor as `resize` sets `base_size` to 0.
+        and another `resize` sets `base_size` to 0, which means the size that `resize` gives.
 
         Args:
             **options: New values by name.

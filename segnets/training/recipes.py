@@ -98,7 +98,7 @@ def recipe_values(recipe: str, model: str, crop: int | None = None, resize: str 
         model: Name of the network. torchvision trained its networks on MobileNetV3 with other values.
         crop: Height and width of the crops. The sizes of images scale with it: 520 for 480 in torchvision's recipe, 720
             for 480 in "light".
-        resize: The option `resize` if it is given. A factor, such as "x2", applies to the training images too.
+        resize: The option `resize` if it is given. It then applies to the training images too.
     """
     values = dict(RECIPES[recipe])
     if recipe == "torchvision":
@@ -109,6 +109,6 @@ def recipe_values(recipe: str, model: str, crop: int | None = None, resize: str 
     if crop is not None:
         values["base_size"] = max(1, round(crop * values["base_size"] / values["crop"]))
         values["resize"] = str(values["base_size"])
-    if resize is not None and resize.startswith("x"):
+    if resize is not None and resize != values["resize"]:
         values["base_size"] = 0
     return values

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segnets.errors import OutputError
@@ -36,6 +38,20 @@ def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -
             raise OutputError(f"{path}: is not a folder; choose another name") from None
         raise cannot_write(path, error) from None
     return path
+
+
+@contextmanager
+def prepared_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
+    """Create a folder as `prepare_folder` does, and remove it again if an error leaves it empty."""
+    existed = Path(folder).exists()
+    prepare_folder(folder, overwrite=overwrite)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # it is not empty
+                Path(folder).rmdir()
+        raise
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

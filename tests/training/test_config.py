@@ -55,12 +55,13 @@ def test_sizes_scale_with_the_crop_unless_they_are_given() -> None:
     assert own.changed(crop=480).base_size == 300
 
 
-def test_a_factor_is_the_base_of_the_training_images_too() -> None:
-    config = TrainingConfig(model="m", recipe="light", resize="x2")
-    assert (config.crop, config.base_size, config.resize) == (480, 0, "x2")
-    assert config.with_values(["crop=240"]) == TrainingConfig(model="m", recipe="light", resize="x2", crop=240)
+@pytest.mark.parametrize("resize", ["x2", "none", "360x480", "400"])
+def test_the_resize_of_predictions_is_that_of_the_training_images_too(resize: str) -> None:
+    config = TrainingConfig(model="m", recipe="light", resize=resize)
+    assert (config.crop, config.base_size, config.resize) == (480, 0, resize)
+    assert config.with_values(["crop=240"]) == TrainingConfig(model="m", recipe="light", resize=resize, crop=240)
     assert config.changed(resize="720") == TrainingConfig(model="m", recipe="light")
-    assert TrainingConfig(model="m", recipe="light").changed(resize="x2") == config
+    assert TrainingConfig(model="m", recipe="light").changed(resize=resize) == config
     assert TrainingConfig.from_json(config.to_json()) == config
     assert config.changed(base_size=720).changed(crop=240).base_size == 720
 

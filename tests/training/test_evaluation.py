@@ -310,5 +310,7 @@ def test_the_command(data: DataSet, model: segnets.SegmentationModel, tmp_path: 
     assert "split train: 4 images" in capsys.readouterr().out
     assert main([*command, "--split", "test"]) == 1
     assert "the split 'test' does not exist" in capsys.readouterr().err
-    assert main([*command, "--ignore", "8"]) == 1  # instead of those of the data set
+    failing = [*command, "--ignore", "8"]  # instead of those of the data set
+    assert main([*failing, "--save", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none").exists()
     assert "value 9 is neither a class id (0..2) nor ignored" in capsys.readouterr().err
