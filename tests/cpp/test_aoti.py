@@ -13,9 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from segnets.deploy import load_exported
+from segnets.deploy import export, load_exported
+from segnets.preprocessing import Preprocessing, preprocess
+from segnets.segmenter import segment
 from tests.cpp.common import fails, read_pnm, run, write_ppm
-from tests.deploy.common import changed, compiled, needs_compiler, random_image, rewrite, without
+from tests.deploy.common import (
+    SMALL,
+    changed,
+    compiled,
+    needs_compiler,
+    quick_compiler,
+    random_image,
+    rewrite,
+    tiny,
+    without,
+)
 
 __all__ = ["compiled"]  # a fixture
 pytestmark = needs_compiler
@@ -56,6 +68,22 @@ def test_the_mask_equals_that_of_python(build: Path, compiled: Path, tmp_path: P
     run(build, compiled, write_ppm(tmp_path / "image.ppm", image), tmp_path / "mask.pgm")
     assert np.array_equal(read_pnm(tmp_path / "mask.pgm"), expected)
     assert np.array_equal(native.Model(compiled).segment(image[0].numpy()), expected)
+
+
+@pytest.mark.full
+def test_enlarged_images(build: Path, tmp_path: Path, native: Any) -> None:
+    """Another preprocessing needs another compiled file."""
+    rule, image = Preprocessing(resize="scale", size=1.5), random_image(47, 65)
+    with quick_compiler():
+        export(tiny(), tmp_path / "m.pt2", format="aoti", preprocessing=rule)
+    exported = load_exported(tmp_path / "m.pt2")
+    assert torch.equal(exported.preprocess(image), preprocess(image, rule))
+    expected = exported.segment(image)
+    assert (expected == segment(tiny(), image, rule)).float().mean() > 0.99
+    assert not torch.equal(expected, segment(tiny(), image, SMALL))
+    run(build, tmp_path / "m.pt2", write_ppm(tmp_path / "image.ppm", image), tmp_path / "mask.pgm")
+    assert np.array_equal(read_pnm(tmp_path / "mask.pgm"), expected[0].numpy())
+    assert np.array_equal(native.Model(tmp_path / "m.pt2").segment(image[0].numpy()), expected[0].numpy())
 
 
 def test_a_batch_in_groups(compiled: Path, native: Any) -> None:
