@@ -161,7 +161,8 @@ def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = 
         near = max(MIN_TILE, round(tile / ALIGNMENT) * ALIGNMENT)
         raise PredictError(f"tile={tile}: expected a multiple of {ALIGNMENT} from {MIN_TILE} on (--tile {near})")
     blended = tile // ALIGNMENT
-    largest = tile - blended - max(ALIGNMENT, 2 * blended)
+    # The distance, a multiple of 32, is at least twice the blended pixels: no pixel belongs to three tiles.
+    largest = tile - blended - math.ceil(2 * blended / ALIGNMENT) * ALIGNMENT
     if not 0 <= overlap <= largest:
         raise PredictError(f"overlap={overlap}: expected 0 to {largest} for tiles of {tile} pixels (--overlap)")
     if overlap == 0:

@@ -124,6 +124,15 @@ def test_every_pixel_counts_once(height: int, width: int, tile: int, overlap: in
         assert all(span.start % 32 == 0 for span in spans[:-1])
 
 
+@pytest.mark.parametrize(("tile", "largest"), [(64, 30), (512, 464), (544, 463), (576, 494), (1024, 928)])
+def test_no_pixel_belongs_to_three_tiles(tile: int, largest: int) -> None:
+    with pytest.raises(PredictError, match=f"expected 0 to {largest} for tiles"):
+        divide(1, 1, tile=tile, overlap=largest + 1)
+    for length in range(tile + 1, tile + 140):
+        spans = divide(length, 1, tile=tile, overlap=largest).rows
+        assert all(span.alone[0] <= span.alone[1] for span in spans), length
+
+
 def test_what_is_no_tile() -> None:
     for tile, message in ((1000, "tile=1000: expected a multiple of 32 from 64 on .--tile 992"), (32, "--tile 64")):
         with pytest.raises(PredictError, match=message):
