@@ -376,12 +376,10 @@ class _Blender:
         if first < last and left < right:
             # Decoded as whole images are, which needs few resized logits.
             finished.add(part(first, last, left, right), first, left)
-        strips = [
-            *_pieces(above, row.first, first, maps.channels * maps.width),
-            *_pieces(beside, first, last, maps.channels * (column.before + column.after)),
-            *_pieces(below, last, row.last, maps.channels * maps.width),
-        ]
-        share(_call, strips)  # no two of them share a row
+        # Pieces of one call share no row. `below` overwrites what `above` reads.
+        wide, narrow = maps.channels * maps.width, maps.channels * (column.before + column.after)
+        share(_call, [*_pieces(above, row.first, first, wide), *_pieces(beside, first, last, narrow)])
+        share(_call, _pieces(below, last, row.last, wide))
 
     def _blend_columns(self, maps: LogitMaps, top: int, column: Span) -> Tensor:
         """Return the columns that the next tile to the right does not change, of rows from `top` of the tile on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,22 @@ def test_equal_logits_stay_equal_and_without_overlap_nothing_is_blended() -> Non
     assert len(np.unique(result)) == 3, "one value per channel, without the blending's rounding"
     cut = tiled(image_of(300, 310), net, tile=128, overlap=0, logits=True).logits
     assert np.count_nonzero(np.diff(cut[0, 0])) == 2, "three tiles side by side"
+
+
+def test_the_order_of_the_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces that run at once end in any order."""
+    net, image = network(Fcn(3)), image_of(200, 150)
+    options: dict[str, Any] = {"tile": 64, "overlap": 16, "logits": True, "confidence": True}
+    expected = tiled(image, net, **options)
+
+    def share_backwards(function: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+        for piece in reversed(list(pieces)):
+            function(piece)
+
+    monkeypatch.setattr("segnets.inference.tiles.share", share_backwards)
+    result = tiled(image, net, **options)
+    for name in ("mask", "logits", "confidence"):
+        assert np.array_equal(getattr(result, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize("batch", [2, 3, 100])
