@@ -31,6 +31,8 @@ BAND = 1 << 19
 _SHARED = 1 << 24
 # Up to this width, a call for each row of the logits takes longer than it computes.
 _NARROW = 64
+# Instead of infinity. Sums of it with rounded weights don't exceed float32.
+_LARGEST = 3e38
 # Part of the cells at borders from which on it is faster to resize all logits.
 _MOST_MIXED = 0.75
 
@@ -131,9 +133,9 @@ class ResizedLogits:
         count = max(1, BAND // (self.channels * w))
 
         def decode(top: int) -> None:
-            lines = self._logits[:, top : top + count].float().numpy()
-            finite.append(math.isfinite(lines.sum()))  # so are all of them, and if not, the slow way is right too
-            result[top : top + count] = argmax(lines)
+            lines = self._logits[:, top : top + count].float()
+            finite.append(_is_finite(lines))  # if not, the slow way is right too
+            result[top : top + count] = argmax(lines.numpy())
 
         self._for_each(decode, range(0, h, count))
         return result if all(finite) else None
@@ -149,6 +151,9 @@ class ResizedLogits:
     def _widened(self, first: int, last: int) -> Band:
         """Return some rows of the logits, resized to the image's width, (C, last - first + 1, W)."""
         rows = self._logits[:, first : last + 1].float()
+        if not _is_finite(rows):
+            # Infinity times a weight of 0, or minus infinity, is NaN, which would be the largest logit.
+            rows = rows.nan_to_num(math.nan, _LARGEST, -_LARGEST)
         if self._widths is None:
             return _gathered(rows.numpy(), self._columns, axis=2)
         # One axis at a time: a resize of both reads every row of the logits for every row of the image.
@@ -172,6 +177,11 @@ _runs = lru_cache(maxsize=64)(Runs.of)
 def dtype_of_ids(channels: int) -> type[np.generic]:
     """Return the dtype of masks: uint8, or uint16 for more than 256 channels."""
     return np.uint8 if channels <= 256 else np.uint16
+
+
+def _is_finite(logits: Tensor) -> bool:
+    """Return whether all logits are finite. It may be False if only their sum is not."""
+    return math.isfinite(logits.sum())
 
 
 def _mix(lines: Band, weights: Band, out: Band | None = None) -> Band:

@@ -60,6 +60,20 @@ def receptive_field(model: nn.Module, size: int = 64) -> int:
     return 2 * reach + 1
 
 
+class Excluding(nn.Module):
+    """Logits of a network, resized or not, without the class 1."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        output = self.network(image)
+        logits: Tensor = output["out"] if isinstance(output, dict) else output
+        excluded = torch.arange(logits.shape[1])[:, None, None] == 1
+        return {"out": logits.masked_fill(excluded, -float("inf"))}
+
+
 class Pooled(nn.Module):
     """A class for each tile: the sum over all of its pixels."""
 
@@ -242,6 +256,14 @@ def test_the_order_of_the_threads_changes_nothing(monkeypatch: pytest.MonkeyPatc
     result = tiled(image, net, **options)
     for name in ("mask", "logits", "confidence"):
         assert np.array_equal(getattr(result, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("network_", [Fcn(3), Fcn(3).layers], ids=["resized", "small"])
+def test_a_class_excluded_by_minus_infinity_is_in_no_mask(network_: nn.Module) -> None:
+    """Weighted with 0 or subtracted from itself, infinity is NaN, which would be the largest logit."""
+    result = tiled(image_of(90, 100), network(Excluding(network_)), tile=64, overlap=16, confidence=True)
+    assert set(np.unique(result.mask)) == {0, 2}
+    assert np.isfinite(result.confidence).all()
 
 
 @pytest.mark.parametrize("batch", [2, 3, 100])
