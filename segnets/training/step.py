@@ -169,7 +169,9 @@ class TrainingStep:
         hooks = [
             head.register_forward_hook(_contiguous)
             for head in heads
-            if isinstance(head, nn.Module) and not self._config.compile  # a compiler chooses the layout itself
+            if isinstance(head, nn.Module)
+            and not isinstance(head, torch.jit.ScriptModule)  # takes no hooks
+            and not self._config.compile  # a compiler chooses the layout itself
         ]
         try:
             yield

@@ -129,6 +129,13 @@ def test_losses_get_contiguous_logits(model: nn.Module, monkeypatch: pytest.Monk
     assert not output.is_contiguous(), "the network itself was changed"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_scripted_head_is_trained(model: nn.Module) -> None:
+    """It takes no hooks."""
+    setattr(model, "classifier", torch.jit.script(model.classifier))  # noqa: B010
+    assert _step(model, _config(channels_last=True, ema=0.0))([_batch(0)]).loss.isfinite()
+
+
 def test_a_teacher_adds_to_the_loss(model: nn.Module) -> None:
     torch.manual_seed(1)
     teacher = segnets.create_model("lraspp_toy", num_classes=3).eval()
