@@ -42,15 +42,16 @@ def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -
 
 @contextmanager
 def prepared_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
-    """Create a folder as `prepare_folder` does, and remove it again if an error leaves it empty."""
-    existed = Path(folder).exists()
-    prepare_folder(folder, overwrite=overwrite)
+    """Create a folder as `prepare_folder` does, and remove it and its new parents again if an error leaves it empty."""
+    path = Path(folder)
+    new = [each for each in (path, *path.parents) if not os.path.lexists(each)]  # False for a name that is too long
     try:
+        prepare_folder(folder, overwrite=overwrite)
         yield
     except BaseException:
-        if not existed:
-            with suppress(OSError):  # it is not empty
-                Path(folder).rmdir()
+        for each in new:
+            with suppress(OSError):  # it is not empty, or was not made
+                each.rmdir()
         raise
 
 

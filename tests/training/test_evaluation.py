@@ -24,7 +24,7 @@ from segnets.training.class_names import agree_on_classes
 from segnets.training.evaluation import Evaluation, evaluate
 from segnets.training.metrics import ConfusionMatrix
 from segnets.training.pictures import draw_example, draw_panels
-from segnets.training.results import save_evaluation
+from segnets.training.results import prepared_folder, save_evaluation
 from tests.data.common import CLASSES, image_of, mask_of, write_folder, write_pair
 from tests.inference.common import small_model
 
@@ -293,6 +293,28 @@ def test_the_picture_shows_wrong_and_ignored_pixels(evaluation: Evaluation) -> N
     ignored = shown[example.truth == 255]
     assert len(ignored)
     assert np.abs(ignored - (120 * 0.7 + 0.3 * 127 + 0.15 * 127)).max() < 25  # gray, from an image half as light
+
+
+def _fail_in(folder: Path, *, file: str | None = None) -> None:
+    with prepared_folder(folder):
+        assert folder.is_dir()
+        if file is not None:
+            (folder / file).touch()
+        raise KeyboardInterrupt
+
+
+def test_an_error_leaves_no_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for name, left in (("a/b", False), ("old/c", False), ("old", True)):
+        with pytest.raises(KeyboardInterrupt):
+            _fail_in(tmp_path / name)
+        assert (tmp_path / name).exists() == left
+    with pytest.raises(OutputError, match="the name is too long"):
+        _fail_in(tmp_path / "a" / ("b" * 300))
+    assert [each.name for each in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(KeyboardInterrupt):
+        _fail_in(tmp_path / "a", file="scores.json")
+    assert (tmp_path / "a" / "scores.json").exists()
 
 
 def test_the_command(data: DataSet, model: segnets.SegmentationModel, tmp_path: Path, capsys: Any) -> None:
