@@ -213,6 +213,9 @@ class TrainingConfig:
     def from_toml(cls, path: str | os.PathLike[str], **options: Any) -> TrainingConfig:
         """Read a configuration from a TOML file.
 
+        A file that lists all options, as `to_toml` writes it, does not show which of them were given: with other
+        options, those that have the recipe's value follow it, as in `changed`.
+
         Args:
             path: Path of the file.
             **options: Values that replace those of the file.
@@ -220,7 +223,10 @@ class TrainingConfig:
         Raises:
             TrainingError: If the file can't be read, has an unknown option, or a value is not allowed.
         """
-        return _build({**read_toml(path), **options})
+        values = read_toml(path)
+        if len(values) == len(option_names()):
+            return _build(values).changed(**options)
+        return _build({**values, **options})
 
     def to_toml(self) -> str:
         """Return the configuration as a TOML file, with the description of each option as a comment."""

@@ -85,6 +85,16 @@ def test_toml_and_json_read_back(tmp_path: Path) -> None:
     assert all(about in config.to_toml() for about in describe_options().values())
 
 
+@pytest.mark.parametrize("options", [{"resize": "none"}, {"crop": 240}, {"recipe": "torchvision"}])
+def test_the_configuration_of_a_run_follows_other_options(tmp_path: Path, options: dict[str, Any]) -> None:
+    config, file = TrainingConfig(model="m", recipe="light", lr=0.5), tmp_path / "config.toml"
+    file.write_text(config.to_toml(), encoding="utf-8")
+    expected = TrainingConfig(**{"model": "m", "recipe": "light", "lr": 0.5, **options})
+    assert TrainingConfig.from_toml(file, **options) == expected
+    file.write_text("model = 'm'\nrecipe = 'light'\nbase_size = 720", encoding="utf-8")
+    assert TrainingConfig.from_toml(file, **options).base_size == 720
+
+
 def test_values_are_given_as_texts() -> None:
     config = TrainingConfig().with_values(
         ["lr=1e-2", "crop=240", "class_weights=[1, 2]", "scale=0.5,1", "classes=sky, road", "aux_loss=true", "out=a=b"]
