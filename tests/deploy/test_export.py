@@ -171,6 +171,13 @@ class AlwaysDropout(nn.Module):
         return nn.functional.dropout(x, 0.5, training=True)
 
 
+class SometimesRandom(nn.Module):
+    """A layer that draws numbers in one branch only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.shape[0] < 65 else x + torch.rand_like(x)
+
+
 class Untypable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + len({str(i) for i in range(3)} & set(map(str, [1])))
@@ -199,6 +206,8 @@ def test_networks_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(ExportError, match="draws random numbers in eval mode: aten::dropout"):
         export(Wrapper(AlwaysDropout()), tmp_path / "m.ts")
+    with pytest.raises(ExportError, match="draws random numbers in eval mode: aten::rand_like"):
+        export(Wrapper(SometimesRandom()), tmp_path / "m.ts")
     with pytest.raises(ExportError, match="can't be compiled by TorchScript"):
         export(Wrapper(Untypable()), tmp_path / "m.ts")
     shared = Wrapper(Shared())
