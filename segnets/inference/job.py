@@ -69,7 +69,10 @@ class Summary:
             parts.append(f"{_counted(self.videos, 'video')} of {_counted(self.frames, 'frame')}")
         if self.kept:
             parts.append(f"{self.kept} already done")
-        parts += [f"{self.failed} failed", f"{self.rate:.1f} {self._unit}/s"]
+        parts.append(f"{self.failed} failed")
+        if self.rate:
+            rate = f"{self.rate:.1f}" if self.rate >= 0.1 else f"{self.rate:.1g}"  # large images take minutes
+            parts.append(f"{rate} {self._unit}/s")
         return f"{', '.join(parts)}: {self.folder}"
 
     @property

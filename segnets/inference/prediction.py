@@ -352,7 +352,10 @@ class Prediction:
         if self.error is not None:
             return f"Prediction({self.source!r}, error={str(self.error)!r})"
         entries = legend_entries(self.mask, self.classes, self.palette)
-        parts = [f"{entry.name} {percent(entry.share)}" for entry in entries[:_NAMED_CLASSES]]
+        parts = []
+        for entry in entries[:_NAMED_CLASSES]:
+            name = f"class {entry.class_id}" if entry.name == str(entry.class_id) else entry.name  # as in legends
+            parts.append(f"{name} {percent(entry.share)}")
         if len(entries) > _NAMED_CLASSES:
             parts.append(f"{len(entries) - _NAMED_CLASSES} more")
         return f"Prediction({self.source!r}, mask {self.mask.shape} {self.mask.dtype}: {', '.join(parts) or 'nothing'})"

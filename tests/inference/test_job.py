@@ -15,6 +15,7 @@ import rasterio
 from PIL import Image
 
 import segnets
+from segnets.inference.job import Summary
 from segnets.inference.video import open_video
 from tests.inference.common import image_folder, outputs_in, predict, random_image
 
@@ -54,6 +55,15 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(
     assert "| 6 of 6 images, " in terminal.getvalue()
     assert predict(weights, photos / "0.png", "--out", tmp_path / "single", "--tile", 256) == 0
     assert re.search(r"100%\|.*\| tile (\d+) of \1, 00:00 left", terminal.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("new", "seconds", "end"),
+    [(5, 2.0, ", 2.5 images/s"), (1, 0.0, ""), (1, 130.0, ", 0.008 images/s"), (0, 2.0, "")],
+)
+def test_the_closing_line_has_a_rate_if_anything_was_new(new: int, seconds: float, end: str) -> None:
+    summary = Summary(Path("out"), images=7, kept=7 - new, new=new, seconds=seconds)
+    assert str(summary) == f"7 images, {7 - new} already done, 0 failed{end}: out"
 
 
 class _Terminal(io.StringIO):

@@ -131,6 +131,8 @@ def test_the_text_form_names_the_largest_classes() -> None:
     mask[:3], mask[3], mask[4, 0] = 1, 2, 3
     prediction = Prediction(source="a.jpg", mask=mask, classes=("sky", "dog", "cat", "fly"))
     assert repr(prediction) == "Prediction('a.jpg', mask (10, 10) uint8: sky 59.0 %, dog 30.0 %, cat 10.0 %, 1 more)"
+    nameless = Prediction(source="a.jpg", mask=mask, classes=("0", "1", "2", "3"))
+    assert "class 0 59.0 %, class 1 30.0 %" in repr(nameless)  # not "0 59.0 %"
 
 
 def test_a_prediction_without_logits_says_so() -> None:

@@ -63,7 +63,11 @@ def test_a_file_is_an_image_whatever_its_suffix(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("deep/er/*.png", "no file matches"), ("empty", "has no images"), ("http://x/a.jpg", "not opened")],
+    [
+        ("deep/er/*.png", "no file matches"),
+        ("empty", r"empty': has no images \(\.jpg, \.png, "),
+        ("http://x/a.jpg", "not opened"),
+    ],
 )
 def test_a_source_without_images_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()

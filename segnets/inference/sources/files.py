@@ -70,7 +70,7 @@ class FileSource:
             yield Item(str(path), str(path), path.relative_to(folder))
         if not found:
             deeper = "" if self.recursive else "; --recursive (recursive=True) also searches the folders in it"
-            raise ImageError(f"{str(folder)!r}: has no images ({', '.join(sorted(IMAGE_SUFFIXES)[:9])}, ...){deeper}")
+            raise ImageError(f"{str(folder)!r}: has no images (.jpg, .png, .tif, .webp, ...){deeper}")
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         try:
