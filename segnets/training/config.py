@@ -137,7 +137,7 @@ class TrainingConfig:
 
     validate_every: int = _option("Epochs between validations.", 1, section="Records", least=1)
     checkpoint_every: int = _option("Steps between checkpoints, besides the end of each epoch. 0: none.", 0, least=0)
-    log_every: int = _option("Steps between rows of the log.", 10, least=1)
+    log_every: int = _option("Steps between rows of the log, besides the end of each epoch.", 10, least=1)
     tensorboard: bool = _option("Whether to write a log for TensorBoard.", False)
 
     def __post_init__(self) -> None:

@@ -227,7 +227,7 @@ class Trainer:
         self._progress.losses += 1
         self._pace.images += self._parts.images
         waiting = self._pace.share_waiting
-        if steps % self.config.log_every == 0:
+        if steps % self.config.log_every == 0 or steps % self._parts.steps_per_epoch == 0:
             mean = self._progress.loss / self._progress.losses
             self._progress.loss, self._progress.losses = 0.0, 0
             if self.ranks.first:

@@ -303,7 +303,18 @@ def test_masks_of_another_meaning_are_refused(folder: Path, tmp_path: Path) -> N
     assert "is finished" in told[-1]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_report_without_a_logged_step(tmp_path: Path) -> None:
+    def stop(_report: StepReport) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
     data = write_folder(tmp_path / "data", val=0)
-    run_training(config_of(data, tmp_path / "run", epochs=1, log_every=10))
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1 of 2"):
+        run_training(config_of(data, tmp_path / "run", epochs=1, log_every=10), on_step=stop)
     assert "no validation so far" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_short_epochs_have_a_row_each(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", val=0)
+    run_training(config_of(data, tmp_path / "run", epochs=2, log_every=3))
+    assert [row["step"] for row in rows_of(tmp_path / "run") if row["loss"]] == ["2", "3", "4"]
