@@ -122,7 +122,7 @@ def report_html(
         else [
             _classes(evaluation),
             _examples("Worst images", evaluation, evaluation.worst),
-            _examples("Best images", evaluation, evaluation.best),
+            _examples("Best images", evaluation, _best(evaluation)),
         ]
     )
     curves = "" if history is None else _curves(history)
@@ -227,6 +227,12 @@ def _most_confused(classes: Sequence[str], counts: npt.NDArray[np.int64], most: 
     )
     heading = '<h2 class="more">Largest confusions, in percent of the wrong pixels</h2>'
     return f'{heading}<table class="confused">{rows}</table>' if rows else ""
+
+
+def _best(evaluation: Evaluation) -> list[Example]:
+    """Return the best images. A small split has all of them among the worst already."""
+    shown = {example.score.name for example in evaluation.worst}
+    return [example for example in evaluation.best if example.score.name not in shown]
 
 
 def _examples(heading: str, evaluation: Evaluation, examples: Sequence[Example]) -> str:

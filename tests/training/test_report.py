@@ -56,7 +56,7 @@ def evaluation() -> Evaluation:
         images=(score,),
         examples=1,
         worst=(example,),
-        best=(example,),
+        best=(replace(example, score=replace(score, name="b")),),
     )
 
 
@@ -112,6 +112,12 @@ def test_the_report_needs_nothing_else(evaluation: Evaluation, history: History)
     ):
         assert text in elements.text
     assert elements.text.count("alert") >= 4  # as text
+
+
+def test_an_image_is_shown_once(evaluation: Evaluation) -> None:
+    page = report_html(replace(evaluation, best=(*evaluation.best, *evaluation.worst)))
+    assert page.count('<div class="example">') == 2
+    assert "Best images" not in report_html(replace(evaluation, best=evaluation.worst))
 
 
 def test_the_report_shows_the_scores(evaluation: Evaluation) -> None:
