@@ -155,7 +155,7 @@ def _filled(
     """Build the network and fill it; return the card of its weights too."""
     if not config.weights:
         if not config.weights_backbone:
-            tell("the network starts from random weights; --weights or --weights-backbone name others")
+            tell("starting from random weights; --weights or --weights-backbone starts from trained ones")
             return _build(config, options, tell), None
         return _build(config, options, tell, weights_backbone=config.weights_backbone), None
     if config.weights_backbone:

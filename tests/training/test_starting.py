@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     two, _ = _built(_config(seed=4))
     assert _equal(one.state_dict(), two.state_dict())
     assert not _equal(one.state_dict(), _built(_config(seed=5))[0].state_dict())
-    assert told == ["the network starts from random weights; --weights or --weights-backbone name others"]
+    assert told == ["starting from random weights; --weights or --weights-backbone starts from trained ones"]
     assert one.training
 
 
