@@ -103,6 +103,7 @@ def test_what_nothing_states_is_named_with_the_options_that_change_it(
         "states what the network was trained with"
     )
     assert facts["provenance"] == ""
+    assert facts["classes"] == "none"
     model.card = model.card.preparing(SMALL)
     segnets.save(model, tmp_path / "w.safetensors")
     assert "assumed" not in info(tmp_path / "w.safetensors", capsys)

@@ -134,7 +134,7 @@ def _decoding(facts: Facts) -> Facts:
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={each}" for key, each in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _verified(proof: JSON) -> list[str]:
