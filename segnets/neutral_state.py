@@ -17,9 +17,9 @@ _CPU = torch.device("cpu")
 
 @contextmanager
 def neutral_state(device: torch.device = _CPU) -> Iterator[None]:
-    """Run a call of a network in float32 as it was written, without gradients. Costs some microseconds.
+    """Run a network in plain float32 without gradients, whatever the caller's torch settings. Takes microseconds.
 
-    The default dtype, which belongs to all threads, stays: the code that runs here states its dtypes.
+    The default dtype is shared by all threads, so it is not changed: code that runs here must state its dtypes.
 
     Args:
         device: Device for new tensors whose device is not stated.

@@ -22,17 +22,17 @@ from segnets.resize_rules import parse_resize
 
 
 class AugmentationConfig(Protocol):
-    """The options of a training that concern augmentation.
+    """Training options that control augmentation.
 
     Attributes:
-        recipe: "torchvision" resizes the whole image and crops it then, as torchvision's reference does. Any other
+        recipe: "torchvision" resizes the whole image and then crops it, as torchvision's reference does. Any other
             recipe crops first, which is faster, and draws scales evenly on a logarithmic scale.
-        crop: Height and width of the result.
-        base_size: Short side of an image at scale 1; 0 for that which `resize` gives.
+        crop: Height and width of the result, in pixels.
+        base_size: Short side of an image at scale 1, in pixels; 0 for the size that `resize` gives.
         resize: Rule for the size of images at the network's input, such as "520" or "x2" (`parse_resize`).
         scale: Smallest and largest scale.
-        flip: Probability of mirroring.
-        colour: Strength of the changes of light and colour, 0..1; 0 for none.
+        flip: Probability of a horizontal flip.
+        colour: Strength of brightness and colour changes, 0..1; 0 for none.
         blur: Probability of blurring.
     """
 

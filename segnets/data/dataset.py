@@ -127,7 +127,7 @@ class DataSet:
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        """The palette, or if there is none, customary and different colours for the names of the classes."""
+        """One RGB colour per class: the palette, or if it is empty, distinct default colours chosen by class name."""
         return self.palette or default_palette(self.classes)
 
     def samples(self, split: str) -> tuple[Sample, ...]:

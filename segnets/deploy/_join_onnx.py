@@ -56,7 +56,7 @@ def join_onnx(
     choose_format(target, "onnx")
     kind = read_contract(source).kind
     if kind != "onnx":
-        raise ExportError(f"{source}: is {kind}. Name a file that export(format='onnx') wrote")
+        raise ExportError(f"{source}: is {kind}. Pass a file written by export(format='onnx')")
     if target.exists() and target.samefile(source):
         raise ExportError(f"{target}: is the export itself, which the joined graph does not replace. Name another file")
     original = Path(source).read_bytes()

@@ -150,9 +150,9 @@ class Exported:
 
 @contextmanager
 def _running() -> Iterator[None]:
-    """Leave the caller's state of torch, and disable TorchScript's profiling, which makes the first two calls slow.
+    """Set the caller's torch settings aside and disable TorchScript's profiling, which makes the first two calls slow.
 
-    Profiling recompiles in the second call, for no gain: exports are folded already, and CPUs fuse nothing.
+    Profiling recompiles in the second call for no gain: exports are already folded, and nothing is fused on CPUs.
     """
     check_not_forked()
     with neutral_state(), torch.jit.optimized_execution(False):
@@ -216,7 +216,7 @@ def _read(path: Path) -> bytes:
     try:
         # Checked before opening, which would wait forever for a pipe.
         if path.exists() and not path.is_file():
-            raise ExportError(f"{path}: is not a regular file. Name a file that segnets.export wrote")
+            raise ExportError(f"{path}: is not a regular file. Pass a file written by segnets.export")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

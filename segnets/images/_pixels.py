@@ -149,7 +149,7 @@ def array_of(
         orientation: EXIF orientation, 1 to 8.
         channels: Number of channels of the result.
         name: Name for messages.
-        notices: Takes what was assumed or done.
+        notices: List to which notices of assumptions and conversions are appended.
 
     Raises:
         ImageError: If the image has another number of channels, and `channels` is neither 1 nor 3.

@@ -20,14 +20,14 @@ _P = TypeVar("_P")
 
 
 def share(function: Callable[[_P], None], pieces: Iterable[_P]) -> None:
-    """Call a function with each piece of some work, in as many threads as torch uses for an operation.
+    """Call a function on each piece of work, in as many threads as torch uses for an operation.
 
     Args:
-        function: Function that is called in any thread and order; its torch operations use one core there.
+        function: Function to call, in any thread and order; its torch operations use one core there.
         pieces: Arguments of the calls.
 
     Raises:
-        Exception: The first error of a call. Pieces that have not begun by then are left out.
+        Exception: The first error of a call. Pieces that have not started by then are skipped.
     """
     left = deque(pieces)
 

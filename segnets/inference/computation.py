@@ -167,9 +167,10 @@ class Computation:
         logits: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Rows]:
-        """Segment an image in tiles; arguments and result are those of `tile_rows`. Pixels are post-processed.
+        """Segment an image in tiles, with the arguments and result of `tile_rows`.
 
-        What post-processing does to regions needs the whole mask, and is left to the caller.
+        Post-processing of single pixels is applied. Post-processing of regions needs the whole mask, and is left to the
+        caller.
         """
         after = self.postprocessing
         for rows in tile_rows(

@@ -15,13 +15,13 @@ def output_names(
 
     It is the path of the image below its source, without its suffix. If two images would share an output, they keep
     their suffixes (`a.jpg` and `a.png` give `a.jpg.png` and `a.png.png`), and if that is not enough, later ones get a
-    number. Names that differ in case only count as equal, because some file systems don't distinguish them.
+    number. Names that differ only in case count as equal, because some file systems don't distinguish them.
 
     No output has the name of a folder that holds others. The folder with a video's frames holds nothing else.
 
     Args:
         images: Paths of the images below their sources.
-        endings: What the outputs of one image add to its name, such as ".png".
+        endings: Suffixes of the outputs of one image, such as ".png".
         videos: Indices of the videos, whose frames get a folder of the video's name.
 
     Returns:

@@ -190,5 +190,5 @@ def _outputs_of(task: Task, endings: Sequence[str]) -> list[str]:
 
 
 def _bytes_per_pixel(output: str, classes: int) -> float:
-    """Return a low estimate of the size of an output."""
+    """Return a low estimate of an output's size, in bytes per pixel of the image."""
     return {"mask": 0.01, "overlay": 0.05, "confidence": 0.1, "probabilities": 0.2 * classes}.get(output, 0.0)

@@ -2,11 +2,11 @@
 
 A region is a set of pixels of one class that are connected through their sides. Its corners are integers: (0, 0) is the
 upper left corner of the image, x points right, y points down, and the pixel in row r and column c covers c..c+1 and
-r..r+1. So a polygon covers exactly its region, and filling all polygons gives the mask back.
+r..r+1. So a polygon covers exactly its region, and filling all polygons reproduces the mask.
 
-The rings are valid by OGC's rules: a ring visits a corner once. Two rings of a polygon may touch in a corner. Exterior
+The rings are valid by OGC's rules: a ring visits a corner once. Two rings of a polygon may touch at a corner. Exterior
 rings have a positive area by the shoelace formula and holes a negative one. That is the order of RFC 7946
-(counterclockwise) for the numbers as they are. On a screen, with y pointing down, an exterior ring runs clockwise.
+(counterclockwise) if y points up. On a screen, with y pointing down, an exterior ring runs clockwise.
 """
 
 from __future__ import annotations

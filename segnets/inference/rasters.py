@@ -1,8 +1,8 @@
-"""Images that are read by windows, so that they never need to fit into memory.
+"""Images that are read in windows, so that they never need to fit into memory.
 
 TIFF files are read through GDAL (rasterio, the extra `geo`), which decodes only the blocks that a window needs. Other
-files, and TIFF files of rare kinds, are decoded whole by `segnets.images`. The pixels are the same either way, but for
-the colours of JPEG in TIFF, which GDAL and Pillow enlarge by different filters.
+files, and TIFF files of rare kinds, are decoded whole by `segnets.images`. The pixels are the same either way,
+except in JPEG-compressed TIFF files, whose chroma GDAL and Pillow upsample with different filters.
 
 Shapes: H W the image, K its channels.
 """

@@ -102,7 +102,7 @@ class ResizedLogits:
         return torch.from_numpy(result)
 
     def ids(self) -> Mask | None:
-        """Return the first id of the largest logit at each pixel, (H, W), or None if there is no fast way to it."""
+        """Return the argmax at each pixel, (H, W), the lowest id on a tie; None if there is no fast way to do so."""
         _, h, w = self._logits.shape
         if 3 * h * w > self.height * self.width:
             return None

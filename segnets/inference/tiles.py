@@ -1,13 +1,13 @@
 """Masks of images of any size, through overlapping tiles whose logits are blended.
 
 Tiles are cut at the image's own resolution, and each goes through the network's own preprocessing. Their logits are
-resized back to the tile's pixels. In the middle of each overlap the logits of two tiles pass smoothly into each other
-(raised cosine); nearer to its own border no tile counts, because a network sees padding there instead of the image.
+resized back to the tile's pixels. In the middle of each overlap the logits of two tiles are blended by a raised
+cosine. Closer to its border a tile is ignored, because the network sees padding there instead of the image.
 
     tile 1   |==================~~~~------|
-    tile 2                |------~~~~==================|     = counts alone, ~ blended, - ignored
+    tile 2                |------~~~~==================|     = used alone, ~ blended, - ignored
 
-So half of the overlap lies between any pixel that counts and the inner border of its tile. With the preprocessing
+So half of the overlap lies between any pixel that is used and the inner border of its tile. With the preprocessing
 "none" and an overlap above the network's receptive field, the logits equal those of the whole image, provided that the
 sides of the image are multiples of 32 and the network has no global pooling.
 
@@ -53,7 +53,7 @@ _PIECE = 1 << 19
 
 
 class Windows(Protocol):
-    """What tiles need of a `Raster`."""
+    """Part of the interface of `Raster` that tiling needs."""
 
     height: int
     width: int

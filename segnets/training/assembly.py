@@ -80,8 +80,8 @@ class Assembly:
             )
         if len(data.classes) == 1 and config.decoding == "argmax":
             raise TrainingError(
-                f"{data.path}: has one class, {data.classes[0]!r}, which every pixel would get. Name the background "
-                "too, as the first; for one output with a sigmoid, pass --set decoding=threshold."
+                f"{data.path}: has only one class, {data.classes[0]!r}, so every pixel would get it. Add the "
+                "background as the first class, or pass --set decoding=threshold to train one output with a sigmoid."
             )
         if model is None:
             _check_name(config.model)

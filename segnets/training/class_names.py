@@ -24,7 +24,7 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
         return data.with_classes(tuple(names) or tuple(map(str, range(ids))))
     if len(data.classes) != ids:
         raise DataError(
-            f"{data.path}: has {len(data.classes)} classes ({listed(data.classes)}), and {model} has {ids}"
+            f"{data.path}: has {len(data.classes)} classes ({listed(data.classes)}), but {model} has {ids}"
             f"{f' ({listed(names)})' if names else ''}. Use a data set and a model with the same classes."
         )
     if not names or data.classes == tuple(names):

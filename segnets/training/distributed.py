@@ -60,12 +60,15 @@ class Ranks:
 
     @contextlib.contextmanager
     def agreed(self) -> Iterator[None]:
-        """Raise an error of bad input in all processes, if one of them meets it inside.
+        """Raise an error in all processes if any of them raises one in this block.
 
-        Otherwise the others would wait for it. All processes enter the block, and do not communicate inside.
+        Otherwise the others would wait for that process forever. All processes must enter the block, and must not
+        communicate inside it.
 
         Raises:
-            DataError: If a process met one. OutputError and TrainingError likewise.
+            DataError: If any process raised one.
+            OutputError: If any process raised one.
+            TrainingError: If any process raised one, or any other SegnetsError.
         """
         error: SegnetsError | None = None
         try:

@@ -25,14 +25,14 @@ class DryRun:
     Attributes:
         network: Name of the network.
         parameters: Number of its parameters.
-        steps: Number of steps of the training.
-        images: Images per step, of all processes.
+        steps: Total number of training steps.
+        images: Images per step, over all processes.
         loss: Loss of the first batch.
-        step_seconds: Time of a step.
-        validation_seconds: Time of a validation; 0 without.
+        step_seconds: Seconds per step.
+        validation_seconds: Seconds per validation; 0 if there is none.
         validations: Number of validations.
-        memory: Largest memory in bytes, of the GPU if there is one, else of the process.
-        checkpoint: Bytes of a checkpoint, estimated.
+        memory: Peak memory in bytes: of the GPU if there is one, else of the process.
+        checkpoint: Estimated size of a checkpoint in bytes.
     """
 
     network: str

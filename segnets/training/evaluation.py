@@ -1,7 +1,7 @@
 """Evaluation of a model on a split of a data set.
 
-Every score follows from integer counts over all pixels of the split (`segnets.training.metrics`). Masks are compared at
-the size of the image, or at that of the network's input, as torchvision's references do for their published scores.
+Every score is computed from integer counts over all pixels of the split (`segnets.training.metrics`). Masks are
+compared at the image's size or at the network's input size. torchvision's reference scripts do the latter.
 """
 
 from __future__ import annotations

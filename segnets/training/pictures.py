@@ -72,7 +72,7 @@ def draw_panels(evaluation: Evaluation, example: Example, *, max_side: int) -> l
 
 
 def _legend_entries(evaluation: Evaluation, example: Example) -> list[Entry]:
-    """Return the classes in the truth or the prediction, with their share of the truth, the largest first."""
+    """Return the classes in the ground truth or the prediction, sorted by decreasing share of the ground truth."""
     _, truth, predicted = example.score.counts
     present = [number for number in np.argsort(-truth, kind="stable").tolist() if truth[number] or predicted[number]]
     return [

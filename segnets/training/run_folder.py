@@ -119,8 +119,8 @@ def check_same_training(
         )
     if state["data"] != fingerprint(data, config.train_split):
         raise TrainingError(
-            f"{where}: the split {config.train_split!r} of {data.path} had other images then; restore them, or start a "
-            "new training in another --out"
+            f"{where}: the images of the split {config.train_split!r} of {data.path} have changed since; restore them, "
+            "or start a new training in another --out"
         )
 
 

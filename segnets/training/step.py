@@ -97,11 +97,11 @@ class TrainingStep:
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
-        """Make one step.
+        """Take one optimizer step.
 
         Args:
-            batches: Images (N, C, H, W), float32, normalised, and class ids (N, H, W), int64, 255 ignored; on the
-                device of the network. The gradients of several batches are added up.
+            batches: Pairs of normalised images (N, C, H, W), float32, and class ids (N, H, W), int64, where 255 is
+                ignored; both on the network's device. Gradients are accumulated over the batches.
 
         Returns:
             The loss before the step, and the learning rate.

@@ -37,8 +37,8 @@ class FoundWeights:
         where: Name of the weights in messages.
         config: Network that the weights were made for, if known.
         card: Classes, preprocessing and origin of the weights, if known.
-        stripped: Prefixes and words of wrappers that were taken off the names.
-        outside: Names of tensors outside of the network, which were left out.
+        stripped: Wrappers' prefixes and infixes that were removed from the tensor names.
+        outside: Names of tensors that are not part of the network and were left out.
     """
 
     tensors: Mapping[str, Tensor]

@@ -200,7 +200,7 @@ def read_start(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise WeightsError(f"{path}: is not a regular file; name a file with weights")
+            raise WeightsError(f"{path}: is not a regular file. Pass a weights file")
         if status.st_size == 0:
             raise WeightsError(f"{path}: is empty; fetch or convert it again")
         with path.open("rb") as file:

@@ -151,6 +151,6 @@ def test_the_command(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_only_onnx_is_joined(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"is torchscript\. Name a file that export\(format='onnx'\) wrote"):
+    with pytest.raises(ExportError, match=r"is torchscript\. Pass a file written by export\(format='onnx'\)"):
         join_onnx(small, tmp_path / "joined.onnx")
     assert not (tmp_path / "joined.onnx").exists()

@@ -215,8 +215,8 @@ def test_masks_with_a_plane_per_class(tmp_path: Path, model: segnets.Segmentatio
 @pytest.mark.parametrize(
     ("own", "names", "ids", "message"),
     [
-        (("sky", "road"), CLASSES, 3, r"has 2 classes \(sky, road\), and m has 3 \(sky, road, car\)"),
-        (("sky", "road"), (), 3, r"has 2 classes \(sky, road\), and m has 3. Use"),
+        (("sky", "road"), CLASSES, 3, r"has 2 classes \(sky, road\), but m has 3 \(sky, road, car\)"),
+        (("sky", "road"), (), 3, r"has 2 classes \(sky, road\), but m has 3. Use"),
         (("sky", "car", "road"), CLASSES, 3, "in another order than those of m: class 1 is 'car' and 'road'"),
         (
             ("sky", "street", "van"),

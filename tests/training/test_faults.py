@@ -133,7 +133,7 @@ def test_a_model_of_the_caller_needs_a_card(folder: Path, tmp_path: Path) -> Non
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", description='classes = ["car"]\nignore = [0, 1]\nids = [2]\n')
-    with pytest.raises(TrainingError, match=r"has one class, 'car', .* Name the background too"):
+    with pytest.raises(TrainingError, match=r"has only one class, 'car', .* Add the background"):
         trainer_of(config_of(data, tmp_path / "run"))
 
 

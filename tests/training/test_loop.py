@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 def test_a_checkpoint_of_other_data_is_refused(whole: Path, tmp_path: Path) -> None:
     other = write_folder(tmp_path, train=6)
-    with pytest.raises(TrainingError, match=r"the split 'train' of .* had other images then"):
+    with pytest.raises(TrainingError, match=r"the images of the split 'train' of .* have changed since"):
         run_training(config_of(other, whole), resume=True)
 
 

@@ -49,7 +49,9 @@ class CameraSource:
         camera = cv2.VideoCapture(self.index)
         try:
             if not camera.isOpened():
-                raise ImageError(f"camera {self.index}: can't be opened; check its number and that no program uses it")
+                raise ImageError(
+                    f"camera {self.index}: can't be opened; check its number, and that no other program is using it"
+                )
             number = 0
             while True:
                 found, pixels = camera.read()

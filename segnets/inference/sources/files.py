@@ -97,7 +97,7 @@ class FileSource:
         if self.without is not None:
             files = [path for path in found if not any(_same(parent, self.without) for parent in path.parents)]
         if found and not files:
-            raise ImageError(f"{pattern!r}: all files that match lie in the folder for results; choose another --out")
+            raise ImageError(f"{pattern!r}: all matching files are in the output folder. Choose another --out")
         if not files:
             raise ImageError(f"{pattern!r}: no file matches this pattern")
         for path in files:

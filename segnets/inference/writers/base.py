@@ -39,7 +39,7 @@ class FileWriter(Protocol):
 
 @runtime_checkable
 class TableWriter(Protocol):
-    """Writer of one file per run. What it needs of each image is a small JSON value, so that a run can be resumed."""
+    """Writer of one file per run. Its record of each image is a small JSON value, so that a run can be resumed."""
 
     @property
     def file_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Read small numpy arrays and numbers from a pickle's descriptions of calls, which are never made.
+"""Read small NumPy arrays and numbers from the calls recorded in a pickle, without executing the calls.
 
 Format: numpy 2 `ndarray.__reduce__` and `generic.__reduce__`; torch.save writes protocol 2, whose bytes are Latin-1.
 """

@@ -38,8 +38,11 @@ def calibration_images(folder: str | PathLike[str]) -> list[Path]:
 def prepared_image(prepare: Preprocess, path: Path) -> Tensor:
     """Read an image and prepare it for the network.
 
+    Returns:
+        Input of the network (1, K, h, w), float32, normalised.
+
     Raises:
-        ExportError: If the image can't be read, or has other channels.
+        ExportError: If the image can't be read, or has the wrong number of channels.
     """
     try:
         pixels = image_pixels(path, prepare.channels)
