@@ -1,6 +1,6 @@
-"""The network that comes with segnets: street scenes, trained on CamVid, for non-commercial use.
+"""Street-scene network shipped with segnets. Trained on CamVid, for non-commercial use.
 
-LR-ASPP on MobileNetV3-Small in float16. `docs/training.md` has the command that trained it and its figures. The weights
+LR-ASPP on MobileNetV3-Small in float16. `docs/training.md` gives the training command and the results. The weights
 are licensed under CC BY-NC 4.0, as CamVid is: see the file LICENSE in this folder.
 """
 

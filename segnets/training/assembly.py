@@ -1,4 +1,4 @@
-"""The parts of a training put together: samples, network, optimizer, loss, and the step that they make."""
+"""Assembly of a training run: samples, network, optimizer, loss and the training step."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from segnets.weights import load
 
 
 class Assembly:
-    """Everything that makes the steps of a training.
+    """Samples, network, optimizer and loss of a run, combined into a training step.
 
     Args:
-        config: All options.
+        config: Training options.
         data: Data set with class names.
-        ranks: The processes.
-        model: Network to train instead of the one that `config` describes, with a card.
-        loss: Loss instead of the one that `config` describes.
-        augmentation: Augmentation instead of the one that `config` describes.
-        tell: Called with messages.
+        ranks: Rank, number of processes and device of this process.
+        model: Network to train instead of the one in `config`. It must have a card.
+        loss: Loss to use instead of the one in `config`.
+        augmentation: Augmentation to use instead of the one in `config`.
+        tell: Callback that receives each message for the user.
 
     Attributes:
         samples: Augmented samples of the training split.
-        steps_per_epoch: Number of steps of an epoch.
-        total: Number of steps of the training.
-        images: Images per step, of all processes.
-        step: The step, after `build`.
-        class_weights: Weight of each class in the loss, or None for equal ones; after `build`.
+        steps_per_epoch: Number of steps per epoch.
+        total: Number of steps in the run.
+        images: Number of images per step, over all processes.
+        step: Training step. Set by `build`.
+        class_weights: Weight of each class in the loss, C numbers, or None for equal weights. Set by `build`.
 
     Raises:
-        DataError: If the data names no classes, has no training split, or too few images for a batch.
-        TrainingError: If there is no network of this name.
+        DataError: If the data set has no class names, no training split, or too few images for one batch.
+        TrainingError: If the network name is unknown, or the masks do not match `config.decoding`.
     """
 
     step: TrainingStep
@@ -108,14 +108,14 @@ class Assembly:
         )
 
     def build(self, state: Mapping[str, Any] | None = None) -> None:
-        """Build the network and all that depends on it.
+        """Build the network, the optimizer, the loss and the training step.
 
         Args:
-            state: Checkpoint of this training, or None to start.
+            state: Checkpoint of this run, or None to start from the beginning.
 
         Raises:
-            TrainingError: If options have no effect in the network, or contradict the data.
-            WeightsError: If starting weights are not found or do not fit.
+            TrainingError: If an option has no effect on the network, or contradicts the data.
+            WeightsError: If the starting weights are not found or do not fit the network.
             DataError: If a sample can't be read.
         """
         config, data, device = self._config, self._data, self._ranks.device
@@ -151,7 +151,7 @@ class Assembly:
             self._tell(advice)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `build` restores, for a checkpoint."""
+        """Return the state that `build` restores from a checkpoint."""
         return {
             "network": describe_network(self.step.model),
             "training": self.step.state_dict(),
@@ -159,7 +159,7 @@ class Assembly:
         }
 
     def _synchronised(self, model: nn.Module) -> nn.Module:
-        """Let the batch norms of several processes share their statistics, on GPUs."""
+        """Convert the batch norms to SyncBatchNorm if several processes train on GPUs."""
         if self._ranks.world == 1 or self._config.norm_eval or not any(map(is_batch_norm, model.modules())):
             return model
         if self._ranks.device.type == "cuda":
@@ -187,7 +187,7 @@ class Assembly:
                 yield self._data.ids_of(self._data.read_values(sample), sample)
 
     def _teacher(self, card: ModelCard) -> nn.Module:
-        """Return the teacher of a distillation, which gets the same input as the network."""
+        """Load the teacher for distillation. It must take the same input as the network."""
         path = self._config.teacher
         teacher = load(path)
         known = card_of(teacher)
@@ -199,7 +199,10 @@ class Assembly:
         return teacher.to(self._ranks.device).requires_grad_(False).eval()
 
     def batches(self) -> Generator[Example]:
-        """Yield the batches from the present step on, without end.
+        """Yield batches endlessly, starting at the current step.
+
+        Yields:
+            Images (N, K, h, w) and masks (N, h, w) or (N, C, h, w), uint8, and sample indices (N,).
 
         Raises:
             SegnetsError: If a sample can't be read.
@@ -208,10 +211,16 @@ class Assembly:
         return load_batches(self.samples, self._order(self.step.steps), workers=self._config.workers, pinned=pinned)
 
     def make_step(self, example: Example) -> StepResult:
-        """Make a step with a batch.
+        """Train on one batch: forward and backward passes and one optimizer step.
+
+        Args:
+            example: Batch from `batches`.
+
+        Returns:
+            The loss, averaged over all processes, and the learning rate.
 
         Raises:
-            TrainingError: If the memory of the GPU is too small, or batch norm can't be trained on a single value.
+            TrainingError: If the GPU runs out of memory, or a batch norm gets a single value per channel.
         """
         config = self._config
         images, target = self._normalise(example)
@@ -233,17 +242,21 @@ class Assembly:
             ) from None
 
     def files_of(self, example_indices: Tensor) -> list[str]:
-        """Return the image files of a batch, of all processes, which all call this."""
+        """Return the image paths of the current batch over all processes. All processes must call this.
+
+        Args:
+            example_indices: Sample indices of the batch of this process, (N,).
+        """
         own = [str(self.samples.sample(index).image) for index in example_indices.tolist()]
         return [name for names in self._ranks.gather(own) for name in names]
 
     def indices_of(self, example: Example) -> Tensor:
-        """Return the indices of a batch's samples, (N,)."""
+        """Return the sample indices of a batch, (N,)."""
         return cast(Tensor, example.sample)  # a tensor in a batch
 
 
 def _check_name(name: str) -> None:
-    """Check the name of a network, before minutes of reading data."""
+    """Check the network name early: reading the data can take minutes."""
     try:
         find_builder(name)
     except ValueError as error:
@@ -254,7 +267,7 @@ def card_of(model: nn.Module) -> ModelCard:
     """Return the card of a network.
 
     Raises:
-        TrainingError: If it has none.
+        TrainingError: If the network has no card.
     """
     card = getattr(model, "card", None)
     if not isinstance(card, ModelCard):

@@ -1,4 +1,4 @@
-"""Batches of a training: loaded in their order from any step on, and normalised on the training's device."""
+"""Training batches: loaded in a reproducible order from any step on, and normalised on the training device."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _Fetched: TypeAlias = Example | SegnetsError
 def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinned: bool = False) -> Generator[Example]:
     """Yield batches, prepared in worker processes or in this one.
 
-    The caller's random numbers are left alone. Close the generator to end the worker processes.
+    The caller's random state is not changed. Close the generator to end the worker processes.
 
     Args:
         train_set: Augmented samples.
         order: Positions of the batches.
-        workers: Processes that prepare batches, or 0 for this one.
-        pinned: Whether to put batches into memory from which a GPU copies faster.
+        workers: Number of worker processes. 0 prepares batches in this process.
+        pinned: Whether to put batches into pinned memory, which speeds up copies to a GPU.
 
     Yields:
         Images (N, K, h, w) and masks (N, h, w), uint8, with the indices of their samples (N,).
@@ -53,7 +53,7 @@ def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinne
 
 
 class _Caught(Dataset[_Fetched]):
-    """Samples, or the errors of reading them: the loader would add the traceback of its process to the message."""
+    """Samples, or the errors from reading them. DataLoader would add a worker traceback to a raised error."""
 
     def __init__(self, samples: TrainSet) -> None:
         self._samples = samples

@@ -91,9 +91,9 @@ def bars(names: Sequence[str], values: Sequence[float], colours: Sequence[Colour
 
     Args:
         names: Names of the classes.
-        values: Values 0..1; nan for a class that has none.
+        values: One value per class, 0..1; nan for an absent class.
         colours: RGB colours, 0..255.
-        notes: Texts on the right.
+        notes: Text to the right of each bar.
     """
     rows = []
     for name, value, colour, note in zip(names, values, colours, notes, strict=True):
@@ -108,11 +108,11 @@ def bars(names: Sequence[str], values: Sequence[float], colours: Sequence[Colour
 
 
 def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Draw a confusion matrix: each cell is the part of its row's pixels.
+    """Draw a confusion matrix: each cell is shaded by its share of the row's pixels.
 
     Args:
         names: Names of the classes.
-        counts: Pixels of each true class (row) by predicted class (column).
+        counts: Number of pixels per true class (row) and predicted class (column), C x C.
     """
     cell = 40 if len(names) <= 14 else 26 if len(names) <= 30 else 12
     label = min(150, 10 + 7 * max(map(len, names), default=0)) if cell > 12 else 10
@@ -145,7 +145,7 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return round numbers at equal distances that enclose a range, at least two."""
+    """Return at least two evenly spaced round numbers that enclose a range."""
     if not high > low:
         low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if low else (0.0, 1.0)
     rough = (high - low) / (most - 1)
@@ -156,7 +156,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Return a short text for a number: 0.25, 12,500, 2.5e-5."""
+    """Format a number compactly, for example 0.25, 12,500 or 2.5e-5."""
     if value and abs(value) < 0.01:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -164,7 +164,7 @@ def number(value: float) -> str:
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return means of neighbouring points if there are many."""
+    """Average neighbouring points if there are too many to draw."""
     size = -(-len(points) // _MOST_POINTS)
     if size <= 1:
         return points

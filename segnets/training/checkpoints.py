@@ -1,4 +1,4 @@
-"""Checkpoints that resume a training: one file, written atomically, of tensors and plain values only."""
+"""Checkpoints for resuming a run: one file with tensors and plain values only, written atomically."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ADVICE = "go on from RUN/last.safetensors with --weights, or start again"
 
 
 def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint. An existing one is replaced only by a complete new one.
+    """Write a checkpoint atomically: an existing file is replaced only once the new one is complete.
 
     Args:
         path: File to write.
-        state: Dictionaries, lists, tuples, tensors, numbers, strings, booleans and None. Other objects are refused,
+        state: Dictionaries, lists, tuples, tensors, numbers, strings, booleans and None. Other objects raise TypeError,
             because `torch.load(weights_only=True)` could not read them.
 
     Raises:
         OutputError: If the file can't be written, for example because the disk is full.
-        TypeError: If `state` holds another object.
+        TypeError: If `state` contains any other object.
     """
     target = Path(path)
     content = {"kind": KIND, "version": VERSION, **_plain(state, "state")}
@@ -42,7 +42,7 @@ def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> 
         try:
             torch.save(content, cast(IO[bytes], keeper))  # only `write` and `flush` are called
         except (OSError, RuntimeError) as error:
-            # After a failed write torch complains about the position in the file, not about the disk.
+            # After a failed write, torch reports a wrong file position instead of the disk error.
             raise cannot_write(target, keeper.error or OSError(str(error))) from None
 
 
@@ -53,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         The dictionary that was written, with its tensors on the CPU.
 
     Raises:
-        TrainingError: If there is no such file, or it is damaged, no checkpoint of a training, or of a newer version.
+        TrainingError: If the file is missing, is damaged, is not a training checkpoint, or has a newer version.
     """
     source = Path(path)
     if not source.is_file():
@@ -61,7 +61,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     _check_archive(source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other versions of pickle; what matters is whether it can be read
+            warnings.simplefilter("ignore")  # about other pickle versions; only a failed read matters
             content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many exception types for a damaged or foreign file
         raise TrainingError(
@@ -84,15 +84,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Compare the checksums of the archive, which torch does not check.
+    """Verify the checksums of the archive. torch does not.
 
     Raises:
-        TrainingError: If the file is no zip archive, or an entry is damaged.
+        TrainingError: If the file is not a zip archive, or an entry is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise zipfile.BadZipFile  # torch compresses nothing, and little data could unpack to very much
+                raise zipfile.BadZipFile  # torch does not compress; this rules out zip bombs
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError, zlib.error):
         raise TrainingError(f"{path}: is truncated, damaged or no checkpoint; {_ADVICE}") from None
@@ -102,10 +102,10 @@ def _check_archive(path: Path) -> None:
 
 @contextlib.contextmanager
 def restoring(path: Path) -> Iterator[None]:
-    """Turn errors of using what a checkpoint holds into one that names the file.
+    """Convert errors from restoring a checkpoint to a TrainingError that names the file.
 
     Raises:
-        TrainingError: If the checkpoint lacks something or holds something else than expected.
+        TrainingError: If the checkpoint has missing or unexpected contents.
     """
     try:
         yield
@@ -117,7 +117,7 @@ def restoring(path: Path) -> Iterator[None]:
 
 
 class _ErrorKeeper:
-    """File that remembers the first error of a write, which torch replaces by another one."""
+    """File wrapper that keeps the first write error, which torch replaces with another one."""
 
     def __init__(self, file: BufferedRandom) -> None:
         self._file = file
@@ -138,10 +138,10 @@ class _ErrorKeeper:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Return a value with plain dictionaries and lists.
+    """Convert nested containers to plain dictionaries, lists and tuples.
 
     Raises:
-        TypeError: If it holds an object of another type.
+        TypeError: If the value contains an object of another type.
     """
     if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes):
         return value.detach() if isinstance(value, Tensor) else value
@@ -153,14 +153,14 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Check that a disk has room for two checkpoints, the last one and the next.
+    """Check that the disk has room for two checkpoints, the previous one and the next.
 
     Args:
         folder: Existing folder of the checkpoints.
-        size: Expected bytes of one checkpoint.
+        size: Expected size of one checkpoint in bytes.
 
     Raises:
-        OutputError: If there is too little.
+        OutputError: If there is not enough free space.
     """
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize

@@ -1,4 +1,4 @@
-"""Agreement of a data set and a model on the classes."""
+"""Checks that a data set and a model have the same classes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from segnets.errors import DataError
 
 
 def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) -> DataSet:
-    """Return the data set with the class names that hold for it and for a model.
+    """Check that a data set and a model have the same classes, and name the data set's classes if it has no names.
 
     Args:
-        data: Data set. If it names no classes, it takes the model's.
+        data: Data set. If it has no class names, it takes the model's.
         names: Class names of the model, or empty if it has none.
         ids: Number of class ids of the model.
         model: Name of the model, for messages.
 
+    Returns:
+        The data set, with class names.
+
     Raises:
-        DataError: If the numbers of classes, the names or their order differ.
+        DataError: If the number of classes, their names or their order differ.
     """
     if not data.classes:
         return data.with_classes(tuple(names) or tuple(map(str, range(ids))))
@@ -49,5 +52,5 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
-    """Return names as text; of many, the first ones."""
+    """Join names with commas, and shorten a list of more than `most` names."""
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

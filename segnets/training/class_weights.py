@@ -1,4 +1,4 @@
-"""Weights of classes in the loss, from how often they occur."""
+"""Class weights for the loss, computed from class frequencies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from segnets.training.metrics import VOID
 
 @dataclass(frozen=True)
 class ClassFrequencies:
-    """Pixels of each class in a split.
+    """Pixel counts of each class in a split.
 
     Attributes:
-        pixels: Number of pixels of each class, (C,).
-        pixels_of_images: Number of valid pixels of the images that contain each class, (C,).
+        pixels: Number of pixels of each class, (C,), int64.
+        pixels_of_images: Number of valid pixels in all images that contain the class, (C,), int64.
     """
 
     pixels: npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ class ClassFrequencies:
 
 
 def class_frequencies(masks: Iterable[npt.NDArray[np.integer[Any]]], num_classes: int) -> ClassFrequencies:
-    """Count the classes in masks.
+    """Count the pixels of each class in masks.
 
     Args:
         masks: Masks of ids 0..C-1 and 255, each (H, W), or planes of 0, 1 and 255, each (C, H, W).
@@ -61,10 +61,10 @@ def class_weights_of(
         num_classes: Number of classes C.
 
     Returns:
-        Weights of shape (C,), float32, or None for equal ones. With "median", a class that never occurs has 0.
+        Weights of shape (C,), float32, or None for equal weights. With "median", a class that never occurs gets 0.
 
     Raises:
-        TrainingError: If a list has another length.
+        TrainingError: If a list does not have C numbers.
     """
     if choice == "none":
         return None

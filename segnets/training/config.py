@@ -1,4 +1,4 @@
-"""Configuration of a training: one dataclass for the command, the TOML file and the checkpoint."""
+"""Training configuration: one dataclass shared by the command line, the TOML file and the checkpoint."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def _option(
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All options of a training. `describe_options` lists them; TOML files contain the descriptions as comments.
+    """All training options. `describe_options` lists them; TOML files contain the descriptions as comments.
 
     An option that is not given takes its value from the recipe, so a configuration is always complete:
     `TrainingConfig(data="cityscapes", model="fcn_resnet50", recipe="torchvision").lr` is 0.02.
 
     Raises:
-        TrainingError: If a value is not allowed, or contradicts another.
+        TrainingError: If a value is not allowed, or contradicts another option.
     """
 
     data: str = _option("Folder of the data set.", "", section="Data and network")
@@ -179,7 +179,7 @@ class TrainingConfig:
             raise TrainingError(f"class_weights={list(self.class_weights)}: expected numbers from 0, not all 0")
 
     def changed(self, **options: Any) -> TrainingConfig:
-        """Return the configuration with other values.
+        """Return a copy with other values.
 
         Options that have the recipe's value follow the recipe: another `crop` changes `base_size` and `resize` too,
         and another `resize` sets `base_size` to 0, which means the size that `resize` gives.
@@ -199,10 +199,10 @@ class TrainingConfig:
         return _build({**kept, **options})
 
     def with_values(self, assignments: Iterable[str]) -> TrainingConfig:
-        """Return the configuration with other values, given as texts.
+        """Return a copy with other values, given as strings.
 
         Args:
-            assignments: Texts such as "lr=0.01", "crop=480", "class_weights=[1, 2]", as in `--set`.
+            assignments: Strings such as "lr=0.01", "crop=480", "class_weights=[1, 2]", as in `--set`.
 
         Raises:
             TrainingError: If an option is unknown, or a value is not allowed.
@@ -284,7 +284,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"{os.fspath(path)}: can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # also for numbers and nested lists that Python does not take
+    except (ValueError, RecursionError) as error:  # also for numbers and nesting beyond Python's limits
         raise TrainingError(f"{os.fspath(path)}: is not valid TOML: {error}") from None
     for name in values:
         _check_name(name, f"{os.fspath(path)}: ")
@@ -292,10 +292,10 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the options in texts such as "lr=0.01", by name.
+    """Parse assignments such as "lr=0.01" into option values by name.
 
     Raises:
-        TrainingError: If a text has no "=", an option is unknown, or a value can't be read.
+        TrainingError: If an assignment has no "=", or names an unknown option.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -309,10 +309,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def loss_terms(text: str) -> list[tuple[str, float]]:
-    """Return the names and weights of the losses in a sum such as "cross_entropy+0.5*dice".
+    """Parse the names and weights of the losses in a sum such as "cross_entropy+0.5*dice".
 
     Raises:
-        TrainingError: If a name is unknown, or a weight is no number above 0.
+        TrainingError: If a name is unknown, or a weight is not a number above 0.
     """
     terms = []
     for part in text.split("+"):
@@ -347,7 +347,7 @@ def _check_name(name: str, where: str = "") -> None:
 
 
 def _checked(option: Field[Any], value: object) -> Any:
-    """Return the value of an option with its exact type."""
+    """Return the value converted to the option's type, after checking choices and range."""
     name, kind = option.name, _types()[option.name]
     converted = convert_value(kind, value)
     shown = repr(value) if len(repr(value)) <= _LONGEST_SHOWN else f"{repr(value)[:_LONGEST_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""Training in several processes, started by torchrun."""
+"""Distributed training: several processes started by torchrun."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL",
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a training.
+    """Rank and device of this process in a distributed run.
 
     Attributes:
-        rank: Number of this process, 0..world - 1.
+        rank: Rank of this process, 0..world - 1.
         world: Number of processes.
         device: Device of this process.
     """
@@ -37,15 +37,15 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes, which all call this. The argument is changed."""
+        """Sum a tensor over all processes, in place. All processes must call this."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes, which all call this.
+        """Sum a tensor over all processes, with a gradient. All processes must call this.
 
-        Its gradient is that of this process, times the number of processes, by which `DistributedDataParallel` divides.
+        The gradient is that of this process times the number of processes: `DistributedDataParallel` divides by it.
         """
         if self.world == 1:
             return values
@@ -53,16 +53,16 @@ class Ranks:
         return self.sum(values.detach().clone()) + (own - own.detach())
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in some process. All processes call this."""
+        """Return whether the flag is set in any process. All processes must call this."""
         if self.world == 1:
             return flag
-        return bool(self.sum(torch.tensor(int(flag))) > 0)  # on the CPU, so that a GPU is not waited for
+        return bool(self.sum(torch.tensor(int(flag))) > 0)  # on the CPU, to avoid waiting for a GPU
 
     @contextlib.contextmanager
     def agreed(self) -> Iterator[None]:
         """Raise an error in all processes if any of them raises one in this block.
 
-        Otherwise the others would wait for that process forever. All processes must enter the block, and must not
+        Otherwise the other processes would wait forever. All processes must enter the block, and must not
         communicate inside it.
 
         Raises:
@@ -85,7 +85,7 @@ class Ranks:
         raise next((kind for kind, fits in zip(kinds, which, strict=True) if fits), TrainingError)(text)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes, in the order of their ranks. All processes call this."""
+        """Return the values of all processes, in rank order. All processes must call this."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -93,24 +93,24 @@ class Ranks:
         return values
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Copy the buffers of the first process to the others. All processes call this."""
+        """Copy the buffers of the first process to the others. All processes must call this."""
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     def wait(self) -> None:
-        """Wait until all processes call this."""
+        """Wait until every process has called this."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end. Without torchrun, there is one process.
+    """Join the process group that torchrun started, and leave it at the end. Without torchrun, there is one process.
 
     Args:
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" is a GPU that CUDA finds, else the CPU. Processes on
-            GPUs take one each.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" selects a CUDA GPU if there is one, else the CPU.
+            Each process on a GPU takes its own.
 
     Raises:
         TrainingError: If the device is missing, torchrun's variables are incomplete, or another process has ended.
@@ -130,8 +130,8 @@ def joined(device: str) -> Iterator[Ranks]:
         if isinstance(error, SegnetsError) or not any(word in str(error) for word in _LOST):
             raise
         raise TrainingError(
-            f"process {dist.get_rank()} of {world}: lost the connection to another process, which ended; its message "
-            "says why"
+            f"process {dist.get_rank()} of {world}: lost the connection to another process, which ended; see its "
+            "message"
         ) from None
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""A trial of a training: two steps and an estimate of memory and time, without writing files."""
+"""Dry run of a training: two steps and an estimate of memory and time, without writing files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DryRun:
         step_seconds: Seconds per step.
         validation_seconds: Seconds per validation; 0 if there is none.
         validations: Number of validations.
-        memory: Peak memory in bytes: of the GPU if there is one, else of the process.
+        memory: Peak memory in bytes, of the GPU if training runs on one, else of the process.
         checkpoint: Estimated size of a checkpoint in bytes.
     """
 
@@ -47,7 +47,7 @@ class DryRun:
     checkpoint: int
 
     def lines(self) -> list[str]:
-        """Return the result as text for people."""
+        """Format the result as lines of text."""
         total = self.steps * self.step_seconds + self.validations * self.validation_seconds
         return [
             f"network      {self.network}, {self.parameters / 1e6:.2f} million parameters",
@@ -62,16 +62,19 @@ class DryRun:
 
 
 def dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, tell: Callable[[str], None]) -> DryRun:
-    """Make two steps with one batch, and validate on one image. All processes call this.
+    """Run two training steps on one batch, and validate on one image. All processes must call this.
 
     Args:
-        config: Configuration of the training.
-        data: Its data set.
-        ranks: The processes.
-        tell: Called with messages.
+        config: Training options.
+        data: Data set to train on.
+        ranks: Rank, number of processes and device of this process.
+        tell: Callback that receives each message for the user.
+
+    Returns:
+        Loss, memory, times and sizes.
 
     Raises:
-        SegnetsError: As for a training.
+        SegnetsError: If the network can't be built, a sample can't be read, or a step fails.
     """
     parts = Assembly(config, data, ranks, tell=tell)
     with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
@@ -109,7 +112,7 @@ def _peak_memory(ranks: Ranks) -> int:
 
 
 def _now(ranks: Ranks) -> float:
-    """Return the time in seconds, after the GPU has finished its work."""
+    """Return the time in seconds after pending GPU work has finished."""
     if ranks.device.type == "cuda":
         torch.cuda.synchronize(ranks.device)
     return time.perf_counter()

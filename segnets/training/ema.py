@@ -17,11 +17,11 @@ class ExponentialAverage:
     """Exponential moving average of the parameters and buffers of a network.
 
     The decay of update n is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage. Without this
-    bound, the average of a short training would still be close to the initial weights.
+    bound, the average after a short run would still be close to the initial weights.
 
     Args:
         model: Network to average, on its device. It is copied.
-        decay: Weight of the old average in an update, 0 <= decay < 1.
+        decay: Weight of the previous average in each update, 0 <= decay < 1.
 
     Attributes:
         module: Network with the averaged weights, in eval mode.
@@ -40,7 +40,7 @@ class ExponentialAverage:
         return self._averaged.module
 
     def update(self) -> None:
-        """Move the average towards the present weights."""
+        """Update the average with the current weights."""
         self._averaged.update_parameters(self._model)
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class ExponentialAverage:
         return {"model": dict(self.module.state_dict()), "updates": self._averaged.n_averaged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a state from `state_dict`."""
         self.module.load_state_dict(state["model"])
         self._averaged.n_averaged.copy_(state["updates"])
 

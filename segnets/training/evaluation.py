@@ -1,7 +1,7 @@
 """Evaluation of a model on a split of a data set.
 
-Every score is computed from integer counts over all pixels of the split (`segnets.training.metrics`). Masks are
-compared at the image's size or at the network's input size. torchvision's reference scripts do the latter.
+All metrics are computed from integer counts over all pixels of the split (`segnets.training.metrics`). Masks are
+compared at the image's size or at the network's input size, as in torchvision's reference scripts.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from segnets.training.class_names import agree_on_classes
 from segnets.training.metrics import VOID, ConfusionMatrix, PlaneCounts, Scored
 
 Counts: TypeAlias = ConfusionMatrix | PlaneCounts
-SIZES = ("image", "input")  # at which masks can be compared
-_AHEAD = 4  # samples that are read in advance
+SIZES = ("image", "input")  # sizes at which masks can be compared
+_AHEAD = 4  # samples to read in advance
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,11 @@ class ImageScore:
     Attributes:
         name: Name of the sample.
         image: Path of the image.
-        counts: Pixels of each class that are correct, in the truth, and in the prediction, (3, C), int64.
+        counts: Correct, true and predicted pixels of each class, (3, C), int64.
         pixels: Number of counted pixels.
-        accuracy: Part of them that is correct; nan if all pixels are ignored.
-        iou: IoU of each class, (C,); nan for a class in neither truth nor prediction.
-        mean_iou: Mean of those that are not nan; nan if all pixels are ignored.
+        accuracy: Share of the counted pixels that are correct, 0..1; nan if all pixels are ignored.
+        iou: IoU of each class, (C,), 0..1; nan for a class in neither truth nor prediction.
+        mean_iou: Mean of the values that are not nan; nan if all pixels are ignored.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Example:
     Attributes:
         score: Scores of the image.
         image: Pixels of shape (H, W, K), uint8.
-        truth: Ids of shape (H, W), or planes of shape (C, H, W), uint8, 255 for ignored pixels.
-        prediction: Ids of shape (H, W), or planes of shape (C, H, W).
+        truth: Class ids (H, W), or planes (C, H, W), uint8, with 255 for ignored pixels.
+        prediction: Class ids (H, W), or planes (C, H, W), any integer dtype.
     """
 
     score: ImageScore
@@ -142,7 +142,7 @@ class Evaluation:
         }
 
     def lines(self) -> list[str]:
-        """Return the scores as a text for people."""
+        """Format the scores as lines of text."""
         counts = self.counts
         ignored = self.ignored_pixels / max(1, self.ignored_pixels + counts.pixels)
         images = f"{len(self.images):,} image{'' if len(self.images) == 1 else 's'}"
@@ -171,7 +171,7 @@ class Evaluation:
 
     @classmethod
     def merged(cls, parts: Sequence[Evaluation]) -> Evaluation:
-        """Return one evaluation of parts of a split, in any order, each sample in exactly one of them.
+        """Merge evaluations of disjoint parts of a split, in any order.
 
         Args:
             parts: Evaluations of the same model, at least one.
@@ -219,21 +219,21 @@ def evaluate(
 
     Args:
         model: Predictor, model in eval mode, loaded export, or path of a weights file or an exported file.
-        data: Data set. If it names no classes, the model's hold.
+        data: Data set. If it has no class names, it takes the model's.
         split: Name of the split.
-        device: "auto", "cpu", "cuda" or "mps", if `model` is no Predictor.
-        at: Size at which masks are compared: "image", or "input" for that of the network's input, to which the truth is
-            resized (nearest pixel). Scores of torchvision's references are of the second kind.
+        device: "auto", "cpu", "cuda" or "mps". Ignored if `model` is a Predictor.
+        at: Size at which masks are compared: "image", or "input" for the network's input size, to which the truth is
+            resized (nearest pixel). torchvision's reference scripts report scores at the input size.
         samples: Samples to evaluate instead of the whole split, for example the part of one process
             (`Evaluation.merged`).
         examples: Number of worst and of best images to keep.
-        progress: Called with the number of images that are done, and of all.
+        progress: Callback (done, total) that receives numbers of images.
 
     Returns:
-        The scores.
+        Scores of the split and of each image.
 
     Raises:
-        DataError: If the classes or channels of data and model contradict each other, or a sample can't be read.
+        DataError: If the classes or channels of data and model differ, or a sample can't be read.
         ImageError: If an image can't be segmented.
         ValueError: If `at` is not allowed.
 
@@ -300,7 +300,7 @@ def evaluate(
 
 
 def _at_input(network: Network, pair: Pair) -> tuple[npt.NDArray[np.integer[Any]], Pair]:
-    """Return the mask at the size of the network's input, and the pair at that size."""
+    """Return the predicted mask and the pair, both at the network's input size."""
     batch = network.prepare(pixels_to_batch(pair.image))
     height, width = batch.shape[2:]
     with neutral_state():
@@ -316,7 +316,7 @@ def _at_input(network: Network, pair: Pair) -> tuple[npt.NDArray[np.integer[Any]
 
 
 def _read_ahead(data: DataSet, samples: Iterable[Sample], remark: str) -> Iterator[tuple[Sample, Pair]]:
-    """Yield samples with their pairs, in order, reading the next ones in threads. Errors end with the remark."""
+    """Yield samples with their pairs, in order, and read ahead in threads. Append the remark to errors."""
     waiting: deque[tuple[Sample, Future[Pair]]] = deque()
     pool = ThreadPoolExecutor(2, thread_name_prefix="segnets-data")
     try:
@@ -368,7 +368,7 @@ def _rank_from_top(example: Example) -> tuple[float, str]:
 
 
 class _Kept:
-    """The examples with the lowest rank, a bounded number of them. Images without valid pixels have no rank."""
+    """Bounded list of the examples with the lowest rank. Images without valid pixels are skipped."""
 
     def __init__(self, most: int, rank: Callable[[Example], tuple[float, str]]) -> None:
         self._most, self._rank = most, rank

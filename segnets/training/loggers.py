@@ -1,6 +1,6 @@
-"""Loggers: what records a training while it runs. The CSV file is always written; the others follow it.
+"""Loggers that record a run while it trains. The CSV file is always written; the others build on it.
 
-A logger of your own needs three methods (`Logger`) and is passed to the training:
+A custom logger needs three methods (see `Logger`). Pass it to `Trainer` or `train`:
 
     class Printer:
         def write(self, row): print(row)
@@ -24,30 +24,30 @@ from segnets.training.evaluation import Evaluation
 from segnets.training.pictures import draw_example
 from segnets.training.report import read_history, write_report
 
-EXAMPLES = 4  # worst and best images of a validation that reports show
+EXAMPLES = 4  # worst and best images of a validation shown in reports
 _TENSORBOARD_PICTURES = 2
 
 
 class Logger(Protocol):
-    """Record of a training. The first process calls it, in the order of the steps."""
+    """Receiver of a run's records. Only the first process calls it, in step order."""
 
     def write(self, row: Mapping[str, JSON]) -> None:
         """Record a row of the log: "step" and "epoch", and "loss" and "lr", or the scores of a validation."""
 
     def validated(self, step: int, evaluation: Evaluation) -> None:
-        """Record a validation after a number of steps. Its row was written before."""
+        """Record a validation after `step` steps. `write` has already received its row."""
 
     def close(self) -> None:
-        """End the record."""
+        """Finish and release resources."""
 
 
 class ReportLogger:
-    """Report in HTML, written again after each validation; without validations, after each epoch and at the end.
+    """HTML report, rewritten after each validation; without validation, after each epoch and at the end.
 
     Args:
         path: Path of the report.
-        log: Path of the CSV file, whose rows become curves; also those from before an interruption.
-        config: Configuration to show.
+        log: Path of the CSV file with the rows to plot, including those from before an interruption.
+        config: Configuration to show in the report.
     """
 
     def __init__(self, path: Path, log: Path, config: TrainingConfig) -> None:
@@ -55,7 +55,7 @@ class ReportLogger:
         self._epoch: JSON = None
 
     def write(self, row: Mapping[str, JSON]) -> None:
-        """Write a report of the rows, which are in the CSV file, if an epoch has passed without a validation."""
+        """Rewrite the report from the CSV file if an epoch has passed without a validation."""
         if self._epoch not in (None, row["epoch"]):
             self._write_curves()
         self._epoch = row["epoch"]
@@ -65,22 +65,22 @@ class ReportLogger:
         write_report(self._path, evaluation, history=read_history(self._log), config=self._config)
 
     def close(self) -> None:
-        """Write a report of the last rows, if there was no validation."""
+        """Write the final report, if there was no validation."""
         self._write_curves()
 
     def _write_curves(self) -> None:
-        """Write a report without scores, unless there is one with scores."""
+        """Write a report without scores, unless the run has been validated."""
         history = read_history(self._log)
         if not history.mean_iou:
             write_report(self._path, None, history=history, config=self._config)
 
 
 class TensorBoardLogger:
-    """Log for TensorBoard: losses, learning rate, scores, and pictures of the worst images.
+    """TensorBoard log: losses, learning rate, scores, and pictures of the worst images.
 
     Args:
         folder: Folder of the event files.
-        step: Step after which the training goes on. TensorBoard hides what was recorded of later steps.
+        step: Step to resume after. TensorBoard hides the records of later steps.
 
     Raises:
         TrainingError: If TensorBoard is not installed.
@@ -111,22 +111,22 @@ class TensorBoardLogger:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Flush and close the event file."""
         self._writer.close()
 
 
 def loggers_of(config: TrainingConfig, folder: Path, *, log: Path, report: Path, step: int = 0) -> Sequence[Logger]:
-    """Return the loggers that a configuration asks for, besides the CSV file.
+    """Build the loggers that a configuration enables, besides the CSV file.
 
     Args:
-        config: Its `tensorboard` is read.
-        folder: Folder of the training.
+        config: Training options. Only `tensorboard` is read.
+        folder: Folder of the run.
         log: Path of the CSV file.
         report: Path of the report.
-        step: Step after which the training goes on.
+        step: Step to resume after, or 0.
 
     Raises:
-        TrainingError: If TensorBoard is asked for and not installed.
+        TrainingError: If TensorBoard is enabled but not installed.
     """
     loggers: list[Logger] = [ReportLogger(report, log, config)]
     if config.tensorboard:

@@ -33,28 +33,27 @@ from segnets.training.stopping import StopRequest, stop_requests
 from segnets.training.validation import save_network, scores_of, validate
 
 
-class _Stopped(Exception):  # noqa: N818  # no error
-    """A request to stop during a validation, which is repeated when the training goes on."""
+class _Stopped(Exception):  # noqa: N818  # not an error
+    """Request to stop during a validation, which is repeated on resume."""
 
 
 class Trainer:
-    """A training, from the data to the files of a run.
+    """Training run, from the data to the files in the run folder.
 
     Args:
-        config: All options.
+        config: Training options.
         data: Data set with class names.
-        model: Network to train instead of the one that `config` describes, with a card.
-        loss: Loss instead of the one that `config` describes.
-        augmentation: Augmentation instead of the one that `config` describes.
-        ranks: The processes of the training; from `joined` under torchrun.
-        tell: Called with messages for the user, in the first process only.
-        on_step: Called after every step.
-        loggers: Further records of the training, besides the CSV file, the report and what `config` asks for.
+        model: Network to train instead of the one in `config`. It must have a card.
+        loss: Loss to use instead of the one in `config`.
+        augmentation: Augmentation to use instead of the one in `config`.
+        ranks: Rank and device of this process; under torchrun, from `joined`. None for a single process on the CPU.
+        tell: Callback that receives each message for the user, in the first process only.
+        on_step: Callback that receives a report after every step.
+        loggers: Additional loggers, besides the CSV file, the report and those enabled in `config`.
 
     Raises:
-        DataError: If the data names no classes, has no training split, or too few images for a batch.
-        TrainingError: If the options contradict each other, the data or the network.
-        WeightsError: If starting weights are not found or do not fit.
+        DataError: If the data set has no class names, no training split, or too few images for one batch.
+        TrainingError: If the network name is unknown, or the masks do not match `config.decoding`.
     """
 
     def __init__(
@@ -88,18 +87,24 @@ class Trainer:
         self._pending: deque[tuple[int, StepResult, Tensor]] = deque()
 
     def run(self, *, resume: bool = False) -> TrainingResult:
-        """Train, or go on with an interrupted training.
+        """Train from the beginning, or resume an interrupted run.
 
-        Ctrl-C and SIGTERM end the step at hand, write a checkpoint and raise KeyboardInterrupt with the step. The
-        random numbers of the caller are left alone.
+        After Ctrl-C or SIGTERM, the current step finishes, a checkpoint is written and KeyboardInterrupt is raised with
+        the step number. The caller's random state is not changed.
 
         Args:
-            resume: Whether to go on from the checkpoint in the folder, if there is one.
+            resume: Whether to resume from the checkpoint in the run folder, if there is one.
+
+        Returns:
+            The run folder, the number of steps and the scores.
 
         Raises:
-            TrainingError: If the loss is not finite, or the checkpoint is of another training.
+            TrainingError: If the loss is not finite, the options do not fit the network, or the checkpoint belongs to
+                another run.
+            WeightsError: If the starting weights are not found or do not fit the network.
             DataError: If an image or mask can't be read. A checkpoint is written first.
-            OutputError: If a file can't be written. The last checkpoint stays.
+            OutputError: If a file can't be written. The last checkpoint is kept.
+            KeyboardInterrupt: If the run was stopped by Ctrl-C or SIGTERM.
         """
         state = self.folder.prepare(resume=resume)
         if state is not None:
@@ -111,7 +116,7 @@ class Trainer:
                     return self._result()
         elif resume:
             self.tell(f"{self.folder.path}: holds no checkpoint; the training starts from the beginning")
-        self.ranks.wait()  # before the first process writes files, which `prepare` would find
+        self.ranks.wait()  # no process may write files before `prepare` has run in all
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices), stop_requests() as stop:
             torch.manual_seed(self.config.seed + self.ranks.rank)
@@ -119,7 +124,7 @@ class Trainer:
                 self._start(state)
                 self._train(stop)
             except BaseException:
-                with contextlib.suppress(OSError):  # the first error says more
+                with contextlib.suppress(OSError):  # the first error is more useful
                     self._close_loggers()
                 raise
             self._close_loggers()
@@ -132,7 +137,7 @@ class Trainer:
         return steps
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
-        """Build what makes a step, restore a checkpoint, and open the files of the run."""
+        """Build the training step, restore the checkpoint if there is one, and open the run's files."""
         if state is None:
             self._parts.build()
         else:
@@ -165,11 +170,11 @@ class Trainer:
             logger.write(row)
 
     def _train(self, stop: StopRequest) -> None:
-        # Closed at once: processes that load data ignore SIGTERM, and the end of Python would wait for them.
+        # Close immediately: worker processes ignore SIGTERM, and Python would wait for them at exit.
         try:
             with contextlib.closing(self._parts.batches()) as batches:
                 self._make_steps(batches, stop)
-        except RuntimeError as error:  # raised anywhere, also in the middle of a step, so that nothing can be saved
+        except RuntimeError as error:  # may be raised in the middle of a step, so nothing can be saved
             if "DataLoader worker" not in str(error):
                 raise
             raise TrainingError(
@@ -201,7 +206,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Write a checkpoint before a sample that can't be read ends the training, in all processes."""
+        """Write a checkpoint in all processes before an unreadable sample ends the run."""
         try:
             yield
         except DataError as error:
@@ -212,7 +217,7 @@ class Trainer:
             ) from None
 
     def _note(self, result: StepResult, samples: Tensor) -> None:
-        """Record the loss of a step, on a GPU that of the step before, which does not have to be waited for."""
+        """Record the loss of a step. On a GPU, record the previous step's instead, to avoid waiting."""
         self._pending.append((self._parts.step.steps, result, samples))
         if len(self._pending) > (1 if self.ranks.device.type == "cuda" else 0):
             self._settle()
@@ -240,7 +245,7 @@ class Trainer:
             self._settle()
 
     def _describe_divergence(self, steps: int, loss: float, samples: Tensor) -> str:
-        """Return a message that names the images of a batch, those of all processes."""
+        """Describe a non-finite loss, with the image paths of the batch over all processes."""
         return (
             f"the loss is {loss} at step {steps} of {self.total}; {self._describe_saved()}. Lower --lr, set clip=1, or "
             f"look at the images of the batch: {', '.join(self._parts.files_of(samples))}"
@@ -250,14 +255,14 @@ class Trainer:
         return f"the checkpoint of step {self._saved} is kept" if self._saved else "there is no checkpoint yet"
 
     def _is_due(self, steps: int) -> bool:
-        """Return whether a checkpoint is to be written now."""
+        """Return whether a checkpoint is due after this step."""
         if steps == self._saved:
             return False
         every = self.config.checkpoint_every
         return steps % self._parts.steps_per_epoch == 0 or (every > 0 and steps % every == 0)
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint. All processes call this."""
+        """Write a checkpoint. All processes must call this."""
         self._settle_all()
         self._check_finite()
         cuda = self.ranks.device.type == "cuda"
@@ -269,7 +274,7 @@ class Trainer:
         self._saved = self._parts.step.steps
 
     def _state(self, randoms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a checkpoint holds; `randoms` are the states of the generators of all processes."""
+        """Return the contents of a checkpoint. `randoms` holds the random state of each process."""
         return {
             "config": self.config.to_json(),
             "classes": self.data.classes,
@@ -282,7 +287,7 @@ class Trainer:
         }
 
     def _check_finite(self) -> None:
-        """Check the weights, which a checkpoint must not keep if a gradient made them infinite.
+        """Check that all weights are finite, so that a checkpoint never stores broken ones.
 
         Raises:
             TrainingError: If a weight is not finite.
@@ -303,10 +308,10 @@ class Trainer:
             torch.cuda.set_rng_state(random["cuda"])
 
     def _stop(self) -> None:
-        """Write a checkpoint and end.
+        """Write a checkpoint and stop.
 
         Raises:
-            KeyboardInterrupt: Always, with what to do.
+            KeyboardInterrupt: Always, with a message about how to resume.
         """
         self._checkpoint()
         steps = self._parts.step.steps
@@ -315,20 +320,20 @@ class Trainer:
         )
 
     def _interrupt(self, stop: StopRequest) -> None:
-        """End a validation. With several processes, all of them finish it first.
+        """Interrupt the validation if a stop was requested. With several processes, all finish it first.
 
         Raises:
-            _Stopped: If the process was asked to stop.
+            _Stopped: If a stop was requested.
         """
         if stop and self.ranks.world == 1:
             raise _Stopped
 
     def _averaged(self) -> nn.Module:
-        """Return the network to validate and to save: the moving average of the weights if there is one."""
+        """Return the network to validate and save: with averaged weights if they are enabled."""
         return self._parts.step.averaged_model
 
     def _validate(self, stop: StopRequest) -> None:
-        """Compute the scores of the network, and save it. All processes call this."""
+        """Validate the network and save it. All processes must call this."""
         self._settle_all()
         steps, model, progress = self._parts.step.steps, self._averaged(), self._progress
         epochs = steps / self._parts.steps_per_epoch
@@ -349,7 +354,7 @@ class Trainer:
                     self._record(steps, evaluation)
 
     def _record(self, steps: int, evaluation: Evaluation) -> None:
-        """Tell and log the result of a validation."""
+        """Report and log the result of a validation."""
         progress, epoch = self._progress, steps // self._parts.steps_per_epoch
         row = {name: progress.scores[name] for name in ("mean_iou", "pixel_accuracy")}
         self._write_row({"step": steps, "epoch": epoch, **row})
@@ -368,7 +373,7 @@ def open_configured(config: TrainingConfig) -> DataSet:
     """Open the data set that a configuration names.
 
     Raises:
-        DataError: If it can't be opened.
+        DataError: If the data set can't be opened.
     """
     return open_data(config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format)
 
@@ -376,16 +381,19 @@ def open_configured(config: TrainingConfig) -> DataSet:
 def train(
     config: TrainingConfig, data: DataSet | None = None, *, resume: bool = False, **options: Any
 ) -> TrainingResult:
-    """Train a network in this process, or in those that torchrun started.
+    """Train a network in this process, or in the processes that torchrun started.
 
     Args:
-        config: All options. `data` and `out` name the folders.
-        data: Data set; None opens the one that `config` names.
-        resume: Whether to go on from the checkpoint in the folder, if there is one.
-        **options: Arguments of `Trainer`: model, loss, augmentation, tell, on_step, loggers.
+        config: Training options. `out` is the run folder.
+        data: Data set. None opens the one that `config` names.
+        resume: Whether to resume from the checkpoint in the run folder, if there is one.
+        **options: Further arguments of `Trainer`: model, loss, augmentation, tell, on_step, loggers.
+
+    Returns:
+        The run folder, the number of steps and the scores.
 
     Raises:
-        SegnetsError: As described for `Trainer` and `Trainer.run`, and if the data set can't be opened.
+        SegnetsError: If the data set can't be opened, or as in `Trainer` and `Trainer.run`.
 
     Example:
         >>> config = TrainingConfig(data="camvid", model="lraspp_mobilenet_v3_small", out="run", epochs=100)

@@ -1,8 +1,8 @@
-"""Losses of a segmentation. Each is a mean whose numerator and denominator are available, for averages over processes.
+"""Segmentation losses. Each returns a numerator and a denominator, so that it can be averaged over processes.
 
-Shapes: N batch, C channels of the logits, H W the image, P its valid pixels. A target has ids 0..C-1, and 255 where a
-pixel is ignored. For one channel with a sigmoid the ids are 0 and 1; for a multi-label network the target has planes
-(N, C, H, W) of 0, 1 and 255, or ids (N, H, W) that mean the plane of the id.
+Shapes: N batch, C channels of the logits, H W image size, P valid pixels. A target has ids 0..C-1, and 255 for
+ignored pixels. With one sigmoid output the ids are 0 and 1. For a multi-label network the target has planes
+(N, C, H, W) of 0, 1 and 255, or ids (N, H, W), where each id selects a plane.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segnets.errors import TrainingError
 from segnets.training.config import TrainingConfig, loss_terms
 from segnets.training.metrics import VOID, planes_of
 
-# Numerator and denominator of a mean over pixels or classes, each a tensor without dimensions.
+# Numerator and denominator of a mean over pixels or classes, each a scalar tensor.
 Mean: TypeAlias = tuple[Tensor, Tensor]
 MeanLoss: TypeAlias = Callable[[Tensor, Tensor], Mean]
 PlainLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -29,16 +29,16 @@ PlainLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 def cross_entropy(
     logits: Tensor, target: Tensor, *, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Mean:
-    """Compute the cross-entropy of the valid pixels.
+    """Compute the cross-entropy over the valid pixels.
 
     Args:
-        logits: Logits of shape (N, C, H, W).
-        target: Ids of shape (N, H, W).
+        logits: Logits (N, C, H, W), float.
+        target: Class ids (N, H, W), any integer dtype, with 255 for ignored pixels.
         weight: Weight of each class, (C,).
-        label_smoothing: Part of the target that is spread over all classes.
+        label_smoothing: Share of the target that is spread over all classes, 0..1.
 
     Returns:
-        Weighted sum over the pixels, and sum of their weights.
+        Weighted sum over the pixels and the sum of their weights, scalars.
     """
     target = target.long()
     total = _entropies(
@@ -56,20 +56,20 @@ def ohem(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Mean:
-    """Compute the cross-entropy of hard pixels (online hard example mining).
+    """Compute the cross-entropy over hard pixels (online hard example mining).
 
     Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540
 
     Args:
-        logits: Logits of shape (N, C, H, W).
-        target: Ids of shape (N, H, W).
-        threshold: A pixel is hard if the probability of its true class is below this.
-        min_kept: Part of the valid pixels that count at least, the hardest.
+        logits: Logits (N, C, H, W), float.
+        target: Class ids (N, H, W), any integer dtype, with 255 for ignored pixels.
+        threshold: A pixel is hard if the probability of its true class is below this value.
+        min_kept: Minimum share of the valid pixels to keep, hardest first, 0..1.
         weight: Weight of each class, (C,).
-        label_smoothing: Part of the target that is spread over all classes.
+        label_smoothing: Share of the target that is spread over all classes, 0..1.
 
     Returns:
-        Weighted sum over the hard pixels, and sum of their weights.
+        Weighted sum over the hard pixels and the sum of their weights, scalars.
     """
     target = target.long()
     losses = _entropies(
@@ -88,19 +88,19 @@ def ohem(
 
 
 def dice(logits: Tensor, target: Tensor, *, total: Callable[[Tensor], Tensor] | None = None) -> Mean:
-    """Compute the soft Dice loss, 1 - 2 |A n B| / (|A| + |B|), of the classes in the target.
+    """Compute the soft Dice loss, 1 - 2 |A n B| / (|A| + |B|), over the classes in the target.
 
-    The pixels of the batch are taken together. Milletari et al. 2016, https://arxiv.org/abs/1606.04797 (there with
+    All pixels of the batch are pooled. Milletari et al. 2016, https://arxiv.org/abs/1606.04797 (there with
     squares in the denominator).
 
     Args:
-        logits: Logits of shape (N, C, H, W).
-        target: Ids of shape (N, H, W).
-        total: Function that adds up a tensor over all processes (`Ranks.total`), so that their batches are one. None
-            for this process alone.
+        logits: Logits (N, C, H, W), float.
+        target: Class ids (N, H, W), any integer dtype, with 255 for ignored pixels.
+        total: Function that sums a tensor over all processes (`Ranks.total`), so that their batches count as one. None
+            for a single process.
 
     Returns:
-        Sum over the classes that occur in the target, and their number.
+        Sum over the classes that occur in the target and the number of these classes, scalars.
     """
     valid = target != VOID
     sums = []
@@ -114,16 +114,16 @@ def dice(logits: Tensor, target: Tensor, *, total: Callable[[Tensor], Tensor] | 
 
 
 def lovasz(logits: Tensor, target: Tensor) -> Mean:
-    """Compute the Lovasz-softmax loss, a convex surrogate of 1 - IoU, of the classes in the target.
+    """Compute the Lovasz-softmax loss, a convex surrogate of 1 - IoU, over the classes in the target.
 
-    The pixels of the batch are taken together. Berman et al. 2018, https://arxiv.org/abs/1705.08790
+    All pixels of the batch are pooled. Berman et al. 2018, https://arxiv.org/abs/1705.08790
 
     Args:
-        logits: Logits of shape (N, C, H, W).
-        target: Ids of shape (N, H, W).
+        logits: Logits (N, C, H, W), float.
+        target: Class ids (N, H, W), any integer dtype, with 255 for ignored pixels.
 
     Returns:
-        Sum over the classes that occur in the target, and their number.
+        Sum over the classes that occur in the target and the number of these classes, scalars.
     """
     valid = target != VOID
     ids = target[valid]
@@ -148,18 +148,18 @@ def _lovasz_gradient(truth: Tensor) -> Tensor:
 
 
 def distillation(logits: Tensor, target: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Mean:
-    """Compute the divergence of the network's probabilities from a teacher's at the valid pixels.
+    """Compute the KL divergence from a teacher's probabilities over the valid pixels.
 
     Hinton et al. 2015, https://arxiv.org/abs/1503.02531
 
     Args:
         logits: Logits of shape (N, C, H, W).
-        target: Ids of shape (N, H, W), of which only the ignored pixels matter.
+        target: Class ids (N, H, W). Only its ignored pixels matter.
         teacher: Logits of the teacher, (N, C, H, W).
-        temperature: Divisor of both logits. The loss is multiplied by its square, which keeps the gradient's size.
+        temperature: Divisor of both logits. The loss is multiplied by its square to keep the scale of the gradient.
 
     Returns:
-        Sum over the pixels, and their number.
+        Sum over the pixels and their number, scalars.
     """
     valid = target != VOID
     ours = F.log_softmax(logits.float() / temperature, dim=1)
@@ -169,7 +169,7 @@ def distillation(logits: Tensor, target: Tensor, teacher: Tensor, *, temperature
 
 
 def _entropies(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
-    """Return the cross-entropy of torch, for images of logits (N, C, H, W)."""
+    """Compute torch's cross-entropy for logits (N, C, H, W)."""
     if not _in_rows(logits):
         return F.cross_entropy(logits, target, **options)
     losses = F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), target.flatten(), **options)
@@ -177,7 +177,7 @@ def _entropies(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
 
 
 def _in_rows(logits: Tensor) -> bool:
-    """Return whether to compute with a row per pixel: on GPUs, torch has a deterministic version of that only."""
+    """Return whether to use one row per pixel, the only layout with a deterministic version on GPUs."""
     return logits.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 
@@ -195,11 +195,11 @@ def _probabilities(logits: Tensor) -> tuple[Tensor, ...]:
 
 
 def plain(loss: PlainLoss) -> MeanLoss:
-    """Return any loss as one with numerator and denominator: its value, times and over the number of valid pixels.
+    """Wrap a loss so that it returns a numerator and a denominator, weighted by the number of valid pixels.
 
     Args:
-        loss: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean. It is not called for a batch of
-            ignored pixels only.
+        loss: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean. It is not called for a batch in
+            which every pixel is ignored.
     """
 
     def mean(logits: Tensor, target: Tensor) -> Mean:
@@ -215,11 +215,11 @@ class Objective:
 
     Attributes:
         terms: Losses and their weights.
-        decoding: Rule that turns logits into ids: "argmax", "threshold" or "multilabel".
+        decoding: Decoding rule of the network: "argmax", "threshold" or "multilabel".
         aux_weight: Weight of the auxiliary classifier's loss.
         distillation_weight: Weight of the distillation loss.
         temperature: Temperature of the distillation loss.
-        plane_weights: Weight of each plane for "multilabel"; empty for equal ones.
+        plane_weights: Weight of each plane for "multilabel", C numbers; empty for equal weights.
 
     Example:
         >>> loss = Objective([(cross_entropy, 1.0), (dice, 0.5)])
@@ -241,17 +241,17 @@ class Objective:
         teacher: Tensor | None = None,
         share: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch. It is finite, and 0, for a batch of ignored pixels only.
+        """Compute the loss of a batch. It is 0 if every pixel is ignored.
 
         Args:
             outputs: Logits "out" and, if the network has an auxiliary classifier, "aux", each (N, C, H, W).
-            target: Ids of shape (N, H, W), or planes of shape (N, C, H, W).
+            target: Class ids (N, H, W), or planes (N, C, H, W), with 255 for ignored pixels.
             teacher: Logits of a teacher, (N, C, H, W).
-            share: Function that averages denominators, (T,), over all processes. With it, the mean of all processes'
-                losses, and so of their gradients, is that of one process with all batches. None for one process.
+            share: Function that averages the denominators, (T,), over all processes. The mean loss and gradient then
+                equal those of one process with all batches. None for a single process.
 
         Returns:
-            The loss, without dimensions.
+            The loss, a scalar.
         """
         numerators, denominators, weights = self.parts(outputs, target, teacher=teacher)
         if share is not None:
@@ -270,12 +270,12 @@ class Objective:
         """Compute the numerator, the denominator and the weight of every term.
 
         Args:
-            outputs: Logits as for a call.
-            target: Target as for a call.
-            teacher: Logits of a teacher.
+            outputs: Logits, as in `__call__`.
+            target: Target, as in `__call__`.
+            teacher: Logits of a teacher, (N, C, H, W).
 
         Returns:
-            Numerators, each without dimensions; denominators of shape (T,), float32, without gradient; weights.
+            T scalar numerators; denominators (T,), float32, without gradient; T weights.
         """
         means, weights = [], []
         for name, factor in (("out", 1.0), ("aux", self.aux_weight)):
@@ -318,17 +318,17 @@ def loss_of(
     custom: PlainLoss | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> Objective:
-    """Return the loss that a configuration describes.
+    """Build the loss that a configuration describes.
 
     Args:
         config: Options of the section "Loss", and `decoding`.
         class_weights: Weight of each class, (C,), on the device of the logits (`class_weights_of`). cross_entropy and
-            ohem apply it to the pixels of each class, every loss of a multi-label network to the planes.
-        custom: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean, instead of `config.loss`.
-        total: Function that adds up a tensor over all processes, for `dice`; see there.
+            ohem apply it to the pixels of each class. For a multi-label network, every loss applies it to the planes.
+        custom: Function of logits (N, C, H, W) and target (N, H, W) that returns a mean. Replaces `config.loss`.
+        total: Function that sums a tensor over all processes, as in `dice`.
 
     Raises:
-        TrainingError: If the configuration asks for class weights, and they are not given.
+        TrainingError: If the configuration needs class weights and `class_weights` is None.
     """
     if class_weights is None and config.class_weights != "none" and custom is None:
         raise TrainingError(

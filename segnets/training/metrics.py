@@ -1,9 +1,9 @@
-"""Scores of a segmentation, computed from integer counts over a whole data set.
+"""Segmentation metrics, computed from integer counts over a whole data set.
 
-Means of scores per image or per batch would depend on how the images are grouped. The counts don't, and they add up
-over processes exactly.
+Means over images or batches would depend on how the images are grouped. Counts do not, and they add up exactly over
+processes.
 
-Shapes: N batch, C classes, H W the image.
+Shapes: N batch, C classes, H W image size.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 
 
 class Scored(abc.ABC):
-    """Scores that follow from three counts per class.
+    """Metrics derived from three counts per class.
 
-    A class that is neither in the truth nor in the prediction has no IoU: nan, left out of the mean.
+    The IoU of a class in neither truth nor prediction is nan. The mean leaves it out.
     """
 
     counts: Counts
@@ -32,22 +32,22 @@ class Scored(abc.ABC):
     @property
     @abc.abstractmethod
     def hits(self) -> Counts:
-        """Number of pixels per class that are predicted correctly, (C,)."""
+        """Number of correctly predicted pixels per class, (C,), int64."""
 
     @property
     @abc.abstractmethod
     def truth(self) -> Counts:
-        """Number of pixels per class in the truth, (C,)."""
+        """Number of pixels per class in the truth, (C,), int64."""
 
     @property
     @abc.abstractmethod
     def predicted(self) -> Counts:
-        """Number of pixels per class in the prediction, (C,)."""
+        """Number of pixels per class in the prediction, (C,), int64."""
 
     @property
     @abc.abstractmethod
     def pixel_accuracy(self) -> float:
-        """Part of the pixels that are predicted correctly; nan without pixels."""
+        """Share of correctly predicted pixels, 0..1; nan without pixels."""
 
     @property
     def num_classes(self) -> int:
@@ -66,23 +66,23 @@ class Scored(abc.ABC):
 
     @property
     def mean_iou(self) -> float:
-        """Mean IoU over the classes in truth or prediction; nan without pixels."""
+        """Mean IoU over the classes in truth or prediction, 0..1; nan without pixels."""
         return _mean(self.iou)
 
     @property
     def micro_iou(self) -> float:
-        """IoU of all classes' pixels together; nan without pixels."""
+        """IoU over the pooled pixels of all classes, 0..1; nan without pixels."""
         union = self.truth + self.predicted - self.hits
         return float(_ratio(self.hits.sum(keepdims=True), union.sum(keepdims=True))[0])
 
     @property
     def accuracy(self) -> npt.NDArray[np.float64]:
-        """Part of each class's pixels that are predicted correctly, (C,); nan for a class without pixels."""
+        """Share of each class's pixels that are predicted correctly, (C,), 0..1; nan for a class without pixels."""
         return _ratio(self.hits, self.truth)
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean accuracy over the classes in the truth; nan without pixels."""
+        """Mean accuracy over the classes in the truth, 0..1; nan without pixels."""
         return _mean(self.accuracy)
 
     def __add__(self, other: Self) -> Self:
@@ -95,29 +95,29 @@ class Scored(abc.ABC):
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and np.array_equal(self.counts, other.counts)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
 
 class ConfusionMatrix(Scored):
-    """Confusion matrix of masks of ids.
+    """Confusion matrix for masks of class ids.
 
     Args:
         num_classes: Number of classes.
 
     Attributes:
-        counts: Number of pixels per class of the truth (row) and of the prediction (column), (C, C), int64.
+        counts: Number of pixels per true class (row) and predicted class (column), (C, C), int64.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
 
     def update(self, target: Ids, prediction: Ids, ignore: int | None = VOID) -> None:
-        """Count the pixels of masks.
+        """Add the pixels of a pair of masks to the counts.
 
         Args:
-            target: True ids, of any shape.
-            prediction: Predicted ids 0..C-1, of the same shape.
-            ignore: Id of the truth whose pixels are not counted.
+            target: True ids, any shape and integer dtype.
+            prediction: Predicted ids 0..C-1, same shape.
+            ignore: Id in the truth whose pixels are not counted, or None.
 
         Raises:
             ValueError: If the shapes differ, or an id is not in 0..C-1.
@@ -145,46 +145,46 @@ class ConfusionMatrix(Scored):
 
     @property
     def hits(self) -> Counts:
-        """Number of pixels per class that are predicted correctly, (C,)."""
+        """Number of correctly predicted pixels per class, (C,), int64."""
         return self.counts.diagonal().copy()
 
     @property
     def truth(self) -> Counts:
-        """Number of pixels per class in the truth, (C,)."""
+        """Number of pixels per class in the truth, (C,), int64."""
         return np.asarray(self.counts.sum(axis=1))
 
     @property
     def predicted(self) -> Counts:
-        """Number of pixels per class in the prediction, (C,)."""
+        """Number of pixels per class in the prediction, (C,), int64."""
         return np.asarray(self.counts.sum(axis=0))
 
     @property
     def pixel_accuracy(self) -> float:
-        """Part of the pixels that are predicted correctly; nan without pixels."""
+        """Share of correctly predicted pixels, 0..1; nan without pixels."""
         return float(_ratio(self.hits.sum(keepdims=True), self.counts.sum(keepdims=True)[0])[0])
 
 
 class PlaneCounts(Scored):
-    """Counts of multi-label masks, which have a plane of 0 and 1 per class.
+    """Pixel counts for multi-label masks, which have one plane of 0 and 1 per class.
 
     Args:
         num_classes: Number of planes.
 
     Attributes:
-        counts: Number of pixels per plane, value of the truth and value of the prediction, (C, 2, 2), int64.
+        counts: Number of pixels per plane, true value and predicted value, (C, 2, 2), int64.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.counts = np.zeros((num_classes, 2, 2), dtype=np.int64)
 
     def update(self, target: Ids, prediction: Ids, ignore: int | None = VOID) -> None:
-        """Count the pixels of masks.
+        """Add the pixels of a pair of masks to the counts.
 
         Args:
-            target: True planes, (C, H, W) or (N, C, H, W), of 0, 1 and `ignore`; or ids without the dimension C, which
-                mean the plane of the id.
+            target: True planes, (C, H, W) or (N, C, H, W), of 0, 1 and `ignore`; or ids (H, W) or (N, H, W), where
+                each id selects a plane.
             prediction: Predicted planes, (C, H, W) or (N, C, H, W), of 0 and 1.
-            ignore: Value of the truth whose pixels are not counted.
+            ignore: Value in the truth whose pixels are not counted, or None.
 
         Raises:
             ValueError: If the shapes differ, or a value is not allowed.
@@ -204,33 +204,33 @@ class PlaneCounts(Scored):
 
     @property
     def hits(self) -> Counts:
-        """Number of pixels per class that are predicted correctly, (C,)."""
+        """Number of correctly predicted pixels per class, (C,), int64."""
         return self.counts[:, 1, 1].copy()
 
     @property
     def truth(self) -> Counts:
-        """Number of pixels per class in the truth, (C,)."""
+        """Number of pixels per class in the truth, (C,), int64."""
         return np.asarray(self.counts[:, 1].sum(axis=1))
 
     @property
     def predicted(self) -> Counts:
-        """Number of pixels per class in the prediction, (C,)."""
+        """Number of pixels per class in the prediction, (C,), int64."""
         return np.asarray(self.counts[:, :, 1].sum(axis=1))
 
     @property
     def pixel_accuracy(self) -> float:
-        """Part of the pixels of all planes that are predicted correctly; nan without pixels."""
+        """Share of correctly predicted pixels over all planes, 0..1; nan without pixels."""
         right = self.counts[:, 0, 0] + self.counts[:, 1, 1]
         return float(_ratio(right.sum(keepdims=True), self.counts.sum(keepdims=True)[0, 0])[0])
 
 
 def planes_of(ids: Tensor, num_classes: int, ignore: int | None = VOID) -> Tensor:
-    """Return the planes of a mask of ids: 1 in the plane of the id, 0 in the others, `ignore` in all where it is set.
+    """Convert a mask of ids to planes: 1 in the plane of the id, 0 in the others. Ignored pixels keep `ignore` in all.
 
     Args:
-        ids: Ids of shape (..., H, W).
+        ids: Ids (..., H, W), any integer dtype.
         num_classes: Number of planes C.
-        ignore: Id that is copied to all planes.
+        ignore: Id that is copied to all planes, or None.
 
     Returns:
         Planes of shape (..., C, H, W), in the dtype of `ids`.
@@ -247,7 +247,7 @@ def _flat(ids: Ids) -> Tensor:
 
 
 def _ratio(part: Counts, whole: Counts) -> npt.NDArray[np.float64]:
-    """Divide counts; nan where the whole is 0."""
+    """Divide counts, with nan where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)
 
