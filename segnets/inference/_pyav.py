@@ -1,4 +1,4 @@
-"""PyAV, and what its readers and writers of videos share."""
+"""Import of PyAV, and constants shared by the video reader and writer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 from segnets.errors import ImageError
 
-# Threads of one decoder or encoder. Each holds a frame.
+# Threads per decoder or encoder. Each thread holds one frame.
 THREADS = min(4, os.cpu_count() or 1)
 
 BT709 = 1  # in ITU-T H.273, for the matrix, the primaries and the transfer curve
@@ -18,7 +18,7 @@ def load_pyav() -> ModuleType:
     """Import PyAV.
 
     Raises:
-        ImageError: If it is not installed.
+        ImageError: If PyAV is not installed.
     """
     try:
         return import_module("av")

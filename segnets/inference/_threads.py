@@ -1,4 +1,4 @@
-"""Work in several threads that each compute on one core.
+"""Thread pool whose threads each compute on one core.
 
 torch shares every operation between its threads, and waits for the last one at the end of each. Where other programs
 use the cores too, each wait lasts until the system's next turn: hundreds of short operations then take seconds. Threads
@@ -53,7 +53,7 @@ def share(function: Callable[[_P], None], pieces: Iterable[_P]) -> None:
 
 
 class _Threads:
-    """Threads that live as long as the process. There are as many as any call needed."""
+    """Pool of threads that live as long as the process. It grows to the largest number requested."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

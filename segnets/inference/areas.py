@@ -24,11 +24,11 @@ def class_areas(mask: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[
         num_classes: Number of classes.
 
     Returns:
-        Number of pixels per class, (num_classes,). The id 255 is left out if it has no class: it marks pixels to
+        Number of pixels per class, (num_classes,), int64. The id 255 is left out if it has no class: it marks pixels to
         ignore.
 
     Raises:
-        ImageError: If the mask has another shape, or an id without a class.
+        ImageError: If the mask has another shape, or contains an id without a class.
     """
     if mask.ndim not in (2, 3):
         raise ImageError(f"mask of shape {mask.shape}: expected (H, W), or planes (C, H, W)")
@@ -62,7 +62,7 @@ def mean_per_class(
         One mean per class, None for a class without pixels.
 
     Raises:
-        ImageError: As for `class_areas`.
+        ImageError: If the mask has another shape, or contains an id without a class.
     """
     areas = class_areas(mask, num_classes)
     if mask.ndim == 3:
@@ -84,7 +84,7 @@ def _histogram(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 
 
 def _bands(mask: npt.NDArray[np.integer]) -> Iterator[slice]:
-    """Yield the rows of a mask in bands: NumPy's `bincount` takes 8 to 16 bytes for each pixel that it counts."""
+    """Yield the rows of a mask in bands, because NumPy's `bincount` allocates 8 to 16 bytes per pixel."""
     height = max(1, _BAND // max(1, mask.shape[1]))
     for top in range(0, len(mask), height):
         yield slice(top, top + height)

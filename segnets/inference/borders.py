@@ -38,7 +38,7 @@ def decode_cells(
         rows: Runs of the rows.
         columns: Runs of the columns.
         cells: Numbers of the runs of rows and of columns of each cell, (K,) each.
-        mask: Mask that is changed, (H, W), contiguous.
+        mask: Mask to change in place, (H, W), contiguous.
     """
     channels, _, w = logits.shape
     count = len(cells[0])

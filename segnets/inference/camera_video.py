@@ -1,4 +1,4 @@
-"""A camera as an endless video: what `segnets predict 0` reads until Ctrl-C. Not tested with a camera."""
+"""Camera as an endless video, which `segnets predict 0` reads until Ctrl-C. Not tested with a real camera."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USUAL_RATE = Fraction(25)
 
 @dataclass
 class CameraVideo:
-    """The frames of a camera with the times at which they came. It has the attributes of a `Video`.
+    """Frames of a camera with their arrival times. It has the attributes of a `Video`.
 
     Attributes:
         index: Number of the camera, from 0.
@@ -45,10 +45,10 @@ class CameraVideo:
     _stopped: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames until the camera ends or `stop` is called. It is released then."""
+        """Yield frames until the camera ends or `stop` is called, then release the camera."""
         started, last = time.monotonic(), -1
         for number, item in enumerate(self._frames):
-            # Two frames never have one time.
+            # No two frames share a time.
             last = max(last + 1, round((time.monotonic() - started) / _MILLISECOND))
             yield Frame(item.image, last, self.time_base, number)
             if self._stopped.is_set():
@@ -56,7 +56,7 @@ class CameraVideo:
         self.close()
 
     def stop(self) -> None:
-        """End the frames after the one that is being computed."""
+        """Stop after the frame that is being computed."""
         self._stopped.set()
 
     def close(self) -> None:
@@ -66,7 +66,13 @@ class CameraVideo:
 
 
 def open_camera(index: int) -> CameraVideo:
-    """Open a camera, and read its first frame.
+    """Open a camera and read its first frame.
+
+    Args:
+        index: Number of the camera, from 0.
+
+    Returns:
+        The opened camera.
 
     Raises:
         ImageError: If OpenCV is not installed, or the camera can't be opened or delivers no frame.
@@ -85,7 +91,7 @@ def open_camera(index: int) -> CameraVideo:
 
 @contextlib.contextmanager
 def stopped_by_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C inside; a second one raises KeyboardInterrupt as usual."""
+    """Call `stop` at the first Ctrl-C inside the block. A second Ctrl-C raises KeyboardInterrupt as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,8 @@
-"""The fast way to a mask of classes: most pixels need no resized logits.
+"""Fast decoding of class masks: most pixels need no resized logits.
 
-Logits are resized by weights that are at least 0. So where one class has the largest logit at all the positions of the
-small logits that a pixel mixes, it has the largest one at the pixel, whatever the weights are. Networks compute logits
-of an eighth of the image's size or less, and objects are large: only the pixels at the borders of objects remain.
+Logits are resized by weights that are at least 0. If one class has the largest logit at all the positions
+that a pixel mixes, it also has the largest logit at the pixel, whatever the weights are. Networks compute logits at an
+eighth of the image's size or less, and objects are large, so only pixels at the borders of objects need resizing.
 
 Shapes: C channels of the logits, h w the logits, H W the image.
 """
@@ -20,13 +20,13 @@ from segnets.inference.taps import Taps
 _Ids = npt.NDArray[Any]
 _Integers = npt.NDArray[np.int64]
 
-# Outputs of a run. Cells are decoded as a whole, and must not become large.
+# Most outputs of a run. Cells are decoded as a whole, and must stay small.
 _LONGEST = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Neighbouring outputs of an axis whose inputs begin at the same one.
+    """Runs of neighbouring outputs along an axis that share their first input.
 
     Attributes:
         starts: First output of each of n runs, and the number of outputs, (n + 1,).
@@ -44,7 +44,7 @@ class Runs:
 
     @classmethod
     def of(cls, taps: Taps) -> Runs:
-        """Return the runs of an axis. Long ones, and those at its ends, which exceed the others, are divided."""
+        """Return the runs of an axis. Long runs, and the longer ones at its ends, are split."""
         count = len(taps.first)
         begins = np.concatenate(([0], np.flatnonzero(np.diff(taps.first)) + 1))
         longest = min(-(-count // taps.size), _LONGEST)
@@ -84,7 +84,7 @@ class Runs:
 
 
 def uniform_cells(ids: _Ids, rows: Runs, columns: Runs) -> tuple[_Ids, npt.NDArray[np.bool_]]:
-    """Find the cells, pixels of one run of rows and one of columns, all of whose inputs have the same id.
+    """Find the cells whose inputs all have the same id. A cell is the pixels of one run of rows and one of columns.
 
     Args:
         ids: Id of the largest logit, (h, w).
@@ -92,7 +92,7 @@ def uniform_cells(ids: _Ids, rows: Runs, columns: Runs) -> tuple[_Ids, npt.NDArr
         columns: Runs of the columns, m of them.
 
     Returns:
-        The id of one input of each cell, (n, m), and whether the others differ, (n, m).
+        The id of one input of each cell, (n, m), and whether any other input differs, (n, m) bool.
     """
     upper = ids[rows.first]
     differs = np.zeros(upper.shape, bool)

@@ -1,4 +1,4 @@
-"""From decoded images to predictions: networks, views, masks."""
+"""Compute predictions from decoded images: networks, views and masks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _FAILURES = (ImageError, MemoryError, RuntimeError)
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image that was read, or the reason why it can't be.
+    """Image that was read, or the reason why it can't be.
 
     Attributes:
-        item: The image's name and place.
-        image: The pixels, or None.
-        error: The reason, or None.
-        seconds: Time that reading took.
+        item: Name and source of the image.
+        image: The pixels and notices, or None if reading failed.
+        error: The reason for the failure, or None.
+        seconds: Seconds that reading took.
     """
 
     item: Item
@@ -56,7 +56,7 @@ class Computation:
         model_classes: Class names of the networks.
         classes: Class names after postprocessing.
         palette: Colours after postprocessing.
-        exact: Whether masks are those of the network's own `segment`.
+        exact: Whether masks must equal those of the network's own `segment` bit for bit.
     """
 
     networks: Sequence[Network]
@@ -69,7 +69,14 @@ class Computation:
     exact: bool
 
     def predictions(self, batch: Sequence[Decoded]) -> list[Prediction]:
-        """Compute the predictions of images, in their order. One that fails has an error; the others are computed."""
+        """Compute the predictions of images, in order.
+
+        Args:
+            batch: Decoded images.
+
+        Returns:
+            One prediction per image. A failed image gets a prediction with `error` set; the others are unaffected.
+        """
         check_not_forked()
         done: dict[int, Prediction] = {}
         inputs: dict[int, list[Tensor]] = {}
@@ -111,7 +118,7 @@ class Computation:
         except _FAILURES as error:
             if len(inputs) == 1:
                 return [error]
-        # One image may be at fault, or together they don't fit into memory.
+        # One image may be at fault, or the batch does not fit into memory.
         return [result for each in inputs for result in self._logits([each])]
 
     def _joined(self, batches: Sequence[Tensor]) -> Tensor:
@@ -153,7 +160,7 @@ class Computation:
         )
 
     def prediction(self, source: str, **results: Any) -> Prediction:
-        """Return a prediction of these networks; `results` are arguments of `Prediction`."""
+        """Return a prediction of these networks. `results` are passed on to `Prediction`."""
         return Prediction(source=source, classes=self.classes, palette=self.palette, decoding=self.decoding, **results)
 
     def rows(
@@ -167,7 +174,7 @@ class Computation:
         logits: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Rows]:
-        """Segment an image in tiles, with the arguments and result of `tile_rows`.
+        """Segment an image in tiles. Arguments, results and errors are those of `tile_rows`.
 
         Post-processing of single pixels is applied. Post-processing of regions needs the whole mask, and is left to the
         caller.

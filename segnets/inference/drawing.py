@@ -34,11 +34,11 @@ def draw_overlay(
 
     Args:
         image: Image of shape (H, W, K), uint8. The first three channels are shown, or for fewer the first one, as gray.
-        mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W), of which the last that is 1 is shown.
+        mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W); the last plane that is 1 is shown.
         palette: One RGB colour (0..255) per class id.
         alpha: Opacity of the colours, 0..1.
-        outlines: Whether to draw outlines, one pixel wide for images up to 1000 pixels, wider for larger ones. They are
-            inside the region that they outline.
+        outlines: Whether to draw outlines inside each region, one pixel wide for images up to 1000 pixels and wider for
+            larger ones.
 
     Returns:
         Picture of shape (H, W, 3), uint8, RGB.
@@ -84,7 +84,7 @@ def _looked_up(table: npt.NDArray[np.uint8], ids: npt.NDArray[np.integer]) -> np
 
 
 def _blended(under: npt.NDArray[np.uint8], over: npt.NDArray[np.uint8], weight: int) -> npt.NDArray[np.uint8]:
-    """Mix pixels, with the weight of the second ones in 256ths."""
+    """Blend two pictures. `weight` is that of `over`, in 256ths."""
     values = under * np.uint16(256 - weight)
     values += over * np.uint16(weight)
     values += np.uint16(128)
@@ -155,7 +155,7 @@ def draw_picture(
         palette: One RGB colour per class id.
         alpha: Opacity of the colours, 0..1.
         outlines: Whether to outline the regions.
-        max_side: Reduce the image so that neither side is larger; None keeps its size.
+        max_side: Longest side of the overlay, in pixels; larger images are reduced. None keeps the size.
 
     Returns:
         Picture of shape (h, w, 3), uint8, RGB.
@@ -189,7 +189,7 @@ def draw_picture(
 def _reduced(
     image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], max_side: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
-    """Reduce an image by averaging, and its mask by leaving pixels out."""
+    """Reduce an image by averaging, and its mask by subsampling."""
     from PIL import Image
 
     height, width = image.shape[:2]

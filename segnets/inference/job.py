@@ -1,4 +1,4 @@
-"""Segment many image files into a folder: a job that can be interrupted, resumed and divided."""
+"""Segment many image files into a folder, in a job that can be interrupted, resumed and sharded."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from segnets.inference.video_outputs import write_video
 
 @dataclass
 class Summary:
-    """What a job did; `str()` is its closing line.
+    """Counts and duration of a job. `str()` gives its closing line.
 
     Attributes:
         folder: Output folder.
         images: Number of images and videos with complete outputs.
-        kept: How many of these an earlier run had completed.
+        kept: Number of these that an earlier run had completed.
         failed: Number of images and videos that failed.
-        videos: How many of all are videos.
-        frames: Number of frames of videos.
+        videos: Number of videos among all images and videos.
+        frames: Number of video frames.
         new: Number of images and frames that were segmented in this run.
-        seconds: Duration, without loading the model.
-        tables: Files that hold results of all images.
+        seconds: Duration in seconds, without loading the model.
+        tables: Paths of the files that hold results of all images.
     """
 
     folder: Path
@@ -91,13 +91,13 @@ class Job:
 
     Args:
         predictor: Predictor to run.
-        items: Every image, also those of other shards, in order.
+        items: All images in order, including those of other shards.
         options: How the job runs and what it writes.
-        run: What the outputs are made with, as JSON values; a folder made with something else is not resumed.
+        run: Settings that determine the outputs, as JSON values. A folder made with other settings is not resumed.
         tell: Function that receives messages about images.
         step: Function that is called after each image.
-        part: Function that is called within long tasks, with the number of parts done, that of all parts or None if it
-            is unknown, and their name, "frame" or "tile".
+        part: Function that is called during long tasks with the number of parts done, the total or None if it is
+            unknown, and the name of a part, "frame" or "tile".
 
     Raises:
         PredictError: If there is nothing to write, or the shard does not exist.
@@ -143,13 +143,13 @@ class Job:
         return len(self._work)
 
     def execute(self) -> Summary:
-        """Segment the images that are left.
+        """Segment the remaining images.
 
         Returns:
-            What was done.
+            The counts and duration of the run.
 
         Raises:
-            OutputError: If something can't be written; the run can be resumed.
+            OutputError: If a file can't be written. The run can be resumed.
             PredictError: If the folder was made with another model or other options.
             ImageError: If an image fails and `fail_fast` is set.
         """
@@ -201,7 +201,7 @@ class Job:
                 yield replace(entry, tables={}), task.kept is not None
 
     def _computed(self, todo: Sequence[Task]) -> Generator[Entry]:
-        """Yield a new entry of each task, or its kept one, in order."""
+        """Yield the new or kept entry of each task, in order."""
         options = self._options
         for alone, group in groupby(todo, self._is_alone):
             tasks = list(group)

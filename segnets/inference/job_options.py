@@ -1,4 +1,4 @@
-"""How a job runs and what it writes."""
+"""Options of a job."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from segnets.inference.tiles import DEFAULT_OVERLAP
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a job runs and what it writes.
+    """Options that control how a job runs and what it writes.
 
     Attributes:
-        folder: Output folder; it is made if its parent exists.
-        writers: What to write.
-        video_writers: What to write of videos.
-        batch_size: Number of images to compute together; None for the predictor's choice.
+        folder: Output folder. It is created if its parent exists.
+        writers: Writers of the outputs of images.
+        video_writers: Writers of the outputs of videos.
+        batch_size: Number of images per batch; None for the predictor's default.
         workers: Number of threads that decode images and write files.
-        resume: Whether to go on with the run that is recorded in the folder.
-        overwrite: Whether the folder may contain files, which are replaced.
+        resume: Whether to continue the run that is recorded in the folder.
+        overwrite: Whether the folder may contain files. Existing files are replaced.
         fail_fast: Whether to stop at the first image that fails.
-        shard: Number of this shard, from 1, and of all shards.
+        shard: Number of this shard, from 1, and the number of shards.
         manifest: File that receives one JSON line per image, or None.
-        tile: Side of the tiles in which images are segmented; None for whole images.
+        tile: Side of the tiles in pixels; None segments whole images.
         overlap: Number of pixels that neighbouring tiles share.
     """
 

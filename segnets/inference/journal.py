@@ -1,7 +1,7 @@
 """Record of a run in its output folder, from which an interrupted run resumes.
 
-The folder `.segnets` in the output folder holds `run.json`, which says what the outputs were made with, and a journal
-with one JSON line per image. A line is written after the outputs of its image, so that an image with a line is
+The folder `.segnets` in the output folder holds `run.json`, with the settings that determined the outputs, and a
+journal with one JSON line per image. A line is written after the outputs of its image, so an image with a line is
 complete.
 """
 
@@ -26,19 +26,19 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one image.
+    """Outcome of one image.
 
     Attributes:
         source: The image, as the caller named it.
-        name: Name of its outputs below the folder, without ending.
-        stamp: Size and time of change of the image file, which show that it is still the same.
+        name: Name of its outputs relative to the folder, without suffix.
+        stamp: Size and modification time of the image file, to detect changes.
         state: "done" or "failed".
-        reason: Why it failed, or "".
-        notices: What was assumed or left out when the image was read.
-        outputs: Size in bytes of each output by its path below the folder.
+        reason: Reason for a failure, or "".
+        notices: Assumptions and omissions made when the image was read.
+        outputs: Size in bytes of each output, by its path relative to the folder.
         size: Height and width of the mask; None for a failure or a video.
         frames: Number of frames of a video, or 0.
-        seconds: Time of each step.
+        seconds: Seconds that each step took.
         tables: This image's part of each table, by the table's name.
     """
 
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Source and name, which tell images apart."""
+        """Source and name, which identify an image."""
         return self.source, self.name
 
     def to_json(self) -> str:
@@ -65,10 +65,10 @@ class Entry:
 
     @classmethod
     def from_json(cls, line: str) -> Entry:
-        """Return the entry of a line that `to_json` wrote.
+        """Parse a line that `to_json` wrote.
 
         Raises:
-            ValueError: If the line is not complete.
+            ValueError: If the line is incomplete.
         """
         values = json.loads(line)
         if not isinstance(values, dict):
@@ -82,17 +82,17 @@ class Entry:
             raise ValueError(str(error)) from None
 
     def is_complete(self, folder: Path) -> bool:
-        """Return whether the image succeeded and all of its outputs are there in their full size."""
+        """Return whether the image succeeded and all its outputs exist with their recorded sizes."""
         return self.state == "done" and all(_size_of(folder / path) == size for path, size in self.outputs.items())
 
 
 class Journal:
-    """The record of a run, or of one shard of it.
+    """Record of a run, or of one shard of it.
 
     Args:
-        folder: Output folder, which exists.
-        run: What the outputs are made with, as JSON values.
-        shard: Number of the shard and of all shards.
+        folder: Existing output folder.
+        run: Settings that determine the outputs, as JSON values.
+        shard: Number of the shard, from 1, and the number of shards.
 
     Raises:
         OutputError: If another process writes the same journal, or it can't be written.
@@ -112,7 +112,7 @@ class Journal:
         return (folder / FOLDER / _RUN).is_file()
 
     def differences(self) -> list[str]:
-        """Return what differs between this run and the recorded one, for messages. Empty if none is recorded.
+        """List the differences between this run and the recorded one, for messages. Empty if no run is recorded.
 
         Raises:
             OutputError: If the record can't be read.
@@ -132,7 +132,7 @@ class Journal:
         ]
 
     def entries(self) -> dict[tuple[str, str], Entry]:
-        """Return the recorded entries by source and name, without their tables. Of several, the last one counts."""
+        """Return the recorded entries by source and name, without tables. The last entry of an image counts."""
         return {entry.key: replace(entry, tables={}) for _, entry in self._lines()}
 
     def is_empty(self) -> bool:
@@ -156,10 +156,10 @@ class Journal:
         self._lock = file
 
     def start(self) -> None:
-        """Write the record of the run, and open the journal. Recorded entries stay in it.
+        """Write the record of the run and open the journal. Recorded entries are kept.
 
         Raises:
-            OutputError: If they can't be written, or another process is writing them.
+            OutputError: If a file can't be written, or another process is writing the journal.
         """
         self.lock()
         with atomic_write(self._folder / _RUN) as file:
@@ -171,7 +171,7 @@ class Journal:
             raise cannot_write(self._path, error) from None
 
     def clear(self) -> None:
-        """Forget every entry."""
+        """Remove every entry."""
         self._path.unlink(missing_ok=True)
 
     def append(self, entry: Entry) -> None:
@@ -188,7 +188,7 @@ class Journal:
             raise cannot_write(self._path, error) from None
 
     def finish(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Leave a journal with one line for each image: these in this order, then any others."""
+        """Rewrite the journal with one line per image: those of `keys` in order, then any others."""
         offsets = self._offsets()
         with atomic_write(self._path) as file:
             file.writelines(
@@ -196,11 +196,11 @@ class Journal:
             )
 
     def ordered(self, keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
-        """Yield the entries of images in the order given, reading one at a time. Images without one are left out."""
+        """Yield the entries of images in the given order, reading one at a time. Skip images without an entry."""
         yield from self._at(self._offsets(), keys)
 
     def _offsets(self) -> dict[tuple[str, str], int]:
-        """Return the place of the last line of each image."""
+        """Return the offset of the last line of each image."""
         return {entry.key: offset for offset, entry in self._lines()}
 
     def _at(self, offsets: Mapping[tuple[str, str], int], keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
@@ -213,7 +213,7 @@ class Journal:
                     yield Entry.from_json(file.readline().decode())
 
     def close(self) -> None:
-        """Close the files, which lets other processes write the journal."""
+        """Close the files and release the lock."""
         for file in (self._file, self._lock):
             if file is not None:
                 with contextlib.suppress(OSError):
@@ -234,7 +234,7 @@ class Journal:
         return 0
 
     def _lines(self) -> Iterator[tuple[int, Entry]]:
-        """Yield each complete line with its place in the file."""
+        """Yield the entry of each complete line with its offset in the file."""
         offset = 0
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
             for line in file:
@@ -258,7 +258,7 @@ def _take(lock: IO[str], folder: Path) -> None:
 
 
 def stamp_of(path: Path | None) -> tuple[int, int] | None:
-    """Return the size and the time of change of a file, or None if there is none."""
+    """Return the size (bytes) and modification time of a file, or None if it does not exist."""
     if path is None:
         return None
     try:

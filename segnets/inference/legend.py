@@ -24,7 +24,7 @@ BLACK: Colour = (0, 0, 0)
 PAPER: Colour = (255, 255, 255)
 _INK: Colour = (32, 32, 32)
 _FAINT: Colour = (120, 120, 120)
-# Latin letters that are no letter with an accent by Unicode's rules.
+# Latin letters that Unicode does not decompose into a letter and an accent.
 _LATIN = str.maketrans(
     {
         "ß": "ss",
@@ -52,7 +52,7 @@ class Entry:
         class_id: Id of the class.
         name: Name of the class.
         colour: RGB colour, 0..255; black for a class that is not coloured.
-        share: Part of the image's pixels, 0..1.
+        share: Share of the image's pixels, 0..1.
     """
 
     class_id: int
@@ -62,7 +62,7 @@ class Entry:
 
 
 def legend_entries(mask: npt.NDArray[np.integer], classes: Sequence[str], palette: Sequence[Colour]) -> list[Entry]:
-    """List the classes in a mask, the largest first.
+    """List the classes in a mask, largest first.
 
     Args:
         mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
@@ -87,14 +87,15 @@ def draw_legend(
     """Draw a legend: swatches, names and shares in columns, on white.
 
     The swatch of a black class is crossed out, because an overlay leaves its pixels unchanged. A name that is too long
-    is cut. The font has no accents, and letters are drawn without; a bare id, or a name with letters that are not
-    Latin, is replaced by "class" and the id.
+    is cut. The font has no accents, so accented letters are drawn without them. A bare id, or a name with
+    non-Latin letters, is replaced by "class" and the id.
 
     Args:
         entries: Lines of the legend, in their order.
-        width: Width of the picture.
+        width: Width of the picture, in pixels.
         text_size: Size of the text, in pixels.
-        max_height: Largest height. Entries that don't fit are counted in a last line. At least two lines are drawn.
+        max_height: Largest height, in pixels. Entries that don't fit are counted in a last line. At least two lines
+            are drawn.
 
     Returns:
         Picture of shape (h, width, 3), uint8, RGB.
@@ -173,7 +174,7 @@ class _Table:
         return rows
 
     def _rows(self, lengths: list[int]) -> int:
-        """Return the least number of rows with which all columns fit."""
+        """Return the smallest number of rows with which all columns fit."""
         for rows in range(1, len(lengths)):
             columns = [lengths[start : start + rows] for start in range(0, len(lengths), rows)]
             width = sum(self._beside + max(column) for column in columns) + self._gap * (len(columns) - 1)
@@ -200,10 +201,10 @@ def percent(share: float) -> str:
 
 
 def shown_name(entry: Entry) -> str:
-    """Return the name of a class as a legend has it.
+    """Return the name of a class as the legend shows it.
 
-    The font has no accents: letters are drawn without. A bare id, or a name with other letters, becomes "class" and
-    the id.
+    The font has no accents, so accented letters lose them. A bare id, or a name with non-Latin letters, becomes
+    "class" and the id.
     """
     parts = unicodedata.normalize("NFKD", entry.name.translate(_LATIN))
     name = "".join(each for each in parts if not unicodedata.combining(each)).strip()
@@ -213,7 +214,7 @@ def shown_name(entry: Entry) -> str:
 
 @lru_cache(maxsize=4096)
 def _has_letters(text: str) -> bool:
-    """Return whether the font has a picture of each character."""
+    """Return whether the font has a glyph for each character."""
     from PIL import ImageFont
 
     font = ImageFont.load_default(SMALLEST_TEXT)

@@ -1,4 +1,4 @@
-"""Manifest of a job: one JSON line per image, in order, written as the job goes on."""
+"""Manifest of a job: one JSON line per image, in order, written while the job runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Manifest:
 
     Args:
         path: File to write, or None for no manifest.
-        networks: What computes the logits: form, precision and device of each network.
-        overwrite: Whether an earlier manifest may be replaced. Another file never is.
+        networks: Description of each network: form, precision and device.
+        overwrite: Whether an earlier manifest may be replaced. Any other file never is.
 
     Raises:
         OutputError: If the file can't be written.
@@ -55,7 +55,7 @@ class Manifest:
         """Write the line of one image.
 
         Raises:
-            OutputError: If it can't be written.
+            OutputError: If the line can't be written.
         """
         if self._file is None or self._path is None:
             return

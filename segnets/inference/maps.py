@@ -1,4 +1,4 @@
-"""Logits at the size of an image, and what is decoded from them: masks, probabilities, confidence, entropy.
+"""Decode logits at the size of an image into masks, probabilities, confidence and entropy.
 
 Everything is computed on the CPU, in bands of rows that fit into its caches. Logits of all classes at the image's size,
 which take 12 GB for 21 classes of a 12000x12000 image, are never held.
@@ -24,9 +24,9 @@ from segnets.inference._threads import share
 from segnets.inference.cells import argmax
 from segnets.inference.resized_logits import BAND, Band, Mask, ResizedLogits, dtype_of_ids
 
-# Neighbouring bands both resize the rows of the logits at their border.
+# Neighbouring bands both resize the rows of logits at their shared border.
 _MIN_ROWS = 8
-# Where a probability is smaller, its logarithm is that of this one. float32 has no much smaller numbers.
+# Smaller probabilities are raised to this one before the logarithm. It is close to the smallest float32.
 _SMALLEST = np.float32(1e-38)
 
 
@@ -61,7 +61,7 @@ class LogitMaps(Protocol):
         """
 
     def crop(self, top: int, bottom: int, left: int, right: int) -> LogitMaps:
-        """Return the logits of a part of the image. Apart from rounding, they are the same there.
+        """Return the logits of a part of the image, equal to those of the whole apart from rounding.
 
         Args:
             top: First row, from 0.
@@ -79,7 +79,7 @@ class AveragedMaps:
 
     Args:
         maps: Logits of the same image, at least one.
-        decoding: Rule that says how the logits become probabilities.
+        decoding: Rule that determines how logits become probabilities.
 
     Raises:
         ValueError: If `maps` is empty, or their sizes or numbers of channels differ.
@@ -167,7 +167,8 @@ def confidence(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32]:
         decoding: Rule that turns logits into ids.
 
     Returns:
-        Probabilities of shape (H, W), float32, 0..1. For the rule "multilabel", that of the least certain plane.
+        Probabilities of shape (H, W), float32, 0..1. For the rule "multilabel", those of the least
+            certain plane.
 
     Raises:
         ValueError: If the rule contradicts the number of channels.
@@ -207,7 +208,7 @@ def entropy(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32]:
 
 
 def probabilities(maps: LogitMaps, decoding: Decoding) -> npt.NDArray[np.float32]:
-    """Compute the probability of each id at each pixel. It holds all of them: 4 bytes per id and pixel.
+    """Compute the probability of each id at each pixel. The result takes 4 bytes per id and pixel.
 
     Args:
         maps: Logits of the image.
@@ -293,7 +294,7 @@ def _sigmoid(logits: Band) -> Band:
 
 
 def _sigmoids(band: Band) -> Band:
-    """Return the probabilities of 1 and of 0, (2, C, n, W)."""
+    """Return the probabilities of 1 and 0 from logits (C, n, W), (2, C, n, W)."""
     return np.stack((_sigmoid(band), _sigmoid(-band)))
 
 

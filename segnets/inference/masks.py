@@ -1,4 +1,4 @@
-"""Colours for masks. The C++ library draws identical pictures (cpp/src/mask.cpp)."""
+"""Overlays of masks on images. The C++ library draws identical pictures (cpp/src/mask.cpp)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ VOID = 255
 def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[Colour] = ()) -> npt.NDArray[np.uint8]:
     """Blend an image with the colours of a mask at 50 % opacity. Black classes leave the image unchanged.
 
-    So does the id 255 if it has no colour: in masks of PASCAL VOC and others it marks pixels to ignore. A pixel of a
+    The id 255 without a colour does the same: PASCAL VOC and others use it to mark pixels to ignore. A pixel of a
     multi-label mask has the colour of its last plane that is 1, and is unchanged if there is none.
 
     Args:
-        image: Path of an image file or Pillow image, read as `segnets.segment` reads it. Or an array of shape
-            (H, W, 3), uint8, RGB; or a gray one of shape (H, W), (H, W, 1) or (H, W, 2), of which the first band is
-            shown. Of more than three bands the first three are shown.
+        image: Path of an image file or Pillow image, read as `segnets.segment` reads it; an array of shape
+            (H, W, 3), uint8, RGB; or a gray array of shape (H, W), (H, W, 1) or (H, W, 2), whose first band is
+            shown. If an array has more than three bands, the first three are shown.
         mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
         palette: One RGB colour (0..255) per class id; empty for PASCAL VOC's colours.
 

@@ -11,9 +11,9 @@ from pathlib import PurePath, PurePosixPath
 def output_names(
     images: Sequence[PurePath], endings: Sequence[str], videos: Collection[int] = ()
 ) -> list[PurePosixPath]:
-    """Return a name without ending for the outputs of each image.
+    """Choose a name without suffix for the outputs of each image.
 
-    It is the path of the image below its source, without its suffix. If two images would share an output, they keep
+    The name is the image's path below its source, without its suffix. If two images would share an output, they keep
     their suffixes (`a.jpg` and `a.png` give `a.jpg.png` and `a.png.png`), and if that is not enough, later ones get a
     number. Names that differ only in case count as equal, because some file systems don't distinguish them.
 

@@ -1,4 +1,4 @@
-"""Networks behind one protocol: models in memory, weights files and exported files."""
+"""One protocol for networks: models in memory, weights files and exported files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Logits:
 
     Attributes:
         values: Logits of shape (N, C, h, w), or (C, h, w), float32, on the CPU.
-        size: Height and width to which the network resizes them, or None if it has done so. They are resized to the
-            image later, and both resizes at once are faster.
+        size: Height and width to which the network would resize the logits, or None if it has done so. The resize is
+            left for later because combining it with the resize to the image is faster.
         align_corners: Whether the network's resize aligns the centres of the corner pixels.
     """
 
@@ -49,11 +49,11 @@ class Logits:
         return replace(self, values=self.values[index])
 
     def batch(self) -> Logits:
-        """Return the logits of one image as those of a batch of one."""
+        """Return the logits of one image as a batch of one."""
         return replace(self, values=self.values[None])
 
     def resized(self) -> Tensor:
-        """Return what the network returns: logits of its input's size, (N, C, H, W)."""
+        """Return the logits at the size of the network's input, (N, C, H, W)."""
         return self.values if self.size is None else resize_bilinear(self.values, list(self.size), self.align_corners)
 
 
@@ -61,7 +61,7 @@ class Network(Protocol):
     """A network that turns images into logits.
 
     Attributes:
-        name: Name of the file, or of the model's class, for messages.
+        name: Name of the file or of the model's class, for messages.
         card: Classes, colours, preprocessing and decoding.
         num_classes: Number of channels of the logits.
         device: Device of the input and of the logits.
@@ -86,14 +86,14 @@ class Network(Protocol):
         """Turn images, (N, H, W, K) uint8, into the network's input, (N, K, h, w) float32, both on the CPU.
 
         Raises:
-            ImageError: If `images` is no such tensor, or would become too large.
+            ImageError: If `images` has another shape or dtype, or would become too large.
         """
 
     def logits(self, batch: Tensor) -> Logits:
-        """Compute logits, (N, C, h, w) float32, from an input on the CPU. They are on the CPU too.
+        """Compute logits, (N, C, h, w) float32 on the CPU, from an input on the CPU.
 
         Raises:
-            ImageError: If they don't fit into memory.
+            ImageError: If the computation does not fit into memory.
         """
 
     def own_mask(self, images: Tensor, logits: Logits) -> Tensor:
@@ -134,9 +134,9 @@ class ModelNetwork(_Base):
         name: Name for messages.
         card: Classes, colours, preprocessing and decoding.
         device: Device to run on; the model is moved there.
-        dtype: Precision between the image and the logits. On a GPU, autocast chooses the operations that are computed
-            in bfloat16 or float16.
-        fast: Whether the network may be rewritten for the CPU at hand, which computes the same up to the last bits.
+        dtype: Precision between the image and the logits. On a GPU, autocast chooses which operations run in bfloat16
+            or float16.
+        fast: Whether the network may be rewritten for this CPU, which changes results only by rounding.
 
     Raises:
         PredictError: If the device does not support the precision.
@@ -195,7 +195,7 @@ class ExportedNetwork(_Base):
         return Logits(self._exported.logits(batch.to(self.device)).cpu())
 
     def own_mask(self, images: Tensor, logits: Logits) -> Tensor:
-        """Segment images with the file's own `segment`, or decode the logits if it would prepare images otherwise."""
+        """Segment images with the file's own `segment`, or decode the logits if its preprocessing differs."""
         if self._own_preprocessing:
             return self._exported.segment(images.to(self.device)).cpu()
         return super().own_mask(images, logits)
@@ -213,13 +213,16 @@ def open_network(
 
     Args:
         model: Model in memory, loaded export, or path of a weights file or an exported file.
-        device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU; for an exported file, the
-            device that it was exported for.
+        device: "auto", "cpu", "cuda" or "mps". "auto" chooses a CUDA GPU if there is one, else the CPU; for an exported
+            file, the device that it was exported for.
         dtype: Precision of a model or a weights file: "float32", "bfloat16" on a CPU or GPU that supports it, or
             "float16" on a GPU with CUDA. None means float32, and for an exported file its own precision.
-        resize: Size of images at the network's input instead of the card's: pixels of the short side, (height, width),
-            "x2" for 2 times the image, or "none" for that of the image. None keeps the card's rule.
-        fast: Whether a model may be rewritten for the CPU at hand.
+        resize: Size of the network's input, overriding the card: pixels of the short side, (height, width), "x2" for
+            twice the image, or "none" for the image's own size. None keeps the card's rule.
+        fast: Whether a model may be rewritten for this CPU.
+
+    Returns:
+        The opened network.
 
     Raises:
         PredictError: If the device is missing, or the arguments contradict the file.
@@ -278,7 +281,7 @@ def _is_exported(path: Path) -> bool:
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Refuse files of other projects, and name the way to convert them."""
+    """Refuse files of other projects, and tell how to convert them."""
     if path.suffix.lower() != ".safetensors" and path.is_file() and format_of_suffix(path):
         raise PredictError(
             f"{path}: is not a weights file of segnets. Convert it first: weights-tools convert {path} OUT.safetensors"
@@ -286,7 +289,7 @@ def _refuse_other_files(path: Path) -> None:
 
 
 def _chosen(device: str) -> torch.device:
-    """Return the device, and check that it is there."""
+    """Return the device, and check that it is available."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -311,7 +314,7 @@ def _check_precision(dtype: str, device: torch.device, fast: bool) -> None:
 
 
 def descriptions(networks: Sequence[Network]) -> list[str]:
-    """Return what computes the logits of each network, and on which device, for records."""
+    """Describe each network and its device, for records, for example "model, float32 on cpu"."""
     return [f"{network.form} on {network.device.type}" for network in networks]
 
 

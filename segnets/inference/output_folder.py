@@ -1,4 +1,4 @@
-"""The output folder of a job: what it may contain, what is complete, and whether the outputs fit."""
+"""Output folder of a job: check its contents, find complete outputs and estimate the space needed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class OutputFolder:
     """Output folder of a job.
 
     Args:
-        options: The folder, what is written to it, and what the job may do.
+        options: Options of the job, including the folder and its writers.
         journal: Record of the run.
-        work: The images; those that are complete get their entry.
-        inputs: Every image, also those of other shards.
+        work: The images of this shard; `prepare` sets `kept` of those that are complete.
+        inputs: All images, including those of other shards.
         tables: Names of the files that hold results of all images.
         num_classes: Number of classes of the probabilities.
     """
@@ -46,7 +46,7 @@ class OutputFolder:
         self._num_classes = num_classes
 
     def prepare(self) -> None:
-        """Make the folder, or check that its contents may be kept or replaced; find what is complete.
+        """Create the folder, or check that its contents may be kept or replaced. Find complete images.
 
         Raises:
             OutputError: If the folder can't be used, an output would replace an image, or the disk is too small.
@@ -55,7 +55,7 @@ class OutputFolder:
         folder = self._folder
         try:
             folder.mkdir(exist_ok=True)
-            # Another shard may be starting here at this moment: it makes the folder of the record first.
+            # Another shard may be starting here at the same time. It creates the record's folder first.
             empty = {path.name for path in folder.iterdir()} <= {FOLDER} and not Journal.exists(folder)
         except FileExistsError:
             raise OutputError(f"{folder}: is not a folder; choose another name") from None
@@ -65,7 +65,7 @@ class OutputFolder:
         joins = self._options.shard[1] > 1 and Journal.exists(folder) and self._journal.is_empty()
         if not empty and not self._options.overwrite:
             self._check_record(goes_on=self._options.resume or joins)
-        self._journal.lock()  # before anything of another process is touched
+        self._journal.lock()  # before touching files of another process
         self._remove_temporaries()
         if self._options.overwrite:
             self._journal.clear()
@@ -74,7 +74,7 @@ class OutputFolder:
         self._check_space()
 
     def _check_record(self, *, goes_on: bool) -> None:
-        """Check that what is in the folder was made by this run."""
+        """Check that the folder's contents come from a run with the same settings."""
         folder = self._folder
         if not goes_on:
             raise OutputError(
@@ -92,10 +92,10 @@ class OutputFolder:
             )
 
     def _resume(self) -> None:
-        """Find what is complete, and remove what is not.
+        """Keep complete images, and remove incomplete outputs.
 
         Raises:
-            OutputError: If an output would replace that of an image that is not of this run.
+            OutputError: If an output would replace that of an image outside this run.
         """
         folder = self._folder
         recorded = self._journal.entries()
@@ -119,7 +119,7 @@ class OutputFolder:
                     (folder / path).unlink(missing_ok=True)
 
     def _remove_temporaries(self) -> None:
-        """Remove what a killed process left. Shards can't: other shards may be writing."""
+        """Remove temporary files of a killed process. Shards skip this because other shards may be writing."""
         if self._options.shard[1] > 1 or any((self._folder / FOLDER).glob("*-of-*.lock")):
             return
         folders = {
@@ -134,7 +134,7 @@ class OutputFolder:
         """Check that no output replaces an image or the manifest, and that no link leads out of the folder.
 
         Raises:
-            OutputError: If one does.
+            OutputError: If an output would replace such a file, or a link leads out.
         """
         folder = os.path.realpath(self._folder)
         inside = {
@@ -158,10 +158,10 @@ class OutputFolder:
                     )
 
     def _check_space(self) -> None:
-        """Check that the outputs fit on the disk, by a low estimate from the headers of some images.
+        """Check that the outputs fit on the disk, with a low estimate from the headers of some images.
 
         Raises:
-            OutputError: If they don't.
+            OutputError: If the outputs don't fit.
         """
         todo = [task.item for task in self._work if task.kept is None]
         pixels = []
@@ -183,7 +183,7 @@ class OutputFolder:
 
 
 def _outputs_of(task: Task, endings: Sequence[str]) -> list[str]:
-    """Return paths of outputs below the folder; of a video, those that other images could have too."""
+    """Return output paths relative to the folder. For a video, only those that could clash with other images."""
     if is_video(task.item.source):
         return [f"{task.name}.overlay.mp4", *(f"{task.name}/000001{ending}" for ending in endings)]
     return [f"{task.name}{ending}" for ending in endings]

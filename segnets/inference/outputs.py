@@ -1,4 +1,4 @@
-"""Outputs of one image or video of a job: files that appear complete or not at all."""
+"""Outputs of one image or video of a job. Files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from segnets.inference.prediction import Prediction
 from segnets.inference.sources import Item
 from segnets.inference.writers import FileWriter, TableWriter
 
-# Of Linux, macOS and Windows alike.
+# The limit is the same on Linux, macOS and Windows.
 _LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
 class Writers:
-    """What a job writes.
+    """Writers of a job's outputs.
 
     Attributes:
         files: Writers of one file per image, by name.
@@ -35,7 +35,7 @@ class Writers:
 
     @property
     def endings(self) -> list[str]:
-        """What the outputs of one image add to its name. A georeferenced image gets a GeoTIFF too."""
+        """Return the suffixes of one image's outputs, including the GeoTIFF of a georeferenced image."""
         return [writer.suffix for writer in self.files.values()] + [".tif"] * ("mask" in self.files)
 
 
@@ -45,8 +45,8 @@ class Task:
 
     Attributes:
         item: The image or video.
-        name: Name of its outputs below the folder, without ending.
-        kept: Its entry from an earlier run if it is complete.
+        name: Name of its outputs relative to the folder, without suffix.
+        kept: Entry of an earlier run if the outputs are complete, else None.
     """
 
     item: Item
@@ -59,7 +59,7 @@ class Task:
         return self.item.source, self.name
 
     def failed(self, error: ImageError, notices: tuple[str, ...] = ()) -> Entry:
-        """Return the entry of a failure."""
+        """Return the entry of a failed image."""
         reason = str(error) if self.item.source in str(error) else f"{self.item.source}: {error}"
         return replace(self.entry(), state="failed", reason=reason, notices=notices)
 
@@ -69,13 +69,13 @@ class Task:
 
 
 class Outputs:
-    """Files that belong together: if a `with` block raises an error, those that are complete are removed too.
+    """Files that belong together. If the `with` block raises an error, even complete ones are removed.
 
     Args:
         folder: Output folder.
 
     Attributes:
-        sizes: Size in bytes of each complete file by its path below the folder.
+        sizes: Size in bytes of each complete file, by its path relative to the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,27 +86,27 @@ class Outputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, Exception):  # what was written before Ctrl-C stays
+        if kind is not None and issubclass(kind, Exception):  # files written before Ctrl-C stay
             for name in self.sizes:
                 (self._folder / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file for writing; it gets its name at the end of the `with` block.
+        """Open a file for writing. It gets its final name at the end of the `with` block.
 
         Raises:
-            OutputError: If it can't be written.
+            OutputError: If the file can't be written.
         """
         with atomic_write(self.path(name), durable=False) as file:
             yield file
             self.sizes[name] = file.seek(0, 2)
 
     def path(self, name: str) -> Path:
-        """Return the path of a file, and make its folder.
+        """Return the path of a file, and create its folder.
 
         Raises:
             ImageError: If the name is too long for the file system.
-            OutputError: If the folder can't be made.
+            OutputError: If the folder can't be created.
         """
         path = self._folder / name
         if len(os.fsencode(path.name)) > _LONGEST_NAME:
@@ -118,15 +118,21 @@ class Outputs:
         return path
 
     def add(self, name: str) -> None:
-        """Record a file that was written otherwise."""
+        """Record a file that was not written through `open`."""
         self.sizes[name] = (self._folder / name).stat().st_size
 
 
 def write_image(task: Task, prediction: Prediction, writers: Writers, folder: Path) -> Entry:
     """Write the outputs of one image.
 
+    Args:
+        task: The image.
+        prediction: Its prediction.
+        writers: Writers of the outputs.
+        folder: Output folder.
+
     Returns:
-        The image's entry, also if it failed.
+        The image's entry, even if the image failed.
 
     Raises:
         OutputError: If a file can't be written.

@@ -1,4 +1,4 @@
-"""Write a video with the times and the sound of another one. PyAV is imported when first used (extra `video`)."""
+"""Write a video with the times and sound of another video. PyAV is imported when first used (extra `video`)."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class OverlayVideo:
     colours are stored at full resolution (yuv444p), which some players do not support.
 
     The file has the name NAME.partial.mp4 until it is complete. It plays at any time, up to about the last two seconds,
-    also if the process was killed. If the `with` block raises, the partial file is kept.
+    even if the process was killed. If the `with` block raises, the partial file is kept.
 
     Args:
         path: File to write, NAME.mp4.
-        like: Video whose times, size and sound are taken.
+        like: Video that provides the times, size and sound.
         overwrite: Whether to replace an existing file.
 
     Attributes:
@@ -109,8 +109,8 @@ class OverlayVideo:
         """Add a frame.
 
         Args:
-            frame: Frame of the other video, whose time the new one gets.
-            pixels: (H, W, 3) uint8, RGB, of the size of that frame.
+            frame: Frame of the other video, which provides the time.
+            pixels: Picture of shape (H, W, 3), uint8, RGB, of the same size as `frame`.
 
         Raises:
             ValueError: If `pixels` has another shape or dtype.
@@ -154,7 +154,7 @@ class OverlayVideo:
         except OutputError:
             if kind is None:
                 raise
-            return  # the error of the block is the one to report
+            return  # the block's own error is the one to report
         if kind is None and not self._frames:
             raise OutputError(f"{str(self.path)!r}: not written, because no frame was")
         if kind is None:
@@ -173,7 +173,7 @@ class OverlayVideo:
 
 
 class _NoAudio:
-    """Stands for `_AudioCopy` where there is nothing to copy."""
+    """Stand-in for `_AudioCopy` if there is no sound to copy."""
 
     notices: tuple[str, ...] = ()
 
@@ -191,7 +191,7 @@ class _NoAudio:
 
 
 class _AudioCopy:
-    """Copies the packets of all audio streams of a file, in step with the frames."""
+    """Copy of the packets of all audio streams of a file, in step with the frames."""
 
     def __init__(self, video: Video) -> None:
         self._origin = video.origin
@@ -244,7 +244,7 @@ class _AudioCopy:
 def _filter(stream: Any) -> Any:
     """Return the filter that packets of this stream need in MP4, or None.
 
-    Transport streams describe AAC in every packet, and MP4 does so once.
+    Transport streams describe AAC in every packet; MP4 describes it once.
     """
     if stream.codec_context.name != "aac" or stream.codec_context.extradata:
         return None

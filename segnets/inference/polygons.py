@@ -58,7 +58,7 @@ def feature_collection(mask: npt.NDArray[np.integer], classes: Sequence[str]) ->
         Features are in the order of the ids, then from top to bottom. The member "size" is [H, W].
 
     Raises:
-        ImageError: If the mask has another shape, or an id without a class.
+        ImageError: If the mask has another shape, or contains an id without a class.
     """
     features = []
     for region in _all_regions(mask):
@@ -92,13 +92,16 @@ def _all_regions(mask: npt.NDArray[np.integer]) -> list[Region]:
 def regions(mask: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> list[Region]:
     """Trace the regions of a mask.
 
-    The time depends on the pixels and on the corners of the boundaries: a second for some millions of corners.
+    Time grows with the number of pixels and of corners: about a second for a few million corners.
 
     Args:
-        mask: Ids of shape (H, W), not negative.
+        mask: Ids of shape (H, W), at least 0.
 
     Returns:
         The regions in the order of their ids, then by their first pixel from top to bottom and left to right.
+
+    Raises:
+        ImageError: If the mask has another shape.
     """
     if mask.ndim != 2:
         raise ImageError(f"mask of shape {mask.shape}: expected (H, W)")
@@ -108,7 +111,7 @@ def regions(mask: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> list[Regio
     following = sides.following()
     order, first = _cycles(following)
     # So far each corner was turned around one pixel. If a ring passes a corner twice, both passages are exchanged,
-    # which parts the ring in two that touch.
+    # which splits the ring into two that touch.
     if len(candidates := np.flatnonzero(sides.saddle)):
         ring_of = _ring_of(order, first)
         other = sides.across[candidates]
@@ -119,7 +122,7 @@ def regions(mask: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> list[Regio
 
 
 class _Sides:
-    """The straight pieces of all boundaries, longest possible, in the order top, right, bottom, left sides.
+    """Maximal straight pieces of all boundaries, in the order of top, right, bottom and left sides.
 
     Attributes:
         start_y: Row of the pixel at the start of each piece, (n,).
@@ -181,7 +184,7 @@ class _Sides:
         self.saddle = np.concatenate(saddle)
 
     def following(self) -> npt.NDArray[np.int64]:
-        """Return which piece follows each, turning around the same pixel where both ways are possible."""
+        """Return the piece that follows each piece, turning around the same pixel if both ways are possible."""
         return np.where(self.turns, self.around, self.across)
 
     def left_side(self, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,6 +1,6 @@
-"""Changes of a mask: uncertain pixels, classes to keep, small regions, holes.
+"""Post-processing of masks: uncertain pixels, classes to keep, small regions and holes.
 
-Regions are connected along edges, not corners; so a hole may leak through a corner. scipy is imported when first used.
+Regions are connected along edges, not corners, so a hole may leak through a corner. scipy is imported when first used.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _OTHER_COLOUR: Colour = (0, 0, 0)  # overlays leave such pixels unchanged
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """Changes of a mask, in this order.
+    """Changes to a mask, applied in this order.
 
     Attributes:
-        min_confidence: Probability, 0..1, below which a pixel becomes the class "unsure", a new last one. None for no
+        min_confidence: Probability, 0..1, below which a pixel becomes "unsure", a new last class. None adds no
             such class.
-        only: Names or ids of the classes to keep; pixels of others become the class "other", a new last one, which is
+        only: Names or ids of the classes to keep; other pixels become "other", a new last class drawn in
             black. In masks with a plane per class, the other planes become 0. Empty keeps every class.
         min_area: Regions of fewer pixels get the class of the nearest pixel outside of such regions; in masks with a
             plane per class they become 0.
         fill_holes: Holes of up to this many pixels inside of one class, which do not touch the border of the image, get
             that class. Classes take turns by id.
-        functions: Functions that receive and return a mask: (H, W), or planes (C, H, W).
+        functions: Functions that take and return a mask, (H, W), or planes, (C, H, W).
 
     Raises:
         PredictError: If a value is not allowed.
@@ -66,7 +66,7 @@ class PostProcessing:
 
     @property
     def needs_whole_mask(self) -> bool:
-        """Whether the changes depend on more than a pixel itself."""
+        """Whether a change depends on more than the pixel itself."""
         return bool(self.min_area or self.fill_holes or self.functions)
 
     def classes_after(
@@ -78,6 +78,9 @@ class PostProcessing:
             classes: Class names of the model.
             palette: Colours of the model, one per class.
             decoding: Rule that turns logits into ids.
+
+        Returns:
+            Class names and colours after the changes.
 
         Raises:
             PredictError: If a class to keep does not exist, or a change does not suit the decoding.
@@ -108,6 +111,9 @@ class PostProcessing:
 
         Returns:
             A mask of the same shape; uint16 if its ids need more than 8 bits.
+
+        Raises:
+            PredictError: If a function does not return a mask of the expected shape and type.
         """
         confidences = None if self.min_confidence is None else confidence(maps, decoding)
         return self.apply_to_regions(self.apply_to_pixels(mask, confidences, classes))
@@ -116,7 +122,7 @@ class PostProcessing:
         """Apply the changes that need the whole mask, after `apply_to_pixels`: regions, holes and functions.
 
         Args:
-            mask: Class ids, (H, W), or planes, (C, H, W); changed in place where that is possible.
+            mask: Class ids, (H, W), or planes, (C, H, W); changed in place if possible.
         """
         planes = mask if mask.ndim == 3 else None
         if self.min_area > 1:
@@ -143,7 +149,7 @@ class PostProcessing:
         """Apply the changes that depend on a pixel only: `min_confidence` and `only`.
 
         Args:
-            mask: Class ids, (H, W), or planes, (C, H, W); changed in place where that is possible.
+            mask: Class ids, (H, W), or planes, (C, H, W); changed in place if possible.
             confidences: Probability of the class of each pixel, (H, W); needed for `min_confidence`.
             classes: Class names of the model.
         """
@@ -153,7 +159,7 @@ class PostProcessing:
             mask = mask.astype(np.uint16)
         kept = self._kept(classes)
         if self.min_confidence is not None:
-            assert confidences is not None  # the caller's part
+            assert confidences is not None  # guaranteed by the caller
             mask[confidences < self.min_confidence] = following
             following += 1
             kept.add(following - 1)
@@ -189,7 +195,7 @@ def _unused_colour(palette: Sequence[Colour]) -> Colour:
 
 
 def _without_small_regions(mask: Mask, min_area: int) -> Mask:
-    """Give regions of fewer pixels the class of the nearest pixel outside of such regions."""
+    """Give regions smaller than `min_area` pixels the class of the nearest pixel outside such regions."""
     small = np.zeros(mask.shape, dtype=bool)
     for class_id in np.unique(mask):
         small |= _small(mask == class_id, min_area)
@@ -201,7 +207,7 @@ def _without_small_regions(mask: Mask, min_area: int) -> Mask:
 
 
 def _small(inside: npt.NDArray[np.bool_], min_area: int) -> npt.NDArray[np.bool_]:
-    """Return the pixels of regions that have fewer pixels."""
+    """Return the pixels of regions with fewer than `min_area` pixels."""
     labels, count = _ndimage().label(inside)
     sizes = np.bincount(labels.reshape(-1), minlength=count + 1)
     small: npt.NDArray[np.bool_] = (sizes < min_area)[labels] & inside
