@@ -20,7 +20,7 @@ from segnets.inference.taps import Taps
 _Ids = npt.NDArray[Any]
 _Integers = npt.NDArray[np.int64]
 
-# Most outputs of a run. Cells are decoded as a whole, and must stay small.
+# Largest number of outputs in a run. Cells are decoded as a whole, and must stay small.
 _LONGEST = 64
 
 

@@ -1,4 +1,4 @@
-"""The result of segmenting one image: mask, probabilities, areas, polygons, pictures.
+"""Result of segmenting one image: mask, probabilities, areas, polygons and pictures.
 
 Shapes: H W the image as it is displayed, K its channels, C classes.
 """
@@ -33,7 +33,7 @@ _NAMED_CLASSES = 3  # in the text form
 
 @dataclass
 class Seconds:
-    """Seconds that one image took. In a batch, each image has an equal part of the batch's time.
+    """Processing time of one image in seconds. In a batch, each image gets an equal share of the batch's time.
 
     Attributes:
         decode: Reading and decoding of the image file.
@@ -49,14 +49,14 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """The sum of all parts."""
+        """Sum of all steps, in seconds."""
         return self.decode + self.network + self.post + self.write
 
 
 class Prediction:
     """Result of segmenting one image.
 
-    In a notebook it shows itself as a picture with a legend.
+    A notebook displays it as a picture with a legend.
 
     Args:
         source: Name of the image: its path, or a description of an image in memory.
@@ -67,9 +67,9 @@ class Prediction:
         image: Pixels of shape (H, W, K), uint8, or None if they are not kept.
         maps: Logits at the image's size, or None if they are not kept.
         decoding: Rule that turned the logits into ids.
-        error: The reason why there is no mask.
+        error: Reason why there is no mask.
         notices: Remarks on the image, for example that only the first frame was read.
-        seconds: Seconds that the image took.
+        seconds: Processing time of each step.
         num_classes: Number of classes if `classes` is empty; None takes it from the palette, the logits or the mask.
 
     Attributes:
@@ -82,12 +82,12 @@ class Prediction:
         decoding: Rule that turned the logits into ids.
         error: An ImageError for an image that can't be read, which all methods raise; else None.
         notices: Remarks on the image.
-        seconds: Seconds that the image took.
+        seconds: Processing time of each step.
 
     Raises:
-        ImageError: If the mask has another shape, or an id without a class. The id 255 may have none: it marks pixels
-            to ignore.
-        ValueError: If both or none of `mask` and `error` are given, or the numbers of names and colours differ.
+        ImageError: If the mask has another shape, or contains an id without a class. The id 255 may have none: it
+            marks pixels to ignore.
+        ValueError: If both or neither of `mask` and `error` are given, or the numbers of names and colours differ.
 
     Example:
         >>> prediction = segnets.Predictor("weights.safetensors").predict("photo.jpg")
@@ -146,8 +146,8 @@ class Prediction:
         """Compute the probability of each class at the image's size. This takes 4 bytes for each class and pixel.
 
         Returns:
-            Probabilities of shape (C, H, W), float32, 0..1, one channel per class. They add up to 1, but for the rule
-            "multilabel" each is independent of the others.
+            Probabilities of shape (C, H, W), float32, 0..1, one channel per class. They add up to 1, except for the
+            rule "multilabel", whose classes are independent.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
@@ -159,7 +159,7 @@ class Prediction:
     def confidence(self) -> npt.NDArray[np.float32]:
         """Probability of the network's decision, per pixel: shape (H, W), float32, 0..1. Computed at the first access.
 
-        For the rule "multilabel" it is that of the least certain plane.
+        For the rule "multilabel", the probability of the least certain plane is given.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
@@ -181,8 +181,8 @@ class Prediction:
         """Count the pixels of each class.
 
         Returns:
-            Number of pixels by class name, in the order of the ids, 0 for classes that are not in the image. If a name
-            belongs to several classes, its id follows from the second on: "other", "other (7)".
+            Number of pixels by class name, in the order of the ids, 0 for classes that are not in the image. If several
+            classes share a name, the later ones have their id appended: "other", "other (7)".
 
         Raises:
             ImageError: The error of the prediction, if it is set.
@@ -205,7 +205,7 @@ class Prediction:
         """Encode the pixels of each class in the image in COCO's compressed form.
 
         Returns:
-            Encoding by class name, named as in `area`. `pycocotools.mask.decode` reads each.
+            Encoding by class name, named as in `area`. `pycocotools.mask.decode` reads each encoding.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
@@ -214,7 +214,10 @@ class Prediction:
         return {names[class_id]: encoded for class_id, encoded in self.encoded()}
 
     def encoded(self) -> list[tuple[int, Rle]]:
-        """Encode as `rle` does, by class id.
+        """Encode the pixels of each class in the image, with class ids instead of names.
+
+        Returns:
+            Pairs of class id and encoding, in ascending order of the ids.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
@@ -246,7 +249,7 @@ class Prediction:
         """Draw the names, colours and shares of the classes in the image, the largest first.
 
         Args:
-            width: Width of the picture.
+            width: Width of the picture, in pixels.
             text_size: Size of the text, in pixels.
 
         Returns:
@@ -259,11 +262,11 @@ class Prediction:
         return draw_legend(entries, width, text_size)
 
     def picture(self, alpha: float = 0.5, *, max_side: int | None = None) -> npt.NDArray[np.uint8]:
-        """Draw the overlay with the legend below it; the colours alone if the prediction keeps no pixels.
+        """Draw the overlay with the legend below it, or the colours alone if the prediction keeps no pixels.
 
         Args:
             alpha: Opacity of the colours, 0..1.
-            max_side: Reduce the image so that neither side is larger; None keeps its size.
+            max_side: Longest side of the overlay, in pixels; larger images are reduced. None keeps the size.
 
         Returns:
             Picture of shape (h, w, 3), uint8, RGB.
@@ -276,7 +279,7 @@ class Prediction:
         return drawing.draw_picture(self.image, mask, self.classes, self.palette, alpha=alpha, max_side=max_side)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the prediction in the format that the suffix names. A reader never sees an incomplete file.
+        """Write the prediction in the format given by the suffix. Readers never see an incomplete file.
 
         Args:
             path: Path of the file. ".png" is the mask, ".jpg" the overlay with its legend (also ".overlay.png"), ".npz"
@@ -289,8 +292,8 @@ class Prediction:
 
         Raises:
             ImageError: The error of the prediction, if it is set.
-            OutputError: If the suffix is another, or the file can't be written.
-            ValueError: If the prediction does not keep what the format needs.
+            OutputError: If the suffix is unknown, or the file can't be written.
+            ValueError: If the prediction does not keep the image or logits that the format needs.
         """
         from segnets.inference.writers import SUFFIXES, TableWriter
 
@@ -308,7 +311,7 @@ class Prediction:
         return path
 
     def checked_maps(self, what: str) -> LogitMaps:
-        """Return the logits, for a result that needs them.
+        """Return the logits, or raise if there are none.
 
         Args:
             what: Name of the result, for the message.
@@ -323,7 +326,7 @@ class Prediction:
         return self.maps
 
     def checked_mask(self) -> npt.NDArray[np.integer]:
-        """Return the mask.
+        """Return the mask, or raise if there is none.
 
         Raises:
             ImageError: The error of the prediction, if it is set.
@@ -370,7 +373,7 @@ def _count_classes(mask: npt.NDArray[np.integer] | None, maps: LogitMaps | None,
 
 
 def _check_ids(source: str, mask: npt.NDArray[np.integer], num_classes: int) -> None:
-    """Check a mask, and count its pixels only if the largest id looks wrong."""
+    """Check the shape and ids of a mask. Count its pixels only if the largest id looks wrong."""
     if mask.ndim != 2 or (mask.size and not 0 <= int(mask.min()) <= int(mask.max()) < num_classes):
         try:
             class_areas(mask, num_classes)
@@ -384,7 +387,7 @@ def _voc_palette(num_classes: int) -> tuple[Colour, ...]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Return names of which each but the first of its kind has its id appended."""
+    """Make names unique by appending the id to repeated ones."""
     seen: set[str] = set()
     result = []
     for class_id, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Images to predictions: one image, or a stream of them with decoding in the background."""
+"""Segment one image, or a stream of images that are decoded in the background."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ _R = TypeVar("_R")
 
 
 class Predictor:
-    """Segments images with one network, or with the average of several.
+    """Segmentation of images with one network, or with the average of several.
 
-    A model on a CPU is first rewritten as `segnets.export` rewrites it, which takes seconds once and makes every image
-    faster. Masks equal those of the model's or the file's own `segment`, but for near-ties: at most 1 pixel in 10,000.
-    `deterministic=True` removes these.
+    A model on a CPU is first rewritten as `segnets.export` rewrites it. This takes seconds once, and makes every image
+    faster. Masks equal those of the model's or the file's own `segment`, except for near-ties in at most 1 pixel in
+    10,000. `deterministic=True` removes these differences.
 
     Args:
         model: Model in eval mode, loaded export, or path of a weights file (`.safetensors`) or an exported file (`.ts`,
             `.pt2`, `.onnx`); or a list of these, whose probabilities are averaged and whose class names must agree. A
-            `.ts` or `.pt2` is a program, which is executed: load only files that you trust. None takes the network of
-            street scenes in `segnets.shipped`, which is for non-commercial use, and says so to the logger "segnets".
-        device: "auto", "cpu", "cuda" or "mps". "auto" is a GPU that CUDA finds, else the CPU.
+            `.ts` or `.pt2` is a program, which is executed: load only files that you trust. None uses the
+            shipped network for street scenes (`segnets.shipped`), for non-commercial use, and logs that to "segnets".
+        device: "auto", "cpu", "cuda" or "mps". "auto" chooses a CUDA GPU if there is one, else the CPU.
         dtype: Precision of models and weights files: "float32", "bfloat16" on CPUs and GPUs that support it, or
-            "float16" on GPUs with CUDA. None for float32, and for an exported file its own. Others than float32 change
-            more pixels.
-        resize: Size of images at the network's input instead of the model's own rule: pixels of the short side,
-            (height, width), "x2" for 2 times the image, or "none" for that of the image.
+            "float16" on GPUs with CUDA. None means float32, or an exported file's own precision. Lower precisions
+            change more pixels.
+        resize: Size of the network's input, overriding the model's own rule: pixels of the short side,
+            (height, width), "x2" for twice the image, or "none" for the image's own size.
         deterministic: Whether masks must equal those of the model's or the file's own `segment` bit for bit. Models are
             not rewritten, and images are computed one by one.
         flip: Whether to average with the prediction of the mirrored image.
         scales: Sizes to average, relative to the network's usual input, for example (0.75, 1.0, 1.25).
-        postprocessing: Changes of the mask: thresholds, small regions, holes, classes.
-        max_pixels: Largest image to decode. Its size is read from its header first.
+        postprocessing: Changes to the mask: thresholds, small regions, holes, classes.
+        max_pixels: Largest image to decode, in pixels. The size is read from the header first.
 
     Attributes:
         networks: The networks.
         classes: One name per class id, after postprocessing; numbers if the model has no names.
         palette: One RGB colour per class id, after postprocessing; PASCAL VOC's if the model has none.
-        computation: What turns decoded images into predictions.
+        computation: Networks and rules that turn decoded images into predictions.
 
     Raises:
         PredictError: If the list of models is empty, the models do not fit together, the device is missing, or it does
@@ -136,7 +136,7 @@ class Predictor:
         Args:
             image: Path of an image file, bytes of one, binary file object, Pillow image, array or tensor (H, W, K)
                 uint8, or uint16, which is scaled; (H, W) for gray. RGB for three channels.
-            tile: Side of the tiles in which a large image is segmented, a multiple of 32 such as 1024. The prediction
+            tile: Side of the tiles in pixels, a multiple of 32 such as 1024. The prediction
                 then has no logits. None segments the whole image at once.
             overlap: Number of pixels that neighbouring tiles share.
 
@@ -161,18 +161,18 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Segment many images in order. Images are decoded in the background, and only a few are held at a time.
 
-        An image that can't be read, or fails otherwise, gives a prediction with `error`, and the stream goes on.
+        An image that can't be read, or fails otherwise, gives a prediction with `error` set, and the stream continues.
 
         Args:
             sources: A path of a file, a folder or a pattern such as `photos/*.jpg`, or an image as for `predict`; or an
-                iterable of these, also a generator.
+                iterable of these, including a generator.
             batch_size: Number of images to compute together. Only neighbours of equal size at the network's input are
                 computed together. None for 1 on a CPU, where a batch is no faster, and 8 on a GPU.
             workers: Number of threads that decode images.
             recursive: Whether folders inside of folders are searched too.
 
         Yields:
-            One prediction for each image. It holds the image and its logits: of many images, keep the masks only.
+            One prediction for each image. It holds the image and its logits; keep only the masks of many images.
 
         Raises:
             ImageError: If a folder can't be read, or a folder or a pattern has no images.
@@ -194,7 +194,7 @@ class Predictor:
         Args:
             items: Images.
             finish: Function that receives the number of an item, from 0, and its prediction, for example to write it.
-            batch_size: Number of images to compute together; batches start at its multiples, whatever fails.
+            batch_size: Number of images to compute together; batches start at its multiples, even if images fail.
             workers: Number of threads that decode and finish.
 
         Yields:
@@ -227,13 +227,13 @@ class Predictor:
             if failure is not None and not isinstance(failure, StopIteration):
                 raise failure
         finally:
-            # After an error, or if the caller stopped: drop what waits, and wait for what runs.
+            # After an error, or if the caller stopped: drop waiting tasks, and wait for running ones.
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(source, Generator):
                 source.close()
 
     def batch_size(self, wanted: int | None) -> int:
-        """Return how many images are computed together if this number is wanted, or None for the usual one."""
+        """Return the batch size to use: `wanted`, or the default if it is None."""
         if self.deterministic:
             return 1
         return wanted or (1 if self.networks[0].device.type == "cpu" else 8)

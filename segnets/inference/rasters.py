@@ -1,4 +1,4 @@
-"""Images that are read in windows, so that they never need to fit into memory.
+"""Read images in windows, so that they need not fit into memory.
 
 TIFF files are read through GDAL (rasterio, the extra `geo`), which decodes only the blocks that a window needs. Other
 files, and TIFF files of rare kinds, are decoded whole by `segnets.images`. The pixels are the same either way,
@@ -26,19 +26,19 @@ from segnets.images import MAX_PIXELS, ImageData, image_size, read_image
 if TYPE_CHECKING:
     from segnets.images import ImageLike
 
-# Least number of bytes of decoded blocks that GDAL keeps. By default it takes 5 % of the machine's memory.
+# Smallest cache of decoded blocks in GDAL, in bytes. GDAL's default is 5 % of the machine's memory.
 MIN_CACHE = 64 << 20
 _MAX_CACHE = (1 << 31) - 1  # the largest that rasterio can set
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PROFILE = 258, 262, 274, 34675
 _GEOREFERENCE = (33550, 34264, 34735)
-# Gray, RGB and YCbCr. GDAL gives other values as they are stored: inverted, of a palette, CMYK, Lab.
+# Gray, RGB and YCbCr. GDAL returns other values as stored: inverted, palette indices, CMYK or Lab.
 _PLAIN = (1, 2, 6)
 
 
 @dataclass(frozen=True)
 class Geo:
-    """Place of an image on the Earth.
+    """Georeference of an image.
 
     Attributes:
         crs: Coordinate reference system as WKT, or "" if it is unknown.
@@ -51,14 +51,14 @@ class Geo:
 
 
 class Raster(Protocol):
-    """An image that is read by windows.
+    """Image that is read in windows.
 
     Attributes:
         name: Name for messages.
-        height: Height H as it is displayed.
-        width: Width W as it is displayed.
+        height: Displayed height H, in pixels.
+        width: Displayed width W, in pixels.
         channels: Number K of channels.
-        geo: Place on the Earth, or None.
+        geo: Georeference, or None.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Raster(Protocol):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was assumed or left out so far, a phrase each, as in `ImageData`."""
+        """Assumptions and omissions so far, one phrase each, as in `ImageData`."""
 
     def read(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint8]:
         """Return the pixels of a window, (bottom - top, right - left, K) uint8.
@@ -87,21 +87,21 @@ class Raster(Protocol):
 
 
 def open_raster(source: ImageLike | ImageData, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> Raster:
-    """Open an image to read it by windows.
+    """Open an image to read it in windows.
 
     Args:
-        source: Decoded image, or what `read_image` takes. Paths of TIFF files are read by windows, everything else is
-            decoded whole.
+        source: Decoded image, or any source that `read_image` accepts. TIFF files given by path are read in windows;
+            everything else is decoded whole.
         channels: Number of channels of the pixels, as for `read_image`. For 3 and 1, further bands of a TIFF file are
             left out.
-        max_pixels: Largest number of pixels to decode whole. Reading by windows has no limit.
+        max_pixels: Largest number of pixels to decode whole. Reading in windows has no limit.
 
     Returns:
         The image. It is closed at the end of a `with` block.
 
     Raises:
-        ImageError: If the image can't be read, or has other channels, or more pixels than `max_pixels` and can't be
-            read by windows.
+        ImageError: If the image can't be read, has other channels, or has more than `max_pixels` pixels and can't be
+            read in windows.
     """
     if isinstance(source, ImageData):
         return _Pixels("image", source, None)
@@ -112,9 +112,9 @@ def open_raster(source: ImageLike | ImageData, channels: int = 3, *, max_pixels:
 
 
 def georeference(path: Path) -> Geo | None:
-    """Return the place on the Earth that the tags of a TIFF file state, without reading its pixels.
+    """Return the georeference in the tags of a TIFF file, without reading its pixels.
 
-    It is None for other files, for files that state none, and if rasterio is missing or can't open the file.
+    The result is None for other files, for files without one, and if rasterio is missing or can't open the file.
     """
     if not _is_tiff(path) or not any(tag in _tags(path) for tag in _GEOREFERENCE):
         return None
@@ -138,7 +138,7 @@ class _Closing:
 
 
 class _Pixels(_Closing):
-    """An image that is decoded whole."""
+    """Image that is decoded whole."""
 
     def __init__(self, name: str, image: ImageData, geo: Geo | None) -> None:
         self.name, self.geo = name, geo
@@ -151,7 +151,7 @@ class _Pixels(_Closing):
 
 
 class _Windows(_Closing):
-    """A TIFF file that is read by windows.
+    """TIFF file that is read in windows.
 
     Args:
         path: Path of the file.
@@ -160,8 +160,8 @@ class _Windows(_Closing):
         channels: Number of channels of the pixels.
         bits: Bits per channel.
         profile: Embedded colour profile, or None.
-        geo: Place on the Earth, or None.
-        notices: What is assumed or left out.
+        geo: Georeference, or None.
+        notices: Assumptions and omissions.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class _Windows(_Closing):
 
 
 def is_georeferenced(path: Path) -> bool:
-    """Return whether a file is a TIFF file with a place on the Earth. Only its tags are read."""
+    """Return whether a file is a georeferenced TIFF. Only its tags are read."""
     return _is_tiff(path) and any(tag in _GEOREFERENCE for tag in _tags(path))
 
 
@@ -284,7 +284,7 @@ def _by_windows(
     """Return the image if windows give the same pixels as decoding it whole, else None.
 
     Raises:
-        ImageError: If it has other channels, or each of its blocks is too large.
+        ImageError: If the file has other channels, or its blocks are too large.
     """
     types = {*dataset.dtypes}
     bits = max(tags.get(_BITS, (1,)))
@@ -310,7 +310,7 @@ def _by_windows(
 
 
 def _bands(path: Path, dataset: Any, channels: int, notices: list[str]) -> list[int]:
-    """Return the numbers of the bands that make the image.
+    """Return the numbers of the bands that make up the image, from 1.
 
     Raises:
         ImageError: If the file has other bands.
@@ -340,14 +340,14 @@ def _bands(path: Path, dataset: Any, channels: int, notices: list[str]) -> list[
 
 
 def _bytes_of_blocks(dataset: Any) -> int:
-    """Return the bytes of the blocks beside each other, over the whole width."""
+    """Return the size in bytes of one row of blocks, over the whole width."""
     rows, columns = dataset.block_shapes[0]
     blocks = -(-dataset.width // columns)
     return int(rows * columns * blocks * dataset.count * np.dtype(dataset.dtypes[0]).itemsize)
 
 
 def _geo(dataset: Any) -> Geo | None:
-    """Return the place on the Earth that a file states."""
+    """Return the georeference of a file."""
     transform = dataset.transform
     if dataset.crs is None and transform.is_identity:
         return None
@@ -367,7 +367,7 @@ def _tags(path: Path) -> dict[int, Any]:
             tags.load(file)
             wanted = (_BITS, _PHOTOMETRIC, _ORIENTATION, _PROFILE, *_GEOREFERENCE)
             return {tag: tags[tag] for tag in wanted if tag in tags}
-    except Exception:  # Pillow raises any kind for a damaged file
+    except Exception:  # Pillow raises exceptions of any type for a damaged file
         return {}
 
 
@@ -382,7 +382,7 @@ def gdal(cache: int) -> Iterator[None]:
 
 @contextmanager
 def _damage(name: str) -> Iterator[None]:
-    """Turn rasterio's errors to an ImageError."""
+    """Convert rasterio's errors to an ImageError."""
     import rasterio
 
     try:

@@ -1,4 +1,4 @@
-"""Logits of a network, resized to an image in bands of rows, or only where classes meet.
+"""Resize logits of a network to an image in bands of rows, or only where classes meet.
 
 Shapes: C channels of the logits, H W the image, h w the logits.
 """
@@ -33,7 +33,7 @@ _SHARED = 1 << 24
 _NARROW = 64
 # Instead of infinity. Sums of it with rounded weights don't exceed float32.
 _LARGEST = 3e38
-# Part of the cells at borders from which on it is faster to resize all logits.
+# Share of cells at borders above which it is faster to resize all logits.
 _MOST_MIXED = 0.75
 
 
@@ -42,10 +42,10 @@ class ResizedLogits:
 
     Args:
         logits: Logits of shape (C, h, w), floating point, on the CPU.
-        height: Height of the image.
-        width: Width of the image.
-        through: Height and width to which the network itself would resize its logits first. Both resizes are done at
-            once. None if `logits` are what the network returns.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+        through: Height and width to which the network itself would resize its logits first. Both resizes are combined.
+            None if the network returns `logits` without a resize of its own.
         align_corners: Whether the network's own resize aligns the centres of the corner pixels.
 
     Raises:
@@ -102,7 +102,7 @@ class ResizedLogits:
         return torch.from_numpy(result)
 
     def ids(self) -> Mask | None:
-        """Return the argmax at each pixel, (H, W), the lowest id on a tie; None if there is no fast way to do so."""
+        """Return the argmax at each pixel, (H, W), the lowest id on a tie, or None if there is no fast method."""
         _, h, w = self._logits.shape
         if 3 * h * w > self.height * self.width:
             return None
@@ -134,7 +134,7 @@ class ResizedLogits:
 
         def decode(top: int) -> None:
             lines = self._logits[:, top : top + count].float()
-            finite.append(_is_finite(lines))  # if not, the slow way is right too
+            finite.append(_is_finite(lines))  # if not, the slow path is correct too
             result[top : top + count] = argmax(lines.numpy())
 
         self._for_each(decode, range(0, h, count))

@@ -95,7 +95,7 @@ def area(rle: Mapping[str, Any]) -> int:
     """Return the number of pixels that are 1.
 
     Raises:
-        ValueError: As for `decode`.
+        ValueError: If the counts are damaged, or don't fit the size.
     """
     return int(_checked_counts(rle)[1::2].sum())
 
@@ -104,7 +104,7 @@ def bounding_box(rle: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """Return the smallest rectangle around the pixels that are 1: x, y, width, height; all 0 if there are none.
 
     Raises:
-        ValueError: As for `decode`.
+        ValueError: If the counts are damaged, or don't fit the size.
     """
     height = rle["size"][0]
     bounds = np.cumsum(_checked_counts(rle))

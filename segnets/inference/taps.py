@@ -1,4 +1,4 @@
-"""Weights of the inputs that a bilinear resize mixes, along one axis. Two resizes in a row become one."""
+"""Weights of a bilinear resize along one axis. Two successive resizes can be combined into one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """Each output is a sum of T neighbouring inputs, or fewer at the border.
+    """Weights of the T neighbouring inputs, or fewer at the border, that each output sums.
 
     Attributes:
         size: Number of inputs.

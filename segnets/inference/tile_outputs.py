@@ -1,4 +1,4 @@
-"""Outputs of one image of a job that is segmented in tiles, written row by row."""
+"""Outputs of an image that a job segments in tiles, written row by row."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_tiled(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Entry:
-    """Segment an image in tiles, and write its outputs row by row, in memory that does not grow with its height.
+    """Segment an image in tiles and write its outputs row by row. Memory does not grow with the image's height.
 
     Masks of georeferenced images are also written as GeoTIFF, NAME.tif. Overlays of more than 4096 pixels are reduced.
 
@@ -68,7 +68,7 @@ def write_tiled(
         progress: Function that is called after each tile with the numbers of tiles done and of all tiles.
 
     Returns:
-        The image's entry, also if it failed.
+        The image's entry, even if the image failed.
 
     Raises:
         OutputError: If a file can't be written.
@@ -110,7 +110,7 @@ def write_tiled(
 
 @dataclass
 class _TiledImage:
-    """One image, what is computed of it and what is written."""
+    """Image that is segmented in tiles, and the writers of its outputs."""
 
     task: Task
     predictor: Predictor
@@ -173,7 +173,7 @@ class _TiledImage:
         return records
 
     def _fill(self, sinks: Sequence[RowWriter | WholeRows | AreaRows], needs_confidence: bool) -> None:
-        """Give all rows to the writers. None is held when this returns."""
+        """Pass all rows to the writers. No row is held when this returns."""
         for rows in self._rows(needs_confidence):
             with self._time():
                 for sink in sinks:
@@ -220,16 +220,16 @@ class _TiledImage:
 
 
 def check_outputs(image: RowImage, writers: Writers, after: PostProcessing, channels: int) -> None:
-    """Check before any work that an image is not too large for an output or a change of the mask.
+    """Check before any work that an image is not too large for an output or for a change to the mask.
 
     Args:
         image: The image.
         writers: What to write.
-        after: Changes of the mask.
+        after: Changes to the mask.
         channels: Number of channels of the logits.
 
     Raises:
-        ImageError: If it is.
+        ImageError: If the image is too large.
     """
     pixels = image.height * image.width
     size = f"{image.source}: has {image.width}x{image.height} pixels"
@@ -265,7 +265,7 @@ def _with_regions(parts: Iterator[Rows], after: PostProcessing) -> Rows:
 
 
 class _Timed:
-    """A raster that measures the seconds that reading takes."""
+    """Raster that measures its reading time in seconds."""
 
     def __init__(self, raster: Raster) -> None:
         self._raster, self.seconds = raster, 0.0

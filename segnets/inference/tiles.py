@@ -1,4 +1,4 @@
-"""Masks of images of any size, through overlapping tiles whose logits are blended.
+"""Segment images of any size in overlapping tiles whose logits are blended.
 
 Tiles are cut at the image's own resolution, and each goes through the network's own preprocessing. Their logits are
 resized back to the tile's pixels. In the middle of each overlap the logits of two tiles are blended by a raised
@@ -94,8 +94,8 @@ class Span:
 
     Attributes:
         start: First pixel of the tile.
-        first: First pixel that counts.
-        last: Pixel after the last one that counts.
+        first: First pixel that is used.
+        last: Pixel after the last one that is used.
         before: Number of pixels from `first` on that are blended with the tile before.
         after: Number of pixels up to `last` that are blended with the tile after.
     """
@@ -108,7 +108,7 @@ class Span:
 
     @property
     def alone(self) -> tuple[int, int]:
-        """First pixel that no other tile changes, and the pixel after the last one."""
+        """First pixel that no other tile contributes to, and the pixel after the last such one."""
         return self.first + self.before, self.last - self.after
 
 
@@ -120,7 +120,7 @@ class Tiling:
         size: Height and width of the tiles.
         rows: Division of the height.
         columns: Division of the width.
-        step: Distance of neighbouring tiles, except the last one, which ends with the image.
+        step: Distance in pixels between neighbouring tiles. The last tile instead ends with the image.
         blended: Number of pixels over which neighbouring tiles are blended.
     """
 
@@ -145,8 +145,8 @@ def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = 
     is rounded down to a multiple of 32, and the last tile is shifted inwards, so that all have the same size.
 
     Args:
-        height: Height of the image.
-        width: Width of the image.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
         tile: Side of the tiles, a multiple of 32, at least 64.
         overlap: Number of pixels that neighbouring tiles share at least, besides those over which they are blended (a
             thirty-second of the tile). 0 cuts without blending.
@@ -187,7 +187,7 @@ def tile_rows(
 ) -> Iterator[Rows]:
     """Segment an image tile by tile, and yield its rows from top to bottom as they are finished.
 
-    An image that is no larger than one tile gets the mask that it gets without tiles.
+    An image no larger than one tile gets the same mask as without tiles.
 
     Args:
         raster: The image, with as many channels as the networks read.
@@ -202,7 +202,7 @@ def tile_rows(
         progress: Function that is called after each tile with the numbers of tiles done and of all tiles.
 
     Yields:
-        Rows without a gap. Together they are the whole image.
+        Consecutive rows, which together cover the whole image.
 
     Raises:
         PredictError: If `tile` or `overlap` is not allowed.
@@ -264,7 +264,7 @@ def _tiles(
 
 
 class _ImageRows:
-    """The image's rows under one row of tiles. Every row is read once."""
+    """Image rows that one row of tiles covers. Every row is read once."""
 
     def __init__(self, raster: Windows, height: int) -> None:
         self._raster = raster
@@ -286,7 +286,7 @@ class _ImageRows:
 
 
 class _Finished:
-    """What is decoded of one row of tiles."""
+    """Decoded results of one row of tiles."""
 
     def __init__(
         self, top: int, height: int, width: int, classes: int, decoding: Decoding, *, confidence: bool, logits: bool
@@ -343,14 +343,14 @@ class _Blender:
         self._right = torch.empty((classes, tiling.size[0], blended), dtype=torch.float32)
 
     def finished(self, row: Span, *, confidence: bool, logits: bool) -> _Finished:
-        """Return the place for the rows that are finished with a row of tiles."""
+        """Allocate the results that a row of tiles completes."""
         height = row.last - row.after - row.first
         return _Finished(
             row.first, height, self._width, self._classes, self._decoding, confidence=confidence, logits=logits
         )
 
     def add(self, maps: LogitMaps, row: Span, column: Span, finished: _Finished) -> None:
-        """Blend a tile with the tiles before and above it, and decode what no later tile changes."""
+        """Blend a tile with those to its left and above, and decode the pixels that no later tile changes."""
         (first, last), (left, right) = row.alone, column.alone
 
         def part(top: int, bottom: int, left: int, right: int) -> LogitMaps:

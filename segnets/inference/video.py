@@ -32,11 +32,11 @@ class Frame:
     """One frame of a video.
 
     Attributes:
-        pixels: (H, W, 3) uint8, RGB, in display orientation.
+        pixels: Array of shape (H, W, 3), uint8, RGB, in display orientation.
         pts: Time at which it is shown, in units of `time_base`.
         time_base: Unit of `pts` in seconds.
         index: Number of the frame, from 0.
-        duration: How long it is shown, in units of `time_base`; 0 if the file does not say.
+        duration: Display time, in units of `time_base`; 0 if the file does not state it.
     """
 
     pixels: Pixels
@@ -47,23 +47,23 @@ class Frame:
 
     @property
     def seconds(self) -> Fraction:
-        """Time at which the frame is shown."""
+        """Time at which the frame is shown, in seconds."""
         return self.pts * self.time_base
 
 
 @dataclass
 class Video:
-    """A video file. Iterating over it decodes its frames one by one, each time from the start.
+    """Video file. Iterating over it decodes its frames one by one, each time from the start.
 
     Attributes:
         path: The file.
         width: Width of the displayed frames in pixels.
         height: Height of the displayed frames in pixels.
-        frames: Number of frames, or None if the file does not say.
+        frames: Number of frames, or None if the file does not state it.
         rate: Mean number of frames per second.
         time_base: Unit of the times in seconds.
-        has_audio: Whether there is sound.
-        notices: What is displayed in another way than the file asks for.
+        has_audio: Whether the file has sound.
+        notices: Differences between the frames and what the file asks players to display.
         damaged: Number of packets that can't be decoded or are missing, counted while iterating. They are left out.
         colour: Numbers of the colour primaries and the transfer curve (ITU-T H.273).
         origin: Time in the file that becomes 0, in seconds.
@@ -86,7 +86,7 @@ class Video:
         """Yield the frames in the order in which they are shown.
 
         Raises:
-            ImageError: If the file can't be read, or a frame has another size than the first one.
+            ImageError: If the file can't be read, or a frame differs in size from the first one.
         """
         self.damaged = 0
         last: int | None = None
@@ -125,7 +125,7 @@ class Video:
 
 
 def open_video(path: str | os.PathLike[str]) -> Video:
-    """Open a video file, and decode its first frame.
+    """Open a video file and decode its first frame.
 
     The frames have the orientation in which players show them. Colours are converted with the colour matrix and range
     of the file. Without a matrix it is BT.709 from 1280x720 on, and BT.601 below.
@@ -133,7 +133,10 @@ def open_video(path: str | os.PathLike[str]) -> Video:
     Times are those of the file. Those of transport streams (.ts), whose clock starts anywhere, start at 0.
 
     Args:
-        path: File that FFmpeg can read. Addresses are not opened.
+        path: File that FFmpeg can read. URLs are not opened.
+
+    Returns:
+        The opened video.
 
     Raises:
         ImageError: If PyAV is not installed, or the file has no video that can be decoded.
@@ -178,7 +181,7 @@ def open_video(path: str | os.PathLike[str]) -> Video:
 
 @dataclass(frozen=True)
 class _Orientation:
-    """One of the eight orientations: first rows and columns are exchanged, then each may be reversed."""
+    """One of the eight orientations. Rows and columns may be swapped first; then each axis may be reversed."""
 
     transposed: bool = False
     columns_reversed: bool = False
@@ -186,7 +189,7 @@ class _Orientation:
 
     @classmethod
     def of_matrix(cls, matrix: bytes | None) -> tuple[_Orientation, str]:
-        """Return the orientation of a display matrix (9 int32), and what is wrong with it or ""."""
+        """Return the orientation of a display matrix (9 int32), and its problem or ""."""
         if matrix is None or len(matrix) != 36:
             return cls(), ""
         a, b, _, c, d = struct.unpack("=5i", matrix[:20])  # x' = a x + c y, y' = b x + d y

@@ -1,4 +1,4 @@
-"""Outputs of one video of a job: an overlay video, files of its frames, tables."""
+"""Outputs of one video of a job: an overlay video, files per frame and tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENDING, PARTIAL = ".overlay.mp4", ".overlay.partial.mp4"
 
 @dataclass(frozen=True)
 class _Segmented:
-    """One frame: its picture for the overlay video, and its parts of the tables."""
+    """Results of one frame: its picture for the overlay video, and its rows of the tables."""
 
     picture: npt.NDArray[np.uint8] | None
     size: tuple[int, int]
@@ -64,14 +64,14 @@ def write_video(
         folder: Output folder.
         batch_size: Number of frames to compute together.
         workers: Number of threads that write files.
-        progress: Function that is called after each frame with the number of frames done and of all, or None if the
-            video does not say.
+        progress: Function that is called after each frame with the number of frames done and the total, or None if
+            the video does not state it.
 
     Returns:
-        The video's entry, also if it failed.
+        The video's entry, even if the video failed.
 
     Raises:
-        OutputError: If a file can't be written. What there is of the overlay stays, as NAME.overlay.partial.mp4.
+        OutputError: If a file can't be written. The partial overlay is kept as NAME.overlay.partial.mp4.
     """
     started = time.perf_counter()
     try:
@@ -95,7 +95,7 @@ def write_video(
 
 
 def _opened(source: Any) -> tuple[Video | CameraVideo, contextlib.AbstractContextManager[None]]:
-    """Open a video or a camera, and return what to enter while its frames are read."""
+    """Open a video or a camera, with the context to enter while its frames are read."""
     if not isinstance(source, CameraSource):
         return open_video(source), contextlib.nullcontext()
     camera = open_camera(source.index)
@@ -113,7 +113,7 @@ def _write(
     workers: int,
     progress: Callable[[int, int | None], None] | None,
 ) -> tuple[int, tuple[str, ...]]:
-    """Write the overlay and the files of frames; return the number of frames, and notices."""
+    """Write the overlay and the files of frames; return the number of frames and the notices."""
     waiting: deque[Frame] = deque()
     with_overlay = OVERLAY in writers.files
     files = [writer for name, writer in writers.files.items() if name != OVERLAY]

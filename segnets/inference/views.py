@@ -18,7 +18,7 @@ _SCALES = (0.1, 10.0)
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image.
+    """Transformation of an image before the network.
 
     Attributes:
         flip: Whether the image is mirrored, left to right.
@@ -29,14 +29,14 @@ class View:
     scale: float = 1.0
 
     def of(self, batch: Tensor) -> Tensor:
-        """Return the view of a network's input, (N, K, h, w) float32; it is resized with antialiasing."""
+        """Apply the view to a network's input, (N, K, h, w) float32, resizing with antialiasing."""
         if self.scale != 1.0:
             height, width = (max(1, round(length * self.scale)) for length in batch.shape[2:])
             batch = F.interpolate(batch, size=[height, width], mode="bilinear", align_corners=False, antialias=True)
         return batch.flip(3) if self.flip else batch
 
     def maps(self, logits: Logits, height: int, width: int) -> LogitMaps:
-        """Return the logits of a view of one image at the size of the image as it is."""
+        """Undo the view: return the logits of one image at its original size and orientation."""
         maps = ResizedLogits(logits.values, height, width, through=logits.size, align_corners=logits.align_corners)
         return FlippedMaps(maps) if self.flip else maps
 
@@ -44,8 +44,15 @@ class View:
 def views(flip: bool, scales: Sequence[float]) -> tuple[View, ...]:
     """Return every combination of scales and mirroring.
 
+    Args:
+        flip: Whether to include the mirrored image.
+        scales: Sizes relative to the network's usual input, each 0.1 to 10.
+
+    Returns:
+        One view per combination.
+
     Raises:
-        PredictError: If there is no scale, or one is not 0.1 to 10.
+        PredictError: If `scales` is empty, or a scale is outside 0.1 to 10.
     """
     low, high = _SCALES
     if (
