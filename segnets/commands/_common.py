@@ -1,4 +1,4 @@
-"""What subcommands share: their declaration, and the default network."""
+"""Shared code of subcommands: their declaration, and the default network."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Progress:
         self._silent = sys.stderr is None  # closed
         self._terminal = not self._silent and sys.stderr.isatty()
         self._logged = time.monotonic()
-        self._first: tuple[float, float] | None = None  # the time of the first report, and what was done by then
+        self._first: tuple[float, float] | None = None  # time of the first report, and the images done by then
 
     def __enter__(self) -> Progress:
         return self
@@ -42,10 +42,10 @@ class Progress:
 
     def step(self, summary: Summary) -> None:
         done = summary.images + summary.failed
-        self.count(done, summary.kept if summary.kept == done else self._kept)  # images that are kept take no time
+        self.count(done, summary.kept if summary.kept == done else self._kept)  # kept images take no time
 
     def count(self, done: int, kept: int = 0) -> None:
-        """Report the number of images that are done, and how many of them took no time."""
+        """Report the number of images done, and how many of them an earlier run had completed."""
         self._done, self._kept = done, kept
         within = self._within if self.total == 1 else ""
         self._show(lambda: self._report(within, 0.0))
@@ -60,7 +60,7 @@ class Progress:
         self._show(lambda: self._opened().write(text, file=sys.stderr) if self._terminal else _log(text))
 
     def _show(self, action: Callable[[], None]) -> None:
-        """Write to stderr as long as it is there: the end of its reader is no reason to stop."""
+        """Write to stderr while it is open. The command continues after its reader has ended."""
         if self._silent:
             return
         try:
@@ -72,8 +72,8 @@ class Progress:
         """Draw the bar, or log a line if the last one is old.
 
         Args:
-            within: Position within the video or large image at hand, or "".
-            fraction: Part of it that is done, 0..1.
+            within: Position within the current video or large image, or "".
+            fraction: Share of it that is done, 0..1.
         """
         if self._terminal:
             bar = self._opened()
@@ -97,13 +97,13 @@ class Progress:
         _log(f"segnets: {', '.join(parts)}")
 
     def _counted(self, within: str) -> str:
-        """Return the number of images that are done, or the position in a single one, which takes long."""
+        """Return the number of images done, or the position within a single large one."""
         if self.total == 1:
             return within or f"{self._done} of 1 image"
         return ", ".join([f"{self._done} of {self.total} images", *([within] if within else [])])
 
     def _opened(self) -> Any:
-        """Return the bar, which appears with the first image."""
+        """Return the bar, created at the first image."""
         from tqdm import tqdm
 
         if self._bar is None:

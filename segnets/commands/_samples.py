@@ -1,4 +1,4 @@
-"""A picture of samples of a data set: each image beside its mask, and the legend of all classes."""
+"""Draw samples of a data set: each image next to its mask, and a legend of all classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draw_samples(data: DataSet, report: DataReport) -> npt.NDArray[np.uint8]:
 
     Args:
         data: The data set.
-        report: Its report, for the shares of the classes.
+        report: Report of the data set, for the shares of the classes.
 
     Returns:
         Picture of shape (h, w, 3), uint8, RGB. Samples that can't be read are left out.
@@ -79,7 +79,7 @@ def _chosen(data: DataSet) -> Iterator[tuple[str, Sample]]:
 def _cell(
     data: DataSet, split: str, sample: Sample, palette: Sequence[Colour]
 ) -> tuple[str, npt.NDArray[np.uint8]] | None:
-    """Return a caption, and an image beside its mask at the size of a cell."""
+    """Return a caption, and the image next to its mask at the size of a cell."""
     from segnets.errors import SegnetsError
     from segnets.inference.drawing import draw_overlay
 
@@ -106,7 +106,7 @@ def _cell(
 
 
 def _resized(planes: npt.NDArray[np.uint8], factor: float, *, smooth: bool) -> npt.NDArray[np.uint8]:
-    """Return the planes (N, H, W) of an image or mask at another size."""
+    """Resize the planes (N, H, W) of an image or mask."""
     from PIL import Image
 
     height, width = planes.shape[1:]

@@ -18,7 +18,7 @@ _SMOOTHING = 0.05  # weight of a new loss in the shown average
 
 
 class TrainingProgress:
-    """A bar on a terminal, and a line every half minute in a log. Messages appear between them."""
+    """Progress bar on a terminal, or a line every half minute in a log. Messages appear between them."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent or sys.stderr is None
@@ -50,7 +50,7 @@ class TrainingProgress:
             self._silent = True
 
     def step(self, report: StepReport) -> None:
-        """Show a step that is done."""
+        """Show a completed step."""
         old = self._loss
         self._loss = report.loss if old is None else old + _SMOOTHING * (report.loss - old)
         if self._silent:

@@ -1,4 +1,4 @@
-"""`segnets check-data DATA`: find what is wrong with a data set before training on it."""
+"""`segnets check-data DATA`: find problems in a data set before training on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(commands: Subparsers[Any]) -> None:
         run,
         summary="check images and masks before training on them",
         description="Read every image and mask of a data set, count the pixels of each class, and name each file that "
-        "would spoil a training together with what to do. The exit status is 1 if there are errors.",
+        "would spoil a training, and how to fix it. The exit status is 1 if there are errors.",
         examples="""
         segnets check-data DATA
         segnets check-data DATA --classes sky,road,car --ignore 255 --out samples.png
@@ -49,7 +49,7 @@ def add_data(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
         type=_values,
         action="extend",
         metavar="ID",
-        help="value in masks that marks pixels without a class; several with commas between. Default: as in "
+        help="value in masks that marks pixels without a class; separate several with commas. Default: as in "
         "dataset.toml. 255 is always ignored",
     )
 
@@ -62,7 +62,7 @@ def open_named(options: argparse.Namespace) -> DataSet:
     """
     from segnets.data import open_data
 
-    with progress("segnets", f"listing {options.data}"):  # the annotations of COCO take half a minute
+    with progress("segnets", f"listing {options.data}"):  # COCO's annotations take half a minute
         return open_data(options.data, classes=options.classes, ignore=options.ignore)
 
 
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the report; return 0, or 1 if it has errors."""
     data = open_named(options)
     if options.out is not None:
-        check_writable_target(options.out)  # before minutes of reading
+        check_writable_target(options.out)  # before minutes of reading files
     report = checked(data)
     if options.out is not None:
         _write_picture(options.out, data, report)
@@ -107,12 +107,12 @@ def _write_picture(path: Path, data: DataSet, report: DataReport) -> None:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected names with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names separated by commas")
     return names
 
 
 def _values(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 0, with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 0, separated by commas")
     return [int(part) for part in parts]

@@ -1,4 +1,4 @@
-"""`segnets evaluate DATA`: scores of a model on a split of a data set."""
+"""`segnets evaluate DATA`: score a model on a split of a data set."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def _size(text: str | None) -> tuple[int, ...] | None:
 
 
 def _state_preprocessing(options: argparse.Namespace, model: Any, size: tuple[int, ...] | None) -> None:
-    """Put what the command line says of the preprocessing into the model's card."""
+    """Copy the preprocessing options of the command line to the model's card."""
     from dataclasses import replace
 
     from segnets.card import ModelCard

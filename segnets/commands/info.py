@@ -36,7 +36,11 @@ def add(commands: Subparsers[Any]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the description; return 0. Raises WeightsError for a file that has none."""
+    """Print the description; return 0.
+
+    Raises:
+        WeightsError: If the file has no description.
+    """
     from segnets.card import describe_assumed
     from segnets.console import escape_controls
     from segnets.files import is_export
@@ -64,7 +68,7 @@ def _facts_of_weights(path: Path) -> tuple[Facts, ModelCard]:
     file = read_weights_file(path)
     if file.config is None or file.card is None:
         raise WeightsError(
-            f"{path}: the file has no description written by segnets. See what it holds with: weights-tools "
+            f"{path}: the file has no description written by segnets. List its contents with: weights-tools "
             f"inspect {path}"
         )
     facts: Facts = {
@@ -107,7 +111,7 @@ def _described(config: ModelConfig, card: ModelCard) -> Facts:
     from segnets.registry import BACKBONES
 
     preprocessing = card.preprocessing.to_json()
-    if config.name in BACKBONES:  # segnets doesn't prepare images for classifiers, so that a size says nothing
+    if config.name in BACKBONES:  # segnets doesn't prepare images for classifiers, so a size means nothing
         preprocessing = {name: preprocessing[name] for name in ("mean", "std", "channel_order")}
     facts: Facts = {"classes": list(card.classes), "preprocessing": preprocessing}
     if config.name not in BACKBONES:
@@ -124,7 +128,7 @@ def _decoding(facts: Facts) -> Facts:
         return {}
     if facts["decoding"] is not None:
         return {"decoding": str(Decoding.from_json(facts["decoding"]))}
-    # Exports state it, except for those from before there was another rule.
+    # Exports state the rule, except those made before there was a choice.
     default = Decoding() if "export" in facts else Decoding.default(channels)
     return {
         "decoding": f"{default} (not stated; the default for {channels} {'channel' if channels == 1 else 'classes'})"
@@ -138,7 +142,7 @@ def _text(value: object) -> str:
 
 
 def _verified(proof: JSON) -> list[str]:
-    """Return one line per check that a conversion passed. `--json` has all numbers."""
+    """Return one line per check that a conversion passed. `--json` gives all numbers."""
     if isinstance(proof, str):
         return [proof]
     if not isinstance(proof, dict):

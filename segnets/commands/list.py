@@ -27,7 +27,11 @@ def add(commands: Subparsers[Any]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the matching names; return 0. Raises WeightsError if there are none."""
+    """Print the matching names; return 0.
+
+    Raises:
+        WeightsError: If no name matches.
+    """
     from segnets.errors import WeightsError
     from segnets.registry import HEADS, list_models, nearest_models
 
@@ -35,10 +39,10 @@ def run(options: argparse.Namespace) -> int:
     if not names:
         near = nearest_models("".join(c for c in options.pattern if c not in "*?[]").strip("_"))
         heads = ", ".join(head.name for head in HEADS)
-        hint = f"Near names: {', '.join(near)}. " if near else ""
+        hint = f"Similar names: {', '.join(near)}. " if near else ""
         raise WeightsError(
             f"no network matches {options.pattern!r}. {hint}"
-            f"Names are HEAD_BACKBONE; the heads are {heads}. `segnets list` names all"
+            f"Names are HEAD_BACKBONE; the heads are {heads}. `segnets list` lists all names"
         )
     for name in names:
         print(name)

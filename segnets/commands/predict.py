@@ -116,12 +116,12 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="folder for the results, made if needed; default: results",
+        help="folder for the results, created if needed; default: results",
     )
     group.add_argument(
         "--save",
         metavar="LIST",
-        help=f"what to write, with commas between: {_OUTPUTS}. Default: {_DEFAULT}; for videos overlay",
+        help=f"outputs to write, separated by commas: {_OUTPUTS}. Default: {_DEFAULT}; for videos overlay",
     )
     group.add_argument(
         "--manifest", type=Path, metavar="FILE", help="write a JSON line per image: state, outputs, times"
@@ -140,7 +140,7 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
         "--min-area", type=_count, default=0, metavar="N", help="replace regions of fewer pixels by the nearest class"
     )
     group.add_argument(
-        "--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels inside of a class"
+        "--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels inside a class"
     )
 
 
@@ -158,7 +158,7 @@ def _add_large(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--resume", action="store_true", help="go on with an interrupted run in the same folder")
+    group.add_argument("--resume", action="store_true", help="continue an interrupted run in the same folder")
     group.add_argument("--force", action="store_true", help="write to a folder that is not empty, replacing files")
     group.add_argument("--fail-fast", action="store_true", help="stop at the first image that fails")
     group.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="only part K of N, for job arrays")
@@ -237,7 +237,7 @@ def _items(options: argparse.Namespace) -> list[Item]:
 
 
 def _is_folder(name: str, folder: Path) -> bool:
-    """Return whether both are the same folder, where the results of one run would be images of the next."""
+    """Return whether both are the same folder. The next run would read the results as images."""
     try:
         return Path(name).is_dir() and Path(name).samefile(folder)
     except (OSError, ValueError):
@@ -283,7 +283,7 @@ def _postprocessing(options: argparse.Namespace) -> PostProcessing:
 
 
 def _writers(text: str) -> Writers:
-    """Return the writers that a list names.
+    """Return the writers named in a list.
 
     Raises:
         SegnetsError: If a name is unknown.
@@ -302,14 +302,14 @@ def _writers(text: str) -> Writers:
 
 
 def _for_videos(writers: Writers, save: str | None) -> Writers:
-    """Return the writers for videos: without a choice, a file per frame is too much."""
+    """Return the writers for videos. Files per frame are written only on request."""
     if save is not None:
         return writers
     return replace(writers, files={name: each for name, each in writers.files.items() if name == "overlay"})
 
 
 def _description(options: argparse.Namespace, predictor: Predictor) -> dict[str, JSON]:
-    """Return what the outputs are made with."""
+    """Return the settings that determine the outputs."""
     from segnets.inference.networks import descriptions
 
     return {
@@ -347,7 +347,7 @@ def _positive(text: str) -> int:
 
 def _threads(text: str) -> int:
     value = _positive(text)
-    if value > _MOST_THREADS:  # torch crashes with very many
+    if value > _MOST_THREADS:  # torch crashes with very many threads
         raise argparse.ArgumentTypeError(f"{text!r}: expected at most {_MOST_THREADS}")
     return value
 
@@ -362,13 +362,13 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers with commas between them") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers separated by commas") from None
 
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected names with commas between them")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names separated by commas")
     return names
 
 

@@ -43,7 +43,9 @@ def add(commands: Subparsers[Any]) -> None:
     )
     add_data(parser)
     parser.add_argument("--model", metavar="NAME", help="network, one of `segnets list`")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the results; made if needed")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="folder for the results; created if needed"
+    )
     _add_start(parser.add_argument_group("starting point"))
     _add_options(parser.add_argument_group("options"))
 
@@ -60,7 +62,7 @@ def _add_start(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resume",
         action="store_true",
-        help="go on from RUN/last.ckpt, if there is one, with the options in RUN/config.toml",
+        help="continue from RUN/last.ckpt, if there is one, with the options in RUN/config.toml",
     )
 
 
@@ -87,11 +89,16 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
         metavar="KEY=VALUE",
         help="any other option of the configuration, as in the TOML file. Repeat it for several",
     )
-    group.add_argument("--dry-run", action="store_true", help="check everything and make one step; write nothing")
+    group.add_argument("--dry-run", action="store_true", help="check everything and run one step; write nothing")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train; return 0. Raises SegnetsError for bad input, KeyboardInterrupt after saving."""
+    """Train; return 0.
+
+    Raises:
+        SegnetsError: If the input is invalid.
+        KeyboardInterrupt: If Ctrl-C was pressed, after saving.
+    """
     from segnets.training.distributed import joined
     from segnets.training.loop import open_configured
 
@@ -139,16 +146,16 @@ def _dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Trai
 
 
 def _resuming() -> str:
-    """Return the command that goes on with this training."""
+    """Return the command that continues this training."""
     words = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
     return shlex.join(["segnets", *words])
 
 
 def _config(options: argparse.Namespace) -> TrainingConfig:
-    """Return the configuration: that of the file, with the values of the command line.
+    """Return the configuration of the file, overridden by the command line.
 
     Raises:
-        TrainingError: If an option is unknown, or a value is not allowed, or the model is missing.
+        TrainingError: If an option is unknown, a value is not allowed, or the model is missing.
     """
     from segnets.training.config import TrainingConfig, parse_assignments
 

@@ -14,7 +14,7 @@ def add(commands: Subparsers[Any]) -> None:
         commands,
         "verify",
         run,
-        summary="check that an exported file computes what it should",
+        summary="check that an exported file computes the recorded output",
         description="Run an exported file on its golden input and compare the output with the recorded one. Exit "
         "status 1 if they differ. An exported file is a program: verify only files that you trust.",
         examples="""

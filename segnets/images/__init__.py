@@ -1,6 +1,6 @@
-"""Decoding of images: files, bytes, Pillow images, arrays and tensors to pixels of 8 bits.
+"""Decode files, bytes, Pillow images, arrays and tensors to 8-bit pixels.
 
-Everything in segnets that reads an image reads it here. Pillow is imported when first used.
+All of segnets reads images through this package. Pillow is imported when first used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Say what a file is that is no image, by its first bytes. The name of a file is never looked at."""
+"""Identify files that are not images by their first bytes. File names are never considered."""
 
 from __future__ import annotations
 
-# Number of bytes that `kind_of` wants to see.
+# Number of bytes that `kind_of` needs.
 HEAD = 512
 
 # Images that Pillow reads, unless they are damaged.
@@ -36,10 +36,13 @@ _MARKUP = ((b"<svg", "SVG, a drawing; export it as PNG"), (b"<html", "HTML"), (b
 
 
 def kind_of(head: bytes) -> str:
-    """Return what a file is, for "is ...", or "" if its first bytes do not show it.
+    """Describe the type of a file from its first bytes.
 
     Args:
         head: At most HEAD bytes from the beginning of the file.
+
+    Returns:
+        Phrase that completes "is ...", or "" if the bytes do not show the type.
     """
     for magic, kind in _MAGIC:
         if head.startswith(magic):
@@ -64,7 +67,7 @@ def _kind_of_text(head: bytes) -> str:
         try:
             text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
         except UnicodeDecodeError as error:
-            if error.start < len(head) - 4:  # else a character is cut off at the end
+            if error.start < len(head) - 4:  # otherwise a character is cut off at the end
                 return ""
             text = head[: error.start].decode("utf-8")
     if not all(c.isprintable() or c.isspace() for c in text):

@@ -1,4 +1,4 @@
-"""Open image files without waiting for pipes, and without decoding them or any limit of Pillow's own."""
+"""Open image files without waiting for pipes, decoding pixels, or applying Pillow's own size limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-# The limit above which Pillow refuses an image too.
+# Pillow refuses larger images too.
 MAX_PIXELS = 178_956_970
 
 # Drawings, for which Pillow would start Ghostscript or Windows' own functions; and formats that Pillow recognises and
@@ -28,7 +28,7 @@ _NO_PIXELS = frozenset({"EPS", "WMF", "BUFR", "FPX", "GRIB", "HDF5", "MPEG"})
 
 _REASONS = {
     errno.ENOENT: "no such file",
-    errno.ENOTDIR: "no such file; part of the path is no folder",
+    errno.ENOTDIR: "no such file; part of the path is not a folder",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ELOOP: "is reached through a loop of symbolic links",
@@ -41,7 +41,7 @@ _REDUCED = 1
 
 
 def printable(name: str) -> str:
-    """Escape what would break a line or a terminal. Letters of every script and emoji are kept."""
+    """Escape characters that would break a line or a terminal. Letters of every script and emoji are kept."""
     return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
@@ -56,8 +56,11 @@ def opened_file(path: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
         path: Path of the file.
         name: Name for messages.
 
+    Yields:
+        The file, opened in binary mode.
+
     Raises:
-        ImageError: If it can't be opened.
+        ImageError: If the file can't be opened or is not a regular file.
     """
     try:
         _check_regular(Path(path).stat(), name)
@@ -88,7 +91,7 @@ def _cannot_open(error: OSError | ValueError, name: str) -> ImageError:
 
 
 def undecodable(error: Exception, name: str, kind: str) -> ImageError:
-    """Convert any error of a reader, whose message may quote the file, to an ImageError on one line."""
+    """Convert any error of an image reader to a one-line ImageError. Its message may quote the file."""
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError):
@@ -101,15 +104,15 @@ def undecodable(error: Exception, name: str, kind: str) -> ImageError:
 def open_image(file: IO[bytes], name: str) -> ImageFile:
     """Recognise an image by its content and read its header. No pixel is decoded.
 
-    `PIL.Image.open` also compares the size with a global of Pillow, and warns. This is the same loop over Pillow's
-    readers without it, as the caller checks the size by the limit that applies here, in any number of threads.
+    `PIL.Image.open` also compares the size with a global limit, and warns. This is the same loop over Pillow's
+    readers without that check. The caller checks the size against its own limit, in any number of threads.
 
     Args:
-        file: File opened for reading in binary mode that can seek. It must stay open until the image is decoded.
+        file: Seekable file, opened in binary mode. It must stay open until the image is decoded.
         name: Name for messages.
 
     Raises:
-        ImageError: If it is no image that Pillow can read.
+        ImageError: If the file is not an image that Pillow can read.
     """
     from PIL import Image
 
@@ -133,7 +136,7 @@ def open_image(file: IO[bytes], name: str) -> ImageFile:
                     return reader(file, "")
             except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
                 continue  # as in Pillow: not of this format after all
-            except Exception as error:  # Pillow's readers raise any kind for a damaged file
+            except Exception as error:  # Pillow's readers raise exceptions of any type for a damaged file
                 raise undecodable(error, name, kind) from None
     raise ImageError(f"{name}: {_why_unknown(file, head, missing)}")
 
@@ -145,7 +148,7 @@ def _why_unknown(file: IO[bytes], head: bytes, missing: str) -> str:
 
 
 def _tiff_layout(file: IO[bytes], head: bytes) -> str:
-    """Return what pixels a TIFF has that Pillow has no mode for, or ""."""
+    """Describe the pixels of a TIFF that Pillow has no mode for, or return ""."""
     from PIL import TiffImagePlugin
 
     if not head.startswith((b"II*\0", b"MM\0*", b"II+\0")):
@@ -168,10 +171,10 @@ def _tiff_layout(file: IO[bytes], head: bytes) -> str:
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
-    """Check the number of pixels before they are decoded.
+    """Check the number of pixels before decoding.
 
     Raises:
-        ImageError: If they are more than `max_pixels`.
+        ImageError: If the image has more than `max_pixels` pixels.
     """
     if width * height > max_pixels:
         raise ImageError(
@@ -181,7 +184,11 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 
 def check_webp_size(file: IO[bytes], name: str, max_pixels: int) -> None:
-    """Check the size of a WebP image before it is opened, as Pillow allocates its canvas then."""
+    """Check the size of a WebP image before opening it, because Pillow allocates the canvas when it opens one.
+
+    Raises:
+        ImageError: If the image has more than `max_pixels` pixels.
+    """
     file.seek(0)
     head = file.read(30)
     if len(head) < 30 or not (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
@@ -198,7 +205,7 @@ def check_webp_size(file: IO[bytes], name: str, max_pixels: int) -> None:
 
 
 def stored_size(image: ImageFile) -> tuple[int, int]:
-    """Return (width, height) before any orientation is applied. Pillow has turned a TIFF's already."""
+    """Return (width, height) before any orientation is applied. For a TIFF, Pillow has already applied it."""
     if image.format != "TIFF":
         return image.size
     tags = _tags(image)
@@ -208,7 +215,7 @@ def stored_size(image: ImageFile) -> tuple[int, int]:
 def prepare_tiff(image: ImageFile, name: str) -> None:
     """Refuse previews of camera raw files, and allocate the pixels of a TIFF.
 
-    Pillow allocates them itself only below a global limit of its own.
+    Pillow itself allocates them only below its own global limit.
 
     Raises:
         ImageError: If the first image is a preview.
@@ -226,8 +233,8 @@ def prepare_tiff(image: ImageFile, name: str) -> None:
 def has_more_pictures(image: ImageFile) -> bool:
     """Return whether an image has further frames or pages.
 
-    The other images of a JPEG (MPO: gain maps, previews, the other eye) and of an icon, and the reduced copies behind
-    the first page of a TIFF, are no further pictures.
+    The other images of a JPEG (MPO: gain maps, previews, the other eye) and of an icon, and the reduced copies after
+    the first page of a TIFF, do not count.
     """
     if image.format in ("MPO", "ICO", "ICNS") or not getattr(image, "is_animated", False):
         return False
@@ -246,7 +253,7 @@ def _tags(image: ImageFile) -> ImageFileDirectory_v2:
 
 
 def late_orientation(file: IO[bytes]) -> bool:
-    """Return whether a PNG file may state an orientation behind its pixels. Only the chunks' headers are read."""
+    """Return whether a PNG file may store an orientation after its pixels. Only chunk headers are read."""
     file.seek(8)
     behind = False
     while len(header := file.read(8)) == 8:

@@ -1,4 +1,4 @@
-"""Convert what Pillow decodes to pixels of 8 bits."""
+"""Convert images that Pillow decodes to 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ def decoded(image: ImageFile, file: IO[bytes], name: str, notices: list[str]) ->
     """Decode the first picture of a file to one of Pillow's modes with at most 8 bits in each channel.
 
     Args:
-        image: Opened image file. Its size was checked.
+        image: Opened image file whose size has been checked.
         file: The file.
         name: Name for messages.
-        notices: Takes what was assumed or done.
+        notices: List to which notices of assumptions and conversions are appended.
+
+    Returns:
+        The decoded image.
 
     Raises:
-        ImageError: If its values are of more than 16 bits, signed or float.
+        ImageError: If its values have more than 16 bits, are signed or are floats.
     """
     if has_more_pictures(image):
         notices.append("it has several frames or pages, of which the first was read")
@@ -64,7 +67,7 @@ def checked_mode(image: Image.Image, name: str, notices: list[str]) -> Image.Ima
     """Return a decoded image in a mode with at most 8 bits in each channel. 16-bit gray is scaled.
 
     Raises:
-        ImageError: If its values are of more than 16 bits, signed or float.
+        ImageError: If its values have more than 16 bits, are signed or are floats.
     """
     if image.mode in _MODES_16:
         return _from_16(image, notices)
@@ -78,7 +81,7 @@ def checked_mode(image: Image.Image, name: str, notices: list[str]) -> Image.Ima
 
 
 def eight_bits(values: npt.NDArray[Any], notices: list[str], bits: int = 16) -> npt.NDArray[np.uint8]:
-    """Scale unsigned values of 9 to 16 bits to 8: the low bits are dropped, and the largest value becomes 255."""
+    """Scale unsigned values of 9 to 16 bits to 8 bits by dropping the low bits. The largest value becomes 255."""
     result: npt.NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
     _note_scaling(2**bits - 1, int(result.max(initial=0)), notices)
     return result
@@ -103,7 +106,7 @@ def _from_16(image: Image.Image, notices: list[str], *, bits: int = 16, inverted
 
 
 def _like(image: Image.Image, pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return an image of these pixels, with the profile and the orientation of another."""
+    """Return an image with these pixels, and the profile and orientation of another image."""
     from PIL import Image
 
     result = Image.fromarray(pixels)
@@ -112,9 +115,9 @@ def _like(image: Image.Image, pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _ppm_maximum(image: ImageFile) -> int:
-    """Return the value that stands for white in a binary PPM or PGM, or 0 for the ordinary 255 and other files.
+    """Return the value of white in a binary PPM or PGM, or 0 if it is the usual 255 or the file is another type.
 
-    Pillow decodes such files a value at a time in Python, a thousand times slower, and rounds where others are cut.
+    Pillow decodes such files one value at a time in Python, a thousand times slower, and rounds instead of truncating.
     """
     codec, _extents, _offset, layout = image.tile[0]
     if codec == "raw" and layout == "I;16B":
@@ -180,7 +183,7 @@ def _in_colour(image: Image.Image, target: str, notices: list[str]) -> Image.Ima
 
 
 def _opaque(image: Image.Image, notices: list[str]) -> Image.Image:
-    """Drop the transparency. The colours of transparent pixels are as stored."""
+    """Drop the transparency. Transparent pixels keep their stored colours."""
     both = image.convert("LA") if image.mode == "La" else image
     if both.mode not in ("LA", "RGBA"):
         both = both.convert("RGBA")
@@ -197,9 +200,9 @@ def _note_transparency(hidden: int, pixels: int, notices: list[str]) -> None:
 
 
 def _turned_array(image: Image.Image, orientation: int, channels: int) -> npt.NDArray[np.uint8]:
-    """Return the pixels turned by an EXIF orientation, as an array of its own that can be written to.
+    """Return a new writable array of the pixels, turned by an EXIF orientation.
 
-    A strip of rows at a time stays in the CPU's cache, and is more than twice as fast as a large image at once.
+    Strips of rows stay in the CPU's cache. This is more than twice as fast as turning a large image at once.
     """
     from PIL import Image
 

@@ -13,7 +13,7 @@ from segnets.images._files import printable
 if TYPE_CHECKING:
     from PIL import Image, ImageCms
 
-# Profiles of presses have up to 4 MB.
+# Profiles for printing presses have up to 4 MB.
 _MAX_BYTES = 16 << 20
 # Programs write the constants of sRGB with different roundings. Below this difference a profile is taken for sRGB.
 _SAME = 2
@@ -30,7 +30,7 @@ class _Conversion(NamedTuple):
         mode: Mode of the images to convert.
         name: Name of the profile, printable.
         transform: Transform to RGB; None for sRGB itself.
-        problem: Why there is no conversion, or "".
+        problem: Reason why there is no conversion, or "".
     """
 
     mode: str = ""
@@ -40,13 +40,16 @@ class _Conversion(NamedTuple):
 
 
 def to_srgb(image: Image.Image, notices: list[str]) -> Image.Image:
-    """Return an image in the mode RGB with colours of sRGB, if it has a profile of another colour space.
+    """Convert an image with a profile of another colour space to sRGB.
 
-    An image without a profile, with a damaged one or with one of sRGB is returned as it is.
+    An image without a profile, with a damaged one or with an sRGB profile is returned unchanged.
 
     Args:
         image: Image without transparency and with a palette applied.
-        notices: Takes what was assumed or done.
+        notices: List to which notices of assumptions and conversions are appended.
+
+    Returns:
+        Image in mode RGB with sRGB colours, or the argument itself.
     """
     icc = image.info.get("icc_profile")
     if not icc or not isinstance(icc, bytes):
@@ -97,5 +100,5 @@ def _conversion(icc: bytes) -> _Conversion:
         return _Conversion(mode, name, transform)
     except ImportError:
         return _Conversion(problem="this Pillow has no littleCMS")
-    except Exception as error:  # of the library that parses it: it is untrusted
+    except Exception as error:  # from the library that parses the profile, which is untrusted
         return _Conversion(problem=f"it is damaged ({printable(str(error))[:80]})")

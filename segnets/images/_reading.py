@@ -43,7 +43,7 @@ class ImageData:
 
     Attributes:
         pixels: Array of shape (H, W, channels), uint8, contiguous, as the image is displayed.
-        notices: What was assumed or left out, a phrase each, without the name of the image. Empty for most.
+        notices: Assumptions and omissions, one phrase each, without the name of the image. Usually empty.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -54,8 +54,8 @@ def image_pixels(image: ImageLike | torch.Tensor, channels: int = 3) -> npt.NDAr
     """Return the pixels of one image as it is displayed, without the notices of `read_image`.
 
     Args:
-        image: As for `read_image`.
-        channels: As for `read_image`.
+        image: Any source that `read_image` accepts.
+        channels: Number of channels of the result, as for `read_image`.
 
     Returns:
         Pixels of shape (H, W, channels), uint8, contiguous; RGB for 3, gray for 1.
@@ -67,7 +67,7 @@ def image_pixels(image: ImageLike | torch.Tensor, channels: int = 3) -> npt.NDAr
 
 
 def read_image(source: ImageLike | torch.Tensor, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> ImageData:
-    """Read one image as it is displayed. It may be called in several threads at once.
+    """Read one image as it is displayed. This function is thread-safe.
 
     A file is recognised by its content. Its pixels become 8-bit RGB or gray by these rules, each but the first with a
     notice:
@@ -82,7 +82,7 @@ def read_image(source: ImageLike | torch.Tensor, channels: int = 3, *, max_pixel
     - Colours with an embedded ICC profile of another space than sRGB are converted to sRGB, with the relative
       colorimetric intent and black point compensation. A damaged profile is ignored.
     - CMYK without a profile is converted by the formula R = (255 - C) * (255 - K) / 255.
-    - Of an animation or a file of several pages the first picture is read.
+    - Only the first picture of an animation or a file with several pages is read.
 
     Args:
         source: Path of an image file; the bytes of one, or a file opened in binary mode, which is read from its
@@ -95,7 +95,7 @@ def read_image(source: ImageLike | torch.Tensor, channels: int = 3, *, max_pixel
             allocated. Arrays, tensors and decoded Pillow images have no limit.
 
     Returns:
-        Pixels, and notices.
+        Pixels of shape (H, W, channels), uint8, and notices.
 
     Raises:
         ImageError: If the image can't be read, has other channels or values, or more pixels than `max_pixels`.
@@ -129,8 +129,11 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Args:
         path: Path of the file.
 
+    Returns:
+        Height and width in pixels.
+
     Raises:
-        ImageError: If it can't be read, or is no image.
+        ImageError: If the file can't be read, or is not an image.
     """
     from PIL import Image
 
@@ -164,7 +167,7 @@ def _name_of(source: Any) -> str:
 
 
 def _stream(source: Any, channels: int) -> IO[bytes]:
-    """Return a file that can seek."""
+    """Return a seekable binary file."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if isinstance(source, io.TextIOBase):
@@ -198,7 +201,7 @@ def _from_file(file: IO[bytes], name: str, channels: int, max_pixels: int, notic
         result = decoded(image, file, name, notices)
         orientation = _orientation_of(image, notices)
         return array_of(result, orientation, channels, name, notices)
-    except Exception as error:  # Pillow's readers raise any kind for a damaged file
+    except Exception as error:  # Pillow's readers raise exceptions of any type for a damaged file
         raise undecodable(error, name, kind) from None
 
 
@@ -217,7 +220,7 @@ def _from_pillow(image: Image.Image, channels: int, max_pixels: int, notices: li
 def _orientation_of(image: Image.Image | ImageFile, notices: list[str]) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # it is untrusted, and of no use for the pixels
+    except Exception:  # EXIF data is untrusted, and not needed for the pixels
         notices.append("its EXIF data is damaged; it is shown as it is stored")
         return 1
     return orientation if orientation in range(1, 9) else 1
@@ -248,7 +251,7 @@ def _from_array(image: npt.NDArray[Any], channels: int, notices: list[str]) -> n
 
 
 def _advice(shape: tuple[int, ...], channels: int) -> str:
-    """Return what makes an image of an array with this shape, or ""."""
+    """Return advice on how to turn an array of this shape into an image, or ""."""
     if len(shape) == 4:
         return "; pass one image at a time, or a batch as a tensor (torch.from_numpy)"
     if len(shape) == 3 and shape[0] == channels != shape[2]:
