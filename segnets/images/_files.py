@@ -87,11 +87,11 @@ def _cannot_open(error: OSError | ValueError, name: str) -> ImageError:
         return ImageError(f"{name}: is a URL, and nothing is downloaded here; save the image to a file first")
     number = error.errno if isinstance(error, OSError) else None
     reason = _REASONS.get(number) if number is not None else None
-    return ImageError(f"{name}: {reason or f'is no path of a file: {error}'}")
+    return ImageError(f"{name}: {reason or f'is not a valid path: {error}'}")
 
 
 def undecodable(error: Exception, name: str, kind: str) -> ImageError:
-    """Convert any error of an image reader to a one-line ImageError. Its message may quote the file."""
+    """Convert any error of an image reader, whose message may quote the file, to a one-line ImageError."""
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError):

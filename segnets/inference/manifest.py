@@ -35,7 +35,7 @@ class Manifest:
             check_writable_target(path, overwrite=overwrite)
             try:
                 if not _is_manifest(path):
-                    raise OutputError(f"{path}: exists and is no manifest; choose another name (--manifest)")
+                    raise OutputError(f"{path}: exists and is not a manifest; choose another name (--manifest)")
                 self._file = path.open("w", encoding="ascii")
             except OutputError:
                 raise

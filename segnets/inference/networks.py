@@ -334,6 +334,6 @@ def _channels_of_logits(model: nn.Module, card: ModelCard) -> int:
     logits = output.get("out") if isinstance(output, dict) else None
     if not isinstance(logits, Tensor) or logits.ndim != 4:
         raise PredictError(
-            "model: expected a network that returns {'out': logits (N, C, H, W)}, as those of segnets do"
+            "model: expected a network that returns {'out': logits (N, C, H, W)}, as the models of segnets do"
         )
     return int(logits.shape[1])

@@ -87,8 +87,8 @@ class OutputFolder:
             )
         if differences := self._journal.differences():
             raise PredictError(
-                f"{folder}: was made differently ({'; '.join(differences)}). Run with the same model and options, or "
-                "write to another folder"
+                f"{folder}: was made with other settings ({'; '.join(differences)}). Run with the same model and "
+                "options, or write to another folder"
             )
 
     def _resume(self) -> None:

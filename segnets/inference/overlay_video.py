@@ -156,7 +156,7 @@ class OverlayVideo:
                 raise
             return  # the block's own error is the one to report
         if kind is None and not self._frames:
-            raise OutputError(f"{str(self.path)!r}: not written, because no frame was")
+            raise OutputError(f"{str(self.path)!r}: not written, because no frames were added")
         if kind is None:
             with self.partial.open("rb") as file:
                 os.fsync(file.fileno())

@@ -266,7 +266,7 @@ class Predictor:
 
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PredictError(f"{name}={value!r}: expected a whole number from 1 on")
+        raise PredictError(f"{name}={value!r}: expected a whole number of at least 1")
 
 
 def _name_of(image: Any) -> str:

@@ -329,7 +329,7 @@ def _bands(path: Path, dataset: Any, channels: int, notices: list[str]) -> list[
         if "alpha" in meanings:
             notices.append("its transparency was dropped")
         if len(bands) + meanings.count("alpha") < dataset.count:
-            notices.append(f"of its {dataset.count} bands, those of red, green and blue were read")
+            notices.append(f"only the red, green and blue bands of its {dataset.count} bands were read")
         if len(bands) in (1, 3):
             return bands
     chosen = " ".join(f"-b {number}" for number in range(1, channels + 1))

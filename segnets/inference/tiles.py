@@ -159,7 +159,7 @@ def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = 
     """
     if tile < MIN_TILE or tile % ALIGNMENT:
         near = max(MIN_TILE, round(tile / ALIGNMENT) * ALIGNMENT)
-        raise PredictError(f"tile={tile}: expected a multiple of {ALIGNMENT} from {MIN_TILE} on (--tile {near})")
+        raise PredictError(f"tile={tile}: expected a multiple of {ALIGNMENT}, at least {MIN_TILE} (--tile {near})")
     blended = tile // ALIGNMENT
     # The distance, a multiple of 32, is at least twice the blended pixels: no pixel belongs to three tiles.
     largest = tile - blended - math.ceil(2 * blended / ALIGNMENT) * ALIGNMENT

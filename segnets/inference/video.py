@@ -156,7 +156,7 @@ def open_video(path: str | os.PathLike[str]) -> Video:
         if aspect and aspect != 1:
             notices.append(f"pixels of {aspect.numerator}:{aspect.denominator} are taken as squares")
         if first.interlaced_frame:
-            notices.append("interlaced frames are taken as they are")
+            notices.append("interlaced frames are not deinterlaced")
         if first.color_trc in _WIDE_CURVES:
             notices.append(f"high dynamic range ({_WIDE_CURVES[first.color_trc]}) is shown without tone mapping")
         height, width = orientation.apply(np.empty((first.height, first.width, 0), np.uint8)).shape[:2]

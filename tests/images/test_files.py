@@ -344,7 +344,7 @@ def test_paths_that_are_no_files_are_refused_at_once(tmp_path: Path) -> None:
         tmp_path / "none" / "x.png": "no such file",
         tmp_path / "loop.png": "is reached through a loop of symbolic links",
         str(tmp_path / ("x" * 300)): "the name is too long",
-        "a\0b": r"a\x00b: is no path of a file",
+        "a\0b": r"a\x00b: is not a valid path",
         "https://example.org/a.png": "is a URL, and nothing is downloaded here",
         "": "image: its path is empty",
     }

@@ -139,7 +139,7 @@ def test_a_manifest_replaces_manifests_only(
     before, out = outputs_in(photos), tmp_path / "out"
     for name in (photos / "0.png", weights):
         assert predict(weights, photos, "--out", out, "--force", "--manifest", name) == 1
-        assert "is no manifest" in capsys.readouterr().err
+        assert "is not a manifest" in capsys.readouterr().err
     for result in ("areas.csv", "0.png"):
         assert predict(weights, photos, "--out", out, "--save", "mask,csv", "--force", "--manifest", out / result) == 1
         assert "another result" in capsys.readouterr().err

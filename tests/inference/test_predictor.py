@@ -284,7 +284,7 @@ def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
         ({"scales": ()}, "a list of at least one number"),
         ({"scales": (100,)}, "a list of at least one number"),
         ({"scales": 1.5}, "scales=1.5: expected a list"),
-        ({"max_pixels": -1}, "max_pixels=-1: expected a whole number from 1 on"),
+        ({"max_pixels": -1}, "max_pixels=-1: expected a whole number of at least 1"),
         ({"model": "missing.safetensors"}, "missing.safetensors"),
     ],
 )
@@ -295,7 +295,7 @@ def test_bad_arguments(model: segnets.SegmentationModel, arguments: dict[str, ob
 
 def test_numbers_of_a_stream(exact: segnets.Predictor) -> None:
     for arguments in ({"workers": "2"}, {"workers": 0}, {"batch_size": 1.5}):
-        with pytest.raises(PredictError, match="expected a whole number from 1 on"):
+        with pytest.raises(PredictError, match="expected a whole number of at least 1"):
             list(exact.stream([], **arguments))
 
 

@@ -104,7 +104,7 @@ def test_other_bands_and_bits(tmp_path: Path) -> None:
     near = geotiff(tmp_path / "near.tif", bands[:4], photometric="RGB", alpha="NO")
     with open_raster(near) as raster:
         assert np.array_equal(raster.read(0, 100, 0, 150), bands[:3].transpose(1, 2, 0))
-        assert raster.notices == ("of its 4 bands, those of red, green and blue were read",)
+        assert raster.notices == ("only the red, green and blue bands of its 4 bands were read",)
 
 
 def test_dark_data_of_16_bits_are_reported(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_no_pixel_belongs_to_three_tiles(tile: int, largest: int) -> None:
 
 
 def test_what_is_no_tile() -> None:
-    for tile, message in ((1000, "tile=1000: expected a multiple of 32 from 64 on .--tile 992"), (32, "--tile 64")):
+    for tile, message in ((1000, "tile=1000: expected a multiple of 32, at least 64 .--tile 992"), (32, "--tile 64")):
         with pytest.raises(PredictError, match=message):
             divide(2000, 2000, tile=tile)
     with pytest.raises(PredictError, match=r"overlap=1024: expected 0 to 928 for tiles of 1024 pixels"):

@@ -427,7 +427,7 @@ def test_a_file_that_can_not_grow_is_one_error(tmp_path: Path) -> None:
 
 def test_no_frame_is_no_file(tmp_path: Path) -> None:
     video = open_video(make(tmp_path / "in.mp4", STEADY[:2], audio="aac"))
-    with pytest.raises(OutputError, match="because no frame was"), OverlayVideo(tmp_path / "out.mp4", video):
+    with pytest.raises(OutputError, match="because no frames were added"), OverlayVideo(tmp_path / "out.mp4", video):
         pass
     with pytest.raises(KeyError), OverlayVideo(tmp_path / "out.mp4", video):
         raise KeyError

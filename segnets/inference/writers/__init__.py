@@ -1,4 +1,4 @@
-"""Writers of predictions, one file each. `WRITERS` has them by the name that users give."""
+"""Writers of predictions, one file each. `WRITERS` maps user-facing names to writers."""
 
 from segnets.inference.writers.base import FileWriter, Record, TableWriter
 from segnets.inference.writers.coco import CocoWriter

@@ -1,4 +1,4 @@
-"""Protocols of the writers. A writer turns predictions into the bytes of a file, and leaves paths to its caller.
+"""Protocols of the writers. A writer turns predictions into the bytes of a file. Its caller handles paths.
 
 Equal predictions give equal bytes.
 """
@@ -22,7 +22,7 @@ class FileWriter(Protocol):
 
     @property
     def suffix(self) -> str:
-        """End of the file's name, with the dot."""
+        """Suffix of the file name, with the dot."""
 
     def write(self, prediction: Prediction, file: BinaryIO) -> None:
         """Write a prediction.
@@ -33,7 +33,7 @@ class FileWriter(Protocol):
 
         Raises:
             ImageError: The error of the prediction, if it is set, or if the format can't hold the result.
-            ValueError: If the prediction does not keep what the format needs.
+            ValueError: If the prediction does not keep the image or logits that the format needs.
         """
 
 
@@ -46,7 +46,10 @@ class TableWriter(Protocol):
         """Name of the file."""
 
     def record(self, prediction: Prediction) -> JSON:
-        """Return what the table needs of a prediction.
+        """Return the part of the table for one prediction.
+
+        Args:
+            prediction: Prediction with a mask.
 
         Raises:
             ImageError: The error of the prediction, if it is set.

@@ -1,4 +1,4 @@
-"""Masks of a whole run as one file in COCO's format."""
+"""Write the masks of a whole run to one file in COCO's format."""
 
 from __future__ import annotations
 

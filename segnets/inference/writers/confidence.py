@@ -1,4 +1,4 @@
-"""Confidence as a gray picture."""
+"""Write the confidence as a gray picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ConfidenceWriter:
-    """Writer of the confidence as a gray PNG of 8 bits: 0 is 0, 255 is 1."""
+    """Writer of the confidence as an 8-bit gray PNG: 0 means 0, 255 means 1."""
 
     suffix = ".confidence.png"
 
@@ -24,6 +24,6 @@ class ConfidenceWriter:
 
 
 def gray_of(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return the gray values of a confidence of 0..1."""
+    """Convert confidences of 0..1, (H, W), to gray values of 0..255, (H, W) uint8."""
     gray: npt.NDArray[np.uint8] = np.rint(confidence * np.float32(255)).astype(np.uint8)
     return gray

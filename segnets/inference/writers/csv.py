@@ -1,4 +1,4 @@
-"""Areas of the classes in all images of a run as one table."""
+"""Write the class areas of all images of a run as one table."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COLUMNS = ("image", "class id", "class", "pixels", "share", "mean confidence")
 
 
 class CsvWriter:
-    """Writer of `areas.csv`: one row per image and class, also for classes that are not in the image.
+    """Writer of `areas.csv`: one row per image and class, including classes that are not in the image.
 
-    The share is a part of the image's pixels, 0..1. The mean confidence is that of the class's pixels, 0..1, and empty
-    for a class without pixels and for predictions that keep no logits. The file is UTF-8.
+    The share is the class's fraction of the image's pixels, 0..1. The mean confidence over the class's pixels is 0..1,
+    and empty for a class without pixels or a prediction without logits. The file is UTF-8.
     """
 
     file_name = "areas.csv"
@@ -43,7 +43,7 @@ class CsvWriter:
         file: BinaryIO,
     ) -> None:
         """Write the file, as `TableWriter.assemble` does."""
-        # Bytes of a file name that are no text are escaped.
+        # Bytes of a file name that can't be decoded are escaped.
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         table = csv.writer(text, lineterminator="\n")
         table.writerow(_COLUMNS)

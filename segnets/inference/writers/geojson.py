@@ -1,4 +1,4 @@
-"""Polygons of the regions as GeoJSON."""
+"""Write the polygons of the regions as GeoJSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks as PNG: exact ids in a picture that also shows the classes' colours."""
+"""Write masks as PNG: exact ids in a picture that also shows the class colours."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
 class MaskWriter:
     """Writer of the mask as PNG.
 
-    Up to 256 classes give an indexed picture with the palette: the values are the ids. More give gray values of 16
-    bits. The planes of a multi-label mask lie one below the other, as 0 and 1 in a picture of C*H rows;
+    Up to 256 classes give an indexed picture with the palette: the values are the ids. More give 16-bit
+    gray values. The planes of a multi-label mask are stacked vertically, as 0 and 1 in a picture of C*H rows;
     `numpy.asarray(Image.open(path)).reshape(C, H, W)` reads them.
     """
 

@@ -1,4 +1,4 @@
-"""Overlays with a legend."""
+"""Write overlays with a legend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OverlayWriter:
 
     @property
     def suffix(self) -> str:
-        """End of the file's name."""
+        """Suffix of the file name, with the dot."""
         return ".overlay.png" if self._lossless else ".overlay.jpg"
 
     def write(self, prediction: Prediction, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""PNG files that are written as their rows come, in constant memory.
+"""Write PNG files row by row, in constant memory.
 
 The bytes depend on the pixels and on zlib's version only, not on how the rows are divided. Every row is stored as its
 difference from the row above. For masks zlib then only looks for runs: the masks of PASCAL VOC become 8 % larger than
@@ -35,8 +35,8 @@ class PngRows:
 
     Args:
         file: File to write to, opened for binary writing. It is not closed.
-        height: Height of the image.
-        width: Width of the image.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
         palette: RGB colours (0..255) of the values, at most 256; the rows are then uint8 (n, W).
         bits: 8, or 16 for gray of 16 bits, whose rows are uint16 (n, W).
         channels: 1, or 3 for RGB, whose rows are uint8 (n, W, 3).
@@ -81,7 +81,7 @@ class PngRows:
         """Add the next rows, (n, W), or (n, W, 3) for RGB.
 
         Raises:
-            ImageError: If they have another shape or type, or there are more of them than the image is high.
+            ImageError: If the rows have another shape or dtype, or exceed the image's height.
         """
         expected = (self._width, 3) if self._kind == _RGB else (self._width,)
         if rows.shape[1:] != expected or rows.dtype != self._dtype.newbyteorder("="):
@@ -101,7 +101,7 @@ class PngRows:
                 self._compress()
 
     def finish(self) -> None:
-        """Write what is left and the end of the file.
+        """Write the remaining rows and the end of the file.
 
         Raises:
             ImageError: If rows are missing.
@@ -113,7 +113,7 @@ class PngRows:
         self._chunk(b"IEND", b"")
 
     def _filter(self, rows: npt.NDArray[np.integer]) -> None:
-        """Append the differences of some rows to the portion."""
+        """Append the row differences to the pending bytes."""
         values = np.ascontiguousarray(rows, dtype=self._dtype).view(np.uint8).reshape(len(rows), self._row_bytes)
         target = self._portion[self._filled : self._filled + len(rows), 1:]
         np.subtract(values[0], self._above, out=target[0])

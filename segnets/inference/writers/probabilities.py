@@ -1,4 +1,4 @@
-"""Probabilities of all classes, for NumPy."""
+"""Write the probabilities of all classes for NumPy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProbabilitiesWriter:
         """Write the probabilities, as `FileWriter.write` does.
 
         Raises:
-            ImageError: If there are more than 268 million.
+            ImageError: If there are more than 268 million values.
         """
         maps = prediction.checked_maps("probabilities")
         classes = prediction.decoding.ids(maps.channels)

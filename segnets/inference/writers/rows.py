@@ -1,4 +1,4 @@
-"""Protocol of the writers that take a large image's results row by row, in bounded memory."""
+"""Protocol of writers that receive the results of a large image row by row, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowImage:
-    """A large image whose results come row by row.
+    """Large image whose results are computed row by row.
 
     Attributes:
         source: Name of the image.
-        height: Height H.
-        width: Width W.
+        height: Height H, in pixels.
+        width: Width W, in pixels.
         classes: One name per class id.
         palette: One RGB colour (0..255) per class id.
         decoding: Rule that turns logits into ids. "multilabel" gives a plane per class.
-        geo: Place on the Earth, or None.
+        geo: Georeference, or None.
     """
 
     source: str
@@ -44,7 +44,7 @@ class RowWriter(Protocol):
     """Writer of one output of one image.
 
     Attributes:
-        suffix: End of the file's name, with the dot.
+        suffix: Suffix of the file name, with the dot.
         needs_confidence: Whether the rows must have the confidence.
         needs_logits: Whether the rows must have the logits.
     """
@@ -57,7 +57,7 @@ class RowWriter(Protocol):
         """Begin the file.
 
         Args:
-            image: What is to come.
+            image: Image whose rows follow.
             file: Open binary file.
 
         Raises:
@@ -65,10 +65,10 @@ class RowWriter(Protocol):
         """
 
     def rows(self, rows: Rows) -> None:
-        """Add the next rows, in order and without a gap."""
+        """Add the next rows, in order and without gaps."""
 
     def finish(self) -> None:
         """Complete the file, which stays open."""
 
     def close(self) -> None:
-        """Release temporary files; called last, also after an error."""
+        """Release temporary files. Called last, even after an error."""

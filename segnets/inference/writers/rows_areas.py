@@ -1,4 +1,4 @@
-"""Areas of the classes of a large image, row by row."""
+"""Sum the class areas of a large image row by row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AreaRows:
     """Sums of pixels and of confidence by class, for the record of `CsvWriter`.
 
     Args:
-        image: What is to come.
+        image: Image whose rows follow.
     """
 
     def __init__(self, image: RowImage) -> None:
@@ -27,7 +27,7 @@ class AreaRows:
         self._sums = np.zeros(len(image.classes), dtype=np.float64)
 
     def rows(self, rows: Rows) -> None:
-        """Add rows that have the confidence."""
+        """Add rows, which must have the confidence."""
         assert rows.confidence is not None
         areas = class_areas(rows.mask, len(self._areas))
         means = mean_per_class(rows.confidence, rows.mask, len(self._areas))

@@ -1,4 +1,4 @@
-"""Confidence as a gray picture, row by row. The bytes are those of `ConfidenceWriter`."""
+"""Write the confidence as a gray picture, row by row. The bytes equal those of `ConfidenceWriter`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ConfidenceRows:
-    """Writer of the confidence as a gray PNG of 8 bits: 0 is 0, 255 is 1."""
+    """Writer of the confidence as an 8-bit gray PNG: 0 means 0, 255 means 1."""
 
     suffix = ".confidence.png"
     needs_confidence = True

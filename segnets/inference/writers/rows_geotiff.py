@@ -1,4 +1,4 @@
-"""Masks as GeoTIFF, row by row. rasterio is imported when first used."""
+"""Write masks as GeoTIFF, row by row. rasterio is imported when first used."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _BLOCK = 256  # rows and columns of the blocks in the file, a multiple of 16
 
 
 class GeoTiffRows:
-    """Writer of the mask as GeoTIFF at the place of its image.
+    """Writer of the mask as GeoTIFF with the georeference of its image.
 
     Ids are one band of 8 bits with the palette as its colours, or of 16 bits for more than 256 classes. The planes of a
-    multi-label mask are bands of 0 and 1, named as the classes. The tag "classes" has the names as JSON. Blocks of
+    multi-label mask are bands of 0 and 1, named as the classes. The tag "classes" holds the names as JSON. Blocks of
     256 x 256 pixels are compressed (deflate). Above 2 GB the file is a BigTIFF.
 
-    GDAL writes to a temporary file beside the output, which is read back, compared and copied.
+    GDAL writes to a temporary file next to the output, which is read back, compared and copied.
     """
 
     suffix = ".tif"
@@ -51,7 +51,7 @@ class GeoTiffRows:
 
         Raises:
             ImageError: If rasterio is missing.
-            OutputError: If GDAL can't write it.
+            OutputError: If GDAL can't write the file.
         """
         try:
             import rasterio
@@ -107,7 +107,7 @@ class GeoTiffRows:
         """Complete the file, as `RowWriter.finish` does.
 
         Raises:
-            OutputError: If GDAL can't write it.
+            OutputError: If GDAL can't write the file.
         """
         import rasterio
 
@@ -146,7 +146,7 @@ class GeoTiffRows:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn rasterio's errors to an OutputError."""
+        """Convert rasterio's errors to an OutputError."""
         import rasterio
 
         # One row of blocks, and as much again while the next is written.
@@ -161,7 +161,7 @@ class GeoTiffRows:
 
 
 def _place(image: RowImage) -> dict[str, Any]:
-    """Return the options that say where the image lies."""
+    """Return rasterio's options for the georeference of the image."""
     import rasterio
 
     if image.geo is None:

@@ -1,4 +1,4 @@
-"""Masks as PNG, row by row. The bytes are those of `MaskWriter`."""
+"""Write masks as PNG, row by row. The bytes equal those of `MaskWriter`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS = 256  # to write at a time
 class MaskRows:
     """Writer of the mask as PNG.
 
-    The planes of a multi-label mask lie one below the other. They wait in temporary files of one bit per pixel.
+    The planes of a multi-label mask are stacked vertically. They are kept in temporary files of one bit per pixel.
     """
 
     suffix = ".png"

@@ -1,4 +1,4 @@
-"""Overlays of large images: a reduced picture."""
+"""Write reduced overlays of large images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MAX_SIDE = 4096
 class OverlayRows:
     """Writer of the overlay with its legend, reduced by a whole number so that no side exceeds 4096 pixels.
 
-    Each pixel shows the mean of a square of the image, and the class of the pixel in its middle. So the shares in the
-    legend are estimates.
+    Each pixel shows the mean of a square of the image, and the class of the pixel in its middle. The shares in the
+    legend are therefore estimates.
 
     Args:
         lossless: Whether to write PNG.
@@ -99,5 +99,5 @@ class OverlayRows:
 
 
 def reduction(height: int, width: int) -> int:
-    """Return the whole number by which the sides of an overlay are divided."""
+    """Return the whole number by which an overlay's sides, in pixels, are divided."""
     return -(-max(height, width) // MAX_SIDE)

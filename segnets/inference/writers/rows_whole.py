@@ -1,4 +1,4 @@
-"""Outputs that need a whole image, from rows."""
+"""Collect rows for outputs that need a whole image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WholeRows:
     """Collection of all rows, for writers that can't take them one by one.
 
     Args:
-        image: What is to come.
+        image: Image whose rows follow.
     """
 
     def __init__(self, image: RowImage) -> None:
@@ -29,7 +29,7 @@ class WholeRows:
         self._logits: list[torch.Tensor] = []
 
     def rows(self, rows: Rows) -> None:
-        """Add rows. Their image is not kept."""
+        """Add rows. Their pixels are not kept."""
         self._masks.append(rows.mask)
         if rows.logits is not None:
             self._logits.append(torch.from_numpy(rows.logits))
