@@ -76,6 +76,8 @@ class MobileNetV3(nn.Module):
             self.classifier = nn.Identity()
 
     def _initialise(self) -> None:
+        if next(self.parameters()).is_meta:
+            return  # no values
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
