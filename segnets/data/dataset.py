@@ -255,7 +255,7 @@ def check_sizes(sample: Sample, image: npt.NDArray[np.uint8], values: npt.NDArra
 def _check_classes(data: DataSet) -> None:
     for name in data.classes:
         if not is_class_name(name) or not name:
-            raise DataError(f"{data.path}: classes: {name!r} is no printable name.")
+            raise DataError(f"{data.path}: classes: {name!r} is not a printable name.")
     repeated = {name for name in data.classes if data.classes.count(name) > 1}
     if repeated:
         raise DataError(f"{data.path}: classes: {sorted(repeated)[0]!r} occurs twice. Give each class its own name.")
@@ -266,7 +266,7 @@ def _check_classes(data: DataSet) -> None:
         )
     for colour in data.palette:
         if not is_colour(colour):
-            raise DataError(f"{data.path}: palette: {colour!r} is no colour. Give [red, green, blue], each 0..255.")
+            raise DataError(f"{data.path}: palette: {colour!r} is not a colour. Give [red, green, blue], each 0..255.")
     if data.classes and data.palette and len(data.palette) != len(data.classes):
         raise DataError(
             f"{data.path}: palette: {len(data.palette)} colours for {len(data.classes)} classes. Give one per class."
@@ -277,9 +277,7 @@ def _check_numbers(data: DataSet) -> None:
     for what, values in (("ids", data.ids), ("ignore", data.ignore)):
         for value in values:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _VALUES:
-                raise DataError(
-                    f"{data.path}: {what}: {value!r} is no value of a mask. Expected whole numbers 0..65535."
-                )
+                raise DataError(f"{data.path}: {what}: {value!r} is not a mask value. Expected whole numbers 0..65535.")
     if len({*data.ids}) < len(data.ids):
         raise DataError(f"{data.path}: ids: a value occurs twice. Give each class its own value.")
     if data.ids and len(data.ids) != len(data.classes):

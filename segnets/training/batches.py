@@ -74,10 +74,10 @@ def _collate(items: list[_Fetched]) -> _Fetched:
 
 
 class Normaliser:
-    """Conversion of a batch of bytes to the network's input, as `segnets.preprocess` does it after resizing.
+    """Conversion of uint8 batches to network input, equal to `segnets.preprocess` after resizing.
 
     Args:
-        preprocessing: Its means, standard deviations and channel order are used.
+        preprocessing: Means, standard deviations and channel order to apply.
         device: Device of the network.
     """
 
@@ -90,7 +90,11 @@ class Normaliser:
         self._device = device
 
     def __call__(self, batch: Example) -> tuple[Tensor, Tensor]:
-        """Return images (N, K, h, w), float32, normalised, and class ids (N, h, w), int64, on the device."""
+        """Move a batch to the device and normalise it.
+
+        Returns:
+            Images (N, K, h, w), float32, and class ids (N, h, w) or planes (N, C, h, w), int64.
+        """
         image = batch.image.to(self._device, non_blocking=True)
         target = batch.mask.to(self._device, non_blocking=True).long()
         if self._swapped:

@@ -1,6 +1,6 @@
-"""Charts as inline SVG for the report: lines, bars, and a matrix of colours. They need neither scripts nor files.
+"""Inline SVG charts for the report: lines, bars and a heat map. They need neither scripts nor external files.
 
-Colours and text sizes are classes and variables of the page's style sheet (`segnets.training.report`).
+Colours and text sizes come from the page's style sheet (`segnets.training.report`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart.
+    """Line of a chart.
 
     Attributes:
         name: Name in the legend.
@@ -38,7 +38,7 @@ def line_chart(series: Sequence[Series], x_name: str, *, from_zero: bool = False
     """Draw lines over a common x axis.
 
     Args:
-        series: The lines. Values that are not finite are left out, and long lines are averaged to 400 points.
+        series: Lines to draw. Non-finite values are left out, and long lines are averaged to at most 400 points.
         x_name: Name of the x axis.
         from_zero: Whether the y axis begins at 0.
 

@@ -20,7 +20,7 @@ from segnets.files import atomic_write, cannot_write
 
 KIND = "segnets training checkpoint"
 VERSION = 1
-_ADVICE = "go on from RUN/last.safetensors with --weights, or start again"
+_ADVICE = "continue from RUN/last.safetensors with --weights, or start again"
 
 
 def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -65,11 +65,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many exception types for a damaged or foreign file
         raise TrainingError(
-            f"{source}: is damaged or no checkpoint of segnets train; start from weights with --weights FILE instead"
+            f"{source}: is damaged or not a checkpoint of segnets train; start from weights with --weights FILE instead"
         ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise TrainingError(
-            f"{source}: is no checkpoint of segnets train and can't be resumed; start a new run from its weights with "
+            f"{source}: is not a checkpoint of segnets train and can't be resumed; start a new run from its weights with "
             f"--weights {source}"
         )
     version = content.get("version")
@@ -95,7 +95,7 @@ def _check_archive(path: Path) -> None:
                 raise zipfile.BadZipFile  # torch does not compress; this rules out zip bombs
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError, zlib.error):
-        raise TrainingError(f"{path}: is truncated, damaged or no checkpoint; {_ADVICE}") from None
+        raise TrainingError(f"{path}: is truncated, damaged or not a checkpoint; {_ADVICE}") from None
     if damaged is not None:
         raise TrainingError(f"{path}: is damaged ({damaged} does not match its checksum); {_ADVICE}")
 
@@ -113,7 +113,7 @@ def restoring(path: Path) -> Iterator[None]:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise TrainingError(f"{path}: does not hold the state of this training ({reason}); {_ADVICE}") from None
+        raise TrainingError(f"{path}: does not hold the state of this run ({reason}); {_ADVICE}") from None
 
 
 class _ErrorKeeper:

@@ -323,7 +323,7 @@ def loss_terms(text: str) -> list[tuple[str, float]]:
             weight = math.nan
         if not (0 < weight < math.inf):
             raise TrainingError(
-                f"loss={text!r}: {factor.strip()!r} is no weight above 0; expected for example 0.5*dice"
+                f"loss={text!r}: {factor.strip()!r} is not a weight above 0; expected for example 0.5*dice"
             )
         if name.strip() not in LOSSES:
             raise TrainingError(f"loss={text!r}: {name.strip()!r} is unknown; expected {', '.join(LOSSES)}, or a sum")

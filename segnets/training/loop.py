@@ -112,7 +112,7 @@ class Trainer:
                 check_same_training(state, self.config, self.data, self.ranks.world, self.folder.checkpoint)
                 if self._steps_in(state) == self.total:
                     self._progress = Progress(**state["progress"])
-                    self.tell(f"{self.folder.path}: this training is finished")
+                    self.tell(f"{self.folder.path}: this run is finished")
                     return self._result()
         elif resume:
             self.tell(f"{self.folder.path}: holds no checkpoint; the training starts from the beginning")
@@ -178,7 +178,7 @@ class Trainer:
             if "DataLoader worker" not in str(error):
                 raise
             raise TrainingError(
-                f"a process that loads data was killed, often for lack of memory; {self._describe_saved()}. Go on with "
+                f"a data loading process was killed, often for lack of memory; {self._describe_saved()}. Go on with "
                 "--resume, and fewer --workers if memory is short"
             ) from None
 
@@ -212,9 +212,7 @@ class Trainer:
         except DataError as error:
             self._checkpoint()
             text, steps = str(error).rstrip("."), self._parts.step.steps
-            raise DataError(
-                f"{text}. The training was saved after step {steps}; --resume goes on from there."
-            ) from None
+            raise DataError(f"{text}. The run was saved after step {steps}; continue with --resume.") from None
 
     def _note(self, result: StepResult, samples: Tensor) -> None:
         """Record the loss of a step. On a GPU, record the previous step's instead, to avoid waiting."""
@@ -316,7 +314,7 @@ class Trainer:
         self._checkpoint()
         steps = self._parts.step.steps
         raise KeyboardInterrupt(
-            f"stopped after step {steps} of {self.total} and saved {self.folder.checkpoint}; --resume goes on"
+            f"stopped after step {steps} of {self.total} and saved {self.folder.checkpoint}; continue with --resume"
         )
 
     def _interrupt(self, stop: StopRequest) -> None:

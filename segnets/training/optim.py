@@ -1,4 +1,4 @@
-"""Optimizers, with the parameter groups of torchvision's reference script: the auxiliary classifier learns faster."""
+"""Optimizers with the parameter groups of torchvision's reference script, with a higher auxiliary learning rate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def parameter_groups(model: nn.Module, *, lr: float, aux_lr_factor: float = 10.0
     """Split the trainable parameters of a network into the groups of torchvision's reference script.
 
     Args:
-        model: `SegmentationModel`, or any other module, whose parameters outside of `backbone`, `classifier` and
-            `aux_classifier` form a last group.
+        model: `SegmentationModel` or any other module. Parameters outside `backbone`, `classifier` and `aux_classifier`
+            form the last group.
         lr: Learning rate.
         aux_lr_factor: Factor on the learning rate of the auxiliary classifier.
 
     Returns:
-        Groups for an optimizer of torch. Empty ones, as of a frozen backbone, are left out.
+        Parameter groups for a torch optimizer. Empty groups, for example of a frozen backbone, are left out.
 
     Raises:
         TrainingError: If no parameter requires gradients.
@@ -48,7 +48,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
 
     Args:
         model: Network to train, on its device. Freeze parts of it first.
-        config: Its `optimizer`, `lr`, `momentum`, `weight_decay` and `aux_lr_factor` are read.
+        config: Options `optimizer`, `lr`, `momentum`, `weight_decay` and `aux_lr_factor`.
 
     Raises:
         TrainingError: If no parameter requires gradients.
@@ -65,6 +65,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
 
 
 def scale_learning_rates(optimizer: Optimizer, factor: float) -> None:
-    """Set the learning rate of every group to its initial one times the factor of the schedule."""
+    """Set the learning rate of every group to its initial value times a factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

@@ -1,4 +1,4 @@
-"""Values of options: from texts and TOML to the option's type, and back."""
+"""Conversion of option values: from strings and TOML to the option's type, and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any
 
 
 def parse_value(kind: Any, text: str) -> Any:
-    """Return the value that a text such as "0.5" or "1, 2" stands for.
+    """Parse a string such as "0.5" or "1, 2" into a value.
 
     Args:
-        kind: Type of the option. It decides how to read the text, and is not checked.
-        text: The text.
+        kind: Type of the option. It decides how the string is parsed; the result is not checked against it.
+        text: String to parse.
+
+    Returns:
+        The parsed value, or a string or a list of strings if it is not a TOML value.
     """
     if kind is str and text[:1] not in ("'", '"'):
         return text
@@ -30,11 +33,11 @@ def parse_value(kind: Any, text: str) -> Any:
 
 
 def convert_value(kind: Any, value: Any) -> Any:
-    """Return a value in the type of an option, or None if it has another.
+    """Convert a value to the type of an option, or return None if it does not fit.
 
     Args:
         kind: Type of the option: bool, int, float, str, a tuple of these, or a union.
-        value: The value, for example from a TOML file, in which tuples are lists.
+        value: Value, for example from a TOML file, where tuples are lists.
     """
     if kind is bool:
         return value if isinstance(value, bool) else None
@@ -47,7 +50,7 @@ def convert_value(kind: Any, value: Any) -> Any:
             value = os.fspath(value)
         return value if isinstance(value, str) and _is_unicode(value) else None
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is not tuple:  # a union: text or numbers
+    if typing.get_origin(kind) is not tuple:  # a union: string or numbers
         return next((each for part in arguments if (each := convert_value(part, value)) is not None), None)
     if isinstance(value, str) or not isinstance(value, Iterable):
         return None
@@ -65,7 +68,7 @@ def _finite(value: int | float) -> float | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether a file can hold a text: not a file name in another encoding."""
+    """Return whether a string can be stored as UTF-8. File names in other encodings can't."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -74,20 +77,20 @@ def _is_unicode(text: str) -> bool:
 
 
 def describe_type(kind: Any) -> str:
-    """Return a phrase for the type of an option."""
+    """Describe the type of an option, for messages."""
     return {
         bool: "true or false",
         int: "a whole number",
         float: "a number",
-        str: "a text",
+        str: "text",
         tuple[float, float]: "two numbers",
-        tuple[str, ...]: "a list of texts",
+        tuple[str, ...]: "a list of strings",
         tuple[int, ...]: "a list of whole numbers",
-    }.get(kind, "a text or a list of numbers")
+    }.get(kind, "text or a list of numbers")
 
 
 def toml_value(value: Any) -> str:
-    """Return a value as TOML."""
+    """Format a value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

@@ -23,9 +23,9 @@ def draw_example(evaluation: Evaluation, example: Example, *, max_side: int = 64
     """Draw an image, its true mask, its predicted mask and the wrong pixels in two rows, with captions and a legend.
 
     Args:
-        evaluation: Evaluation that the example is from.
-        example: An example of it.
-        max_side: Largest side of each of the four pictures.
+        evaluation: Evaluation that contains the example.
+        example: Example to draw.
+        max_side: Longest side of each of the four pictures, in pixels.
 
     Returns:
         Picture of shape (h, w, 3), uint8, RGB.

@@ -1,4 +1,4 @@
-"""Advice to train in bfloat16 on a CPU that has instructions for it, from a measurement of the network at hand."""
+"""Advice on training in bfloat16 on CPUs that support it, based on a measurement of the network."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from torch import nn
 from segnets.training.config import TrainingConfig
 
 _ROUNDS = 3
-_MOST_IMAGES, _LARGEST_SIDE = 2, 160  # of the measurement, which is to take a few seconds with a large network
-_LEAST_GAIN = 1.15  # as many times as fast; less is within the noise
+_MOST_IMAGES, _LARGEST_SIDE = 2, 160  # for the measurement, which should take a few seconds even for a large network
+_LEAST_GAIN = 1.15  # speed-up; less is within measurement noise
 
 
 def bfloat16_advice(model: nn.Module, config: TrainingConfig, *, channels: int = 3) -> str | None:
-    """Return a line that recommends bfloat16, or None if it is in use, not in the processor, or no faster.
+    """Measure whether bfloat16 is faster on this CPU, and return a recommendation.
 
-    The network is copied for the measurement. It and the random numbers of the caller are left alone.
+    The network is copied for the measurement. Neither it nor the caller's random state is changed.
 
     Args:
         model: Network to train, in training mode.
-        config: Its `amp`, `batch`, `crop`, `channels_last` and `compile` are read.
-        channels: Number of channels of the images.
+        config: Options `amp`, `batch`, `crop`, `channels_last` and `compile`.
+        channels: Number of image channels.
+
+    Returns:
+        One line of advice, or None if bfloat16 is already used, not supported by the CPU, or not faster.
     """
     device = next(model.parameters()).device
     if config.amp != "no" or config.compile or device.type != "cpu" or not has_bfloat16():
@@ -33,8 +36,8 @@ def bfloat16_advice(model: nn.Module, config: TrainingConfig, *, channels: int =
     if gain < _LEAST_GAIN:
         return None
     return (
-        f"this CPU computes this network {gain:.1f} times as fast in bfloat16, measured with small images: --set "
-        "amp=bfloat16 trains so, with slightly other results"
+        f"this CPU runs this network {gain:.1f} times as fast in bfloat16, measured with small images. --set "
+        "amp=bfloat16 trains in bfloat16, with slightly different results"
     )
 
 
@@ -44,7 +47,7 @@ def has_bfloat16() -> bool:
 
 
 def measure_gain(model: nn.Module, config: TrainingConfig, channels: int) -> float:
-    """Return how many times as fast forward and backward passes are in bfloat16, by the median of a few."""
+    """Measure the speed-up of forward and backward passes in bfloat16, from the median of a few rounds."""
     trial = copy.deepcopy(model)
     side = min(config.crop, _LARGEST_SIDE)
     seconds: dict[bool, list[float]] = {False: [], True: []}

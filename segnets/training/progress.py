@@ -1,4 +1,4 @@
-"""How far a training has come, and its result."""
+"""Progress and result of a training run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from segnets.card import JSON
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Result of a training.
+    """Result of a training run.
 
     Attributes:
-        out: Folder with the files.
-        steps: Number of steps.
+        out: Run folder.
+        steps: Number of training steps.
         epochs: Number of epochs.
-        scores: Scores of the last validation: "mean_iou", "pixel_accuracy" and others; empty without a validation.
-        best: Best mean IoU of all validations, or None.
+        scores: Scores of the last validation: "mean_iou", "pixel_accuracy" and others, 0..1; empty without validation.
+        best: Best mean IoU of all validations, 0..1, or None without validation.
     """
 
     out: Path
@@ -37,16 +37,16 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class StepReport:
-    """A step that is done, for a display of the progress.
+    """Report of one completed step, for a progress display.
 
     Attributes:
         step: Number of the step, from 1.
-        steps: Number of all steps.
+        steps: Total number of steps.
         epoch: Number of the epoch, from 1.
-        epochs: Number of all epochs.
+        epochs: Total number of epochs.
         loss: Loss of the step.
-        images: Images per step, of all processes.
-        waiting: Part of the time since the last row of the log that this process waited for data, 0..1.
+        images: Number of images per step, over all processes.
+        waiting: Share of the time since the last log row that this process waited for data, 0..1.
     """
 
     step: int
@@ -59,11 +59,11 @@ class StepReport:
 
 
 class SlowWork:
-    """Messages about work before the first step: none in the first seconds, then one every half minute.
+    """Progress messages for slow work before the first step: the first after 5 seconds, then one every 30 seconds.
 
     Args:
-        tell: Called with the messages.
-        message: What is done, for example "images are decoded into memory".
+        tell: Callback that receives the messages.
+        message: Description of the work, for example "images are decoded into memory".
     """
 
     _FIRST, _NEXT = 5.0, 30.0  # seconds
@@ -73,7 +73,7 @@ class SlowWork:
         self._due = time.monotonic() + self._FIRST
 
     def __call__(self, done: int, total: int) -> None:
-        """Note how much is done."""
+        """Report progress if a message is due."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._NEXT
@@ -82,11 +82,11 @@ class SlowWork:
 
 @dataclass
 class Progress:
-    """What changes during a training, apart from the weights.
+    """Training progress that a checkpoint stores, besides the weights.
 
     Attributes:
-        loss: Sum of the losses since the last row of the log.
-        losses: Their number.
+        loss: Sum of the losses since the last log row.
+        losses: Number of these losses.
         validated: Step at which the network was last validated and saved.
         best: Best mean IoU so far, or None.
         scores: Scores of the last validation.

@@ -1,4 +1,4 @@
-"""Recipes of training: the values that options take unless the caller gives others.
+"""Training recipes: default values of options.
 
 `torchvision` is the recipe of torchvision's segmentation references:
 https://github.com/pytorch/vision/tree/main/references/segmentation
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# Networks that torchvision published with this recipe. Trained from ImageNet weights, they take it by default.
+# Networks that torchvision published with this recipe. It is their default when training from ImageNet weights.
 TORCHVISION_MODELS = (
     "fcn_resnet50",
     "fcn_resnet101",

@@ -1,4 +1,4 @@
-"""The log of a training: a row of a CSV file for every logged step and validation."""
+"""Training log: a CSV file with a row for every logged step and validation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from segnets.files import atomic_write, cannot_write
 from segnets.training.evaluation import Evaluation
 
 # Columns that differ from run to run: seconds since the start of the process, rate of the steps since the last row, and
-# the part of their time that was spent waiting for data.
+# the share of their time spent waiting for data.
 TIMES = ("seconds", "images_per_second", "waiting")
 COLUMNS = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy", *TIMES)
 
 
 @dataclass
 class Pace:
-    """Rate of the steps since the last row of the log.
+    """Training speed since the last log row.
 
     Attributes:
         images: Number of images.
-        seconds: Time of the steps.
-        waiting: Part of the time that was spent waiting for data, in seconds.
+        seconds: Duration of the steps, in seconds.
+        waiting: Time spent waiting for data, in seconds.
     """
 
     images: int = 0
@@ -36,25 +36,25 @@ class Pace:
 
     @property
     def share_waiting(self) -> float:
-        """Part of the time that was spent waiting for data, 0..1."""
+        """Share of the time spent waiting for data, 0..1."""
         return self.waiting / max(1e-9, self.seconds)
 
     def columns(self) -> dict[str, JSON]:
-        """Return the columns of a row."""
+        """Return the speed columns of a log row."""
         seconds = max(1e-9, self.seconds)
         return {"images_per_second": round(self.images / seconds, 2), "waiting": round(self.share_waiting, 4)}
 
 
 class CsvLog:
-    """Log of a training as CSV.
+    """Training log as CSV.
 
     Args:
-        path: The file.
-        step: Step after which the training goes on: rows of later steps, from before an interruption, are removed.
+        path: Path of the file.
+        step: Step to resume after, or 0. Rows of later steps, from before an interruption, are removed.
 
     Raises:
         OutputError: If the file can't be written.
-        TrainingError: If it is there and is no such log.
+        TrainingError: If the run is resumed and the file is not a training log.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -90,10 +90,10 @@ class CsvLog:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a log, without a last one that a full disk or a lost machine left incomplete.
+    """Return the rows of a log, without an incomplete last row.
 
     Raises:
-        TrainingError: If the file can't be read, or is no log of a training.
+        TrainingError: If the file can't be read, or is not a training log.
     """
     try:
         text = path.read_text()
@@ -103,7 +103,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise ValueError("a row is damaged")
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise TrainingError(
-            f"{path}: can't be read as the log of this training ({error}); restore the file, or remove it, which loses "
+            f"{path}: can't be read as the log of this run ({error}); restore the file, or remove it, which loses "
             "the curves so far"
         ) from None
     return complete

@@ -1,4 +1,4 @@
-"""Report of a training or an evaluation: one HTML file with everything in it, without scripts."""
+"""Report of a training run or an evaluation: one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segnets.training.metrics import ConfusionMatrix
 from segnets.training.pictures import draw_panels
 from segnets.training.recipes import recipe_values
 
-_SIDE = 400  # pixels of a picture
+_SIDE = 400  # longest side of a picture, in pixels
 _QUALITY = 82
 _CURVES = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy")
 _PANELS = ("image", "truth", "prediction", "wrong in red, ignored in gray")
@@ -33,14 +33,14 @@ _PANELS = ("image", "truth", "prediction", "wrong in red, ignored in gray")
 
 @dataclass(frozen=True)
 class History:
-    """What a training recorded so far.
+    """Losses, learning rates and scores that a run has logged so far.
 
     Attributes:
         losses: Step and mean loss of each logged row.
         rates: Step and learning rate of each logged row.
         mean_iou: Step and mean IoU of each validation.
         accuracy: Step and pixel accuracy of each validation.
-        steps_per_epoch: Number of steps of an epoch; 0 before the first validation.
+        steps_per_epoch: Number of steps per epoch; 0 before the first validation.
     """
 
     losses: Sequence[tuple[int, float]] = ()
@@ -51,7 +51,11 @@ class History:
 
 
 def read_history(log: str | os.PathLike[str]) -> History:
-    """Read `log.csv`. A file that does not exist is an empty history."""
+    """Read `log.csv`.
+
+    Returns:
+        The logged curves; an empty history if the file does not exist.
+    """
     path = Path(log)
     rows: list[dict[str, Any]] = []
     if path.exists():
@@ -73,7 +77,7 @@ def _column(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]
 
 
 def _is_complete(row: dict[str, Any]) -> bool:
-    """Return whether a row is whole, and its cells are numbers: a process that is killed may leave part of a line."""
+    """Return whether a row is complete and numeric. A killed process may leave part of a line."""
     try:
         return None not in row.values() and all(math.isfinite(float(row[name])) for name in _CURVES if row.get(name))
     except ValueError:
@@ -88,15 +92,15 @@ def write_report(
     config: TrainingConfig | None = None,
     title: str = "",
 ) -> None:
-    """Write a report, replacing an older one. A reader never sees an incomplete file.
+    """Write a report atomically, replacing an older one.
 
     Args:
         path: Path of the HTML file.
-        evaluation: Evaluation to show, with its examples; None for a training without validation, of which `config`
-            and `history` are shown.
-        history: Curves of a training.
-        config: Configuration of a training.
-        title: Heading; empty for one that the evaluation and the configuration give.
+        evaluation: Evaluation to show, with its examples; None for a run without validation, which shows only `config`
+            and `history`.
+        history: Curves of the run.
+        config: Configuration of the run.
+        title: Heading. Empty derives one from the evaluation and the configuration.
 
     Raises:
         OutputError: If the file can't be written.
@@ -113,7 +117,7 @@ def report_html(
     config: TrainingConfig | None = None,
     title: str = "",
 ) -> str:
-    """Return the report as HTML; arguments as for `write_report`."""
+    """Return the report as HTML. Takes the arguments of `write_report`."""
     title = title or _title(evaluation, config)
     scores = [] if evaluation is None else [_tiles(evaluation, history)]
     details = (
@@ -216,7 +220,7 @@ def _classes(evaluation: Evaluation) -> str:
 
 
 def _most_confused(classes: Sequence[str], counts: npt.NDArray[np.int64], most: int = 5) -> str:
-    """Return a table of the pairs of classes that most wrong pixels belong to."""
+    """Return an HTML table of the class pairs with the most wrong pixels."""
     wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
     largest = [divmod(int(index), len(counts)) for index in np.argsort(-wrong, axis=None, kind="stable")[:most]]
     rows = "".join(
@@ -230,7 +234,7 @@ def _most_confused(classes: Sequence[str], counts: npt.NDArray[np.int64], most: 
 
 
 def _best(evaluation: Evaluation) -> list[Example]:
-    """Return the best images. A small split has all of them among the worst already."""
+    """Return the best images that are not already among the worst, as in a small split."""
     shown = {example.score.name for example in evaluation.worst}
     return [example for example in evaluation.best if example.score.name not in shown]
 

@@ -23,8 +23,11 @@ from segnets.training.report import write_report
 def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Create a folder for the files of an evaluation.
 
+    Returns:
+        Path of the folder.
+
     Raises:
-        OutputError: If it can't be created, or is not empty and `overwrite` is False.
+        OutputError: If the folder can't be created, or is not empty and `overwrite` is False.
     """
     path = Path(folder)
     try:
@@ -42,7 +45,7 @@ def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -
 
 @contextmanager
 def prepared_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
-    """Create a folder as `prepare_folder` does, and remove it and its new parents again if an error leaves it empty."""
+    """Create a folder as `prepare_folder` does, and remove it and its new parents if an error leaves it empty."""
     path = Path(folder)
     new = [each for each in (path, *path.parents) if not os.path.lexists(each)]  # False for a name that is too long
     try:
@@ -50,7 +53,7 @@ def prepared_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) 
         yield
     except BaseException:
         for each in new:
-            with suppress(OSError):  # it is not empty, or was not made
+            with suppress(OSError):  # not empty, or never created
                 each.rmdir()
         raise
 
@@ -59,12 +62,12 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
     """Write an evaluation: `scores.json`, `images.csv`, `confusion.csv`, `report.html`, and `worst/` with pictures.
 
     Args:
-        evaluation: The evaluation.
-        folder: Folder to write to; it is created.
-        overwrite: Whether the folder may contain files, of which those with the same names are replaced.
+        evaluation: Evaluation to write.
+        folder: Output folder, created if missing.
+        overwrite: Whether the folder may contain files. Files of the same names are replaced.
 
     Returns:
-        The folder.
+        Path of the folder.
 
     Raises:
         OutputError: If the folder is not empty, or a file can't be written.
@@ -88,9 +91,9 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
 
 
 def images_csv(evaluation: Evaluation) -> str:
-    """Return a table of the images in the order of the split: accuracy, mean IoU, and the IoU of each class.
+    """Return a CSV table of the images, in split order: pixels, accuracy, mean IoU and the IoU of each class.
 
-    The cell of a class that is in neither truth nor prediction is empty.
+    The cell of a class in neither truth nor prediction is empty.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -102,7 +105,7 @@ def images_csv(evaluation: Evaluation) -> str:
 
 
 def confusion_csv(evaluation: Evaluation) -> str:
-    """Return the confusion matrix as a table: pixels of each true class (row) by predicted class (column)."""
+    """Return the confusion matrix as a CSV table: pixels of each true class (row) by predicted class (column)."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["truth \\ prediction", *evaluation.classes])

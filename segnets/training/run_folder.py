@@ -1,4 +1,4 @@
-"""The folder of a training: the names of its files, and what a resumed training has to share with its checkpoint."""
+"""Run folder: its file names, and the checks that a checkpoint belongs to the run to resume."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from segnets.files import atomic_write
 from segnets.training.checkpoints import read_checkpoint
 from segnets.training.config import TrainingConfig
 
-# A resumed training may have other values of these; every step computes the same.
+# Options that may differ on resume, because they do not change the result of a step.
 _FREE = {"data", "out", "workers", "device", "checkpoint_every", "tensorboard"}
 
 
 class RunFolder:
-    """Folder of a training.
+    """Folder of a training run.
 
     Args:
-        path: The folder, which need not exist.
+        path: Path of the folder, which need not exist.
 
     Attributes:
-        checkpoint: What `--resume` reads.
+        checkpoint: Checkpoint that `--resume` reads.
         last: Weights file of the last validated network.
-        best: Weights file of the network with the best validation.
+        best: Weights file of the network with the best validation score.
         config: The configuration.
         log: Losses and validations, as CSV.
         report: The report, as HTML.
@@ -44,22 +44,22 @@ class RunFolder:
         self.report = path / "report.html"
 
     def prepare(self, *, resume: bool) -> dict[str, Any] | None:
-        """Make the folder, or read the checkpoint of an earlier run in it.
+        """Create the folder, or read the checkpoint to resume.
 
         Args:
-            resume: Whether the training may go on from a checkpoint.
+            resume: Whether to resume from an existing checkpoint.
 
         Returns:
             The checkpoint to resume, or None to start from the beginning.
 
         Raises:
-            OutputError: If the folder can't be made, or holds a training and `resume` is False.
+            OutputError: If the folder can't be created, or holds a run and `resume` is False.
             TrainingError: If the checkpoint can't be read.
         """
         if self.checkpoint.exists():
             if not resume:
                 raise OutputError(
-                    f"{self.path}: holds a training already; go on with --resume, or choose another --out"
+                    f"{self.path}: already holds a run; continue it with --resume, or choose another --out"
                 )
             return read_checkpoint(self.checkpoint)
         try:
@@ -68,13 +68,17 @@ class RunFolder:
             raise OutputError(f"{self.path}: can't be made: {error.strerror}; choose another --out") from None
         if not resume and self.log.exists():
             raise OutputError(
-                f"{self.path}: holds a training that was stopped before its first checkpoint; start again in it with "
+                f"{self.path}: holds a run that was stopped before its first checkpoint; start again in it with "
                 "--resume, or choose another --out"
             )
         return None
 
     def write_config(self, config: TrainingConfig) -> None:
-        """Write the configuration as TOML."""
+        """Write the configuration as TOML.
+
+        Raises:
+            OutputError: If the file can't be written.
+        """
         with atomic_write(self.config) as file:
             file.write(config.to_toml().encode())
 
@@ -82,14 +86,14 @@ class RunFolder:
 def check_same_training(
     state: Mapping[str, Any], config: TrainingConfig, data: DataSet, ranks: int, where: Path
 ) -> None:
-    """Check that a checkpoint belongs to the training that shall go on.
+    """Check that a checkpoint belongs to the run to resume.
 
     Args:
-        state: The checkpoint.
-        config: Configuration of the resumed training.
-        data: Its data set.
-        ranks: Number of its processes.
-        where: Path of the checkpoint.
+        state: Contents of the checkpoint.
+        config: Configuration of the resumed run.
+        data: Data set of the resumed run.
+        ranks: Number of processes.
+        where: Path of the checkpoint, for messages.
 
     Raises:
         TrainingError: If the configuration, the data or the number of processes differ.
@@ -100,12 +104,12 @@ def check_same_training(
         if name not in _FREE and then.get(name) != now[name]:
             raise TrainingError(
                 f"{where}: was made with {name}={then.get(name)!r}, and now it is {now[name]!r}; resume with the same "
-                "options, or start a new training in another --out"
+                "options, or start a new run in another --out"
             )
     if state["ranks"] != ranks:
         raise TrainingError(
             f"{where}: was made by {state['ranks']} processes, and now there are {ranks}; start as many (torchrun "
-            f"--nproc-per-node {state['ranks']}), or start a new training in another --out"
+            f"--nproc-per-node {state['ranks']}), or start a new run in another --out"
         )
     if tuple(state["classes"]) != data.classes:
         raise TrainingError(
@@ -115,23 +119,23 @@ def check_same_training(
     if state.get("masks", meaning_of_masks(data)) != meaning_of_masks(data):  # older checkpoints lack it
         raise TrainingError(
             f"{where}: was made with another description of the masks or channels of {data.path} (ignore, ids, "
-            "palette, channels); restore it, or start a new training in another --out"
+            "palette, channels); restore it, or start a new run in another --out"
         )
     if state["data"] != fingerprint(data, config.train_split):
         raise TrainingError(
             f"{where}: the images of the split {config.train_split!r} of {data.path} have changed since; restore them, "
-            "or start a new training in another --out"
+            "or start a new run in another --out"
         )
 
 
 def fingerprint(data: DataSet, split: str) -> str:
-    """Return a hash of the names of a split's samples, in their order."""
+    """Return a SHA-256 hash of a split's sample names, in order, as hexadecimal digits."""
     names = "\n".join(sample.name for sample in data.samples(split))
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def meaning_of_masks(data: DataSet) -> dict[str, Any]:
-    """Return what values in masks mean in a data set, apart from the names of classes, as plain values."""
+    """Return the settings that decide how mask values become class ids, as plain values."""
     return {
         "ignore": sorted(data.ignore),
         "ids": list(data.ids),
@@ -142,12 +146,12 @@ def meaning_of_masks(data: DataSet) -> dict[str, Any]:
 
 
 def next_commands(folder: RunFolder, path: str, data: DataSet) -> list[str]:
-    """Return the commands that use a trained network, with real paths.
+    """Return example commands for the trained network, with actual paths.
 
     Args:
-        folder: Folder of the training.
+        folder: Run folder.
         path: Path of the data set.
-        data: The data set.
+        data: Data set.
     """
     weights = quote(str(folder.best if folder.best.exists() else folder.last))
     samples = [sample for name in ("test", "val", "train") for sample in data.splits.get(name, ())]

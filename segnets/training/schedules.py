@@ -1,6 +1,6 @@
-"""Learning rate schedules: functions from a step to the factor of the learning rate.
+"""Learning rate schedules: functions from a step to a factor on the learning rate.
 
-They depend on nothing but the step, so a resumed training needs no state of them.
+They depend on the step alone, so a checkpoint stores no schedule state.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def poly(step: int, steps: int, power: float = 0.9) -> float:
 
     Args:
         step: Number of the step, from 0.
-        steps: Number of all steps.
+        steps: Total number of steps.
         power: Exponent.
     """
     return float((1 - min(step, steps) / steps) ** power)
 
 
 def cosine(step: int, steps: int) -> float:
-    """Return half a period of a cosine, from 1 to 0, and 0 after the last step."""
+    """Return half a cosine period, from 1 to 0, and 0 after the last step."""
     return (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
 
 
@@ -37,19 +37,19 @@ def constant(step: int) -> float:  # noqa: ARG001
 
 
 def warmed_up(step: int, warmup: int, after: Callable[[int], float], start: float = WARMUP_START) -> float:
-    """Return the factor of a schedule that begins after a linear rise.
+    """Return the factor of a schedule with linear warm-up.
 
     Args:
         step: Number of the step, from 0.
-        warmup: Number of steps in which the factor rises from `start` to 1.
-        after: Schedule that begins, with step 0, when the rise ends.
+        warmup: Number of warm-up steps, in which the factor rises from `start` to 1.
+        after: Schedule after the warm-up, counting steps from 0.
         start: Factor at step 0.
     """
     return start + (1 - start) * step / warmup if step < warmup else after(step - warmup)
 
 
 def schedule_of(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Return the schedule of a training: a function from the number of a step, from 0, to the factor of `lr`.
+    """Build the schedule of a run: a function from the step number, from 0, to the factor on `lr`.
 
     Args:
         config: Options `schedule`, `power`, `epochs` and `warmup_epochs`.

@@ -1,4 +1,4 @@
-"""The network that a training starts from: built, filled with weights, and described for the classes of the data."""
+"""Initial network of a run: built, loaded with starting weights, and given a card for the data's classes."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def build_network(
     channels: int = 3,
     tell: Callable[[str], None] = lambda _message: None,
 ) -> SegmentationModel:
-    """Build the network of a training with its starting weights.
+    """Build the network of a run with its starting weights.
 
-    With weights of other classes, the rows of the last convolutions are taken over by class name. The initial values of
-    all others depend on `config.seed` alone.
+    If the weights have other classes, rows of the last convolutions are matched by class name. The initial values of
+    all other rows depend on `config.seed` alone.
 
     Args:
         config: Network, weights and options.
         classes: Class names of the data, in the order of the ids.
         palette: One RGB colour per class, or empty.
-        channels: Channels of the images.
-        tell: Called with messages: what was kept, remapped or newly initialised.
+        channels: Number of image channels.
+        tell: Callback that receives messages about kept, remapped and newly initialised layers.
 
     Returns:
         The network in training mode on the CPU, with a card of the data's classes.
 
     Raises:
-        TrainingError: If the network is unknown or an option has no effect in it.
-        WeightsError: If weights are not found, can't be read or do not fit.
+        TrainingError: If the network is unknown, or an option has no effect on it.
+        WeightsError: If the weights are not found, can't be read or do not fit.
     """
     options: dict[str, Any] = {
         "num_classes": _outputs(config, classes),
@@ -77,7 +77,7 @@ def build_network(
 
 
 def describe_network(model: nn.Module) -> dict[str, Any]:
-    """Return what `rebuild_network` needs besides the configuration, as plain values for a checkpoint.
+    """Describe a network for `rebuild_network`, as plain values for a checkpoint.
 
     Args:
         model: Network with a config and a card.
@@ -93,10 +93,10 @@ def describe_network(model: nn.Module) -> dict[str, Any]:
 def rebuild_network(
     config: TrainingConfig, description: Mapping[str, Any], classes: Sequence[str], *, palette: Sequence[Colour] = ()
 ) -> SegmentationModel:
-    """Build the network of a checkpoint, whose weights follow. The files of the starting weights are not needed.
+    """Build the network of a checkpoint, before its weights are loaded. Starting weights are not needed.
 
     Args:
-        config: Configuration of the training.
+        config: Configuration of the run.
         description: Result of `describe_network`.
         classes: Class names of the data.
         palette: One RGB colour per class, or empty.
@@ -113,7 +113,7 @@ def rebuild_network(
 
 
 def _training_options(config: TrainingConfig) -> dict[str, Any]:
-    """Return options of the network that matter in training only, and that its files do not record."""
+    """Return the network options that affect training only. Weights files do not store them."""
     options = {"norm_eval": config.norm_eval, "gradient_checkpointing": config.gradient_checkpointing}
     return {name: True for name, chosen in options.items() if chosen}
 
@@ -142,7 +142,7 @@ def _decoding(config: TrainingConfig, card: ModelCard | None) -> Decoding | None
 
 
 def _preprocessing(config: TrainingConfig, card: ModelCard | None, channels: int) -> Preprocessing:
-    """Return the preprocessing of the trained network: normalised as the starting weights, resized as configured."""
+    """Return the preprocessing: normalisation of the starting weights, resize rule of the configuration."""
     known = card.preprocessing if card is not None else Preprocessing()
     if known.channels != channels:
         known = Preprocessing(mean=(_GREY_MEAN,) * channels, std=(_GREY_STD,) * channels)
@@ -152,7 +152,7 @@ def _preprocessing(config: TrainingConfig, card: ModelCard | None, channels: int
 def _filled(
     config: TrainingConfig, options: dict[str, Any], classes: tuple[str, ...], tell: Callable[[str], None]
 ) -> tuple[SegmentationModel, ModelCard | None]:
-    """Build the network and fill it; return the card of its weights too."""
+    """Build the network with its weights, and return it with the card of the weights."""
     if not config.weights:
         if not config.weights_backbone:
             tell("starting from random weights; --weights or --weights-backbone starts from trained ones")
@@ -168,7 +168,7 @@ def _filled(
             options = merge_options(found.config, options, found.where)
         return _build(config, options, tell, weights=tensors), found.card
     model = _build(config, options, tell, weights=config.weights if found.where == config.weights else found.tensors)
-    if not _is_other_count(model, found):  # else a warning says which layers are newly initialised
+    if not _is_other_count(model, found):  # else a warning lists the newly initialised layers
         kept = "its classes are those of the data and are kept"
         taken = "does not name its classes, which are taken for those of the data"
         tell(f"{config.weights}: {kept if known else taken}")
@@ -178,7 +178,7 @@ def _filled(
 def _build(
     config: TrainingConfig, options: Mapping[str, Any], tell: Callable[[str], None], **weights: Any
 ) -> SegmentationModel:
-    """Build a network with initial values that the seed determines, and pass warnings on as messages."""
+    """Build a network with initial values determined by the seed, and forward warnings as messages."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.manual_seed(config.seed)
@@ -194,7 +194,7 @@ def _build(
 
 
 def _read(config: TrainingConfig) -> FoundWeights:
-    """Read the starting weights: also those in a checkpoint of torchvision's reference script."""
+    """Read the starting weights, including those in a checkpoint of torchvision's reference script."""
     path = Path(config.weights)
     state = _checkpoint_weights(path) if path.is_file() and zipfile.is_zipfile(path) else None
     if state is not None:
@@ -205,10 +205,10 @@ def _read(config: TrainingConfig) -> FoundWeights:
 def _checkpoint_weights(path: Path) -> Mapping[str, Tensor] | None:
     """Return the weights in a checkpoint of torchvision's reference script or of segnets; None for other files."""
     try:
-        # torchvision's script stores its arguments, in a class that holds plain values.
+        # torchvision's script stores its arguments as an argparse.Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many exception types; the ordinary way of reading names the problem
+    except Exception:  # torch raises many exception types; `read_source` then reports the problem
         return None
     if not isinstance(content, dict):
         return None
@@ -228,7 +228,7 @@ def _rows_by_name(
     classes: tuple[str, ...],
     tell: Callable[[str], None],
 ) -> dict[str, Tensor]:
-    """Return weights whose last convolutions have the rows of the data's classes, new ones with initial values."""
+    """Return weights whose last convolutions have one row per data class. New classes get initial values."""
     assert found.card is not None
     known = found.card.classes
     network = _build(config, options, lambda _message: None)
@@ -252,7 +252,7 @@ def _rows_by_name(
 
 
 def _is_other_count(model: nn.Module, found: FoundWeights) -> bool:
-    """Return whether the last convolutions of the weights have another number of rows than those of the network."""
+    """Return whether the weights' last convolutions differ from the network's in number of rows."""
     own = model.state_dict()
     names = [f"{layer}.weight" for layer in last_layers(model)]
     return any(name in found.tensors and len(found.tensors[name]) != len(own[name]) for name in names)

@@ -1,4 +1,4 @@
-"""One update of the weights: forward and backward passes of a few batches, and a step of the optimizer."""
+"""One training step: forward and backward passes for one or more batches, and an optimizer step."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _contiguous(_head: nn.Module, _inputs: object, logits: object) -> Tensor | N
 
 @dataclass(frozen=True)
 class StepResult:
-    """Result of one update.
+    """Result of one training step.
 
     Attributes:
-        loss: Loss of the batches, the mean of all processes, on the training's device, without gradient.
+        loss: Loss averaged over batches and processes, a scalar on the training device, without gradient.
         lr: Learning rate of the first parameter group.
     """
 
@@ -41,23 +41,23 @@ class StepResult:
 
 
 class TrainingStep:
-    """Update of a network's weights, with everything that a checkpoint has to record about it.
+    """Training step of a network, with the state that a checkpoint has to store.
 
-    Calling it with a list of batches makes one step with the average of their losses, by valid pixels.
+    A call takes a list of batches and makes one optimizer step. Their losses are averaged by valid pixels.
 
     Args:
         model: Network to train, on its device.
         optimizer: From `build_optimizer`.
         loss: From `loss_of`.
-        schedule: Factor of the learning rate for a step, counted from 0; from `schedule_of`.
-        config: Its `amp`, `clip`, `ema`, `compile`, `channels_last` and `loss_average` are read.
-        ranks: The processes of the training.
-        teacher: Network whose logits the loss gets too, on the same device and for the same images.
+        schedule: Function from the step number, from 0, to the factor on the learning rate; from `schedule_of`.
+        config: Options `amp`, `clip`, `ema`, `compile`, `channels_last` and `loss_average`.
+        ranks: Rank and device of this process. None for a single process.
+        teacher: Teacher for distillation, on the same device. It gets the same images.
 
     Attributes:
         model: The network itself, without wrappers.
         average: Moving average of the weights, or None.
-        steps: Number of steps made.
+        steps: Number of completed steps.
 
     Example:
         >>> step = TrainingStep(model, build_optimizer(model, config), loss_of(config), schedule, config)
@@ -139,7 +139,7 @@ class TrainingStep:
         return self._loss(outputs, target, teacher=teacher, share=share)
 
     def _weights(self, batches: Sequence[Batch]) -> list[Tensor | None]:
-        """Return the part of each batch in the valid pixels of the step, times the number of processes that share it.
+        """Return each batch's share of the step's valid pixels, times the number of processes that share the loss.
 
         `DistributedDataParallel` divides the gradients by that number.
         """
@@ -153,7 +153,7 @@ class TrainingStep:
         return self.ranks.sum(values.clone()) / self.ranks.world
 
     def _reported(self, loss: Tensor) -> Tensor:
-        """Return the mean loss of all processes."""
+        """Average the loss over all processes."""
         return loss if self.ranks.world == 1 else self._mean_of_ranks(loss)
 
     def _forward(self, network: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor) -> Mapping[str, Tensor]:
@@ -164,13 +164,13 @@ class TrainingStep:
 
     @contextlib.contextmanager
     def _contiguous_logits(self) -> Iterator[None]:
-        """Let the heads return contiguous logits, for which torch computes the resize and losses faster."""
+        """Make the heads return contiguous logits, which speeds up torch's resize and losses."""
         heads = [getattr(self.model, name, None) for name in ("classifier", "aux_classifier")]
         hooks = [
             head.register_forward_hook(_contiguous)
             for head in heads
             if isinstance(head, nn.Module)
-            and not isinstance(head, torch.jit.ScriptModule)  # takes no hooks
+            and not isinstance(head, torch.jit.ScriptModule)  # does not support hooks
             and not self._config.compile  # a compiler chooses the layout itself
         ]
         try:
@@ -190,7 +190,7 @@ class TrainingStep:
         return self._parallel.no_sync()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` restores, for a checkpoint."""
+        """Return the state that `load_state_dict` restores, for a checkpoint."""
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -201,11 +201,11 @@ class TrainingStep:
 
     @property
     def averaged_model(self) -> nn.Module:
-        """The network to validate and to save: with averaged weights, if the configuration asks for them."""
+        """Network to validate and save: with averaged weights if they are enabled."""
         return self.model if self.average is None else self.average.module
 
     def checkpoint_bytes(self) -> int:
-        """Return about how many bytes `state_dict` takes, also before the optimizer has made its buffers."""
+        """Estimate the size of `state_dict` in bytes, including optimizer buffers that do not exist yet."""
         weights: int = sum(each.numel() * each.element_size() for each in self.model.state_dict().values())
         copies = 1 + (2 if isinstance(self.optimizer, torch.optim.AdamW) else 1) + (self.average is not None)
         return weights * copies

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: finish the step, save, and say how to resume."""
+"""Handling of Ctrl-C and SIGTERM during training: finish the step, save, and explain how to resume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether this process was asked to stop."""
+    """Flag that is set when this process is asked to stop."""
 
     def __init__(self) -> None:
         self.made = False
@@ -20,15 +20,15 @@ class StopRequest:
 
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
         if self.made:
-            raise KeyboardInterrupt("interrupted twice; the last checkpoint stays as it was")
+            raise KeyboardInterrupt("interrupted twice; the last checkpoint is unchanged")
         self.made = True
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note the first Ctrl-C or SIGTERM inside instead of raising it; the second one raises KeyboardInterrupt.
+    """Record the first Ctrl-C or SIGTERM in the block instead of raising it. The second raises KeyboardInterrupt.
 
-    Outside of the main thread, which alone may set handlers, nothing changes.
+    Outside the main thread, which alone may set handlers, signals are handled as before.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -36,7 +36,7 @@ def stop_requests() -> Iterator[StopRequest]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as in the background of a script
+        if handler is not signal.SIG_IGN:  # as for background jobs of a script
             signal.signal(number, request._note)
     try:
         yield request
@@ -46,6 +46,6 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 def ignore_stops(_worker: int = 0) -> None:
-    """Ignore Ctrl-C and SIGTERM in a process that loads data: the training decides when to end it."""
+    """Ignore Ctrl-C and SIGTERM in a data loading process. The training process ends it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

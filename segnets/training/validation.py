@@ -1,4 +1,4 @@
-"""Validation during a training: scores, the weights files that every command reads, and the report."""
+"""Validation during training: scores and weights files."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ def validate(
     ranks: Ranks,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a network on the validation split, each sample in one process. All processes call this.
+    """Evaluate a network on the validation split, shared among the processes. All processes must call this.
 
     Args:
-        model: Network on the device of the process. Its mode is restored.
+        model: Network on the device of this process. Its training mode is restored afterwards.
         data: Data set with the split `config.val_split`.
-        config: Configuration of the training.
-        ranks: The processes.
-        progress: Called with the number of images that this process has done, and of its images.
+        config: Training options.
+        ranks: Rank, number of processes and device of this process.
+        progress: Callback (done, total) that receives numbers of images of this process.
 
     Returns:
         The scores of the whole split, in every process.
+
+    Raises:
+        SegnetsError: If a sample can't be read or segmented in any process.
     """
     ranks.share_buffers(model)
     samples = data.samples(config.val_split)[ranks.rank :: ranks.world]
@@ -58,7 +61,7 @@ def validate(
 
 
 def scores_of(evaluation: Evaluation) -> dict[str, JSON]:
-    """Return the scores of a validation that the log, the checkpoint and the weights files record."""
+    """Return the scores to record in the log, the checkpoint and the weights files; None where undefined."""
     counts = evaluation.counts
     scores = {name: getattr(counts, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
     # Without valid pixels there are no scores.
@@ -68,7 +71,7 @@ def scores_of(evaluation: Evaluation) -> dict[str, JSON]:
 def save_network(
     model: nn.Module, path: Path, config: TrainingConfig, data: DataSet, *, epochs: float, scores: Mapping[str, JSON]
 ) -> None:
-    """Write a network with the origin of its weights, which is the same for the same training."""
+    """Write a weights file with its provenance, which depends only on the run's configuration and results."""
     provenance: dict[str, JSON] = {
         "tool": f"segnets train {__version__}",
         "data": Path(config.data).name,

@@ -73,9 +73,9 @@ def test_an_entry_that_claims_another_form_is_refused(offset: int, value: int, p
     [
         ({"kind": KIND, "version": VERSION + 1}, "written by a newer segnets"),
         ({"kind": KIND, "version": None}, "is damaged: its version is None"),
-        ({"model": {}}, "is no checkpoint of segnets train and can't be resumed"),
-        ([1, 2], "is no checkpoint of segnets train"),
-        ({"kind": KIND, "version": VERSION, "model": torch.nn.Linear(1, 1)}, "is damaged or no checkpoint"),
+        ({"model": {}}, "is not a checkpoint of segnets train and can't be resumed"),
+        ([1, 2], "is not a checkpoint of segnets train"),
+        ({"kind": KIND, "version": VERSION, "model": torch.nn.Linear(1, 1)}, "is damaged or not a checkpoint"),
     ],
 )
 def test_other_files_are_refused(content: Any, message: str, tmp_path: Path) -> None:
@@ -115,6 +115,6 @@ def test_compressed_entries_are_refused_unread(path: Path, monkeypatch: pytest.M
 def test_too_little_memory_is_no_fault_of_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError), restoring(tmp_path / "last.ckpt"):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    refused = pytest.raises(TrainingError, match=r"last\.ckpt: does not hold the state of this training")
+    refused = pytest.raises(TrainingError, match=r"last\.ckpt: does not hold the state of this run")
     with refused, restoring(tmp_path / "last.ckpt"):
         raise RuntimeError("Missing key")

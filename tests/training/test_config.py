@@ -124,7 +124,7 @@ def test_paths_become_texts() -> None:
         ("epochs=99999999999", "epochs=99999999999: expected a number up to 4294967295"),
         ("lr=" + "9" * 5000, r"lr='9+\.\.\.: expected a number"),
         ("lr=" + "9" * 400, "lr=9.*: expected a number"),
-        ("data=\udcff", "data=.*: expected a text"),
+        ("data=\udcff", "data=.*: expected text"),
         ("scale=" + "[" * 100_000, "scale=.*: expected two numbers"),
         ("flip=2", "flip=2: expected a number from 0 to 1"),
         ("channels_last=1", "channels_last=1: expected true or false"),
@@ -139,7 +139,7 @@ def test_paths_become_texts() -> None:
         ("class_weights=inverse", "class_weights='inverse': expected none, enet, median or a list"),
         ("class_weights=[0, 0]", "class_weights=.*: expected numbers from 0, not all 0"),
         ("loss=dise", "loss='dise': 'dise' is unknown; expected cross_entropy, ohem"),
-        ("loss=-1*dice", "loss=.*: '-1' is no weight above 0"),
+        ("loss=-1*dice", "loss=.*: '-1' is not a weight above 0"),
         ("recipe=heavy", "recipe='heavy': expected one of auto, torchvision, light"),
     ],
 )

@@ -138,7 +138,7 @@ def test_an_unreadable_image_of_one_process_ends_both(tmp_path: Path) -> None:
     for error in errors:
         assert error.startswith("DataError: ")
         assert "101.png: is empty" in error
-        assert "The training was saved after step 2; --resume goes on from there" in error
+        assert "The run was saved after step 2; continue with --resume" in error
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]["steps"] == 2
 
 

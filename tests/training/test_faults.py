@@ -70,7 +70,7 @@ def test_an_unreadable_image_in_the_middle_saves(tmp_path: Path) -> None:
     content = broken.read_bytes()
     trainer._parts.samples.keep_in_memory = lambda *_, **_options: False  # type: ignore[method-assign]  # as for a large set
     broken.write_bytes(content[:40])
-    with pytest.raises(DataError, match=rf"{broken.name}.*The training was saved after step 1; --resume goes on"):
+    with pytest.raises(DataError, match=rf"{broken.name}.*The run was saved after step 1; continue with --resume"):
         trainer.run()
     broken.write_bytes(content)
     assert run_training(config, resume=True).steps == 2

@@ -133,7 +133,7 @@ def test_a_signal_saves(number: signal.Signals, whole: Path, folder: Path, tmp_p
             os.kill(os.getpid(), number)
 
     handler = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 2 of 6 and saved .*last\.ckpt; --resume goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"after step 2 of 6 and saved .*last\.ckpt; continue with --resume"):
         run_training(config, on_step=stop)
     assert signal.getsignal(number) is handler
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]["steps"] == 2
@@ -160,12 +160,12 @@ def test_a_finished_training_says_so(whole: Path, folder: Path) -> None:
     result = run_training(config_of(folder, whole), resume=True, tell=told.append)
     assert result.steps == 6
     assert str(result).endswith("at best")
-    assert told == [f"{whole}: this training is finished"]
+    assert told == [f"{whole}: this run is finished"]
     assert (whole / "last.ckpt").stat().st_mtime_ns == before
 
 
 def test_a_training_is_not_overwritten(whole: Path, folder: Path) -> None:
-    with pytest.raises(OutputError, match="holds a training already; go on with --resume, or choose another --out"):
+    with pytest.raises(OutputError, match="already holds a run; continue it with --resume, or choose another --out"):
         run_training(config_of(folder, whole))
 
 
@@ -265,7 +265,7 @@ def test_a_tampered_checkpoint_is_refused(change: Any, message: str, whole: Path
     change(state)
     (tmp_path / "run").mkdir()
     write_checkpoint(tmp_path / "run" / "last.ckpt", state)
-    with pytest.raises(TrainingError, match=rf"last.ckpt: does not hold the state of this training \(.*{message}") as e:
+    with pytest.raises(TrainingError, match=rf"last.ckpt: does not hold the state of this run \(.*{message}") as e:
         run_training(config_of(folder, tmp_path / "run"), resume=True)
     assert "\n" not in str(e.value)
 

@@ -64,4 +64,4 @@ def test_distillation_runs_small(
     config = (tmp_path / "out" / "student" / "config.toml").read_text()
     assert f'teacher = "{tmp_path}/out/teacher/last.safetensors"' in config
     distil.main(arguments)  # goes on: both are finished
-    assert capsys.readouterr().out.count("this training is finished") == 2
+    assert capsys.readouterr().out.count("this run is finished") == 2

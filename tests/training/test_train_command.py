@@ -52,12 +52,12 @@ def test_ctrl_c_names_the_command_that_goes_on(
     monkeypatch.setattr("sys.argv", ["segnets", *arguments])
     assert main(arguments) == 130
     err = capsys.readouterr().err
-    assert f"segnets: stopped after step 2 of 3 and saved {run}/last.ckpt; --resume goes on\n" in err
+    assert f"segnets: stopped after step 2 of 3 and saved {run}/last.ckpt; continue with --resume\n" in err
     assert err.endswith(f"  segnets train {folder} {' '.join(_SMALL)} --out {run} --resume\n")
     assert main(["train", str(folder), "--out", str(run), "--resume"]) == 0
     assert read_checkpoint(run / "last.ckpt")["training"]["steps"] == 3
     assert main(["train", str(folder), "--out", str(run), "--resume"]) == 0
-    assert "this training is finished" in capsys.readouterr().err
+    assert "this run is finished" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
