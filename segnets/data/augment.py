@@ -1,4 +1,4 @@
-"""Augmentation of images with their masks: callables from a pair to tensors of a fixed size.
+"""Augmentation of images and masks: callables that turn a pair into tensors of a fixed size.
 
 torchvision.transforms.v2 resizes masks without interpolation and images with it, because they are
 `tv_tensors.Mask` and `tv_tensors.Image`. Random numbers come from torch's global generator.
@@ -55,17 +55,17 @@ class AugmentationConfig(Protocol):
 
 
 def training_augmentation(config: AugmentationConfig) -> Augmentation:
-    """Return the augmentation of a recipe.
+    """Build the augmentation of a recipe.
 
     Args:
-        config: Options.
+        config: Augmentation options.
 
     Returns:
         Callable from a Pair to an image (K, crop, crop) and a mask (crop, crop), or planes (C, crop, crop), uint8. It
         can be pickled.
 
     Raises:
-        ValueError: If the scale is no range of positive numbers, or a probability or strength is not in 0..1.
+        ValueError: If `scale` is not a range of positive numbers, or a probability or strength is not in 0..1.
 
     Example:
         >>> augment = training_augmentation(TrainingConfig(data="camvid", model="lraspp_mobilenet_v3_small", out="run"))
@@ -98,7 +98,7 @@ def _check(config: AugmentationConfig) -> None:
 
 
 class Transformed:
-    """Augmentation by a transform of torchvision.transforms.v2, or by any callable of this form.
+    """Augmentation by a torchvision.transforms.v2 transform, or a callable with the same signature.
 
     Args:
         transform: Callable (tv_tensors.Image (K, H, W), tv_tensors.Mask (H, W)) -> (image, mask), uint8.
@@ -117,7 +117,7 @@ class Transformed:
 
 
 class _PadIfSmaller:
-    """Padding on the right and below to at least a size: black for images, ignored for masks."""
+    """Padding on the right and bottom to a minimum size: black for images, ignored for masks."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -144,7 +144,7 @@ class _BaseSize:
 
 
 class _RandomResize:
-    """Random size of the short side, as in torchvision's reference: from smallest to largest, both included."""
+    """Resize to a random short side, as in torchvision's reference. Both limits are inclusive."""
 
     def __init__(self, base: _BaseSize, scale: tuple[float, float]) -> None:
         self.base, self.scale = base, scale
@@ -152,15 +152,15 @@ class _RandomResize:
     def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
         base = self.base.of(*image.shape[-2:])
         smallest, largest = (max(1, int(base * factor)) for factor in self.scale)
-        # The class leaves out the largest size.
+        # RandomResize excludes its upper limit.
         resized: tuple[Any, Any] = _v2().RandomResize(smallest, largest + 1)(image, mask)
         return resized
 
 
 class _ScaledCrop:
-    """Random part of an image at a random scale.
+    """Random crop at a random scale.
 
-    The part is cut out before it is resized, which takes a fraction of the time of the reverse.
+    The region is cropped before it is resized, which is much faster than the reverse order.
     """
 
     def __init__(self, crop: int, base: _BaseSize, scale: tuple[float, float]) -> None:
@@ -183,9 +183,9 @@ class _ScaledCrop:
 
 
 class _Colour:
-    """Random light and colour: gamma, brightness, contrast, saturation and the gain of each channel.
+    """Random gamma, brightness, contrast, saturation and channel gains.
 
-    All but gamma are one linear map of the channels. Hue is left out: its conversion takes longer than all of these.
+    All but gamma are one linear map of the channels. Hue is left out: its conversion takes longer than all the others.
     """
 
     def __init__(self, strength: float) -> None:

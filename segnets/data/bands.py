@@ -1,4 +1,4 @@
-"""TIFF files: images of 1 to 16 bands, and masks of a band per class.
+"""TIFF files: images of 1 to 16 bands, and masks with one band per class.
 
 tifffile is imported when first used (extra `train`).
 """
@@ -19,9 +19,9 @@ SUFFIXES = frozenset((".tif", ".tiff"))
 
 
 def read_bands(path: Path, channels: int) -> ImageData:
-    """Read all bands of a TIFF file as 8 bits.
+    """Read all bands of a TIFF file as 8-bit values.
 
-    Bands may be samples of a pixel, planes, or pages of the same size. Of 16 bits the low 8 are dropped, as in
+    Bands may be samples of a pixel, planes, or pages of the same size. 16-bit values keep their high 8 bits, as in
     `segnets.images.read_image`.
 
     Args:
@@ -29,10 +29,10 @@ def read_bands(path: Path, channels: int) -> ImageData:
         channels: Number of bands.
 
     Returns:
-        Pixels of shape (H, W, channels), uint8, and what was assumed.
+        Pixels (H, W, channels), uint8, with notices about assumptions.
 
     Raises:
-        DataError: If the file can't be read, or has other bands or values.
+        DataError: If tifffile is missing, the file can't be read, or the number of bands or the dtype is wrong.
     """
     return _eight_bits(
         np.moveaxis(_planes(path, channels, "the data set has {} channels. Correct channels"), 0, 2), path
@@ -40,7 +40,7 @@ def read_bands(path: Path, channels: int) -> ImageData:
 
 
 def read_planes(path: Path, count: int) -> npt.NDArray[np.uint8]:
-    """Read a mask that has a band per class.
+    """Read a mask with one band per class.
 
     Args:
         path: Path of a TIFF file.
@@ -50,7 +50,7 @@ def read_planes(path: Path, count: int) -> npt.NDArray[np.uint8]:
         Planes of shape (count, H, W), uint8, as stored.
 
     Raises:
-        DataError: If the file can't be read, or has other bands or values.
+        DataError: If tifffile is missing, the file can't be read, or the number of bands or the dtype is wrong.
     """
     planes = _planes(path, count, "there are {} classes. Save one band per class")
     if planes.dtype not in (np.uint8, np.bool_):
@@ -64,7 +64,7 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
         import tifffile
     except ImportError:
         raise DataError(f"{path}: needs tifffile, which is not installed: pip install 'segnets[train]'.") from None
-    logging.getLogger("tifffile").addHandler(_SILENT)  # what is damaged is in the exception
+    logging.getLogger("tifffile").addHandler(_SILENT)  # the exception already describes the damage
     if not path.is_file():
         raise DataError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
     try:
@@ -73,7 +73,7 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
             if series.size > MAX_PIXELS * count:
                 raise ValueError(f"{series.size:,} values; at most {MAX_PIXELS * count:,} are decoded")
             pixels, axes = series.asarray(), series.axes
-    except Exception as error:  # any kind for a damaged file
+    except Exception as error:  # tifffile raises many exception types for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path}: can't be read as a TIFF ({reason}). Save it again, without compression or with deflate. Other "
@@ -83,7 +83,7 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
         pixels, axes = pixels[:, :, None], f"{axes}S"
     others = [place for place, axis in enumerate(axes) if axis not in "YX"]
     if pixels.ndim == 3 and "Q" in axes and pixels.shape[2] == count and pixels.shape[0] != count:
-        others = [2]  # tifffile writes an array (H, W, K) as pages of unknown meaning, if it is not told what it is
+        others = [2]  # without metadata, tifffile writes an array (H, W, K) as pages of unknown meaning
     if pixels.ndim != 3 or len(others) != 1 or pixels.shape[others[0]] != count:
         shape = " x ".join(map(str, pixels.shape))
         raise DataError(f"{path}: has {shape} values ({axes}), and {expected.format(count)}.")

@@ -1,7 +1,7 @@
-"""Checks of a whole data set before anything is trained on it.
+"""Checks of a whole data set before training.
 
-Every image and mask is read once, in threads. Problems are grouped: the same mistake in a thousand masks is one line,
-which names the first of them.
+Every image and mask is read once, in threads. Problems are grouped: the same mistake in a thousand masks becomes one
+line that names the first few files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segnets.data.diagnosis import diagnose
 from segnets.data.facts import SampleFacts, facts_of
 
 _MOST_THREADS = 8
-_MOST_NAMES = 3  # further files named in a line
+_MOST_NAMES = 3  # more files named in a line
 _MOST_LINES = 5  # lines of one kind of problem
 
 
@@ -31,7 +31,7 @@ class SplitReport:
         images: Number of images.
         without_mask: Number of images that have no mask.
         pixels: Number of pixels of each class, one per class id.
-        labelled: Number of pixels that are not ignored. With planes, in which classes overlap, less than their sum.
+        labelled: Number of pixels that are not ignored. If classes overlap in planes, less than the sum of `pixels`.
         ignored: Number of pixels that are ignored.
         sizes: Number of images of each (height, width).
     """
@@ -52,7 +52,7 @@ class DataReport:
         path: Path of the data set.
         classes: Names of the classes.
         splits: Contents of each split.
-        errors: Problems to correct before training, a line each that names the file and the fix.
+        errors: Problems to correct before training. Each is one line with the file, the problem and the fix.
         warnings: Problems that may be intended, in the same form.
     """
 
@@ -64,11 +64,11 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """True if there are no errors."""
+        """Whether there are no errors."""
         return not self.errors
 
     def lines(self) -> list[str]:
-        """Return the report as text: a table of the splits, one of the classes, then errors and warnings."""
+        """Format the report as lines of text: a table of the splits, one of the classes, then errors and warnings."""
         lines = [*_split_table(self), "", *_class_table(self)]
         for kind, messages in (("error", self.errors), ("warning", self.warnings)):
             lines += ["", *(f"{kind}: {message}" for message in messages)] if messages else []
@@ -104,20 +104,20 @@ class DataReport:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes; if the data set names none, the ids that occur."""
+        """Class names, or ids as text if the data set has no class names."""
         count = max((len(split.pixels) for split in self.splits.values()), default=0)
         return list(self.classes) or [str(number) for number in range(count)]
 
 
 def check_data(data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> DataReport:
-    """Read every image and mask of a data set, and report what is wrong.
+    """Read every image and mask of a data set, and report problems.
 
     Args:
-        data: The data set.
-        progress: Called with the number of samples that were read, and of all.
+        data: Data set to check.
+        progress: Callback (done, total) that receives numbers of samples.
 
     Returns:
-        The report. Nothing is raised for bad files.
+        The report. Bad files are reported, not raised.
 
     Example:
         >>> report = check_data(open_data("camvid"))
@@ -141,20 +141,20 @@ def check_data(data: DataSet, *, progress: Callable[[int, int], None] | None = N
 
 
 def _read_all(data: DataSet) -> Iterator[SampleFacts]:
-    """Yield the facts of all samples, in the order of the splits. If the caller stops, so do the threads."""
+    """Yield the facts of all samples, in split order. The threads stop when the caller does."""
     work = [(split, sample) for split, samples in data.splits.items() for sample in samples]
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
         yield from threads.map(lambda each: facts_of(data, *each), work)
 
 
 def grouped(problems: list[Problem]) -> list[str]:
-    """Return one line for all files with the same problem, in the order of the first ones.
+    """Group files with the same problem into one line each.
 
     Args:
         problems: Problems in any order.
 
     Returns:
-        Lines. Of one kind at most five are listed, and a last line counts the files of the others.
+        Lines in order of first occurrence, at most five per kind. One more line per kind counts the remaining files.
     """
     groups: dict[tuple[str, str, str], list[Path]] = {}
     for problem in problems:

@@ -42,20 +42,20 @@ _LAST_ID = 33
 
 
 def is_cityscapes(folder: Path) -> bool:
-    """Return whether a folder has the images of Cityscapes."""
+    """Return whether a folder contains Cityscapes images."""
     return (folder / "leftImg8bit").is_dir()
 
 
 def open_cityscapes(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
-    """Open Cityscapes with its 19 classes for evaluation; the others are ignored.
+    """Open Cityscapes with its 19 evaluation classes. All other classes are ignored.
 
     Args:
-        folder: Folder that holds leftImg8bit and gtFine.
-        classes: Names to use instead of Cityscapes', as many, or None.
-        ignore: Further values to ignore, or None.
+        folder: Folder that contains leftImg8bit and gtFine.
+        classes: 19 names that replace Cityscapes' class names, or None.
+        ignore: Additional mask values to ignore, or None.
 
     Returns:
-        The data set. Its test split has no masks, as those that are published are empty.
+        The data set. Its test split has no masks, because the published ones are empty.
 
     Raises:
         DataError: If there are no images or masks.

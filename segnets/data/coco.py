@@ -1,4 +1,4 @@
-"""COCO: masks drawn from the outlines of objects. pycocotools is imported when first used (extra `coco`).
+"""COCO: masks drawn from object outlines. pycocotools is imported when first used (extra `coco`).
 
     DATA/annotations/instances_train2017.json     images in DATA/train2017
     DATA/annotations/instances_val2017.json       images in DATA/val2017
@@ -48,14 +48,14 @@ _PREFIX, _YEAR = "instances_", "2017"
 
 @dataclass(frozen=True)
 class CocoImage:
-    """The objects of one image.
+    """Objects of one image.
 
     Attributes:
-        height: Height of the image as the annotations state it.
-        width: Its width.
+        height: Height of the image in pixels, from the annotations.
+        width: Width of the image in pixels, from the annotations.
         objects: JSON text, a list of [class id, outline]. An outline is a list of polygons x1, y1, x2, y2, ..., or a
-            run-length encoding. As text it is one Python object: worker processes share its memory, and would copy that
-            of many objects as they count references to them.
+            run-length encoding. Text is a single Python object, so worker processes share its memory. Reference counts
+            of many objects would force copies.
     """
 
     height: int
@@ -65,25 +65,25 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoReader:
-    """Reading of images, and drawing of their masks.
+    """Reader of images that draws their masks.
 
     Attributes:
-        images: The objects of each image, by the path of its file.
+        images: Objects of each image, by image path.
     """
 
     images: Mapping[Path, CocoImage] = field(repr=False)
 
     def image(self, sample: Sample) -> ImageData:
-        """Return the pixels (H, W, 3), and what was assumed of them."""
+        """Return the pixels (H, W, 3), uint8, with notices about assumptions."""
         return read_image(sample.image)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the mask (H, W), drawn from the outlines."""
+        """Return the mask (H, W), uint8, drawn from the outlines. Raises DataError."""
         try:
             return draw_mask(self.images[sample.image])
         except DataError:
             raise
-        except Exception as error:  # pycocotools raises any kind for malformed outlines
+        except Exception as error:  # pycocotools raises many exception types for malformed outlines
             raise DataError(f"{sample.mask}: the outlines of {sample.image.name} can't be drawn ({error}).") from None
 
     def stored_palette(self, _sample: Sample) -> Sequence[Colour]:
@@ -92,13 +92,13 @@ class CocoReader:
 
 
 def draw_mask(image: CocoImage) -> npt.NDArray[np.uint8]:
-    """Draw the class ids of an image's objects.
+    """Draw the mask of an image from its objects.
 
     Args:
-        image: The objects.
+        image: Size and objects of the image.
 
     Returns:
-        Ids of shape (H, W): 0 where no object is, 255 where two are.
+        Class ids (H, W), uint8: 0 outside all objects, 255 where objects overlap.
 
     Raises:
         DataError: If pycocotools is not installed.
@@ -124,12 +124,12 @@ def is_coco(folder: Path) -> bool:
 
 
 def open_coco(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
-    """Open a data set in COCO's layout. The annotations are read, which takes a while for COCO itself.
+    """Open a data set in COCO's layout. Reading the annotations of COCO itself takes a while.
 
     Args:
-        folder: Folder that holds `annotations` and the folders of images.
-        classes: Names to use instead, as many, or None.
-        ignore: Values to ignore, or None.
+        folder: Folder that contains `annotations` and the image folders.
+        classes: Names that replace the class names, one per class, or None.
+        ignore: Mask values to ignore, or None.
 
     Returns:
         The data set.
@@ -148,7 +148,9 @@ def open_coco(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int]
         split = year.removesuffix(_YEAR)
         of_split, its_names = read_annotations(path, folder / year, large_only=split == "train")
         if names not in (None, its_names):
-            raise DataError(f"{path}: has other categories than {files[0].name}. Write the same to both files.")
+            raise DataError(
+                f"{path}: has other categories than {files[0].name}. Use the same categories in both files."
+            )
         names = its_names
         splits[split] = tuple(Sample(image.stem, image, path) for image in sorted(of_split))
         images |= of_split
@@ -159,15 +161,15 @@ def open_coco(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int]
 
 
 def read_annotations(path: Path, folder: Path, *, large_only: bool) -> tuple[dict[Path, CocoImage], tuple[str, ...]]:
-    """Read a file of annotations.
+    """Read an annotations file.
 
     Args:
-        path: The file.
+        path: Path of the JSON file.
         folder: Folder of the images.
-        large_only: Whether to leave out images with little in them, for COCO's own categories.
+        large_only: Whether to leave out images whose objects total 1000 pixels or less, for COCO's own categories.
 
     Returns:
-        The objects of each image by its path, and the names of the classes.
+        Objects of each image by image path, and the class names.
 
     Raises:
         DataError: If the file is malformed.
@@ -190,7 +192,7 @@ def read_annotations(path: Path, folder: Path, *, large_only: bool) -> tuple[dic
                 images[folder / each["file_name"]] = CocoImage(each["height"], each["width"], text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path}: is no file of COCO's instances ({reason}). Unpack or export it again.") from None
+        raise DataError(f"{path}: is not a COCO instances file ({reason}). Unpack or export it again.") from None
     return images, names
 
 

@@ -1,6 +1,6 @@
-"""Data sets of images with masks, whatever the format of their files.
+"""Data sets of images with masks, independent of the file format.
 
-Shapes: H W the image, K its channels, C classes.
+Shapes: H W image size, K image channels, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segnets.errors import DataError, ImageError
 from segnets.images import ImageData
 from segnets.palettes import default_palette
 
-VOID = 255  # id of pixels that belong to no class
+VOID = 255  # id of ignored pixels
 MOST_CLASSES = 255
 MOST_CHANNELS = 16
 _VALUES = 1 << 16
@@ -28,7 +28,7 @@ UNKNOWN = -1  # id in `DataSet.table` of a value without a class
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its mask, not read yet.
+    """Image and mask files of one sample, not read yet.
 
     Attributes:
         name: Name that is unique in its split: the path of the image below its folder, without suffix.
@@ -43,12 +43,12 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An image and its mask.
+    """Pixels of an image and its mask.
 
     Attributes:
         image: Pixels of shape (H, W, K), uint8; RGB for three channels.
-        mask: Class ids of shape (H, W), uint8: 0..C-1, and 255 for pixels that are ignored. Of a data set of planes,
-            planes of 0 and 1 of shape (C, H, W), with 255 for what is ignored.
+        mask: Class ids of shape (H, W), uint8: 0..C-1, and 255 for pixels that are ignored. If the data set has planes,
+            planes of 0 and 1 of shape (C, H, W), with 255 for ignored pixels.
     """
 
     image: npt.NDArray[np.uint8]
@@ -57,13 +57,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with a file of a data set.
+    """Problem with a file of a data set.
 
     Attributes:
         kind: Short name of the kind of problem, the same for all files that have it.
-        path: The file.
-        what: Description of the problem, to follow the name of the file.
-        fix: Sentence that says what to do, or "" if `what` does.
+        path: Path of the file.
+        what: Description of the problem, without the file name.
+        fix: What to do, as a sentence, or "" if `what` already includes it.
     """
 
     kind: str
@@ -76,16 +76,16 @@ class Problem:
 
 
 class Reader(Protocol):
-    """Reading of samples in one format. It is called in several threads and processes."""
+    """Reader of samples in one format. It must be usable from several threads and processes."""
 
     def image(self, sample: Sample) -> ImageData:
-        """Return the pixels (H, W, K), and what was assumed of them. Raises DataError or ImageError."""
+        """Return the pixels (H, W, K), uint8, with notices about assumptions. Raises DataError or ImageError."""
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
         """Return the values (H, W) or (C, H, W), uint8 or uint16, before `ids` and `ignore`. Raises DataError."""
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
-        """Return the colours that the file of a mask states for its values, or nothing. Raises DataError."""
+        """Return the palette stored in a mask file, or nothing. Raises DataError."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ class DataSet:
 
     Attributes:
         path: Folder or file of the data set.
-        classes: One name per class id, or empty if the data set names none. Ids are then taken as they are.
-        palette: One RGB colour per class id, or empty if the data set states none; see `colours`.
-        ignore: Values in masks that become 255, which is ignored. 255 itself is, unless it is one of `ids`.
+        classes: One name per class id, or empty if the data set has no class names. Ids are then used unchanged.
+        palette: One RGB colour per class id, or empty if the data set has no palette; see `colours`.
+        ignore: Mask values that become 255, which is ignored. 255 itself is ignored unless it is one of `ids`.
         splits: Samples of each split ("train", "val", "test", ...), sorted by name.
-        reader: Reading of the samples.
-        ids: Value in masks for each class, or empty for 0, 1, 2, ...
-        channels: Number of channels of the images.
-        planes: Whether masks have a plane of 0 and 1 per class, so that classes may overlap.
-        problems: Problems of the list of files: images without mask, masks without image.
-        licence: Licence of the data, or "" if it is not stated.
+        reader: Reader of the samples.
+        ids: Mask value of each class, or empty for 0, 1, 2, ...
+        channels: Number of image channels, 1..16.
+        planes: Whether masks have one plane of 0 and 1 per class, so that classes may overlap.
+        problems: Problems with the file list: images without a mask, masks without an image.
+        licence: Licence of the data, or "" if unknown.
 
     Raises:
         DataError: If the classes, colours or ids contradict each other.
@@ -146,10 +146,10 @@ class DataSet:
         """Read an image and its mask.
 
         Args:
-            sample: A sample of one of the splits.
+            sample: Sample of any split.
 
         Returns:
-            The pixels and class ids, of the same height and width.
+            Pixels and class ids of the same height and width.
 
         Raises:
             DataError: If a file can't be read or is missing, the sizes differ, or the mask has a value without a class.
@@ -159,10 +159,10 @@ class DataSet:
         return Pair(image, self.ids_of(values, sample))
 
     def read_image(self, sample: Sample) -> ImageData:
-        """Read the image of a sample, (H, W, K), without its mask.
+        """Read the image of a sample, (H, W, K), uint8, without its mask.
 
         Raises:
-            DataError: If it can't be read.
+            DataError: If the image can't be read.
         """
         try:
             return self.reader.image(sample)
@@ -171,24 +171,27 @@ class DataSet:
             raise DataError(f"{text} Save it smaller, or remove the sample." if limit else text) from None
 
     def read_values(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Read the values (H, W), or (C, H, W), of a mask as stored, before they become class ids.
+        """Read the values of a mask as stored, before they become class ids.
+
+        Returns:
+            Values (H, W), or planes (C, H, W), uint8 or uint16.
 
         Raises:
-            DataError: If the sample has no mask, or it can't be read.
+            DataError: If the sample has no mask, or the mask can't be read.
         """
         if sample.mask is None:
             raise DataError(f"{sample.image}: has no mask. Add one of the same name, or remove the image.")
         return self.reader.mask(sample)
 
     def ids_of(self, values: npt.NDArray[np.integer], sample: Sample) -> npt.NDArray[np.uint8]:
-        """Turn the values of a mask into class ids.
+        """Convert the values of a mask to class ids.
 
         Args:
             values: Values of shape (H, W), or planes of shape (C, H, W), 0..65535.
-            sample: The sample, for messages.
+            sample: Sample to name in messages.
 
         Returns:
-            Ids of the same shape, uint8, 0..C-1, and 255 for ignored pixels; of planes 0 and 1.
+            Ids of the same shape, uint8: 0..C-1, or 0 and 1 for planes, with 255 for ignored pixels.
 
         Raises:
             DataError: If a value has no class and is not ignored.
@@ -205,9 +208,9 @@ class DataSet:
 
     @cached_property
     def table(self) -> npt.NDArray[np.int16]:
-        """The class id of each value 0..65535 of a mask: 0..C-1, 255 for ignored ones, -1 for those without a class.
+        """Class id of each mask value, (65536,): 0..C-1, 255 for ignored values, -1 for values without a class.
 
-        The values of planes are 0 and 1.
+        For planes, the ids are 0 and 1.
         """
         table = np.full(_VALUES, UNKNOWN, dtype=np.int16)
         table[VOID] = VOID
@@ -218,7 +221,7 @@ class DataSet:
         return table
 
     def describe_ids(self) -> str:
-        """Return the values that masks may have as classes, for messages."""
+        """Describe the mask values that stand for classes, for messages."""
         if self.planes:
             return "0 and 1"
         if self.ids:
@@ -226,10 +229,14 @@ class DataSet:
         return f"0..{(len(self.classes) or MOST_CLASSES) - 1}"
 
     def with_classes(self, classes: tuple[str, ...], palette: tuple[Colour, ...] = ()) -> DataSet:
-        """Return the data set with other class names, for example those of a model where the data set names none.
+        """Return a copy with other class names, for example a model's if the data set has none.
+
+        Args:
+            classes: One name per class id.
+            palette: One RGB colour per class id, or empty to keep the present palette.
 
         Raises:
-            DataError: If their number contradicts the ids or colours of the data set.
+            DataError: If the number of names contradicts the ids or colours of the data set.
         """
         return replace(self, classes=tuple(classes), palette=tuple(palette) or self.palette)
 
@@ -238,7 +245,7 @@ def check_sizes(sample: Sample, image: npt.NDArray[np.uint8], values: npt.NDArra
     """Check that an image and its mask have the same height and width.
 
     Raises:
-        DataError: If they differ.
+        DataError: If the sizes differ.
     """
     (height, width), (rows, columns) = image.shape[:2], values.shape[-2:]
     if (height, width) == (rows, columns):

@@ -1,4 +1,4 @@
-"""`dataset.toml`: the classes of a data set, their colours, and how its masks store them."""
+"""`dataset.toml`: classes of a data set, their colours, and the encoding of its masks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FILE_NAME = "dataset.toml"
 
 @dataclass(frozen=True)
 class Description:
-    """Contents of `dataset.toml`. Each attribute is a key; all may be left out.
+    """Contents of `dataset.toml`. Each attribute is a key. All keys are optional.
 
     Attributes:
         classes: One name per class.
-        palette: One RGB colour per class; further ones are of the values that follow, which must be ignored.
-        ignore: Values in masks that are ignored.
-        ids: Value in masks for each class. Default: 0, 1, 2, ...
-        channels: Number of channels of the images. Default: 3, RGB.
+        palette: One RGB colour per class. Further colours belong to the next values, which must be in `ignore`.
+        ignore: Mask values that are ignored.
+        ids: Mask value of each class. Default: 0, 1, 2, ...
+        channels: Number of image channels. Default: 3, RGB.
         masks: "ids" takes the values of gray and palette images. "colours" looks up all colours in the palette.
             "planes" reads TIFF files with a band of 0 and 1 per class, for classes that overlap (decoding
             "multilabel").
-        licence: Licence of the data, which weights files of a training record, for example "CC BY-NC 4.0".
+        licence: Licence of the data, recorded in trained weights files, for example "CC BY-NC 4.0".
     """
 
     classes: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Description:
     licence: str = ""
 
     def overridden(self, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> Description:
-        """Return the description with what the caller states instead."""
+        """Return a copy with the caller's classes and ignored values, where they are not None."""
         changed = self
         if classes is not None and tuple(classes) != self.classes:
             kept = self.palette if len(classes) == len(self.classes) else ()
@@ -50,7 +50,7 @@ class Description:
 
     @property
     def class_palette(self) -> tuple[Colour, ...]:
-        """The colours of the classes, without those of ignored values."""
+        """Colours of the classes, without those of ignored values."""
         return self.palette[: len(self.classes)] if self.classes else self.palette
 
 
@@ -61,7 +61,7 @@ def read_description(folder: Path) -> Description:
         folder: Folder of the data set.
 
     Returns:
-        Its contents, or an empty description if there is no such file.
+        Contents of the file, or an empty description if it does not exist.
 
     Raises:
         DataError: If the file can't be read, or has an unknown key or a value of another type.
@@ -71,7 +71,7 @@ def read_description(folder: Path) -> Description:
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return Description()
-    except (OSError, ValueError, RecursionError) as error:  # also numbers and nested lists that Python does not take
+    except (OSError, ValueError, RecursionError) as error:  # also for numbers and nesting beyond Python's limits
         raise DataError(f"{path}: can't be read: {str(error).splitlines()[0]}. Correct the file.") from None
     known = [each.name for each in fields(Description)]
     for key in values:
@@ -85,7 +85,7 @@ def read_description(folder: Path) -> Description:
 
 
 def _checked(path: Path, key: str, value: Any) -> Any:
-    """Return the value of a key with lists as tuples. DataSet checks what they hold."""
+    """Return the value of a key, with lists converted to tuples. DataSet checks the elements."""
     if key == "channels":
         return value
     if key == "licence":

@@ -34,10 +34,10 @@ _ID_SCALE = 257  # a value of 8 bits widened to 16
 
 
 def diagnose(data: DataSet, gathered: Gathered) -> tuple[list[Problem], list[Problem]]:
-    """Find what is wrong with a data set.
+    """Find errors and likely mistakes in a data set.
 
     Args:
-        data: The data set.
+        data: Data set.
         gathered: Facts of all samples of each split.
 
     Returns:
@@ -83,7 +83,7 @@ def _without_classes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Pr
 
 
 def _colours(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
-    """Find masks in colours that the palette does not have, and list these colours."""
+    """Find masks with colours that are not in the palette, and list these colours."""
     total: Counter[Colour] = Counter()
     for each in facts:
         total.update(each.unknown_colours)
@@ -106,7 +106,7 @@ def _colours(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
 
 
 def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
-    """Find palette images whose indices are no class ids, by the colours that they state."""
+    """Find palette images whose indices are not class ids, by comparing their stored colours."""
     toml = data.path / FILE_NAME
     seen: dict[int, tuple[Colour, SampleFacts]] = {}
     place = {colour: number for number, colour in enumerate(data.palette)}
@@ -122,7 +122,7 @@ def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
                     "palette",
                     each.sample.mask,
                     f"its index {value} has the colour {list(colour)}, which palette gives to class {place[colour]}, "
-                    "so its indices are no class ids",
+                    "so its indices are not class ids",
                     f'Write masks = "colours" to {toml}.',
                 )
                 break
@@ -132,14 +132,14 @@ def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
                     "palette",
                     each.sample.mask,
                     f"its index {value} has the colour {list(colour)}, and in {first.sample.mask} the colour "
-                    f"{list(first_colour)}, so the indices are no class ids",
+                    f"{list(first_colour)}, so the indices are not class ids",
                     f'Write palette = [[red, green, blue], ...] and masks = "colours" to {toml}.',
                 )
                 break
 
 
 def _values(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
-    """Find values that have no class, and say why they may have none."""
+    """Find mask values without a class, and the likely cause."""
     if not data.classes:
         return
     total: Counter[int] = Counter()
@@ -172,7 +172,7 @@ def _binary(data: DataSet, facts: Sequence[SampleFacts], total: Counter[int]) ->
 
 
 def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) -> tuple[str, str]:
-    """Return what is wrong with values without a class, and what to do."""
+    """Return the likely cause of values without a class, and the fix."""
     count, expected = len(data.classes), data.describe_ids()
     if data.planes:
         return f"the planes have the values {_listed(unknown)}. Expected {expected}", "Save 0, 1, and 255 for ignored."
@@ -297,14 +297,14 @@ def _notices(facts: Sequence[SampleFacts]) -> Iterator[Problem]:
 
 
 def _listed(values: Sequence[int]) -> str:
-    """Return numbers as text; of many, the first and the last."""
+    """Join numbers with commas. Of more than 12, show the first eight and the last."""
     if len(values) <= 12:
         return ", ".join(map(str, values))
     return f"{', '.join(map(str, values[:8]))}, ..., {values[-1]}"
 
 
 def _progression(first: int, step: int, count: int) -> str:
-    """Return the ids of `count` classes as a list in TOML; of many, how it begins and ends."""
+    """Return the ids of `count` classes as a TOML list, shortened if there are more than 40."""
     numbers = [first + step * number for number in range(count)]
     if count <= 40:
         return str(numbers)

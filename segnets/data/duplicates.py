@@ -1,4 +1,4 @@
-"""Pictures that occur twice in a data set: with the same pixels, or resized or compressed again."""
+"""Detection of duplicate images in a data set: identical, resized or recompressed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ import numpy.typing as npt
 from segnets.data.dataset import Problem
 from segnets.data.facts import SampleFacts
 
-# Differences of thumbnails, of 255. Of CamVid's pictures, compressed with a quality of 60 or reduced to a quarter, they
-# are below 0.5 on average and 5 at most; of frames of its videos 1/15 s apart, above 1.0 and 8.
+# Differences between thumbnails, 0..255. For CamVid images recompressed at quality 60 or reduced to a quarter, the mean
+# is below 0.5 and the maximum 5. For video frames 1/15 s apart, they are above 1.0 and 8.
 _MEAN_DIFFERENCE, _LARGEST_DIFFERENCE = 0.7, 6
-_LEAST_CONTRAST = 4.0  # standard deviation of a thumbnail; below it is an empty picture, like any other empty one
-# Each picture is compared with so many of nearly the same brightness, first by the means of its quarters, so that the
-# time does not grow with the square of their number.
+_LEAST_CONTRAST = 4.0  # standard deviation of a thumbnail; below it, the image is blank
+# Maximum number of images of similar brightness to compare with each image: by quarter means, then by pixels. Without a
+# limit, the time would grow with the square of the number of images.
 _MOST_NEAR, _MOST_COMPARED = 4000, 100
 
 
 def find_duplicates(gathered: Mapping[str, Sequence[SampleFacts]]) -> Iterator[Problem]:
-    """Find pictures that occur twice, in one split or in two.
+    """Find duplicate images, within one split or across splits.
 
-    Of hundreds of thousands of pictures, or thousands that look alike, not all that are resized or compressed again are
-    found.
+    In very large data sets, or with thousands of similar images, some resized or recompressed duplicates are missed.
 
     Args:
         gathered: Facts of all samples of each split.
 
     Yields:
-        A problem for each picture that occurred before.
+        A problem for each image that duplicates an earlier one.
     """
     first: dict[bytes, SampleFacts] = {}
     for facts in gathered.values():
@@ -54,14 +53,14 @@ def _problem(each: SampleFacts, other: SampleFacts, what: str, remark: str) -> P
 
 
 def _similar(facts: list[SampleFacts]) -> Iterator[tuple[SampleFacts, SampleFacts]]:
-    """Yield each picture that looks like an earlier one, and that one."""
+    """Yield each image that resembles an earlier one, together with the earlier one."""
     facts = [each for each in facts if each.thumbnail.std() >= _LEAST_CONTRAST]
     if len(facts) < 2:
         return
     thumbnails = np.stack([each.thumbnail for each in facts])
     quarters = _quarters(thumbnails)
     means = quarters.mean(axis=1)
-    # The means of two thumbnails, and those of their quarters, differ by no more than their values do on average.
+    # The difference of two thumbnails' means, or quarter means, is at most their mean pixel difference.
     order = np.argsort(means, kind="stable")
     quarters, means = quarters[order], means[order]
     ends = np.searchsorted(means, means + _MEAN_DIFFERENCE, side="right")
@@ -81,7 +80,7 @@ def _similar(facts: list[SampleFacts]) -> Iterator[tuple[SampleFacts, SampleFact
 
 
 def _quarters(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the mean value of each quarter of thumbnails (N, side, side, channels), (N, 4)."""
+    """Return the mean of each quarter, (N, 4), of thumbnails (N, side, side, channels)."""
     count, side, _, channels = thumbnails.shape
     parts = thumbnails.reshape(count, 2, side // 2, 2, side // 2, channels)
     means: npt.NDArray[np.float64] = parts.mean(axis=(2, 4, 5)).reshape(count, 4)
@@ -89,7 +88,7 @@ def _quarters(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 def _alike(one: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return which thumbnails (N, side, side, channels) look like one."""
+    """Return a mask (N,) of the thumbnails (N, side, side, channels) that resemble one thumbnail."""
     differences = np.abs(others.astype(np.int16) - one.astype(np.int16)).reshape(len(others), -1)
     alike: npt.NDArray[np.bool_] = (differences.max(axis=1, initial=0) <= _LARGEST_DIFFERENCE) & (
         differences.mean(axis=1) <= _MEAN_DIFFERENCE

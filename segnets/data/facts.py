@@ -1,4 +1,4 @@
-"""Facts of one sample that a check keeps: counts and fingerprints, no pixels."""
+"""Facts about one sample for checks: counts and fingerprints, no pixels."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from segnets.errors import DataError
 
 _THUMBNAIL = 16  # pixels
 _AT_ONCE = 1 << 20
-_MOST_COLOURS = 256  # of one mask; a smoothed one has thousands
+_MOST_COLOURS = 256  # per mask; a smoothed mask has thousands
 
 
 @dataclass(frozen=True, eq=False)
 class SampleFacts:
-    """Facts of one sample.
+    """Counts, fingerprints and problems of one sample.
 
     Attributes:
-        split: Name of its split.
-        sample: The sample.
+        split: Name of the split.
+        sample: Sample that was read.
         size: (height, width) of the image, or None if it can't be read.
         values: Number of pixels of each value in the mask, as stored.
-        pixels: Number of pixels of each class id; 255 for ignored ones, -1 for values without a class. In planes, a
-            pixel is ignored if it is in all of them.
-        labelled: Number of pixels of the mask that are not ignored.
-        colours: Colour of each value in the mask, if its file states them.
-        unknown_colours: Number of pixels of each colour that the palette does not have, the most frequent ones.
+        pixels: Number of pixels of each class id; 255 for ignored ones, -1 for values without a class. With planes, a
+            pixel counts as ignored if all planes ignore it.
+        labelled: Number of mask pixels that are not ignored.
+        colours: RGB colour of each value in the mask, if the file has a palette.
+        unknown_colours: Number of pixels of each colour that is not in the palette, at most the 256 most frequent.
         wide: Whether the mask has 16 bits.
-        notices: Assumptions about the image, a phrase each.
+        notices: Assumptions about the image, one phrase each.
         digest: Fingerprint of the image's pixels, or b"" if it can't be read.
-        mask_digest: The same of the mask.
+        mask_digest: Fingerprint of the mask's values, or b"" if it can't be read.
         thumbnail: The image at 16x16 pixels, (16, 16, 1 or 3), uint8; empty if it can't be read.
-        problems: Problems of the files themselves.
+        problems: Problems with the files themselves.
     """
 
     split: str
@@ -59,7 +59,7 @@ class SampleFacts:
 
 
 def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
-    """Read one sample. Files that can't be read are problems of the result."""
+    """Read one sample. Unreadable files become problems in the result."""
     problems: list[Problem] = []
     image = values = None
     colours: dict[int, Colour] = {}
@@ -104,7 +104,7 @@ def facts_of(data: DataSet, split: str, sample: Sample) -> SampleFacts:
 def _counts(values: npt.NDArray[np.integer]) -> dict[int, int]:
     flat = values.ravel()
     counts = np.zeros(np.iinfo(values.dtype).max + 1, dtype=np.int64)
-    for start in range(0, len(flat), _AT_ONCE):  # bincount copies them to eight times their size
+    for start in range(0, len(flat), _AT_ONCE):  # bincount makes a copy of eight times the size
         counts += np.bincount(flat[start : start + _AT_ONCE], minlength=len(counts))
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
@@ -137,6 +137,6 @@ def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _problem(kind: str, path: Path, error: DataError) -> Problem:
-    """Return an error about a file as a problem."""
+    """Convert an error about a file to a problem."""
     text = str(error).removeprefix(f"{path}: ")
     return Problem(kind, path, text, "" if text.endswith(".") else "Replace the file, or remove the sample.")

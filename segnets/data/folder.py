@@ -1,4 +1,4 @@
-"""Data sets in folders: images and masks of the same names, in a folder per split or with file lists.
+"""Data sets in folders: images and masks with matching names, with one folder or one file list per split.
 
     DATA/dataset.toml                 classes, palette, ignore, ... (see `segnets.data.description`)
     DATA/train/images/a.jpg           a folder per split, any names
@@ -31,18 +31,18 @@ from segnets.images import ImageData, read_image
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2"))
 USUAL_SPLITS = ("train", "val", "test")
-_WITHOUT_BANDS = (1, 3)  # numbers of channels to which every image can be converted
+_WITHOUT_BANDS = (1, 3)  # numbers of channels that every image can be converted to
 WHOLE = "all"  # the split of a folder without splits
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reading of images and masks in files.
+    """Reader of image and mask files.
 
     Attributes:
-        channels: Number of channels of the images.
-        palette: One RGB colour per value of a mask, for masks in colours.
-        by_colour: Whether gray and palette images are masks in colours too.
+        channels: Number of image channels.
+        palette: One RGB colour per mask value, for colour-coded masks.
+        by_colour: Whether gray and palette images are colour-coded masks too.
         planes: Number of planes of a mask, or 0 for masks of ids or colours.
     """
 
@@ -52,20 +52,20 @@ class FileReader:
     planes: int = 0
 
     def image(self, sample: Sample) -> ImageData:
-        """Return the pixels (H, W, K), and what was assumed of them."""
+        """Return the pixels (H, W, K), uint8, with notices about assumptions."""
         if self.channels not in _WITHOUT_BANDS and sample.image.suffix.lower() in bands.SUFFIXES:
             return bands.read_bands(sample.image, self.channels)
         return read_image(sample.image, self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W) of the mask, or its planes (C, H, W)."""
+        """Return the mask's values (H, W), uint8 or uint16, or its planes (C, H, W), uint8."""
         assert sample.mask is not None
         if self.planes:
             return bands.read_planes(sample.mask, self.planes)
         return read_mask(sample.mask, self.palette, by_colour=self.by_colour)
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
-        """Return the colours that the mask states for its values, if they are not used as colours."""
+        """Return the palette stored in the mask file, or nothing if colours are looked up or there is none."""
         return () if self.by_colour or self.planes or sample.mask is None else file_palette(sample.mask)
 
 
@@ -73,15 +73,15 @@ def open_folder(folder: Path, classes: Sequence[str] | None, ignore: Sequence[in
     """Open a data set in a folder.
 
     Args:
-        folder: The folder.
-        classes: Names to use instead of those in `dataset.toml`, or None.
-        ignore: Values to ignore instead of those in `dataset.toml`, or None.
+        folder: Folder of the data set.
+        classes: Class names that replace those in `dataset.toml`, or None.
+        ignore: Ignored mask values that replace those in `dataset.toml`, or None.
 
     Returns:
         The data set. A folder without splits has one split, "all".
 
     Raises:
-        DataError: If the folder has another layout, or a file is not as expected.
+        DataError: If the layout is not recognised, or a list or `dataset.toml` is malformed.
     """
     description = read_description(folder).overridden(classes, ignore)
     problems: list[Problem] = []
@@ -96,14 +96,14 @@ def described(
     *,
     reader: Reader | None = None,
 ) -> DataSet:
-    """Return the data set of these files that a description describes.
+    """Build a data set from its description and samples.
 
     Args:
         path: Path of the data set.
-        description: Its classes, and how masks store them.
-        splits: Its samples.
-        problems: Problems of the list of files.
-        reader: Reading of the samples; default: of files.
+        description: Classes and mask encoding.
+        splits: Samples of each split.
+        problems: Problems with the file list.
+        reader: Reader of the samples. None reads files.
 
     Raises:
         DataError: If the description contradicts itself.
@@ -149,7 +149,7 @@ def _splits(folder: Path, problems: list[Problem]) -> dict[str, tuple[Sample, ..
 
 
 def _paired(folder: Path, problems: list[Problem], *, may_lack_masks: bool) -> tuple[Sample, ...]:
-    """Return the images of a split with the masks of the same names."""
+    """Pair the images of a split with the masks of the same names."""
     images = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
     samples = tuple(Sample(name, images[name], masks.get(name)) for name in sorted(images))
@@ -175,7 +175,7 @@ def _without_mask(image: Path, folder: Path) -> Problem:
 
 
 def _by_name(folder: Path, problems: list[Problem]) -> dict[str, Path]:
-    """Return the image files of a folder by their paths below it without suffix."""
+    """Return the image files below a folder, by relative path without suffix."""
     found: dict[str, Path] = {}
     for path in _walk(folder) if folder.is_dir() else ():
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -204,7 +204,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, path: Path, problems: list[Problem]) -> tuple[Sample, ...]:
-    """Return the samples that a list names: one name per line, or the paths of an image and its mask."""
+    """Read the samples of a list: one name per line, or the paths of an image and its mask."""
     images, masks = _by_name(folder / "images", problems), _by_name(folder / "masks", problems)
     samples: dict[str, Sample] = {}
     for number, parts in enumerate(read_lines(path), 1):
@@ -226,10 +226,10 @@ def _listed(folder: Path, path: Path, problems: list[Problem]) -> tuple[Sample, 
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """Return the words of each line of a list of samples.
+    """Split each line of a sample list into words.
 
     Raises:
-        DataError: If it can't be read as text.
+        DataError: If the file can't be read as UTF-8 text.
     """
     try:
         return [line.split() for line in path.read_text("utf-8-sig").splitlines()]
@@ -249,10 +249,10 @@ def _sample_of_paths(folder: Path, image: str, mask: str) -> Sample:
 
 
 def _below(folder: Path, path: str) -> Path:
-    """Return the file that a list names.
+    """Resolve a path in a list.
 
-    Published lists have paths of another machine, such as /SegNet/CamVid/train/a.png. If there is no such file, the
-    longest end of the path that exists below the folder is taken.
+    Published lists contain paths of another machine, such as /SegNet/CamVid/train/a.png. If the file does not exist,
+    the longest trailing part of the path that exists below the folder is used.
     """
     whole = folder / path
     parts = Path(path).parts

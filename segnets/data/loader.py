@@ -1,7 +1,7 @@
-"""Samples for training: augmented in an order and with random numbers that depend on the seed alone.
+"""Training samples, with an order and augmentation that depend on the seed alone.
 
 The order of an epoch is a function of (seed, epoch), and the augmentation of a sample a function of (seed, epoch,
-index). So training can go on at any step without replaying the steps before it.
+index). Training can therefore resume at any step without replaying earlier ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_THREADS = 8
 
 
 class Example(NamedTuple):
-    """An augmented sample. `default_collate` makes a batch of them, an Example too.
+    """Augmented sample. `default_collate` turns several into a batch, which is also an Example.
 
     Attributes:
         image: Pixels of shape (K, h, w), uint8.
@@ -44,18 +44,18 @@ class Example(NamedTuple):
 class TrainSet(torch.utils.data.Dataset[Example]):
     """Augmented samples of one split, by (epoch, index).
 
-    The same position gives the same example, in any process and after any other one.
+    A position always gives the same example, in any process and any order.
 
     Args:
         data: Data set.
         split: Name of the split.
         augmentation: Turns a pair into tensors of a fixed size. It may draw from torch's, NumPy's and Python's global
-            generators on the CPU. Its effect on them does not last.
-        seed: Seed of the training.
+            generators on the CPU. Their state is restored afterwards.
+        seed: Seed of the run.
 
     Raises:
-        DataError: If the split does not exist or is empty; of a sample, if it can't be read or the augmentation returns
-            something else.
+        DataError: If the split does not exist or is empty. On access, if a sample can't be read or the augmentation
+            returns tensors of the wrong form.
     """
 
     def __init__(self, data: DataSet, split: str, augmentation: Augmentation, seed: int) -> None:
@@ -75,18 +75,25 @@ class TrainSet(torch.utils.data.Dataset[Example]):
         return Example(image, mask, index)
 
     def pair(self, index: int) -> Pair:
-        """Return a sample without augmentation. Its arrays must not be changed."""
+        """Return a sample without augmentation. Do not modify its arrays.
+
+        Raises:
+            DataError: If the sample can't be read.
+        """
         return self._kept[index] if self._kept is not None else self.data.read(self.samples[index])
 
     def keep_in_memory(self, limit: int = KEEP_BYTES, progress: Callable[[int, int], None] | None = None) -> bool:
         """Decode all samples once, if they fit into `limit` bytes.
 
         Args:
-            limit: Largest size of all pixels and masks together.
-            progress: Called with the number of decoded samples, and of all.
+            limit: Maximum total size of all pixels and masks, in bytes.
+            progress: Callback (done, total) that receives numbers of decoded samples.
 
         Returns:
-            Whether they are kept. If not, each is decoded when it is asked for.
+            Whether the samples are kept. If not, each is decoded on access.
+
+        Raises:
+            DataError: If a sample can't be read.
         """
         if len(self) * _bytes_of(self.pair(0)) > limit:
             return False
@@ -105,12 +112,12 @@ class TrainSet(torch.utils.data.Dataset[Example]):
         return True
 
     def sample(self, index: int) -> Sample:
-        """Return which sample an index is, for messages."""
+        """Return the sample at an index, for messages."""
         return self.samples[index]
 
 
 def _check_augmented(image: object, mask: object) -> None:
-    """Check what an augmentation returned: callers pass their own."""
+    """Check the result of an augmentation, which may be the caller's own."""
     for what, tensor, dimensions in (("image", image, (3,)), ("mask", mask, (2, 3))):
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim not in dimensions:
             got = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -128,17 +135,17 @@ def _bytes_of(pair: Pair) -> int:
 
 
 class Batches(torch.utils.data.Sampler[list[Position]]):
-    """Positions of the batches of a training, from any step on, without end.
+    """Endless sampler of batch positions, from any step on.
 
-    An epoch is a permutation of the samples, cut into batches; a rest that fills no batch is left out, as in
-    torchvision's recipe. With several ranks each takes its part of a batch of `batch * ranks` samples.
+    An epoch is a permutation of the samples, cut into batches. A last incomplete batch is dropped, as in torchvision's
+    recipe. With several ranks, each takes its part of a batch of `batch * ranks` samples.
 
     Args:
         length: Number of samples.
         batch: Samples per batch and rank.
-        seed: Seed of the training.
-        start: First step, counted from the beginning of the training.
-        stop: Step to end before, or None.
+        seed: Seed of the run.
+        start: First step, counted from the beginning of the run.
+        stop: Step to stop before, or None for no end.
         rank: Rank of this process.
         ranks: Number of processes.
 
@@ -180,7 +187,7 @@ class Batches(torch.utils.data.Sampler[list[Position]]):
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of the samples in an epoch, a permutation of 0..length-1."""
+    """Return the order of the samples in an epoch, a permutation of 0..length-1, (length,), int64."""
     return np.random.default_rng([seed, epoch]).permutation(length)
 
 

@@ -24,7 +24,7 @@ _LARGEST = 65535
 
 
 class UnknownColoursError(DataError):
-    """Colours in a mask that the palette does not have.
+    """Error for mask colours that are not in the palette.
 
     Attributes:
         counts: Number of pixels of each of these colours.
@@ -38,9 +38,9 @@ class UnknownColoursError(DataError):
 def read_mask(
     path: Path, palette: Sequence[Colour] = (), *, by_colour: bool = False
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Read a mask file as values, which are class ids.
+    """Read the values of a mask file.
 
-    The values of gray images of 1, 8 and 16 bits, and the indices of palette images, are taken as they are. The colours
+    The values of gray images of 1, 8 and 16 bits, and the indices of palette images, are used unchanged. The colours
     of RGB images are looked up in `palette`. Without a palette, an RGB image is accepted if red, green and blue are
     equal everywhere, and its gray values are taken.
 
@@ -53,7 +53,7 @@ def read_mask(
         Values of shape (H, W), uint8, or uint16 for files of 16 bits.
 
     Raises:
-        DataError: If the file can't be read, its pixels are no ids, or a colour is not in the palette.
+        DataError: If the file can't be read, is not a supported mask, or has a colour that is not in the palette.
     """
     with _opened(path) as image:
         return mask_values(image, str(path), palette, by_colour=by_colour)
@@ -65,20 +65,23 @@ def mask_values(
     """Return the values of an opened mask image, as `read_mask` does.
 
     Args:
-        image: Image as Pillow opened it.
+        image: Image opened by Pillow.
         name: Name for messages.
-        palette: As for `read_mask`.
-        by_colour: As for `read_mask`.
+        palette: One RGB colour per value.
+        by_colour: Whether to look up the colours of palette and gray images too.
+
+    Returns:
+        Values (H, W), uint8, or uint16 for 16-bit files.
 
     Raises:
-        DataError: As for `read_mask`.
+        DataError: If the image is damaged or not a supported mask, or has a colour that is not in the palette.
     """
     if image.format == "JPEG":
         raise DataError(f"{name}: is a JPEG, whose compression changes class ids. Save masks as PNG.")
     try:
         image.load()
         pages = getattr(image, "n_frames", 1)
-    except Exception as error:  # Pillow's readers raise any kind for a damaged file
+    except Exception as error:  # Pillow raises many exception types for damaged files
         raise _damaged(name, error) from None
     if pages > 1:
         raise DataError(f"{name}: has {pages} pages or frames. Save one mask per file, as PNG.")
@@ -101,7 +104,7 @@ def mask_values(
 
 
 def file_palette(path: Path) -> list[Colour]:
-    """Return the colours that a palette image states for its indices, or an empty list for other images.
+    """Return the palette of a palette image, or an empty list for other images.
 
     Raises:
         DataError: If the file can't be read.
@@ -111,13 +114,13 @@ def file_palette(path: Path) -> list[Colour]:
 
 
 def palette_of(image: Image.Image) -> list[Colour]:
-    """Return the colours that an opened palette image states for its indices, or an empty list for other images."""
+    """Return the palette of an opened palette image, or an empty list for other images."""
     flat = (image.getpalette("RGB") if image.mode == "P" else None) or []
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
 
 
 def _opened(path: Path) -> Image.Image:
-    if not path.is_file():  # opening a pipe would wait
+    if not path.is_file():  # opening a pipe would block
         what = "is no regular file" if path.exists() else "no such file"
         raise DataError(f"{path}: {what}. Add the mask, or remove its image from the data set.")
     return opened_mask(path, str(path))
@@ -131,13 +134,13 @@ def opened_mask(file: Path | IO[bytes], name: str) -> Image.Image:
         name: Name for messages.
 
     Raises:
-        DataError: If it is no image.
+        DataError: If the file is not an image.
     """
     from PIL import Image
 
     try:
         return Image.open(file)
-    except Exception as error:  # Pillow's readers raise any kind for a damaged file
+    except Exception as error:  # Pillow raises many exception types for damaged files
         raise _damaged(name, error) from None
 
 
@@ -182,7 +185,7 @@ def _from_colours(
 
 
 def _codes(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Return one number for each colour (H, W, 3)."""
+    """Encode colours (H, W, 3) as numbers (H, W)."""
     wide = colours.astype(np.uint32)
     codes: npt.NDArray[np.uint32] = (wide * np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)).sum(
         axis=2, dtype=np.uint32

@@ -1,4 +1,4 @@
-"""Opening of a data set in any format."""
+"""Opening of data sets in any supported format."""
 
 from __future__ import annotations
 

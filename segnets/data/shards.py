@@ -1,13 +1,13 @@
-"""WebDataset shards: samples in tar archives, for data sets of so many files that a file system is slow with them.
+"""WebDataset shards: samples in tar archives, for data sets with too many files for a fast file system.
 
     DATA/train-000000.tar      members KEY.jpg and KEY.png; or KEY.jpg and KEY.mask.png, KEY.seg.png
     DATA/train-000001.tar
     DATA/val-000000.tar
     DATA/dataset.toml          classes, palette, ignore
 
-The shards are indexed when they are opened, which reads the headers of the members. Samples are then read at random
-places, so that their order is that of every other data set and training resumes at once. Shards may lie on a network
-file system; addresses are not opened.
+The shards are indexed when they are opened, which reads the headers of the members. Samples are then read by
+offset, so sample order and resuming work as for every other data set. Shards may be on a network file system; URLs are
+not supported.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Place = tuple[Path, int, int]  # archive, offset, size
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reading of members of tar archives.
+    """Reader of members of tar archives.
 
     Attributes:
-        places: Position of each member, by the path of its archive followed by its name.
-        channels: Number of channels of the images.
-        palette: One RGB colour per value of a mask, for masks in colours.
-        by_colour: Whether gray and palette images are masks in colours too.
+        places: Position of each member, by archive path followed by member name.
+        channels: Number of image channels.
+        palette: One RGB colour per mask value, for colour-coded masks.
+        by_colour: Whether gray and palette images are colour-coded masks too.
     """
 
     places: Mapping[Path, Place] = field(repr=False)
@@ -52,17 +52,17 @@ class ShardReader:
     by_colour: bool = False
 
     def image(self, sample: Sample) -> ImageData:
-        """Return the pixels (H, W, K), and what was assumed of them."""
+        """Return the pixels (H, W, K), uint8, with notices about assumptions."""
         return read_image(self._opened(sample.image), self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W) of the mask."""
+        """Return the mask's values (H, W), uint8 or uint16."""
         assert sample.mask is not None
         with opened_mask(self._opened(sample.mask), str(sample.mask)) as image:
             return mask_values(image, str(sample.mask), self.palette, by_colour=self.by_colour)
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
-        """Return the colours that the mask states for its values, if they are not used as colours."""
+        """Return the palette stored in the mask file, or nothing if colours are looked up or there is none."""
         if self.by_colour or sample.mask is None:
             return ()
         with opened_mask(self._opened(sample.mask), str(sample.mask)) as image:
@@ -92,20 +92,20 @@ class _Member(io.BytesIO):
 
 
 def has_shards(folder: Path) -> bool:
-    """Return whether a folder or its folders of splits have tar archives."""
+    """Return whether a folder or its split folders contain tar archives."""
     return bool(_archives(folder))
 
 
 def open_shards(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
-    """Open shards.
+    """Open a data set in WebDataset shards.
 
     Args:
-        folder: Folder of the shards, or of a folder per split with its shards.
-        classes: Names to use instead of those in `dataset.toml`, or None.
-        ignore: Values to ignore instead of those in `dataset.toml`, or None.
+        folder: Folder of the shards, or of one subfolder of shards per split.
+        classes: Class names that replace those in `dataset.toml`, or None.
+        ignore: Ignored mask values that replace those in `dataset.toml`, or None.
 
     Returns:
-        The data set. Shards whose names do not begin with a split are the split "all".
+        The data set. Shards whose names do not begin with a split form the split "all".
 
     Raises:
         DataError: If there are no shards, or one can't be read.
@@ -150,7 +150,7 @@ def _split_of(archive: Path, folder: Path) -> str:
 
 
 def _indexed(archive: Path, places: dict[Path, Place], problems: list[Problem]) -> list[Sample]:
-    """Return the samples of an archive, and add where their members are to `places`."""
+    """Return the samples of an archive, and record the positions of its members in `places`."""
     members: dict[str, dict[str, Path]] = {}
     try:
         with tarfile.open(archive, "r:") as tar:

@@ -5,7 +5,7 @@
     DATA/SegmentationClassAug/*.png               with the additional masks, if there; then used for the training split
     DATA/ImageSets/Segmentation/{train,val}.txt   and trainaug.txt or train_aug.txt
 
-DATA may also be the folder that holds VOCdevkit/VOC2012 or VOC2012. Without lists, all images that have a mask are the
+DATA may also be the folder that holds VOCdevkit/VOC2012 or VOC2012. Without lists, all images with a mask form the
 split "all". SBD as it is published (DATA/{img,cls,train_noval.txt}, MATLAB files) needs SciPy.
 """
 
@@ -50,9 +50,9 @@ def open_voc(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] 
     """Open a data set in the layout of PASCAL VOC, or SBD.
 
     Args:
-        folder: Its folder.
-        classes: Names to use instead of VOC's 21, or None.
-        ignore: Further values to ignore, or None.
+        folder: Folder of the data set.
+        classes: Class names that replace VOC's 21, or None.
+        ignore: Mask values to ignore, or None. 255 is always ignored.
 
     Returns:
         The data set. Its classes are VOC's, unless a `dataset.toml` names others.
@@ -67,7 +67,7 @@ def open_voc(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] 
     if root is not None:
         return described(folder, description, _splits(root))
     if not is_sbd(folder):
-        raise DataError(f"{folder}: has no JPEGImages, so that it is no PASCAL VOC. Name the folder VOC2012.")
+        raise DataError(f"{folder}: has no JPEGImages, so it is not PASCAL VOC. Name the folder VOC2012.")
     return described(folder, description, _sbd_splits(folder), reader=SbdReader())
 
 
@@ -99,14 +99,14 @@ def _sample(root: Path, name: str, mask: Path) -> Sample:
 
 @dataclass(frozen=True)
 class SbdReader:
-    """Reading of SBD's masks in MATLAB files."""
+    """Reader of SBD's masks in MATLAB files."""
 
     def image(self, sample: Sample) -> ImageData:
-        """Return the pixels (H, W, 3), and what was assumed of them."""
+        """Return the pixels (H, W, 3), uint8, with notices about assumptions."""
         return read_image(sample.image)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W) of the mask."""
+        """Return the mask's values (H, W), uint8. Raises DataError."""
         try:
             from scipy.io import loadmat
         except ImportError:
@@ -115,7 +115,7 @@ class SbdReader:
             values = np.asarray(loadmat(sample.mask)["GTcls"][0]["Segmentation"][0])
             if values.ndim != 2 or values.dtype != np.uint8:
                 raise ValueError(f"{values.ndim} dimensions of {values.dtype}")
-        except Exception as error:  # any kind for a damaged file
+        except Exception as error:  # SciPy raises many exception types for damaged files
             raise DataError(f"{sample.mask}: can't be read as a mask of SBD ({error}). Unpack it again.") from None
         return values
 

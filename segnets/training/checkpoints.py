@@ -69,8 +69,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise TrainingError(
-            f"{source}: is not a checkpoint of segnets train and can't be resumed; start a new run from its weights with "
-            f"--weights {source}"
+            f"{source}: is not a checkpoint of segnets train and can't be resumed; start a new run from its weights "
+            f"with --weights {source}"
         )
     version = content.get("version")
     if not isinstance(version, int) or version < 1:

@@ -157,10 +157,13 @@ def test_own_categories(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.pop("categories"), r"instances_train\.json: is no file .*\('categories' is missing\)"),
+        (
+            lambda content: content.pop("categories"),
+            r"instances_train\.json: is not a COCO instances file .*\('categories' is missing\)",
+        ),
         (lambda content: content["images"][0].pop("file_name"), r"'file_name' is missing"),
         (lambda content: content["annotations"][0].pop("segmentation"), r"'segmentation' is missing"),
-        (lambda content: content.update(annotations=3), r"is no file of COCO's instances"),
+        (lambda content: content.update(annotations=3), r"is not a COCO instances file"),
     ],
 )
 def test_malformed_annotations(change: Any, message: str, tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_malformed_annotations(change: Any, message: str, tmp_path: Path) -> Non
 def test_a_file_that_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train.json").write_text("{")
-    with pytest.raises(DataError, match=re.escape("instances_train.json: is no file of COCO's instances")):
+    with pytest.raises(DataError, match=re.escape("instances_train.json: is not a COCO instances file")):
         open_data(tmp_path)
 
 

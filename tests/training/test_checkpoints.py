@@ -43,7 +43,7 @@ def test_only_plain_values_are_stored(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(part: float, path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(TrainingError, match="truncated, damaged or no checkpoint; go on from"):
+    with pytest.raises(TrainingError, match="truncated, damaged or not a checkpoint; continue from"):
         read_checkpoint(path)
 
 
@@ -64,7 +64,7 @@ def test_an_entry_that_claims_another_form_is_refused(offset: int, value: int, p
     directory = content.rindex(name) - 46  # in the central directory, whose fields lie two bytes further
     content[local + offset - 2] = content[directory + offset] = value
     path.write_bytes(content)
-    with pytest.raises(TrainingError, match="truncated, damaged or no checkpoint; go on from"):
+    with pytest.raises(TrainingError, match="truncated, damaged or not a checkpoint; continue from"):
         read_checkpoint(path)
 
 
@@ -108,7 +108,7 @@ def test_compressed_entries_are_refused_unread(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _self: pytest.fail("was unpacked"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100_000))
-    with pytest.raises(TrainingError, match="truncated, damaged or no checkpoint"):
+    with pytest.raises(TrainingError, match="truncated, damaged or not a checkpoint"):
         read_checkpoint(path)
 
 
