@@ -190,7 +190,7 @@ def test_a_damaged_log_is_refused(log: str, steps: list[str] | None, tmp_path: P
     path = tmp_path / "log.csv"
     path.write_text(",".join(COLUMNS) + "\n" + log)
     if steps is None:
-        with pytest.raises(TrainingError, match=r"log\.csv: can't be read as the log of this training"):
+        with pytest.raises(TrainingError, match=r"log\.csv: can't be read as the log of this run"):
             CsvLog(path, 2)
         return
     CsvLog(path, 2)
