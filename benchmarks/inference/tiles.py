@@ -15,7 +15,8 @@ from segnets.images import read_image
 from segnets.inference.maps import decode_mask
 from segnets.inference.networks import open_network
 from segnets.inference.rasters import open_raster
-from segnets.inference.tiles import divide, tile_rows
+from segnets.inference.tiles import tile_rows
+from segnets.inference.tiling import divide
 from segnets.inference.views import View
 network = open_network({weights!r}, resize="none")
 raster = open_raster(read_image(random_image({side}, {side}, torch.Generator().manual_seed(0))))

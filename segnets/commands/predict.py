@@ -173,7 +173,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from segnets.inference.job import Job
     from segnets.inference.job_options import JobOptions
-    from segnets.inference.tiles import DEFAULT_OVERLAP
+    from segnets.inference.tiling import DEFAULT_OVERLAP
 
     if options.resume and options.force:
         raise SegnetsError("--resume keeps what is there and --force replaces it; choose one")

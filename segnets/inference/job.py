@@ -26,7 +26,7 @@ from segnets.inference.rasters import is_georeferenced
 from segnets.inference.sources import Item
 from segnets.inference.sources.video import is_video
 from segnets.inference.tile_outputs import write_tiled
-from segnets.inference.tiles import divide
+from segnets.inference.tiling import divide
 from segnets.inference.video_outputs import write_video
 
 

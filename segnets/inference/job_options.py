@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segnets.inference.outputs import Writers
-from segnets.inference.tiles import DEFAULT_OVERLAP
+from segnets.inference.tiling import DEFAULT_OVERLAP
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Prediction
 from segnets.inference.rasters import open_raster
 from segnets.inference.sources import Item, items_of
-from segnets.inference.tiles import DEFAULT_OVERLAP
+from segnets.inference.tiling import DEFAULT_OVERLAP
 from segnets.inference.views import views
 from segnets.palettes import voc_palette
 

@@ -22,7 +22,8 @@ from segnets.inference.postprocess import PostProcessing
 from segnets.inference.prediction import Seconds
 from segnets.inference.predictor import Predictor
 from segnets.inference.rasters import Raster, open_raster
-from segnets.inference.tiles import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, MIN_TILE, Rows, divide
+from segnets.inference.tiles import Rows
+from segnets.inference.tiling import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, MIN_TILE, divide
 from segnets.inference.writers.probabilities import MAX_VALUES
 from segnets.inference.writers.rows import RowImage, RowWriter
 from segnets.inference.writers.rows_areas import AreaRows

@@ -20,7 +20,8 @@ from segnets.images import ImageData
 from segnets.inference.maps import LogitMaps, confidence, decode_mask
 from segnets.inference.networks import Network, open_network
 from segnets.inference.rasters import open_raster
-from segnets.inference.tiles import Rows, Span, divide, tile_rows
+from segnets.inference.tiles import Rows, tile_rows
+from segnets.inference.tiling import Span, divide
 from segnets.inference.views import View
 from segnets.inference.writers.png import PngRows
 from segnets.preprocessing import Preprocessing
