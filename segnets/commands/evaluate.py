@@ -68,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
 
     from segnets.inference import Predictor
     from segnets.training.evaluation import evaluate
-    from segnets.training.results import prepared_folder, save_evaluation
+    from segnets.training.results import reserved_folder, save_evaluation
 
     saving = options.save is not None
-    with prepared_folder(options.save, overwrite=options.force) if saving else nullcontext():
+    with reserved_folder(options.save, overwrite=options.force) if saving else nullcontext():
         predictor = Predictor(model, options.device, deterministic=True)
         with Progress() as progress:
             progress.total = len(data.samples(options.split))

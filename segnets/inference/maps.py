@@ -91,7 +91,6 @@ class AveragedMaps:
             raise ValueError(f"maps: expected logits of one shape, got {sorted(shapes) or 'none'}")
         self._maps = tuple(maps)
         self._decoding = decoding
-        self._softmax = decoding.rule == "argmax"
         self.channels, self.height, self.width = shapes.pop()
 
     def band(self, top: int, bottom: int) -> Tensor:
@@ -99,13 +98,14 @@ class AveragedMaps:
         first, *others = self._maps
         if not others:
             return first.band(top, bottom)
-        probabilities_of = _softmax if self._softmax else _sigmoids
+        softmax = self._decoding.rule == "argmax"
+        probabilities_of = _softmax if softmax else _sigmoids
         total = probabilities_of(first.band(top, bottom).numpy())
         for each in others:
             total += probabilities_of(each.band(top, bottom).numpy())
         total /= np.float32(len(self._maps))
         logarithms = np.log(np.maximum(total, _SMALLEST, out=total), out=total)
-        return torch.from_numpy(logarithms if self._softmax else logarithms[0] - logarithms[1])
+        return torch.from_numpy(logarithms if softmax else logarithms[0] - logarithms[1])
 
     def crop(self, top: int, bottom: int, left: int, right: int) -> AveragedMaps:
         """Return a part of the logits, as `LogitMaps.crop` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ class Taps:
         """Return the input of each output that a row of `weights` belongs to, (n,)."""
         return np.minimum(self.first + tap, self.size - 1)
 
-    @property
+    @cached_property
     def last(self) -> _Integers:
         """The last input of each output whose weight is not 0, (n,)."""
         result = self.first

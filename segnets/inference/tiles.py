@@ -295,9 +295,18 @@ class _Blender:
 
 
 def _pieces(function: Callable[[int, int], None], first: int, last: int, numbers: int) -> Iterator[Callable[[], None]]:
-    """Yield calls of a function with the first row and the row after the last one of pieces of some rows."""
-    height = max(1, _PIECE // max(1, numbers))
-    for top in range(first, last if numbers else first, height):
+    """Yield calls of a function for pieces of some rows: with the first row, and the row after the last one.
+
+    Args:
+        function: Function to call.
+        first: First row.
+        last: Row after the last one.
+        numbers: Logits per row; 0 if there is nothing to do.
+    """
+    if numbers == 0:
+        return
+    height = max(1, _PIECE // numbers)
+    for top in range(first, last, height):
         yield partial(function, top, min(top + height, last))
 
 

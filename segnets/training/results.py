@@ -20,7 +20,7 @@ from segnets.training.pictures import draw_example
 from segnets.training.report import write_report
 
 
-def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def _prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Create a folder for the files of an evaluation.
 
     Returns:
@@ -44,12 +44,16 @@ def prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -
 
 
 @contextmanager
-def prepared_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
-    """Create a folder as `prepare_folder` does, and remove it and its new parents if an error leaves it empty."""
+def reserved_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
+    """Create a folder for the files of an evaluation; remove it and its new parents if an error leaves it empty.
+
+    Raises:
+        OutputError: If the folder can't be created, or is not empty and `overwrite` is False.
+    """
     path = Path(folder)
     new = [each for each in (path, *path.parents) if not os.path.lexists(each)]  # False for a name that is too long
     try:
-        prepare_folder(folder, overwrite=overwrite)
+        _prepare_folder(folder, overwrite=overwrite)
         yield
     except BaseException:
         for each in new:
@@ -74,7 +78,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
     """
     from PIL import Image
 
-    path = prepare_folder(folder, overwrite=overwrite)
+    path = _prepare_folder(folder, overwrite=overwrite)
     _write(path / "scores.json", f"{json.dumps(evaluation.to_json(), indent=2)}\n".encode())
     _write(path / "images.csv", images_csv(evaluation).encode())
     if isinstance(evaluation.counts, ConfusionMatrix):

@@ -24,7 +24,7 @@ from segnets.training.class_names import agree_on_classes
 from segnets.training.evaluation import Evaluation, evaluate
 from segnets.training.metrics import ConfusionMatrix
 from segnets.training.pictures import draw_example, draw_panels
-from segnets.training.results import prepared_folder, save_evaluation
+from segnets.training.results import reserved_folder, save_evaluation
 from tests.data.common import CLASSES, image_of, mask_of, write_folder, write_pair
 from tests.inference.common import small_model
 
@@ -296,7 +296,7 @@ def test_the_picture_shows_wrong_and_ignored_pixels(evaluation: Evaluation) -> N
 
 
 def _fail_in(folder: Path, *, file: str | None = None) -> None:
-    with prepared_folder(folder):
+    with reserved_folder(folder):
         assert folder.is_dir()
         if file is not None:
             (folder / file).touch()
