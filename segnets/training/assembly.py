@@ -72,10 +72,10 @@ class Assembly:
         tell: Callable[[str], None],
     ) -> None:
         if not data.classes:
-            raise DataError(f"{data.path}: names no classes. Write a dataset.toml, or give --classes.")
+            raise DataError(f"{data.path}: has no class names. Write a dataset.toml, or pass --classes.")
         if data.planes and config.decoding != "multilabel":
             raise TrainingError(
-                f"{data.path}: its masks have a plane per class, which needs another decoding than {config.decoding}. "
+                f"{data.path}: its masks have a plane per class, which decoding={config.decoding} does not support. "
                 "Pass --set decoding=multilabel."
             )
         if len(data.classes) == 1 and config.decoding == "argmax":
@@ -129,7 +129,7 @@ class Assembly:
         if device.type == "cpu":
             keep_freed_memory()
         preprocessing = card_of(model).preprocessing
-        self._in_memory = self.samples.keep_in_memory(progress=SlowWork(self._tell, "images are decoded into memory"))
+        self._in_memory = self.samples.keep_in_memory(progress=SlowWork(self._tell, "images decoded into memory"))
         self.class_weights = self._weights_of_classes() if state is None else state["class_weights"]
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=device)
         if weights is not None and weights.shape != (len(self._data.classes),):
@@ -165,7 +165,7 @@ class Assembly:
         if self._ranks.device.type == "cuda":
             converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             return converted
-        self._tell("on CPUs each process normalises its own batches; norm_eval=true makes processes irrelevant")
+        self._tell("on CPUs, batch norms use the statistics of each process's own batch; norm_eval=true avoids this")
         return model
 
     def _weights_of_classes(self) -> list[float] | None:
@@ -178,7 +178,7 @@ class Assembly:
 
     def _masks(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the masks of the training split; images that are not in memory are not read."""
-        progress = SlowWork(self._tell, "masks are counted for class_weights")
+        progress = SlowWork(self._tell, "masks counted for class_weights")
         for index, sample in enumerate(self.samples.samples):
             progress(index, len(self.samples))
             if self._in_memory:
@@ -192,10 +192,10 @@ class Assembly:
         teacher = load(path)
         known = card_of(teacher)
         if known.classes != card.classes:
-            raise TrainingError(f"teacher {path}: has other classes than the data: {', '.join(known.classes)}")
+            raise TrainingError(f"teacher {path}: its classes differ from the data's: {', '.join(known.classes)}")
         ours, theirs = ((each.mean, each.std, each.channel_order) for each in (card.preprocessing, known.preprocessing))
         if ours != theirs:
-            raise TrainingError(f"teacher {path}: was trained with other mean, std or channel order than this network")
+            raise TrainingError(f"teacher {path}: its mean, std or channel order differs from this network's")
         return teacher.to(self._ranks.device).requires_grad_(False).eval()
 
     def batches(self) -> Generator[Example]:

@@ -1,4 +1,4 @@
-"""Training batches: loaded in a reproducible order from any step on, and normalised on the training device."""
+"""Training batches: loaded in a reproducible order, starting at any step, and normalised on the training device."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_batches(train_set: TrainSet, order: Batches, *, workers: int = 0, pinne
         SegnetsError: If a sample can't be read.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than CPUs, as was asked for
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than CPUs, as requested
         loader = DataLoader(
             _Caught(train_set),
             batch_sampler=order,

@@ -109,11 +109,11 @@ def restoring(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (SegnetsError, torch.OutOfMemoryError):  # the latter is a RuntimeError too, and no fault of the file
+    except (SegnetsError, torch.OutOfMemoryError):  # the latter is a RuntimeError too, but not the file's fault
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise TrainingError(f"{path}: does not hold the state of this run ({reason}); {_ADVICE}") from None
+        raise TrainingError(f"{path}: does not contain the state of this run ({reason}); {_ADVICE}") from None
 
 
 class _ErrorKeeper:

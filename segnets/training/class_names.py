@@ -35,9 +35,9 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
     if sorted(data.classes) == sorted(names):
         number = next(i for i, (ours, its) in enumerate(zip(data.classes, names, strict=True)) if ours != its)
         raise DataError(
-            f"{data.path}: its classes are in another order than those of {model}: class {number} is "
-            f"{data.classes[number]!r} and {names[number]!r}. Name the classes of the data set in the order of its "
-            f"ids; if they are, the model was trained with other ids: {listed(names)}."
+            f"{data.path}: its classes are in a different order from {model}'s: class {number} is "
+            f"{data.classes[number]!r} and {names[number]!r}. List the data set's classes in the order of its ids; if "
+            f"they already are, the model was trained with different ids: {listed(names)}."
         )
     differing = [
         f"{number} is {ours!r} and {its!r}"
@@ -46,8 +46,8 @@ def agree_on_classes(data: DataSet, names: Sequence[str], ids: int, model: str) 
     ]
     more = f" ({len(differing) - 1} more)" if len(differing) > 1 else ""
     raise DataError(
-        f"{data.path}: its classes are not those of {model}: class {differing[0]}{more}. If they mean the same, give "
-        f"both the same names, for example --classes {','.join(names)}"
+        f"{data.path}: its classes differ from {model}'s: class {differing[0]}{more}. If they mean the same, give them "
+        f"the same names, for example --classes {','.join(names)}"
     )
 
 

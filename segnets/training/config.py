@@ -63,13 +63,13 @@ class TrainingConfig:
     data: str = _option("Folder of the data set.", "", section="Data and network")
     format: str = _option("Format of the data set; auto recognises it.", "auto")
     classes: tuple[str, ...] = _option("Class names, if the data set has no dataset.toml.", ())
-    ignore: tuple[int, ...] = _option("Ids of the masks to ignore, if the data set has no dataset.toml.", ())
+    ignore: tuple[int, ...] = _option("Mask ids to ignore, if the data set has no dataset.toml.", ())
     train_split: str = _option("Split to train on.", "train")
     val_split: str = _option("Split to validate on. Empty: no validation.", "val")
     model: str = _option("Name of the network, one of `segnets list`.", "")
     out: str = _option("Folder for checkpoints, log and report.", "")
-    weights: str = _option("Weights to start from: file or published name. Empty: none.", "")
-    weights_backbone: str = _option("Weights of the backbone to start from: file. Empty: none.", "")
+    weights: str = _option("Weights to start from: a file or a published name. Empty: none.", "")
+    weights_backbone: str = _option("File with backbone weights to start from. Empty: none.", "")
     output_stride: int = _option("Output stride of the backbone: 8, 16 or 32. 0: the network's own.", 0, least=0)
     decoding: str = _option(
         "How logits become ids: argmax; threshold for one class with a sigmoid; multilabel for a plane per class.",
@@ -87,7 +87,7 @@ class TrainingConfig:
     )
 
     epochs: int = _option("Passes over the training split.", section="Optimisation", least=1)
-    batch: int = _option("Images per step and process.", least=1)
+    batch: int = _option("Images per step in each process.", least=1)
     accumulate: int = _option("Batches whose gradients are added up for one step.", 1, least=1)
     optimizer: str = _option("Optimizer.", choices=("sgd", "adamw"))
     lr: float = _option("Largest learning rate.", least=0, most=1e6)
@@ -96,30 +96,30 @@ class TrainingConfig:
     schedule: str = _option("Decay of the learning rate after warm-up.", choices=("poly", "cosine", "constant"))
     power: float = _option("Exponent of the schedule poly.", least=0)
     warmup_epochs: float = _option("Epochs in which the learning rate rises linearly.", least=0)
-    clip: float = _option("Largest norm of the gradient. 0: any.", 0.0, least=0)
+    clip: float = _option("Largest norm of the gradient. 0: no limit.", 0.0, least=0)
     ema: float = _option("Decay of the moving average of the weights per step, for example 0.999. 0: none.", least=0)
     freeze_backbone: bool = _option("Whether the backbone keeps its weights.", False)
     norm_eval: bool = _option("Whether batch norms keep their statistics.", False)
 
     crop: int = _option("Height and width of the training crops.", section="Augmentation", least=8, most=65536)
     base_size: int = _option(
-        "Short side of images before random scaling. 0: that which resize gives.", least=0, most=65536
+        "Short side of images before random scaling. 0: the size that resize gives.", least=0, most=65536
     )
     scale: tuple[float, float] = _option("Smallest and largest random scale.", least=0.01, most=100)
     flip: float = _option("Probability of mirroring.", least=0, most=1)
-    colour: float = _option("Strength of random light and colour, 0 to 1. 0: none.", least=0, most=1)
+    colour: float = _option("Strength of random brightness and colour changes, 0 to 1. 0: none.", least=0, most=1)
     blur: float = _option("Probability of a random blur.", least=0, most=1)
 
     loss: str = _option("Loss, or a sum: cross_entropy, ohem, dice, lovasz, 0.5*dice+cross_entropy.", section="Loss")
     loss_average: str = _option(
         "Mean over the valid pixels of all processes, or of each process (rank).", choices=("all", "rank")
     )
-    label_smoothing: float = _option("Part of the target that is spread over all classes.", 0.0, least=0, most=1)
+    label_smoothing: float = _option("Share of the target that is spread over all classes.", 0.0, least=0, most=1)
     class_weights: str | tuple[float, ...] = _option("none, enet, median (frequency), or a list of one per class.")
     ohem_threshold: float = _option(
         "The loss ohem counts pixels whose probability of the true class is below this.", 0.7, least=0, most=1
     )
-    ohem_min_kept: float = _option("Part of the valid pixels that ohem counts at least.", 0.0625, least=0, most=1)
+    ohem_min_kept: float = _option("Minimum share of the valid pixels that ohem counts.", 0.0625, least=0, most=1)
     aux_loss: bool = _option("Whether to train with an auxiliary classifier.")
     aux_weight: float = _option("Weight of the auxiliary classifier's loss.", 0.5, least=0)
     aux_lr_factor: float = _option("Factor of the auxiliary classifier's learning rate.", least=0, most=1e6)
@@ -132,7 +132,7 @@ class TrainingConfig:
     channels_last: bool = _option("Whether tensors are stored channels last.")
     compile: bool = _option("Whether to compile the network with torch.compile, for GPUs.", False)
     gradient_checkpointing: bool = _option("Whether to recompute feature maps in order to save memory.", False)
-    workers: int = _option("Processes that prepare batches. 0: none, the training does it.", 0, least=0)
+    workers: int = _option("Processes that prepare batches. 0: the training process does it.", 0, least=0)
     seed: int = _option("Seed of the initial weights and of all randomness.", 0, least=0)
 
     validate_every: int = _option("Epochs between validations.", 1, section="Records", least=1)
@@ -157,7 +157,7 @@ class TrainingConfig:
 
     def _check_together(self) -> None:
         if self.scale[0] > self.scale[1]:
-            raise TrainingError(f"scale={list(self.scale)}: expected the smallest first")
+            raise TrainingError(f"scale={list(self.scale)}: expected the smaller scale first")
         if self.warmup_epochs > self.epochs:
             raise TrainingError(f"warmup_epochs={self.warmup_epochs:g}: expected at most epochs={self.epochs}")
         if self.ema >= 1:
@@ -176,10 +176,10 @@ class TrainingConfig:
         if not isinstance(self.class_weights, str) and (
             not self.class_weights or min(self.class_weights) < 0 or max(self.class_weights) == 0
         ):
-            raise TrainingError(f"class_weights={list(self.class_weights)}: expected numbers from 0, not all 0")
+            raise TrainingError(f"class_weights={list(self.class_weights)}: expected numbers of at least 0, not all 0")
 
     def changed(self, **options: Any) -> TrainingConfig:
-        """Return a copy with other values.
+        """Return a copy with some options changed.
 
         Options that have the recipe's value follow the recipe: another `crop` changes `base_size` and `resize` too,
         and another `resize` sets `base_size` to 0, which means the size that `resize` gives.
@@ -199,7 +199,7 @@ class TrainingConfig:
         return _build({**kept, **options})
 
     def with_values(self, assignments: Iterable[str]) -> TrainingConfig:
-        """Return a copy with other values, given as strings.
+        """Return a copy with some options changed, given as strings.
 
         Args:
             assignments: Strings such as "lr=0.01", "crop=480", "class_weights=[1, 2]", as in `--set`.
@@ -213,8 +213,8 @@ class TrainingConfig:
     def from_toml(cls, path: str | os.PathLike[str], **options: Any) -> TrainingConfig:
         """Read a configuration from a TOML file.
 
-        A file that lists all options, as `to_toml` writes it, does not show which of them were given: with other
-        options, those that have the recipe's value follow it, as in `changed`.
+        A file written by `to_toml` lists all options, so it does not show which of them were chosen. If `options`
+        change it, options that have the recipe's value follow the recipe, as in `changed`.
 
         Args:
             path: Path of the file.

@@ -110,7 +110,7 @@ def joined(device: str) -> Iterator[Ranks]:
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" selects a CUDA GPU if there is one, else the CPU.
-            Each process on a GPU takes its own.
+            Each process uses a GPU of its own.
 
     Raises:
         TrainingError: If the device is missing, torchrun's variables are incomplete, or another process has ended.

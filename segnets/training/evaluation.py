@@ -215,7 +215,7 @@ def evaluate(
 ) -> Evaluation:
     """Segment the images of a split and compare the masks with the truth.
 
-    Masks are those of `segnets.segment`, bit for bit, unless a Predictor of another kind is given.
+    The masks are bit-identical to those of `segnets.segment`, unless `model` is a Predictor with other settings.
 
     Args:
         model: Predictor, model in eval mode, loaded export, or path of a weights file or an exported file.
@@ -250,20 +250,20 @@ def evaluate(
     data = agree_on_classes(data, known, ids, network.name)
     if data.channels != predictor.channels:
         raise DataError(
-            f"{data.path}: has images of {data.channels} channels, and {network.name} takes {predictor.channels}."
+            f"{data.path}: has images of {data.channels} channels, but {network.name} takes {predictor.channels}."
         )
     multilabel = network.decoding.rule == "multilabel"
     if data.planes and not multilabel:
         raise DataError(
-            f"{data.path}: has masks with a plane per class, and {network.name} gives one class per pixel. Evaluate a "
+            f"{data.path}: has masks with a plane per class, but {network.name} gives one class per pixel. Evaluate a "
             "network whose decoding is multilabel."
         )
     counts: Counts = PlaneCounts(ids) if multilabel else ConfusionMatrix(ids)
     todo = data.samples(split) if samples is None else samples
     without_mask = next((sample for sample in todo if sample.mask is None), None)
     if without_mask is not None:
-        data.read_values(without_mask)  # raises, before minutes of work
-    remark = "" if own_names else f" The data set names no classes; these are of {network.name}."
+        data.read_values(without_mask)  # raises now rather than after minutes of work
+    remark = "" if own_names else f" The data set has no class names; these are {network.name}'s."
     images: list[ImageScore] = []
     worst, best = _Kept(examples, _rank), _Kept(examples, _rank_from_top)
     ignored = 0

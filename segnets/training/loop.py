@@ -115,8 +115,8 @@ class Trainer:
                     self.tell(f"{self.folder.path}: this run is finished")
                     return self._result()
         elif resume:
-            self.tell(f"{self.folder.path}: holds no checkpoint; the training starts from the beginning")
-        self.ranks.wait()  # no process may write files before `prepare` has run in all
+            self.tell(f"{self.folder.path}: no checkpoint to resume; training starts from the beginning")
+        self.ranks.wait()  # no process may write files before `prepare` has run in all of them
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices), stop_requests() as stop:
             torch.manual_seed(self.config.seed + self.ranks.rank)
@@ -178,8 +178,8 @@ class Trainer:
             if "DataLoader worker" not in str(error):
                 raise
             raise TrainingError(
-                f"a data loading process was killed, often for lack of memory; {self._describe_saved()}. Go on with "
-                "--resume, and fewer --workers if memory is short"
+                f"a data loading process was killed, often for lack of memory; {self._describe_saved()}. Continue with "
+                "--resume, and with fewer --workers if memory is short"
             ) from None
 
     def _make_steps(self, batches: Iterator[Example], stop: StopRequest) -> None:

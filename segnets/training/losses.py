@@ -156,7 +156,8 @@ def distillation(logits: Tensor, target: Tensor, teacher: Tensor, *, temperature
         logits: Logits of shape (N, C, H, W).
         target: Class ids (N, H, W). Only its ignored pixels matter.
         teacher: Logits of the teacher, (N, C, H, W).
-        temperature: Divisor of both logits. The loss is multiplied by its square to keep the scale of the gradient.
+        temperature: Divisor of both networks' logits. The loss is multiplied by its square to keep the scale of the
+            gradient.
 
     Returns:
         Sum over the pixels and their number, scalars.
@@ -191,7 +192,7 @@ def _pixel_weights(target: Tensor, weight: Tensor | None) -> Tensor:
 
 def _probabilities(logits: Tensor) -> tuple[Tensor, ...]:
     """Return the probability of each class, C tensors of shape (N, H, W), float32."""
-    return logits.float().softmax(dim=1).unbind(dim=1)  # unlike indexing, one pass backward for all classes
+    return logits.float().softmax(dim=1).unbind(dim=1)  # one backward pass for all classes, unlike indexing
 
 
 def plain(loss: PlainLoss) -> MeanLoss:
@@ -332,7 +333,7 @@ def loss_of(
     """
     if class_weights is None and config.class_weights != "none" and custom is None:
         raise TrainingError(
-            f"class_weights={config.class_weights!r}: pass the weights, class_weights_of(config.class_weights, "
+            f"class_weights={config.class_weights!r}: pass the weights from class_weights_of(config.class_weights, "
             'class_frequencies(masks, classes), classes), or set class_weights="none"'
         )
     planes = config.decoding == "multilabel"

@@ -1,4 +1,4 @@
-"""Optimizers with the parameter groups of torchvision's reference script, with a higher auxiliary learning rate."""
+"""Optimizers with torchvision's parameter groups, which allow a higher auxiliary learning rate."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class SlowWork:
 
     Args:
         tell: Callback that receives the messages.
-        message: Description of the work, for example "images are decoded into memory".
+        message: Description of the work, for example "images decoded into memory".
     """
 
     _FIRST, _NEXT = 5.0, 30.0  # seconds

@@ -103,7 +103,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise ValueError("a row is damaged")
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise TrainingError(
-            f"{path}: can't be read as the log of this run ({error}); restore the file, or remove it, which loses "
-            "the curves so far"
+            f"{path}: can't be read as the log of this run ({error}); restore the file, or delete it and lose the "
+            "curves so far"
         ) from None
     return complete

@@ -234,7 +234,7 @@ def _most_confused(classes: Sequence[str], counts: npt.NDArray[np.int64], most: 
 
 
 def _best(evaluation: Evaluation) -> list[Example]:
-    """Return the best images that are not already among the worst, as in a small split."""
+    """Return the best images that are not already among the worst, as they can be in a small split."""
     shown = {example.score.name for example in evaluation.worst}
     return [example for example in evaluation.best if example.score.name not in shown]
 

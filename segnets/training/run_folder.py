@@ -65,7 +65,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.path}: can't be made: {error.strerror}; choose another --out") from None
+            raise OutputError(f"{self.path}: can't be created: {error.strerror}; choose another --out") from None
         if not resume and self.log.exists():
             raise OutputError(
                 f"{self.path}: holds a run that was stopped before its first checkpoint; start again in it with "
@@ -103,27 +103,27 @@ def check_same_training(
         name = each.name
         if name not in _FREE and then.get(name) != now[name]:
             raise TrainingError(
-                f"{where}: was made with {name}={then.get(name)!r}, and now it is {now[name]!r}; resume with the same "
+                f"{where}: was made with {name}={then.get(name)!r}, but now it is {now[name]!r}; resume with the same "
                 "options, or start a new run in another --out"
             )
     if state["ranks"] != ranks:
         raise TrainingError(
-            f"{where}: was made by {state['ranks']} processes, and now there are {ranks}; start as many (torchrun "
-            f"--nproc-per-node {state['ranks']}), or start a new run in another --out"
+            f"{where}: was made by {state['ranks']} processes, but now there are {ranks}; start the same number "
+            f"(torchrun --nproc-per-node {state['ranks']}), or start a new run in another --out"
         )
     if tuple(state["classes"]) != data.classes:
         raise TrainingError(
-            f"{where}: was made with other classes: {', '.join(state['classes'])}; restore them, or start a new "
-            "training in another --out"
+            f"{where}: was made with different classes: {', '.join(state['classes'])}; restore them, or start a new "
+            "run in another --out"
         )
     if state.get("masks", meaning_of_masks(data)) != meaning_of_masks(data):  # older checkpoints lack it
         raise TrainingError(
-            f"{where}: was made with another description of the masks or channels of {data.path} (ignore, ids, "
+            f"{where}: was made with a different description of the masks or channels of {data.path} (ignore, ids, "
             "palette, channels); restore it, or start a new run in another --out"
         )
     if state["data"] != fingerprint(data, config.train_split):
         raise TrainingError(
-            f"{where}: the images of the split {config.train_split!r} of {data.path} have changed since; restore them, "
+            f"{where}: the images of the split {config.train_split!r} of {data.path} have changed; restore them, "
             "or start a new run in another --out"
         )
 

@@ -16,7 +16,7 @@ WARMUP_START = 0.01
 
 
 def poly(step: int, steps: int, power: float = 0.9) -> float:
-    """Return `(1 - step / steps) ** power`, as torch's `PolynomialLR`, and 0 after the last step.
+    """Return `(1 - step / steps) ** power`, like torch's `PolynomialLR`, and 0 after the last step.
 
     Args:
         step: Number of the step, from 0.

@@ -129,8 +129,8 @@ def _outputs(config: TrainingConfig, classes: Sequence[str]) -> int:
         return len(classes)
     if len(classes) != 2:
         raise TrainingError(
-            f"decoding='threshold' is for two classes, the background's first, and the data has {len(classes)}; leave "
-            "it out"
+            f"decoding='threshold' needs two classes, the background first, but the data has {len(classes)}; remove "
+            "the option"
         )
     return 1
 
@@ -155,11 +155,13 @@ def _filled(
     """Build the network with its weights, and return it with the card of the weights."""
     if not config.weights:
         if not config.weights_backbone:
-            tell("starting from random weights; --weights or --weights-backbone starts from trained ones")
+            tell("starting from random weights; to start from trained ones, pass --weights or --weights-backbone")
             return _build(config, options, tell), None
         return _build(config, options, tell, weights_backbone=config.weights_backbone), None
     if config.weights_backbone:
-        raise TrainingError("weights and weights_backbone are both given, and weights has a backbone; choose one")
+        raise TrainingError(
+            "weights and weights_backbone are both given, but weights already includes a backbone; choose one"
+        )
     found = _read(config)
     known = found.card.classes if found.card is not None else ()
     if known and known != classes and config.decoding != "threshold":
@@ -169,8 +171,8 @@ def _filled(
         return _build(config, options, tell, weights=tensors), found.card
     model = _build(config, options, tell, weights=config.weights if found.where == config.weights else found.tensors)
     if not _is_other_count(model, found):  # else a warning lists the newly initialised layers
-        kept = "its classes are those of the data and are kept"
-        taken = "does not name its classes, which are taken for those of the data"
+        kept = "its classes are the data's, and are kept"
+        taken = "has no class names, so its classes are assumed to be the data's"
         tell(f"{config.weights}: {kept if known else taken}")
     return model, found.card
 
@@ -214,8 +216,7 @@ def _checkpoint_weights(path: Path) -> Mapping[str, Tensor] | None:
         return None
     if content.get("kind") == KIND:
         raise TrainingError(
-            f"{path}: is a checkpoint, which --resume reads; to start from its weights, name the .safetensors in its "
-            "folder"
+            f"{path}: is a checkpoint for --resume; to start from its weights, pass the .safetensors file in its folder"
         )
     model = content.get("model")
     return model if isinstance(model, Mapping) else None
@@ -252,7 +253,7 @@ def _rows_by_name(
 
 
 def _is_other_count(model: nn.Module, found: FoundWeights) -> bool:
-    """Return whether the weights' last convolutions differ from the network's in number of rows."""
+    """Return whether the weights' last convolutions have a different number of rows from the network's."""
     own = model.state_dict()
     names = [f"{layer}.weight" for layer in last_layers(model)]
     return any(name in found.tensors and len(found.tensors[name]) != len(own[name]) for name in names)

@@ -66,7 +66,7 @@ def test_a_file_is_an_image_whatever_its_suffix(folder: Path) -> None:
     [
         ("deep/er/*.png", "no file matches"),
         ("empty", r"empty': has no images \(\.jpg, \.png, "),
-        ("http://x/a.jpg", "not opened"),
+        ("http://x/a.jpg", "URLs are not supported"),
     ],
 )
 def test_a_source_without_images_is_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -115,6 +115,6 @@ def test_compressed_entries_are_refused_unread(path: Path, monkeypatch: pytest.M
 def test_too_little_memory_is_no_fault_of_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError), restoring(tmp_path / "last.ckpt"):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    refused = pytest.raises(TrainingError, match=r"last\.ckpt: does not hold the state of this run")
+    refused = pytest.raises(TrainingError, match=r"last\.ckpt: does not contain the state of this run")
     with refused, restoring(tmp_path / "last.ckpt"):
         raise RuntimeError("Missing key")

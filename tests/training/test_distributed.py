@@ -125,7 +125,7 @@ def test_another_number_of_processes_is_refused(folder: Path, tmp_path: Path) ->
     run_training(config)
     errors = _in_processes(config, resume=True)
     assert len(errors) == 2
-    assert "was made by 1 processes, and now there are 2" in errors[0]
+    assert "was made by 1 processes, but now there are 2" in errors[0]
 
 
 def test_an_unreadable_image_of_one_process_ends_both(tmp_path: Path) -> None:

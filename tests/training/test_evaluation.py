@@ -208,7 +208,7 @@ def test_masks_with_a_plane_per_class(tmp_path: Path, model: segnets.Segmentatio
     _, shown, predicted, marks = draw_panels(found, found.worst[0], max_side=40)
     assert shown.shape == predicted.shape == (32, 40, 3)
     assert np.ptp(marks[0].astype(int), axis=1).max() < 5  # gray, because all planes are ignored there
-    with pytest.raises(DataError, match="a plane per class, and SegmentationModel gives one class per pixel"):
+    with pytest.raises(DataError, match="a plane per class, but SegmentationModel gives one class per pixel"):
         evaluate(model, data)
 
 
@@ -217,12 +217,12 @@ def test_masks_with_a_plane_per_class(tmp_path: Path, model: segnets.Segmentatio
     [
         (("sky", "road"), CLASSES, 3, r"has 2 classes \(sky, road\), but m has 3 \(sky, road, car\)"),
         (("sky", "road"), (), 3, r"has 2 classes \(sky, road\), but m has 3. Use"),
-        (("sky", "car", "road"), CLASSES, 3, "in another order than those of m: class 1 is 'car' and 'road'"),
+        (("sky", "car", "road"), CLASSES, 3, "in a different order from m's: class 1 is 'car' and 'road'"),
         (
             ("sky", "street", "van"),
             CLASSES,
             3,
-            r"not those of m: class 1 is 'street' and 'road' \(1 more\)",
+            r"differ from m's: class 1 is 'street' and 'road' \(1 more\)",
         ),
     ],
 )
@@ -242,7 +242,7 @@ def test_classes_come_from_the_model_where_the_data_names_none(data: DataSet) ->
 
 def test_ids_that_the_model_does_not_have_are_named(data: DataSet) -> None:
     with pytest.raises(
-        DataError, match=r"value 2 is neither a class id \(0..1\).*The data set names no classes; these are"
+        DataError, match=r"value 2 is neither a class id \(0..1\).*The data set has no class names; these are"
     ):
         evaluate(Fixed(2, segnets.Decoding(), ("sky", "road")).eval(), replace(data, classes=()))
 
@@ -258,7 +258,7 @@ def test_a_missing_mask_is_named_before_anything_is_computed(model: segnets.Segm
 
 
 def test_images_of_other_channels_are_refused(model: segnets.SegmentationModel, data: DataSet) -> None:
-    with pytest.raises(DataError, match="has images of 4 channels, and SegmentationModel takes 3"):
+    with pytest.raises(DataError, match="has images of 4 channels, but SegmentationModel takes 3"):
         evaluate(model, replace(data, channels=4))
 
 

@@ -139,7 +139,7 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 
 def test_data_without_class_names_is_refused(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", description="")
-    with pytest.raises(SegnetsError, match="names no classes"):
+    with pytest.raises(SegnetsError, match="has no class names"):
         trainer_of(config_of(data, tmp_path / "run"))
 
 
@@ -166,7 +166,9 @@ def test_a_killed_worker_is_told(folder: Path, tmp_path: Path) -> None:
             os.kill(worker.pid or 0, signal.SIGKILL)
             time.sleep(5)  # until the signal of its end arrives
 
-    with pytest.raises(TrainingError, match=r"was killed, .* the checkpoint of step 2 is kept\. Go on with --resume"):
+    with pytest.raises(
+        TrainingError, match=r"was killed, .* the checkpoint of step 2 is kept\. Continue with --resume"
+    ):
         run_training(config_of(folder, tmp_path / "run", workers=1, epochs=9), on_step=kill)
     assert not multiprocessing.active_children()
 

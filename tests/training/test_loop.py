@@ -172,14 +172,14 @@ def test_a_training_is_not_overwritten(whole: Path, folder: Path) -> None:
 def test_resuming_nothing_starts_and_says_so(folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     train(config_of(folder, tmp_path / "run", epochs=1), resume=True, tell=told.append)
-    assert f"{tmp_path / 'run'}: holds no checkpoint; the training starts from the beginning" in told
+    assert f"{tmp_path / 'run'}: no checkpoint to resume; training starts from the beginning" in told
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.5}, "was made with lr=0.001, and now it is 0.5"),
-        ({"model": "lraspp_toy"}, "was made with model='fcn_toy', and now it is 'lraspp_toy'"),
+        ({"lr": 0.5}, "was made with lr=0.001, but now it is 0.5"),
+        ({"model": "lraspp_toy"}, "was made with model='fcn_toy', but now it is 'lraspp_toy'"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 def test_a_checkpoint_of_other_data_is_refused(whole: Path, tmp_path: Path) -> None:
     other = write_folder(tmp_path, train=6)
-    with pytest.raises(TrainingError, match=r"the images of the split 'train' of .* have changed since"):
+    with pytest.raises(TrainingError, match=r"the images of the split 'train' of .* have changed"):
         run_training(config_of(other, whole), resume=True)
 
 
@@ -265,7 +265,7 @@ def test_a_tampered_checkpoint_is_refused(change: Any, message: str, whole: Path
     change(state)
     (tmp_path / "run").mkdir()
     write_checkpoint(tmp_path / "run" / "last.ckpt", state)
-    with pytest.raises(TrainingError, match=rf"last.ckpt: does not hold the state of this run \(.*{message}") as e:
+    with pytest.raises(TrainingError, match=rf"last.ckpt: does not contain the state of this run \(.*{message}") as e:
         run_training(config_of(folder, tmp_path / "run"), resume=True)
     assert "\n" not in str(e.value)
 
@@ -274,10 +274,10 @@ def test_slow_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     told: list[str] = []
-    progress = SlowWork(told.append, "images are decoded into memory")
+    progress = SlowWork(told.append, "images decoded into memory")
     for now in (104.0, 105.0, 130.0, 136.0):  # read by the clock above
         progress(int(now) * 10, 2000)
-    assert told == ["1,050 of 2,000 images are decoded into memory", "1,360 of 2,000 images are decoded into memory"]
+    assert told == ["1,050 of 2,000 images decoded into memory", "1,360 of 2,000 images decoded into memory"]
 
 
 def test_a_large_set_is_decoded_with_messages(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +285,8 @@ def test_a_large_set_is_decoded_with_messages(folder: Path, tmp_path: Path, monk
     monkeypatch.setattr(SlowWork, "_NEXT", 0.0)
     told: list[str] = []
     trainer_of(config_of(folder, tmp_path / "run", class_weights="enet"), tell=told.append)._parts.build()
-    assert "7 of 7 images are decoded into memory" in told
-    assert "6 of 7 masks are counted for class_weights" in told
+    assert "7 of 7 images decoded into memory" in told
+    assert "6 of 7 masks counted for class_weights" in told
 
 
 def test_masks_of_another_meaning_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_masks_of_another_meaning_are_refused(folder: Path, tmp_path: Path) -> N
     config = config_of(folder, tmp_path / "run", epochs=1)
     run_training(config)
     data, told = replace(open_data(config.data), ignore=(2,)), list[str]()
-    with pytest.raises(TrainingError, match="another description of the masks"):
+    with pytest.raises(TrainingError, match="a different description of the masks"):
         Trainer(config, data, tell=told.append).run(resume=True)
     state = read_checkpoint(tmp_path / "run" / "last.ckpt")
     del state["masks"]

@@ -234,7 +234,7 @@ def test_processes_average_over_all_pixels(batch: tuple[Tensor, Tensor], loss: s
 
 
 def test_class_weights_that_are_missing() -> None:
-    with pytest.raises(TrainingError, match="class_weights='enet': pass the weights, class_weights_of"):
+    with pytest.raises(TrainingError, match="class_weights='enet': pass the weights from class_weights_of"):
         loss_of(TrainingConfig(class_weights="enet"))
 
 

@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     two, _ = _built(_config(seed=4))
     assert _equal(one.state_dict(), two.state_dict())
     assert not _equal(one.state_dict(), _built(_config(seed=5))[0].state_dict())
-    assert told == ["starting from random weights; --weights or --weights-backbone starts from trained ones"]
+    assert told == ["starting from random weights; to start from trained ones, pass --weights or --weights-backbone"]
     assert one.training
 
 
@@ -73,7 +73,7 @@ def test_equal_classes_are_kept(trained: tuple[Any, Path]) -> None:
     model, path = trained
     built, told = _built(_config(weights=str(path), resize="none"))
     assert _equal(built.state_dict(), model.state_dict())
-    assert told == [f"{path}: its classes are those of the data and are kept"]
+    assert told == [f"{path}: its classes are the data's, and are kept"]
     assert built.config.options["output_stride"] == 8
     assert built.card.preprocessing == replace(PREPROCESSING, resize="none", size=None)
     scaled, _ = _built(_config(weights=str(path), resize="x2"))
@@ -108,7 +108,7 @@ def test_a_file_without_names(trained: tuple[Any, Path], tmp_path: Path) -> None
     torch.save(model.state_dict(), path)
     built, told = _built(_config(weights=str(path), output_stride=8))
     assert _equal(built.state_dict(), model.state_dict())
-    assert told == [f"{path}: does not name its classes, which are taken for those of the data"]
+    assert told == [f"{path}: has no class names, so its classes are assumed to be the data's"]
     other, told = _built(_config(weights=str(path), output_stride=8), ("a", "b"))
     assert _equal(_without_rows(other), _without_rows(model))
     assert len(told) == 1
@@ -128,7 +128,7 @@ def test_a_checkpoint_of_torchvisions_script(trained: tuple[Any, Path], tmp_path
 
 def test_our_own_checkpoint_is_for_resuming(tmp_path: Path) -> None:
     torch.save({"kind": KIND, "training": {}}, tmp_path / "last.ckpt")
-    with pytest.raises(TrainingError, match="is a checkpoint, which --resume reads"):
+    with pytest.raises(TrainingError, match="is a checkpoint for --resume"):
         _built(_config(weights=str(tmp_path / "last.ckpt")))
 
 
@@ -161,7 +161,7 @@ def test_one_class_with_a_threshold() -> None:
     model, _ = _built(_config(decoding="threshold"), ("background", "kelp"))
     assert model.config.options["num_classes"] == 1
     assert model.card.decoding == Decoding("threshold")
-    with pytest.raises(TrainingError, match="is for two classes"):
+    with pytest.raises(TrainingError, match="needs two classes"):
         _built(_config(decoding="threshold"))
 
 
@@ -171,7 +171,7 @@ def test_one_class_with_a_threshold() -> None:
         ({"model": "fcn_toi"}, TrainingError, "no model 'fcn_toi'"),
         ({"model": "lraspp_toy", "aux_loss": True}, SegnetsError, "has no auxiliary classifier"),
         ({"weights": "missing.safetensors"}, WeightsError, "missing.safetensors: no such file"),
-        ({"weights": "a", "weights_backbone": "b"}, TrainingError, "both given, and weights has a backbone"),
+        ({"weights": "a", "weights_backbone": "b"}, TrainingError, "but weights already includes a backbone"),
     ],
 )
 def test_contradictions_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:

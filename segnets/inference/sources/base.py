@@ -15,8 +15,8 @@ class Item:
 
     Attributes:
         source: The image as the caller named it, for messages and records.
-        image: What `segnets.images.read_image` takes: a path, bytes, a file object, an image, an array or a tensor.
-        relative: Path below its folder, from which the names of outputs follow. None for images in memory.
+        image: Argument for `segnets.images.read_image`: a path, bytes, a file object, an image, an array or a tensor.
+        relative: Path below its folder, which determines the names of its outputs. None for images in memory.
     """
 
     source: str
@@ -33,4 +33,4 @@ class Source(Protocol):
     """Images in a fixed order."""
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the images in order, each when it is asked for."""
+        """Yield the images in order, one at a time."""

@@ -17,7 +17,7 @@ _NAME = re.compile(r"camera:\d+")
 
 
 def camera_item(index: int) -> Item:
-    """Return a camera as one item of a job, whose frames are computed like those of a video."""
+    """Return a camera as one item of a job. Its frames are processed like those of a video."""
     return Item(f"camera:{index}", CameraSource(index), PurePath(f"camera{index}"))
 
 
@@ -28,7 +28,7 @@ def is_camera(source: str | os.PathLike[str]) -> bool:
 
 @dataclass
 class CameraSource:
-    """The frames of a camera, until it stops or the caller does. Not tested with a camera.
+    """The frames of a camera, until it or the caller stops. Not tested with a real camera.
 
     Attributes:
         index: Number of the camera, from 0.
@@ -50,7 +50,7 @@ class CameraSource:
         try:
             if not camera.isOpened():
                 raise ImageError(
-                    f"camera {self.index}: can't be opened; check its number, and that no other program is using it"
+                    f"camera {self.index}: can't be opened; check its number, and that no other program uses it"
                 )
             number = 0
             while True:

@@ -26,14 +26,15 @@ _WILDCARDS = re.compile(r"[*?\[]")
 class FileSource:
     """Files, folders and glob patterns.
 
-    Files of a folder are those with a suffix of images, in natural order: `2.jpg` comes before `10.jpg`. Hidden ones
-    are left out, and links to folders are not followed. A file named by itself is an image whatever its suffix.
+    A folder yields its files with an image suffix in natural order: `2.jpg` comes before `10.jpg`. Hidden files are
+    skipped, and links to folders are not followed. A file that is named directly is read as an image, whatever its
+    suffix.
 
     Attributes:
         names: Paths of files or folders, or patterns such as `photos/*.jpg`.
-        recursive: Whether folders inside of folders are searched too.
-        without: Folder to leave out, for example the one that receives the results.
-        skipped: Number of files in folders that were left out because of their suffix, counted while iterating.
+        recursive: Whether to search subfolders too.
+        without: Folder to skip, for example the output folder.
+        skipped: Number of files in folders that were skipped because of their suffix, counted while iterating.
     """
 
     names: Iterable[str | os.PathLike[str]]
@@ -52,15 +53,15 @@ class FileSource:
 
     def _named(self, name: str) -> Iterator[Item]:
         if not name:
-            raise ImageError("'': is an empty name; name a file, a folder or a pattern")
+            raise ImageError("'': empty name; pass a file, a folder or a pattern")
         if "://" in name:
-            raise ImageError(f"{name}: addresses are not opened; download the image first, and name the file")
+            raise ImageError(f"{name}: URLs are not supported; download the image first, and pass the file")
         path = Path(name)
         if path.is_dir():
             yield from self._in_folder(path)
         elif _WILDCARDS.search(name) and not os.path.lexists(path):
             yield from self._matching(name)
-        else:  # a missing file fails when it is read, as any other bad image does
+        else:  # a missing file fails when it is read, like any other bad image
             yield Item(name, name, Path(path.name))
 
     def _in_folder(self, folder: Path) -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""Whatever Python code has for images: paths, images in memory, and lists and generators of these."""
+"""Image sources in Python code: paths, images in memory, and lists and generators of these."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from segnets.inference.video import open_video
 
 
 def items_of(sources: Any, *, recursive: bool = False) -> Iterator[Item]:
-    """Yield the images of any source, in order and each when it is asked for.
+    """Yield the images of any source, in order and one at a time.
 
     Args:
-        sources: A path of an image or a video, a folder or a pattern, the number of a camera, bytes of an image file, a
-            file object, a Pillow image, an array or a tensor; or an iterable of these.
-        recursive: Whether folders inside of folders are searched too.
+        sources: A path to an image or a video, a folder or a pattern, the number of a camera, the bytes of an image
+            file, a file object, a Pillow image, an array or a tensor; or an iterable of these.
+        recursive: Whether to search subfolders too.
 
     Yields:
         The images, not decoded yet.
@@ -36,7 +36,7 @@ def items_of(sources: Any, *, recursive: bool = False) -> Iterator[Item]:
 
 
 class _Numbered:
-    """Numbers images in memory through nested sources."""
+    """Iterator over nested sources that numbers the images in memory."""
 
     def __init__(self, recursive: bool) -> None:
         self._recursive, self._count = recursive, 0
@@ -67,6 +67,6 @@ class _Numbered:
 
 def _is_image(source: Any) -> bool:
     if isinstance(source, np.ndarray | Tensor):
-        # Four dimensions are a batch, whose images are taken one by one.
+        # An array with four dimensions is a batch. Its images are yielded one by one.
         return source.ndim != 4
     return isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read") or hasattr(source, "getbands")

@@ -23,7 +23,7 @@ _DIGITS = 6
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Return whether the name of a file has the suffix of a video, or is that of a camera."""
+    """Return whether a path has the suffix of a video, or is the name of a camera."""
     return PurePath(path).suffix.lower() in VIDEO_SUFFIXES or is_camera(path)
 
 
@@ -47,5 +47,5 @@ class VideoSource:
         folder = PurePath(self.video.path.stem)
         for frame in self.video:
             number = frame.index + 1
-            picture = Image.fromarray(frame.pixels)  # gray networks convert it, unlike an array
+            picture = Image.fromarray(frame.pixels)  # unlike an array, it is converted for gray networks
             yield Item(f"{self.video.path}, frame {number}", picture, folder / f"{number:0{digits}d}")
