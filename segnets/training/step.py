@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,13 @@ from torch.optim import Optimizer
 from segnets.training.config import TrainingConfig
 from segnets.training.distributed import Ranks
 from segnets.training.ema import ExponentialAverage
+from segnets.training.gradients import FasterGradients
 from segnets.training.losses import Objective
 from segnets.training.metrics import VOID
 from segnets.training.optim import scale_learning_rates
 
 Batch = tuple[Tensor, Tensor]
 _AMP = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def _contiguous(_head: nn.Module, _inputs: object, logits: object) -> Tensor | None:
-    return logits.contiguous() if isinstance(logits, Tensor) else None
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,8 @@ class TrainingStep:
         self._parallel = self._in_parallel(model) if self.ranks.world > 1 else None
         network = self._parallel or model
         self._network: Any = torch.compile(network) if config.compile else network
+        # A compiler chooses layouts and kernels itself. Without channels_last, steps are those of torchvision's script.
+        self._gradients = FasterGradients(model) if config.channels_last and not config.compile else None
         self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=config.amp == "float16")
         self._shared = self.ranks.world > 1 and config.loss_average == "all"
 
@@ -111,7 +110,7 @@ class TrainingStep:
         weights = [None] if len(batches) == 1 else self._weights(batches)
         total: Tensor | None = None
         for number, (weight, (images, target)) in enumerate(zip(weights, batches, strict=True), start=1):
-            with self._synchronised(number == len(batches)):
+            with self._synchronised(number == len(batches)), self._faster_gradients():
                 with self._autocast():
                     loss = self._loss_of(images, target, alone=weight is None)
                     loss = loss if weight is None else loss * weight
@@ -131,6 +130,8 @@ class TrainingStep:
 
     def _loss_of(self, images: Tensor, target: Tensor, *, alone: bool) -> Tensor:
         outputs = self._forward(self._network, images)
+        if self._gradients is not None:
+            outputs = self._gradients.replace_resize(outputs)
         teacher = None
         if self._teacher is not None:
             with torch.no_grad():
@@ -157,32 +158,17 @@ class TrainingStep:
         return loss if self.ranks.world == 1 else self._mean_of_ranks(loss)
 
     def _forward(self, network: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor) -> Mapping[str, Tensor]:
-        if not self._config.channels_last:
-            return network(images)
-        with self._contiguous_logits():
-            return network(images.contiguous(memory_format=torch.channels_last))
-
-    @contextlib.contextmanager
-    def _contiguous_logits(self) -> Iterator[None]:
-        """Make the heads return contiguous logits, which speeds up torch's resize and losses."""
-        heads = [getattr(self.model, name, None) for name in ("classifier", "aux_classifier")]
-        hooks = [
-            head.register_forward_hook(_contiguous)
-            for head in heads
-            if isinstance(head, nn.Module)
-            and not isinstance(head, torch.jit.ScriptModule)  # does not support hooks
-            and not self._config.compile  # a compiler chooses the layout itself
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        if self._config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return network(images)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._config.amp == "no":
             return contextlib.nullcontext()
         return torch.autocast(self.ranks.device.type, dtype=_AMP[self._config.amp])
+
+    def _faster_gradients(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._gradients is None else self._gradients.enabled()
 
     def _synchronised(self, synchronised: bool) -> contextlib.AbstractContextManager[Any]:
         if synchronised or self._parallel is None:
