@@ -246,7 +246,7 @@ PYBIND11_MODULE(segnets_native, module) {
   py::class_<SelfTest>(module, "SelfTest", py::module_local(), py::custom_type_setup(only_returned),
                        "What a replay of the golden pair measured.")
       .def_readonly("sample_difference", &SelfTest::sample_difference,
-                    "of the preprocessed image, in grey levels of 0..255")
+                    "of the preprocessed image, in gray levels of 0..255")
       .def_readonly("logits_difference", &SelfTest::logits_difference, "relative to the largest logit")
       .def_readonly("tolerance", &SelfTest::tolerance)
       .def_readonly("pixels", &SelfTest::pixels)
@@ -269,7 +269,7 @@ PYBIND11_MODULE(segnets_native, module) {
            "The scores behind the mask, at the size of the network's input.\n\n"
            "Returns (C, h, w) or (N, C, h, w) float32. Raises Error.")
       .def("warm_up", method(&warm_up), py::arg("height"), py::arg("width"), py::arg("calls") = 2,
-           "Segment a grey image of this size, so that the next call is as fast as the later ones. Raises Error.")
+           "Segment a gray image of this size, so that the next call is as fast as the later ones. Raises Error.")
       .def("self_test", method(&self_test),
            "Replay the image that the file carries with its expected answers. Raises Error if it carries none.")
       .def_property_readonly("contract", method(&contract),

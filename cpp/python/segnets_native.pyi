@@ -14,10 +14,10 @@ class Error(ValueError):
 
 @final
 class SelfTest:
-    """Measurements of a replay of the golden pair.
+    """Result of replaying the golden pair.
 
     Attributes:
-        sample_difference: Largest difference of the preprocessed image, in grey levels of 0..255.
+        sample_difference: Largest difference of the preprocessed image, in gray levels of 0..255.
         logits_difference: Largest difference of the logits, relative to the largest logit.
         tolerance: Allowed `logits_difference`.
         pixels: Number of pixels.
@@ -62,14 +62,14 @@ class Model:
 
         Args:
             image: (H, W, C) or (N, H, W, C) uint8, 0..255, RGB for three channels; (H, W) for one channel. It is copied
-                only if its rows or pixels run backwards; `bgr[..., ::-1]` costs nothing.
+                only if its rows or pixels are in reverse order; `bgr[..., ::-1]` costs nothing.
 
         Returns:
-            (H, W) or (N, H, W), uint8 for up to 256 classes, else int16. Planes of 0 and 1, (C, H, W) or (N, C, H, W),
-            uint8, for a multi-label model.
+            (H, W) or (N, H, W), uint8 for up to 256 classes, else int16. A multi-label model gives planes of 0 and 1,
+            (C, H, W) or (N, C, H, W), uint8.
 
         Raises:
-            Error: If the image is not one, or can't be segmented.
+            Error: If the array is not an image, or can't be segmented.
         """
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -82,21 +82,21 @@ class Model:
             (C, h, w) or (N, C, h, w) float32.
 
         Raises:
-            Error: If the image is not one, or can't be segmented.
+            Error: If the array is not an image, or can't be segmented.
         """
 
     def warm_up(self, height: int, width: int, calls: int = 2) -> None:
-        """Segment a grey image of this size, so that the next call is as fast as later ones.
+        """Segment a gray image of this size, so that the next call is already fast.
 
         Raises:
             Error: If the size is impossible.
         """
 
     def self_test(self) -> SelfTest:
-        """Run the image that the file carries and compare with its reference output.
+        """Run the image stored in the file and compare with its reference output.
 
         Raises:
-            Error: If the file carries none.
+            Error: If the file stores none.
         """
 
     @property

@@ -41,7 +41,7 @@ void leave(j_common_ptr jpeg) {
   std::longjmp(errors->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg is C
 }
 
-// A damaged file gives warnings and grey pixels.
+// A damaged file gives warnings and gray pixels.
 void note(j_common_ptr jpeg, int level) {
   if (level < 0) leave(jpeg);
 }

@@ -8,7 +8,7 @@
 
 namespace segnets {
 
-// Decode an image as OpenCV does: grey becomes RGB, transparency is dropped, the EXIF orientation of a JPEG is applied.
+// Decode an image as OpenCV does: gray becomes RGB, transparency is dropped, the EXIF orientation of a JPEG is applied.
 // `path` is for messages. Throws Error, also for damaged images.
 Image decode_jpeg(std::string_view bytes, const std::string& path);
 Image decode_png(std::string_view bytes, const std::string& path);

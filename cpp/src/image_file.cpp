@@ -38,7 +38,7 @@ void check_extension(const std::string& path, const std::string& plain) {
 
 bool is_array(const std::string& path) { return extension_of(path) == ".npy"; }
 
-// Return whether a JPEG is truncated. Decoders would fill the missing part with grey.
+// Return whether a JPEG is truncated. Decoders would fill the missing part with gray.
 // Segments are skipped by their lengths up to the first scan. After it, FF D9 only occurs as the end of the image
 // (ITU-T T.81, B.1.1).
 [[maybe_unused]] bool is_truncated_jpeg(std::string_view bytes) {
@@ -69,7 +69,7 @@ Image decode(const std::string& bytes, const std::string& path) {
   check_end(bytes, path);
   try {
     const cv::Mat encoded(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
-    // Like cv::imread: grey becomes RGB, transparency is dropped, the EXIF orientation is applied.
+    // Like cv::imread: gray becomes RGB, transparency is dropped, the EXIF orientation is applied.
     const cv::Mat bgr = cv::imdecode(encoded, cv::IMREAD_COLOR);
     if (bgr.empty()) throw Error(path + ": is not an image, or a damaged one; OpenCV can't decode it");
     Image image{bgr.rows, bgr.cols, {}};

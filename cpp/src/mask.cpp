@@ -62,7 +62,7 @@ Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour
   if (image.height != mask.height || image.width != mask.width)
     throw Error("overlay: the mask does not have the image's size");
   Image result{image.height, image.width, {}, 3};
-  const bool grey = image.channels < 3;  // of two bands, the first one is shown
+  const bool gray = image.channels < 3;  // of two bands, the first one is shown
   result.data.resize(static_cast<std::size_t>(3 * image.height * image.width));
   std::size_t pixel = 0;
   for (std::int64_t y = 0; y < image.height; ++y) {
@@ -71,7 +71,7 @@ Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour
       const Colour colour = colour_at(mask, pixel, palette);
       const bool clear = colour == Colour{0, 0, 0};
       for (std::size_t c = 0; c < 3; ++c) {
-        const std::size_t channel = grey ? 0 : image.order == ChannelOrder::rgb ? c : 2 - c;
+        const std::size_t channel = gray ? 0 : image.order == ChannelOrder::rgb ? c : 2 - c;
         const int value = source[static_cast<std::int64_t>(channel) * image.channel_stride];
         result.data[3 * pixel + c] = static_cast<std::uint8_t>(clear ? value : (value + colour[c] + 1) / 2);
       }

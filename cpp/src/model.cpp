@@ -171,8 +171,8 @@ void Model::warm_up(std::int64_t height, std::int64_t width, int calls) const {
                 std::to_string(width) + "; expected at least one, and sides of 1..65535 pixels");
   run("warm-up: ", [&] {
     const std::int64_t channels = state_->contract.in_channels();
-    const std::vector<std::uint8_t> grey(static_cast<std::size_t>(channels * height * width), 127);
-    for (int call = 0; call < calls; ++call) segment_batch({ImageView::of(grey.data(), height, width, channels)});
+    const std::vector<std::uint8_t> gray(static_cast<std::size_t>(channels * height * width), 127);
+    for (int call = 0; call < calls; ++call) segment_batch({ImageView::of(gray.data(), height, width, channels)});
   });
 }
 

@@ -8,7 +8,7 @@
 
 namespace segnets {
 
-// Class ids as palette indices, whose colours are `palette` and VOC's for the rest; 16-bit grey above 256 classes.
+// Class ids as palette indices, whose colours are `palette` and VOC's for the rest; 16-bit gray above 256 classes.
 std::string encode_png(const Mask& mask, const std::vector<Colour>& palette);
 std::string encode_png(const Image& image);  // 8-bit RGB
 

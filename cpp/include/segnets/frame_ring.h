@@ -46,7 +46,7 @@
 //
 // In a ring with the flag `latest`, the producer never waits: it fills the slots in turn, read or not. The consumer
 // copies the newest frame, w = written, and then loads `written` again: the copy is whole if the result is less than
-// w + slot_count - 1, because only then the producer has not begun to fill this slot again. Otherwise it copies again.
+// w + slot_count - 1, because only then has the producer not begun to fill this slot again. Otherwise it copies again.
 #pragma once
 
 #include <chrono>
@@ -65,9 +65,9 @@ struct FrameLayout {
   FrameType type = FrameType::uint8;
   std::vector<std::int64_t> shape;
   std::int64_t slots = 4;
-  bool checksum = false;  // costs a pass over the frame on both sides; frames are never torn without it either
+  bool checksum = false;  // costs a pass over the frame on both sides; frames are never torn, even without it
   std::vector<std::int64_t> strides = {};  // bytes from one index to the next, per dimension; empty means contiguous
-  // The producer overwrites frames that were not read, and the consumer gets a copy of the newest. Needs two slots.
+  // The producer overwrites unread frames, and the consumer gets a copy of the newest. Needs at least two slots.
   bool latest = false;
 
   std::int64_t item_size() const;
@@ -80,7 +80,7 @@ class FrameRing {
   enum class Role { producer, consumer };
   // State of the other side. `died`: its process ended without closing the ring.
   enum class Peer { never_came, alive, closed, died };
-  // Result of a wait. `closed` and `died`: waiting is useless until another process takes the peer's role.
+  // Result of a wait. `closed` and `died`: waiting is pointless until another process takes the peer's role.
   enum class Outcome { ready, timeout, closed, died };
 
   // Memory for the next frame: frame_size bytes at a multiple of 64, with undefined contents.
@@ -113,7 +113,7 @@ class FrameRing {
   FrameRing& operator=(FrameRing&&) noexcept;
 
   // Producer: wait up to `timeout` (0: don't wait) for a free slot. Returns an acquired slot again until it is
-  // published. `closed` and `died` are only returned for a full ring, which a ring with `latest` never is. Throws
+  // published. `closed` and `died` are only returned for a full ring; a ring with `latest` is never full. Throws
   // Error.
   Slot acquire(std::chrono::nanoseconds timeout);
   // Publish the acquired slot as a frame. The caller must not write to it any more. Throws Error.
@@ -122,8 +122,8 @@ class FrameRing {
 
   // Consumer: wait up to `timeout` (0: don't wait) for a frame. Frames published before the producer closed or died
   // come first. Throws Error for a frame with a wrong sequence or checksum, which is then skipped, for impossible
-  // counters, and if the previous frame was not released. With `latest`, the frame is the newest one, if it was not
-  // returned before; `sequence` shows how many were skipped.
+  // counters, and if the previous frame was not released. With `latest`, waits until the newest frame is
+  // one that was not returned before; `sequence` shows how many were skipped.
   Frame next(std::chrono::nanoseconds timeout);
   // Release the frame that next() returned, so that the producer may overwrite it. Throws Error.
   void release();

@@ -24,7 +24,7 @@ struct ImageView {
   std::int64_t pixel_stride = 3;       // bytes from one pixel to the next in a row, at least 1
   std::int64_t channel_stride = 1;     // bytes from one channel of a pixel to the next, at least 1
   ChannelOrder order = ChannelOrder::rgb;
-  std::int64_t channels = 3;  // as many as the model reads; other numbers than 3 have no order
+  std::int64_t channels = 3;  // as many as the model reads; `order` applies to 3 only
 
   // View contiguous interleaved pixels of any number of channels: 1 for gray.
   static ImageView of(const std::uint8_t* data, std::int64_t height, std::int64_t width, std::int64_t channels) {
@@ -34,7 +34,7 @@ struct ImageView {
   std::int64_t bytes_per_row() const { return row_stride == 0 ? pixel_stride * width : row_stride; }
 };
 
-// An image that owns its pixels: interleaved, contiguous; RGB, gray (1 channel) or of several bands.
+// An image that owns its pixels: interleaved, contiguous; RGB, gray (1 channel) or multi-band.
 struct Image {
   std::int64_t height = 0;
   std::int64_t width = 0;
@@ -62,8 +62,9 @@ struct Mask {
 using Colour = std::array<std::uint8_t, 3>;  // red, green, blue
 
 // Read a PPM (P6, 8 bit) or a gray PGM (P5, 8 bit), which has one channel; a JPEG or 8-bit PNG if the build found
-// libjpeg-turbo or libpng; or any format that OpenCV decodes if it found OpenCV. The content decides. As in cv::imread,
-// gray JPEG and PNG become RGB, transparency is dropped and a JPEG's EXIF orientation is applied. Throws Error.
+// libjpeg-turbo or libpng; or any format that OpenCV decodes if it found OpenCV. The format is detected from the
+// content. As in cv::imread, gray JPEG and PNG become RGB, transparency is dropped and a JPEG's EXIF orientation is
+// applied. Throws Error.
 Image read_image(const std::string& path);
 
 // Return whether this build has OpenCV.
@@ -72,10 +73,12 @@ bool has_opencv();
 // Return the formats that this build reads, for messages: "PPM (P6, 8 bit), PGM (P5, 8 bit), JPEG, PNG".
 std::string image_formats();
 
-// Write class ids: as palette indices of a .png, which viewers show in the colours of `palette` (VOC's for ids that it
-// lacks), or as grey values of a .pgm. Above 256 classes, both have 16-bit grey values.
-// Or as a NumPy array, .npy: (height, width), or (planes, height, width), which other formats don't hold.
-// The file appears complete or not at all. Throws Error.
+// Write class ids. The suffix chooses the format:
+//   .png  palette indices, which viewers show in the colours of `palette`, or VOC's for ids beyond its end
+//   .pgm  gray values
+//   .npy  a NumPy array (height, width), or (planes, height, width), which the other formats can't store
+// For more than 256 classes, .png and .pgm have 16-bit gray values. The file appears complete or not at all. Throws
+// Error.
 void write_mask(const std::string& path, const Mask& mask, const std::vector<Colour>& palette = {});
 
 // Write an image of 3 channels, or of 1 as RGB, as .ppm or .png. The file appears complete or not at all. Throws Error.
@@ -85,13 +88,13 @@ void write_image(const std::string& path, const Image& image);
 void check_mask_path(const std::string& path);
 void check_image_path(const std::string& path);
 
-// Return PASCAL VOC's colour map: class 0 is black, 1 is dark red, 2 dark green, and so on.
+// Return PASCAL VOC's colour map: class 0 is black, 1 dark red, 2 dark green, and so on.
 std::vector<Colour> voc_palette(std::int64_t num_classes);
 
 // Blend an image half and half with the colours of its classes. Classes whose colour is black leave the image
-// unchanged, and so does 255 (PASCAL VOC's void) if it has no colour. Of several planes, the last one that is 1 gives
+// unchanged, and so does 255 (PASCAL VOC's void) if it has no colour. If several planes are 1, the last of them gives
 // the colour. Gray images become RGB; of more than three channels, the first three are shown. The mask must have the
-// image's size, and `palette` a colour for each other id. Throws Error.
+// image's size, and `palette` a colour for every other id. Throws Error.
 Image overlay(const ImageView& image, const Mask& mask, const std::vector<Colour>& palette);
 
 }  // namespace segnets

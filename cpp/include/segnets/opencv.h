@@ -29,8 +29,8 @@ inline ImageView view(const cv::Mat& matrix, ChannelOrder order = ChannelOrder::
   return image;
 }
 
-// Copy a mask to a matrix, CV_8U for up to 256 classes, else CV_16U. Planes become one matrix with the planes below
-// each other. Throws Error unless 0 <= index < count.
+// Copy a mask to a matrix, CV_8U for up to 256 classes, else CV_16U. Planes become one matrix, stacked
+// vertically. Throws Error unless 0 <= index < count.
 inline cv::Mat to_mat(const MaskBatch& batch, std::int64_t index = 0) {
   if (index < 0 || index >= batch.count)
     throw Error("mask " + std::to_string(index) + ": the batch has " + std::to_string(batch.count));
