@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Classic segmentation networks: list them, describe their weights, export them and verify exports.",
+        description="Classic segmentation networks: segment images, train, evaluate, and export for C++ and Python.",
         epilog="`segnets COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

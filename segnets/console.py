@@ -118,8 +118,9 @@ def add_decoding(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     group.add_argument(
         "--decoding",
         choices=("argmax", "threshold", "multilabel"),
-        help="how logits become ids: the largest; a sigmoid and a threshold, for one channel; or that for each class, "
-        "a plane per class. Default: as in the weights file; if it states none, argmax, or threshold for one channel",
+        help="rule that turns logits into ids. argmax: the largest logit. threshold: a sigmoid and a threshold, for "
+        "one channel. multilabel: the same for every class, in planes. Default: as in the weights file; without a rule "
+        "there, argmax, or threshold for one channel",
     )
     group.add_argument(
         "--threshold",

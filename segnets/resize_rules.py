@@ -41,7 +41,7 @@ def parse_resize(text: str) -> dict[str, Any]:
             raise ValueError("expected a factor from 0.1 to 10 after the x, for example x2 or x0.5")
         return {"resize": "scale", "size": factor}
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
-        raise ValueError("expected 520 (the short side), 480x640 (height x width), x2 (2 times the image) or none")
+        raise ValueError("expected 520 (the short side), 480x640 (height x width), x2 (twice the image's size) or none")
     pixels = [int(side) for side in sides]
     if not all(map(_is_pixels, pixels)):
         raise ValueError("expected sides of 1 to 65536 pixels")

@@ -292,7 +292,7 @@ def test_resize_rules_are_parsed(text: str, fields: dict[str, Any]) -> None:
 def test_other_rules_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^expected 520 \(the short side\), 480x640 \(height x width\), x2 \(2 times the image\) or none$",
+        match=r"^expected 520 \(the short side\), 480x640 \(height x width\), x2 \(twice the image's size\) or none$",
     ):
         parse_resize(text)
     with pytest.raises(ValueError, match=r"^expected sides of 1 to 65536 pixels$"):

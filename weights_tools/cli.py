@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Inspect and convert checkpoints of other projects. Nothing in a file is ever executed.",
+        description="Inspect and convert checkpoints from other projects. Nothing in a file is ever executed.",
         epilog="`weights-tools COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -25,8 +25,8 @@ def add(commands: Subparsers[Any]) -> None:
         "check-data",
         run,
         summary="check images and masks before training on them",
-        description="Read every image and mask of a data set, count the pixels of each class, and name each file that "
-        "would spoil a training, and how to fix it. The exit status is 1 if there are errors.",
+        description="Read every image and mask of a data set, count the pixels of each class, and report every file "
+        "that would spoil a training, with the fix. The exit status is 1 if there are errors.",
         examples="""
         segnets check-data DATA
         segnets check-data DATA --classes sky,road,car --ignore 255 --out samples.png

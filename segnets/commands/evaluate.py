@@ -23,9 +23,9 @@ def add(commands: Subparsers[Any]) -> None:
         "evaluate",
         run,
         summary="score a model on a data set",
-        description="Segment the images of a split and compare the masks with the truth: mean IoU, IoU per class and "
-        "accuracy, from one confusion matrix over all pixels. Masks are those of segnets.segment, at the size of the "
-        "image. Ignored pixels, and classes in neither truth nor prediction, are left out.",
+        description="Segment the images of a split and compare the masks with the ground truth: mean IoU, IoU per "
+        "class and accuracy, from one confusion matrix over all pixels. Masks are those of segnets.segment, at the "
+        "size of the image. Ignored pixels, and classes in neither ground truth nor prediction, are left out.",
         examples="""
         segnets evaluate --model weights.safetensors DATA
         segnets evaluate --model model.onnx DATA --split test --ignore 11 --save results
@@ -45,8 +45,8 @@ def add(commands: Subparsers[Any]) -> None:
         "--at",
         default="image",
         choices=("image", "input"),
-        help="size at which masks are compared; input: that of the network's input, to which the truth is resized, as "
-        "for the scores that torchvision publishes. Default: image",
+        help="size at which masks are compared: that of the image, or that of the network's input, to which the ground "
+        "truth is resized, as for torchvision's published scores. Default: image",
     )
     parser.add_argument(
         "--save",

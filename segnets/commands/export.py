@@ -48,8 +48,8 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         dest="hardware",
         choices=("auto", "portable", "cpu"),
         default="auto",
-        help="target of TorchScript on CPUs. cpu: faster, with the oneDNN operators that LibTorch has on CPUs. "
-        "portable: for every LibTorch. auto: cpu if this LibTorch has oneDNN. Default: %(default)s",
+        help="target of TorchScript on CPUs. cpu: faster, with LibTorch's oneDNN operators. portable: for every "
+        "LibTorch. auto: cpu if this LibTorch has oneDNN. Default: %(default)s",
     )
     group.add_argument(
         "--device",
@@ -78,7 +78,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         "--resize",
         metavar="RULE",
         help="resizing of an image before the network: 520 (the short side), 480x640 (height x width), x2 "
-        "(2 times the image) or none. Default: the rule in the weights file",
+        "(twice the image's size) or none. Default: the rule in the weights file",
     )
     for name in ("mean", "std"):
         group.add_argument(
@@ -104,7 +104,7 @@ def _add_onnx(parser: argparse.ArgumentParser) -> None:
         help="fix the network's input, for example 1x3x480x640 (batch x channels x height x width), for OpenCV, "
         "TensorRT, ncnn and NPUs; every image is resized to it. Default: any batch and size",
     )
-    group.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23. Default: 20")
+    group.add_argument("--opset", type=int, metavar="N", help="opset version, 18 to 23. Default: 20")
     group.add_argument(
         "--calibration", metavar="FOLDER", help="for int8: images like those that the network will segment"
     )

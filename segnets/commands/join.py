@@ -15,7 +15,7 @@ def add(commands: Subparsers[Any]) -> None:
         "join",
         run,
         summary="join the graphs of an ONNX export into one, from image to mask",
-        description="Join the graphs of an ONNX export into one graph that takes the bytes of an image and returns "
+        description="Join the graphs of an ONNX export into one graph that takes the pixels of an image and returns "
         "its mask. The masks of both are compared before the file is kept.",
         examples="segnets join model.onnx image_to_mask.onnx",
     )

@@ -36,8 +36,8 @@ def add(commands: Subparsers[Any]) -> None:
         "predict",
         _run,
         summary="segment photographs, folders, videos and large images",
-        description="Segment images with a network: write masks, pictures and numbers to a folder. Images that "
-        "can't be read are named and skipped, and the exit status is then 1.",
+        description="Segment images with a network: write masks, overlays and tables to a folder. Images that "
+        "can't be read are reported and skipped; the exit status is then 1.",
         examples="""
             segnets predict street.jpg
             segnets predict --model weights.safetensors photo.jpg --out results
@@ -63,7 +63,7 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         help="image, video, folder, pattern such as 'photos/*.jpg', or number of a camera, such as 0, which is read "
         "until Ctrl-C; - reads a list from stdin, one file per line",
     )
-    group.add_argument("--recursive", action="store_true", help="also search the folders in a folder")
+    group.add_argument("--recursive", action="store_true", help="also search subfolders")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -72,19 +72,19 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="FILE",
         help="weights file (.safetensors) or exported file (.ts, .pt2, .onnx). Repeat it to average the probabilities "
-        "of several models. A .ts or .pt2 is a program, which is executed. Default: the shipped network of street "
+        "of several models. A .ts or .pt2 is a program and is executed. Default: the shipped network of street "
         "scenes, for non-commercial use",
     )
     group.add_argument(
         "--device",
         default="auto",
         choices=("auto", "cpu", "cuda", "mps"),
-        help="default: auto, the GPU if there is one with CUDA, else the CPU",
+        help="default: auto, a CUDA GPU if there is one, else the CPU",
     )
     group.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="precision in which a weights file is computed; default: float32. float16 needs a GPU with CUDA; an "
+        help="precision of the computation with a weights file; default: float32. float16 needs a CUDA GPU; an "
         "exported file has its own precision",
     )
     group.add_argument("--threads", type=_threads, metavar="N", help="threads of the network; default: all cores")
@@ -97,8 +97,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resize",
         metavar="RULE",
-        help="size of the network's input: 520 (the short side), 480x640 (height x width), x2 (2 times the image), "
-        "or none (the image's own size); default: as the model states",
+        help="size of the network's input: 520 (the short side), 480x640 (height x width), x2 (twice the image's "
+        "size), or none (the image's own size); default: as the model states",
     )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument(
@@ -137,7 +137,7 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
         "--only", type=_names, default=(), metavar="CLASS,CLASS", help='keep these classes; the others become "other"'
     )
     group.add_argument(
-        "--min-area", type=_count, default=0, metavar="N", help="replace regions of fewer pixels by the nearest class"
+        "--min-area", type=_count, default=0, metavar="N", help="give regions of fewer pixels the nearest class"
     )
     group.add_argument(
         "--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels inside a class"
@@ -161,7 +161,9 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--resume", action="store_true", help="continue an interrupted run in the same folder")
     group.add_argument("--force", action="store_true", help="write to a folder that is not empty, replacing files")
     group.add_argument("--fail-fast", action="store_true", help="stop at the first image that fails")
-    group.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="only part K of N, for job arrays")
+    group.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="K/N", help="process only part K of N, for job arrays"
+    )
     group.add_argument("--batch", type=_positive, metavar="N", help="images per batch; default: 1 on a CPU, 8 on a GPU")
     group.add_argument(
         "--workers", type=_positive, default=2, metavar="N", help="threads that read and write files; default: 2"

@@ -32,8 +32,8 @@ def add(commands: Subparsers[Any]) -> None:
         run,
         summary="train a network on images with masks",
         description="Train a network. RUN then holds last.safetensors and best.safetensors, which every other command "
-        "reads, log.csv, report.html, config.toml, and last.ckpt, from which --resume goes on exactly as if there had "
-        "been no interruption. Ctrl-C saves and stops.",
+        "reads, log.csv, report.html, config.toml, and last.ckpt, from which --resume continues exactly as if there "
+        "had been no interruption. Ctrl-C saves and stops.",
         examples="""
         segnets train DATA --model lraspp_mobilenet_v3_large --weights-backbone backbone.pth --out RUN
         segnets train DATA --out RUN --resume
@@ -42,7 +42,7 @@ def add(commands: Subparsers[Any]) -> None:
         """,
     )
     add_data(parser)
-    parser.add_argument("--model", metavar="NAME", help="network, one of `segnets list`")
+    parser.add_argument("--model", metavar="NAME", help="network; `segnets list` shows them all")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="folder for the results; created if needed"
     )
@@ -57,7 +57,9 @@ def _add_start(group: argparse._ArgumentGroup) -> None:
         help="start from these weights: a file or a published name. Classes are kept by name",
     )
     group.add_argument(
-        "--weights-backbone", metavar="FILE|NAME", help="start from these weights of the backbone's classifier"
+        "--weights-backbone",
+        metavar="FILE|NAME",
+        help="start from these weights of the backbone, such as an ImageNet classifier's",
     )
     group.add_argument(
         "--resume",

@@ -24,7 +24,9 @@ def add(commands: Subparsers[Any]) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="exported file, which will be executed")
     parser.add_argument(
-        "--against", metavar="WEIGHTS", help="also compare with the network of this .safetensors at several sizes"
+        "--against",
+        metavar="WEIGHTS",
+        help="also compare with the network of this weights file (.safetensors) at several sizes",
     )
 
 

@@ -77,7 +77,7 @@ class TrainingConfig:
         choices=DECODING_RULES,
     )
     resize: str = _option(
-        "Size of images in validation and prediction: 520 (short side), 360x480, x2 (2 times the image) or none."
+        "Size of images in validation and prediction: 520 (short side), 360x480, x2 (twice the image's size) or none."
     )
     recipe: str = _option(
         "Values of all options that are not given. auto: torchvision for its six networks if they start from ImageNet "

@@ -109,7 +109,7 @@ def test_options_state_what_would_be_assumed(smp: Path, tmp_path: Path, capsys: 
     assert main([*command, "--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"]) == 1
     assert "Divided by 255: mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)" in capsys.readouterr().err
     for option, value, reason in [
-        ("--resize", "9000x", "'9000x': expected 520 (the short side), 480x640 (height x width), x2 (2 times"),
+        ("--resize", "9000x", "'9000x': expected 520 (the short side), 480x640 (height x width), x2 (twice"),
         ("--mean", "0.5;0.5", "'0.5;0.5': expected one number per channel, for example 0.485,0.456,0.406"),
     ]:
         with pytest.raises(SystemExit):
@@ -196,8 +196,8 @@ def test_an_export_states_what_is_assumed(tmp_path: Path, capsys: pytest.Capture
     assert "Divided by 255: mean=(0.482353, 0.454902, 0.407843), std=(0.229, 0.224, 0.225)" in capsys.readouterr().err
     assert cli.main([*command, "--resize", "9000x"]) == 1
     assert capsys.readouterr().err == (
-        "segnets: --resize 9000x: expected 520 (the short side), 480x640 (height x width), x2 (2 times the image) or "
-        "none\n"
+        "segnets: --resize 9000x: expected 520 (the short side), 480x640 (height x width), x2 (twice the image's size) "
+        "or none\n"
     )
     assert cli.main([*command, "--resize", "x1.5"]) == 0
     assert "scaled by 1.5" not in capsys.readouterr().out  # it is stated, so nothing is assumed

@@ -52,8 +52,9 @@ def _add_source_facts(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decoding",
         choices=DECODING_RULES,
-        help="how logits become ids: the largest; a sigmoid and a threshold, for one channel; or that for each class, "
-        "a plane per class. Default: as SRC's own config states, else argmax, or threshold for one channel",
+        help="rule that turns logits into ids. argmax: the largest logit. threshold: a sigmoid and a threshold, for "
+        "one channel. multilabel: the same for every class, in planes. Default: as in SRC's own config; without one, "
+        "argmax, or threshold for one channel",
     )
     group.add_argument(
         "--threshold",
@@ -65,7 +66,8 @@ def _add_source_facts(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=resize_rule,
         metavar="RULE",
-        help="how images were resized: 520 (the short side), 480x640 (height x width), x2 (2 times the image) or none",
+        help="how images were resized: 520 (the short side), 480x640 (height x width), x2 (twice the image's size) or "
+        "none",
     )
     for name in ("mean", "std"):
         group.add_argument(
@@ -94,7 +96,7 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16", "float64"),
-        help="cast floating-point tensors; default: keep",
+        help="cast floating-point tensors; default: keep their dtype",
     )
     group.add_argument("--force", action="store_true", help="replace DST if it exists")
     group.add_argument("--json", action="store_true", help="print JSON")
