@@ -14,8 +14,8 @@ from segnets.errors import TrainingError
 from segnets.files import atomic_write, cannot_write
 from segnets.training.evaluation import Evaluation
 
-# Columns that differ from run to run: seconds since the start of the process, rate of the steps since the last row, and
-# the share of their time spent waiting for data.
+# Columns that differ from run to run: seconds of training, continued after an interruption; rate of the steps since
+# the last row; and the share of their time spent waiting for data.
 TIMES = ("seconds", "images_per_second", "waiting")
 COLUMNS = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy", *TIMES)
 
@@ -59,10 +59,11 @@ class CsvLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
-        self._started = time.monotonic()
         rows = []
         if step and path.exists():
             rows = [row for row in _rows(path) if int(row["step"]) <= step]
+        before = float(rows[-1]["seconds"] or 0) if rows else 0.0
+        self._started = time.monotonic() - before
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
@@ -101,6 +102,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         complete = rows if text.endswith("\n") else rows[:-1]
         if any(not row["step"].isdecimal() or None in row.values() or None in row for row in complete):
             raise ValueError("a row is damaged")
+        for row in complete:
+            float(row["seconds"] or 0)
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise TrainingError(
             f"{path}: can't be read as the log of this run ({error}); restore the file, or delete it and lose the "

@@ -184,8 +184,14 @@ def test_a_log_that_can_t_be_written_is_named(folder: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("log", "steps"),
-    [("1,1,2.5,,,,,,\n2,1,2.0,,,,,,\n3,1,", ["1", "2"]), ("1,1,2.5,,,,,,\n", ["1"]), ("1,1\n", None), ("x\n", None)],
-    ids=["cut", "whole", "short row", "no step"],
+    [
+        ("1,1,2.5,,,,,,\n2,1,2.0,,,,,,\n3,1,", ["1", "2"]),
+        ("1,1,2.5,,,,,,\n", ["1"]),
+        ("1,1\n", None),
+        ("x\n", None),
+        ("1,1,2.5,,,,x,,\n", None),
+    ],
+    ids=["cut", "whole", "short row", "no step", "no seconds"],
 )
 def test_a_damaged_log_is_refused(log: str, steps: list[str] | None, tmp_path: Path) -> None:
     """Not so its last row, if it was cut off."""
@@ -197,6 +203,14 @@ def test_a_damaged_log_is_refused(log: str, steps: list[str] | None, tmp_path: P
         return
     CsvLog(path, 2)
     assert [row["step"] for row in rows_of(tmp_path)] == steps
+
+
+def test_the_seconds_continue_after_an_interruption(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(COLUMNS) + "\n1,1,2.5,,,,100.5,,\n2,1,2.5,,,,200.5,,\n")
+    CsvLog(path, 1).write({"step": 2})
+    seconds = [float(line.split(",")[COLUMNS.index("seconds")]) for line in path.read_text().splitlines()[1:]]
+    assert seconds == [100.5, pytest.approx(100.5, abs=50)]
 
 
 def test_a_validation_without_valid_pixels(tmp_path: Path) -> None:
