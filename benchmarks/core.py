@@ -79,10 +79,11 @@ def converting(pth: Path, folder: Path, rounds: int) -> list[str]:
     peak = median(results["convert"], "peak_mib")
     return [
         f"| `weights_tools.convert` of {size:.0f} MiB, against copying with fsync and hashing | {a:.2f} s | {b:.2f} s "
-        f"| {b / a:.2f} times that |",
-        f"| its peak memory above the imports | {size:.0f} MiB (the file) | {peak:.0f} MiB "
+        f"| {b / a:.2f} times the time |",
+        f"| peak memory of `convert` above the imports | {size:.0f} MiB (the file) | {peak:.0f} MiB "
         f"| {peak / size:.2f} times the file |",
-        f"| `weights_tools.inspect(..., data=False)` of it | {a:.2f} s (the same) | {c:.3f} s | {c / a:.2f} of that |",
+        f"| `weights_tools.inspect(..., data=False)` of the same file | {a:.2f} s (copy) | {c:.3f} s "
+        f"| {c / a:.2f} of the time |",
     ]
 
 

@@ -70,7 +70,7 @@ def main() -> None:
     step("Compare the results")
     compare(archive, model, photo, with_cpp=program is not None)
 
-    print("(This network was trained to find kelp in aerial images. What counts here is that all results agree.)")
+    print("(This network was trained to find kelp in aerial images. What matters here is that all results agree.)")
     print("\nThe photograph with the mask of the shipped network and a legend: .demo/predicted/china.overlay.jpg")
 
 

@@ -3,8 +3,9 @@
     python examples/distil.py DATA OUT --backbone-large large.pth --backbone-small small.pth
 
 The two trainings together take about --minutes: the number of epochs follows from the time of a step, measured first.
-The same command goes on after an interruption. Without backbones the networks start from random weights, and get worse.
---weights-large starts the teacher from a segmentation network instead. `--small` rehearses with tiny sizes on a CPU.
+The same command continues after an interruption. Without backbones, the networks start from random weights, and score
+lower. --weights-large starts the teacher from a segmentation network instead. --small rehearses with tiny sizes on a
+CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MOST_EPOCHS = 400
 
 
 def trained(config: TrainingConfig, data: DataSet, seconds: float) -> Path:
-    """Train for about so many seconds, or go on with a training in the same folder; return the weights file."""
+    """Train for about this many seconds, or continue the training in the same folder; return the weights file."""
     out = Path(config.out)
     if (out / "config.toml").exists():
         config = TrainingConfig.from_toml(out / "config.toml", data=config.data, out=config.out)
@@ -37,7 +38,7 @@ def trained(config: TrainingConfig, data: DataSet, seconds: float) -> Path:
 
 
 def epochs_within(config: TrainingConfig, data: DataSet, seconds: float) -> int:
-    """Return how many epochs take so many seconds, from the time of a step."""
+    """Return how many epochs fit into this many seconds, from the measured time of a step."""
     with joined(config.device) as ranks:
         trial = dry_run(config.changed(epochs=2), data, ranks, lambda _message: None)
     epoch = trial.step_seconds * trial.steps / 2
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         "data": str(options.data),
         "recipe": "light",
         "workers": options.workers,
-        "val_split": "",  # nothing is chosen by the scores; both networks are the last ones
+        "val_split": "",  # no checkpoint is selected by its score; both networks are the last ones
         "checkpoint_every": 200,
     }
     if options.small:

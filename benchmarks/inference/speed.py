@@ -23,7 +23,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, help="folder of images (default: images are generated)")
     parser.add_argument(
-        "--lraspp-weights", type=Path, metavar="FILE", help=f"weights file of a trained {FAST}, as a further network"
+        "--lraspp-weights",
+        type=Path,
+        metavar="FILE",
+        help=f"weights file of a trained {FAST}, as an additional network",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fast-count", type=int, default=101, help=f"images through {FAST} (default: 101)")
@@ -53,13 +56,12 @@ def main() -> None:
             "tiles": ("Tiles", lambda: tiles.blending(weights, rounds)),
         }
         assert tuple(parts) == PARTS
-        source = "The images are those of a folder" if options.images else "The images are generated"
+        source = "The images come from a folder" if options.images else "The images are generated"
         text = (
             f"# Inference: from images to masks\n\n{machine()}.\n{THREADS} threads, float32, {rounds} rounds. "
             "Candidates take turns, each in its own process. Times are medians;\nratios are medians of the ratios "
             f"within each round. {source}. `make bench-inference` repeats the measurement.\n"
-            "Weights are random, and masks have more borders than a trained network's, except where a network is "
-            "called trained.\n"
+            "Weights are random unless a network is marked as trained; masks of random weights have more borders.\n"
         )
         for name, (title, lines) in parts.items():
             if options.only in (None, name):

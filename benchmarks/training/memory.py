@@ -144,8 +144,9 @@ def main() -> None:
         lines.append(line)
     if not options.dry:
         RESULTS.write_text(
-            f"# Memory of a training\n\n{machine()}.\nBatches of {options.batch} images of {options.side}x"
-            f"{options.side} in float32, beyond the memory of weights, optimizer and batch; 12 images of 128x96 in\n"
+            f"# Memory used by training\n\n{machine()}.\nPeak of a step: batches of {options.batch} images of "
+            f"{options.side}x{options.side} in float32, in addition to weights, optimizer and batch.\n"
+            "Memory over epochs: 12 images of 128x96 in "
             "batches of 4 crops of 64. `python -m benchmarks.training.memory` repeats the measurement.\n\n"
             + "\n".join(lines)
             + "\n"

@@ -1,4 +1,4 @@
-"""Measure training steps beside torchvision's reference loop: `make bench-training`.
+"""Compare training steps with torchvision's reference loop: `make bench-training`.
 
 The command prints a table, and writes it to benchmarks/results/training.md with a description of the machine.
 """
@@ -80,7 +80,7 @@ _OUR_STEP = "step([(images, target)]).loss.item()"
 
 def steps(rounds: int) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield "| network | torchvision's loop | segnets, float32 | segnets, bfloat16 | float32 of the loop | bfloat16 |"
+    yield "| network | torchvision's loop | segnets, float32 | segnets, bfloat16 | float32 : loop | bfloat16 : loop |"
     yield "|---|---|---|---|---|---|"
     for name in NETWORKS:
         values = {"name": name, "classes": CLASSES, "batch": BATCH, "side": SIDE, "auxiliary": "lraspp" not in name}
@@ -104,12 +104,12 @@ def main() -> None:
         lines.append(line)
     if not options.dry:
         table = "\n".join(lines)
-        supported = "is" if torch.cpu._is_avx512_bf16_supported() else "is not"
+        supported = "has" if torch.cpu._is_avx512_bf16_supported() else "lacks"
         RESULTS.write_text(
-            f"# Training steps beside torchvision's reference loop\n\n{machine()}.\n{THREADS} threads, batches of "
-            f"{BATCH} images of {SIDE}x{SIDE}, images per second. Candidates take turns, each in its own process;\n"
+            f"# Training steps compared with torchvision's reference loop\n\n{machine()}.\n{THREADS} threads, batches "
+            f"of {BATCH} images of {SIDE}x{SIDE}, images per second. Candidates take turns, each in its own process;\n"
             f"ratios are medians over {options.rounds} rounds. segnets stores tensors channels last, and keeps the "
-            f"memory\nthat it frees. bfloat16 {supported} an instruction set of this CPU.\n"
+            f"memory\nthat it frees. This CPU {supported} bfloat16 instructions.\n"
             f"`make bench-training` repeats the measurement.\n\n{table}\n"
         )
 

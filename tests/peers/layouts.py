@@ -48,7 +48,9 @@ PROJECTS: Mapping[str, Callable[[], str]] = {
     "torchvision": lambda: f"torchvision {version('torchvision')}, its own networks",
     "timm": lambda: f"timm {version('timm')}, its own networks",
     "smp": lambda: f"segmentation_models_pytorch {version('segmentation_models_pytorch')}, its own networks",
-    "mmseg": lambda: f"mmsegmentation {version('mmsegmentation')}, its own networks; 0.x in its wrapper only",
+    "mmseg": lambda: (
+        f"mmsegmentation {version('mmsegmentation')}, its own networks; for 0.x, only the checkpoint wrapper is tested"
+    ),
     "transformers": lambda: f"transformers {version('transformers')}, its own networks",
     "vainf": lambda: (
         "VainF/DeepLabV3Plus-Pytorch is on no package index and is **described, not run**: its DeepLabV3 is "
@@ -63,19 +65,19 @@ PROJECTS: Mapping[str, Callable[[], str]] = {
         "AllentDan/LibtorchSegmentation, a C++ program: **described, not run**. SMP's networks under that program's "
         "names, saved by `torch::save`"
     ),
-    "segnets": lambda: "state dicts of segnets' own networks, without the description that its own files have",
+    "segnets": lambda: "state dicts of segnets' own networks, without the description that a weights file has",
 }
-HEAD = f"""# Checkpoints of other projects
+HEAD = f"""# Checkpoints from other projects
 
 `weights-tools convert` recognises these networks by the names and shapes of their tensors. Each network was built
-with its project, with every parameter and buffer random, and saved as the project saves it. It was then converted
-and compared with the original on images of even and, if the project accepts them, odd sizes. **Difference** is the
-largest difference
-of any output over that number of networks; a conversion passes up to {LIMITS[torch.float32]:g} in float32.
+with its project, with every parameter and buffer randomised, and saved as the project saves it. It was then converted
+and compared with the original on images of even and, if the project accepts them, odd sizes. **Networks** is the number
+of networks compared, and **difference** the largest difference of any of their outputs. A conversion passes up to
+{LIMITS[torch.float32]:g} in float32.
 
-**Geometry** lists the options with which our network computes the same. The layout sets them, and the file records
-them. **Not shown** lists options that no tensor shows and that users of the project choose. The project's default
-is used and reported; `--option NAME=VALUE` overrides it. For one network of each row, tests change every such
+**Geometry** lists the options with which our network computes the same outputs. The layout sets them, and the file
+records them. **Not shown** lists options that no tensor shows and that users of the project choose. The project's
+default is used and reported; `--option NAME=VALUE` overrides it. For one network of each row, tests change every such
 option in turn. The difference then exceeds the limit at least tenfold.
 
 `make layouts` writes this page, and `make test-peers` tests it. [parity.md](parity.md) compares networks of the
@@ -83,15 +85,15 @@ projects with ours, option by option.
 """
 LOOK_ALIKES_HEAD = """## Look-alikes
 
-These networks were built with their projects too, unless noted. A network with the same names and shapes can't be
-distinguished by its tensors. It is converted as the network that it resembles, and the report says so. A golden file
+These networks were also built with their projects, unless noted. A network with the same names and shapes can't be
+distinguished by its tensors. It is converted as the network that it resembles, and the report has a note. A golden file
 (`--golden`) detects it; `compare` with the project's own network does so only if it is given the argument that differs.
 
 | network | refused | why |
 |---|---|---|"""
 LIMITS_OF_THIS = """
 Some differences show in no tensor, and only a golden file detects them: another eps in the norms of a network with
-torchvision's names, another channel order, another normalisation of the image.
+torchvision's names, another channel order, or another normalisation of the image.
 """
 
 

@@ -124,7 +124,7 @@ def _torchvision(name: str) -> nn.Module:
     return module
 
 
-OTHER_DECODER = "its decoder is no head here; `--backbone-only` takes the encoder"
+OTHER_DECODER = "its decoder is not supported; `--backbone-only` takes the encoder"
 SAME = "same names and shapes, other outputs: converted with a note; `--golden` refuses it"
 LOOK_ALIKES = [
     timm("tf_mobilenetv3_large_100", "timm's tf_mobilenetv3_large_100 .* has the same names", SAME, refused=False),
@@ -138,8 +138,8 @@ LOOK_ALIKES = [
     timm(
         "resnet50_gn", r"group normalisation \(--option norm_layer=group", "converted with `--option norm_layer=group`"
     ),
-    timm("seresnet50", "squeeze-and-excitation blocks", "blocks that ours do not have"),
-    timm("skresnet18", "ResNet of timm with selective kernels", "blocks that ours do not have"),
+    timm("seresnet50", "squeeze-and-excitation blocks", "blocks that segnets does not have"),
+    timm("skresnet18", "ResNet of timm with selective kernels", "blocks that segnets does not have"),
     timm("resnet26", "ResNet of 2-2-2-2 bottleneck blocks", "another depth"),
     timm("resnet50s", "look like resnet50.* but do not fit it", "a deep stem of another width"),
     timm("efficientnet_b0", "a MobileNet or EfficientNet of timm", "another backbone"),
@@ -176,7 +176,7 @@ LOOK_ALIKES = [
         "UPerHead",
         {"type": "UPerHead", "in_channels": [64, 128, 256, 512], "in_index": [0, 1, 2, 3]},
         "a UPerNet of mmsegmentation",
-        "no head here",
+        "its head is not supported",
     ),
     mmseg(
         "LRASPPHead on MobileNetV3",
@@ -187,7 +187,7 @@ LOOK_ALIKES = [
             "input_transform": "multiple_select",
         },
         "an LR-ASPP of mmsegmentation, which is not torchvision's",
-        "its head has three branches, its backbone another padding and output stride",
+        "its head has three branches; its backbone has another padding and output stride",
         MOBILENET,
     ),
     LookAlike(
@@ -195,7 +195,7 @@ LOOK_ALIKES = [
         "MobileNetV2ForSemanticSegmentation",
         _mobilenet_v2,
         "a MobileNetV2 DeepLab from transformers",
-        "an ASPP without dilated branches, padding as TensorFlow's",
+        "an ASPP without dilated branches, and TensorFlow's padding",
     ),
     LookAlike(
         "transformers",

@@ -31,19 +31,18 @@ CASES: list[Case] = [case for file in FILES for case in file.CASES]
 HEAD = f"""# Parity with other projects
 
 `make parity` computes this page, and `make test-peers` tests it. Each network of another project is built with
-every parameter and buffer random. All of its tensors are renamed and loaded into our network, and both run on the
+every parameter and buffer randomised. All of its tensors are renamed and loaded into our network, and both run on the
 same images: one of even and one of odd size, or two that the other project accepts. The images are large enough for
 every atrous rate to reach another pixel. The logits are compared at the size of the image. A backbone alone is
 compared by the feature maps of its stages, and ours is then listed as an FCN. Equal means that no value differs by
-more than
-{LIMITS[torch.float32]:g} in float32 and {LIMITS[torch.float64]:g} in float64.
+more than {LIMITS[torch.float32]:g} in float32 and {LIMITS[torch.float64]:g} in float64.
 
-The networks that torchvision has builders for are equal bit for bit and not repeated here (`tests/models`).
+The networks that torchvision has builders for are equal bit for bit and are not repeated here (`tests/models`).
 """
 
 CHANGES = """## The same tensors under another option
 
-A strict load detects none of these options. If one of them is changed, the outputs of the same tensors differ by:
+A strict load can't detect these options. If one of them is changed, the outputs of the same tensors differ by:
 
 | network | option | difference |
 |---|---|---|"""
@@ -52,7 +51,8 @@ LIMITS_OF_THIS = """## Not compared
 
 - "VainF" is composed of torchvision's parts, following a description of VainF/DeepLabV3Plus-Pytorch, which is on no
   package index. Equality with that project itself is not shown.
-- No project here has a PSPNet head without aligned corners on a MobileNetV3, or `pool_norm=False` in DeepLabV3+.
+- None of these projects has a PSPNet head without aligned corners on a MobileNetV3, or `pool_norm=False` in
+  DeepLabV3+.
 - Networks are compared in eval mode. Dropout and statistics gathered in training are not compared.
 """
 
