@@ -119,8 +119,8 @@ def add_decoding(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         "--decoding",
         choices=("argmax", "threshold", "multilabel"),
         help="rule that turns logits into ids. argmax: the largest logit. threshold: a sigmoid and a threshold, for "
-        "one channel. multilabel: the same for every class, in planes. Default: as in the weights file; without a rule "
-        "there, argmax, or threshold for one channel",
+        "one channel. multilabel: the same per class, with a plane for each. Default: the rule in the weights "
+        "file; without one, argmax, or threshold for one channel",
     )
     group.add_argument(
         "--threshold",

@@ -53,8 +53,8 @@ def _add_source_facts(parser: argparse.ArgumentParser) -> None:
         "--decoding",
         choices=DECODING_RULES,
         help="rule that turns logits into ids. argmax: the largest logit. threshold: a sigmoid and a threshold, for "
-        "one channel. multilabel: the same for every class, in planes. Default: as in SRC's own config; without one, "
-        "argmax, or threshold for one channel",
+        "one channel. multilabel: the same per class, with a plane for each. Default: the rule in SRC's own "
+        "config; without one, argmax, or threshold for one channel",
     )
     group.add_argument(
         "--threshold",
