@@ -212,7 +212,7 @@ def _run(options: argparse.Namespace) -> int:
                 summary = job.execute()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted; {job.summary.images} of {job.total} images are done; --resume goes on"
+                f"interrupted; {job.summary.images} of {job.total} images are done; --resume continues"
             ) from None
     print(json.dumps(summary.to_json()) if options.json else summary)
     return 1 if summary.failed else 0

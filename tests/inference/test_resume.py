@@ -158,7 +158,7 @@ def _interrupt(weights: Path, photos: Path, out: Path, how: signal.Signals, dela
     assert "Traceback" not in error
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert "--resume goes on" in error
+        assert "--resume continues" in error
 
 
 def _interrupt_and_resume(
