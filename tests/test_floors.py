@@ -29,6 +29,7 @@ FLOORS = [
             "resize_rules",
             "shipped",
             "torchvision_compat",
+            "web",
         ),
     },
     {"backbones", "heads", "model"},

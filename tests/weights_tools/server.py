@@ -65,6 +65,17 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+class KeepAlive(Request):
+    """A handler that answers several requests of a connection, like most servers. Replies need a Content-Length."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or header and body are sent 40 ms apart
+
+    def do_GET(self) -> None:
+        super().do_GET()
+        self.close_connection = self.wfile.closed
+
+
 Reply: TypeAlias = Callable[[Request], None]
 
 
@@ -79,8 +90,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Request)
+    def __init__(self, handler: type[Request] = Request) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.script: list[Reply] = []
         self.seen: list[tuple[str, Message]] = []
         self.released = threading.Event()
@@ -94,8 +105,8 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Server]:
-    with Server() as server:
+def running(handler: type[Request] = Request) -> Iterator[Server]:
+    with Server(handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

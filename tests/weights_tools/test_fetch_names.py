@@ -15,12 +15,12 @@ import torch
 from segnets import catalog
 from segnets.catalog import CATALOG
 from segnets.errors import OutputError, WeightsError
+from segnets.web import next_url
 from tests.oracle import torchvision
 from tests.weights_tools.server import BODY, DIGEST, ROW, Server, good, names, running
 from weights_tools import fetch
 from weights_tools.fetching import _download
 from weights_tools.fetching._bar import Bar
-from weights_tools.fetching._web import next_url
 from weights_tools.fetching.find import cache_folder, choose_url, find_row, make_cache_folder
 
 PUBLISHED = "https://download.pytorch.org/models/fcn_resnet50_coco-1167a1af.pth"

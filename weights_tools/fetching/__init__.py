@@ -1,4 +1,5 @@
 """Download published weights files over HTTP by name, resume interrupted downloads, and check hashes.
 
-Only this package opens network connections, and only when `fetch` is called.
+In this project, only this package and the reading of shards from a server (`segnets.data.remote`) open network
+connections.
 """

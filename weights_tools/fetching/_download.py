@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 
 from segnets.catalog import Published
 from segnets.errors import WeightsError
+from segnets.web import CONTENT_RANGE, PAUSES, Answer, BrokenError, UnreachableError, get, redact_url, refuse_status
 from weights_tools.fetching._bar import Bar
 from weights_tools.fetching._partial import Partial, if_range
-from weights_tools.fetching._web import Answer, BrokenError, UnreachableError, get, redact_url, refuse_status
 from weights_tools.reader.identify import HEAD_BYTES, identify
 
-PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 _MIRROR = "Use --from URL for a mirror."
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 def download(row: Published, url: str, part: Partial, bar: Bar, timeout: float) -> int:
@@ -93,7 +90,7 @@ def _fits(answer: Answer, part: Partial, validators: dict[str, str]) -> bool:
         return False
     if answer.status != 206:
         return True  # the whole file, or an error
-    found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     # Compared here too, because some servers ignore If-Range.
     same = all(answer.headers.get(name, known) == known for name, known in validators.items())
     return found is not None and int(found[1]) == part.size and same
@@ -101,7 +98,7 @@ def _fits(answer: Answer, part: Partial, validators: dict[str, str]) -> bool:
 
 def _total_size(answer: Answer) -> int:
     """Return the size of the whole file, from a partial response."""
-    found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     assert found is not None, "_fits has checked it"
     return int(found[2]) + 1 if found[3] == "*" else int(found[3])
 

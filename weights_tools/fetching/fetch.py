@@ -12,10 +12,10 @@ from segnets.card import JSON
 from segnets.catalog import Published
 from segnets.errors import WeightsError
 from segnets.files import check_writable_target
+from segnets.web import TIMEOUT, redact_url
 from weights_tools.fetching._bar import Bar
 from weights_tools.fetching._download import download
 from weights_tools.fetching._partial import Partial, open_partial, sha256
-from weights_tools.fetching._web import redact_url
 from weights_tools.fetching.find import cache_folder, choose_url, find_row, full_name, make_cache_folder
 
 
@@ -75,7 +75,7 @@ def fetch(
     folder: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     overwrite: bool = False,
-    timeout: float = 30.0,
+    timeout: float = TIMEOUT,
 ) -> FetchReport:
     """Download a published weights file. Nothing in the file is executed.
 

@@ -10,8 +10,8 @@ from segnets import catalog
 from segnets.catalog import Published
 from segnets.errors import OutputError, WeightsError
 from segnets.files import cannot_write
+from segnets.web import check_url
 from weights_tools._text import printable
-from weights_tools.fetching._web import check_url
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _ELSEWHERE = "Set TORCH_HOME, or name a folder with --to."
