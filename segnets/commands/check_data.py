@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ def add(commands: Subparsers[Any]) -> None:
         run,
         summary="check images and masks before training on them",
         description="Read every image and mask of a data set, count the pixels of each class, and report every file "
-        "that would spoil a training, with the fix. The exit status is 1 if there are errors.",
+        "that would spoil a training, with the fix. The exit status is 1 if there are errors. If shards are "
+        "on a server, 200 images per split are read.",
         examples="""
         segnets check-data DATA
         segnets check-data DATA --classes sky,road,car --ignore 255 --out samples.png
@@ -35,6 +37,7 @@ def add(commands: Subparsers[Any]) -> None:
     )
     add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write a picture (PNG) of samples with their masks")
+    parser.add_argument("--all", action="store_true", help="read every image of shards on a server too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -62,8 +65,16 @@ def open_named(options: argparse.Namespace) -> DataSet:
     """
     from segnets.data import open_data
 
-    with progress("segnets", f"listing {options.data}"):  # COCO's annotations take half a minute
-        return open_data(options.data, classes=options.classes, ignore=options.ignore)
+    # COCO's annotations take half a minute.
+    with progress("segnets", f"listing {options.data}"), Progress() as shown:
+        return open_data(options.data, classes=options.classes, ignore=options.ignore, progress=indexing(shown.tell))
+
+
+def indexing(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return the callback of `open_data` that tells how many shards are indexed, if that is slow."""
+    from segnets.training.progress import SlowWork
+
+    return SlowWork(tell, "shards indexed")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     data = open_named(options)
     if options.out is not None:
         check_writable_target(options.out)  # before minutes of reading files
-    report = checked(data)
+    report = checked(data, all_samples=options.all)
     if options.out is not None:
         _write_picture(options.out, data, report)
     if options.json:
@@ -84,13 +95,17 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def checked(data: DataSet) -> DataReport:
+def checked(data: DataSet, *, all_samples: bool = False) -> DataReport:
     """Return the report of a data set, with progress on stderr."""
     from segnets.data.check import check_data
 
     with Progress() as shown:
-        shown.total = sum(map(len, data.splits.values()))
-        return check_data(data, progress=lambda done, _total: shown.count(done))
+
+        def count(done: int, total: int) -> None:
+            shown.total = total
+            shown.count(done)
+
+        return check_data(data, all_samples=all_samples, progress=count)
 
 
 def _write_picture(path: Path, data: DataSet, report: DataReport) -> None:

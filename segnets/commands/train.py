@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segnets.commands._common import Subparsers, add_command
+from segnets.commands._progress import Progress
 from segnets.commands._training_progress import TrainingProgress
-from segnets.commands.check_data import add_data, checked
+from segnets.commands.check_data import add_data, checked, indexing
 from segnets.console import escape_controls
 from segnets.errors import DataError, TrainingError
 
@@ -105,7 +106,8 @@ def run(options: argparse.Namespace) -> int:
     from segnets.training.loop import open_configured
 
     config = _config(options)
-    data = open_configured(config)
+    with Progress() as shown:
+        data = open_configured(config, indexing(shown.tell))
     with joined(config.device) as ranks, TrainingProgress(silent=not ranks.first) as progress:
         if options.dry_run:
             return _dry_run(config, data, ranks, progress)
@@ -188,6 +190,8 @@ def _check(data: DataSet, progress: TrainingProgress) -> None:
         DataError: If there are errors.
     """
     report = checked(data)
+    if report.note:
+        progress.tell(report.note)
     for warning in report.warnings:
         progress.tell(f"warning: {warning}")
     if not report.ok:

@@ -1,23 +1,24 @@
 """Checks of a whole data set before training.
 
-Every image and mask is read once, in threads. Problems are grouped: the same mistake in a thousand masks becomes one
-line that names the first few files.
+Every image and mask is read once, in threads; of a data set on a server, some of each split. Problems are grouped: the
+same mistake in a thousand masks becomes one line that names the first few files.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from segnets.card import JSON
-from segnets.data.dataset import DataSet, Problem
+from segnets.data.dataset import DataSet, Problem, Sample
 from segnets.data.diagnosis import diagnose
 from segnets.data.facts import SampleFacts, facts_of
 
+MOST_REMOTE = 200  # samples per split that are read from a server by default
 _MOST_THREADS = 8
 _MOST_NAMES = 3  # more files named in a line
 _MOST_LINES = 5  # lines of one kind of problem
@@ -29,7 +30,8 @@ class SplitReport:
 
     Attributes:
         images: Number of images.
-        without_mask: Number of images that have no mask.
+        checked: Number of images that were read. The numbers below are about these.
+        without_mask: Number of images that have no mask, of all images.
         pixels: Number of pixels of each class, one per class id.
         labelled: Number of pixels that are not ignored. If classes overlap in planes, less than the sum of `pixels`.
         ignored: Number of pixels that are ignored.
@@ -37,6 +39,7 @@ class SplitReport:
     """
 
     images: int
+    checked: int
     without_mask: int
     pixels: tuple[int, ...]
     labelled: int
@@ -70,6 +73,8 @@ class DataReport:
     def lines(self) -> list[str]:
         """Format the report as lines of text: a table of the splits, one of the classes, then errors and warnings."""
         lines = [*_split_table(self), "", *_class_table(self)]
+        if self.note:
+            lines += ["", self.note]
         for kind, messages in (("error", self.errors), ("warning", self.warnings)):
             lines += ["", *(f"{kind}: {message}" for message in messages)] if messages else []
         return [*lines, "", self.summary()]
@@ -81,12 +86,28 @@ class DataReport:
         warnings = _counted(len(self.warnings), "warning") if self.warnings else "no warnings"
         return f"{self.path}: {_counted(images, 'image')}, {errors}, {warnings}"
 
+    @property
+    def note(self) -> str:
+        """One line about the samples that were not read, or "" if all were."""
+        parts = [
+            f"{split.checked:,} of {split.images:,} ({name})"
+            for name, split in self.splits.items()
+            if split.checked < split.images
+        ]
+        if not parts:
+            return ""
+        return (
+            f"{self.path}: the shards are on a server, so only some images were read, evenly spread: "
+            f"{', '.join(parts)}. `segnets check-data --all` reads all"
+        )
+
     def to_json(self) -> dict[str, JSON]:
         """Return the report as JSON values. Sizes are written as "480x360", width first."""
         splits: dict[str, JSON] = {}
         for name, split in self.splits.items():
             splits[name] = {
                 "images": split.images,
+                "checked": split.checked,
                 "without_mask": split.without_mask,
                 "pixels": dict(zip(self.class_names, split.pixels, strict=False)),
                 "labelled": split.labelled,
@@ -109,11 +130,14 @@ class DataReport:
         return list(self.classes) or [str(number) for number in range(count)]
 
 
-def check_data(data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> DataReport:
-    """Read every image and mask of a data set, and report problems.
+def check_data(
+    data: DataSet, *, all_samples: bool = False, progress: Callable[[int, int], None] | None = None
+) -> DataReport:
+    """Read the images and masks of a data set, and report problems.
 
     Args:
         data: Data set to check.
+        all_samples: Whether to read all samples of a data set on a server too, instead of 200 per split.
         progress: Callback (done, total) that receives numbers of samples.
 
     Returns:
@@ -125,8 +149,10 @@ def check_data(data: DataSet, *, progress: Callable[[int, int], None] | None = N
         ...     print(line)
     """
     gathered: dict[str, list[SampleFacts]] = {name: [] for name in data.splits}
-    total = sum(map(len, data.splits.values()))
-    for done, facts in enumerate(_read_all(data), 1):
+    most = None if all_samples or not data.remote else MOST_REMOTE
+    chosen = {name: evenly_spread(samples, most) for name, samples in data.splits.items()}
+    total = sum(map(len, chosen.values()))
+    for done, facts in enumerate(_read_all(data, chosen), 1):
         gathered[facts.split].append(facts)
         if progress is not None:
             progress(done, total)
@@ -134,16 +160,24 @@ def check_data(data: DataSet, *, progress: Callable[[int, int], None] | None = N
     return DataReport(
         path=data.path,
         classes=data.classes,
-        splits={name: _split_report(data, facts) for name, facts in gathered.items()},
+        splits={name: _split_report(data, data.splits[name], facts) for name, facts in gathered.items()},
         errors=tuple(grouped(errors)),
         warnings=tuple(grouped(warnings)),
     )
 
 
-def _read_all(data: DataSet) -> Iterator[SampleFacts]:
-    """Yield the facts of all samples, in split order. The threads stop when the caller does."""
-    work = [(split, sample) for split, samples in data.splits.items() for sample in samples]
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+def evenly_spread(samples: Sequence[Sample], most: int | None) -> Sequence[Sample]:
+    """Return at most `most` samples at equal distances, or all samples for None."""
+    if most is None or len(samples) <= most:
+        return samples
+    return [samples[(2 * number + 1) * len(samples) // (2 * most)] for number in range(most)]
+
+
+def _read_all(data: DataSet, chosen: Mapping[str, Sequence[Sample]]) -> Iterator[SampleFacts]:
+    """Yield the facts of samples, in split order. The threads stop when the caller does."""
+    work = [(split, sample) for split, samples in chosen.items() for sample in samples]
+    # Threads wait for a server much longer than they compute.
+    with ThreadPoolExecutor(_MOST_THREADS if data.remote else min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
         yield from threads.map(lambda each: facts_of(data, *each), work)
 
 
@@ -174,14 +208,15 @@ def grouped(problems: list[Problem]) -> list[str]:
     return lines + [f"{kind}: {_counted(count, 'more file')} like these" for kind, count in more.items()]
 
 
-def _split_report(data: DataSet, facts: list[SampleFacts]) -> SplitReport:
+def _split_report(data: DataSet, samples: Sequence[Sample], facts: list[SampleFacts]) -> SplitReport:
     pixels: Counter[int] = Counter()
     for each in facts:
         pixels.update(each.pixels)
     count = len(data.classes) or 1 + max((number for number in pixels if number >= 0 and number != 255), default=-1)
     return SplitReport(
-        images=len(facts),
-        without_mask=sum(each.sample.mask is None for each in facts),
+        images=len(samples),
+        checked=len(facts),
+        without_mask=sum(sample.mask is None for sample in samples),
         pixels=tuple(pixels[number] for number in range(count)),
         labelled=sum(each.labelled for each in facts),
         ignored=pixels[255],

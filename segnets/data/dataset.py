@@ -104,6 +104,7 @@ class DataSet:
         planes: Whether masks have one plane of 0 and 1 per class, so that classes may overlap.
         problems: Problems with the file list: images without a mask, masks without an image.
         licence: Licence of the data, or "" if unknown.
+        remote: Whether samples are read from a server, so that checks don't read them all.
 
     Raises:
         DataError: If the classes, colours or ids contradict each other.
@@ -120,6 +121,7 @@ class DataSet:
     planes: bool = False
     problems: tuple[Problem, ...] = field(default=(), compare=False)
     licence: str = ""
+    remote: bool = False
 
     def __post_init__(self) -> None:
         _check_classes(self)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from segnets.card import Colour
+from segnets.data.braces import expand_braces
 from segnets.errors import DataError
 
 FILE_NAME = "dataset.toml"
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]*):(?=/)|(pipe|file):")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Description:
             "planes" reads TIFF files with a band of 0 and 1 per class, for classes that overlap (decoding
             "multilabel").
         licence: Licence of the data, recorded in trained weights files, for example "CC BY-NC 4.0".
+        shards: Shards of each split, for `segnets.data.shards`: paths below the folder, and http(s) addresses. In the
+            file, braces may number them ("train-{000000..000099}.tar"); here they are expanded.
     """
 
     classes: tuple[str, ...] = ()
@@ -39,6 +44,7 @@ class Description:
     channels: int = 3
     masks: str = "ids"
     licence: str = ""
+    shards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def overridden(self, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> Description:
         """Return a copy with the caller's classes and ignored values, where they are not None."""
@@ -52,6 +58,17 @@ class Description:
     def class_palette(self) -> tuple[Colour, ...]:
         """Colours of the classes, without those of ignored values."""
         return self.palette[: len(self.classes)] if self.classes else self.palette
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an http(s) address rather than a path."""
+    return scheme_of(text) in ("http", "https")
+
+
+def scheme_of(text: str) -> str:
+    """Return the scheme of an address ("https", "s3", "pipe") in lower case, or "" for a path."""
+    found = _SCHEME.match(text)
+    return "" if found is None else (found[1] or found[2]).lower()
 
 
 def read_description(folder: Path) -> Description:
@@ -88,6 +105,8 @@ def _checked(path: Path, key: str, value: Any) -> Any:
     """Return the value of a key, with lists converted to tuples. DataSet checks the elements."""
     if key == "channels":
         return value
+    if key == "shards":
+        return _checked_shards(path, value)
     if key == "licence":
         if not isinstance(value, str):
             raise DataError(f'{path}: licence = {value!r}. Expected text: licence = "CC BY 4.0".')
@@ -101,6 +120,29 @@ def _checked(path: Path, key: str, value: Any) -> Any:
     return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
 
+def _checked_shards(path: Path, value: object) -> dict[str, tuple[str, ...]]:
+    """Return the shards of each split, with braces expanded. Messages don't quote addresses, which may be secret."""
+    if not isinstance(value, dict) or not value:
+        raise DataError(f'{path}: shards: expected a table of splits: [shards] and train = "train-{{000..099}}.tar".')
+    expanded: dict[str, tuple[str, ...]] = {}
+    for split, texts in value.items():
+        listed = texts if isinstance(texts, list) else [texts]
+        if not split.strip() or not split.isprintable():
+            raise DataError(f"{path}: shards: {split!r} is not a name of a split.")
+        if not listed or not all(isinstance(text, str) and text.strip() and text.isprintable() for text in listed):
+            raise DataError(f"{path}: shards: {split}: expected a path or address of shards, or a list of such.")
+        for text in listed:
+            scheme = scheme_of(text)
+            if scheme not in ("", "http", "https"):
+                raise DataError(f"{path}: shards: {split}: addresses of the kind {scheme}: are not read. {ADVICE}")
+        try:
+            expanded[split] = tuple(name for text in listed for name in expand_braces(text))
+        except ValueError as error:
+            raise DataError(f"{path}: shards: {split}: a name {error}.") from None
+    return expanded
+
+
+ADVICE = "Give an https address, for example a presigned one, or mount the storage as a folder."
 _KINDS = ("ids", "colours", "planes")
 _EXAMPLES = {"classes": '"road", "car"', "palette": "[128, 64, 128], [0, 0, 142]", "ignore": "255", "ids": "7, 26"}
 

@@ -244,7 +244,10 @@ def _never_seen(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
             continue
         names = ", ".join(f"{data.classes[number]!r} ({number})" for number in missing[:_MOST_NAMES])
         names += f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
-        what = f"{_classes(missing)} {names} {'has' if len(missing) == 1 else 'have'} no pixel in the split {name!r}"
+        where = f"the {len(facts):,} checked images of the" if len(facts) < len(data.splits[name]) else "the"
+        what = (
+            f"{_classes(missing)} {names} {'has' if len(missing) == 1 else 'have'} no pixel in {where} split {name!r}"
+        )
         fix = "Correct classes or masks, or add images of these classes."
         if missing == [0] and not data.ids:
             fix = "If the masks count classes from 1, they are off by one. Else add images of this class."
@@ -278,7 +281,8 @@ def _void(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
     seen = {value for each in facts for value in each.values}
     for value in data.ignore:
         if value not in seen and value != VOID and seen:
-            yield Problem("void", data.path, f"the ignored value {value} is in no mask", "Correct ignore (--ignore).")
+            which = "no mask" if len(facts) == sum(map(len, data.splits.values())) else "no checked mask"
+            yield Problem("void", data.path, f"the ignored value {value} is in {which}", "Correct ignore (--ignore).")
     for each in facts:
         if each.pixels and {*each.pixels} == {VOID} and each.sample.mask is not None:
             yield Problem("void", each.sample.mask, "every pixel is ignored", "Correct the mask, or remove the image.")

@@ -6,17 +6,24 @@
     DATA/dataset.toml          classes, palette, ignore
 
 The shards are indexed when they are opened, which reads the headers of the members. Samples are then read by
-offset, so sample order and resuming work as for every other data set. Shards may be on a network file system; URLs are
-not supported.
+offset, so sample order and resuming work as for every other data set.
+
+Shards of a set that outgrows the disk stay on an http(s) server, and dataset.toml lists them:
+
+    [shards]
+    train = "https://host/set/train-{000000..000099}.tar"
+    val = ["https://host/set/val-000000.tar", "val-000001.tar"]     # paths are relative to DATA
+
+Nothing is copied: range requests read the samples (`segnets.data.remote`), and an index beside a shard replaces the
+headers (`segnets.data.shard_index`).
 """
 
 from __future__ import annotations
 
 import io
 import re
-import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +31,18 @@ import numpy.typing as npt
 
 from segnets.card import Colour
 from segnets.data.dataset import DataSet, Problem, Sample
-from segnets.data.description import read_description
+from segnets.data.description import Description, is_address, read_description
 from segnets.data.folder import SUFFIXES, USUAL_SPLITS, WHOLE, described
 from segnets.data.masks import mask_values, opened_mask, palette_of
+from segnets.data.remote import RemoteFile
+from segnets.data.shard_index import Members, list_members, open_archives
 from segnets.errors import DataError
 from segnets.images import ImageData, read_image
 
 _MASKS = ("mask.png", "seg.png", "png", "mask.tif", "seg.tif")
 _SPLIT = re.compile(rf"({'|'.join(USUAL_SPLITS)})\b|({'|'.join(USUAL_SPLITS)})[-_]")
-Place = tuple[Path, int, int]  # archive, offset, size
+Archive = Path | RemoteFile
+Place = tuple[Archive, int, int]  # archive, offset, size
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class ShardReader:
 
     def image(self, sample: Sample) -> ImageData:
         """Return the pixels (H, W, K), uint8, with notices about assumptions."""
-        return read_image(self._opened(sample.image), self.channels)
+        return read_image(self._opened(sample.image, sample.mask), self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
         """Return the mask's values (H, W), uint8 or uint16."""
@@ -68,19 +78,26 @@ class ShardReader:
         with opened_mask(self._opened(sample.mask), str(sample.mask)) as image:
             return palette_of(image)
 
-    def _opened(self, member: Path) -> io.BytesIO:
+    def _opened(self, member: Path, next_member: Path | None = None) -> io.BytesIO:
         archive, offset, size = self.places[member]
-        try:
-            with archive.open("rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise DataError(
-                f"{archive}: can't be read: {error.strerror}. Check that the shard is still there."
-            ) from None
-        if len(content) < size:
-            raise DataError(f"{archive}: is truncated. Copy the shard again.")
-        return _Member(content, str(member))
+        if isinstance(archive, Path):
+            return _Member(_read(archive, offset, size), str(member))
+        neighbour = None if next_member is None else self.places[next_member][1:]
+        name = "/".join(member.relative_to(archive.address).parts)
+        return _Member(archive.member(name, offset, size, neighbour), str(member))
+
+
+def _read(archive: Path, offset: int, size: int) -> bytes:
+    """Read a part of a file."""
+    try:
+        with archive.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+    except OSError as error:
+        raise DataError(f"{archive}: can't be read: {error.strerror}. Check that the shard is still there.") from None
+    if len(content) < size:
+        raise DataError(f"{archive}: is truncated. Copy the shard again.")
+    return content
 
 
 class _Member(io.BytesIO):
@@ -93,16 +110,22 @@ class _Member(io.BytesIO):
 
 def has_shards(folder: Path) -> bool:
     """Return whether a folder or its split folders contain tar archives."""
-    return bool(_archives(folder))
+    return bool(_found(folder))
 
 
-def open_shards(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] | None) -> DataSet:
+def open_shards(
+    folder: Path,
+    classes: Sequence[str] | None,
+    ignore: Sequence[int] | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DataSet:
     """Open a data set in WebDataset shards.
 
     Args:
-        folder: Folder of the shards, or of one subfolder of shards per split.
+        folder: Folder of the shards, or of one subfolder of shards per split, or of a `dataset.toml` that lists them.
         classes: Class names that replace those in `dataset.toml`, or None.
         ignore: Ignored mask values that replace those in `dataset.toml`, or None.
+        progress: Callback (done, total) that receives numbers of shards on servers whose index was read.
 
     Returns:
         The data set. Shards whose names do not begin with a split form the split "all".
@@ -111,35 +134,48 @@ def open_shards(folder: Path, classes: Sequence[str] | None, ignore: Sequence[in
         DataError: If there are no shards, or one can't be read.
     """
     description = read_description(folder).overridden(classes, ignore)
-    archives = _archives(folder)
+    archives = _listed(folder, description, progress) if description.shards else _found(folder)
     if not archives:
         raise DataError(f"{folder}: has no shards (*.tar).")
     places: dict[Path, Place] = {}
     problems: list[Problem] = []
     splits: dict[str, dict[str, Sample]] = {}
-    for archive in archives:
-        samples = splits.setdefault(_split_of(archive, folder), {})
-        for sample in _indexed(archive, places, problems):
+    for split, archive, members in archives:
+        samples = splits.setdefault(split, {})
+        path = archive if isinstance(archive, Path) else archive.address
+        for sample in _paired(path, archive, list_members(path) if members is None else members, places, problems):
             if sample.name in samples:
                 what, fix = f"has the key {sample.name!r} again", "Give each sample its own key."
-                problems.append(Problem("same name", archive, what, fix))
+                problems.append(Problem("same name", path, what, fix))
             else:
                 samples[sample.name] = sample
     order = sorted(splits, key=lambda name: ((*USUAL_SPLITS, name).index(name), name))
-    return described(
+    data = described(
         folder,
         description,
         {split: tuple(splits[split][name] for name in sorted(splits[split])) for split in order},
         problems,
         reader=ShardReader(places, description.channels, description.palette, description.masks == "colours"),
     )
+    return replace(data, remote=any(isinstance(archive, RemoteFile) for _, archive, _ in archives))
 
 
-def _archives(folder: Path) -> list[Path]:
-    return [
+def _found(folder: Path) -> list[tuple[str, Archive, Members | None]]:
+    """Return the split and path of each shard in a folder."""
+    paths = [
         *sorted(folder.glob("*.tar")),
         *(path for split in USUAL_SPLITS for path in sorted(folder.glob(f"{split}/*.tar"))),
     ]
+    return [(_split_of(path, folder), path, None) for path in paths]
+
+
+def _listed(
+    folder: Path, description: Description, progress: Callable[[int, int], None] | None
+) -> list[tuple[str, Archive, Members | None]]:
+    """Return the split and path of each shard that `dataset.toml` lists. Open those on servers."""
+    listed = [(split, text) for split, texts in description.shards.items() for text in texts]
+    opened = iter(open_archives([text for _, text in listed if is_address(text)], progress))
+    return [(split, *(next(opened) if is_address(text) else (folder / text, None))) for split, text in listed]
 
 
 def _split_of(archive: Path, folder: Path) -> str:
@@ -149,33 +185,29 @@ def _split_of(archive: Path, folder: Path) -> str:
     return WHOLE if found is None else found[1] or found[2]
 
 
-def _indexed(archive: Path, places: dict[Path, Place], problems: list[Problem]) -> list[Sample]:
-    """Return the samples of an archive, and record the positions of its members in `places`."""
-    members: dict[str, dict[str, Path]] = {}
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, file = member.name.rpartition("/")
-                key, _, kind = file.partition(".")
-                path = archive / member.name
-                members.setdefault(f"{folder}/{key}".lstrip("/"), {})[kind.lower()] = path
-                places[path] = (archive, member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(
-            f"{archive}: can't be read as a tar archive ({error}). Copy it again; compressed shards must be unpacked."
-        ) from None
+def _paired(
+    shard: Path, archive: Archive, members: Members, places: dict[Path, Place], problems: list[Problem]
+) -> list[Sample]:
+    """Return the samples of a shard, and record the positions of their files in `places`."""
+    keys: dict[str, dict[str, Path]] = {}
+    for name, offset, size in members:
+        folder, _, file = name.rpartition("/")
+        key, _, kind = file.partition(".")
+        if not key:  # a hidden file
+            continue
+        path = shard / name.lstrip("/")
+        keys.setdefault(f"{folder}/{key}".lstrip("/"), {})[kind.lower()] = path
+        places[path] = (archive, offset, size)
     samples = []
-    for key, kinds in members.items():
+    for key, kinds in keys.items():
         mask = next((kinds[kind] for kind in _MASKS if kind in kinds), None)
         images = [path for kind, path in kinds.items() if f".{kind}" in SUFFIXES and path != mask]
         if not images:
             what = f"has no image for the key {key!r}"
-            problems.append(Problem("missing image", archive, what, f"Add {key}.jpg, or remove the key."))
+            problems.append(Problem("missing image", shard, what, f"Add {key}.jpg, or remove the key."))
             continue
         if mask is None:
             what = f"has no mask for the key {key!r}"
-            problems.append(Problem("missing mask", archive, what, f"Add {key}.png, or remove the key."))
+            problems.append(Problem("missing mask", shard, what, f"Add {key}.png, or remove the key."))
         samples.append(Sample(key, images[0], mask))
     return samples

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segnets.card import ModelCard
 from segnets.data.augment import training_augmentation
+from segnets.data.check import evenly_spread
 from segnets.data.dataset import DataSet
 from segnets.data.loader import Augmentation, Batches, Example, TrainSet
 from segnets.deploy import keep_freed_memory
@@ -30,6 +31,8 @@ from segnets.training.schedules import schedule_of
 from segnets.training.starting import build_network, describe_network, rebuild_network
 from segnets.training.step import StepResult, TrainingStep
 from segnets.weights import load
+
+_MOST_REMOTE_MASKS = 2000  # read from a server for class_weights
 
 
 class Assembly:
@@ -177,14 +180,17 @@ class Assembly:
         return None if weights is None else weights.tolist()
 
     def _masks(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the masks of the training split; images that are not in memory are not read."""
+        """Yield the masks of the training split, or some of them if they are on a server and not in memory."""
         progress = SlowWork(self._tell, "masks counted for class_weights")
-        for index, sample in enumerate(self.samples.samples):
-            progress(index, len(self.samples))
-            if self._in_memory:
-                yield self.samples.pair(index).mask
-            else:
-                yield self._data.ids_of(self._data.read_values(sample), sample)
+        if self._in_memory:
+            yield from (self.samples.pair(index).mask for index in range(len(self.samples)))
+            return
+        samples = evenly_spread(self.samples.samples, _MOST_REMOTE_MASKS if self._data.remote else None)
+        if len(samples) < len(self.samples):
+            self._tell(f"class_weights: counted in {len(samples):,} of {len(self.samples):,} masks, evenly spread")
+        for index, sample in enumerate(samples):
+            progress(index, len(samples))
+            yield self._data.ids_of(self._data.read_values(sample), sample)
 
     def _teacher(self, card: ModelCard) -> nn.Module:
         """Load the teacher for distillation. It must take the same input as the network."""

@@ -367,13 +367,23 @@ class Trainer:
         )
 
 
-def open_configured(config: TrainingConfig) -> DataSet:
+def open_configured(config: TrainingConfig, progress: Callable[[int, int], None] | None = None) -> DataSet:
     """Open the data set that a configuration names.
+
+    Args:
+        config: Training options.
+        progress: Callback (done, total) that receives numbers of shards on servers whose index was read.
 
     Raises:
         DataError: If the data set can't be opened.
     """
-    return open_data(config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format)
+    return open_data(
+        config.data,
+        classes=config.classes or None,
+        ignore=config.ignore or None,
+        format=config.format,
+        progress=progress,
+    )
 
 
 def train(
@@ -398,8 +408,6 @@ def train(
         >>> train(config).scores["mean_iou"]
     """
     if data is None:
-        data = open_data(
-            config.data, classes=config.classes or None, ignore=config.ignore or None, format=config.format
-        )
+        data = open_configured(config)
     with joined(config.device) as ranks:
         return Trainer(config, data, ranks=ranks, **options).run(resume=resume)

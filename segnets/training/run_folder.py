@@ -155,9 +155,10 @@ def next_commands(folder: RunFolder, path: str, data: DataSet) -> list[str]:
     """
     weights = quote(str(folder.best if folder.best.exists() else folder.last))
     samples = [sample for name in ("test", "val", "train") for sample in data.splits.get(name, ())]
+    photo = samples[0].image if samples[0].image.is_file() else "photo.jpg"  # images in shards are not files
     results, export = (quote(str(folder.path / name)) for name in ("predicted", "model.ts"))
     return [
         f"segnets evaluate --model {weights} {quote(path)}",
-        f"segnets predict --model {weights} {quote(str(samples[0].image))} --out {results}",
+        f"segnets predict --model {weights} {quote(str(photo))} --out {results}",
         f"segnets export {weights} {export}",
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from braceexpand import braceexpand
 
 from segnets.data import open_data
+from segnets.data.braces import expand_braces
 from segnets.errors import DataError
 from tests.data.common import write_folder
 
@@ -33,6 +35,25 @@ def test_colours_of_ignored_values_follow_those_of_the_classes(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a.tar",
+        "{000000..000099}.tar",
+        "t-{8..11}.tar",
+        "t-{08..11}.tar",
+        "t-{3..1}.tar",
+        "t-{0..9..3}.tar",
+        "t-{9..0..3}.tar",
+        "t-{-1..1}.tar",
+        "{a,b,}.tar",
+        "https://{a,b}.org/{train,val-{0..2}}-{00..01}.tar?x=1",
+    ],
+)
+def test_braces_are_expanded_as_by_the_library(text: str) -> None:
+    assert expand_braces(text) == list(braceexpand(text))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('clases = ["a"]', r"dataset\.toml: unknown key 'clases'. Did you mean classes\? Allowed: classes, palette"),
@@ -56,6 +77,21 @@ def test_colours_of_ignored_values_follow_those_of_the_classes(tmp_path: Path) -
         (CLASSES + "channels = 17", "channels: 17. Expected a whole number 1..16"),
         (CLASSES + 'channels = "3"', "channels: '3'. Expected a whole number"),
         (CLASSES + 'masks = "palette"', 'masks = .palette.. Allowed: "ids", "colours", "planes"'),
+        ("shards = 1", "shards: expected a table of splits"),
+        ("[shards]", "shards: expected a table of splits"),
+        ("[shards]\ntrain = 1", "shards: train: expected a path or address of shards, or a list"),
+        ("[shards]\ntrain = []", "shards: train: expected a path"),
+        ('[shards]\n" " = "a.tar"', "shards: ' ' is not a name of a split"),
+        (
+            '[shards]\ntrain = "s3://key:secret@b/{0..1}.tar"',
+            "train: addresses of the kind s3: are not read. Give an ht",
+        ),
+        ('[shards]\ntrain = ["a.tar", "pipe:cat a.tar"]', "kind pipe: are not read. .* or mount the storage"),
+        ('[shards]\ntrain = "file:///a.tar"', "kind file: are not read"),
+        ('[shards]\nval = "val-{a}.tar"', "shards: val: a name has {a}, which is neither a range"),
+        ('[shards]\nval = "val-{0..9.tar"', "a name has a brace without a partner"),
+        ('[shards]\nval = "val-{0..9}{0..99999}.tar"', "a name stands for more than 100,000 names"),
+        ('[shard]\nval = "a.tar"', "unknown key 'shard'. Did you mean shards?"),
         (CLASSES + 'masks = "colours"', 'masks = "colours" needs palette'),
         (CLASSES + PALETTE + 'ids = [1, 2, 3]\nmasks = "colours"', "exclude each other"),
         (f"classes = {[str(number) for number in range(256)]}", "has 256 classes; at most 255 are supported"),

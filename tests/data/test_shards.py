@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
-import tarfile
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import webdataset
 from PIL import Image
@@ -17,31 +14,7 @@ from segnets.data import open_data
 from segnets.data.check import check_data
 from segnets.errors import DataError
 from tests.data.common import image_of, mask_of
-
-DESCRIPTION = 'classes = ["sky", "road", "car"]'
-
-
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return content.getvalue()
-
-
-def write_shard(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
-def members(*seeds: int, mask: str = "mask.png") -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for seed in seeds:
-        found |= {f"{seed:06}.png": png(image_of(seed)), f"{seed:06}.{mask}": png(mask_of(seed))}
-        found[f"{seed:06}.json"] = b"{}"
-    return found
+from tests.data.shards import DESCRIPTION, members, png, write_shard
 
 
 def test_shards_of_two_splits(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""Positions of the members of tar archives, on disk and on servers.
+
+For an archive on a server, they come from the first of these:
+
+- the cache folder of torch.hub, if the archive has the same size and version (ETag or Last-Modified) as then,
+- the file NAME.idx beside NAME.tar, in the format v1.2 of NVIDIA DALI's wds2idx,
+- the headers in the archive, read by range requests that skip the contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from segnets.data.remote import HEADER, Address, RemoteFile, RemoteStream, open_remote, read_small
+from segnets.errors import DataError, OutputError
+from segnets.files import atomic_write
+
+Members = list[tuple[str, int, int]]  # name, offset and size of each file in an archive
+_THREADS = 16
+_IDX_VERSION = "v1.2"
+# Extension, offset, size and name. The name may contain spaces; it ends where the next extension and numbers follow.
+_IDX_MEMBER = re.compile(r"(\S*) (\d+) (\d+) (.+?)(?= \S* \d+ \d+ |$)")
+
+
+def list_members(path: Path, file: IO[bytes] | None = None) -> Members:
+    """List the files in a tar archive by reading their headers.
+
+    Args:
+        path: Path of the archive.
+        file: The archive, opened for reading, or None to open `path`.
+
+    Raises:
+        DataError: If the archive can't be read.
+    """
+    try:
+        with tarfile.open(None if file else path, "r:", fileobj=file) as tar:
+            return [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"{path}: can't be read as a tar archive ({error}). Copy it again; compressed shards must be unpacked."
+        ) from None
+
+
+def open_archives(
+    urls: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> list[tuple[RemoteFile, Members]]:
+    """Open archives on servers and list their members, several archives at a time.
+
+    Args:
+        urls: Addresses of the archives.
+        progress: Callback (done, total) that receives numbers of archives.
+
+    Returns:
+        Each archive with its members, in the order of `urls`.
+
+    Raises:
+        DataError: If an archive or its index can't be read.
+    """
+    opened: list[tuple[RemoteFile, Members]] = []
+    seen: Counter[Address] = Counter()
+    threads = ThreadPoolExecutor(_THREADS)
+    try:
+        for file, members in threads.map(_open, urls):
+            address = file.address
+            seen[address] += 1
+            if seen[address] > 1:  # only the query differs, which is not shown
+                file = replace(file, address=Address(f"{address}#{seen[address]}"))
+            opened.append((file, members))
+            if progress is not None:
+                progress(len(opened), len(urls))
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return opened
+
+
+def _open(url: str) -> tuple[RemoteFile, Members]:
+    file = open_remote(url)
+    path = _cache_file(file)
+    if path is None:
+        return file, _members(file)
+    file = replace(file, index=path)
+    members = _from_cache(path, file)
+    if members is None:
+        members = _members(file)
+        with contextlib.suppress(OutputError, OSError):  # a cache that can't be written only costs time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path, durable=False) as target:
+                target.write(json.dumps({"address": str(file.address), "members": members}).encode())
+    return file, members
+
+
+def _members(file: RemoteFile) -> Members:
+    members = _from_idx(file)
+    if members is None:
+        members = list_members(file.address, cast(IO[bytes], RemoteStream(file)))
+    return members
+
+
+def _cache_file(file: RemoteFile) -> Path | None:
+    """Return the path of an archive's index in the cache, or None if the home folder is unknown."""
+    import torch
+
+    hub = str(torch.hub.get_dir())
+    # The query is often a signature that changes. Without a version, it must be the same.
+    key = json.dumps([str(file.address) if file.version else file.url, file.size, file.version])
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    return None if hub.startswith("~") else Path(hub) / "segnets" / "shards" / name
+
+
+def _from_cache(path: Path, file: RemoteFile) -> Members | None:
+    try:
+        members = [(name, offset, size) for name, offset, size in json.loads(path.read_bytes())["members"]]
+        return members if all(_is_inside(file, *member) for member in members) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _from_idx(file: RemoteFile) -> Members | None:
+    """Read the index beside an archive. Return None if there is none, or it lacks the names of the members.
+
+    Raises:
+        DataError: If the index contradicts itself or the size of the archive.
+    """
+    parts = urlsplit(file.url)
+    if not parts.path.endswith(".tar"):
+        return None
+    content = read_small(urlunsplit(parts._replace(path=f"{parts.path.removesuffix('.tar')}.idx")), file)
+    lines = (content or b"").decode("utf-8", "replace").splitlines()
+    # Older versions have no names. wds2idx writes names that are not ASCII as escapes of tar.
+    if not lines or lines[0].split()[:1] != [_IDX_VERSION] or b"\\" in (content or b""):
+        return None
+    members = [(name, int(offset), int(size)) for line in lines[1:] for _, offset, size, name in _parsed(line)]
+    if lines[0].split()[1:] != [str(len(lines) - 1)] or not all(_is_inside(file, *member) for member in members):
+        raise DataError(
+            f"{file.address.with_suffix('.idx')}: is not the index of the shard beside it, whose size is {file.size:,} "
+            "bytes. Make it again (wds2idx), or remove it."
+        )
+    return members
+
+
+def _parsed(line: str) -> list[tuple[str, ...]]:
+    """Return extension, offset, size and name of each member in a line of an index, or one invalid member."""
+    found = [match.groups() for match in _IDX_MEMBER.finditer(line)]
+    whole = " ".join(" ".join(fields) for fields in found) == line
+    matching = all(name.rpartition("/")[2].partition(".")[2] == extension for extension, _, _, name in found)
+    return found if whole and matching and found else [("", "0", "0", "")]
+
+
+def _is_inside(file: RemoteFile, name: object, offset: object, size: object) -> bool:
+    """Return whether a member's place is possible in an archive."""
+    if not isinstance(name, str) or not isinstance(offset, int) or not isinstance(size, int):
+        return False
+    return bool(name) and offset >= HEADER and offset % HEADER == 0 and 0 <= size <= file.size - offset

@@ -1,0 +1,344 @@
+"""Shards on a server."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from segnets.cli import main
+from segnets.data import DataSet, open_data
+from segnets.data.augment import training_augmentation
+from segnets.data.check import check_data
+from segnets.data.loader import Batches, TrainSet
+from segnets.errors import DataError, SegnetsError
+from segnets.training import TrainingConfig
+from segnets.training.batches import load_batches
+from tests.data.common import image_of, mask_of
+from tests.data.shards import Remote, files, members, remote, write_index, write_shard
+from tests.weights_tools.server import Reply, Request, plain, redirect
+
+__all__ = ["remote"]
+
+
+def check_same_samples(one: DataSet, other: DataSet) -> None:
+    assert {name: len(samples) for name, samples in one.splits.items()} == {"train": 7, "val": 2}
+    for split, samples in one.splits.items():
+        assert [sample.name for sample in samples] == [sample.name for sample in other.samples(split)]
+        for sample, twin in zip(samples, other.samples(split), strict=True):
+            pair, same = one.read(sample), other.read(twin)
+            assert (pair.image == same.image).all()
+            assert (pair.mask == same.mask).all()
+
+
+def test_the_samples_are_those_of_the_folder(remote: Remote) -> None:
+    data = open_data(remote.remote)
+    check_same_samples(pickle.loads(pickle.dumps(data)), open_data(remote.local))
+    assert str(data.samples("val")[0].image) == f"{remote.server.url}/val-000000.tar/000008.png"
+
+
+def test_one_request_reads_an_image_and_its_mask(remote: Remote) -> None:
+    data = open_data(remote.remote)
+    remote.requests()
+    for sample in data.samples("train"):
+        data.read(sample)
+        data.reader.stored_palette(sample)
+    assert len(remote.requests()) == 7
+    data.read_values(data.samples("val")[0])
+    (_, only_mask), *_ = remote.requests()
+    first, last = map(int, (only_mask or "").removeprefix("bytes=").split("-"))
+    assert last + 1 - first - 512 == len(members(8)["000008.mask.png"])
+
+
+def test_an_image_and_a_mask_far_apart_take_two_requests(remote: Remote) -> None:
+    found = members(1)
+    far = {"000001.png": found["000001.png"], "000001.npy": bytes(200_000), "000001.mask.png": found["000001.mask.png"]}
+    write_shard(remote.local / "far.tar", far)
+    remote.contents["far.tar"] = (remote.local / "far.tar").read_bytes()
+    remote.describe(train=f"{remote.server.url}/far.tar")
+    data = open_data(remote.remote)
+    remote.requests()
+    assert (data.read(data.samples("train")[0]).mask == mask_of(1)).all()
+    assert len(remote.requests()) == 2
+
+
+def test_paths_and_addresses_mix(remote: Remote) -> None:
+    train = ["../local/train-000000.tar", f"{remote.server.url}/train-000001.tar"]
+    remote.describe(train=train, val="../local/val-{000000..000000}.tar")
+    check_same_samples(open_data(remote.remote), open_data(remote.local))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # the server is a thread
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_batches_are_those_of_the_folder(workers: int, remote: Remote) -> None:
+    config = TrainingConfig(model="lraspp_mobilenet_v3_small", recipe="light", crop=24)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # processes are forked
+    batches = []
+    for folder, count in ((remote.remote, workers), (remote.local, 0)):
+        train = TrainSet(open_data(folder), "train", training_augmentation(config), 5)
+        if workers:
+            train.pair(0)  # a connection that the workers must not use
+        batches.append([*load_batches(train, Batches(7, 2, 5, start=1, stop=5), workers=count)])
+    torch.set_num_threads(threads)
+    for one, other in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_connections_are_kept(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_data(remote.remote)
+    data.read(data.samples("train")[0])
+    monkeypatch.setattr(remote.server, "get_request", lambda: pytest.fail("another connection"))
+    for sample in data.samples("train"):
+        data.read(sample)
+
+
+def test_the_index_is_kept(remote: Remote) -> None:
+    open_data(remote.remote)
+    remote.requests()
+    data = open_data(remote.remote)
+    assert sorted(remote.requests()) == [(f"/{name}", "bytes=0-511") for name in sorted(remote.contents)]
+    check_same_samples(data, open_data(remote.local))
+    write_shard(remote.local / "val-000000.tar", members(9, 8, 10))
+    remote.contents["val-000000.tar"] = (remote.local / "val-000000.tar").read_bytes()
+    assert len(open_data(remote.remote).samples("val")) == 3
+
+
+def test_an_index_beside_the_shard_is_used(remote: Remote) -> None:
+    for path in remote.local.glob("*.tar"):
+        remote.contents[path.with_suffix(".idx").name] = write_index(path).encode()
+    data = open_data(remote.remote)
+    assert {place for _, place in remote.requests()} == {None, "bytes=0-511"}
+    check_same_samples(data, open_data(remote.local))
+
+
+def test_names_with_spaces_in_an_index(remote: Remote) -> None:
+    spaced = {name.replace("00000", "no 5 6 "): content for name, content in members(1, 2).items()}
+    write_shard(remote.local / "val-000000.tar", spaced)
+    remote.contents["val-000000.tar"] = (remote.local / "val-000000.tar").read_bytes()
+    remote.contents["val-000000.idx"] = write_index(remote.local / "val-000000.tar").encode()
+    data = open_data(remote.remote)
+    assert [sample.name for sample in data.samples("val")] == ["no 5 6 1", "no 5 6 2"]
+    assert (data.read(data.samples("val")[1]).image == image_of(2)).all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("v1.2 2", "v1.2 3"),
+        lambda text: text.replace(" 512 ", " 51200000 "),
+        lambda text: text.replace(" 512 ", " 513 "),
+        lambda text: text.replace("png 512", "jpg 512"),
+        lambda text: f"v1.2 1\n{text.splitlines()[1][:-20]}",
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(damage: object, remote: Remote) -> None:
+    text = write_index(remote.local / "val-000000.tar")
+    remote.contents["val-000000.idx"] = damage(text).encode()  # type: ignore[operator]
+    with pytest.raises(DataError, match=r"val-000000\.idx: is not the index of the shard beside it.*Make it again"):
+        open_data(remote.remote)
+
+
+def test_an_index_of_another_version_is_not_used(remote: Remote) -> None:
+    text = write_index(remote.local / "val-000000.tar").replace("v1.2", "v1.1")
+    remote.contents["val-000000.idx"] = text.encode()
+    check_same_samples(open_data(remote.remote), open_data(remote.local))
+
+
+def test_an_index_of_other_members_is_refused_and_forgotten(remote: Remote) -> None:
+    text = write_index(remote.local / "val-000000.tar")
+    remote.contents["val-000000.idx"] = text.replace("000009", "000007").encode()
+    data = open_data(remote.remote)
+    for sample in data.samples("val")[:1]:
+        with pytest.raises(DataError, match=r"val-000000\.tar: 000007\.png isn't where the index of the shard says"):
+            data.read(sample)
+    del remote.contents["val-000000.idx"]
+    check_same_samples(open_data(remote.remote), open_data(remote.local))
+
+
+def test_a_shard_that_is_no_archive(remote: Remote) -> None:
+    remote.contents["val-000000.tar"] = b"nothing" * 300
+    with pytest.raises(DataError, match=r"val-000000\.tar: can't be read as a tar archive"):
+        open_data(remote.remote)
+    remote.contents["val-000000.tar"] = (remote.local / "val-000000.tar").read_bytes()[:-12_000]
+    with pytest.raises(DataError, match=r"val-000000\.tar: can't be read as a tar archive \(unexpected end of data"):
+        open_data(remote.remote)
+
+
+def drop(request: Request) -> None:
+    """Close the connection without an answer."""
+    request.connection.shutdown(socket.SHUT_RDWR)
+
+
+def other_range(request: Request) -> None:
+    request.start(206, Content_Length=5, Content_Range="bytes 0-4/5", ETag="x")
+    request.wfile.write(b"other")
+
+
+BUSY = plain(b"", 503, Content_Length=0)
+
+
+@pytest.fixture
+def opened(remote: Remote) -> DataSet:
+    """Return an opened data set whose validation shard is the only one left."""
+    remote.describe(val=f"{remote.server.url}/val-000000.tar")
+    return open_data(remote.remote)
+
+
+@pytest.mark.parametrize("fault", [BUSY, drop, plain(b"", 429, Content_Length=0)])
+def test_passing_faults_are_repaired(fault: Reply, remote: Remote, opened: DataSet) -> None:
+    remote.first(*[fault] * 4)
+    assert (opened.read(opened.samples("val")[0]).image == image_of(8)).all()
+    assert len(remote.requests()) == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "requests"),
+    [
+        (BUSY, r"reports an error \(503 Service Unavailable\), 5 times. Check the network and the server", 5),
+        (drop, r"the server closed the connection without an answer, 5 times\.", 5),
+        (plain(b"", 404, Content_Length=0), r"has no such file \(404 Not Found\)", 1),
+        (plain(b"", 403, Content_Length=0), r"denies access \(403 Forbidden\).*has expired, renew it in dataset", 1),
+        (
+            plain(b"all of it", Content_Length=9),
+            r"doesn't support range requests \(it answered 200 instead of 206\)",
+            1,
+        ),
+        (plain(b"", 206, Content_Length=0), "the server's answer to a range request is invalid", 1),
+        (other_range, "has changed on the server since it was opened", 1),
+        (plain(b"", 416, Content_Length=0), "has changed on the server since it was opened", 1),
+    ],
+)
+def test_faults_that_stay(fault: Reply, message: str, requests: int, remote: Remote, opened: DataSet) -> None:
+    remote.first(*[fault] * 5)
+    with pytest.raises(DataError, match=message) as raised:
+        opened.read(opened.samples("val")[0])
+    assert str(raised.value).startswith(f"{remote.server.url}/val-000000.tar: ")
+    assert len(remote.requests()) == requests
+
+
+def test_a_body_that_ends_early_is_read_again(remote: Remote, opened: DataSet) -> None:
+    whole = remote.server.script[-1]
+
+    def cut(request: Request) -> None:
+        """Announce what the server would send, and send a part of it."""
+        sent, request.wfile = request.wfile, io.BytesIO()
+        whole(request)
+        sent.write(request.wfile.getvalue()[:600])
+        request.wfile = sent
+        request.connection.shutdown(socket.SHUT_RDWR)
+
+    remote.first(cut)
+    assert (opened.read(opened.samples("val")[0]).image == image_of(8)).all()
+    assert len(remote.requests()) == 2
+    remote.first(*[cut] * 5)
+    with pytest.raises(DataError, match=r"the body ended after [\d,]+ of [\d,]+ bytes, 5 times"):
+        opened.read(opened.samples("val")[1])
+
+
+def test_a_shard_that_changes_is_refused(remote: Remote, opened: DataSet) -> None:
+    content = remote.contents["val-000000.tar"]
+    remote.contents["val-000000.tar"] = content[:-1] + b"x"  # of the same size
+    with pytest.raises(DataError, match=r"val-000000\.tar: has changed on the server"):
+        opened.read(opened.samples("val")[0])
+
+
+def test_a_server_that_is_not_there_is_named_at_once(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segnets.web.PAUSES", (1000.0,))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        remote.describe(train=f"http://127.0.0.1:{unused.getsockname()[1]}/a.tar")
+        with pytest.raises(DataError, match=r"a\.tar: the server can't be reached: the connection was refused"):
+            open_data(remote.remote)
+
+
+def test_the_target_of_a_redirect_is_kept(remote: Remote) -> None:
+    whole = files(remote.contents)
+
+    def reply(request: Request) -> None:
+        if request.path.startswith("/old/"):
+            redirect(f"{remote.server.url}{request.path.removeprefix('/old')}?signed=1")(request)
+        elif request.path.endswith("?signed=expired"):
+            request.start(403, Content_Length=0)
+        else:
+            whole(request)
+
+    remote.server.script[:] = [reply]
+    remote.describe(val=f"{remote.server.url}/old/val-000000.tar")
+    data = open_data(remote.remote)
+    one, two = data.samples("val")
+    remote.requests()
+    data.read(one)
+    data.read(two)
+    assert [path for path, _ in remote.requests()] == ["/val-000000.tar?signed=1"] * 2
+    remote.first(plain(b"", 403, Content_Length=0))
+    assert (data.read(one).image == image_of(8)).all()
+    paths = [path for path, _ in remote.requests()]
+    assert paths == ["/val-000000.tar?signed=1", "/old/val-000000.tar", "/val-000000.tar?signed=1"]
+
+
+def test_secrets_are_sent_and_not_shown(remote: Remote, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    url = remote.server.url.replace("http://", "http://me:hunter%402@")
+    remote.describe(train=[f"{url}/train-000000.tar?token=dragon", f"{url}/train-000001.tar?token=dragon"])
+    data = open_data(remote.remote)
+    assert {headers["Authorization"] for _, headers in remote.server.seen} == {"Basic bWU6aHVudGVyQDI="}
+    assert all(path.endswith("?token=dragon") for path, _ in remote.requests())
+    assert main(["check-data", str(remote.remote), "--json"]) == 0
+    remote.first(*[plain(b"", 404, Content_Length=0)] * 20)
+    assert main(["check-data", str(remote.remote)]) == 1
+    remote.first(*[plain(b"", 404, Content_Length=0)] * 20)
+    with pytest.raises(SegnetsError) as raised:
+        data.read(data.samples("train")[0])
+    kept = "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
+    output = capsys.readouterr()
+    shown = [output.out, output.err, str(raised.value), repr(raised.value), repr(data), kept]
+    assert "train-000000.tar" in kept
+    assert not [text for text in shown if "dragon" in text or "hunter" in text or "me:" in text]
+
+
+@pytest.mark.parametrize(
+    "bad", ["http://me:dragon@ho st/a.tar", "http://me:dragon@h:99999/a.tar", "http://me:dragon@[/a"]
+)
+def test_secrets_in_invalid_addresses(bad: str, remote: Remote) -> None:
+    remote.describe(train=f"{bad}?dragon")
+    with pytest.raises(DataError) as raised:
+        open_data(remote.remote)
+    assert "dragon" not in str(raised.value)
+
+
+def test_addresses_that_differ_in_the_query_only(remote: Remote) -> None:
+    def by_query(request: Request) -> None:
+        request.path = "/" + request.path.partition("?file=")[2]
+        files(remote.contents)(request)
+
+    remote.server.script[:] = [by_query]
+    url = f"{remote.server.url}/get"
+    remote.describe(train=f"{url}?file=train-{{000000..000001}}.tar", val=f"{url}?file=val-000000.tar")
+    check_same_samples(open_data(remote.remote), open_data(remote.local))
+
+
+def test_some_samples_are_checked(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("segnets.data.check.MOST_REMOTE", 3)
+    report = check_data(open_data(remote.remote))
+    assert report.ok
+    assert [(split.images, split.checked) for split in report.splits.values()] == [(7, 3), (2, 2)]
+    assert "so only some images were read, evenly spread: 3 of 7 (train). `segnets check-data --all`" in report.note
+    assert report.note in report.lines()
+    assert main(["check-data", str(remote.remote), "--all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["checked"] == 7
+    assert not check_data(open_data(remote.local)).note
+
+
+def test_a_set_beyond_the_limit_is_not_pulled_into_memory(remote: Remote) -> None:
+    train = TrainSet(open_data(remote.remote), "train", lambda _pair: (torch.zeros(1), torch.zeros(1)), 0)
+    remote.requests()
+    assert not train.keep_in_memory(20_000)
+    assert len(remote.requests()) == 1
+    assert train.keep_in_memory(100_000)
