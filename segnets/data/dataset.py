@@ -26,7 +26,7 @@ _VALUES = 1 << 16
 UNKNOWN = -1  # id in `DataSet.table` of a value without a class
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """Image and mask files of one sample, not read yet.
 

@@ -38,6 +38,8 @@ _targets: dict[str, str] = {}  # where an address redirects to; asking each time
 class Address(PosixPath):
     """Address of a file on a server as a path, for messages: without user, password and query."""
 
+    __slots__ = ()
+
     def __str__(self) -> str:
         return super().__str__().replace(":/", "://", 1)
 
