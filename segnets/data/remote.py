@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PosixPath, PurePosixPath
+from pathlib import Path, PosixPath
 from typing import NoReturn, TypeVar
 from urllib.parse import unquote
 
@@ -68,7 +68,7 @@ class RemoteFile:
         """Read a member of a tar archive.
 
         Args:
-            name: Name of the member.
+            name: Name of the member, without "/" at its beginning.
             offset: Position of its contents.
             size: Size of its contents in bytes.
             neighbour: Offset and size of a member that the same thread will ask for next. One request reads both if
@@ -224,7 +224,7 @@ def _begins(content: bytes, name: str, size: int) -> bool:
         header = tarfile.TarInfo.frombuf(content[:HEADER], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
-    same_name = PurePosixPath(header.name.lstrip("/")) == PurePosixPath(name)
+    same_name = header.name.lstrip("/") == name
     too_long = len(name.encode("utf-8", "surrogateescape")) >= _NAME
     return header.isfile() and header.size == size and (same_name or too_long)
 

@@ -15,7 +15,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -54,34 +54,31 @@ def list_members(path: Path, file: IO[bytes] | None = None) -> Members:
 
 def open_archives(
     urls: Sequence[str], progress: Callable[[int, int], None] | None = None
-) -> list[tuple[RemoteFile, Members]]:
+) -> Generator[tuple[RemoteFile, Members]]:
     """Open archives on servers and list their members, several archives at a time.
 
     Args:
         urls: Addresses of the archives.
         progress: Callback (done, total) that receives numbers of archives.
 
-    Returns:
+    Yields:
         Each archive with its members, in the order of `urls`.
 
     Raises:
         DataError: If an archive or its index can't be read.
     """
-    opened: list[tuple[RemoteFile, Members]] = []
     seen: Counter[Address] = Counter()
     threads = ThreadPoolExecutor(_THREADS)
     try:
-        for file, members in threads.map(_open, urls):
+        for done, (file, members) in enumerate(threads.map(_open, urls), 1):
+            if progress is not None:
+                progress(done, len(urls))
             address = file.address
             seen[address] += 1
-            if seen[address] > 1:  # only the query differs, which is not shown
-                file = replace(file, address=Address(f"{address}#{seen[address]}"))
-            opened.append((file, members))
-            if progress is not None:
-                progress(len(opened), len(urls))
+            number = f"#{seen[address]}" if seen[address] > 1 else ""  # only the query differs, which is not shown
+            yield replace(file, address=Address(f"{address}{number}")), members
     finally:
         threads.shutdown(cancel_futures=True)
-    return opened
 
 
 def _open(url: str) -> tuple[RemoteFile, Members]:

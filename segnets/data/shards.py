@@ -20,11 +20,15 @@ headers (`segnets.data.shard_index`).
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,49 +46,106 @@ from segnets.images import ImageData, read_image
 _MASKS = ("mask.png", "seg.png", "png", "mask.tif", "seg.tif")
 _SPLIT = re.compile(rf"({'|'.join(USUAL_SPLITS)})\b|({'|'.join(USUAL_SPLITS)})[-_]")
 Archive = Path | RemoteFile
-Place = tuple[Archive, int, int]  # archive, offset, size
+
+
+class Part(NamedTuple):
+    """File of a sample in a shard.
+
+    Attributes:
+        suffix: Suffix that follows the name of the sample.
+        offset: Position in the archive.
+        size: Size in bytes.
+    """
+
+    suffix: str
+    offset: int
+    size: int
+
+
+class ShardSample(Sample):
+    """Sample in a shard. Its paths are made on access: for millions of samples, they would take gigabytes.
+
+    Args:
+        name: Name of the sample.
+        archive: The shard.
+        image_part: The image.
+        mask_part: The mask, or None if there is none.
+    """
+
+    __slots__ = ("archive", "image_part", "mask_part")
+
+    archive: Archive
+    image_part: Part
+    mask_part: Part | None
+
+    def __init__(self, name: str, archive: Archive, image_part: Part, mask_part: Part | None) -> None:
+        for key, value in zip(("name", *self.__slots__), (name, archive, image_part, mask_part), strict=True):
+            object.__setattr__(self, key, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardSample, (self.name, self.archive, self.image_part, self.mask_part)
+
+    @property
+    def image(self) -> Path:
+        """Path of the shard followed by the name of the image."""
+        return self._path(self.image_part)
+
+    @property
+    def mask(self) -> Path | None:
+        """Path of the shard followed by the name of the mask, or None."""
+        return None if self.mask_part is None else self._path(self.mask_part)
+
+    def _path(self, part: Part) -> Path:
+        return _path_of(self.archive) / f"{self.name}{part.suffix}"
+
+
+def _path_of(archive: Archive) -> Path:
+    return archive if isinstance(archive, Path) else archive.address
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reader of members of tar archives.
+    """Reader of samples in tar archives.
 
     Attributes:
-        places: Position of each member, by archive path followed by member name.
         channels: Number of image channels.
         palette: One RGB colour per mask value, for colour-coded masks.
         by_colour: Whether gray and palette images are colour-coded masks too.
     """
 
-    places: Mapping[Path, Place] = field(repr=False)
     channels: int = 3
     palette: tuple[Colour, ...] = ()
     by_colour: bool = False
 
     def image(self, sample: Sample) -> ImageData:
         """Return the pixels (H, W, K), uint8, with notices about assumptions."""
-        return read_image(self._opened(sample.image, sample.mask), self.channels)
+        assert isinstance(sample, ShardSample)
+        return read_image(_opened(sample, sample.image_part, sample.mask_part), self.channels)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
         """Return the mask's values (H, W), uint8 or uint16."""
-        assert sample.mask is not None
-        with opened_mask(self._opened(sample.mask), str(sample.mask)) as image:
+        assert isinstance(sample, ShardSample)
+        assert sample.mask_part is not None
+        with opened_mask(_opened(sample, sample.mask_part), str(sample.mask)) as image:
             return mask_values(image, str(sample.mask), self.palette, by_colour=self.by_colour)
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
         """Return the palette stored in the mask file, or nothing if colours are looked up or there is none."""
-        if self.by_colour or sample.mask is None:
+        assert isinstance(sample, ShardSample)
+        if self.by_colour or sample.mask_part is None:
             return ()
-        with opened_mask(self._opened(sample.mask), str(sample.mask)) as image:
+        with opened_mask(_opened(sample, sample.mask_part), str(sample.mask)) as image:
             return palette_of(image)
 
-    def _opened(self, member: Path, next_member: Path | None = None) -> io.BytesIO:
-        archive, offset, size = self.places[member]
-        if isinstance(archive, Path):
-            return _Member(_read(archive, offset, size), str(member))
-        neighbour = None if next_member is None else self.places[next_member][1:]
-        name = "/".join(member.relative_to(archive.address).parts)
-        return _Member(archive.member(name, offset, size, neighbour), str(member))
+
+def _opened(sample: ShardSample, part: Part, next_part: Part | None = None) -> _Member:
+    """Read a part of a sample. If the next one is named, one request may read both."""
+    name = f"{sample.name}{part.suffix}"
+    if isinstance(sample.archive, Path):
+        content = _read(sample.archive, part.offset, part.size)
+    else:
+        content = sample.archive.member(name, *part[1:], None if next_part is None else next_part[1:])
+    return _Member(content, str(_path_of(sample.archive) / name))
 
 
 def _read(archive: Path, offset: int, size: int) -> bytes:
@@ -110,7 +171,7 @@ class _Member(io.BytesIO):
 
 def has_shards(folder: Path) -> bool:
     """Return whether a folder or its split folders contain tar archives."""
-    return bool(_found(folder))
+    return any(True for _ in _found(folder))
 
 
 def open_shards(
@@ -135,47 +196,45 @@ def open_shards(
     """
     description = read_description(folder).overridden(classes, ignore)
     archives = _listed(folder, description, progress) if description.shards else _found(folder)
-    if not archives:
-        raise DataError(f"{folder}: has no shards (*.tar).")
-    places: dict[Path, Place] = {}
     problems: list[Problem] = []
     splits: dict[str, dict[str, Sample]] = {}
     for split, archive, members in archives:
         samples = splits.setdefault(split, {})
-        path = archive if isinstance(archive, Path) else archive.address
-        for sample in _paired(path, archive, list_members(path) if members is None else members, places, problems):
+        path = _path_of(archive)
+        for sample in _paired(archive, list_members(path) if members is None else members, problems):
             if sample.name in samples:
                 what, fix = f"has the key {sample.name!r} again", "Give each sample its own key."
                 problems.append(Problem("same name", path, what, fix))
             else:
                 samples[sample.name] = sample
+    if not splits:
+        raise DataError(f"{folder}: has no shards (*.tar).")
     order = sorted(splits, key=lambda name: ((*USUAL_SPLITS, name).index(name), name))
     data = described(
         folder,
         description,
         {split: tuple(splits[split][name] for name in sorted(splits[split])) for split in order},
         problems,
-        reader=ShardReader(places, description.channels, description.palette, description.masks == "colours"),
+        reader=ShardReader(description.channels, description.palette, description.masks == "colours"),
     )
-    return replace(data, remote=any(isinstance(archive, RemoteFile) for _, archive, _ in archives))
+    return replace(data, remote=any(map(is_address, itertools.chain(*description.shards.values()))))
 
 
-def _found(folder: Path) -> list[tuple[str, Archive, Members | None]]:
-    """Return the split and path of each shard in a folder."""
-    paths = [
-        *sorted(folder.glob("*.tar")),
-        *(path for split in USUAL_SPLITS for path in sorted(folder.glob(f"{split}/*.tar"))),
-    ]
-    return [(_split_of(path, folder), path, None) for path in paths]
+def _found(folder: Path) -> Iterator[tuple[str, Archive, Members | None]]:
+    """Yield the split and path of each shard in a folder."""
+    for pattern in ("*.tar", *(f"{split}/*.tar" for split in USUAL_SPLITS)):
+        for path in sorted(folder.glob(pattern)):
+            yield _split_of(path, folder), path, None
 
 
 def _listed(
     folder: Path, description: Description, progress: Callable[[int, int], None] | None
-) -> list[tuple[str, Archive, Members | None]]:
-    """Return the split and path of each shard that `dataset.toml` lists. Open those on servers."""
+) -> Iterator[tuple[str, Archive, Members | None]]:
+    """Yield the split and path of each shard that `dataset.toml` lists. Open those on servers."""
     listed = [(split, text) for split, texts in description.shards.items() for text in texts]
-    opened = iter(open_archives([text for _, text in listed if is_address(text)], progress))
-    return [(split, *(next(opened) if is_address(text) else (folder / text, None))) for split, text in listed]
+    with contextlib.closing(open_archives([text for _, text in listed if is_address(text)], progress)) as opened:
+        for split, text in listed:
+            yield split, *(next(opened) if is_address(text) else (folder / text, None))
 
 
 def _split_of(archive: Path, folder: Path) -> str:
@@ -185,29 +244,27 @@ def _split_of(archive: Path, folder: Path) -> str:
     return WHOLE if found is None else found[1] or found[2]
 
 
-def _paired(
-    shard: Path, archive: Archive, members: Members, places: dict[Path, Place], problems: list[Problem]
-) -> list[Sample]:
-    """Return the samples of a shard, and record the positions of their files in `places`."""
-    keys: dict[str, dict[str, Path]] = {}
+def _paired(archive: Archive, members: Members, problems: list[Problem]) -> list[ShardSample]:
+    """Return the samples of a shard."""
+    shard, keys = _path_of(archive), dict[str, dict[str, Part]]()
     for name, offset, size in members:
-        folder, _, file = name.rpartition("/")
-        key, _, kind = file.partition(".")
-        if not key:  # a hidden file
+        path = name.lstrip("/")
+        stem, dot, kind = path[path.rfind("/") + 1 :].partition(".")
+        if not stem:  # a hidden file
             continue
-        path = shard / name.lstrip("/")
-        keys.setdefault(f"{folder}/{key}".lstrip("/"), {})[kind.lower()] = path
-        places[path] = (archive, offset, size)
+        suffix = sys.intern(dot + kind)
+        key = path.removesuffix(suffix) if suffix else path
+        keys.setdefault(key, {})[kind.lower()] = Part(suffix, offset, size)
     samples = []
     for key, kinds in keys.items():
-        mask = next((kinds[kind] for kind in _MASKS if kind in kinds), None)
-        images = [path for kind, path in kinds.items() if f".{kind}" in SUFFIXES and path != mask]
-        if not images:
+        mask = next((kind for kind in _MASKS if kind in kinds), None)
+        image = next((kind for kind in kinds if f".{kind}" in SUFFIXES and kind != mask), None)
+        if image is None:
             what = f"has no image for the key {key!r}"
             problems.append(Problem("missing image", shard, what, f"Add {key}.jpg, or remove the key."))
             continue
         if mask is None:
             what = f"has no mask for the key {key!r}"
             problems.append(Problem("missing mask", shard, what, f"Add {key}.png, or remove the key."))
-        samples.append(Sample(key, images[0], mask))
+        samples.append(ShardSample(key, archive, kinds[image], None if mask is None else kinds[mask]))
     return samples

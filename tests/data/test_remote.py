@@ -127,6 +127,17 @@ def test_names_with_spaces_in_an_index(remote: Remote) -> None:
     assert (data.read(data.samples("val")[1]).image == image_of(2)).all()
 
 
+@pytest.mark.parametrize("start", ["./", "/", "a/b/", "a" * 90 + "/" + "b" * 90 + "/"])
+def test_names_in_folders(start: str, remote: Remote) -> None:
+    hidden = {f"{start}.000001.png": b"of another program"}
+    write_shard(remote.local / "val-000000.tar", hidden | {start + name: data for name, data in members(1).items()})
+    remote.contents["val-000000.tar"] = (remote.local / "val-000000.tar").read_bytes()
+    local, data = open_data(remote.local), open_data(remote.remote)
+    assert [each.name for each in data.samples("val")] == [each.name for each in local.samples("val")]
+    assert (data.read(data.samples("val")[0]).mask == mask_of(1)).all()
+    assert not data.problems
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -220,6 +231,21 @@ def test_faults_that_stay(fault: Reply, message: str, requests: int, remote: Rem
         opened.read(opened.samples("val")[0])
     assert str(raised.value).startswith(f"{remote.server.url}/val-000000.tar: ")
     assert len(remote.requests()) == requests
+
+
+def stall(request: Request) -> None:
+    request.server.released.wait(60)
+
+
+def test_a_server_that_stalls(remote: Remote, opened: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segnets.web.TIMEOUT", 0.05)
+    remote.first(stall)
+    assert (opened.read(opened.samples("val")[0]).image == image_of(8)).all()
+    remote.first(*[stall] * 5)
+    with pytest.raises(
+        DataError, match=r"val-000000\.tar: no data arrived for 0\.05 seconds, 5 times\. Check the netw"
+    ):
+        opened.read(opened.samples("val")[1])
 
 
 def test_a_body_that_ends_early_is_read_again(remote: Remote, opened: DataSet) -> None:
@@ -331,6 +357,11 @@ def test_some_samples_are_checked(
     assert [(split.images, split.checked) for split in report.splits.values()] == [(7, 3), (2, 2)]
     assert "so only some images were read, evenly spread: 3 of 7 (train). `segnets check-data --all`" in report.note
     assert report.note in report.lines()
+    other = open_data(remote.remote, classes=["sky", "road", "car", "bus"], ignore=[77])
+    first, second, third, *_ = check_data(other).warnings
+    assert "class 'bus' (3) has no pixel in the 3 checked images of the split 'train'" in first
+    assert "class 'bus' (3) has no pixel in the split 'val'" in second
+    assert "the ignored value 77 is in no checked mask" in third
     assert main(["check-data", str(remote.remote), "--all", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["checked"] == 7
     assert not check_data(open_data(remote.local)).note
