@@ -96,6 +96,14 @@ class RemoteFile:
             )
         return content[HEADER:]
 
+    def has(self, name: str, offset: int, size: int) -> bool:
+        """Return whether a tar archive has a member at a position.
+
+        Raises:
+            DataError: If the file can't be read, or has changed.
+        """
+        return _begins(self.read(offset - HEADER, offset), name.lstrip("/"), size)
+
     def _cached(self, start: int, end: int, first: int, last: int) -> bytes:
         """Return a range. Take it from the range that this thread read last, or read `first` to `last` instead."""
         key = self.url, self.size, self.version

@@ -3,7 +3,7 @@
 For an archive on a server, they come from the first of these:
 
 - the cache folder of torch.hub, if the archive has the same size and version (ETag or Last-Modified) as then,
-- the file NAME.idx beside NAME.tar, in the format v1.2 of NVIDIA DALI's wds2idx,
+- the file NAME.idx beside NAME.tar, in the format v1.2 of NVIDIA DALI's wds2idx, if it fits the archive,
 - the headers in the archive, read by range requests that skip the contents.
 """
 
@@ -29,6 +29,7 @@ from segnets.files import atomic_write
 Members = list[tuple[str, int, int]]  # name, offset and size of each file in an archive
 _THREADS = 16
 _IDX_VERSION = "v1.2"
+_MOST_VERIFIED = 50  # members per index, each with a request
 # Extension, offset, size and name. The name may contain spaces; it ends where the next extension and numbers follow.
 _IDX_MEMBER = re.compile(r"(\S*) (\d+) (\d+) (.+?)(?= \S* \d+ \d+ |$)")
 
@@ -124,10 +125,9 @@ def _from_cache(path: Path, file: RemoteFile) -> Members | None:
 
 
 def _from_idx(file: RemoteFile) -> Members | None:
-    """Read the index beside an archive. Return None if there is none, or it lacks the names of the members.
+    """Read the index beside an archive. Return None if there is none, or it doesn't fit the archive.
 
-    Raises:
-        DataError: If the index contradicts itself or the size of the archive.
+    wds2idx gives wrong positions to members in front of pax headers, which Python's tarfile writes.
     """
     parts = urlsplit(file.url)
     if not parts.path.endswith(".tar"):
@@ -135,15 +135,25 @@ def _from_idx(file: RemoteFile) -> Members | None:
     content = read_small(urlunsplit(parts._replace(path=f"{parts.path.removesuffix('.tar')}.idx")), file)
     lines = (content or b"").decode("utf-8", "replace").splitlines()
     # Older versions have no names. wds2idx writes names that are not ASCII as escapes of tar.
-    if not lines or lines[0].split()[:1] != [_IDX_VERSION] or b"\\" in (content or b""):
+    if not lines or lines[0].split() != [_IDX_VERSION, str(len(lines) - 1)] or b"\\" in (content or b""):
         return None
     members = [(name, int(offset), int(size)) for line in lines[1:] for _, offset, size, name in _parsed(line)]
-    if lines[0].split()[1:] != [str(len(lines) - 1)] or not all(_is_inside(file, *member) for member in members):
-        raise DataError(
-            f"{file.address.with_suffix('.idx')}: is not the index of the shard beside it, whose size is {file.size:,} "
-            "bytes. Make it again (wds2idx), or remove it."
-        )
-    return members
+    if not all(_is_inside(file, *member) for member in members):
+        return None
+    doubtful = _doubtful(members)
+    return members if len(doubtful) <= _MOST_VERIFIED and all(file.has(*member) for member in doubtful) else None
+
+
+def _doubtful(members: Members) -> Members:
+    """Return the first and the last member, and those that don't follow directly on the one before."""
+    ordered = sorted(members, key=lambda member: member[1])
+    doubtful, expected = [*ordered[-1:]], HEADER
+    for member in ordered:
+        _, offset, size = member
+        if offset != expected or expected == HEADER:
+            doubtful.append(member)
+        expected = offset + -(-size // HEADER) * HEADER + HEADER
+    return doubtful
 
 
 def _parsed(line: str) -> list[tuple[str, ...]]:

@@ -47,7 +47,7 @@ def write_index(archive: Path) -> str:
     """Return the index of a shard as wds2idx writes it."""
     samples: dict[str, list[str]] = {}
     with tarfile.open(archive) as tar:
-        for member in tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):
             key, _, kind = member.name.partition(".")
             samples.setdefault(key, []).append(f"{kind} {member.offset_data} {member.size} {member.name}")
     return f"v1.2 {len(samples)}\n" + "".join(" ".join(each) + "\n" for each in samples.values())
