@@ -14,7 +14,6 @@ import hashlib
 import json
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from segnets.data.remote import HEADER, Address, RemoteFile, RemoteStream, open_remote, read_small
+from segnets.data.remote import HEADER, RemoteFile, RemoteStream, open_remote, read_small
 from segnets.errors import DataError, OutputError
 from segnets.files import atomic_write
 
@@ -68,16 +67,12 @@ def open_archives(
     Raises:
         DataError: If an archive or its index can't be read.
     """
-    seen: Counter[Address] = Counter()
     threads = ThreadPoolExecutor(_THREADS)
     try:
-        for done, (file, members) in enumerate(threads.map(_open, urls), 1):
+        for done, each in enumerate(threads.map(_open, urls), 1):
             if progress is not None:
                 progress(done, len(urls))
-            address = file.address
-            seen[address] += 1
-            number = f"#{seen[address]}" if seen[address] > 1 else ""  # only the query differs, which is not shown
-            yield replace(file, address=Address(f"{address}{number}")), members
+            yield each
     finally:
         threads.shutdown(cancel_futures=True)
 
