@@ -23,7 +23,7 @@ from segnets.training import TrainingConfig
 from segnets.training.batches import load_batches
 from tests.data.common import image_of, mask_of
 from tests.data.shards import Remote, files, members, remote, write_index, write_shard
-from tests.weights_tools.server import Reply, Request, plain, redirect
+from tests.weights_tools.server import KeepAlive, Reply, Request, plain, redirect, running
 
 __all__ = ["remote"]
 
@@ -335,6 +335,18 @@ def test_the_target_of_a_redirect_is_kept(remote: Remote) -> None:
     assert (data.read(one).image == image_of(8)).all()
     paths = [path for path, _ in remote.requests()]
     assert paths == ["/val-000000.tar?signed=1", "/old/val-000000.tar", "/val-000000.tar?signed=1"]
+
+
+def test_a_login_is_not_sent_to_the_target_of_a_redirect(remote: Remote) -> None:
+    with running(KeepAlive) as other:
+        other.script[:] = [files(remote.contents)]
+        remote.server.script[:] = [lambda request: redirect(other.url + request.path)(request)]
+        remote.describe(val=f"{remote.server.url}/val-000000.tar".replace("://", "://me:hunter2@"))
+        data = open_data(remote.remote)
+        assert (data.read(data.samples("val")[0]).image == image_of(8)).all()
+        assert all(headers["Authorization"] for _, headers in remote.server.seen)
+        assert other.seen
+        assert not any(headers["Authorization"] for _, headers in other.seen)
 
 
 def test_secrets_are_sent_and_not_shown(remote: Remote, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
