@@ -32,11 +32,13 @@ PYTHON = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("path", [path for path, found in PYTHON.items() if found], ids=lambda path: str(path.name))
-def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Run the blocks of a page, each with its own names and in a folder of its own."""
     # The same small network is behind every block about prediction: it is rewritten once.
     monkeypatch.setattr("segnets.inference.networks.network_for_cpu", cache_of_one(network_for_cpu))
     for i, code in enumerate(PYTHON[path]):
+        if "join_onnx" in code and not request.config.getoption("--full"):
+            continue  # takes ten seconds; tests/deploy/test_onnx_join.py makes the same calls
         block = tmp_path / str(i) / f"{path.stem}_{i}.py"
         block.parent.mkdir()
         _prepare(path.name, block.parent)

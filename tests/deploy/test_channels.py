@@ -116,6 +116,7 @@ def test_a_compiled_model_of_four_channels(tmp_path: Path) -> None:
     assert (mask != segment(model, image, preprocessing)).float().mean() < 1e-3
 
 
+@pytest.mark.usefixtures("tiny_translated_once")
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
 def test_int8_is_calibrated_on_images_of_as_many_channels(channels: int, mode: str, tmp_path: Path) -> None:
     folder = tmp_path / "images"

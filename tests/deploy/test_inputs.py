@@ -107,7 +107,7 @@ def test_provenance_that_is_not_json(tmp_path: Path) -> None:
 def test_another_default_dtype_changes_nothing(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        model = random_model("lraspp_mobilenet_v3_small", num_classes=2).float()
+        model = random_model("fcn_resnet18", num_classes=2, backbone_stages=2, head_channels=8).float()
         export(model, tmp_path / "m.ts", target="portable", preprocessing=SMALL)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -127,7 +127,7 @@ sys.path.insert(0, folder)
 import segnets
 assert segnets.__file__.startswith(folder)
 small = segnets.Preprocessing(resize="fixed", size=(64, 80))
-model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=2)
+model = segnets.create_model("fcn_resnet18", num_classes=2, backbone_stages=2, head_channels=8)
 segnets.export(model, path, target="portable", preprocessing=small)
 """
 
@@ -196,7 +196,7 @@ def test_an_export_does_not_replace_its_weights(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.fixture(scope="module")
-def every_format(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def every_format(tiny_translated_once: None, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Exports of one network with torchvision's preprocessing, and one of images as they are."""
     folder, whole = tmp_path_factory.mktemp("formats"), Preprocessing()
     export(tiny(), folder / "portable.ts", target="portable", preprocessing=whole)

@@ -43,7 +43,7 @@ def run(text: str, **inputs: torch.Tensor) -> torch.Tensor:
 )
 def test_images_are_prepared_bit_for_bit(preprocessing: Preprocessing) -> None:
     text = preprocess_text(preprocessing, exporter.DEFAULT_OPSET)
-    for seed, (height, width) in enumerate([(1, 1), (5, 3), (48, 333), (120, 64), (400, 611), (97, 521), (900, 300)]):
+    for seed, (height, width) in enumerate([(1, 1), (5, 3), (48, 333), (120, 64), (97, 521), (300, 100)]):
         image = torch.cat([random_image(height, width, seed), random_image(height, width, seed + 100)])
         ours, theirs = run(text, image=image), preprocess(image, preprocessing)
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)

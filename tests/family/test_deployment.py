@@ -40,7 +40,7 @@ def of(*backbones: str, also: Collection[str] = ()) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("network", full_but({*on(*backbones), *also}, NAMES), indirect=True, scope="module")
 
 
-@of("resnet18")
+@of(also=["deeplabv3plus_resnet18", "lraspp_mobilenet_v3_small"])
 def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> None:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -54,7 +54,7 @@ def test_script_saved_and_reloaded_gives_the_same_bits(network: nn.Module) -> No
             assert_equal(scripted(x), network(x))
 
 
-@of("resnet18")
+@of(also=["deeplabv3plus_resnet18", "lraspp_mobilenet_v3_small"])
 def test_graphs_of_torch_fx_give_the_same_bits(network: nn.Module) -> None:
     """In training mode, then in eval mode, with the running statistics of the training."""
     model = copy.deepcopy(network).train()
@@ -91,7 +91,7 @@ def test_torch_export_with_dynamic_batch_height_and_width(network: nn.Module) ->
             torch.testing.assert_close(got[key], expected[key], rtol=0, atol=allowed)
 
 
-@of(also=["lraspp_mobilenet_v3_small", "deeplabv3plus_resnet18"])
+@of(also=["deeplabv3plus_resnet18"])
 def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
     """The "eager" backend runs the captured graph with the same kernels, so the bits are the same."""
     torch.compiler.reset()
@@ -106,7 +106,7 @@ def test_compile_without_a_graph_break(network: nn.Module, full: bool) -> None:
         torch.compiler.reset()  # it would keep the network alive
 
 
-@of(also=["deeplabv3plus_mobilenet_v3_small", "pspnet_mobilenet_v3_small"])  # tests/deploy exports LR-ASPP
+@of(also=["pspnet_mobilenet_v3_small"])  # tests/deploy exports others
 def test_export_writes_a_file_that_agrees(network: nn.Module) -> None:
     """The export keeps the file only if it agrees with the network at several sizes."""
     with tempfile.TemporaryDirectory() as folder:

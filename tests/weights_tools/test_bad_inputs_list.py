@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def test_entries_are_numbered_without_gaps() -> None:
     assert [int(number) for number, _ in ENTRIES] == list(range(1, COUNT + 1))
 
 
+@functools.cache
+def _functions_of(file: str) -> set[str]:
+    """Return the names of the functions of a file."""
+    tree = ast.parse((ROOT / file).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize(("number", "entry"), ENTRIES, ids=[number for number, _ in ENTRIES])
 def test_every_entry_names_tests_that_exist(number: str, entry: str) -> None:
     named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", entry)
@@ -25,8 +33,7 @@ def test_every_entry_names_tests_that_exist(number: str, entry: str) -> None:
     assert entry.count("`tests/") == len(named), "each test is named in the form `tests/file.py::test_name`"
     for file, test in named:
         assert test.startswith("test_")
-        tree = ast.parse((ROOT / file).read_text())
-        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{test}"
+        assert test in _functions_of(file), f"{file}::{test}"
 
 
 def test_no_line_is_too_long() -> None:

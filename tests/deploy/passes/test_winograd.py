@@ -21,6 +21,7 @@ from segnets.deploy.passes.fuse_onednn import PackedConv
 from segnets.deploy.passes.winograd import WinogradConv, WinogradMatrices, WinogradProducts, winograd_is_faster
 from segnets.preprocessing import Preprocessing
 from tests.deploy.common import calm_model, fused_for_cpu, needs_compiler, simplified
+from tests.tiers import full_but
 
 LARGER = Preprocessing(resize="fixed", size=(128, 160))
 
@@ -177,7 +178,7 @@ def test_cases_where_it_is_faster() -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("fcn_resnet18", 7), ("lraspp_resnet50", 8), pytest.param("deeplabv3_resnet50", 11, marks=pytest.mark.full)],
+    full_but([("fcn_resnet18", 7)], [("fcn_resnet18", 7), ("lraspp_resnet50", 8), ("deeplabv3_resnet50", 11)]),
 )
 def test_networks(name: str, count: int) -> None:
     """Networks with basic and bottleneck blocks use it, also for odd sizes and batches."""
