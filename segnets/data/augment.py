@@ -84,7 +84,7 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
     if config.colour > 0:
         steps.append(_Colour(config.colour))
     if config.blur > 0:
-        steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], config.blur))
+        steps.append(_Blur(config.blur))
     return Transformed(v2.Compose(steps))
 
 
@@ -194,17 +194,44 @@ class _Colour:
     def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
         strength, channels = self.strength, image.shape[0]
         table = (torch.arange(256) / 255) ** (2.0 ** _uniform(-strength, strength))
-        pixels = (255 * table)[image.as_subclass(Tensor).int()]
+        values = image.as_subclass(Tensor).reshape(-1).int()
+        pixels = (255 * table).index_select(0, values).view(channels, -1)  # indexing would take four times as long
         brightness, contrast, saturation = (_uniform(1 - strength, 1 + strength) for _ in range(3))
         gains = 1 + (torch.rand(channels) - 0.5) * strength / 2
         weights = torch.tensor(_LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
         gray = torch.outer(torch.ones(channels), weights)
         mix = saturation * torch.eye(channels) + (1 - saturation) * gray if channels == 3 else torch.eye(channels)
-        mean = float(weights @ pixels.flatten(1).mean(1))
+        mean = float(weights @ pixels.mean(1))
         matrix = gains[:, None] * mix * (brightness * contrast)
-        flat = torch.addmm(gains[:, None] * (brightness * (1 - contrast) * mean), matrix, pixels.flatten(1))
+        flat = torch.addmm(gains[:, None] * (brightness * (1 - contrast) * mean), matrix, pixels)
         coloured = flat.clamp_(0, 255).round_().to(torch.uint8).view(image.shape)
         return _tv_tensors().Image(coloured), mask
+
+
+class _Blur:
+    """Gaussian blur with a random sigma, applied to some images.
+
+    It equals `v2.GaussianBlur(5, (0.1, 2.0))` up to rounding. As two passes of five pixels, it is six times as fast.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        if _uniform(0, 1) >= self.probability:
+            return image, mask
+        sigma = _uniform(0.1, 2.0)
+        weights = torch.softmax(-((torch.arange(5) - 2) ** 2) / (2 * sigma**2), 0).tolist()
+        # Reflection needs three pixels.
+        mode = "reflect" if min(image.shape[-2:]) > 2 else "replicate"
+        pixels = F.pad(image.as_subclass(Tensor).float()[None], (2, 2, 2, 2), mode=mode)[0]
+        for dimension in (1, 2):
+            size = image.shape[dimension]
+            parts = [pixels.narrow(dimension, start, size) for start in range(5)]
+            pixels = parts[0] * weights[0]
+            for part, weight in zip(parts[1:], weights[1:], strict=True):
+                pixels.add_(part, alpha=weight)
+        return _tv_tensors().Image(pixels.round_().to(torch.uint8)), mask
 
 
 _LUMA = (0.299, 0.587, 0.114)

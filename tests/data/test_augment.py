@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 
 import segnets.torchvision_compat
 from segnets.data import Pair
-from segnets.data.augment import Transformed, training_augmentation
+from segnets.data.augment import Transformed, _Blur, training_augmentation
 from segnets.data.dataset import VOID
 
 assert segnets.torchvision_compat.torchvision is not None
@@ -155,6 +156,27 @@ def test_a_factor_as_the_base_size(recipe: str) -> None:
         for image, mask in results[1:]:
             assert torch.equal(image, results[0][0])
             assert torch.equal(mask, results[0][1])
+
+
+def test_blur_equals_torchvisions() -> None:
+    v2 = importlib.import_module("torchvision.transforms.v2")
+    image = torch.randint(0, 256, (3, 31, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        blurred, _ = _Blur(1.0)(image, None)
+        torch.manual_seed(seed)
+        torch.rand(())
+        sigma = 0.1 + 1.9 * float(torch.rand(()))
+        expected = v2.functional.gaussian_blur(image, [5, 5], [sigma, sigma])
+        assert (blurred.int() - expected.int()).abs().max() <= 1
+        assert (blurred != expected).float().mean() < 0.01
+        assert not torch.equal(expected, image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3)])
+def test_tiny_images_are_blurred(size: tuple[int, int]) -> None:
+    image = torch.full((1, *size), 200, dtype=torch.uint8)
+    assert torch.equal(_Blur(1.0)(image, None)[0], image)
 
 
 def test_blur_changes_images_only() -> None:
