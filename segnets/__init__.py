@@ -90,7 +90,7 @@ __all__ = [
 ]
 
 
-# Imported when first used: the commands set up Ctrl-C before torch is imported, and `--help` does without it.
+# Imported when first used: the commands set up Ctrl-C before torch is imported, and `--help` does not need torch.
 _MODULES = {
     "_cost": ("Cost", "cost"),
     "backbones": ("IntermediateLayerGetter",),

@@ -61,7 +61,7 @@ def cost(model: SegmentationModel | str, height: int = 520, width: int = 520, **
         The cost of one forward pass in eval mode.
 
     Raises:
-        ValueError: If the size is out of range, the name is unknown, or the builder refuses an option.
+        ValueError: If the size is out of range, the name is unknown, or the builder rejects an option.
         TypeError: If `model` is neither a network nor a name, or `options` are given with a network.
     """
     for name, side in (("height", height), ("width", width)):
@@ -96,7 +96,7 @@ def _described(model: SegmentationModel | str, options: Options) -> nn.Module:
         raise TypeError(
             f"{', '.join(options)}: a built network already has its options. Pass the name of a network to set them."
         )
-    # deepcopy looks up every tensor in this memo first, and takes the meta tensor instead of copying.
+    # deepcopy looks up every tensor in this memo first, and uses the meta tensor instead of copying.
     memo: dict[int, object] = {
         id(each): nn.Parameter(each.detach().to("meta"), requires_grad=False) for each in model.parameters()
     }

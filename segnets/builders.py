@@ -64,14 +64,14 @@ class Builder:
         """Resolve the options in use, without building anything.
 
         Args:
-            chosen: Options set by the caller; None stands for the network's own default.
+            chosen: Options set by the caller; None means the network's own default.
 
         Returns:
             JSON-able values of the options by name, enough to rebuild the same network.
 
         Raises:
             TypeError: If an option name is unknown.
-            ValueError: If an option has a value that is not allowed, would change nothing, or contradicts another.
+            ValueError: If an option has a value that is not allowed, would have no effect, or contradicts another.
         """
         return {name: value for name, value in self.applicable(chosen).items() if value is not None}
 
@@ -81,7 +81,7 @@ class Builder:
         check_values(given)
         if given.get("aux_loss") and not self.head.auxiliary:
             # The paper's LR-ASPP has no such classifier.
-            raise UnsupportedOptionError(f"{self.name} has no auxiliary classifier. Leave aux_loss out.")
+            raise UnsupportedOptionError(f"{self.name} has no auxiliary classifier. Remove aux_loss.")
         resolved: dict[str, JSON] = {name: DEFAULTS[name] for name in ("num_classes", "aux_loss")}
         resolved.update(self.backbone.defaults(given, self.head.output_stride))
         resolved.update(self._head_defaults(given, {**resolved, **given}))
@@ -169,7 +169,7 @@ def _check_norm_eval(norm_eval: object, resolved: Mapping[str, Any]) -> None:
     parts = ("norm_layer",) if norm_eval == "backbone" else ("norm_layer", "head_norm_layer")
     if norm_eval and not {resolved[part] for part in parts} & {"batch", "sync"}:
         norms = ", ".join(f"{part}={resolved[part]!r}" for part in parts)
-        raise ValueError(f"norm_eval={norm_eval!r} would change nothing: there is no batch norm ({norms})")
+        raise ValueError(f"norm_eval={norm_eval!r} would have no effect: there is no batch norm ({norms})")
 
 
 fcn_resnet50 = Builder(FCN, backbones.resnet50)

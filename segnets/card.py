@@ -19,7 +19,7 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 Colour: TypeAlias = tuple[int, int, int]
 
 
-ASSUMED = "assumed"  # provenance key: what nothing states, names in ASSUMABLE
+ASSUMED = "assumed"  # provenance key: names in ASSUMABLE of what the source did not record
 PREPARATION = ("resize", "mean", "std")
 ASSUMABLE = (*PREPARATION, "decoding")
 
@@ -48,7 +48,7 @@ class Decoding:
         rule: "argmax" gives the id of the largest logit. "threshold" is for networks of one channel: it gives id 1
             where the probability (the sigmoid of the logit) exceeds `threshold`, and id 0 elsewhere. "multilabel"
             applies the threshold to every channel, and gives a plane of 0 and 1 for each class.
-        threshold: Probability between 0 and 1, both excluded. It has no meaning for "argmax".
+        threshold: Probability strictly between 0 and 1. Not used by "argmax".
 
     Raises:
         ValueError: If a value is not allowed, or contradicts the other.
@@ -62,9 +62,9 @@ class Decoding:
             raise ValueError(f"rule={self.rule!r}: expected one of {', '.join(map(repr, DECODING_RULES))}")
         value = self.threshold
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            raise ValueError(f"threshold={value!r}: expected a probability between 0 and 1, both excluded")
+            raise ValueError(f"threshold={value!r}: expected a probability strictly between 0 and 1")
         if self.rule == "argmax" and value != 0.5:
-            raise ValueError(f"threshold={value!r} has no meaning with rule='argmax'; leave it out")
+            raise ValueError(f"threshold={value!r} has no effect with rule='argmax'; omit threshold")
 
     def __str__(self) -> str:
         return self.rule if self.rule == "argmax" else f"{self.rule} {self.threshold:g}"
@@ -75,7 +75,7 @@ class Decoding:
         return float(np.float32(math.log(self.threshold / (1 - self.threshold))))
 
     def ids(self, channels: int) -> int:
-        """Return the number of ids, and so of class names, for logits of `channels` channels."""
+        """Return the number of ids, which is the number of class names, for logits of `channels` channels."""
         return 2 if self.rule == "threshold" else channels
 
     def fits(self, channels: int) -> bool:
@@ -99,17 +99,17 @@ class Decoding:
 
     @classmethod
     def default(cls, channels: int) -> Decoding:
-        """Return the rule for a network whose card states none."""
+        """Return the rule for a network whose card has none."""
         return cls("threshold") if channels == 1 else cls()
 
 
 def assumption_of(decoding: Decoding | None, channels: int) -> str:
-    """Return a sentence that names an assumed rule and the ways to state it, or "" if nothing is assumed."""
+    """Return a sentence on the assumed rule and how to set it, or "" if the rule is known."""
     if decoding is not None or channels != 1:
         return ""
     return (
-        "the network has one channel and does not state how its logits become ids: assumed a sigmoid with threshold "
-        "0.5, ids 0 and 1. State it with decoding=segnets.Decoding('threshold', 0.5) (--decoding threshold)"
+        "the network has one channel, and how its logits become ids is unknown: assumed a sigmoid with threshold 0.5, "
+        "ids 0 and 1. Set it with decoding=segnets.Decoding('threshold', 0.5) (--decoding threshold)"
     )
 
 
@@ -122,8 +122,8 @@ class ModelCard:
         palette: One RGB colour (0..255) per class id, or empty.
         preprocessing: Preprocessing from an image to the network's input.
         provenance: Origin of the weights as JSON values: source layout, file hash, licence, tool version.
-        decoding: Rule that turns logits into ids, or None if it is not stated. Not stated means argmax, and for a
-            network of one channel a threshold of 0.5.
+        decoding: Rule that turns logits into ids. None means argmax, or a threshold of 0.5 for a network of one
+            channel.
     """
 
     classes: tuple[str, ...] = ()
@@ -133,11 +133,11 @@ class ModelCard:
     decoding: Decoding | None = None
 
     def preparing(self, preprocessing: Preprocessing, stated: Iterable[str] = PREPARATION) -> ModelCard:
-        """Return the card with a preprocessing of which the caller states some fields, no longer assumed ones.
+        """Return the card with a new preprocessing, some fields of which are no longer assumed.
 
         Args:
             preprocessing: New preprocessing.
-            stated: Names in `PREPARATION`.
+            stated: Fields that the caller set, names in `PREPARATION`.
         """
         left: list[JSON] = [name for name in assumed_fields(self) if name not in {*stated}]
         provenance = {key: value for key, value in self.provenance.items() if key != ASSUMED}
@@ -146,7 +146,7 @@ class ModelCard:
         )
 
     def assuming(self, names: Iterable[str] = PREPARATION) -> ModelCard:
-        """Return the card with the record that these fields of its preprocessing, or its decoding, are assumed.
+        """Return the card with these fields of its preprocessing, or its decoding, marked as assumed.
 
         Args:
             names: Names in `ASSUMABLE`.
@@ -161,7 +161,7 @@ class ModelCard:
         return replace(self.derived(), classes=(), palette=(), decoding=None)
 
     def derived(self) -> ModelCard:
-        """Return the card for weights that may have changed since, without facts verified only for the original."""
+        """Return the card for weights that may have changed, without facts verified only for the original."""
         if not _CLAIMS & self.provenance.keys():
             return self
         original: dict[str, JSON] = {
@@ -176,13 +176,13 @@ _CLAIMS = {"proof", "source_sha256"}
 
 
 def assumed_fields(card: ModelCard) -> list[str]:
-    """Return what is assumed of the preprocessing and the decoding, names in `ASSUMABLE`."""
+    """Return the assumed parts of the preprocessing and the decoding, as names in `ASSUMABLE`."""
     names = card.provenance.get(ASSUMED)
     return [name for name in ASSUMABLE if name in names] if isinstance(names, list) else []
 
 
 def describe_assumed(card: ModelCard) -> str:
-    """Return a sentence that names what is assumed and the options that change it, or ""."""
+    """Return a sentence that lists what is assumed and the options that change it, or ""."""
     names = assumed_fields(card)
     if not names:
         return ""
@@ -194,7 +194,7 @@ def describe_assumed(card: ModelCard) -> str:
             parts.append(f"{name} {','.join(f'{value:.6g}' for value in getattr(preprocessing, name))} (--{name})")
     if "decoding" in names and card.decoding is not None:
         parts.append(f"{card.decoding} (--decoding)")
-    return f"{', '.join(parts)}: nothing states what the network was trained with"
+    return f"{', '.join(parts)}: the source does not record what the network was trained with"
 
 
 def with_labels(card: ModelCard, classes: object, palette: object) -> ModelCard:
@@ -228,7 +228,7 @@ def check_card(card: ModelCard, num_classes: int | None) -> None:
             unknown.
 
     Raises:
-        ValueError: If a file could not store the card, the card has another number of classes, or its decoding
+        ValueError: If a file can't store the card, the card has a different number of classes, or its decoding
             contradicts that number.
     """
     for i, name in enumerate(card.classes):
@@ -247,10 +247,10 @@ def check_card(card: ModelCard, num_classes: int | None) -> None:
 
 
 def check_stated(card: ModelCard, num_classes: int | None) -> None:
-    """Check a new card as `check_card` does, with the decoding that it implies if it states none.
+    """Check a new card as `check_card` does, with the default decoding if it has none.
 
     Raises:
-        ValueError: As for `check_card`.
+        ValueError: Under the same conditions as `check_card`.
     """
     if card.decoding is None and num_classes is not None:
         card = replace(card, decoding=Decoding.default(num_classes))
@@ -262,29 +262,29 @@ def _check_decoding(decoding: Decoding | None, channels: int) -> None:
         return
     if decoding.rule == "argmax":
         raise ValueError(
-            "decoding: argmax gives 0 everywhere for a network of one channel. Give decoding="
+            "decoding: argmax gives 0 everywhere for a network of one channel. Pass decoding="
             "segnets.Decoding('threshold', 0.5) (--decoding threshold) and two class names"
         )
     raise ValueError(
-        f"decoding: a threshold needs a network of one channel, and this one has {channels}. Give decoding="
+        f"decoding: a threshold needs a network of one channel, but this one has {channels}. Pass decoding="
         "segnets.Decoding('argmax') for one class per pixel, or segnets.Decoding('multilabel') for a plane per class "
         "(--decoding argmax or multilabel)"
     )
 
 
 def _check_counts(card: ModelCard, channels: int) -> None:
-    # Files of one channel and without a decoding may have one name: they were written before it was recorded.
+    # One-channel files without a decoding may have a single name: they were written before the decoding was recorded.
     rule = card.decoding or Decoding.default(channels)
     counts = {rule.ids(channels)} if card.decoding is not None else {rule.ids(channels), channels}
     for field_name, what, count in (("classes", "names", len(card.classes)), ("palette", "colours", len(card.palette))):
         if count and count not in counts:
             if max(counts) == channels:
                 raise ValueError(
-                    f"{field_name}: {count} {what} for a model with {channels} classes. Give one for each class id."
+                    f"{field_name}: {count} {what} for a model with {channels} classes. Pass one for each class id."
                 )
             raise ValueError(
-                f"{field_name}: {count} {what} for a network of one channel, whose mask has the ids 0 and 1. Give two, "
-                "the background's first."
+                f"{field_name}: {count} {what} for a network of one channel, whose mask has the ids 0 and 1. Pass two, "
+                "the background first."
             )
 
 
@@ -295,12 +295,12 @@ def _entries(what: str, values: object) -> tuple[Any, ...]:
 
 
 def is_class_name(name: object) -> TypeGuard[str]:
-    """Return whether a card can hold `name` as the name of a class: a printable string."""
+    """Return whether `name` is allowed as a class name: a printable string."""
     return isinstance(name, str) and name.isprintable()
 
 
 def is_colour(colour: object) -> bool:
-    """Return whether a card can hold `colour` in its palette: three integers 0..255."""
+    """Return whether `colour` is allowed in a palette: three integers 0..255."""
     return (
         isinstance(colour, list | tuple)
         and len(colour) == 3

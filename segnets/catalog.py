@@ -156,7 +156,7 @@ def published_for(model: str) -> list[Published]:
 
 
 def find_published(source: object, model: str) -> Published | None:
-    """Find the published weights that a `weights=` argument names.
+    """Find the published weights that a `weights=` argument refers to.
 
     Args:
         source: "COCO_WITH_VOC_LABELS_V1", "DEFAULT" (the newest), "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1", or a

@@ -88,7 +88,7 @@ def escape_controls(text: str) -> str:
 
 @contextlib.contextmanager
 def progress(program: str, message: str, *, after: float = 5) -> Iterator[None]:
-    """Print one line on stderr if the work inside takes longer than a few seconds.
+    """Print one line on stderr if the block takes longer than a few seconds.
 
     Args:
         program: Name of the program, the prefix of the line.
@@ -105,7 +105,7 @@ def progress(program: str, message: str, *, after: float = 5) -> Iterator[None]:
 
 
 def _print_line(program: str, message: str) -> None:
-    """Print a message. Only indented lines continue it, because the name of a file may contain line feeds."""
+    """Print a message. Only indented lines continue it, because a file name may contain line feeds."""
     print(f"{program}: {escape_controls(re.sub(_LINE_FEED, _ESCAPED, message))}", file=sys.stderr)
 
 
@@ -114,7 +114,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def add_decoding(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare the options that state how logits become ids."""
+    """Declare the options for how logits become ids."""
     group.add_argument(
         "--decoding",
         choices=("argmax", "threshold", "multilabel"),
@@ -131,10 +131,10 @@ def add_decoding(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
 
 
 def decoding_of(options: argparse.Namespace) -> Decoding | None:
-    """Return the decoding that the options of `add_decoding` state, or None.
+    """Return the decoding given by the options of `add_decoding`, or None.
 
     Raises:
-        SegnetsError: If they contradict each other, or the threshold is no probability.
+        SegnetsError: If they contradict each other, or the threshold is not a probability.
     """
     from segnets.card import Decoding
 

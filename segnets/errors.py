@@ -51,7 +51,7 @@ class ForkError(SegnetsError, RuntimeError):
 
 
 class TrainingError(SegnetsError, ValueError):
-    """Options of a training that are unknown, not allowed, or contradict each other, the data or the model."""
+    """Training options that are unknown, not allowed, or contradict each other, the data or the model."""
 
 
 class FrameRingError(SegnetsError, RuntimeError):
@@ -71,7 +71,7 @@ class PeerGoneError(FrameRingError):
 
 
 def warn_caller(message: str) -> None:
-    """Issue a UserWarning that points to the caller's line outside of segnets and weights_tools."""
+    """Issue a UserWarning that points to the caller's line outside segnets and weights_tools."""
     depth = 1
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("segnets.", "weights_tools.")):

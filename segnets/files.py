@@ -39,10 +39,10 @@ _FORMATS = {
 }
 
 _ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space or choose another place",
-    errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
+    errno.ENOSPC: "the disk is full; free some space or choose another location",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another location",
     errno.EFBIG: "the file would exceed the size limit in force here (ulimit -f)",
-    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EROFS: "the file system is read-only; choose another location",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
     errno.ENOENT: "the folder does not exist; create it first",
@@ -53,14 +53,14 @@ _ADVICE = {
 
 
 def format_of_suffix(path: Path) -> str:
-    """Return which known format the suffix of a name stands for, or ""."""
+    """Return the known format of a file name's suffix, or ""."""
     return _FORMATS.get(path.suffix.lower(), "")
 
 
 def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
     """Check that a regular file can be created or replaced at `path`.
 
-    Links, devices, pipes and folders are refused, because a rename would replace them with a regular file.
+    Links, devices, pipes and folders are refused, because a rename would replace them by a regular file.
 
     Args:
         path: Path of the file to write.
@@ -70,7 +70,7 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
         `path` as a Path.
 
     Raises:
-        OutputError: If `path` is not a place for a regular file, or exists and `overwrite` is False.
+        OutputError: If `path` can't be a regular file, or exists and `overwrite` is False.
     """
     target = Path(path)
     try:
@@ -81,9 +81,9 @@ def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = Tru
     except (OSError, ValueError) as error:
         raise cannot_write(target, error) from None
     if stat.S_ISLNK(status.st_mode):
-        raise OutputError(f"{target}: is a symbolic link, which would be replaced; name the file that it points to")
+        raise OutputError(f"{target}: is a symbolic link, which would be replaced; pass the file that it points to")
     if stat.S_ISDIR(status.st_mode):
-        raise OutputError(f"{target}: is a folder; name a file in it")
+        raise OutputError(f"{target}: is a folder; pass a file in it")
     if not stat.S_ISREG(status.st_mode):
         raise OutputError(f"{target}: is a device, pipe or socket, not a regular file; choose another name")
     if status.st_nlink > 1:
@@ -182,7 +182,7 @@ def _check_folder(target: Path) -> None:
 
 
 def cannot_write(target: Path, error: OSError | ValueError) -> OutputError:
-    """Convert a system error to an OutputError that says what to do."""
+    """Convert a system error to an OutputError with advice."""
     number = error.errno if isinstance(error, OSError) else None
     reason = _ADVICE.get(number) if number is not None else None
     return OutputError(f"{str(target)!r}: can't be written: {reason or error}")

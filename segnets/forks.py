@@ -23,9 +23,9 @@ _importer = os.getpid()
 
 
 def check_not_forked() -> None:
-    """Check that a network can run in this process, and remember that it did.
+    """Check that a network can run in this process, and record that it did.
 
-    One thread needs no others: such a process may be forked at any time, and may run a network after any fork.
+    A process in which torch uses one thread may be forked at any time, and may run a network after any fork.
 
     Raises:
         ForkError: If this process was forked after a network had run in several threads.

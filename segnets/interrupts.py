@@ -16,7 +16,7 @@ INTERRUPTED = 130  # as shells report a process that SIGINT ended
 
 
 def exit_at_once(program: str) -> None:
-    """Make Ctrl-C end this process with one line on stderr, except inside of `raised`.
+    """Make Ctrl-C end this process with one line on stderr, except inside `raised`.
 
     A process that ignores Ctrl-C, as in the background of a script, still ignores it.
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the system's, or that of its container."""
+"""Memory that is available to this process, in the system and in its container."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CHECKED_FROM = 1 << 30
 
 
 def check_batch_fits(count: int, height: int, width: int, channels: int, where: str = "at the network's input") -> None:
-    """Check that float32 maps of a batch fit into memory, before the system ends the process for taking too much.
+    """Check that a batch's float32 feature maps fit into memory. Otherwise, the system might kill the process.
 
     Args:
         count: Number of images.
-        height: Height of the maps.
-        width: Width of the maps.
-        channels: Number of channels of all maps that are held at once.
-        where: Place of the maps, for the message.
+        height: Height of the feature maps.
+        width: Width of the feature maps.
+        channels: Number of channels of all feature maps that are held at once.
+        where: Place of the feature maps, for the message.
 
     Raises:
         ImageError: If they don't fit.
@@ -30,7 +30,7 @@ def check_batch_fits(count: int, height: int, width: int, channels: int, where: 
     free = available_memory()
     if free is not None and needed > free:
         raise ImageError(
-            f"image: {count} images, {height}x{width} {where}, take at least {needed / 1e9:.1f} GB, and "
+            f"image: {count} images, {height}x{width} {where}, take at least {needed / 1e9:.1f} GB, but "
             f"{free / 1e9:.1f} GB are free; segment fewer or smaller images at a time"
         )
 
@@ -38,7 +38,7 @@ def check_batch_fits(count: int, height: int, width: int, channels: int, where: 
 def available_memory(root: Path = _ROOT) -> int | None:
     """Return the bytes that are available without swapping, or None if the system does not report them.
 
-    In a container, that is what its control groups (version 1 or 2) leave. Pages of files that were read long ago count
+    In a container, its control groups (version 1 or 2) limit the result. Pages of files that were read long ago count
     as available.
 
     Args:
@@ -53,7 +53,7 @@ def _in_system(root: Path) -> int | None:
 
 
 def _in_groups(root: Path) -> list[int | None]:
-    """Return what each control group of the process leaves."""
+    """Return the memory that each control group of the process leaves."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def _in_groups(root: Path) -> list[int | None]:
 
 
 def _left(mount: Path, path: str, names: tuple[str, str, str]) -> list[int | None]:
-    """Return what a group and those around it leave; inside a container, the path may be that of the host."""
+    """Return the memory that a group and its parents leave. In a container, the path may be that of the host."""
     limit_name, usage_name, inactive = names
     left: list[int | None] = []
     group = mount / path.strip("/")

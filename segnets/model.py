@@ -62,7 +62,7 @@ class SegmentationModel(nn.Module):
         backbone_frozen: Whether `freeze_backbone` is in effect.
 
     Raises:
-        ValueError: If `norm_eval` is none of its allowed values.
+        ValueError: If `norm_eval` has a value that is not allowed.
     """
 
     __constants__ = ("reads_all_features",)

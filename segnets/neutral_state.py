@@ -1,6 +1,6 @@
-"""Compute the same whatever state of torch the caller has set: autocast, default device, float32 precision, gradients.
+"""Run networks independently of torch's global state: autocast, default device, float32 precision, gradients.
 
-Deterministic mode and the number of threads need nothing: they change no mask, and stay as the caller set them.
+Deterministic mode and the number of threads are left as the caller set them, because they do not change masks.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _CPU = torch.device("cpu")
 def neutral_state(device: torch.device = _CPU) -> Iterator[None]:
     """Run a network in plain float32 without gradients, whatever the caller's torch settings. Takes microseconds.
 
-    The default dtype is shared by all threads, so it is not changed: code that runs here must state its dtypes.
+    The default dtype is shared by all threads, so it is not changed: code that runs here must set its dtypes
+    explicitly.
 
     Args:
-        device: Device for new tensors whose device is not stated.
+        device: Device for new tensors without an explicit device.
     """
     with ExitStack() as stack:
         _leave_caller(stack, device)
@@ -32,9 +33,9 @@ def neutral_state(device: torch.device = _CPU) -> Iterator[None]:
 
 @contextmanager
 def neutral_process() -> Iterator[None]:
-    """Do the work of an export: also with float32 as the default dtype, and outside of inference mode.
+    """Set the state for an export: as `neutral_state`, with float32 as the default dtype, outside inference mode.
 
-    Other threads see the default dtype too. Inference mode would leave tensors behind that torch can't trace.
+    Other threads see the default dtype too. Inference mode would produce tensors that torch can't trace.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -60,8 +61,8 @@ def _leave_caller(stack: ExitStack, device: torch.device) -> None:
 class _FullPrecision:
     """Full precision of oneDNN's float32, while any call needs it.
 
-    `torch.set_float32_matmul_precision("medium")` and its relatives let CPUs compute float32 in bfloat16. The setting
-    belongs to all threads, so the first call raises the precision and the last one restores it.
+    `torch.set_float32_matmul_precision("medium")` and related settings let CPUs compute float32 in bfloat16. The
+    setting is shared by all threads, so the first call raises the precision and the last one restores it.
     """
 
     _OPERATIONS = ("conv", "matmul")
@@ -92,7 +93,7 @@ class _FullPrecision:
             if self._running:
                 return
             for operation, value in self._before.items():
-                # "none" follows the setting for all operations, from which the value may come.
+                # "none" follows the setting for all operations, which may be the source of the value.
                 torch._C._set_fp32_precision_setter("mkldnn", operation, "none")
                 if torch._C._get_fp32_precision_getter("mkldnn", operation) != value:
                     torch._C._set_fp32_precision_setter("mkldnn", operation, value)

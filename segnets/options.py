@@ -3,7 +3,7 @@
 `OPTIONS` has the options of segmentation networks, `CLASSIFIER_OPTIONS` those of a backbone's own classifier only.
 Checks, error messages, warnings about hidden geometry and the table in docs/models.md are derived from these rows.
 Which options apply to a network, and their defaults where they differ between networks, is decided by its backbone and
-its head (`segnets.backbones`, `segnets.heads`). An option that would change nothing is refused.
+its head (`segnets.backbones`, `segnets.heads`). An option that would have no effect is refused.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Option:
         default: Default of every network that has the option; None if networks differ or the option is unused by
             default.
         default_note: Wording of the default for the docs, where `default` is None.
-        needs: Part of a network without which the option would change nothing; empty if every network has it.
+        needs: Part of a network without which the option would have no effect; empty if every network has it.
         visible: Whether the names and shapes of a network's tensors determine the value: "yes", "no", or "partly" if
             they rule out some values and leave others.
         changes_inference: Whether values that fit the same tensors give different outputs in eval mode.
@@ -462,12 +462,12 @@ def check_applicable(model: str, given: Mapping[str, Any], applicable: Mapping[s
         applicable: Options that the network has with these choices.
 
     Raises:
-        ValueError: If an option would change nothing in this network.
+        ValueError: If an option would have no effect in this network.
     """
     for name in given:
         if name not in applicable and name not in TRAINING:
             needs = _BY_NAME[name].needs or "another head or backbone"
-            raise ValueError(f"{name}={given[name]!r} would change nothing in this {model}: the option needs {needs}")
+            raise ValueError(f"{name}={given[name]!r} would have no effect in this {model}: the option needs {needs}")
 
 
 def as_json(name: str, value: Any) -> JSON:

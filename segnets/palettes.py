@@ -1,4 +1,4 @@
-"""Colours of classes: PASCAL VOC's, and the customary ones of street scenes."""
+"""Colours of classes: PASCAL VOC's, and the usual ones for street scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from segnets.card import Colour
 
-# As in Cityscapes, for the names that street scenes have; the pictures of many publications have these colours.
+# Cityscapes' colours for the usual names of classes in street scenes. Many publications use them.
 _CUSTOMARY: dict[str, Colour] = {
     "sky": (70, 130, 180),
     "building": (102, 102, 156),
@@ -63,9 +63,9 @@ def voc_palette(num_classes: int) -> list[Colour]:
 
 
 def default_palette(classes: Sequence[str]) -> tuple[Colour, ...]:
-    """Return a colour for each class, all different: the customary one of its name, or the next of a list.
+    """Return a colour for each class, all different: the usual one for its name, or the next in a list.
 
-    Only a class named "background" is black, which overlays leave as it is.
+    Only a class named "background" is black, which overlays leave unchanged.
 
     Args:
         classes: Names of the classes.

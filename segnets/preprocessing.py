@@ -31,7 +31,7 @@ _MOST = 3.0  # above any mean or std for pixels of 0..1, below those for pixels 
 # Resizing the short side of a 1x300 image to 520 would give 81 million pixels and exhaust the memory.
 MAX_ENLARGED_PIXELS = 1 << 24
 # A factor multiplies the pixels of every image by the same number, so more are allowed: a photograph of 33 megapixels,
-# enlarged twice. Before that, callers check whether the memory at hand holds them (`check_batch`).
+# enlarged twice. Before that, callers check whether they fit into memory (`check_batch`).
 MAX_SCALED_PIXELS = 1 << 27
 
 
@@ -76,7 +76,7 @@ class Preprocessing:
         if not isinstance(self.antialias, bool):
             raise ValueError(f"antialias={self.antialias!r}: expected True or False")
         if self.antialias and self.interpolation == "nearest":
-            raise ValueError("antialias=True has no meaning with interpolation='nearest'; pass antialias=False")
+            raise ValueError("antialias=True is not possible with interpolation='nearest'; pass antialias=False")
         object.__setattr__(self, "size", checked_size(self.resize, self.size))
         object.__setattr__(self, "mean", _numbers("mean", self.mean))
         object.__setattr__(self, "std", _numbers("std", self.std))
@@ -87,7 +87,7 @@ class Preprocessing:
                 f"mean and std have {len(self.mean)} and {len(self.std)} numbers: expected one of each per channel"
             )
         if self.channel_order == "BGR" and self.channels != 3:
-            raise ValueError(f"channel_order='BGR' is for 3 channels, and mean has {self.channels}; leave it out")
+            raise ValueError(f"channel_order='BGR' is for 3 channels, but mean has {self.channels}; omit channel_order")
 
     @property
     def channels(self) -> int:
@@ -180,7 +180,7 @@ class Preprocess(nn.Module):
             The network's input of shape (N, C, h, w), float32, contiguous, on the image's device.
 
         Raises:
-            ImageError: If `image` has another shape or dtype, or would become too large. TorchScript raises
+            ImageError: If `image` has the wrong shape or dtype, or would become too large. TorchScript raises
                 torch.jit.Error with the same message.
         """
         check_image(image, self.channels)
@@ -190,7 +190,7 @@ class Preprocess(nn.Module):
         height, width = self.output_size(values.shape[2], values.shape[3])
         if height != values.shape[2] or width != values.shape[3]:
             values = self.resized(values, height, width)
-        # In place: at this size, new memory takes longer than the arithmetic.
+        # In place: at this size, allocating memory takes longer than the arithmetic.
         values.div_(255.0)
         return values.sub_(_per_channel(self.mean, image.device)).div_(_per_channel(self.std, image.device))
 
@@ -257,7 +257,7 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
         The network's input of shape (N, C, h, w), float32, on the image's device.
 
     Raises:
-        ImageError: If `image` is not such a tensor, or would become too large.
+        ImageError: If `image` is not a tensor, has the wrong shape or dtype, or would become too large.
     """
     if not isinstance(image, Tensor):
         raise ImageError(
@@ -271,7 +271,7 @@ def preprocess(image: Tensor, preprocessing: Preprocessing | None = None) -> Ten
 
 
 def check_batch(image: Tensor, prepare: Preprocess, classes: int = 0) -> None:
-    """Check an image batch before any work: its shape and dtype, and that the CPU's memory holds what it becomes.
+    """Check an image batch before any work: its shape and dtype, and that its results fit into the CPU's memory.
 
     Args:
         image: Batch of shape (N, H, W, C), uint8.
@@ -279,7 +279,7 @@ def check_batch(image: Tensor, prepare: Preprocess, classes: int = 0) -> None:
         classes: Number of channels of the logits, which are as large as the network's input.
 
     Raises:
-        ImageError: If it is no image batch, or it, its resized form or its logits are too large.
+        ImageError: If it is not an image batch, or if it, its resized form or its logits are too large.
     """
     check_image(image, prepare.channels)
     count, height, width, _ = image.shape
@@ -303,7 +303,7 @@ def check_image(image: Tensor, channels: int = 3) -> None:
         channels: Number of channels, C.
 
     Raises:
-        ImageError: If it is not.
+        ImageError: If it is not an image batch.
     """
     kind = " RGB" if channels == 3 else (" gray" if channels == 1 else "")
     expected = f"image: expected uint8 (N, H, W, {channels}){kind} with values 0..255"
@@ -337,7 +337,7 @@ def check_input(image: Tensor, channels: int = 3) -> None:
         channels: Number of channels, C.
 
     Raises:
-        ImageError: If it is not.
+        ImageError: If it is not a network input.
     """
     expected = f"input: expected normalised floating point (N, {channels}, H, W)"
     if not image.is_floating_point():
@@ -371,10 +371,10 @@ def _refuse_scale_of_bytes(mean: Sequence[float], std: Sequence[float]) -> None:
     """Refuse numbers for pixels of 0..255. On the scale 0..1 no mean of an image exceeds 1."""
     if max(*mean, *std) <= _MOST:
         return
-    # Numbers below 1 are on the scale 0..1 already, next to others that are not.
+    # One of the two may already be on the scale 0..1.
     scaled = [", ".join(f"{v / 255 if max(each) >= 1 else v:.6g}" for v in each) for each in (mean, std)]
     raise ValueError(
-        f"mean={tuple(mean)}, std={tuple(std)}: these are for pixels of 0..255, and pixels are scaled to 0..1 first. "
+        f"mean={tuple(mean)}, std={tuple(std)}: these are for pixels of 0..255, but pixels are scaled to 0..1 first. "
         f"Divided by 255: mean=({scaled[0]}), std=({scaled[1]})"
     )
 

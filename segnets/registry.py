@@ -46,7 +46,7 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 _PAIRS = [Builder(head, backbone) for head in HEADS for backbone in BACKBONES.values()]
 MODELS: dict[str, Builder] = {builder.name: builder for builder in [*_PAIRS, *PUBLISHED]}
-_NEAR = 5  # names in a suggestion
+_NEAR = 5  # number of names in a suggestion
 # Names appear in file names, shell patterns and messages.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 
@@ -111,7 +111,7 @@ def find_builder(name: str) -> Builder:
     if isinstance(name, str) and name in MODELS:
         return MODELS[name]
     near = nearest_models(name) if isinstance(name, str) else []
-    hint = f"Near names: {', '.join(near)}. " if near else ""
+    hint = f"Similar names: {', '.join(near)}. " if near else ""
     if isinstance(name, str) and name in BACKBONES:
         hint = f"That is a backbone: segnets.backbones.{name}() builds its classifier. "
     raise ValueError(f"no model {repr(name)[:80]}. {hint}segnets.list_models() names all {len(MODELS)}")
@@ -166,7 +166,7 @@ def build_described(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def not_registered(name: str) -> str:
-    """Return the message for a recorded network that this process does not have."""
+    """Return the message for a recorded network that is not registered in this process."""
     return (
         f"network {str(name)[:80]!r} is not registered. Import the module that registers it with "
         "segnets.register_model, or update segnets."

@@ -96,7 +96,7 @@ class Segmenter(nn.Module):
             Logits (not probabilities) of shape (N, C, h, w).
 
         Raises:
-            ImageError: If `image` has another shape or dtype.
+            ImageError: If `image` has the wrong shape or dtype.
         """
         check_input(image, self.image_to_input.channels)
         logits: Tensor = self.model(image)["out"]
@@ -113,7 +113,7 @@ class Segmenter(nn.Module):
             The network's input of shape (N, K, h, w), float32.
 
         Raises:
-            ImageError: If `image` has another shape or dtype, or would become too large.
+            ImageError: If `image` has the wrong shape or dtype, or would become too large.
         """
         result: Tensor = self.image_to_input(image)
         return result
@@ -130,7 +130,7 @@ class Segmenter(nn.Module):
             and 1 of shape (N, C, H, W), uint8.
 
         Raises:
-            ImageError: If `image` has another shape or dtype, or would become too large.
+            ImageError: If `image` has the wrong shape or dtype, or would become too large.
         """
         logits = self.forward(self.preprocess(image))
         mask: Tensor = self.decode(logits, image.shape[1], image.shape[2])
@@ -138,7 +138,7 @@ class Segmenter(nn.Module):
 
 
 def check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
-    """Check that a network from a builder reads images with as many channels as the preprocessing has means.
+    """Check that a network from a builder takes images with as many channels as the preprocessing has means.
 
     Raises:
         ImageError: If the numbers differ.
@@ -149,7 +149,7 @@ def check_channels(model: nn.Module, preprocessing: Preprocessing) -> None:
 
 
 def image_channels(model: nn.Module) -> int | None:
-    """Return the number of channels of the images that a network from a builder reads.
+    """Return the number of channels of the images that a network from a builder takes.
 
     It is None for other networks: the order of their modules need not be the order of the calls.
     """
@@ -161,13 +161,13 @@ def image_channels(model: nn.Module) -> int | None:
 
 
 def channels_differ(channels: int, preprocessing: Preprocessing) -> str:
-    """Return a sentence that says why a preprocessing is not for images of this many channels, or ""."""
+    """Return a sentence that explains why a preprocessing does not suit images with this many channels, or ""."""
     if channels == preprocessing.channels:
         return ""
     return (
-        f"preprocessing: its mean has {_counted(preprocessing.channels, 'number')}, and the model reads images of "
-        f"{_counted(channels, 'channel')}. Give preprocessing=segnets.Preprocessing(mean=..., std=...) "
-        "(--mean, --std) of the images that it was trained on, one number each per channel"
+        f"preprocessing: its mean has {_counted(preprocessing.channels, 'number')}, but the model takes images with "
+        f"{_counted(channels, 'channel')}. Pass preprocessing=segnets.Preprocessing(mean=..., std=...) (--mean, --std) "
+        "of the images that it was trained on, one number each per channel"
     )
 
 
@@ -264,8 +264,8 @@ def segment(
         (C, H, W), or for a tensor, a tensor (N, C, H, W).
 
     Raises:
-        ImageError: If `image` can't be read, has another shape or dtype, or takes more memory than is free.
-        TypeError: If `model` is no network, for example a path or a loaded export.
+        ImageError: If `image` can't be read, has the wrong shape or dtype, or takes more memory than is free.
+        TypeError: If `model` is not a network but, for example, a path or a loaded export.
         ValueError: If the model is in training mode or not in float32, or `decoding` contradicts its number of
             channels.
         ForkError: If this process was forked after a network had run in several threads.
@@ -276,7 +276,7 @@ def segment(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model: expected a network, got {type(model).__name__}. segnets.load(path) makes a network of a weights "
+            f"model: expected a network, got {type(model).__name__}. segnets.load(path) makes a network from a weights "
             "file; a loaded export has a method of its own, exported.segment(tensor)"
         )
     check_not_forked()
@@ -309,7 +309,7 @@ def pixels_to_batch(pixels: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def _classes_of(model: nn.Module) -> int:
-    """Return the number of channels of the logits if the model states it, else the least one."""
+    """Return the number of channels of the logits if the model's config has it, else 1."""
     options = getattr(getattr(model, "config", None), "options", {})
     classes = options.get("num_classes")
     return classes if isinstance(classes, int) else 1
@@ -319,7 +319,7 @@ def check_ready(model: nn.Module, preprocessing: Preprocessing) -> None:
     """Check that a network is in eval mode, and one from a builder in float32, as prepared images are.
 
     Raises:
-        ImageError: If a network from a builder reads images of another number of channels.
+        ImageError: If a network from a builder takes images with a different number of channels.
         ValueError: If it is in training mode or not in float32.
     """
     if model.training:
@@ -329,7 +329,7 @@ def check_ready(model: nn.Module, preprocessing: Preprocessing) -> None:
         return
     dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
     if dtype != torch.float32:
-        raise ValueError(f"the model is in {dtype}, and images are prepared in float32; call model.float() first")
+        raise ValueError(f"the model is in {dtype}, but images are prepared in float32; call model.float() first")
 
 
 def _device_of(model: nn.Module) -> torch.device:

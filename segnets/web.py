@@ -231,14 +231,14 @@ def _explain(where: str, error: Exception, timeout: float) -> WebError:
         return kind(f"{where}: the server can't be reached: the name {host} is unknown (no network?)")
     if isinstance(reason, ssl.SSLCertVerificationError):
         return kind(f"{where}: the server's certificate is not trusted ({reason.verify_message})")
-    if isinstance(reason, RemoteDisconnected):  # also a ConnectionResetError
-        return kind(f"{where}: the server closed the connection without an answer")
+    if isinstance(reason, RemoteDisconnected):  # also a ConnectionResetError, so test it first
+        return kind(f"{where}: the server closed the connection without a response")
     if isinstance(reason, ConnectionRefusedError):
         return kind(f"{where}: the server can't be reached: the connection was refused")
     if isinstance(reason, ConnectionError):
         return kind(f"{where}: the connection broke ({reason.strerror or type(reason).__name__})")
     if isinstance(reason, HTTPException):
-        return kind(f"{where}: the answer is not HTTP ({type(reason).__name__}: '{_printable(reason)}')")
+        return kind(f"{where}: the response is not HTTP ({type(reason).__name__}: '{_printable(reason)}')")
     return kind(f"{where}: the server can't be reached ({_printable(reason)})")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-LINK = "is a symbolic link, which would be replaced; name the file that it points to"
+LINK = "is a symbolic link, which would be replaced; pass the file that it points to"
 SPECIAL = "is a device, pipe or socket, not a regular file; choose another name"
 
 
@@ -43,7 +43,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "dangling link": (lambda path: path.symlink_to("nowhere"), LINK),
     "loop of links": (lambda path: path.symlink_to(path.name), LINK),
     "hard link": (_hard_link, "has 2 hard links, which a replacement would separate"),
-    "folder": (lambda path: path.mkdir(), "is a folder; name a file in it"),
+    "folder": (lambda path: path.mkdir(), "is a folder; pass a file in it"),
     "pipe": (lambda path: os.mkfifo(path), SPECIAL),
     "socket": (_socket, SPECIAL),
     "device": (_device, SPECIAL),

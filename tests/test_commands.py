@@ -104,7 +104,7 @@ def test_long_work_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ("pattern", "near"),
     [
         ("nosuch*", "no network matches 'nosuch*'. Names are HEAD_BACKBONE; the heads are deeplabv3, "),
-        ("fcn_resnet5", "Near names: fcn_resnet50, "),
+        ("fcn_resnet5", "Similar names: fcn_resnet50, "),
         ("nosuchhead_resnet34", "_resnet34, "),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_line_feed_in_a_file_name_does_not_split_a_message(capsys: pytest.Capt
 
 
 def test_another_network_is_named_by_verify(small: Path) -> None:
-    with pytest.raises(ExportError, match="holds a lraspp_mobilenet_v3_large, and was compared with a fcn_resnet18"):
+    with pytest.raises(ExportError, match="contains a lraspp_mobilenet_v3_large, but was compared with a fcn_resnet18"):
         segnets.verify(small, against=segnets.create_model("fcn_resnet18", num_classes=6))
     report = segnets.verify(small, against=segnets.create_model("lraspp_resnet18", num_classes=5))
     assert not report.passed

@@ -142,7 +142,7 @@ def test_what_is_refused(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         (tmp_path / "none.png", r"none\.png: no such file"),
         (tmp_path / "text.jpg", r"text\.jpg: not an image that Pillow can read: is text"),
         (tmp_path / "cut.png", r"cut\.png: can't be read as an image: this PNG image is damaged or incomplete \("),
-        (tmp_path, r"is a folder; name an image in it"),
+        (tmp_path, r"is a folder; pass an image in it"),
         (pixels.astype(np.float32), r"\(H, W, 3\) uint8, 0\.\.255, or uint16, .* got float32; convert with"),
         (pixels[:, :, :2], r"got the shape \(24, 36, 2\)"),
         (pixels[:0], r"got the shape \(0, 36, 3\)"),
@@ -155,7 +155,7 @@ def test_what_is_refused(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
         with pytest.raises(segnets.ImageError, match=message) as raised:
             image_pixels(image)
         assert "\n" not in str(raised.value)
-    with pytest.raises(segnets.ImageError, match=r"has 3 channels, and the network reads 4; pass an array \(H, W, 4\)"):
+    with pytest.raises(segnets.ImageError, match=r"has 3 channels, but the network takes 4; pass an array \(H, W, 4\)"):
         image_pixels(Image.fromarray(pixels), channels=4)
 
 

@@ -99,8 +99,8 @@ def test_what_nothing_states_is_named_with_the_options_that_change_it(
     segnets.save(model, tmp_path / "w.safetensors")
     facts = info(tmp_path / "w.safetensors", capsys)
     assert facts["assumed"] == (
-        "short side resized to 520 (--resize), mean 0.485,0.456,0.406 (--mean), std 0.229,0.224,0.225 (--std): nothing "
-        "states what the network was trained with"
+        "short side resized to 520 (--resize), mean 0.485,0.456,0.406 (--mean), std 0.229,0.224,0.225 (--std): the "
+        "source does not record what the network was trained with"
     )
     assert facts["provenance"] == ""
     assert facts["classes"] == "none"

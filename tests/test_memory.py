@@ -74,7 +74,7 @@ def test_a_batch_that_exceeds_the_memory_is_refused(monkeypatch: pytest.MonkeyPa
         (Preprocessing(resize="none"), "64x64 at the network's input", "131.1"),  # 3 + 5 channels
         (Preprocessing(resize="fixed", size=(8, 8)), "64x64 as given", "49.2"),
     ):
-        expected = f"image: 1000000 images, {size}, take at least {needed} GB, and 8.0 GB are free; segment fewer"
+        expected = f"image: 1000000 images, {size}, take at least {needed} GB, but 8.0 GB are free; segment fewer"
         with pytest.raises(ImageError, match=expected):
             segnets.segment(model, batch, preprocessing)
     with pytest.raises(ImageError, match=r"64x64 at the network's input, take at least 49\.2 GB"):

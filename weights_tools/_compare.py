@@ -158,7 +158,7 @@ def _origin(card: ModelCard) -> Mapping[str, JSON]:
 
 
 def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> None:
-    """Refuse a converted file that was made from another source."""
+    """Refuse a converted file that was made from a different source."""
     origin = _origin(card)
     stated = origin.get("source_sha256")
     if not isinstance(stated, str):
@@ -166,7 +166,7 @@ def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> 
     if stated != sha256:
         name = origin.get("source_file")
         raise WeightsError(
-            f"{dst} was not made from this file but from {name if isinstance(name, str) else 'another one'}: the "
+            f"{dst} was not made from this file but from {name if isinstance(name, str) else 'a different one'}: the "
             f"sha256 begins with {sha256[:8]}, and that of the source of {dst} with {stated[:8]}"
         )
 

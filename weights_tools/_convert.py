@@ -77,14 +77,14 @@ def convert(
         backbone_only: Whether to leave out every head. Builders accept the result as `weights_backbone`.
         drop_aux: Whether to leave out the auxiliary classifier.
         classes: One name per class of the source, or a text file with one name per line.
-        num_classes: Number of classes for newly initialised last layers, if the source has another number.
+        num_classes: Number of classes for newly initialised last layers, if the source has a different number.
         remap_classes: New class -> class of the source (name or number) whose rows it takes, or None for newly
             initialised rows; or a JSON file with this mapping.
-        decoding: Rule that turns logits into ids, if the source does not state it or another is wanted.
+        decoding: Rule that turns logits into ids, if the source does not record it, or to override it.
         dtype: Dtype to cast floating-point tensors to: "float32", "float16", "bfloat16" or "float64". By default
             every tensor keeps its bytes.
         preprocessing: Preprocessing that the network was trained with; or only the known fields of it, by name. The
-            others come from the source's config, or are those of the source project's own scripts.
+            others come from the source's config, or from the source project's own scripts.
         golden: A golden file to reproduce, see `weights_tools.check.golden.check_golden`.
         golden_tolerance: Tolerance for the golden file.
         compare_with: Project whose own network must give the same outputs, see `weights_tools.compare`.
@@ -174,7 +174,7 @@ class _Source:
         found: Network in the checkpoint.
         weights: Unedited weights of the network.
         published: Catalog row, if the checkpoint is a published file.
-        note: Where mean and standard deviation come from, or an empty string.
+        note: Origin of the mean and standard deviation, or an empty string.
     """
 
     content: Content
@@ -234,10 +234,11 @@ def _read_source(
 def _with_preprocessing(
     card: ModelCard, given: Preprocessing | Mapping[str, Any] | None, config: ModelConfig
 ) -> ModelCard:
-    """Return the card with the fields of the preprocessing that the caller states.
+    """Return the card with the preprocessing fields that the caller specified.
 
     Raises:
-        WeightsError: If a field is unknown, its value is not allowed, or the network reads other channels.
+        WeightsError: If a field is unknown, its value is not allowed, or the network takes a different number of
+            channels.
     """
     if given is None:
         return card

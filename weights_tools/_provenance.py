@@ -1,4 +1,4 @@
-"""Model cards of converted files: what the source states, the origin of the weights, and the checks they passed."""
+"""Model cards of converted files: facts from the source, the origin of the weights, and the checks they passed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TENSORS, _GOLDEN, _COMPARED = "tensors", "golden", "compared"
 
 
 def hash_in_name(path: Path) -> str | None:
-    """Return the first eight digits of the sha256 that a file name states, or None."""
+    """Return the first eight digits of the sha256 in a file name, or None."""
     found = _HASH_IN_NAME.search(path.name)
     return found[1] if found else None
 
@@ -54,13 +54,14 @@ def find_published(path: Path, sha256: str | None, config: ModelConfig) -> Publi
         elif named and sha256 is not None:
             raise WeightsError(
                 f"the file has the name of a published file, but its sha256 begins with {sha256[:8]}, not "
-                f"{row.hash_prefix}. The file is damaged or another one. Download it again, or rename your own file."
+                f"{row.hash_prefix}. The file is damaged, or is a different one. Download it again, or rename your own "
+                "file."
             )
     return None
 
 
 def described_card(found: Recognised, published: Published | None, reader: TensorReader) -> tuple[ModelCard, str]:
-    """Return what a recognised file and its project state of classes, preprocessing and decoding, and what is assumed.
+    """Return the classes, preprocessing and decoding of a recognised file, with a record of what is assumed.
 
     Args:
         found: Recognised network.
@@ -68,7 +69,7 @@ def described_card(found: Recognised, published: Published | None, reader: Tenso
         reader: Reader of its tensors.
 
     Returns:
-        The card, without provenance of the tensors unless segnets wrote the file. Then a note on the origin of mean and
+        The card, without provenance of the tensors unless segnets wrote the file; and a note on the origin of mean and
         standard deviation, or an empty string.
     """
     if found.card is not None:
@@ -82,7 +83,7 @@ def described_card(found: Recognised, published: Published | None, reader: Tenso
 
 
 def other_channels(config: ModelConfig, card: ModelCard) -> str:
-    """Return a sentence that says why a preprocessing is not for the network's images, or ""."""
+    """Return a sentence that explains why a preprocessing does not suit the network's images, or ""."""
     channels = config.options.get("in_channels", 3)
     if config.name in BACKBONES or not isinstance(channels, int):
         return ""

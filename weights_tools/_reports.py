@@ -68,9 +68,9 @@ class InspectReport:
         notes: Remarks.
         doubts: Findings that the user should check.
         candidates: The sets of weights to choose from, if there are several.
-        decoding: Rule that turns logits into ids, as `convert` would record it; None if it is not stated.
+        decoding: Rule that turns logits into ids, as `convert` would record it; None if it is unknown.
         preprocessing: Preprocessing that `convert` would record; empty for a classifier.
-        assumed: Sentence that names the parts of it that nothing states, or "".
+        assumed: Sentence that lists the assumed parts of it, or "".
         refused: Reason why the file can't be converted, or None.
     """
 
@@ -136,7 +136,7 @@ class ConversionReport:
         model: Name of the network.
         options: Options of the network.
         classes: Class names; empty if unknown.
-        decoding: Rule that turns logits into ids; None if it is not stated.
+        decoding: Rule that turns logits into ids; None if it is unknown.
         geometry: Options that the weights do not show, with the values that the layout assumes.
         tensors: Number of tensors.
         parameters: Number of values in all tensors.
@@ -150,7 +150,7 @@ class ConversionReport:
         cast_to: Requested dtype, or None.
         changed: Requested edits.
         preprocessing: Preprocessing from an image to the network's input; empty for a classifier.
-        assumed: Sentence that names the parts of it that nothing states, or "".
+        assumed: Sentence that lists the assumed parts of it, or "".
         proven: Checks of the outputs that passed.
         notes: Remarks.
         doubts: Findings that the user should check.
@@ -226,12 +226,12 @@ def _network_rows(
 def _decoding_rows(
     model: str, options: Mapping[str, JSON], decoding: Mapping[str, JSON] | None
 ) -> list[tuple[str, str]]:
-    """Return how logits become ids, unless the source states nothing and the largest is taken."""
+    """Return the row on decoding; none if the source has no decoding and argmax applies."""
     if decoding is not None:
         return [("decoding", str(Decoding.from_json(decoding)))]
     if options.get("num_classes") != 1 or model not in MODELS:
         return []
-    return [("decoding", f"{Decoding.default(1)}, assumed: the source states none; pass --decoding and --threshold")]
+    return [("decoding", f"{Decoding.default(1)}, assumed: the source has none; pass --decoding and --threshold")]
 
 
 def _image_rows(preprocessing: Mapping[str, object], assumed: str) -> list[tuple[str, str]]:

@@ -117,7 +117,7 @@ bool describe(const py::array& array, ImageView& image, std::int64_t channels) {
   return image.pixel_stride > 0 && image.channel_stride > 0 && image.row_stride >= span;
 }
 
-// Return whether this many bytes are available. NumPy would take them, and the system then ends the process.
+// Return whether this many bytes are available. NumPy would allocate them, and the system might kill the process.
 bool fits(std::int64_t bytes) {
   if (bytes < std::int64_t{1} << 30) return true;  // not worth reading the system's files
   return bytes <= segnets::available_memory().value_or(bytes);
@@ -244,39 +244,40 @@ PYBIND11_MODULE(segnets_native, module) {
     type->ht_type.tp_new = nullptr;
   };
   py::class_<SelfTest>(module, "SelfTest", py::module_local(), py::custom_type_setup(only_returned),
-                       "What a replay of the golden pair measured.")
+                       "Measurements of a replay of the golden pair.")
       .def_readonly("sample_difference", &SelfTest::sample_difference,
                     "of the preprocessed image, in gray levels of 0..255")
       .def_readonly("logits_difference", &SelfTest::logits_difference, "relative to the largest logit")
       .def_readonly("tolerance", &SelfTest::tolerance)
       .def_readonly("pixels", &SelfTest::pixels)
-      .def_readonly("disagreements", &SelfTest::disagreements, "pixels of another class")
-      .def_readonly("near_ties", &SelfTest::near_ties, "those of them whose two best classes were within the tolerance")
+      .def_readonly("disagreements", &SelfTest::disagreements, "pixels whose class differs")
+      .def_readonly("near_ties", &SelfTest::near_ties,
+                    "of these, pixels whose two largest logits were within the tolerance")
       .def_readonly("passed", &SelfTest::passed)
       .def("__repr__", py::overload_cast<const SelfTest&>(represent));
 
   using segnets::Model;
   py::class_<Model>(module, "Model", py::module_local(), "An exported model, safe to use from many threads at once.")
       .def(py::init(&load), py::arg("path"), py::kw_only(), py::arg("keep_memory") = true,
-           "Load a file that segnets.export wrote. It is a program: load only files that you trust. Raises Error.")
+           "Load a file written by segnets.export. It is a program: load only files that you trust. Raises Error.")
       .def("segment", method(&segment), py::arg("image"),
-           "The class id of every pixel.\n\n"
+           "Return the class id of every pixel.\n\n"
            "image: (H, W, C) or (N, H, W, C) uint8, 0..255, RGB for three channels; (H, W) for one channel. Read\n"
            "where it is unless its rows or pixels run backwards; `bgr[..., ::-1]` costs nothing.\n"
            "Returns (H, W) or (N, H, W), uint8 up to 256 classes, else int16; or planes of 0 and 1, (C, H, W) or\n"
            "(N, C, H, W), uint8, of a multi-label model. Raises Error.")
       .def("logits", method(&logits), py::arg("image"),
-           "The scores behind the mask, at the size of the network's input.\n\n"
+           "Return the logits before argmax, at the size of the network's input.\n\n"
            "Returns (C, h, w) or (N, C, h, w) float32. Raises Error.")
       .def("warm_up", method(&warm_up), py::arg("height"), py::arg("width"), py::arg("calls") = 2,
            "Segment a gray image of this size, so that the next call is as fast as the later ones. Raises Error.")
       .def("self_test", method(&self_test),
-           "Replay the image that the file carries with its expected answers. Raises Error if it carries none.")
+           "Replay the golden image of the file and compare the outputs. Raises Error if the file has none.")
       .def_property_readonly("contract", method(&contract),
-                             "What the file promises about itself: segnets.json as a dictionary, a new one each time.")
+                             "Contract of the file: segnets.json as a dictionary, a new one each time.")
       .def("__repr__", method(static_cast<std::string (*)(const Model&)>(represent)));
 
   module.def("set_threads", &segnets::set_threads, py::arg("count"),
-             "How many threads one operator may use (1..1024), for the whole process; before the first call.\n"
-             "Where several Python threads call one model, 1 is the fastest. Raises Error.");
+             "Set how many threads one operator may use (1..1024), in the whole process, before the first call.\n"
+             "If several Python threads call one model, 1 is fastest. Raises Error.");
 }

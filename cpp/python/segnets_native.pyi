@@ -21,7 +21,7 @@ class SelfTest:
         logits_difference: Largest difference of the logits, relative to the largest logit.
         tolerance: Allowed `logits_difference`.
         pixels: Number of pixels.
-        disagreements: Number of pixels with another class.
+        disagreements: Number of pixels whose class differs.
         near_ties: Number of disagreements whose two largest logits were within the tolerance.
         passed: Whether the file computes its reference output.
     """
@@ -45,7 +45,7 @@ class Model:
     """An exported model that any number of threads may call at once. Calls release the GIL."""
 
     def __init__(self, path: str | bytes | os.PathLike[str], *, keep_memory: bool = True) -> None:
-        """Load a file that segnets.export wrote. It is a program: load only files that you trust.
+        """Load a file written by segnets.export. The file is a program: load only files that you trust.
 
         Args:
             path: Path of the file.
@@ -76,7 +76,7 @@ class Model:
         """Return the logits at the network's input resolution.
 
         Args:
-            image: As for `segment`.
+            image: See `segment`.
 
         Returns:
             (C, h, w) or (N, C, h, w) float32.
@@ -89,7 +89,7 @@ class Model:
         """Segment a gray image of this size, so that the next call is already fast.
 
         Raises:
-            Error: If the size is impossible.
+            Error: If the size is out of range.
         """
 
     def self_test(self) -> SelfTest:

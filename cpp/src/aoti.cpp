@@ -70,7 +70,7 @@ class Aoti : public Program {
       const auto [low, high] = found->second;
       if (input.size(axis) < low || input.size(axis) > high)
         throw Error("input: a " + std::string(name) + " of " + std::to_string(input.size(axis)) +
-                    ", and this file was compiled for " + std::to_string(low) + " to " + std::to_string(high) +
+                    ", but this file was compiled for " + std::to_string(low) + " to " + std::to_string(high) +
                     "; a TorchScript export takes every size");
     }
   }
@@ -82,7 +82,7 @@ class Aoti : public Program {
   std::int64_t pixels_at_once_;
 };
 
-// The loader unpacks the compiled network into the folder of temporary files and would blame the file.
+// The loader unpacks the compiled network into the folder of temporary files. Its own errors would blame the file.
 void check_programs_may_run([[maybe_unused]] const std::string& folder) {
 #ifdef ST_NOEXEC
   struct ::statvfs system{};

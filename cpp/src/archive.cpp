@@ -46,7 +46,7 @@ std::string what_it_is(std::string_view bytes) {
   return "";
 }
 
-// Compare the checksums of compressed entries. LibTorch unpacks them, but compares none.
+// Compare the checksums of compressed entries. LibTorch unpacks them, but does not compare checksums.
 void check_compressed(const std::string& bytes, const std::string& folder, const std::vector<CompressedEntry>& entries,
                       const std::string& path) {
   if (entries.empty()) return;

@@ -33,7 +33,7 @@ std::string read_choice(const Json& json, const std::string& key, const std::vec
     if (value == choice) return value;
   std::string allowed;
   for (const std::string& choice : known) allowed += (allowed.empty() ? "'" : ", '") + choice + "'";
-  throw Error(key + " is '" + value + "', and this program runs " + allowed + "; " + advice);
+  throw Error(key + " is '" + value + "', but this program runs " + allowed + "; " + advice);
 }
 
 Decoding read_decoding(const Json& json, std::int64_t channels) {
@@ -43,7 +43,7 @@ Decoding read_decoding(const Json& json, std::int64_t channels) {
   const bool inside = decoding.threshold > 0 && decoding.threshold < 1;
   if (!inside) throw Error("decoding.threshold is outside 0..1");
   if (decoding.rule == "threshold" && channels != 1)
-    throw Error("decoding.rule is 'threshold', which needs one channel, and num_classes is " +
+    throw Error("decoding.rule is 'threshold', which needs one channel, but num_classes is " +
                 std::to_string(channels));
   return decoding;
 }
@@ -79,7 +79,7 @@ void check_processor(const Json& json) {
   if (instructions == nullptr || here.empty()) return;  // unknown to the file or the system
   for (const Json& instruction : instructions->array())
     if (!here.contains(instruction.string()))
-      throw Error("it uses instructions that this processor lacks: " + instruction.string() +
+      throw Error("it uses instructions that this CPU lacks: " + instruction.string() +
                   "; export the model on a machine like this one, or with format='torchscript'");
 }
 
@@ -92,7 +92,7 @@ Contract read_fields(const Json& json) {
   contract.model_name = json.at("model").at("name").string();
   contract.num_classes = json.at("num_classes").integer();
   if (contract.num_classes < 1 || contract.num_classes > kMaxClasses) throw Error("num_classes is outside 1..32767");
-  // Files written before this key existed take the largest logit.
+  // Files written before this key existed use argmax.
   if (const Json* decoding = json.find("decoding")) contract.decoding = read_decoding(*decoding, contract.num_classes);
   const auto classes = static_cast<std::size_t>(contract.num_ids());
   for (const Json& name : json.at("classes").array()) contract.classes.push_back(name.string());
@@ -134,7 +134,7 @@ Contract read_contract(std::string_view text, const std::string& path) {
     if (json.at("format").string() != "segnets-export") throw Error("it is not a contract of segnets");
     const std::int64_t version = json.at("format_version").integer();
     if (version < 1 || version > kFormatVersion)
-      throw Error("it has version " + std::to_string(version) + ", this program reads 1 to " +
+      throw Error("it has version " + std::to_string(version) + ", but this program reads 1 to " +
                   std::to_string(kFormatVersion) + " (take the C++ program of the segnets that exported it)");
     Contract contract = read_fields(json);
     contract.json = text;

@@ -69,7 +69,7 @@ Descriptor create_file(const std::string& path, const FrameLayout& layout, Frame
 Descriptor open_file(const std::string& path) {
   struct stat status{};
   if (::stat(path.c_str(), &status) == 0) {  // before opening: a device could do something then
-    if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name the file that the other side created");
+    if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; pass the file that the other side created");
     if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a frame ring");
   } else if (errno == ENOENT) {
     throw Error(path + ": does not exist; start the side that creates the ring first");
@@ -93,7 +93,7 @@ void take(int file, FrameRing::Role role, const std::string& path) {
   if (::fcntl(file, F_OFD_SETLK, &lock) == 0) return;
   if (errno != EAGAIN && errno != EACCES) throw failed(path, "locked");
   throw Error(path + ": already has a " + name_of(role) +
-              ", and a ring has only one; close that one or name another ring");
+              ", and a ring has only one; close that one or choose another ring");
 }
 
 void give_up(int file, FrameRing::Role role) noexcept {

@@ -1,7 +1,7 @@
 // The file of a ring: creation with all of its memory, opening, and the locks that show that a side is alive.
 //
 // The locks are open file description locks (Linux). Unlike process locks, they also exclude a second user in the same
-// process, and the kernel drops them however the process ends.
+// process, and the kernel releases them however the process ends.
 #pragma once
 
 #include <unistd.h>

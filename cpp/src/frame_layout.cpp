@@ -145,13 +145,13 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
   const std::string again = "; remove the file and create the ring again";
   const auto refuse = [&](const std::string& what) { throw Error(path + ": " + what + again); };
   if (std::memcmp(header.data(), kMagic.data(), kMagic.size()) != 0)
-    throw Error(path + ": is not a frame ring (wrong magic bytes); name the file that the other side created");
+    throw Error(path + ": is not a frame ring (wrong magic bytes); pass the file that the other side created");
   const auto version = get<std::uint32_t>(header, 8);
   if (version != kVersion)
-    throw Error(path + ": has version " + std::to_string(version) + ", this program reads " + std::to_string(kVersion) +
-                "; use one version of segnets on both sides");
+    throw Error(path + ": has version " + std::to_string(version) + ", but this program reads " +
+                std::to_string(kVersion) + "; use one version of segnets on both sides");
   if (size < kHeaderSize)
-    refuse("is " + std::to_string(size) + " bytes, and a frame ring has at least " + std::to_string(kHeaderSize));
+    refuse("is " + std::to_string(size) + " bytes, but a frame ring has at least " + std::to_string(kHeaderSize));
   if (get<std::uint32_t>(header, kHeaderChecksumAt) != checksum_of(header))
     refuse("its header is damaged (wrong checksum)");
   if (get<std::uint32_t>(header, 12) != kHeaderSize)
@@ -176,13 +176,13 @@ FrameLayout decode(const Header& header, std::uint64_t size, const std::string& 
   layout = checked(std::move(layout), path, again);
   if (flags > (kHasChecksum | kLatest)) refuse("flags=" + std::to_string(flags) + ", expected 0..3");
   if (get<std::int64_t>(header, kFrameSizeAt) != extent(layout))
-    refuse("frame_size=" + std::to_string(get<std::uint64_t>(header, kFrameSizeAt)) + ", its shape and strides give " +
-           std::to_string(extent(layout)));
+    refuse("frame_size=" + std::to_string(get<std::uint64_t>(header, kFrameSizeAt)) +
+           ", but its shape and strides give " + std::to_string(extent(layout)));
   if (get<std::uint64_t>(header, kSlotSizeAt) != slot_size(layout))
-    refuse("slot_size=" + std::to_string(get<std::uint64_t>(header, kSlotSizeAt)) + ", its frame_size gives " +
+    refuse("slot_size=" + std::to_string(get<std::uint64_t>(header, kSlotSizeAt)) + ", but its frame_size gives " +
            std::to_string(slot_size(layout)));
   if (size != file_size(layout))
-    refuse("is " + std::to_string(size) + " bytes, its header describes " + std::to_string(file_size(layout)));
+    refuse("is " + std::to_string(size) + " bytes, but its header describes " + std::to_string(file_size(layout)));
   return layout;
 }
 

@@ -28,7 +28,7 @@ constexpr std::uint64_t kCame = 1, kClosed = 2;
 // Pauses while waiting: short for the first frames after a gap, longer later to leave the CPU idle.
 constexpr std::chrono::nanoseconds kFirstPause = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kLongestPause = std::chrono::milliseconds(1);
-// Copies of the newest frame that a fast producer may spoil before next() gives up.
+// Copies of the newest frame that a fast producer may overwrite before next() gives up.
 constexpr int kMaxCopies = 1000;
 
 }  // namespace
@@ -190,7 +190,7 @@ FrameRing FrameRing::create(const std::string& path, const FrameLayout& wanted, 
   FrameRing ring = open(path, role);
   if (ring.layout() != layout)
     throw Error(path + ": is a ring of " + ring::describe(ring.layout()) + ", not of " + ring::describe(layout) +
-                "; remove it or name another");
+                "; remove it or choose another");
   return ring;
 }
 
@@ -199,7 +199,7 @@ FrameRing::Slot FrameRing::acquire(std::chrono::nanoseconds timeout) {
   Slot slot{state_->wait(timeout)};
   if (!slot) return slot;
   state_->holds = true;
-  // The consumer of a ring with `latest` must see the last count before what overwrites the oldest slot.
+  // In a ring with `latest`, the consumer must see the last count before the oldest slot is overwritten.
   std::atomic_thread_fence(std::memory_order_release);
   slot.sequence = state_->frames + 1;
   slot.data = state_->slot(slot.sequence) + ring::kSlotHeader;

@@ -1,4 +1,4 @@
-// Image files: PPM, PGM and PNG out; PPM in, and JPEG and PNG where their libraries or OpenCV are.
+// Image files: PPM, PGM and PNG out; PPM and PGM in, and JPEG and PNG if their libraries or OpenCV are available.
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
@@ -160,7 +160,7 @@ void check_image_path(const std::string& path) {
 void write_mask(const std::string& path, const Mask& mask, const std::vector<Colour>& palette) {
   check_mask_path(path);
   if (is_array(path)) return write_file(path, encode_npy(mask));
-  if (mask.planes > 0) throw Error(path + ": the mask has a plane for each class; name it *.npy");
+  if (mask.planes > 0) throw Error(path + ": the mask has a plane for each class; write it as .npy");
   write_file(path, extension_of(path) == ".png" ? encode_png(mask, palette) : encode_pgm(mask));
 }
 

@@ -18,7 +18,7 @@ class Json {
   // Throws Error: "<what>: not JSON: ...". Nesting deeper than 64, repeated keys and trailing text are refused.
   static Json parse(std::string_view text, const std::string& what);
 
-  // Return the value; throw Error, naming `path`, if it has another type.
+  // Return the value; throw Error, naming `path`, if it has the wrong type.
   const Array& array() const;
   const Object& object() const;
   const std::string& string() const;

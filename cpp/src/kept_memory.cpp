@@ -1,7 +1,7 @@
 #include "kept_memory.h"
 
 #include <climits>
-#include <cstdlib>  // names the C library, where it is glibc
+#include <cstdlib>  // defines __GLIBC__ if the C library is glibc
 
 #ifdef __GLIBC__
 #include <malloc.h>

@@ -103,7 +103,7 @@ int self_test(const std::string& path) {
               static_cast<long long>(result.disagreements), static_cast<long long>(result.pixels),
               static_cast<long long>(result.near_ties));
   std::printf("%s\n", result.passed ? "passed" : "FAILED");
-  if (!result.passed) throw segnets::Error(path + ": computes other outputs than the exported model");
+  if (!result.passed) throw segnets::Error(path + ": its outputs differ from the exported model's");
   return 0;
 }
 
@@ -116,18 +116,18 @@ void check_outputs(const Arguments& arguments) {
   const std::string &model = arguments.positional[0], &image = arguments.positional[1], &out = arguments.positional[2];
   segnets::check_mask_path(out);
   if (same_file(out, image) || same_file(out, model))
-    throw segnets::Error(out + ": is also the input; name another file");
+    throw segnets::Error(out + ": is also the input; choose another file");
   std::vector<std::string> taken = {model, image, out};
   for (const std::optional<std::string>& extra : {arguments.overlay, arguments.logits}) {
     if (!extra) continue;
     const std::string& path = *extra;
     for (const std::string& other : taken)
-      if (same_file(path, other)) throw segnets::Error(path + ": is named twice; each output needs a file of its own");
+      if (same_file(path, other)) throw segnets::Error(path + ": is given twice; each output needs a file of its own");
     taken.push_back(path);
   }
   if (arguments.overlay) segnets::check_image_path(*arguments.overlay);
   if (arguments.logits && !arguments.logits->ends_with(".npy"))
-    throw segnets::Error(*arguments.logits + ": logits are written as .npy; give it a name that ends so");
+    throw segnets::Error(*arguments.logits + ": logits are written as .npy; choose a name that ends in .npy");
   if (arguments.logits) segnets::check_writable_target(*arguments.logits);
 }
 
@@ -193,7 +193,7 @@ bool is_gray(const segnets::Image& image) {
   return true;
 }
 
-// Make gray of an RGB file whose pixels are all gray, or RGB of a gray file, if the model reads that.
+// Convert an RGB file whose pixels are all gray to gray, or a gray file to RGB, if the model takes that.
 segnets::Image with_channels(segnets::Image image, std::int64_t channels, const std::string& path) {
   if (image.channels == channels) return image;
   segnets::Image result{image.height, image.width, {}, channels};
@@ -202,17 +202,17 @@ segnets::Image with_channels(segnets::Image image, std::int64_t channels, const 
   } else if (image.channels == 3 && channels == 1 && is_gray(image)) {
     for (std::size_t i = 0; i < image.data.size(); i += 3) result.data.push_back(image.data[i]);
   } else if (channels == 1) {
-    throw segnets::Error(path + ": is in colour, and this model reads gray images; convert it to a gray one");
+    throw segnets::Error(path + ": is in colour, but this model takes gray images; convert it to a gray one");
   } else {
-    throw segnets::Error(path + ": this model reads " + std::to_string(channels) +
-                         " channels, and segnets-run reads files as gray or RGB; use the library");
+    throw segnets::Error(path + ": this model takes " + std::to_string(channels) +
+                         " channels, but segnets-run reads files as gray or RGB; use the library");
   }
   return result;
 }
 
 void check_form(const std::string& path, const segnets::Contract& contract) {
   if (contract.decoding.rule == "multilabel" && !path.ends_with(".npy"))
-    throw segnets::Error(path + ": this model gives a plane for each class, which a picture can't hold; name it *.npy");
+    throw segnets::Error(path + ": this model gives a plane for each class, which no picture can hold; write a .npy");
 }
 
 int segment(const Arguments& arguments) {

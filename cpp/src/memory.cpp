@@ -37,7 +37,7 @@ std::optional<std::int64_t> field_of(const fs::path& path, const std::string& na
   return std::nullopt;
 }
 
-// Lower `least` to what a group and those around it leave; inside a container, the path may be that of the host.
+// Lower `least` to the memory that a group and its parents leave. In a container, the path may be that of the host.
 void check_group(const fs::path& mount, const std::string& path, const std::array<const char*, 3>& names,
                  std::optional<std::int64_t>& least) {
   fs::path relative = fs::path(path).relative_path();

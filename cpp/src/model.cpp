@@ -57,7 +57,7 @@ auto run(const std::string& what, Work work) {
   }
 }
 
-// Fewer images, and smaller maps of scaled images, need no look at the system's files.
+// For fewer images, and smaller feature maps of scaled images, the system's files are not read.
 constexpr std::size_t kCheckedFrom = 16;
 constexpr double kScaledCheckedFrom = 1 << 30;  // bytes
 
@@ -73,7 +73,7 @@ std::array<double, 2> input_size(const ImageView& image, const Program& program,
   return {static_cast<double>(input.size(2)), static_cast<double>(input.size(3))};
 }
 
-// Check that the maps of a batch fit into memory, before the system ends the process for taking too much.
+// Check that a batch's feature maps fit into memory. Otherwise, the system might kill the process.
 void check_batch_fits(const std::vector<ImageView>& images, const Program& program, const Contract& contract) {
   if (images.empty() || contract.device != "cpu") return;
   if (images.size() < kCheckedFrom && contract.scale <= 0) return;
@@ -86,7 +86,7 @@ void check_batch_fits(const std::vector<ImageView>& images, const Program& progr
   if (!available || needed <= static_cast<double>(*available)) return;
   std::ostringstream text;
   text << std::fixed << std::setprecision(0) << "batch: " << images.size() << " images, " << height << "x" << width
-       << " at the network's input, take at least " << std::setprecision(1) << needed / 1e9 << " GB, and "
+       << " at the network's input, take at least " << std::setprecision(1) << needed / 1e9 << " GB, but "
        << static_cast<double>(*available) / 1e9 << " GB are free; segment fewer or smaller images at a time";
   throw Error(text.str());
 }
@@ -136,7 +136,7 @@ MaskBatch Model::segment_batch(const std::vector<ImageView>& images) const {
       throw Error("the model's mask does not have the image's size; export the model again");
     const bool wide = batch.num_classes > 256 && planes == 0;
     if (ids.scalar_type() != (wide ? at::kShort : at::kByte))
-      throw Error("the model's mask has another type than its contract says; export the model again");
+      throw Error("the type of the model's mask differs from its contract; export the model again");
     if (wide) batch.wide = elements<std::int16_t>(ids);
     else batch.narrow = elements<std::uint8_t>(ids);
     return batch;

@@ -58,7 +58,7 @@ void lower_again() {
   if (--precision_users > 0) return;
   for (std::size_t i = 0; i < kOperations.size(); ++i) {
     if (!is_lower(precisions_before[i])) continue;
-    // NONE follows the setting for all operations, from which the precision may come.
+    // NONE follows the setting for all operations, which may be the source of the precision.
     set_precision(kOperations[i], Float32Precision::NONE);
     if (precision_of(kOperations[i]) != precisions_before[i]) set_precision(kOperations[i], precisions_before[i]);
   }

@@ -1,4 +1,4 @@
-// Run a call whatever state of LibTorch the caller has set.
+// Run a call independently of the LibTorch state that the caller has set.
 #pragma once
 
 #include <c10/core/InferenceMode.h>

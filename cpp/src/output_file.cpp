@@ -44,8 +44,8 @@ void check_writable_target(const std::string& path) {
   if (path.empty()) throw Error("the output has no name");
   struct stat status{};
   if (::lstat(path.c_str(), &status) == 0) {
-    if (S_ISLNK(status.st_mode)) throw Error(path + ": is a symbolic link, which would be replaced; name its target");
-    if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; name a file in it");
+    if (S_ISLNK(status.st_mode)) throw Error(path + ": is a symbolic link, which would be replaced; pass its target");
+    if (S_ISDIR(status.st_mode)) throw Error(path + ": is a folder; pass a file in it");
     if (!S_ISREG(status.st_mode)) throw Error(path + ": is a device, pipe or socket, not a regular file");
     if (status.st_nlink > 1)
       throw Error(path + ": has several hard links, which a replacement would separate; remove it first");

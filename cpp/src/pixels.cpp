@@ -23,10 +23,10 @@ std::string channels_of(std::int64_t count) { return std::to_string(count) + (co
 // Throw Error for an impossible view; `name` is "image", or which one of several.
 void check_view(const ImageView& image, const std::string& name, std::int64_t channels) {
   if (image.channels != channels)
-    throw Error(name + ": has " + channels_of(image.channels) + ", and this model reads " + channels_of(channels) +
+    throw Error(name + ": has " + channels_of(image.channels) + ", but this model takes " + channels_of(channels) +
                 "; set ImageView::channels, or convert the image");
   if (channels != 3 && image.order != ChannelOrder::rgb)
-    throw Error(name + ": the order BGR is for 3 channels, and this image has " + std::to_string(channels));
+    throw Error(name + ": the order BGR is for 3 channels, but this image has " + std::to_string(channels));
   if (image.data == nullptr) throw Error(name + ": its data pointer is null");
   if (image.height < 1 || image.width < 1) throw Error(name + ": " + size_of(image) + " holds no pixels");
   if (image.height > kMaxSide || image.width > kMaxSide)
@@ -35,7 +35,7 @@ void check_view(const ImageView& image, const std::string& name, std::int64_t ch
     if (stride < 1 || stride > kMaxStride)
       throw Error(name + ": a pixel or channel stride of " + std::to_string(stride) + " bytes; expected 1..2^32");
   const std::int64_t stride = image.bytes_per_row();
-  // The bytes that one row spans; the channels of planes lie beyond the row.
+  // The bytes that one row spans; the channels of planes are beyond the row.
   const bool interleaved = image.channel_stride <= image.pixel_stride;
   const std::int64_t span =
       (image.width - 1) * image.pixel_stride + (interleaved ? (channels - 1) * image.channel_stride : 0) + 1;
@@ -52,7 +52,7 @@ void check_views(const std::vector<ImageView>& images, std::int64_t channels) {
     const std::string name = images.size() == 1 ? "image" : "image " + std::to_string(i) + " of the batch";
     check_view(images[i], name, channels);
     if (images[i].height != images[0].height || images[i].width != images[0].width)
-      throw Error(name + ": is " + size_of(images[i]) + ", and image 0 is " + size_of(images[0]) +
+      throw Error(name + ": is " + size_of(images[i]) + ", but image 0 is " + size_of(images[0]) +
                   " (height x width); a batch holds images of one size, so segment this one by itself");
   }
 }

@@ -66,8 +66,8 @@ Image decode_pnm(std::string_view bytes, const std::string& path) {
   const auto expected = static_cast<std::uint64_t>(channels * width * height);
   if (pixels.size() != expected)
     throw Error(path + ": is a " + kind + " of " + std::to_string(width) + "x" + std::to_string(height) +
-                " (width x height) " + (pixels.size() < expected ? "that is cut off" : "with something behind it") +
-                ": " + std::to_string(pixels.size()) + " bytes of pixels, expected " + std::to_string(expected));
+                " (width x height) " + (pixels.size() < expected ? "that is truncated" : "with trailing bytes") + ": " +
+                std::to_string(pixels.size()) + " bytes of pixels, expected " + std::to_string(expected));
   return {height, width, {pixels.begin(), pixels.end()}, channels};
 }
 

@@ -28,7 +28,7 @@ at::Tensor to_tensor(const std::map<std::string, TensorView>& tensors, const std
 
 // A NaN counts as an infinite difference.
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  if (a.sizes() != b.sizes()) throw Error("the golden pair has other shapes than the model; export the model again");
+  if (a.sizes() != b.sizes()) throw Error("the golden pair and the model differ in shape; export the model again");
   const auto difference = (a - b).abs().max().item<double>();
   return std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
 }
@@ -48,7 +48,7 @@ SelfTest replay(const Program& program, const Contract& contract, std::string_vi
 
   SelfTest result;
   if (sample.size(1) != contract.in_channels())
-    throw Error("the preprocessed image has another number of channels than the contract; export the model again");
+    throw Error("the preprocessed image and the contract differ in their number of channels; export the model again");
   for (std::int64_t c = 0; c < contract.in_channels(); ++c) {
     const double levels = largest_difference(sample.select(1, c), to_tensor(tensors, "sample").select(1, c)) *
                           contract.std_deviation[static_cast<std::size_t>(c)] * 255;
@@ -57,10 +57,10 @@ SelfTest replay(const Program& program, const Contract& contract, std::string_vi
   const double largest = std::max(expected.abs().max().item<double>(), 1e-38);
   result.logits_difference = largest_difference(logits, expected) / largest;
   result.tolerance = contract.tolerance;
-  if (mask.sizes() != expected_mask.sizes()) throw Error("the golden mask has another shape; export the model again");
+  if (mask.sizes() != expected_mask.sizes()) throw Error("the golden mask has the wrong shape; export the model again");
   at::Tensor differs = mask != expected_mask;
   at::Tensor clear = differs.logical_and(to_tensor(tensors, "margin") > 2 * contract.tolerance);
-  if (mask.dim() == 4) {  // a pixel with another plane
+  if (mask.dim() == 4) {  // a pixel differs if any of its planes does
     differs = differs.any(1);
     clear = clear.any(1);
   }

@@ -1,4 +1,4 @@
-// Every way to hand over pixels gives the mask of the plain way; what is no image is refused.
+// Every way to hand over pixels gives the mask of the plain way; anything else is refused.
 // usage: segnets-test-views MODEL, or --available-memory ROOT
 #include <algorithm>
 #include <array>
@@ -214,7 +214,7 @@ void matrices(const Model& model) {
   check(model.segment(segnets::view(four, ChannelOrder::rgb)).ids == expected.ids, "RGBA");
   refused("floats", "expected two dimensions of CV_8UC1, CV_8UC3 or CV_8UC4, got 2 of CV_32FC3",
           [] { segnets::view(cv::Mat(2, 2, CV_32FC3)); });
-  refused("gray", "has 1 channel, and this model reads 3 channels",
+  refused("gray", "has 1 channel, but this model takes 3 channels",
           [&] { model.segment(segnets::view(cv::Mat(2, 2, CV_8UC1))); });
   refused("two channels", "got 2 of CV_8UC2", [] { segnets::view(cv::Mat(2, 2, CV_8UC2)); });
   refused("nothing", "holds no pixels; was the file found", [] { segnets::view(cv::Mat(0, 3, CV_8UC3)); });

@@ -2,7 +2,7 @@
 
 He et al. 2015, https://arxiv.org/abs/1512.03385
 He et al. 2018, "Bag of Tricks", https://arxiv.org/abs/1812.01187
-The defaults behave like torchvision.models.resnet, where the 3x3 convolution has the stride ("v1.5"). The deep stem
+The defaults behave like torchvision.models.resnet, where the stride is in the 3x3 convolution ("v1.5"). The deep stem
 ("C", v1c) and average pooling in the shortcuts ("D", v1d) follow timm and mmsegmentation.
 """
 
@@ -161,9 +161,8 @@ def shortcut(
 ) -> nn.Sequential:
     """Build the shortcut that matches a block's input to the shape of its output.
 
-    Args:
-        downsample: "conv", a 1x1 convolution with the stride; "average", average pooling with the stride and a 1x1
-            convolution (v1d); or "average_dilated", which also pools at stride 1 in a dilated stage (timm).
+    Args: downsample: "conv", a strided 1x1 convolution; "average", strided average pooling and a 1x1 convolution (v1d);
+        or "average_dilated", which also pools at stride 1 in a dilated stage (timm).
         in_channels: Channels of the block's input.
         out_channels: Channels of the block's output.
         stride: Stride of the block.

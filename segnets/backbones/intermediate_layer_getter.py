@@ -33,10 +33,11 @@ class IntermediateLayerGetter(nn.ModuleDict):
     """Module that runs the children of a model in order and returns the outputs of selected layers.
 
     Behaves like torchvision.models._utils.IntermediateLayerGetter, and also supports dotted paths. Children after
-    the last selected one are dropped. The children must be registered in the order of use, and each is used once.
+    the last selected one are dropped. The children must be registered in the order in which they run, and each runs
+    once.
 
-    Dotted paths work in eager mode and torch.compile, but not in TorchScript, and in torch.fx only if they name a
-    block rather than a layer of torch.nn. A getter with dotted paths must not run in two threads at once.
+    Dotted paths work in eager mode and torch.compile, but not in TorchScript, and in torch.fx only if they refer to a
+    block rather than to a torch.nn layer. A getter with dotted paths must not run in two threads at once.
 
     Args:
         model: Module such as a ResNet or the `features` of a MobileNetV3.
@@ -56,9 +57,9 @@ class IntermediateLayerGetter(nn.ModuleDict):
         missing = [path for path in wanted if not _has(children, path)]
         if missing:
             raise ValueError(
-                f"return_layers are not present in model: {', '.join(map(repr, missing))}; "
-                f"the children of this {type(model).__name__} are {', '.join(children)} (a module that is registered "
-                "twice counts under its first name)"
+                f"return_layers are not present in model: {', '.join(map(repr, missing))}; the children of this "
+                f"{type(model).__name__} are {', '.join(children)} (a module that is registered twice is listed under "
+                "its first name)"
             )
         pending = {path.partition(".")[0] for path in wanted}
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -100,7 +101,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
             The outputs by name, in the order in which the layers run. An OrderedDict in eager mode.
 
         Raises:
-            NotImplementedError: If torch.fx traces a getter with the dotted path of a layer of torch.nn.
+            NotImplementedError: If torch.fx traces a getter with the dotted path of a torch.nn layer.
         """
         out = OrderedDict()
         if not torch.jit.is_scripting():
@@ -118,7 +119,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
         return out
 
     def _check_traced(self, x: Tensor, outputs: Mapping[str, Tensor]) -> None:
-        """Refuse a traced graph without an output: torch.fx does not run the hooks of layers of torch.nn."""
+        """Refuse a traced graph that lacks an output: torch.fx does not run the hooks of torch.nn layers."""
         missing = [path for path in self.dotted if self.return_layers[path] not in outputs]
         if missing and is_symbolic(x):
             raise NotImplementedError(

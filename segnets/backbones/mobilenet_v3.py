@@ -77,7 +77,7 @@ class MobileNetV3(nn.Module):
 
     def _initialise(self) -> None:
         if next(self.parameters()).is_meta:
-            return  # no values
+            return  # the meta device has no values
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -151,7 +151,7 @@ class ResNet(nn.Module):
     def _initialise(self, zero_init_residual: bool) -> None:
         """Apply He initialisation in the order of the modules, as torchvision does."""
         if next(self.parameters()).is_meta:
-            return  # no values
+            return  # the meta device has no values
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -58,7 +58,7 @@ class BackboneSpec(Protocol):
     """Description of one backbone.
 
     Calling it builds the classifier that is pretrained on ImageNet: (N, in_channels, H, W) -> logits (N, num_classes).
-    With `num_classes=0` the classifier has no last layers: it only contains the tensors of the features, and returns
+    With `num_classes=0` the classifier lacks its last layers: it only has the feature extractor's tensors, and returns
     the pooled features (N, channels of the last stage).
 
     A builder calls `defaults` first, `stages` with the resolved options, and `build` last.
@@ -106,7 +106,7 @@ class BackboneSpec(Protocol):
             output_stride: Output stride that the head prefers.
 
         Returns:
-            The options by name. None marks an option that is not in use by default. Options that would change nothing
+            The options by name. None marks an option that is not in use by default. Options that would have no effect
             together with `given` are left out.
 
         Raises:

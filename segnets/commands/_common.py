@@ -47,7 +47,7 @@ def add_command(
 
 
 def shipped_network() -> str:
-    """Return the path of the network that comes with segnets, and say on stderr that it is used."""
+    """Return the path of the network shipped with segnets, and note on stderr that it is used."""
     print(f"segnets: {shipped.NOTICE}; --model FILE for yours", file=sys.stderr)
     return str(shipped.WEIGHTS)
 

@@ -60,7 +60,7 @@ class Progress:
         self._show(lambda: self._opened().write(text, file=sys.stderr) if self._terminal else _log(text))
 
     def _show(self, action: Callable[[], None]) -> None:
-        """Write to stderr while it is open. The command continues after its reader has ended."""
+        """Write to stderr. If its reader has gone, the command continues silently."""
         if self._silent:
             return
         try:
@@ -83,7 +83,7 @@ class Progress:
             bar.update(self._done + fraction - bar.n)
             return
         now, done = time.monotonic(), self._done + fraction
-        if self._first is None:  # what came before, such as listing a large folder, says nothing about the rate
+        if self._first is None:  # earlier work, such as listing a large folder, must not count towards the rate
             self._first = (now, done)
         if now - self._logged < _LOG_SECONDS:
             return

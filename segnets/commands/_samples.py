@@ -66,7 +66,7 @@ def draw_samples(data: DataSet, report: DataReport) -> npt.NDArray[np.uint8]:
 
 
 def _chosen(data: DataSet) -> Iterator[tuple[str, Sample]]:
-    """Yield samples with masks from all splits, more of larger ones and at least one of each."""
+    """Yield samples with masks from all splits, more from larger ones and at least one from each."""
     splits = {name: [each for each in samples if each.mask is not None] for name, samples in data.splits.items()}
     splits = {name: samples for name, samples in splits.items() if samples}
     for place, (name, samples) in enumerate(splits.items()):

@@ -46,7 +46,7 @@ class TrainingProgress:
                 self._bar.write(text, file=sys.stderr)
             else:
                 print(text, file=sys.stderr, flush=True)
-        except OSError:  # the end of the reader is no reason to stop
+        except OSError:  # the training continues if the reader of stderr has gone
             self._silent = True
 
     def step(self, report: StepReport) -> None:

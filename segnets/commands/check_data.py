@@ -27,7 +27,7 @@ def add(commands: Subparsers[Any]) -> None:
         run,
         summary="check images and masks before training on them",
         description="Read every image and mask of a data set, count the pixels of each class, and report every file "
-        "that would spoil a training, with the fix. The exit status is 1 if there are errors. If shards are "
+        "that would break training, with the fix. The exit status is 1 if there are errors. If shards are "
         "on a server, 200 images per split are read.",
         examples="""
         segnets check-data DATA
@@ -42,7 +42,7 @@ def add(commands: Subparsers[Any]) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare the arguments that name a data set, for every command that reads one."""
+    """Declare the arguments that specify a data set, for every command that reads one."""
     parser.add_argument("data", metavar="DATA", help="folder with train/images, train/masks, val/... and dataset.toml")
     parser.add_argument(
         "--classes", type=_names, metavar="NAME,NAME", help="names of the classes; default: as in dataset.toml"
@@ -58,7 +58,7 @@ def add_data(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
 
 
 def open_named(options: argparse.Namespace) -> DataSet:
-    """Return the data set that the arguments of `add_data` name.
+    """Return the data set that the arguments of `add_data` specify.
 
     Raises:
         DataError: If it can't be opened.
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the report; return 0, or 1 if it has errors."""
     data = open_named(options)
     if options.out is not None:
-        check_writable_target(options.out)  # before minutes of reading files
+        check_writable_target(options.out)  # fail before reading files, which can take minutes
     report = checked(data, all_samples=options.all)
     if options.out is not None:
         _write_picture(options.out, data, report)
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(report.to_json(), indent=2))
     else:
         for line in report.lines():
-            print(escape_controls(line.replace("\n", "\\n")))  # names of files may have line feeds
+            print(escape_controls(line.replace("\n", "\\n")))  # file names may have line feeds
         if options.out is not None:
             print(escape_controls(f"samples with their masks: {options.out}"))
     return 0 if report.ok else 1

@@ -101,8 +101,8 @@ def _add_onnx(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--size",
         metavar="SHAPE",
-        help="fix the network's input, for example 1x3x480x640 (batch x channels x height x width), for OpenCV, "
-        "TensorRT, ncnn and NPUs; every image is resized to it. Default: any batch and size",
+        help="fix the shape of the network's input, for example 1x3x480x640 (batch x channels x height x width), for "
+        "OpenCV, TensorRT, ncnn and NPUs; every image is resized to it. Default: any batch and size",
     )
     group.add_argument("--opset", type=int, metavar="N", help="opset version, 18 to 23. Default: 20")
     group.add_argument(
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
     target = check_writable_target(options.target, overwrite=options.force)  # fail before the export, not after it
     model = load(options.weights)
     if target.exists() and target.samefile(options.weights):
-        raise ExportError(f"{target}: OUT is the weights file itself. Name another file.")
+        raise ExportError(f"{target}: OUT is the weights file itself. Choose another file.")
     _state_preprocessing(options, model, size)
     with progress("segnets", f"exporting to {options.target}; large networks and compiled models take minutes"):
         report = export(
@@ -186,7 +186,7 @@ def _state_preprocessing(options: argparse.Namespace, model: Any, size: tuple[in
         except ValueError as error:
             raise ExportError(f"--{name} {text[:40]}: {error}") from None
     if size is not None and "size" in stated and stated["size"] != size[2:]:
-        raise ExportError(f"--resize {options.resize} contradicts --size {options.size}: leave out --resize")
+        raise ExportError(f"--resize {options.resize} contradicts --size {options.size}: omit --resize")
     if not stated:
         return
     card = getattr(model, "card", None) or ModelCard().assuming()

@@ -128,7 +128,7 @@ def _decoding(facts: Facts) -> Facts:
         return {}
     if facts["decoding"] is not None:
         return {"decoding": str(Decoding.from_json(facts["decoding"]))}
-    # Exports state the rule, except those made before there was a choice.
+    # Exports record the rule, except those made before there was a choice.
     default = Decoding() if "export" in facts else Decoding.default(channels)
     return {
         "decoding": f"{default} (not stated; the default for {channels} {'channel' if channels == 1 else 'classes'})"

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if not names:
         near = nearest_models("".join(c for c in options.pattern if c not in "*?[]").strip("_"))
         heads = ", ".join(head.name for head in HEADS)
-        hint = f"Near names: {', '.join(near)}. " if near else ""
+        hint = f"Similar names: {', '.join(near)}. " if near else ""
         raise WeightsError(
             f"no network matches {options.pattern!r}. {hint}"
             f"Names are HEAD_BACKBONE; the heads are {heads}. `segnets list` lists all names"

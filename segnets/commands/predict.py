@@ -60,8 +60,8 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="image, video, folder, pattern such as 'photos/*.jpg', or number of a camera, such as 0, which is read "
-        "until Ctrl-C; - reads a list from stdin, one file per line",
+        help="image, video, folder, pattern such as 'photos/*.jpg', or number of a camera, such as 0, read until "
+        "Ctrl-C; - reads a list from stdin, one file per line",
     )
     group.add_argument("--recursive", action="store_true", help="also search subfolders")
 
@@ -91,8 +91,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--deterministic",
         action="store_true",
-        help="compute exactly the masks of segnets.segment, whatever the batch. Otherwise up to 1 pixel in 10,000, a "
-        "near-tie, may differ",
+        help="compute exactly the masks of segnets.segment, whatever the batch. Otherwise near-ties, up to 1 pixel "
+        "in 10,000, may differ",
     )
     group.add_argument(
         "--resize",
@@ -137,7 +137,7 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
         "--only", type=_names, default=(), metavar="CLASS,CLASS", help='keep these classes; the others become "other"'
     )
     group.add_argument(
-        "--min-area", type=_count, default=0, metavar="N", help="give regions of fewer pixels the nearest class"
+        "--min-area", type=_count, default=0, metavar="N", help="give regions of fewer than N pixels the nearest class"
     )
     group.add_argument(
         "--fill-holes", type=_count, default=0, metavar="N", help="fill holes of up to N pixels inside a class"
@@ -146,7 +146,10 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
 
 def _add_large(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--tile", type=_positive, metavar="N", help="segment in tiles of N x N pixels, a multiple of 32 such as 1024"
+        "--tile",
+        type=_positive,
+        metavar="N",
+        help="segment in tiles of N x N pixels; N is a multiple of 32, such as 1024",
     )
     group.add_argument("--overlap", type=_count, metavar="N", help="pixels that neighbouring tiles share; default: 128")
     group.add_argument(
@@ -208,7 +211,7 @@ def _run(options: argparse.Namespace) -> int:
         progress.total = job.total
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"PIL\.")  # the line of the image says what is damaged
+                warnings.filterwarnings("ignore", module=r"PIL\.")  # the message about the image describes the damage
                 summary = job.execute()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
@@ -225,7 +228,7 @@ def _items(options: argparse.Namespace) -> list[Item]:
     names = [name for each in options.sources for name in (_listed() if each == "-" else [each])]
     if any(_is_folder(name, options.out) for name in names):
         raise OutputError(
-            f"{options.out}: holds the images; choose another --out, for example {options.out / 'results'}"
+            f"{options.out}: contains the images; choose another --out, for example {options.out / 'results'}"
         )
     cameras = [name for name in names if name.isascii() and name.isdecimal() and not os.path.lexists(name)]
     source = FileSource([name for name in names if name not in cameras], options.recursive, without=options.out)
@@ -234,7 +237,7 @@ def _items(options: argparse.Namespace) -> list[Item]:
         raise ImageError("no images: the list on stdin is empty")
     if source.skipped:
         noun = "file whose suffix is" if source.skipped == 1 else "files whose suffixes are"
-        print(f"segnets: left out {source.skipped} {noun} not an image's", file=sys.stderr)
+        print(f"segnets: skipped {source.skipped} {noun} not that of an image", file=sys.stderr)
     return items
 
 
@@ -247,7 +250,7 @@ def _is_folder(name: str, folder: Path) -> bool:
 
 
 def _listed() -> Iterator[str]:
-    """Yield the names on stdin, one per line; NUL ends a name too (find -print0)."""
+    """Yield the names on stdin, separated by line feeds or NUL (find -print0)."""
     data = b"" if sys.stdin is None else sys.stdin.buffer.read()  # None if it is closed
     separator = b"\0" if b"\0" in data else b"\n"
     for line in data.split(separator):
@@ -285,7 +288,7 @@ def _postprocessing(options: argparse.Namespace) -> PostProcessing:
 
 
 def _writers(text: str) -> Writers:
-    """Return the writers named in a list.
+    """Return the writers in a list of names.
 
     Raises:
         SegnetsError: If a name is unknown.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segnets.training.config import TrainingConfig
     from segnets.training.distributed import Ranks
 
-# Arguments that are options of the configuration under the same name.
+# Arguments with the names of configuration options.
 _NAMED = ("model", "weights", "weights_backbone", "recipe", "device")
 _NUMBERS = ("epochs", "batch", "lr", "crop", "seed", "workers")
 
@@ -77,7 +77,7 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
         "its six networks if they start from a backbone's weights, else light",
     )
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the training split")
-    group.add_argument("--batch", type=int, metavar="N", help="images per step and process")
+    group.add_argument("--batch", type=int, metavar="N", help="images per step in each process")
     group.add_argument("--lr", type=float, metavar="X", help="learning rate")
     group.add_argument("--crop", type=int, metavar="N", help="height and width of the training crops")
     group.add_argument("--seed", type=int, metavar="N", help="seed of all randomness; default: 0")
@@ -90,7 +90,7 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other option of the configuration, as in the TOML file. Repeat it for several",
+        help="any other option of the configuration, as in the TOML file; may be repeated",
     )
     group.add_argument("--dry-run", action="store_true", help="check everything and run one step; write nothing")
 
@@ -179,7 +179,7 @@ def _config(options: argparse.Namespace) -> TrainingConfig:
     file = options.config or (recorded if options.resume and recorded.exists() else None)
     config = TrainingConfig.from_toml(file, **values) if file else TrainingConfig(**values)
     if not config.model:
-        raise TrainingError("no network: name one with --model, for example --model lraspp_mobilenet_v3_large")
+        raise TrainingError("no network: choose one with --model, for example --model lraspp_mobilenet_v3_large")
     return config
 
 

@@ -91,7 +91,7 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
 def _check(config: AugmentationConfig) -> None:
     smallest, largest = config.scale
     if not 0 < smallest <= largest:
-        raise ValueError(f"scale={config.scale}: expected the smallest and the largest scale, above 0")
+        raise ValueError(f"scale={config.scale}: expected the smallest and the largest scale, both above 0")
     for name in ("flip", "colour", "blur"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}={getattr(config, name)}: expected a number from 0 to 1")

@@ -86,7 +86,7 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
         others = [2]  # without metadata, tifffile writes an array (H, W, K) as pages of unknown meaning
     if pixels.ndim != 3 or len(others) != 1 or pixels.shape[others[0]] != count:
         shape = " x ".join(map(str, pixels.shape))
-        raise DataError(f"{path}: has {shape} values ({axes}), and {expected.format(count)}.")
+        raise DataError(f"{path}: has {shape} values ({axes}), but {expected.format(count)}.")
     return np.moveaxis(pixels, others[0], 0)
 
 

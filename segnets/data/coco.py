@@ -5,8 +5,8 @@
 
 COCO's own annotations become the 21 classes of PASCAL VOC, by the rules of torchvision's reference for segmentation:
 objects of other categories are background, pixels in two objects are ignored, and the training split leaves out images
-whose objects of these classes have 1000 pixels or less in total. Annotations with other categories keep them all, and
-all images.
+whose objects of these classes have 1000 pixels or less in total. Annotations with other categories keep all of these,
+and all images.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def open_coco(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int]
         of_split, its_names = read_annotations(path, folder / year, large_only=split == "train")
         if names not in (None, its_names):
             raise DataError(
-                f"{path}: has other categories than {files[0].name}. Use the same categories in both files."
+                f"{path}: its categories differ from those in {files[0].name}. Use the same categories in both files."
             )
         names = its_names
         splits[split] = tuple(Sample(image.stem, image, path) for image in sorted(of_split))

@@ -169,7 +169,7 @@ class DataSet:
         try:
             return self.reader.image(sample)
         except ImageError as error:
-            text, limit, _ = str(error).partition(" If you trust the file")  # it names an option of other commands
+            text, limit, _ = str(error).partition(" If you trust the file")  # it suggests an option of other commands
             raise DataError(f"{text} Save it smaller, or remove the sample." if limit else text) from None
 
     def read_values(self, sample: Sample) -> npt.NDArray[np.integer]:
@@ -231,11 +231,11 @@ class DataSet:
         return f"0..{(len(self.classes) or MOST_CLASSES) - 1}"
 
     def with_classes(self, classes: tuple[str, ...], palette: tuple[Colour, ...] = ()) -> DataSet:
-        """Return a copy with other class names, for example a model's if the data set has none.
+        """Return a copy with different class names, for example a model's if the data set has none.
 
         Args:
             classes: One name per class id.
-            palette: One RGB colour per class id, or empty to keep the present palette.
+            palette: One RGB colour per class id, or empty to keep the current palette.
 
         Raises:
             DataError: If the number of names contradicts the ids or colours of the data set.
@@ -254,11 +254,11 @@ def check_sizes(sample: Sample, image: npt.NDArray[np.uint8], values: npt.NDArra
         return
     turned = (height, width) == (columns, rows)
     advice = (
-        "The image is turned by its EXIF orientation: turn the mask in the same way, or store the image upright."
+        "The image is rotated by its EXIF orientation: rotate the mask in the same way, or store the image upright."
         if turned
         else "Resize the mask to the size of the image, with nearest-neighbour interpolation."
     )
-    raise DataError(f"{sample.mask}: has {columns}x{rows} pixels, and its image {width}x{height}. {advice}")
+    raise DataError(f"{sample.mask}: has {columns}x{rows} pixels, but its image has {width}x{height}. {advice}")
 
 
 def _check_classes(data: DataSet) -> None:

@@ -81,7 +81,7 @@ def read_description(folder: Path) -> Description:
         Contents of the file, or an empty description if it does not exist.
 
     Raises:
-        DataError: If the file can't be read, or has an unknown key or a value of another type.
+        DataError: If the file can't be read, or has an unknown key or a value of the wrong type.
     """
     path = folder / FILE_NAME
     try:
@@ -160,8 +160,8 @@ def _check_palette(path: Path, description: Description) -> None:
     if description.masks == "planes" and not description.classes:
         raise DataError(f'{path}: masks = "planes" needs classes, a name per plane.')
     if description.ids and description.masks == "planes":
-        raise DataError(f'{path}: ids and masks = "planes" exclude each other. Planes have the values 0 and 1.')
+        raise DataError(f'{path}: ids and masks = "planes" are mutually exclusive. Planes have the values 0 and 1.')
     if description.ids and description.masks == "colours":
         raise DataError(
-            f'{path}: ids and masks = "colours" exclude each other. The palette says which class has a colour.'
+            f'{path}: ids and masks = "colours" are mutually exclusive. The palette maps colours to classes.'
         )

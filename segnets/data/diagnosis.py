@@ -30,7 +30,7 @@ _NAMES_OF_VOID = frozenset(
 )
 _MOST_COLOURS = 24
 _MOST_NAMES = 12  # of classes in a line
-_ID_SCALE = 257  # a value of 8 bits widened to 16
+_ID_SCALE = 257  # factor that widens 8-bit values to 16 bits
 
 
 def diagnose(data: DataSet, gathered: Gathered) -> tuple[list[Problem], list[Problem]]:
@@ -96,10 +96,12 @@ def _colours(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
         what = f"has colours that are not in the palette; together the masks have {len(total)}: {shown}"
         fix = f"Add them to palette in {toml}, those of ignored pixels at the end, or correct the mask."
     else:
-        what = f"has colours, and the data set states no palette; together the masks have {len(total)}: {shown}"
+        what = f"has colours, but the data set has no palette; together the masks have {len(total)}: {shown}"
         fix = f"Write palette = [[red, green, blue], ...] to {toml}, one colour per class in the order of classes."
     if len(total) > max(64, 4 * len(data.classes)):
-        fix = "So many colours come from smoothing or compression, or the file is a photograph. Save the mask as PNG."
+        fix = (
+            "This many colours usually come from smoothing or compression, or from a photograph. Save the mask as PNG."
+        )
     for each in facts:
         if each.unknown_colours and each.sample.mask is not None:
             yield Problem("colours", each.sample.mask, what, fix)
@@ -131,7 +133,7 @@ def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
                 yield Problem(
                     "palette",
                     each.sample.mask,
-                    f"its index {value} has the colour {list(colour)}, and in {first.sample.mask} the colour "
+                    f"its index {value} has the colour {list(colour)}, but in {first.sample.mask} the colour "
                     f"{list(first_colour)}, so the indices are not class ids",
                     f'Write palette = [[red, green, blue], ...] and masks = "colours" to {toml}.',
                 )
@@ -166,7 +168,7 @@ def _binary(data: DataSet, facts: Sequence[SampleFacts], total: Counter[int]) ->
                 yield Problem(
                     "ids out of range",
                     each.sample.mask,
-                    f"the values are 0 and 255 only, and 255 is ignored, so that {data.classes[1]!r} has no pixel",
+                    f"the values are 0 and 255 only, and 255 is ignored, so {data.classes[1]!r} has no pixels",
                     f"If 255 is that class, write ids = [0, 255] to {data.path / FILE_NAME}.",
                 )
 
@@ -185,7 +187,7 @@ def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) ->
     if all(value % _ID_SCALE == 0 for value in labelled) and max(labelled) // _ID_SCALE < 256:
         smaller = [value // _ID_SCALE for value in labelled]
         return (
-            f"the values {_listed(unknown)} are multiples of 257: ids of 8 bits that were scaled to 16 bits",
+            f"the values {_listed(unknown)} are multiples of 257: 8-bit ids that were scaled to 16 bits",
             f"Divide the masks by 257; they then have the ids {_listed(smaller)}.",
         )
     if not data.ids and labelled[0] == 1 and labelled[-1] == count:
@@ -197,8 +199,8 @@ def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) ->
         return (
             f"value {count} has no class ({count} classes have the ids {expected})",
             f"If it marks pixels without a class, pass --ignore {count}, or write ignore = [{count}] to {toml}. If 0 "
-            f"marks them, the ids are off by one: write ids = {_progression(1, 1, count)} and ignore = [0] there. Else "
-            "a name is missing from classes.",
+            f"marks them, the ids are off by one: write ids = {_progression(1, 1, count)} and ignore = [0] there. "
+            "Otherwise a name is missing from classes.",
         )
     step = gcd(*labelled)
     if not data.ids and step > 1 and len(labelled) > 2 and labelled[-1] // step < count:
@@ -216,12 +218,12 @@ def _cause(data: DataSet, labelled: list[int], unknown: list[int], toml: str) ->
 def _grey_levels(data: DataSet, labelled: list[int]) -> list[int]:
     """Return the gray level of each class if the values of masks are gray levels of the palette, else an empty list.
 
-    Without a palette they are compared with PASCAL VOC's.
+    If the data set has no palette, PASCAL VOC's is used.
     """
     if data.ids:
         return []
     palette = data.palette or voc_palette(len(data.classes))
-    # As Pillow and OpenCV convert RGB to gray.
+    # The weights with which Pillow and OpenCV convert RGB to gray.
     levels = [(red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16 for red, green, blue in palette]
     return levels if {*labelled} <= {*levels} and len({*levels}) == len(levels) else []
 
@@ -232,8 +234,8 @@ def _never_seen(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
         yield Problem(
             "ignored class",
             data.path,
-            f"class {data.classes[class_id]!r} is ignored, so that an output of the network is never trained",
-            "Leave it out of classes, unless a model has this output.",
+            f"class {data.classes[class_id]!r} is ignored, so one output of the network is never trained",
+            "Remove it from classes, unless a model has this output.",
         )
     for name, facts in gathered.items():
         seen = {class_id for each in facts for class_id in each.pixels}
@@ -250,7 +252,7 @@ def _never_seen(data: DataSet, gathered: Gathered) -> Iterator[Problem]:
         )
         fix = "Correct classes or masks, or add images of these classes."
         if missing == [0] and not data.ids:
-            fix = "If the masks count classes from 1, they are off by one. Else add images of this class."
+            fix = "If the masks count classes from 1, they are off by one. Otherwise add images of this class."
         yield Problem("class never seen", data.path, what, fix)
 
 
@@ -291,7 +293,7 @@ def _void(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
 def _sixteen_bits(facts: Sequence[SampleFacts]) -> Iterator[Problem]:
     for each in facts:
         if each.wide and each.sample.mask is not None:
-            yield Problem("16 bits", each.sample.mask, "has 16 bits; its values are taken as class ids", "Save 8 bits.")
+            yield Problem("16 bits", each.sample.mask, "has 16 bits; its values are used as class ids", "Save 8 bits.")
 
 
 def _notices(facts: Sequence[SampleFacts]) -> Iterator[Problem]:
@@ -301,7 +303,7 @@ def _notices(facts: Sequence[SampleFacts]) -> Iterator[Problem]:
 
 
 def _listed(values: Sequence[int]) -> str:
-    """Join numbers with commas. Of more than 12, show the first eight and the last."""
+    """Join numbers with commas. If there are more than 12, show the first eight and the last."""
     if len(values) <= 12:
         return ", ".join(map(str, values))
     return f"{', '.join(map(str, values[:8]))}, ..., {values[-1]}"

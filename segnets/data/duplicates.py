@@ -37,7 +37,7 @@ def find_duplicates(gathered: Mapping[str, Sequence[SampleFacts]]) -> Iterator[P
                 continue
             other = first.setdefault(each.digest, each)
             if other is not each:
-                masks = "" if other.mask_digest == each.mask_digest else ", with another mask"
+                masks = "" if other.mask_digest == each.mask_digest else ", with a different mask"
                 yield _problem(each, other, "is the same picture as", masks)
     for each, other in _similar(list(first.values())):
         yield _problem(each, other, "is nearly the same picture as", " (resized or compressed again)")

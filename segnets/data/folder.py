@@ -8,7 +8,7 @@
     DATA/masks/a.png
     DATA/train.txt                    and a list per split: a name per line (a), or the paths of an image and its mask
 
-Images may lie in subfolders of `images`, with masks in the same subfolders of `masks`.
+Images may be in subfolders of `images`, with masks in the same subfolders of `masks`.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def _splits(folder: Path, problems: list[Problem]) -> dict[str, tuple[Sample, ..
     if (folder / "images").is_dir():
         return {WHOLE: _paired(folder, problems, may_lack_masks=False)}
     raise DataError(
-        f"{folder}: is no data set. Expected the folders train/images and train/masks (also val and test), or images "
-        "and masks with the lists train.txt and val.txt."
+        f"{folder}: is not a data set. Expected the folders train/images and train/masks (also val and test), or "
+        "images and masks with the lists train.txt and val.txt."
     )
 
 
@@ -251,7 +251,7 @@ def _sample_of_paths(folder: Path, image: str, mask: str) -> Sample:
 def _below(folder: Path, path: str) -> Path:
     """Resolve a path in a list.
 
-    Published lists contain paths of another machine, such as /SegNet/CamVid/train/a.png. If the file does not exist,
+    Published lists contain paths from another machine, such as /SegNet/CamVid/train/a.png. If the file does not exist,
     the longest trailing part of the path that exists below the folder is used.
     """
     whole = folder / path

@@ -55,7 +55,7 @@ class TrainSet(torch.utils.data.Dataset[Example]):
 
     Raises:
         DataError: If the split does not exist or is empty. On access, if a sample can't be read or the augmentation
-            returns tensors of the wrong form.
+            returns tensors of the wrong shape or dtype.
     """
 
     def __init__(self, data: DataSet, split: str, augmentation: Augmentation, seed: int) -> None:
@@ -135,7 +135,7 @@ def _bytes_of(pair: Pair) -> int:
 
 
 class Batches(torch.utils.data.Sampler[list[Position]]):
-    """Endless sampler of batch positions, from any step on.
+    """Endless sampler of batch positions, starting at any step.
 
     An epoch is a permutation of the samples, cut into batches. A last incomplete batch is dropped, as in torchvision's
     recipe. With several ranks, each takes its part of a batch of `batch * ranks` samples.
@@ -166,9 +166,7 @@ class Batches(torch.utils.data.Sampler[list[Position]]):
     ) -> None:
         if batch < 1 or length < batch * ranks:
             processes, fewer = (f" on each of {ranks} processes", ", or fewer processes") if ranks > 1 else ("", "")
-            raise DataError(
-                f"{length} samples don't fill a batch of {batch}{processes}. Take a smaller --batch{fewer}."
-            )
+            raise DataError(f"{length} samples don't fill a batch of {batch}{processes}. Use a smaller --batch{fewer}.")
         self.length, self.batch, self.seed, self.rank, self.ranks = length, batch, seed, rank, ranks
         self.start, self.stop = start, stop
         self.steps_per_epoch = length // (batch * ranks)

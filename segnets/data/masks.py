@@ -42,15 +42,15 @@ def read_mask(
 
     The values of gray images of 1, 8 and 16 bits, and the indices of palette images, are used unchanged. The colours
     of RGB images are looked up in `palette`. Without a palette, an RGB image is accepted if red, green and blue are
-    equal everywhere, and its gray values are taken.
+    equal everywhere, and its gray values are used.
 
     Args:
         path: Path of the file.
         palette: One RGB colour per value.
-        by_colour: Whether to look up the colours of palette and gray images too, instead of taking their values.
+        by_colour: Whether to look up the colours of palette and gray images too, instead of using their values.
 
     Returns:
-        Values of shape (H, W), uint8, or uint16 for files of 16 bits.
+        Values of shape (H, W), uint8, or uint16 for 16-bit files.
 
     Raises:
         DataError: If the file can't be read, is not a supported mask, or has a colour that is not in the palette.
@@ -121,7 +121,7 @@ def palette_of(image: Image.Image) -> list[Colour]:
 
 def _opened(path: Path) -> Image.Image:
     if not path.is_file():  # opening a pipe would block
-        what = "is no regular file" if path.exists() else "no such file"
+        what = "is not a regular file" if path.exists() else "no such file"
         raise DataError(f"{path}: {what}. Add the mask, or remove its image from the data set.")
     return opened_mask(path, str(path))
 
@@ -159,12 +159,14 @@ def _from_colours(
         if (colours == colours[:, :, :1]).all():
             return np.ascontiguousarray(colours[:, :, 0])
         message = (
-            f"{name}: has colours, and the data set states no palette. Add palette = [[red, green, blue], ...] to "
+            f"{name}: has colours, but the data set has no palette. Add palette = [[red, green, blue], ...] to "
             "dataset.toml, one colour per class."
         )
         raise UnknownColoursError(message, _counted(_codes(colours)))
     if len({*palette}) < len(palette):
-        raise DataError(f"{name}: has colours, and the palette has one of them twice. Give each class its own colour.")
+        raise DataError(
+            f"{name}: has colours, but the palette lists one of them twice. Give each class its own colour."
+        )
     codes = _codes(colours)
     known = np.array([red << 16 | green << 8 | blue for red, green, blue in palette], dtype=np.uint32)
     order = np.argsort(known, kind="stable")

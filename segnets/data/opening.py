@@ -38,8 +38,8 @@ def open_data(
 
     Args:
         path: Folder of the data set.
-        classes: One name per class id, instead of those that the data set states.
-        ignore: Values in masks that are ignored, instead of those that the data set states. 255 is always ignored.
+        classes: One name per class id, instead of the data set's own.
+        ignore: Values in masks that are ignored, instead of the data set's own. 255 is always ignored.
         format: "folder", "voc", "coco", "cityscapes" or "shards", each described in the module of its name in
             `segnets.data`; or "auto" to recognise it by its folders.
         progress: Callback (done, total) that receives numbers of shards on servers whose index was read.
@@ -59,14 +59,14 @@ def open_data(
     folder = Path(path)
     if not folder.is_dir() and scheme_of(str(path)):
         how = (
-            "List the shards in the dataset.toml of a folder ([shards]), and name that."
+            "List the shards in the dataset.toml of a folder ([shards]), and pass that folder."
             if is_address(str(path))
             else ADVICE
         )
-        raise DataError(f"{redact_url(str(path))}: addresses are not opened. {how}")
+        raise DataError(f"{redact_url(str(path))}: can't be opened as a URL. {how}")
     if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {what}. Name the folder that holds the data set.")
+        what = "is not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}. Pass the folder that contains the data set.")
     if format == "auto":
         format = _recognised(folder)  # noqa: A001  # as above
     if format == "shards":

@@ -55,7 +55,7 @@ def open_voc(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] 
         ignore: Mask values to ignore, or None. 255 is always ignored.
 
     Returns:
-        The data set. Its classes are VOC's, unless a `dataset.toml` names others.
+        The data set. Its classes are VOC's, unless a `dataset.toml` lists others.
 
     Raises:
         DataError: If a folder or a list is missing.
@@ -67,7 +67,7 @@ def open_voc(folder: Path, classes: Sequence[str] | None, ignore: Sequence[int] 
     if root is not None:
         return described(folder, description, _splits(root))
     if not is_sbd(folder):
-        raise DataError(f"{folder}: has no JPEGImages, so it is not PASCAL VOC. Name the folder VOC2012.")
+        raise DataError(f"{folder}: has no JPEGImages, so it is not PASCAL VOC. Pass the folder VOC2012.")
     return described(folder, description, _sbd_splits(folder), reader=SbdReader())
 
 
@@ -89,7 +89,7 @@ def _splits(root: Path) -> dict[str, tuple[Sample, ...]]:
 
 
 def _listed(root: Path, path: Path, masks: Path) -> tuple[Sample, ...]:
-    names = [Path(parts[-1]).stem for parts in read_lines(path) if parts]  # the augmented lists name paths
+    names = [Path(parts[-1]).stem for parts in read_lines(path) if parts]  # the augmented lists contain paths
     return tuple(_sample(root, name, masks / f"{name}.png") for name in sorted({*names}))
 
 

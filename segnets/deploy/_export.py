@@ -54,7 +54,7 @@ class ExportReport:
         seconds: Duration of the export.
         verification: Comparison of the written file with the plain model.
         quantization: Cost of int8, measured on images; None for other precisions.
-        notes: Choices that the caller left open, each with the other choice, and what the export assumed.
+        notes: Choices made for the caller, each with the alternative, and what the export assumed.
     """
 
     path: Path
@@ -103,12 +103,12 @@ def export(
     file only if it agrees.
 
     Args:
-        model: A SegmentationModel, in training or eval mode, also inside of wrappers (torch.compile, DataParallel,
+        model: A SegmentationModel, in training or eval mode, possibly inside wrappers (torch.compile, DataParallel,
             AveragedModel). It is not changed.
         path: File to write.
         format: "torchscript", a program for LibTorch (`.ts`, `.pt`); "aoti", a model compiled for CPUs like this one
             (`.pt2`), which needs torch 2.13, a C++ compiler and a minute; or "onnx", a graph for ONNX Runtime, OpenVINO
-            and others (`.onnx`). None chooses by the suffix of `path`; another suffix needs a format.
+            and others (`.onnx`). None chooses by the suffix of `path`; other suffixes need a format.
         output: Output of the file's `forward`: "tensor" for logits (N, C, H, W), or "dict" for `{"out": logits}`.
         dtype: "float32"; "bfloat16" for everything between the image and the logits (target="cpu", device="cuda", or
             "aoti"); "float16" likewise (device="cuda"); or "int8" (ONNX only), which changes the outputs: the report
@@ -123,8 +123,8 @@ def export(
         size: Shape of the network's input to fix, (N, K, height, width), for OpenCV, TensorRT, ncnn and NPUs (ONNX
             only). Every image is resized to it. None for any batch and size.
         preprocessing: Preprocessing to include; None for that of the model's card.
-        decoding: Rule that turns logits into ids; None for that of the model's card. If the card states none, it is
-            argmax, and for a network of one channel a threshold of 0.5.
+        decoding: Rule that turns logits into ids; None for that of the model's card. If the card has none, it is
+            argmax, or a threshold of 0.5 for a network of one channel.
         classes: One name per class id; None for those of the model's card.
         palette: One RGB colour per class id; None for those of the model's card.
         overwrite: Whether an existing file may be replaced.
@@ -200,7 +200,7 @@ def export(
 
 
 def _draft(kind: str, model: nn.Module, card: ModelCard, options: ExportOptions, note: str) -> tuple[Draft, str]:
-    """Draft the model. If the chosen target "cpu" does not support it, use "portable", and replace the note."""
+    """Draft the model. If the chosen target "cpu" does not support it, use "portable" and replace the note."""
     preprocessing, decoding = card.preprocessing, card.decoding or Decoding()
     try:
         return FORMATS[kind].draft(model, preprocessing, decoding, options), note
@@ -236,12 +236,12 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _checked_module(model: object) -> nn.Module:
-    """Return the model without wrappers around and inside of it."""
+    """Return the model without wrappers around or inside it."""
     if not isinstance(model, nn.Module):
         raise ExportError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if is_sharded(model):
         raise ExportError(
-            f"model: this {type(model).__name__} is sharded (FSDP), and no process holds all of its tensors. Load its "
+            f"model: this {type(model).__name__} is sharded (FSDP), so no process holds all of its tensors. Load its "
             "full state dict into a network that is not sharded, and export that"
         )
     return without_inner_wrappers(model)
@@ -271,20 +271,20 @@ def _at_size(
     """Return the card with the resizing to a fixed size, and a sentence on the rule that it replaces, or "".
 
     Raises:
-        ExportError: If the size has other channels, or the caller's preprocessing gives other sizes.
+        ExportError: If the size has the wrong number of channels, or the caller's preprocessing gives a different size.
     """
     if size is None:
         return card, ""
     old = card.preprocessing
     if size[1] != old.channels:
-        raise ExportError(f"size={size}: has {size[1]} channels, and images of this network have {old.channels}")
+        raise ExportError(f"size={size}: has {size[1]} channels, but images of this network have {old.channels}")
     if old.resize == "fixed" and old.size == size[2:]:
         return card, ""
     fixed = f"{size[2]}x{size[3]}"
     if preprocessing is not None:
         raise ExportError(
-            f"preprocessing: images are {old.describe_resize()}, and size={size} takes {fixed}. Pass "
-            f"Preprocessing(resize='fixed', size={size[2:]}), or leave out one of the two"
+            f"preprocessing: images are {old.describe_resize()}, but size={size} requires {fixed}. Pass "
+            f"Preprocessing(resize='fixed', size={size[2:]}), or omit one of the two"
         )
     card = card.preparing(replace(old, resize="fixed", size=size[2:]), ["resize"])
     return card, f"size {fixed}: every image is resized to it; without the size, it would be {old.describe_resize()}"
@@ -303,7 +303,7 @@ def _reference(model: nn.Module) -> nn.Module:
 def _describe(model: nn.Module, card: ModelCard) -> tuple[ModelConfig, ModelCard]:
     """Return the config of the model as it is now, or the name of its class if no config describes it.
 
-    The file computes what the model computes in any case, but its contract must not claim to be another network.
+    The file computes what the model computes in any case, but its contract must not describe a different network.
     """
     config: ModelConfig | None = getattr(model, "config", None)
     if config is None:
@@ -316,7 +316,7 @@ def _describe(model: nn.Module, card: ModelCard) -> tuple[ModelConfig, ModelCard
         as_is = AsIs(config, problem=str(error))
     if not as_is.problem:
         return as_is.config, card
-    warn_caller(f"the exported file names no builder: {as_is.problem}")
+    warn_caller(f"the exported file records no builder: {as_is.problem}")
     provenance: dict[str, JSON] = {**card.provenance, "changed_from": config.name}
     return ModelConfig(type(model).__name__), replace(card, provenance=provenance)
 
@@ -339,7 +339,7 @@ def _card(
     Raises:
         ExportError: If a class name, a colour or the decoding is invalid. Their number is checked later.
     """
-    # Folding changes the tensors, so that claims about the original ones no longer hold.
+    # Folding changes the tensors, so claims about the original ones no longer hold.
     card: ModelCard = (getattr(model, "card", None) or ModelCard().assuming()).derived()
     try:
         card = with_labels(card, classes, palette)

@@ -47,7 +47,8 @@ def join_onnx(
         Number of pixels compared at each size.
 
     Raises:
-        ExportError: If `source` is not such an export, the suffix of `path` is of another format, or the masks differ.
+        ExportError: If `source` is not an ONNX export, the suffix of `path` belongs to a different format, or the masks
+            differ.
         ImageError: If the preprocessing makes images too large to compare.
         OutputError: If the file can't be written.
     """
@@ -58,7 +59,7 @@ def join_onnx(
     if kind != "onnx":
         raise ExportError(f"{source}: is {kind}. Pass a file written by export(format='onnx')")
     if target.exists() and target.samefile(source):
-        raise ExportError(f"{target}: is the export itself, which the joined graph does not replace. Name another file")
+        raise ExportError(f"{target}: is the export itself, which the joined graph can't replace. Choose another file")
     original = Path(source).read_bytes()
     exported = exported_from_bytes(original, Path(source))
     channels = exported.contract.in_channels
@@ -80,7 +81,7 @@ def join_onnx(
             differ = int((mask != expected).sum())
             if differ:
                 raise ExportError(
-                    f"{source}: the joined graph returns another class in {differ} of {mask.numel()} pixels of a "
+                    f"{source}: the joined graph returns a different class in {differ} of {mask.numel()} pixels of a "
                     f"{height}x{width} image, so {target} was not kept"
                 )
             compared.append(mask.numel())

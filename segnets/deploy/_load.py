@@ -60,12 +60,13 @@ class Exported:
             Logits, (N, C, H, W) float32.
 
         Raises:
-            ImageError: If `image` is not such an image. On the CPU also for NaN and infinity, whose mask would be 0.
+            ImageError: If `image` has the wrong shape, dtype or device or, on the CPU, NaN or infinite values, whose
+                mask would be 0.
         """
         self._check_place("input", image)
         check_input(image, self.contract.in_channels)
         if image.dtype not in _EXACT_IN_FLOAT32:
-            raise ImageError(f"input: is {image.dtype}, expected torch.float32; image.float() rounds it")
+            raise ImageError(f"input: is {image.dtype}, expected torch.float32; round it with image.float()")
         if not image.is_cuda:
             check_batch_fits(image.shape[0], image.shape[2], image.shape[3], self.contract.num_classes)
         with _running():
@@ -73,7 +74,7 @@ class Exported:
             # This pass takes a hundredth of the smallest network's time. On a GPU it would force a synchronisation. A
             # sum of finite values that is not finite itself is rare enough for a second pass.
             if not image.is_cuda and not torch.isfinite(image.sum()) and not torch.isfinite(image).all():
-                raise ImageError("input: NaN or infinite values; expected finite ones, as segnets.preprocess gives")
+                raise ImageError("input: NaN or infinite values; expected finite values, as from segnets.preprocess")
             output = self.module(image)
         return output["out"] if isinstance(output, dict) else output
 
@@ -87,7 +88,7 @@ class Exported:
             Normalised image, (N, K, h, w) float32.
 
         Raises:
-            ImageError: If `image` is not such an image.
+            ImageError: If `image` has the wrong shape, dtype or device, or is too large.
         """
         self._check_place("image", image)
         self._check_size(image)
@@ -105,7 +106,7 @@ class Exported:
             the contract's decoding is "multilabel".
 
         Raises:
-            ImageError: If `image` is not such an image.
+            ImageError: If `image` has the wrong shape, dtype or device, or is too large.
         """
         self._check_place("image", image)
         self._check_size(image)
@@ -113,7 +114,7 @@ class Exported:
             return self.module.segment(image)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        """Refuse to copy or pickle a program for oneDNN, whose weights torch can't copy.
+        """Refuse to copy or pickle a program that uses oneDNN, because torch can't copy its weights.
 
         Raises:
             ExportError: If the file has target "cpu".
@@ -126,10 +127,10 @@ class Exported:
         return super().__reduce_ex__(protocol)
 
     def _check_size(self, image: Tensor) -> None:
-        """Check what TorchScript would refuse in many lines, or not at all.
+        """Check the image's shape, dtype and size, which TorchScript would report in many lines or not at all.
 
         Raises:
-            ImageError: If `image` is no image batch, or it, its resized form or its logits are too large.
+            ImageError: If `image` is not an image batch, or if it, its resized form or its logits are too large.
         """
         check_batch(image, Preprocess(self.contract.card.preprocessing), self.contract.num_classes)
 
@@ -137,20 +138,22 @@ class Exported:
         """Check that the image is a tensor on a device that the file runs on; a compiled model would crash.
 
         Raises:
-            ImageError: If it is not a tensor, or on another device.
+            ImageError: If it is not a tensor, or is on the wrong device.
         """
         if not isinstance(image, Tensor):
             raise ImageError(
-                f"{name}: expected a torch.Tensor, got {type(image).__name__}; torch.from_numpy makes one of an array"
+                f"{name}: expected a torch.Tensor, got {type(image).__name__}; convert arrays with torch.from_numpy"
             )
         device = self.contract.device
         if image.device.type not in ("cpu", device):
-            raise ImageError(f"{name}: is on {image.device}, and this file runs on {device}; image.{device}() moves it")
+            raise ImageError(
+                f"{name}: is on {image.device}, but this file runs on {device}; move it with image.{device}()"
+            )
 
 
 @contextmanager
 def _running() -> Iterator[None]:
-    """Set the caller's torch settings aside and disable TorchScript's profiling, which makes the first two calls slow.
+    """Override the caller's torch settings and disable TorchScript's profiling, which makes the first two calls slow.
 
     Profiling recompiles in the second call for no gain: exports are already folded, and nothing is fused on CPUs.
     """
@@ -173,10 +176,10 @@ def load_exported(path: str | os.PathLike[str], *, keep_memory: bool = True) -> 
 
     Args:
         path: A file that `export` wrote.
-        keep_memory: Let the process keep the memory that a call frees for the next call, instead of returning it to the
-            system. This saves up to a third of a batch's time. It changes malloc for the whole process (mallopt,
-            glibc only), whose memory stays at its peak, and is said once to the logger "segnets", at level INFO.
-            Exports for GPUs and ONNX files never change malloc: they keep memory of their own.
+        keep_memory: Whether the process keeps the memory that a call frees for the next call, instead of returning it
+            to the system. This saves up to a third of a batch's time. It changes malloc for the whole process (mallopt,
+            glibc only), whose memory stays at its peak, and is logged once to "segnets" at level INFO. Exports for GPUs
+            and ONNX files never change malloc: they manage their own memory.
 
     Returns:
         The loaded export.
@@ -214,7 +217,7 @@ def _contract_in(container: Container) -> Contract:
 
 def _read(path: Path) -> bytes:
     try:
-        # Checked before opening, which would wait forever for a pipe.
+        # Checked before opening, because opening a pipe would wait forever.
         if path.exists() and not path.is_file():
             raise ExportError(f"{path}: is not a regular file. Pass a file written by segnets.export")
         return path.read_bytes()

@@ -1,8 +1,8 @@
 """Keep the memory that a call frees for the next call.
 
 Feature maps are large, and the C library returns such memory to the system as soon as it is freed. The next call then
-gets new pages, which the system first fills with zeros: up to a third of the time of a batch. Other runtimes keep
-their own arena for this reason.
+gets new pages, which the system first fills with zeros. This takes up to a third of the time of a batch. Other runtimes
+keep an arena of their own for this reason.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _keeps = False
 def keep_freed_memory() -> bool:
     """Ask glibc to keep memory that is freed from now on, for the whole process.
 
-    The first call says so to the logger "segnets", at level INFO. `ctypes.CDLL(None).malloc_trim(0)` returns the memory
-    to the system.
+    The first call logs this to "segnets" at level INFO. `ctypes.CDLL(None).malloc_trim(0)` returns the memory to the
+    system.
 
     Returns:
         False if the C library is not glibc.
@@ -37,7 +37,7 @@ def keep_freed_memory() -> bool:
     if not _keeps:
         _keeps = True
         _logger.info(
-            "from now on, this whole process keeps the memory that it frees (mallopt), so that calls of exports need "
-            "not wait for new pages; load_exported(..., keep_memory=False) leaves malloc as it is"
+            "from now on, this whole process keeps the memory that it frees (mallopt), so calls of exports don't wait "
+            "for new pages; load_exported(..., keep_memory=False) leaves malloc as it is"
         )
     return True

@@ -36,12 +36,12 @@ class Replay:
     """Result of replaying a golden pair.
 
     Attributes:
-        sample_difference: Largest difference of the preprocessed image, in grey levels of 0..255. One level passes:
-            another CPU may round a resized value the other way.
+        sample_difference: Largest difference of the preprocessed image, in gray levels of 0..255. One level passes,
+            because CPUs may round a resized value differently.
         logits_difference: Largest difference of the logits, relative to the largest logit.
         tolerance: Largest `logits_difference` that passes.
         disagreements: Number of pixels whose class differs.
-        near_ties: Number of those pixels whose two best logits are within the tolerance of each other.
+        near_ties: Number of those pixels whose two largest logits are within the tolerance of each other.
         pixels: Number of pixels of the images.
     """
 
@@ -81,9 +81,9 @@ class VerifyReport:
         contract: Contract of the file.
         golden: Result of replaying the golden pair.
         comparisons: Comparisons with the given model, one per size; empty if no model was given.
-        other_network: Name of the given model's network, if it is not that of the file; otherwise "".
-        other_decoding: The rule that the given model's card states, if it is not that of the file; otherwise "". Only
-            logits are compared.
+        other_network: Name of the given model's network, if it differs from the file's; otherwise "".
+        other_decoding: Decoding of the given model's card, if it differs from the file's; otherwise "". Only logits are
+            then compared.
     """
 
     path: Path
@@ -125,7 +125,7 @@ def _classes_of(contract: Contract) -> str:
 
 
 def _agreement_on_images(contract: Contract) -> list[str]:
-    """Describe what decided whether an int8 file was kept."""
+    """Describe the measurement that decided whether an int8 file was kept."""
     measured = contract.quantization
     agreement, minimum = measured.get("mask_agreement"), measured.get("minimum_agreement")
     if not isinstance(agreement, int | float):
@@ -153,8 +153,8 @@ def verify(path: str | os.PathLike[str], against: nn.Module | None = None) -> Ve
         The measured differences. If the file disagrees, `passed` is False.
 
     Raises:
-        ExportError: If the file can't be loaded, or `against` can't be compared with it, for example because it has
-            another number of classes.
+        ExportError: If the file can't be loaded, or `against` can't be compared with it, for example because it has a
+            different number of classes.
     """
     return verify_loaded(load_exported(path, keep_memory=False), against)
 
@@ -166,7 +166,7 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
     if against is not None:
         reference, contract = evaluation_copy(against), exported.contract
         config = getattr(against, "config", None)
-        # The file of a changed network names no builder.
+        # The file of a changed network records no builder.
         names = (contract.config.name, contract.card.provenance.get("changed_from"))
         if isinstance(config, ModelConfig) and config.name not in names:
             other = config.name
@@ -187,7 +187,7 @@ def verify_loaded(exported: Exported, against: nn.Module | None) -> VerifyReport
             if not other:
                 raise
             raise ExportError(
-                f"{exported.path}: holds a {contract.config.name}, and was compared with a {other}: {error}"
+                f"{exported.path}: contains a {contract.config.name}, but was compared with a {other}: {error}"
             ) from None
     return VerifyReport(
         exported.path, exported.size_bytes, exported.contract, replay(exported), comparisons, other, rule
@@ -198,7 +198,7 @@ def replay(exported: Exported) -> Replay:
     """Run a loaded file on its golden image.
 
     Raises:
-        ExportError: If the golden pair does not match the contract, or the file returns other shapes or dtypes.
+        ExportError: If the golden pair does not match the contract, or the file returns unexpected shapes or dtypes.
     """
     golden, contract = exported.golden, exported.contract
     _check_golden(exported)

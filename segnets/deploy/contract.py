@@ -90,7 +90,7 @@ class Contract:
         """Check all values.
 
         Raises:
-            ExportError: If a value is none of those allowed.
+            ExportError: If a value is not allowed.
         """
         if not 1 <= self.num_classes <= MAX_CLASSES:
             raise ExportError(
@@ -114,7 +114,7 @@ class Contract:
 
     @property
     def decoding(self) -> Decoding:
-        """Rule that turns logits into ids. Files that don't state it were written when argmax was the only one."""
+        """Rule that turns logits into ids. Files without it were written when argmax was the only rule."""
         return self.card.decoding or Decoding()
 
     @property
@@ -204,7 +204,7 @@ class Contract:
             where: Name of the exported file, for messages.
 
         Raises:
-            ExportError: If the text is not such a contract.
+            ExportError: If the text is not a valid contract.
         """
         try:
             document = json.loads(text)
@@ -215,7 +215,7 @@ class Contract:
         version = document.get("format_version")
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ExportError(
-                f"{where}: {CONTRACT_FILE} has version {version!r}, and this segnets reads 1 to {FORMAT_VERSION}. "
+                f"{where}: {CONTRACT_FILE} has version {version!r}, but this segnets reads 1 to {FORMAT_VERSION}. "
                 "Upgrade segnets, or export the model again with this version"
             )
         try:

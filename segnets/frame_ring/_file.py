@@ -84,7 +84,7 @@ def open_file(path: Path, role: Role) -> tuple[int, FrameLayout]:
     try:
         mode = path.stat().st_mode  # before opening, which can have side effects on a device
         if stat.S_ISDIR(mode):
-            raise FrameRingError(f"{path}: is a folder; name the file that the other side created")
+            raise FrameRingError(f"{path}: is a folder; pass the file that the other side created")
         if not stat.S_ISREG(mode):
             raise FrameRingError(f"{path}: is a device, pipe or socket, not a frame ring")
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -114,7 +114,7 @@ def lock_role(descriptor: int, role: Role, path: Path) -> None:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _byte(role, fcntl.F_WRLCK))
     except (BlockingIOError, PermissionError):
         raise FrameRingError(
-            f"{path}: already has a {role}, and a ring has only one; close that one or name another ring"
+            f"{path}: already has a {role}, and a ring has only one; close that one or choose another ring"
         ) from None
 
 

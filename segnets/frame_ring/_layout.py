@@ -160,14 +160,15 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     slots, frame_size, slot_size, flags = numbers[21:]
     if magic != _MAGIC:
         raise FrameRingError(
-            f"{path}: is not a frame ring (wrong magic bytes); name the file that the other side created"
+            f"{path}: is not a frame ring (wrong magic bytes); pass the file that the other side created"
         )
     if version != _VERSION:
         raise FrameRingError(
-            f"{path}: has version {version}, this program reads {_VERSION}; use one version of segnets on both sides"
+            f"{path}: has version {version}, but this program reads {_VERSION}; use one version of segnets on both "
+            "sides"
         )
     if size < HEADER_SIZE:
-        raise refuse(f"is {size} bytes, and a frame ring has at least {HEADER_SIZE}")
+        raise refuse(f"is {size} bytes, but a frame ring has at least {HEADER_SIZE}")
     if zlib.crc32(header[: _FIXED.size]) != struct.unpack_from("<I", header, _FIXED.size)[0]:
         raise refuse("its header is damaged (wrong checksum)")
     if header_size != HEADER_SIZE:
@@ -184,11 +185,11 @@ def decode(header: bytes, size: int, path: str) -> FrameLayout:
     if flags > _HAS_CHECKSUM | _LATEST:
         raise refuse(f"flags={flags}, expected 0..3")
     if frame_size != layout.frame_size:
-        raise refuse(f"frame_size={frame_size}, its shape and strides give {layout.frame_size}")
+        raise refuse(f"frame_size={frame_size}, but its shape and strides give {layout.frame_size}")
     if slot_size != layout.slot_size:
-        raise refuse(f"slot_size={slot_size}, its frame_size gives {layout.slot_size}")
+        raise refuse(f"slot_size={slot_size}, but its frame_size gives {layout.slot_size}")
     if size != layout.file_size:
-        raise refuse(f"is {size} bytes, its header describes {layout.file_size}")
+        raise refuse(f"is {size} bytes, but its header describes {layout.file_size}")
     return layout
 
 
@@ -198,7 +199,7 @@ def _dtype_name(path: str, dtype: Any) -> str:
         found = np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)
     except TypeError:
         found = None
-    if dtype is None:  # NumPy takes None for float64
+    if dtype is None:  # NumPy treats None as float64
         found = None
     if found is None or found.name not in _DTYPES or not found.isnative:
         raise FrameRingError(f"{path}: dtype={dtype!r}, expected one of {', '.join(_DTYPES)}")

@@ -88,8 +88,8 @@ class FrameRing:
             This side of the ring.
 
         Raises:
-            FrameRingError: If an argument is not allowed, the file exists (without `reuse`) or has another layout, or
-                the role is taken.
+            FrameRingError: If an argument is not allowed, the file exists (without `reuse`) or has a different layout,
+                or the role is taken.
             OutputError: If the file can't be written.
         """
         path = Path(path)
@@ -104,7 +104,7 @@ class FrameRing:
         if ring.layout != layout:
             found = ring.layout
             ring.close()
-            raise FrameRingError(f"{path}: is a ring of {found}, not of {layout}; remove it or name another")
+            raise FrameRingError(f"{path}: is a ring of {found}, not of {layout}; remove it or choose another")
         return ring
 
     @classmethod
@@ -179,7 +179,7 @@ class FrameRing:
 
         Raises:
             PeerGoneError: If all slots are full and the consumer has closed the ring or died.
-            FrameRingError: If the array has another shape or dtype, the ring is closed, or this side is the consumer.
+            FrameRingError: If the array has the wrong shape or dtype, the ring is closed, or this side is the consumer.
         """
         source = np.asarray(frame)
         if (source.shape, source.dtype) != (self.layout.shape, np.dtype(self.layout.dtype)):

@@ -37,7 +37,7 @@ class DeepLabHead(nn.Sequential):
             convolution, the classifier follows directly, and dropout drops whole channels.
 
     Raises:
-        ValueError: If `variant` is neither of these.
+        ValueError: If `variant` is unknown.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class DeepLabV3PlusHead(nn.Module):
         align_corners: See `segnets.layers.resize_bilinear`.
 
     Raises:
-        ValueError: If `variant` is neither of these.
+        ValueError: If `variant` is unknown.
     """
 
     reads_all_features = True

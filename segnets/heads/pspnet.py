@@ -36,7 +36,7 @@ class PSPHead(nn.Module):
         align_corners: See `segnets.layers.resize_bilinear`.
 
     Raises:
-        ValueError: If `variant` is neither of these.
+        ValueError: If `variant` is unknown.
     """
 
     last_layers = ("classify",)

@@ -37,7 +37,7 @@ class HeadSpec:
     The module returned by `build` takes the last feature map (N, channels, H, W), or, if it has `reads_all_features =
     True`, a dictionary of feature maps. It returns logits (N, num_classes, H, W) at the size of a feature map. Its
     attribute `last_layers` is a tuple with the names of the convolutions that compute the logits. These are newly
-    initialised when weights for another number of classes are loaded.
+    initialised when weights for a different number of classes are loaded.
 
     Attributes:
         name: First part of the model's name, for example "pspnet".

@@ -50,7 +50,7 @@ def opened_file(path: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
     """Open a regular file for a `with` block.
 
     Pipes, devices and folders are refused before they are opened, because opening a pipe waits and opening a device may
-    have effects.
+    have side effects.
 
     Args:
         path: Path of the file.
@@ -71,20 +71,20 @@ def opened_file(path: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
             raise
         raise _cannot_open(error, name) from None
     with file:
-        _check_regular(os.fstat(file.fileno()), name)  # it may have been replaced since
+        _check_regular(os.fstat(file.fileno()), name)  # it may have been replaced in between
         yield file
 
 
 def _check_regular(status: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name}: is a folder; name an image in it")
+        raise ImageError(f"{name}: is a folder; pass an image in it")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"{name}: is a pipe, device or socket; pass its bytes, or save them to a file first")
 
 
 def _cannot_open(error: OSError | ValueError, name: str) -> ImageError:
     if "://" in name:
-        return ImageError(f"{name}: is a URL, and nothing is downloaded here; save the image to a file first")
+        return ImageError(f"{name}: URLs are not supported; save the image to a file first")
     number = error.errno if isinstance(error, OSError) else None
     reason = _REASONS.get(number) if number is not None else None
     return ImageError(f"{name}: {reason or f'is not a valid path: {error}'}")
@@ -178,7 +178,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     """
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: has {width}x{height} pixels, {width * height:,} in total, and at most {max_pixels:,} are "
+            f"{name}: has {width}x{height} pixels, {width * height:,} in total, but at most {max_pixels:,} are "
             "decoded. If you trust the file and have the memory, raise the limit (--max-pixels, or max_pixels=)"
         )
 

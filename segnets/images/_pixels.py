@@ -58,7 +58,7 @@ def decoded(image: ImageFile, file: IO[bytes], name: str, notices: list[str]) ->
         return _like(image, eight_bits(values, notices))
     if ";16" in layout and image.mode in _MODES:
         _note_scaling(65535, max(map(_largest, image.split())), notices)
-        if "LA;16" in layout:  # Pillow gives it as RGBA
+        if "LA;16" in layout:  # Pillow opens it as RGBA
             return image.convert("LA")
     return checked_mode(image, name, notices)
 
@@ -72,7 +72,7 @@ def checked_mode(image: Image.Image, name: str, notices: list[str]) -> Image.Ima
     if image.mode in _MODES_16:
         return _from_16(image, notices)
     if image.mode not in _MODES:
-        kind = {"I": "integers of 32 bits or signed ones", "F": "floats"}.get(image.mode, f"the mode {image.mode!r}")
+        kind = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"the mode {image.mode!r}")
         raise ImageError(
             f"{name}: has pixels of {kind}, whose range is unknown; expected 8 or 16 bits, unsigned. Scale them to "
             "0..255, and save them as PNG or pass an array (H, W, channels) uint8"
@@ -115,7 +115,7 @@ def _like(image: Image.Image, pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _ppm_maximum(image: ImageFile) -> int:
-    """Return the value of white in a binary PPM or PGM, or 0 if it is the usual 255 or the file is another type.
+    """Return the value of white in a binary PPM or PGM, or 0 if it is the usual 255 or the file has another type.
 
     Pillow decodes such files one value at a time in Python, a thousand times slower, and rounds instead of truncating.
     """
@@ -155,7 +155,7 @@ def array_of(
         notices: List to which notices of assumptions and conversions are appended.
 
     Raises:
-        ImageError: If the image has another number of channels, and `channels` is neither 1 nor 3.
+        ImageError: If the image has a different number of channels, and `channels` is neither 1 nor 3.
     """
     target = TARGETS.get(channels)
     if target:
@@ -165,7 +165,7 @@ def array_of(
             image = image.convert("RGBA")
         if (bands := len(image.getbands())) != channels:
             raise ImageError(
-                f"{name}: has {bands} channels, and the network reads {channels}; pass an array (H, W, {channels}) "
+                f"{name}: has {bands} channels, but the network takes {channels}; pass an array (H, W, {channels}) "
                 "uint8"
             )
     return _turned_array(image, orientation, channels)
@@ -200,9 +200,9 @@ def _note_transparency(hidden: int, pixels: int, notices: list[str]) -> None:
 
 
 def _turned_array(image: Image.Image, orientation: int, channels: int) -> npt.NDArray[np.uint8]:
-    """Return a new writable array of the pixels, turned by an EXIF orientation.
+    """Return a new writable array of the pixels, with an EXIF orientation applied.
 
-    Strips of rows stay in the CPU's cache. This is more than twice as fast as turning a large image at once.
+    Strips of rows stay in the CPU's cache. This is more than twice as fast as transforming a large image at once.
     """
     from PIL import Image
 

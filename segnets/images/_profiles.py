@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Profiles for printing presses have up to 4 MB.
 _MAX_BYTES = 16 << 20
-# Programs write the constants of sRGB with different roundings. Below this difference a profile is taken for sRGB.
+# Programs round the constants of sRGB differently. Below this difference a profile counts as sRGB.
 _SAME = 2
 # Colour spaces of profiles, and the mode that their transform reads.
 _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}

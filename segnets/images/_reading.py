@@ -61,7 +61,7 @@ def image_pixels(image: ImageLike | torch.Tensor, channels: int = 3) -> npt.NDAr
         Pixels of shape (H, W, channels), uint8, contiguous; RGB for 3, gray for 1.
 
     Raises:
-        ImageError: If the image can't be read, or has other channels.
+        ImageError: If the image can't be read, or has the wrong number of channels.
     """
     return read_image(image, channels).pixels
 
@@ -76,11 +76,11 @@ def read_image(source: ImageLike | torch.Tensor, channels: int = 3, *, max_pixel
     - 16 bits per channel are scaled by dropping the low 8 bits, for gray and colour alike. So 0 becomes 0 and 65535
       becomes 255, and the result is at most 1 below the rounded one. 8-bit values that were widened by 256 or by 257
       come back exactly. 12-bit TIFF and PPM files are scaled from their own range. 32-bit, signed and float values are
-      refused, as nothing states their range.
+      refused, because their range is unknown.
     - Transparency is dropped, and the stored colours of transparent pixels appear. The notice is given if any pixel is
       not opaque.
-    - Colours with an embedded ICC profile of another space than sRGB are converted to sRGB, with the relative
-      colorimetric intent and black point compensation. A damaged profile is ignored.
+    - Colours with an embedded ICC profile other than sRGB are converted to sRGB, with the relative colorimetric intent
+      and black point compensation. A damaged profile is ignored.
     - CMYK without a profile is converted by the formula R = (255 - C) * (255 - K) / 255.
     - Only the first picture of an animation or a file with several pages is read.
 
@@ -88,9 +88,9 @@ def read_image(source: ImageLike | torch.Tensor, channels: int = 3, *, max_pixel
         source: Path of an image file; the bytes of one, or a file opened in binary mode, which is read from its
             beginning; a Pillow image; an array (H, W, channels) or (H, W), uint8 or uint16, RGB; or a tensor of these
             shapes and dtypes on any device. Gray arrays (H, W) and (H, W, 1) are repeated in all three channels. An
-            array of the right form is not copied.
+            array of the right shape and dtype is not copied.
         channels: Number of channels of the result. For 3 and 1, colours and gray values are converted. Any other number
-            must be that of the image, whose channels are taken as they are, without colour profiles.
+            must be the image's own, and its channels are used unchanged, without colour profiles.
         max_pixels: Largest number of pixels to decode. The header of a file is compared with it before any memory is
             allocated. Arrays, tensors and decoded Pillow images have no limit.
 
@@ -98,7 +98,8 @@ def read_image(source: ImageLike | torch.Tensor, channels: int = 3, *, max_pixel
         Pixels of shape (H, W, channels), uint8, and notices.
 
     Raises:
-        ImageError: If the image can't be read, has other channels or values, or more pixels than `max_pixels`.
+        ImageError: If the image can't be read, has the wrong number of channels or unsupported values, or has more
+            pixels than `max_pixels`.
 
     Example:
         >>> image = read_image("photo.jpg")
@@ -143,7 +144,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             check_webp_size(file, name, MAX_PIXELS)
             image = open_image(file, name)
             width, height = stored_size(image)
-            # The method of PNG images decodes them, in search of an orientation behind the pixels.
+            # The method of PNG images decodes them, in search of an orientation after the pixels.
             exif = Image.Image.getexif(image)
             if image.format == "PNG" and late_orientation(file):
                 check_size(width, height, name, MAX_PIXELS)
@@ -185,7 +186,9 @@ def _stream(source: Any, channels: int) -> IO[bytes]:
         except Exception as error:
             raise undecodable(error, _name_of(source), "") from None
         if not isinstance(data, bytes):
-            raise ImageError(f"{_name_of(source)}: its read() gives no bytes; open it in binary mode ('rb')") from None
+            raise ImageError(
+                f"{_name_of(source)}: its read() does not return bytes; open it in binary mode ('rb')"
+            ) from None
         return io.BytesIO(data)
     file: IO[bytes] = source
     return file
@@ -221,7 +224,7 @@ def _orientation_of(image: Image.Image | ImageFile, notices: list[str]) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # EXIF data is untrusted, and not needed for the pixels
-        notices.append("its EXIF data is damaged; it is shown as it is stored")
+        notices.append("its EXIF data is damaged, so no orientation was applied")
         return 1
     return orientation if orientation in range(1, 9) else 1
 

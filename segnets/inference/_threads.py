@@ -1,8 +1,8 @@
 """Thread pool whose threads each compute on one core.
 
-torch shares every operation between its threads, and waits for the last one at the end of each. Where other programs
-use the cores too, each wait lasts until the system's next turn: hundreds of short operations then take seconds. Threads
-that share nothing before the end don't wait.
+torch shares every operation between its threads, and waits for the last one at the end of each. If other programs use
+the cores too, each wait lasts until the scheduler's next time slice, and hundreds of short operations take seconds.
+Threads that share nothing until the end don't wait.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Threads:
             if self._process != os.getpid():  # a fork copies no threads
                 self._forget()
             if self._count < count:
-                # A pool that is replaced ends when the last call that uses it does.
+                # A replaced pool ends with the last call that uses it.
                 self._pool, self._count = _started(count), count
             return self._pool
 
@@ -81,13 +81,13 @@ def _started(count: int) -> ThreadPoolExecutor:
     for _ in range(count):
         pool.submit(everybody.wait)
     everybody.wait()
-    # Each thread has its own number, but the last call also sets that of threads yet to come.
+    # Each thread has its own setting, but a call also sets the default of threads that start later: restore it.
     torch.set_num_threads(usual)
     return pool
 
 
 def _use_one_core() -> None:
-    # A thread takes over the process's number when it first asks for it, so it must ask before it gets its own.
+    # The first query copies the process's setting to the thread, so it must come before the thread's own setting.
     torch.get_num_threads()
     torch.set_num_threads(1)
 

@@ -28,7 +28,7 @@ def class_areas(mask: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[
         ignore.
 
     Raises:
-        ImageError: If the mask has another shape, or contains an id without a class.
+        ImageError: If the mask has the wrong shape, or contains an id without a class.
     """
     if mask.ndim not in (2, 3):
         raise ImageError(f"mask of shape {mask.shape}: expected (H, W), or planes (C, H, W)")
@@ -51,10 +51,10 @@ def class_areas(mask: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[
 def mean_per_class(
     values: npt.NDArray[np.floating], mask: npt.NDArray[np.integer], num_classes: int
 ) -> list[float | None]:
-    """Average a map over the pixels of each class.
+    """Average values over the pixels of each class.
 
     Args:
-        values: Map of shape (H, W).
+        values: Array of shape (H, W).
         mask: Class ids of shape (H, W), or planes of 0 and 1 of shape (C, H, W).
         num_classes: Number of classes.
 
@@ -62,7 +62,7 @@ def mean_per_class(
         One mean per class, None for a class without pixels.
 
     Raises:
-        ImageError: If the mask has another shape, or contains an id without a class.
+        ImageError: If the mask has the wrong shape, or contains an id without a class.
     """
     areas = class_areas(mask, num_classes)
     if mask.ndim == 3:

@@ -1,8 +1,8 @@
-"""Masks of the cells where classes meet, for which logits are resized: only those of the classes that can be largest.
+"""Decode the cells where classes meet. Only the logits of classes that can be the largest are resized.
 
-If a class has a smaller logit than another one at all the positions of the small logits that a cell's pixels mix, it
-has the smaller one at these pixels too, because the weights are at least 0 and rounding keeps the order. So the class
-that is largest at one position excludes most of the others. Usually two or three classes are left.
+If a class has a smaller logit than another class at every low-resolution position that a cell's pixels mix, its logit
+is also smaller at these pixels, because the weights are at least 0 and rounding keeps the order. So the class that is
+largest at one position excludes most of the others. Usually two or three classes are left.
 
 Shapes: C channels of the logits, h w the logits, H W the image. A cell mixes T positions along each axis and has at
 most L pixels along each; S = T * T positions. K cells are decoded together. The cells come last, so that NumPy's loops
@@ -23,14 +23,14 @@ _Floats: TypeAlias = npt.NDArray[np.float32]
 _Integers: TypeAlias = npt.NDArray[np.intp]
 _Ids: TypeAlias = npt.NDArray[Any]
 
-# Logits that are resized at a time: 256 KiB of float32, which stay in the caches of usual CPUs.
+# Logits that are resized at a time: 256 KiB of float32, which fit in the caches of common CPUs.
 _PIECE = 1 << 16
 
 
 def decode_cells(
     logits: _Floats, ids: _Ids, rows: Runs, columns: Runs, cells: tuple[_Integers, _Integers], mask: _Ids
 ) -> None:
-    """Set the pixels of some cells in a mask to the first id of the largest resized logit.
+    """Set the mask pixels of some cells to the id of the largest resized logit, the lowest id on a tie.
 
     Args:
         logits: Logits, (C, h, w), all finite.
@@ -66,7 +66,7 @@ def decode_cells(
 
 
 def _candidates(window: _Floats, ids: _Ids) -> npt.NDArray[np.bool_]:
-    """Return the classes that can be largest in each cell, (C, K), from logits (C, S, K) and the largest ones' ids."""
+    """Return the classes that can be the largest in each cell, (C, K), from logits (C, S, K) and ids of the largest."""
     _, positions, count = window.shape
     at = np.arange(positions * count).reshape(positions, count)
     reaches = [
@@ -78,11 +78,11 @@ def _candidates(window: _Floats, ids: _Ids) -> npt.NDArray[np.bool_]:
 
 
 def _groups(counts: _Ids, most: int) -> Iterator[tuple[int, int]]:
-    """Divide ascending numbers of candidates, (K,), into pieces of similar numbers, whose sum is `most` at most."""
+    """Divide cells, sorted by number of candidates (K,), into groups of similar numbers and at most `most` in total."""
     begin = 0
     while begin < len(counts):
         least = int(counts[begin])
-        # Cells with fewer candidates have the last one several times.
+        # Cells with fewer candidates repeat the last one.
         largest = least + least // 4
         end = int(np.searchsorted(counts, largest, side="right"))
         end = min(end, begin + max(1, most // int(counts[end - 1])))
@@ -111,7 +111,7 @@ def _first_of_largest(values: _Floats, ids: _Ids) -> _Ids:
     best = values[0]
     result = np.broadcast_to(ids[0], best.shape)
     for value, candidate in zip(values[1:], ids[1:], strict=True):
-        # By bits, which is many times faster than `where`.
+        # Bitwise selection, which is many times faster than `where`.
         result = result ^ ((result ^ candidate) * (value > best))
         best = np.maximum(best, value)
     return result

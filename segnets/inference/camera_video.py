@@ -91,7 +91,7 @@ def open_camera(index: int) -> CameraVideo:
 
 @contextlib.contextmanager
 def stopped_by_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C inside the block. A second Ctrl-C raises KeyboardInterrupt as usual."""
+    """Call `stop` on the first Ctrl-C inside the block. A second Ctrl-C raises KeyboardInterrupt as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

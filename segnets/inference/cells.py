@@ -54,7 +54,7 @@ class Runs:
         first, last = taps.first[starts[:-1]], taps.last[starts[1:] - 1]
         inputs = np.minimum(first + np.arange(len(taps.weights))[:, None], last)
         lengths = np.diff(starts)
-        # The first output again, and not the last: only the last one mixes three inputs.
+        # Short runs repeat their first output, not the last one, which alone mixes three inputs.
         outputs = np.maximum(starts[1:] - np.arange(int(lengths.max()), 0, -1)[:, None], starts[:-1])
         weights = taps.weights[:, outputs]
         used = np.any(weights > 0, axis=2)
@@ -109,12 +109,12 @@ def uniform_cells(ids: _Ids, rows: Runs, columns: Runs) -> tuple[_Ids, npt.NDArr
 def argmax(band: npt.NDArray[np.float32]) -> _Ids:
     """Return the first index of the maximum over the channels (C, n, W).
 
-    Vectorised passes take a fraction of the time of `argmax`, in NumPy and in torch.
+    Vectorised passes take a fraction of the time of NumPy's and torch's `argmax`.
     """
     result: _Ids
     channels = len(band)
     dtype = np.uint8 if channels < 256 else np.uint32
-    # 0 where a channel is not the maximum, else a number that falls with its index.
+    # 0 where a channel is not the maximum, else a number that decreases with its index.
     is_largest = (band == band.max(0)).view(np.uint8)
     ranks = np.arange(channels, 0, -1, dtype=dtype)[:, None, None]
     largest = (np.multiply(is_largest, ranks, out=is_largest) if channels < 256 else is_largest * ranks).max(0)

@@ -23,13 +23,13 @@ from segnets.inference.tiles import Rows, Windows, tile_rows
 from segnets.inference.views import View
 from segnets.segmenter import pixels_to_batch
 
-# Errors of one image: a wrong size, or more memory than there is. torch raises RuntimeError for both.
+# Errors of one image: a wrong size, or too little memory. torch raises RuntimeError for both.
 _FAILURES = (ImageError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Image that was read, or the reason why it can't be.
+    """Image that was read, or the reason why reading failed.
 
     Attributes:
         item: Name and source of the image.
@@ -122,8 +122,8 @@ class Computation:
         return [result for each in inputs for result in self._logits([each])]
 
     def _joined(self, batches: Sequence[Tensor]) -> Tensor:
-        """Return the inputs of several images as one that the network may overwrite."""
-        alone = len(batches) == 1 and len(self.views) == 1  # usual on CPUs
+        """Return the inputs of several images as one batch that the network may overwrite."""
+        alone = len(batches) == 1 and len(self.views) == 1  # the usual case on CPUs
         return batches[0] if alone else torch.cat(list(batches))
 
     def _predicted(self, decoded: Decoded, logits: Sequence[Logits], network_seconds: float) -> Prediction:
@@ -196,7 +196,7 @@ class Computation:
 
 
 def _groups(inputs: Mapping[int, Sequence[Tensor]]) -> list[list[int]]:
-    """Return indices of inputs that have equal shapes, which are computed together."""
+    """Group the indices of inputs of equal shape, which are computed together."""
     groups: dict[Any, list[int]] = {}
     for index, each in inputs.items():
         groups.setdefault(tuple(tensor.shape for tensor in each), []).append(index)

@@ -63,7 +63,7 @@ def draw_overlay(
     for top in range(0, len(image), rows):
         band = slice(top, top + rows)
         under = image[band, :, :3] if image.shape[2] >= 3 else image[band, :, :1].repeat(3, axis=2)
-        # A selection by bits: the image where the colour is black. Indexing by pixels takes many times longer.
+        # Bitwise selection: the image where the colour is black. Indexing by pixels takes many times longer.
         over = under ^ ((under ^ _looked_up(table, ids[band])) & _looked_up(coloured, ids[band]))
         picture[band] = _blended(under, over, round(alpha * 256))
         if edges is not None:

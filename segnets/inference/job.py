@@ -42,7 +42,7 @@ class Summary:
         videos: Number of videos among all images and videos.
         frames: Number of video frames.
         new: Number of images and frames that were segmented in this run.
-        seconds: Duration in seconds, without loading the model.
+        seconds: Duration in seconds, excluding loading the model.
         tables: Paths of the files that hold results of all images.
     """
 
@@ -93,7 +93,7 @@ class Job:
         predictor: Predictor to run.
         items: All images in order, including those of other shards.
         options: How the job runs and what it writes.
-        run: Settings that determine the outputs, as JSON values. A folder made with other settings is not resumed.
+        run: Settings that determine the outputs, as JSON values. A folder made with different settings is not resumed.
         tell: Function that receives messages about images.
         step: Function that is called after each image.
         part: Function that is called during long tasks with the number of parts done, the total or None if it is
@@ -150,7 +150,7 @@ class Job:
 
         Raises:
             OutputError: If a file can't be written. The run can be resumed.
-            PredictError: If the folder was made with another model or other options.
+            PredictError: If the folder was made with a different model or different options.
             ImageError: If an image fails and `fail_fast` is set.
         """
         options, started = self._options, time.monotonic()
@@ -197,11 +197,11 @@ class Job:
                     if entry is None:
                         self._journal.append(new)
                         entry = new
-                assert entry is not None  # it is kept, or was computed
+                assert entry is not None  # from an earlier run, or computed now
                 yield replace(entry, tables={}), task.kept is not None
 
     def _computed(self, todo: Sequence[Task]) -> Generator[Entry]:
-        """Yield the new or kept entry of each task, in order."""
+        """Yield the entry of each task, computed now or by an earlier run, in order."""
         options = self._options
         for alone, group in groupby(todo, self._is_alone):
             tasks = list(group)
@@ -215,7 +215,7 @@ class Job:
                 yield from entries
 
     def _is_alone(self, task: Task) -> bool:
-        """Return whether a task is not one image among others: a video, or an image whose results come row by row."""
+        """Return whether a task is processed on its own: a video, or an image whose results come row by row."""
         if self._options.tile is not None or is_video(task.item.source):
             return True
         return task.item.path is not None and is_georeferenced(task.item.path)

@@ -166,7 +166,7 @@ class Journal:
             file.write(json.dumps(self._run, indent=1, sort_keys=True).encode())
         try:
             self._file = self._path.open("a")
-            self._file.truncate(self._end())  # without a line that was cut off
+            self._file.truncate(self._end())  # drop an incomplete line
         except OSError as error:
             raise cannot_write(self._path, error) from None
 
@@ -245,7 +245,7 @@ class Journal:
 
 
 def _take(lock: IO[str], folder: Path) -> None:
-    """Refuse a second process that writes the same journal. The lock ends with the process."""
+    """Lock the journal, and refuse a second process that writes it. The lock ends with the process."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -40,7 +40,7 @@ _LATIN = str.maketrans(
         "\u0131": "i",
     }
 )
-_PALE = 208  # least value of the channels of a colour that needs a border on white
+_PALE = 208  # a colour whose channels are all at least this needs a border on white
 SMALLEST_TEXT = 12  # pixels
 
 
@@ -73,7 +73,7 @@ def legend_entries(mask: npt.NDArray[np.integer], classes: Sequence[str], palett
         One entry per class that has pixels.
 
     Raises:
-        ImageError: If the mask has another shape, or an id without a class.
+        ImageError: If the mask has the wrong shape, or an id without a class.
     """
     areas = class_areas(mask, len(classes))
     pixels = max(1, mask.shape[-2] * mask.shape[-1])
@@ -136,7 +136,7 @@ class _Table:
         widths: Width of each column.
     """
 
-    # Longest name, in sizes of the text: names are cut more where the legend would have to leave entries out.
+    # Longest names to try, in multiples of the text size: names are cut further before entries are left out.
     _LONGEST = (24, 14, 9)
 
     def __init__(
@@ -145,7 +145,7 @@ class _Table:
         self._all_names = [shown_name(entry) for entry in entries]
         self._font, self._text_size, self._room = font, text_size, room
         self._gap = round(text_size * 1.6)
-        # Swatch, space, then after the name space and the share.
+        # The swatch and a space before the name; a space and the share after it.
         share = max((font.getlength(percent(entry.share)) for entry in entries), default=0)
         self._beside = round(text_size * 0.8) + round(text_size * 1.05) + round(share)
         self.names: list[str] = []

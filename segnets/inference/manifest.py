@@ -21,7 +21,7 @@ class Manifest:
     Args:
         path: File to write, or None for no manifest.
         networks: Description of each network: form, precision and device.
-        overwrite: Whether an earlier manifest may be replaced. Any other file never is.
+        overwrite: Whether an earlier manifest may be replaced. Other files are never replaced.
 
     Raises:
         OutputError: If the file can't be written.
@@ -35,7 +35,7 @@ class Manifest:
             check_writable_target(path, overwrite=overwrite)
             try:
                 if not _is_manifest(path):
-                    raise OutputError(f"{path}: exists and is not a manifest; choose another name (--manifest)")
+                    raise OutputError(f"{path}: exists, but is not a manifest; choose another name (--manifest)")
                 self._file = path.open("w", encoding="ascii")
             except OutputError:
                 raise

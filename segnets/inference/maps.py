@@ -1,10 +1,10 @@
 """Decode logits at the size of an image into masks, probabilities, confidence and entropy.
 
 Everything is computed on the CPU, in bands of rows that fit into its caches. Logits of all classes at the image's size,
-which take 12 GB for 21 classes of a 12000x12000 image, are never held.
+which take 12 GB for 21 classes of a 12000x12000 image, are never held in memory.
 
 No bit of a result depends on the height of the bands or on the number of threads. This is why NumPy computes the
-exponentials: torch's differ in the last bit at the ends of the pieces that its threads share.
+exponentials: torch's differ in the last bit at the ends of the pieces that its threads work on.
 
 Shapes: C channels of the logits, H W the image, h w the logits.
 """

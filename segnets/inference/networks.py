@@ -86,7 +86,7 @@ class Network(Protocol):
         """Turn images, (N, H, W, K) uint8, into the network's input, (N, K, h, w) float32, both on the CPU.
 
         Raises:
-            ImageError: If `images` has another shape or dtype, or would become too large.
+            ImageError: If `images` has the wrong shape or dtype, or would become too large.
         """
 
     def logits(self, batch: Tensor) -> Logits:
@@ -113,7 +113,7 @@ class _Base:
         self._prepare = Preprocess(card.preprocessing)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Prepare images as `Network.prepare` says."""
+        """Prepare images; see `Network.prepare`."""
         check_batch(images, self._prepare, self.num_classes)
         with neutral_state():
             prepared: Tensor = self._prepare(images)
@@ -169,7 +169,7 @@ class ModelNetwork(_Base):
         self._network = model.to(device)
 
     def logits(self, batch: Tensor) -> Logits:
-        """Compute logits as `Network.logits` says."""
+        """Compute logits; see `Network.logits`."""
         with neutral_state(self.device), torch.jit.optimized_execution(False):
             if self._before_resizing is not None:
                 size = (batch.shape[2], batch.shape[3])
@@ -191,7 +191,7 @@ class ExportedNetwork(_Base):
         self._exported = exported
 
     def logits(self, batch: Tensor) -> Logits:
-        """Compute logits as `Network.logits` says."""
+        """Compute logits; see `Network.logits`."""
         return Logits(self._exported.logits(batch.to(self.device)).cpu())
 
     def own_mask(self, images: Tensor, logits: Logits) -> Tensor:
@@ -216,7 +216,7 @@ def open_network(
         device: "auto", "cpu", "cuda" or "mps". "auto" chooses a CUDA GPU if there is one, else the CPU; for an exported
             file, the device that it was exported for.
         dtype: Precision of a model or a weights file: "float32", "bfloat16" on a CPU or GPU that supports it, or
-            "float16" on a GPU with CUDA. None means float32, and for an exported file its own precision.
+            "float16" on a CUDA GPU. None means float32, and for an exported file its own precision.
         resize: Size of the network's input, overriding the card: pixels of the short side, (height, width), "x2" for
             twice the image, or "none" for the image's own size. None keeps the card's rule.
         fast: Whether a model may be rewritten for this CPU.
@@ -245,14 +245,14 @@ def open_network(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a path, a model or a loaded export, got {name}")
     if is_sharded(model):
-        raise PredictError(f"model: this {name} is sharded (FSDP), and no process holds all of its tensors")
+        raise PredictError(f"model: this {name} is sharded (FSDP), so no process holds all of its tensors")
     _check_choice("dtype", dtype or "float32", DTYPES)
     card: ModelCard = getattr(model, "card", None) or ModelCard().assuming()
     return ModelNetwork(model, name, _resized(card, resize), _chosen(device), dtype or "float32", fast=fast)
 
 
 def _resized(card: ModelCard, resize: str | int | tuple[int, int] | None) -> ModelCard:
-    """Return the card with another resize rule."""
+    """Return the card with a new resize rule."""
     if resize is None:
         return card
     try:
@@ -270,9 +270,11 @@ def _opened(
 ) -> ExportedNetwork:
     contract = exported.contract
     if device not in ("auto", contract.device):
-        raise PredictError(f"{exported.path}: was exported for {contract.device}, and device={device!r}; leave it out")
+        raise PredictError(
+            f"{exported.path}: was exported for {contract.device}, not for device={device!r}; omit device"
+        )
     if dtype not in (None, contract.dtype):
-        raise PredictError(f"{exported.path}: computes in {contract.dtype}, and dtype={dtype!r}; leave it out")
+        raise PredictError(f"{exported.path}: computes in {contract.dtype}, not in dtype={dtype!r}; omit dtype")
     return ExportedNetwork(exported, _resized(contract.card, resize))
 
 
@@ -281,7 +283,7 @@ def _is_exported(path: Path) -> bool:
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Refuse files of other projects, and tell how to convert them."""
+    """Refuse files of other projects, and explain how to convert them."""
     if path.suffix.lower() != ".safetensors" and path.is_file() and format_of_suffix(path):
         raise PredictError(
             f"{path}: is not a weights file of segnets. Convert it first: weights-tools convert {path} OUT.safetensors"
@@ -302,12 +304,14 @@ def _check_precision(dtype: str, device: torch.device, fast: bool) -> None:
     """Check that a device computes in bfloat16 or float16."""
     asked = f"dtype={dtype!r} (--dtype)"
     if not fast:
-        raise PredictError(f"{asked}: deterministic masks (--deterministic) are computed in float32; leave out one")
+        raise PredictError(
+            f"{asked}: deterministic masks (--deterministic) are computed in float32; omit one of the two"
+        )
     if device.type == "mps":
-        raise PredictError(f"{asked}: is for CPUs and for GPUs with CUDA, and the device is mps; leave it out")
+        raise PredictError(f"{asked}: is for CPUs and CUDA GPUs, but the device is mps; omit dtype")
     if device.type == "cpu" and dtype == "float16":
         raise PredictError(
-            f"{asked}: CPUs compute it slower than float32. Use 'bfloat16' on CPUs that support it, or a GPU with CUDA"
+            f"{asked}: CPUs compute it slower than float32. Use 'bfloat16' on CPUs that support it, or a CUDA GPU"
         )
     if device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise PredictError(f"{asked}: this GPU does not support it; use 'float16'")
@@ -324,7 +328,7 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _channels_of_logits(model: nn.Module, card: ModelCard) -> int:
-    """Return the number of channels of the logits: as the model's config states, else by running it once."""
+    """Return the number of channels of the logits: from the model's config, else by running it once."""
     options = getattr(getattr(model, "config", None), "options", {})
     if isinstance(options.get("num_classes"), int):
         return int(options["num_classes"])

@@ -50,7 +50,7 @@ class OutputFolder:
 
         Raises:
             OutputError: If the folder can't be used, an output would replace an image, or the disk is too small.
-            PredictError: If the folder was made with another model or other options.
+            PredictError: If the folder was made with a different model or different options.
         """
         folder = self._folder
         try:
@@ -65,7 +65,7 @@ class OutputFolder:
         joins = self._options.shard[1] > 1 and Journal.exists(folder) and self._journal.is_empty()
         if not empty and not self._options.overwrite:
             self._check_record(goes_on=self._options.resume or joins)
-        self._journal.lock()  # before touching files of another process
+        self._journal.lock()  # before touching files that belong to another process
         self._remove_temporaries()
         if self._options.overwrite:
             self._journal.clear()
@@ -78,16 +78,16 @@ class OutputFolder:
         folder = self._folder
         if not goes_on:
             raise OutputError(
-                f"{folder}: is not empty. Choose another folder, go on with an interrupted run (--resume), or let "
-                "existing files be replaced (--force)"
+                f"{folder}: is not empty. Choose another folder, continue an interrupted run (--resume), or replace "
+                "existing files (--force)"
             )
         if not Journal.exists(folder):
             raise OutputError(
-                f"{folder}: is not empty, and holds no record of a run; choose another folder, or --force"
+                f"{folder}: is not empty, and has no record of a run; choose another folder, or pass --force"
             )
         if differences := self._journal.differences():
             raise PredictError(
-                f"{folder}: was made with other settings ({'; '.join(differences)}). Run with the same model and "
+                f"{folder}: was made with different settings ({'; '.join(differences)}). Run with the same model and "
                 "options, or write to another folder"
             )
 
@@ -111,7 +111,7 @@ class OutputFolder:
             entry = recorded.get(task.key)
             if entry is None:
                 continue
-            # Outputs stay if an image is no longer there.
+            # Outputs of deleted images are kept.
             if stamp_of(task.item.path) in (entry.stamp, None) and entry.is_complete(folder):
                 task.kept = entry
             else:
@@ -131,10 +131,10 @@ class OutputFolder:
                 path.unlink(missing_ok=True)
 
     def _check_inputs_are_safe(self) -> None:
-        """Check that no output replaces an image or the manifest, and that no link leads out of the folder.
+        """Check that no output replaces an image or the manifest, and that no link points out of the folder.
 
         Raises:
-            OutputError: If an output would replace such a file, or a link leads out.
+            OutputError: If an output would replace such a file, or a link points out of the folder.
         """
         folder = os.path.realpath(self._folder)
         inside = {
@@ -149,7 +149,7 @@ class OutputFolder:
                 parent, _, name = f"{folder}/{task.name}{ending}".rpartition("/")
                 real = folders.setdefault(parent, os.path.realpath(parent))
                 if os.path.commonpath([real, folder]) != folder:
-                    raise OutputError(f"{parent}: is a link that leads out of {self._folder}; remove it")
+                    raise OutputError(f"{parent}: is a link that points out of {self._folder}; remove it")
                 if f"{real}/{name}" == manifest:
                     raise OutputError(f"{parent}/{name}: is the name of another result; choose another --manifest")
                 if f"{real}/{name}" in inside:
@@ -177,8 +177,8 @@ class OutputFolder:
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise OutputError(
-                f"{self._folder}: {len(todo)} images need about {needed / 1e9:.1f} GB or more, and "
-                f"{free / 1e9:.1f} GB are free; choose another disk, fewer outputs (--save), or a part (--shard)"
+                f"{self._folder}: {len(todo)} images need about {needed / 1e9:.1f} GB or more, but {free / 1e9:.1f} GB "
+                "are free; choose another disk, fewer outputs (--save), or a part (--shard)"
             )
 
 

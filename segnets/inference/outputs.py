@@ -86,7 +86,7 @@ class Outputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, Exception):  # files written before Ctrl-C stay
+        if kind is not None and issubclass(kind, Exception):  # files written before Ctrl-C are kept
             for name in self.sizes:
                 (self._folder / name).unlink(missing_ok=True)
 

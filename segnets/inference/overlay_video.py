@@ -29,7 +29,7 @@ _PLAYS_AT_ANY_TIME = {
     # 0, as all AAC does, would move the frames.
     "movflags": "hybrid_fragmented+delay_moov",
     "flush_packets": "1",
-    # How long frames wait for sound that has ended earlier, in microseconds.
+    # Time that frames wait for sound that has ended earlier, in microseconds.
     "max_interleave_delta": "1000000",
 }
 
@@ -60,7 +60,7 @@ class OverlayVideo:
     def __init__(self, path: str | os.PathLike[str], like: Video | CameraVideo, *, overwrite: bool = True) -> None:
         self.path, self._like, self._overwrite = Path(path), like, overwrite
         if self.path.suffix.lower() != ".mp4":
-            raise OutputError(f"{str(self.path)!r}: expected a name that ends with .mp4, the only format written")
+            raise OutputError(f"{str(self.path)!r}: expected a name that ends with .mp4, the only supported format")
         self.partial = self.path.with_name(f"{self.path.stem}.partial.mp4")
         self.notices: tuple[str, ...] = ()
         self._durations: dict[int, int] = {}
@@ -92,7 +92,7 @@ class OverlayVideo:
     def _add_stream(self, av: ModuleType) -> Any:
         like = self._like
         if "libx264" not in av.codec.codecs_available:
-            raise OutputError("this PyAV has no H.264 encoder (libx264); install the one of PyPI: pip install av")
+            raise OutputError("this PyAV has no H.264 encoder (libx264); install PyPI's: pip install av")
         stream = self._file.add_stream("libx264", rate=like.rate)
         stream.width, stream.height = like.width, like.height
         stream.pix_fmt = "yuv420p" if like.width % 2 == like.height % 2 == 0 else "yuv444p"
@@ -113,7 +113,7 @@ class OverlayVideo:
             pixels: Picture of shape (H, W, 3), uint8, RGB, of the same size as `frame`.
 
         Raises:
-            ValueError: If `pixels` has another shape or dtype.
+            ValueError: If `pixels` has the wrong shape or dtype.
             OutputError: If the file can't be written.
         """
         av, expected = load_pyav(), (self._like.height, self._like.width, 3)
@@ -154,7 +154,7 @@ class OverlayVideo:
         except OutputError:
             if kind is None:
                 raise
-            return  # the block's own error is the one to report
+            return  # report the block's own error
         if kind is None and not self._frames:
             raise OutputError(f"{str(self.path)!r}: not written, because no frames were added")
         if kind is None:
@@ -198,7 +198,8 @@ class _AudioCopy:
         self._streams: dict[int, tuple[Any, Any]] = {}  # stream of the copy, and filter of the packets
         self._target: Any = None
         self._source = load_pyav().open(f"file:{video.path}")
-        # First times are rounded to parts of this many in a second, so these must be multiples of all units.
+        # Start times are rounded to 1 / time_scale seconds, so time_scale must be a multiple of all units'
+        # denominators.
         units = [video.time_base, *(stream.time_base for stream in self._source.streams.audio)]
         scale = math.lcm(*(unit.denominator for unit in units))
         self.time_scale = scale if scale <= _LARGEST_SCALE else video.time_base.denominator

@@ -58,7 +58,7 @@ def feature_collection(mask: npt.NDArray[np.integer], classes: Sequence[str]) ->
         Features are in the order of the ids, then from top to bottom. The member "size" is [H, W].
 
     Raises:
-        ImageError: If the mask has another shape, or contains an id without a class.
+        ImageError: If the mask has the wrong shape, or contains an id without a class.
     """
     features = []
     for region in _all_regions(mask):
@@ -101,7 +101,7 @@ def regions(mask: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> list[Regio
         The regions in the order of their ids, then by their first pixel from top to bottom and left to right.
 
     Raises:
-        ImageError: If the mask has another shape.
+        ImageError: If the mask has the wrong shape.
     """
     if mask.ndim != 2:
         raise ImageError(f"mask of shape {mask.shape}: expected (H, W)")

@@ -31,10 +31,10 @@ class PostProcessing:
             such class.
         only: Names or ids of the classes to keep; other pixels become "other", a new last class drawn in
             black. In masks with a plane per class, the other planes become 0. Empty keeps every class.
-        min_area: Regions of fewer pixels get the class of the nearest pixel outside of such regions; in masks with a
-            plane per class they become 0.
-        fill_holes: Holes of up to this many pixels inside of one class, which do not touch the border of the image, get
-            that class. Classes take turns by id.
+        min_area: Regions of fewer pixels get the class of the nearest pixel outside such regions; in masks with a plane
+            per class they become 0.
+        fill_holes: Holes of up to this many pixels inside one class, which do not touch the border of the image, get
+            that class. Classes are processed in the order of their ids.
         functions: Functions that take and return a mask, (H, W), or planes, (C, H, W).
 
     Raises:
@@ -62,7 +62,7 @@ class PostProcessing:
         if not isinstance(only, tuple | list) or not all(isinstance(each, str | int | np.integer) for each in only):
             raise PredictError(f"only={self.only!r} (--only): expected a tuple of names or ids, such as ('person', 3)")
         if self.min_area or self.fill_holes:
-            _ndimage()  # before any work
+            _ndimage()  # fail before any work
 
     @property
     def needs_whole_mask(self) -> bool:
@@ -90,7 +90,7 @@ class PostProcessing:
         if self.min_confidence is not None:
             if decoding.rule == "multilabel":
                 raise PredictError(
-                    "min_confidence (--min-confidence): is for one class per pixel, and this model gives a plane per "
+                    "min_confidence (--min-confidence): is for one class per pixel, but this model gives a plane per "
                     "class; export it with another threshold (--threshold)"
                 )
             names.append(UNSURE)

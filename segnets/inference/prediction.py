@@ -85,7 +85,7 @@ class Prediction:
         seconds: Processing time of each step.
 
     Raises:
-        ImageError: If the mask has another shape, or contains an id without a class. The id 255 may have none: it
+        ImageError: If the mask has the wrong shape, or contains an id without a class. The id 255 may have none: it
             marks pixels to ignore.
         ValueError: If both or neither of `mask` and `error` are given, or the numbers of names and colours differ.
 

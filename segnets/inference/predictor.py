@@ -48,8 +48,8 @@ class Predictor:
             shipped network for street scenes (`segnets.shipped`), for non-commercial use, and logs that to "segnets".
         device: "auto", "cpu", "cuda" or "mps". "auto" chooses a CUDA GPU if there is one, else the CPU.
         dtype: Precision of models and weights files: "float32", "bfloat16" on CPUs and GPUs that support it, or
-            "float16" on GPUs with CUDA. None means float32, or an exported file's own precision. Lower precisions
-            change more pixels.
+            "float16" on CUDA GPUs. None means float32, or an exported file's own precision. Lower precisions change
+            more pixels.
         resize: Size of the network's input, overriding the model's own rule: pixels of the short side,
             (height, width), "x2" for twice the image, or "none" for the image's own size.
         deterministic: Whether masks must equal those of the model's or the file's own `segment` bit for bit. Models are
@@ -66,8 +66,8 @@ class Predictor:
         computation: Networks and rules that turn decoded images into predictions.
 
     Raises:
-        PredictError: If the list of models is empty, the models do not fit together, the device is missing, or it does
-            not support the precision.
+        PredictError: If the list of models is empty, the models do not match, the device is missing, or it does not
+            support the precision.
         WeightsError: If a weights file can't be read.
         ExportError: If an exported file can't be read or can't run here.
 
@@ -167,9 +167,9 @@ class Predictor:
             sources: A path of a file, a folder or a pattern such as `photos/*.jpg`, or an image as for `predict`; or an
                 iterable of these, including a generator.
             batch_size: Number of images to compute together. Only neighbours of equal size at the network's input are
-                computed together. None for 1 on a CPU, where a batch is no faster, and 8 on a GPU.
+                computed together. None means 1 on a CPU, where a batch is no faster, and 8 on a GPU.
             workers: Number of threads that decode images.
-            recursive: Whether folders inside of folders are searched too.
+            recursive: Whether to search subfolders too.
 
         Yields:
             One prediction for each image. It holds the image and its logits; keep only the masks of many images.
@@ -283,6 +283,6 @@ def _check_agree(first: Network, other: Network) -> None:
     ):
         if mine != its:
             raise PredictError(
-                f"{other.name}: its {what} is {its!r}, and that of {first.name} is {mine!r}. Only models with the same "
+                f"{other.name}: its {what} is {its!r}, but that of {first.name} is {mine!r}. Only models with the same "
                 "classes can be averaged"
             )

@@ -42,8 +42,8 @@ class Geo:
 
     Attributes:
         crs: Coordinate reference system as WKT, or "" if it is unknown.
-        transform: Numbers a, b, c, d, e, f: the corner of the pixel in row y and column x lies at
-            (a * x + b * y + c, d * x + e * y + f).
+        transform: Numbers a, b, c, d, e, f: the corner of the pixel in row y and column x is at (a * x + b * y + c, d *
+            x + e * y + f).
     """
 
     crs: str
@@ -93,15 +93,15 @@ def open_raster(source: ImageLike | ImageData, channels: int = 3, *, max_pixels:
         source: Decoded image, or any source that `read_image` accepts. TIFF files given by path are read in windows;
             everything else is decoded whole.
         channels: Number of channels of the pixels, as for `read_image`. For 3 and 1, further bands of a TIFF file are
-            left out.
+            ignored.
         max_pixels: Largest number of pixels to decode whole. Reading in windows has no limit.
 
     Returns:
         The image. It is closed at the end of a `with` block.
 
     Raises:
-        ImageError: If the image can't be read, has other channels, or has more than `max_pixels` pixels and can't be
-            read in windows.
+        ImageError: If the image can't be read, has the wrong number of channels, or has more than `max_pixels` pixels
+            and can't be read in windows.
     """
     if isinstance(source, ImageData):
         return _Pixels("image", source, None)
@@ -234,7 +234,7 @@ def _is_tiff(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(4) in _TIFF
     except (OSError, ValueError):
-        return False  # `read_image` says why
+        return False  # `read_image` reports the reason
 
 
 def _open_tiff(path: Path, channels: int, max_pixels: int) -> Raster:
@@ -246,11 +246,11 @@ def _open_tiff(path: Path, channels: int, max_pixels: int) -> Raster:
     try:
         with gdal(MIN_CACHE), warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            # An absolute path and one driver: GDAL gives other names a meaning, and opens addresses.
+            # An absolute path and one driver: GDAL interprets other names, for example as URLs.
             dataset = rasterio.open(path.absolute(), driver="GTiff")
             geo = _geo(dataset)
     except (rasterio.errors.RasterioError, OSError, ValueError):
-        # `read_image` can read it, or says why not.
+        # `read_image` can read it, or reports why not.
         return _Pixels(str(path), read_image(path, channels, max_pixels=max_pixels), None)
     try:
         if (raster := _by_windows(path, dataset, tags, channels, geo, max_pixels)) is not None:
@@ -260,7 +260,7 @@ def _open_tiff(path: Path, channels: int, max_pixels: int) -> Raster:
         raise
     dataset.close()
     if geo is not None and tags.get(_ORIENTATION, 1) != 1:
-        geo = None  # it is for the pixels as they are stored
+        geo = None  # it refers to the pixels as stored
     return _Pixels(str(path), read_image(path, channels, max_pixels=max_pixels), geo)
 
 
@@ -268,12 +268,12 @@ def _without_rasterio(path: Path, channels: int, max_pixels: int, tags: dict[int
     height, width = image_size(path)
     if height * width > max_pixels:
         raise ImageError(
-            f"{path}: has {width}x{height} pixels, and at most {max_pixels:,} are decoded at a time. Install rasterio, "
-            "with which TIFF files are read by windows: pip install 'segnets[geo]'"
+            f"{path}: has {width}x{height} pixels, but at most {max_pixels:,} are decoded at a time. Install rasterio "
+            "to read TIFF files in windows: pip install 'segnets[geo]'"
         )
     image = read_image(path, channels, max_pixels=max_pixels)
     if any(tag in tags for tag in _GEOREFERENCE):
-        lost = "its place on the Earth was left out, because rasterio is missing (pip install 'segnets[geo]')"
+        lost = "its georeference was ignored, because rasterio is missing (pip install 'segnets[geo]')"
         image = ImageData(image.pixels, (*image.notices, lost))
     return _Pixels(str(path), image, None)
 
@@ -284,7 +284,7 @@ def _by_windows(
     """Return the image if windows give the same pixels as decoding it whole, else None.
 
     Raises:
-        ImageError: If the file has other channels, or its blocks are too large.
+        ImageError: If the file has the wrong number of channels, or its blocks are too large.
     """
     types = {*dataset.dtypes}
     bits = max(tags.get(_BITS, (1,)))
@@ -301,7 +301,7 @@ def _by_windows(
     if rows * dataset.width > max_pixels:
         raise ImageError(
             f"{path}: is stored in blocks of {rows} rows, {rows * dataset.width:,} pixels that must be decoded at "
-            f"once, and at most {max_pixels:,} are (--max-pixels). Store it in tiles: gdal_translate -co TILED=YES"
+            f"once, but at most {max_pixels:,} are (--max-pixels). Store it in tiles: gdal_translate -co TILED=YES"
         )
     if dataset.subdatasets:
         notices.append("it has several frames or pages, of which the first was read")
@@ -313,7 +313,7 @@ def _bands(path: Path, dataset: Any, channels: int, notices: list[str]) -> list[
     """Return the numbers of the bands that make up the image, from 1.
 
     Raises:
-        ImageError: If the file has other bands.
+        ImageError: If the file has the wrong number of bands.
     """
     meanings = [each.name for each in dataset.colorinterp]
     if channels not in (1, 3):
@@ -325,7 +325,7 @@ def _bands(path: Path, dataset: Any, channels: int, notices: list[str]) -> list[
         if {"red", "green", "blue"} <= {*meanings}:
             bands = [meanings.index(colour) + 1 for colour in ("red", "green", "blue")]
         elif len(bands) == 3:
-            notices.append("its three bands were taken as red, green and blue")
+            notices.append("its three bands were read as red, green and blue")
         if "alpha" in meanings:
             notices.append("its transparency was dropped")
         if len(bands) + meanings.count("alpha") < dataset.count:
@@ -334,7 +334,7 @@ def _bands(path: Path, dataset: Any, channels: int, notices: list[str]) -> list[
             return bands
     chosen = " ".join(f"-b {number}" for number in range(1, channels + 1))
     raise ImageError(
-        f"{path}: has {dataset.count} bands, and the network reads {channels} channels; choose the bands, for example "
+        f"{path}: has {dataset.count} bands, but the network takes {channels} channels; choose the bands, for example "
         f"gdal_translate {chosen} IN OUT"
     )
 

@@ -25,13 +25,13 @@ from segnets.inference.taps import Taps, bilinear_taps
 Mask: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Band: TypeAlias = npt.NDArray[np.float32]
 
-# Numbers per band: 2 MiB of float32, which stay in the caches of usual CPUs.
+# Numbers per band: 2 MiB of float32, which fit in the caches of common CPUs.
 BAND = 1 << 19
 # Threads that make many short calls wait for the interpreter's lock longer than they compute.
 _SHARED = 1 << 24
 # Up to this width, a call for each row of the logits takes longer than it computes.
 _NARROW = 64
-# Instead of infinity. Sums of it with rounded weights don't exceed float32.
+# Replaces infinity. Its sums with rounded weights don't overflow float32.
 _LARGEST = 3e38
 # Share of cells at borders above which it is faster to resize all logits.
 _MOST_MIXED = 0.75
@@ -49,7 +49,7 @@ class ResizedLogits:
         align_corners: Whether the network's own resize aligns the centres of the corner pixels.
 
     Raises:
-        ValueError: If a size is 0 or `logits` has another number of dimensions.
+        ValueError: If a size is 0 or `logits` has the wrong number of dimensions.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class ResizedLogits:
         return rows.numpy()
 
 
-# Most images of a stream have the size of another one, and most tiles the place in their row.
+# Most images of a stream share their size, and most tiles their position in the row.
 @lru_cache(maxsize=64)
 def _taps(size: int, through: int, length: int, align_corners: bool) -> Taps:
     """Return the two resizes of an axis as one, the first one with `align_corners`."""
@@ -185,7 +185,7 @@ def _is_finite(logits: Tensor) -> bool:
 
 
 def _mix(lines: Band, weights: Band, out: Band | None = None) -> Band:
-    """Mix the same k lines, (C, k, m), with weights, (T, n), to n rows, (C, n, m). The last line may count twice."""
+    """Sum the same k lines, (C, k, m), with weights, (T, n), to n rows, (C, n, m). The last line may count twice."""
     last = lines.shape[1] - 1
     result: Band = np.multiply(lines[:, :1], weights[0, :, None], out=out)
     for tap in range(1, len(weights)):

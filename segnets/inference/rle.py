@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-_ROWS = 64  # to transpose at a time
+_ROWS = 64  # rows to transpose at a time
 
 
 class Rle(TypedDict):
@@ -40,7 +40,7 @@ def encode(mask: npt.NDArray[Any]) -> Rle:
         The encoding, equal to that of `pycocotools.mask.encode`.
 
     Raises:
-        ValueError: If the mask has another shape.
+        ValueError: If the mask has the wrong shape.
     """
     return next((rle for value, rle in encode_ids(np.asarray(mask) != 0) if value), _of_no_pixel(mask.shape))
 
@@ -55,7 +55,7 @@ def encode_ids(mask: npt.NDArray[Any]) -> Iterator[tuple[int, Rle]]:
         Each id in the mask, in ascending order, with the encoding of its pixels.
 
     Raises:
-        ValueError: If the mask has another shape.
+        ValueError: If the mask has the wrong shape.
     """
     if mask.ndim != 2:
         raise ValueError(f"mask of shape {mask.shape}: expected (H, W)")

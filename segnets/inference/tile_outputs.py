@@ -77,14 +77,14 @@ def write_tiled(
     """
     check_not_forked()
     if tile is not None:
-        divide(1, 1, tile=tile, overlap=overlap)  # before any work
+        divide(1, 1, tile=tile, overlap=overlap)  # fail before any work
     notices: tuple[str, ...] = ()
     try:
         with open_raster(task.item.image, predictor.channels, max_pixels=predictor.max_pixels) as raster:
             pixels = raster.height * raster.width
             if tile is None and pixels > predictor.max_pixels:
                 raise ImageError(
-                    f"{task.item.source}: has {raster.width}x{raster.height} pixels, and at most "
+                    f"{task.item.source}: has {raster.width}x{raster.height} pixels, but at most "
                     f"{predictor.max_pixels:,} are segmented at once; segment it in tiles (--tile {DEFAULT_TILE})"
                 )
             image = RowImage(
@@ -238,18 +238,18 @@ def check_outputs(image: RowImage, writers: Writers, after: PostProcessing, chan
     whole += [name for name in writers.tables if name != _AREAS]
     if whole and pixels > MAX_PIXELS:
         raise ImageError(
-            f"{size}, too many for {' and '.join(whole)}, which take at most {MAX_PIXELS:,}; of large images write "
+            f"{size}, too many for {' and '.join(whole)}, which take at most {MAX_PIXELS:,}; for large images, write "
             f"{', '.join(ROW_WRITERS)} or {_AREAS} (--save)"
         )
     if _PROBABILITIES in whole and pixels * channels > MAX_VALUES:
         raise ImageError(
-            f"{size}, too many for probabilities of {channels} classes, which are at most {MAX_VALUES:,} numbers; "
+            f"{size}, too many for probabilities of {channels} classes, which are limited to {MAX_VALUES:,} numbers; "
             "write the confidence (--save confidence)"
         )
     if after.needs_whole_mask and pixels > MAX_PIXELS:
         raise ImageError(
             f"{size}, too many for changes of regions (--min-area, --fill-holes, functions), which take at most "
-            f"{MAX_PIXELS:,}; leave them out"
+            f"{MAX_PIXELS:,}; omit these options"
         )
 
 

@@ -7,9 +7,9 @@ cosine. Closer to its border a tile is ignored, because the network sees padding
     tile 1   |==================~~~~------|
     tile 2                |------~~~~==================|     = used alone, ~ blended, - ignored
 
-So half of the overlap lies between any pixel that is used and the inner border of its tile. With the preprocessing
-"none" and an overlap above the network's receptive field, the logits equal those of the whole image, provided that the
-sides of the image are multiples of 32 and the network has no global pooling.
+So half of the overlap is between any pixel that is used and the inner border of its tile. With the preprocessing "none"
+and an overlap above the network's receptive field, the logits equal those of the whole image, provided that the sides
+of the image are multiples of 32 and the network has no global pooling.
 
 Rows are decoded as soon as they are finished. Only the blended rows wait for the next row of tiles, so memory grows
 with the image's width, never with its height: the image's rows of one row of tiles as uint8, the blended rows (a
@@ -41,7 +41,7 @@ from segnets.inference.views import View
 
 # Rows that are yielded at a time.
 _ROWS = 128
-# Logits that are resized and decoded at a time: 2 MiB of float32, which stay in the CPU's caches.
+# Logits that are resized and decoded at a time: 2 MiB of float32, which fit in the CPU's caches.
 _PIECE = 1 << 19
 
 
@@ -65,8 +65,8 @@ class Rows:
         image: Pixels, (n, W, K) uint8.
         mask: Ids, (n, W) uint8, or uint16 for more than 256 classes; planes of 0 and 1, (C, n, W) uint8, for the
             decoding "multilabel".
-        confidence: Probability of the ids, (n, W) float32, or None if it was not asked for.
-        logits: Logits, (C, n, W) float32, or None if they were not asked for.
+        confidence: Probability of the ids, (n, W) float32, or None if it was not requested.
+        logits: Logits, (C, n, W) float32, or None if they were not requested.
     """
 
     top: int
@@ -166,7 +166,7 @@ class _ImageRows:
         self._start = -height  # nothing is read yet
 
     def at(self, start: int) -> npt.NDArray[np.uint8]:
-        """Return the rows from `start` on, which must not lie above those of the last call. The array is reused."""
+        """Return the rows from `start` on, which must not be above those of the last call. The array is reused."""
         height = len(self._pixels)
         moved = min(start - self._start, height)
         kept = height - moved
@@ -224,7 +224,7 @@ class _Finished:
 class _Blender:
     """Blending of tiles from left to right and from top to bottom.
 
-    The logits of blended pixels wait without a weight for those of the next tile, so that equal logits stay equal.
+    The logits of blended pixels are kept unweighted until the next tile is added, so that equal logits stay equal.
     """
 
     def __init__(self, tiling: Tiling, width: int, classes: int, decoding: Decoding) -> None:
@@ -295,10 +295,10 @@ class _Blender:
 
 
 def _pieces(function: Callable[[int, int], None], first: int, last: int, numbers: int) -> Iterator[Callable[[], None]]:
-    """Yield calls of a function for pieces of some rows: with the first row, and the row after the last one.
+    """Divide some rows into pieces, and yield a call of a function for each.
 
     Args:
-        function: Function to call.
+        function: Function of a piece's first row, and the row after its last one.
         first: First row.
         last: Row after the last one.
         numbers: Logits per row; 0 if there is nothing to do.
@@ -316,5 +316,5 @@ def _call(function: Callable[[], None]) -> None:
 
 
 def _as_maps(logits: Tensor) -> LogitMaps:
-    """Return logits, (C, n, m), that need no resize."""
+    """Wrap logits, (C, n, m), that need no resize."""
     return ResizedLogits(logits, *logits.shape[1:])

@@ -105,7 +105,7 @@ def _spans(length: int, tile: int, step: int, blended: int) -> tuple[Span, ...]:
     if length <= tile:
         return (Span(0, 0, length, 0, 0),)
     starts = [*range(0, length - tile, step), length - tile]
-    # The blended pixels lie in the middle of the overlap.
+    # The blended pixels are in the middle of the overlap.
     seams = [(right + left + tile - blended) // 2 for left, right in itertools.pairwise(starts)]
     firsts, lasts = [0, *seams], [*(seam + blended for seam in seams), length]
     end = len(starts) - 1

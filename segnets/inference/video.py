@@ -23,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 _UNSPECIFIED = 2
 _WIDE_CURVES = {16: "PQ", 18: "HLG"}
 
-# Of the height or width of a video without a colour matrix, from which players assume BT.709 instead of BT.601.
+# From this height or width on, players assume BT.709 instead of BT.601 for a video without a colour matrix.
 _HD_HEIGHT, _HD_WIDTH = 720, 1280
 
 
@@ -95,7 +95,7 @@ class Video:
                 pixels = self._orientation.apply(_rgb(frame))
                 if pixels.shape[:2] != (self.height, self.width):
                     raise ImageError(
-                        f"{str(self.path)!r}: frame {index} has {pixels.shape[1]}x{pixels.shape[0]} pixels and the "
+                        f"{str(self.path)!r}: frame {index} has {pixels.shape[1]}x{pixels.shape[0]} pixels, but the "
                         f"first one {self.width}x{self.height}; split the video where its size changes"
                     )
                 pts = frame.pts
@@ -130,10 +130,10 @@ def open_video(path: str | os.PathLike[str]) -> Video:
     The frames have the orientation in which players show them. Colours are converted with the colour matrix and range
     of the file. Without a matrix it is BT.709 from 1280x720 on, and BT.601 below.
 
-    Times are those of the file. Those of transport streams (.ts), whose clock starts anywhere, start at 0.
+    Times are the file's own. Those of transport streams (.ts), whose clock starts at an arbitrary time, start at 0.
 
     Args:
-        path: File that FFmpeg can read. URLs are not opened.
+        path: File that FFmpeg can read. URLs are not supported.
 
     Returns:
         The opened video.
@@ -154,7 +154,7 @@ def open_video(path: str | os.PathLike[str]) -> Video:
         notices = [turned] if turned else []
         aspect = stream.sample_aspect_ratio
         if aspect and aspect != 1:
-            notices.append(f"pixels of {aspect.numerator}:{aspect.denominator} are taken as squares")
+            notices.append(f"pixels of {aspect.numerator}:{aspect.denominator} are treated as square")
         if first.interlaced_frame:
             notices.append("interlaced frames are not deinterlaced")
         if first.color_trc in _WIDE_CURVES:
@@ -197,7 +197,7 @@ class _Orientation:
             return cls(False, a < 0, d < 0), ""
         if a == d == 0 and b and c:
             return cls(True, c < 0, b < 0), ""
-        return cls(), "a rotation by other than 90, 180 or 270 degrees is not applied"
+        return cls(), "a rotation other than by 90, 180 or 270 degrees is not applied"
 
     def apply(self, pixels: Pixels) -> Pixels:
         if self.transposed:
@@ -219,7 +219,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.exists():
         raise ImageError(f"{str(path)!r}: no such file")
     try:
-        # FFmpeg opens no addresses for a file that is named so, not even those in a playlist.
+        # With this prefix, FFmpeg opens no URLs, not even those in a playlist.
         with av.open(f"file:{path}") as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:

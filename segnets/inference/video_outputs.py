@@ -122,7 +122,7 @@ def _write(
     def items() -> Iterator[Item]:
         for frame in video:
             waiting.append(replace(frame, pixels=_NO_PIXELS))
-            yield Item(_frame_name(task, frame.index), Image.fromarray(frame.pixels))  # gray networks convert it
+            yield Item(_frame_name(task, frame.index), Image.fromarray(frame.pixels))  # converted for gray networks
 
     def finish(number: int, prediction: Prediction) -> _Segmented:
         prediction.checked_mask()
@@ -149,7 +149,7 @@ def _write(
 
     if not with_overlay:
         return run(None), video.notices
-    outputs.path(f"{task.name}{PARTIAL}")  # its name is longer
+    outputs.path(f"{task.name}{PARTIAL}")  # fails early if this longer name is not possible
     with OverlayVideo(outputs.path(overlay_name), video) as overlay:
         count = run(overlay)
     outputs.add(overlay_name)

@@ -106,7 +106,7 @@ def norm_layer(name: str, *, eps: float = 1e-5, momentum: float = 0.1) -> NormLa
         The factory. A "group" factory raises ValueError for a single channel.
 
     Raises:
-        ValueError: If `name` is none of these.
+        ValueError: If `name` is unknown.
     """
     factories: dict[str, NormLayer] = {
         "batch": partial(nn.BatchNorm2d, eps=eps, momentum=momentum),

@@ -1,7 +1,8 @@
 """Describe a network as it is now, which may differ from what its builder recorded.
 
-Options that tensors determine are inferred from them: the number of classes, the image's channels, and whether there
-is an auxiliary classifier. So a replaced last convolution needs no rebuilding. Other changes are reported as a problem.
+Options that tensors determine are inferred from them: the number of classes, the image's channels, and whether there is
+an auxiliary classifier. So a network with a replaced last convolution need not be rebuilt. Other changes are reported
+as a problem.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from segnets.registry import MODELS, build_described
 from segnets.weights.behaviour import find_difference
 from segnets.weights.mismatch import AUXILIARY
 
-_LONGEST = 5  # tensors in a message
+_LONGEST = 5  # number of tensors in a message
 
 
 class _Shaped(Protocol):
@@ -31,8 +32,8 @@ class AsIs:
 
     Attributes:
         config: Config that builds the network; if there is a `problem`, the closest one.
-        changed: Options that differ from those that it was built with, for example "num_classes=7 (built with 21)".
-        problem: Why no config builds the network and what to do, in sentences; empty if `config` does.
+        changed: Options that differ from those it was built with, for example "num_classes=7 (built with 21)".
+        problem: Reason why no config builds the network, and what to do; empty if `config` builds it.
     """
 
     config: ModelConfig
@@ -46,7 +47,7 @@ def describe_as_is(network: nn.Module, config: ModelConfig, tensors: Mapping[str
     Args:
         network: Network without wrappers around it.
         config: Config that it was built with.
-        tensors: Its state dict, without the words of wrappers.
+        tensors: Its state dict, without wrapper parts in the names.
 
     Raises:
         WeightsError: If `config` can't be built.
@@ -75,7 +76,7 @@ def describe_as_is(network: nn.Module, config: ModelConfig, tensors: Mapping[str
         actual,
         changed,
         f"This model has {difference}, so the described {actual.name} would compute something else. Build it with "
-        "options that say so, or register a network of your own with segnets.register_model. model.state_dict() keeps "
+        "options that match, or register a network of your own with segnets.register_model. model.state_dict() keeps "
         "its tensors.",
     )
 
@@ -98,8 +99,8 @@ def infer_config(config: ModelConfig, tensors: Mapping[str, _Shaped]) -> tuple[M
         tensors: Tensors of the network as it is now, under their names in the network.
 
     Returns:
-        A config with other `num_classes`, `aux_loss` or `in_channels` where the tensors differ, and the network that
-        it describes, on the meta device. It describes all tensors only if nothing else was changed.
+        The config with new values of `num_classes`, `aux_loss` or `in_channels` where the tensors differ, and the
+        network that it describes, on the meta device. It describes all tensors only if nothing else was changed.
 
     Raises:
         WeightsError: If `config` can't be built.
@@ -119,7 +120,7 @@ def infer_config(config: ModelConfig, tensors: Mapping[str, _Shaped]) -> tuple[M
     if classes:
         options["num_classes"] = classes
     elif layers and config.name not in MODELS and not any(name.startswith(f"{layers[0]}.") for name in tensors):
-        options["num_classes"] = 0  # a classifier whose last layers were taken off
+        options["num_classes"] = 0  # a classifier whose last layers were removed
     if options != built:
         network = build_described(config.name, options)
     return ModelConfig(config.name, options), network

@@ -2,8 +2,8 @@
 
 Equal names and shapes prove little: another activation, eps, stride or dilation, a forward hook or a replaced `forward`
 changes the results and no tensor. So the described network is built with the same tensors, and both run on one small
-image. Modules and settings are compared to name what was changed. Alone, a setting counts only if a layer then reads
-other pixels, which a small image may not have.
+image. Modules and settings are compared to name what was changed. A different setting alone counts only if it makes a
+layer read other pixels, which a small image may not have.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_RESULT = frozenset(
     | {"norm_eval", "backbone_frozen", "gradient_checkpointing"}
 )
 _REACH = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")  # of convolutions and poolings
-_LONGEST = 5  # changes in a message
+_LONGEST = 5  # number of changes in a message
 
 
 def find_difference(model: nn.Module, config: ModelConfig, described: nn.Module, tensors: Mapping[str, Tensor]) -> str:
@@ -52,7 +52,7 @@ def find_difference(model: nn.Module, config: ModelConfig, described: nn.Module,
         ForkError: If this process was forked after a network had run in several threads.
     """
     check_not_forked()
-    # Tensors made in inference mode can't become parameters outside of it.
+    # Tensors made in inference mode can't become parameters outside it.
     usable = {name: tensor.clone() if tensor.is_inference() else tensor for name, tensor in tensors.items()}
     described.eval().load_state_dict(usable, strict=True, assign=True)
     model = without_inner_wrappers(model)
@@ -89,7 +89,7 @@ def _image(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Tensor:
     width = min(max(_LEAST_WIDTH, (max(rates, default=0) + 2) * stride + 1), _MOST_WIDTH)
     width += (3 - width) % 4  # even before the pooling of a ResNet, whose ceil_mode only shows for an even size
     channels = next(iter(_integers([config.options.get("in_channels")])), 3)
-    generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not used up
+    generator = torch.Generator().manual_seed(0)  # leaves the caller's random state unchanged
     image = torch.randn((1, channels, _HEIGHT, width), generator=generator, dtype=torch.float32, device="cpu")
     image *= torch.linspace(0.5, 8, width, dtype=torch.float32, device="cpu")
     like = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), image)
@@ -108,10 +108,10 @@ def _as_is(model: nn.Module, device: torch.device) -> Iterator[None]:
     model.eval()
     with contextlib.ExitStack() as stack:
         stack.enter_context(neutral_state(device))
-        # What hooks and layers keep of this call must not be unusable in training.
+        # Tensors that hooks and layers keep from this call must stay usable in training.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        if compiled:  # imports the compiler, which the caller's model has done already
+        if compiled:  # imports the compiler, which the caller's model has already imported
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             yield
@@ -121,7 +121,7 @@ def _as_is(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _other_reach(model: nn.Module, described: nn.Module) -> bool:
-    """Return whether a convolution or pooling reads other pixels, which may lie outside of a small image."""
+    """Return whether a convolution or pooling reads other pixels, which may be outside a small image."""
     ours = dict(model.named_modules())
     for path, theirs in described.named_modules():
         if path not in ours or _pair(getattr(theirs, "kernel_size", 1)) == (1, 1):
@@ -167,7 +167,7 @@ def _largest_difference(got: Mapping[str, Tensor], expected: Mapping[str, Tensor
 def _differing(model: nn.Module, described: nn.Module, *, hooks: bool = True) -> str:
     """Return what was changed in a network, as one sentence, from its modules, their settings and hooks.
 
-    Most hooks only look on, so `hooks` is for a network that is known to compute something else.
+    Most hooks only observe, so `hooks` is for a network that is known to compute something else.
     """
     ours = dict(model.named_modules())
     theirs = dict(described.named_modules())

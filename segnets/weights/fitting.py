@@ -1,8 +1,8 @@
 """Load a state dict into a model.
 
 Nothing is skipped silently, and the model is only changed if everything fits. Two common differences are reported and
-are not errors: an auxiliary classifier on one side only, and another number of classes. Every other difference is an
-error; one message lists all of them.
+are not errors: an auxiliary classifier on one side only, and a different number of classes. Every other difference is
+an error; one message lists all of them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class LoadReport:
 
     Attributes:
         loaded: Number of tensors taken from the weights.
-        fresh: Tensors that keep their initial values: last convolutions for another number of classes, or an auxiliary
-            classifier that the weights lack.
+        fresh: Tensors that keep their initial values: last convolutions for a different number of classes, or an
+            auxiliary classifier that the weights lack.
         ignored: Tensors of the weights that the model has no place for: an auxiliary classifier, or counters of batch
             norms that are frozen in the model.
-        adapted: First convolution, if the model has another number of image channels than the weights. For one channel
-            its weights are summed; for more they are repeated and scaled so that the sum stays (as in timm).
+        adapted: First convolution, if model and weights have different numbers of image channels. For one channel its
+            weights are summed; for more they are repeated and scaled so that the sum stays (as in timm).
         zeroed: Batch norm counters that old files lack; they start at 0.
         cast: Dtype of the weights -> dtype of the model, where they differ.
-        stripped: Prefixes and words of wrappers (DataParallel, torch.compile, Lightning) taken off the names.
+        stripped: Prefixes and other wrapper parts (DataParallel, torch.compile, Lightning) removed from the names.
     """
 
     loaded: int
@@ -54,7 +54,7 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"{self.loaded} tensors loaded"]
         if self.stripped:
-            lines.append(f"taken off their names: {', '.join(self.stripped)}")
+            lines.append(f"removed from their names: {', '.join(self.stripped)}")
         if self.fresh:
             lines.append(f"newly initialised: {', '.join(self.fresh)}")
         counters = [name for name in self.ignored if name.endswith(COUNTER)]
@@ -120,11 +120,11 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, assign: 
         for name in common
         if not assign and tensors[name].dtype != own[name].dtype
     }
-    # What may be absent was decided above.
+    # The checks above decided what may be absent.
     run_threaded(lambda: model.load_state_dict(state, strict=False, assign=assign))
     if resized:
         warn_caller(
-            f"{where} has {_rows(tensors, resized)} classes and the model {_rows(own, resized)}: "
+            f"{where} has {_rows(tensors, resized)} classes, but the model {_rows(own, resized)}: "
             f"{', '.join(resized)} are newly initialised and need training"
         )
     return LoadReport(len(common), tuple(fresh), tuple(ignored), tuple(adapted), tuple(zeroed), cast)
@@ -155,7 +155,7 @@ def _last_convolutions(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the name of the first convolution's weight if it has three channels and the model's has another number."""
+    """Return the name of the first convolution's weight if it has three channels, but the model's does not."""
     name = next((f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
     if name not in tensors or tensors[name].ndim != 4 or not tensors[name].is_floating_point():
         return []
@@ -164,7 +164,7 @@ def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 
 
 def _for_channels(weight: Tensor, channels: int) -> Tensor:
-    """Adapt the weight of a first convolution to another number of channels, keeping its response to grey images.
+    """Adapt the weight of a first convolution to a different number of channels, keeping its response to gray images.
 
     Computed in float32 or wider, so that a float32 model loses no precision of a half-precision file's sum.
     """

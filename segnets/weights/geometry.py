@@ -1,7 +1,7 @@
 """Compare options that the weights do not determine.
 
-The same tensors also fit a network with another output stride, eps or align_corners, but give different outputs there.
-A strict load cannot notice this, so the options of a file are compared with those of the model that loads it.
+The same tensors also fit a network with a different output stride, eps or align_corners, but give different outputs
+there. A strict load cannot detect this, so the options of a file are compared with those of the model that loads it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class PretrainedBuilder(Protocol):
         weights: A `.safetensors` or plain `.pth` file, a state dict, or a published name such as
             "COCO_WITH_VOC_LABELS_V1", whose file must be in torch's hub cache. Nothing is downloaded. Options that are
             not given come from the file, unless they follow from a given one (atrous rates from the output stride). A
-            warning names given options under which the tensors compute something other than they were made for.
+            warning lists given options with which the tensors compute something other than they were trained for.
         progress: Ignored; accepted because torchvision's builders have it.
         weights_backbone: Like `weights`, but for the backbone alone: weights of its classifier, with or without the
             last layers. Ignored if `weights` is given.
@@ -181,11 +181,11 @@ def _options_for(found: FoundWeights, build: Builder, given: Mapping[str, Any]) 
 
 
 def _say_unwrapped(found: FoundWeights) -> None:
-    """Warn about names that were taken apart, because a builder returns no report."""
+    """Warn about removed parts of names, because a builder returns no report."""
     if not found.stripped:
         return
     outside = f"; ignored: {', '.join(found.outside[:5])}" if found.outside else ""
-    warn_caller(f"{found.where}: took {', '.join(map(repr, found.stripped))} off the names of its tensors{outside}")
+    warn_caller(f"{found.where}: removed {', '.join(map(repr, found.stripped))} from the names of its tensors{outside}")
 
 
 def _check_describes(config: ModelConfig, found: FoundWeights) -> None:

@@ -1,4 +1,4 @@
-"""Read what `weights=` accepts: a state dict, a file, or the name of a published file in torch's hub cache.
+"""Read any source that `weights=` accepts: a state dict, a file, or a published file's name in torch's hub cache.
 
 Nothing is downloaded here.
 """
@@ -66,7 +66,7 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
     if published is not None:
         return _read_published(published)
     if isinstance(source, enum.Enum):
-        raise WeightsError(f"{source}: is not published for {model}; give its file's path, or a state dict")
+        raise WeightsError(f"{source}: is not published for {model}; pass its file's path, or a state dict")
     if isinstance(source, nn.Module):
         raise WeightsError(f"weights of type {type(source).__name__}: is a module; pass its state_dict()")
     if not isinstance(source, str | os.PathLike):
@@ -82,12 +82,12 @@ def read_source(source: WeightsSource, *, model: str | None = None) -> FoundWeig
 
 
 def unwrap_source(found: FoundWeights, own: Collection[str], *, keep_all: bool = True) -> FoundWeights:
-    """Take off what wrappers added to the names of a state dict.
+    """Remove what wrappers added to the names of a state dict.
 
     Args:
         found: Weights.
         own: Names of the tensors of the network to fill.
-        keep_all: Whether weights outside of the network are an error, as they are lost.
+        keep_all: Whether weights outside the network are an error, because they would be lost.
 
     Raises:
         WeightsError: If the state dict holds several such networks, or also other weights.
@@ -178,5 +178,5 @@ def check_hash(path: Path, published: Published) -> None:
     if not digest.startswith(published.sha256 or published.hash_prefix):
         raise WeightsError(
             f"{path}: is not the published file: its sha256 begins with {digest[:8]}, not {published.hash_prefix}; "
-            f"it is damaged or another file, remove it and fetch {published.url} again"
+            f"it is damaged or a different file; remove it and fetch {published.url} again"
         )

@@ -43,30 +43,30 @@ def save(
     The file describes the model as it is now. A replaced last convolution, another first convolution or a removed
     auxiliary classifier become other options (`num_classes`, `in_channels`, `aux_loss`), with one warning. Everything
     else that makes the described network compute something else is refused: both run on a small image in eval mode.
-    Hooks of the model run, so one that only looks on does not matter.
+    Hooks of the model run, so a hook that only observes is allowed.
 
     The same model gives the same bytes. An existing file is replaced only after the new one was read back and compared.
     Arguments that are not given come from `model.card`, the card of the loaded weights. Provenance that holds only for
     the original tensors is kept as `derived_from`.
 
     Args:
-        model: Model with a `config`, as returned by builders and `load`. Wrappers around and inside of it are taken
-            off (torch.compile, DataParallel, DistributedDataParallel, AveragedModel, FSDP, activation checkpointing).
-            A sharded model is gathered, so every process must call `save`, each with its own path.
-        path: File to write, by custom NAME.safetensors. A suffix of another known format (.pt, .pth, .ckpt, .bin, ...)
-            is refused. Every other name is accepted, because files are read by their content.
+        model: Model with a `config`, as returned by builders and `load`. Wrappers around or inside it are removed
+            (torch.compile, DataParallel, DistributedDataParallel, AveragedModel, FSDP, activation checkpointing). A
+            sharded model is gathered, so every process must call `save`, each with its own path.
+        path: File to write, conventionally NAME.safetensors. A suffix of another known format (.pt, .pth, .ckpt, .bin,
+            ...) is refused. Every other name is accepted, because files are read by their content.
         classes: Name of each class id.
         palette: RGB colour (0..255) of each class id.
         preprocessing: Preprocessing from an image to the input of the network. If it is not given and the model has no
             card, that of torchvision's weights is recorded as assumed, with a warning.
         decoding: Rule that turns logits into ids, for example `Decoding("threshold", 0.5)` for a network of one
-            channel. A rule that is not stated is argmax, and for one channel a threshold of 0.5.
+            channel. The default is argmax, or a threshold of 0.5 for one channel.
         provenance: Facts about the origin of the weights, as JSON values.
         overwrite: Whether to replace an existing file.
 
     Raises:
         WeightsError: If the model has no config or was changed since it was built, the card is inconsistent, its
-            preprocessing is for images of other channels, or a tensor cannot be stored.
+            preprocessing is for a different number of channels, or a tensor cannot be stored.
         OutputError: If `path` cannot be written, or has the suffix of another format.
         ForkError: If this process was forked after a network had run in several threads.
     """
@@ -86,7 +86,7 @@ def save(
     card = (known or ModelCard()).derived()
     num_classes = actual.config.options.get("num_classes")
     if num_classes != config.options.get("num_classes"):
-        card = card.without_classes()  # those of the head that was replaced
+        card = card.without_classes()  # they belong to the head that was replaced
     if decoding is not None:
         card = replace(card, decoding=decoding)
     if provenance is not None:
@@ -114,30 +114,30 @@ def save(
     if assumes:
         warn_caller(
             f"{os.fspath(path)}: no preprocessing was given, so the file records as assumed: "
-            f"{card.preprocessing.describe()}. Pass preprocessing=segnets.Preprocessing(...) with what the network was "
-            f"trained with{'. ' + misfit if misfit else ''}"
+            f"{card.preprocessing.describe()}. Pass preprocessing=segnets.Preprocessing(...) with the values used in "
+            f"training{'. ' + misfit if misfit else ''}"
         )
     elif misfit:
         warn_caller(f"{os.fspath(path)}: {misfit}")
 
 
 def _check_suffix(path: Path) -> None:
-    """Check that programs that choose a reader by the suffix would not take the file for one of another format.
+    """Check that the suffix does not belong to another format, because some programs choose a reader by it.
 
     Raises:
-        OutputError: If they would.
+        OutputError: If it does.
     """
     known = format_of_suffix(path)
     if known and path.suffix.lower() != ".safetensors":
         raise OutputError(
-            f"{path}: the suffix {path.suffix!r} is for {known}, and save writes safetensors. Name the file "
+            f"{path}: the suffix {path.suffix!r} is for {known}, but save writes safetensors. Name the file "
             f"{path.with_suffix('.safetensors').name}. torch.save(model.state_dict(), PATH) writes a PyTorch "
             "checkpoint, and segnets.export the formats for deployment"
         )
 
 
 def _full_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of a network, without the words of wrappers, and gathered if it is sharded (FSDP)."""
+    """Return the state dict of a network, without wrapper parts in the names, and gathered if it is sharded (FSDP)."""
     module = model if is_sharded(model) else without_inner_wrappers(model)
     tensors = module.state_dict()
     clean = clean_names(tensors)
@@ -151,7 +151,7 @@ def load(path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = torc
     """Build the model that a weights file describes.
 
     Tensors of this dtype are mapped from the file: hardly anything is copied, and pages are read when they are first
-    used. Those of another dtype are converted.
+    used. Tensors of other dtypes are converted.
 
     Args:
         path: Weights file (.safetensors) written by segnets.
@@ -163,7 +163,7 @@ def load(path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = torc
 
     Raises:
         WeightsError: If segnets did not write the file, it is damaged, its network is not registered
-            (`segnets.register_model`), its tensors do not fit its network, or `dtype` is no floating-point dtype.
+            (`segnets.register_model`), its tensors do not fit its network, or `dtype` is not a floating-point dtype.
     """
     wanted = _floating(dtype)
     file = read_weights_file(path)
@@ -202,7 +202,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy if its address is unaligned, because kernels may then give other last bits."""
+    """Return the tensor, or a copy if its address is unaligned, because kernels may then differ in the last bits."""
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 or not tensor.is_floating_point() else tensor.clone()
 
 
@@ -214,12 +214,12 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     stride, eps, ...) that differ from the model's and change what the tensors compute.
 
     Args:
-        model: Model to fill, also inside of a wrapper (compiled, DataParallel, averaged).
-        source: `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names. Prefixes and words that
-            wrappers add to the names (`module.`, `_orig_mod.`, `model.`) are taken off, and reported.
+        model: Model to fill, possibly inside a wrapper (compiled, DataParallel, averaged).
+        source: `.safetensors` or plain `.pth` file, or a state dict, in torchvision's names. Prefixes and other parts
+            that wrappers add to the names (`module.`, `_orig_mod.`, `model.`) are removed and reported.
 
     Returns:
-        Which tensors were loaded, ignored, or left at their initial values.
+        Report of the tensors that were loaded, ignored, or left at their initial values.
 
     Raises:
         WeightsError: If the weights do not fit. The message lists every difference, and the model is unchanged.
@@ -227,7 +227,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     network = unwrap(model)
     if is_sharded(model):
         raise WeightsError(
-            f"this {type(model).__name__} is sharded (FSDP), and no process holds all of its tensors. Load the weights "
+            f"this {type(model).__name__} is sharded (FSDP), so no process holds all of its tensors. Load the weights "
             "before it is sharded."
         )
     module = without_inner_wrappers(network)

@@ -41,7 +41,7 @@ _DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 
-# Alignment of torch's own tensors in bytes. Some kernels give other last bits for an unaligned tensor.
+# Alignment of torch's own tensors in bytes. Some kernels differ in the last bits for an unaligned tensor.
 ALIGNMENT = 64
 
 
@@ -65,7 +65,7 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Open a `.safetensors` file.
 
     Raises:
-        WeightsError: If the file cannot be read, is damaged, or has another format, which the message then names.
+        WeightsError: If the file cannot be read, is damaged, or is in another format, which the message then names.
     """
     _check_is_safetensors(Path(path))
     where = str(path)
@@ -216,7 +216,7 @@ def _check_is_safetensors(path: Path) -> None:
     start = read_start(path)
     if is_export(path):
         raise WeightsError(
-            f"{path}: is an export of segnets, not weights; name the .safetensors that it was made from. "
+            f"{path}: is an export of segnets, not weights; pass the .safetensors that it was made from. "
             f"`segnets info {path}` describes the export, segnets.load_exported runs it"
         )
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):

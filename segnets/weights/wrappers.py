@@ -1,4 +1,4 @@
-"""Remove the wrappers that training puts around a network, and their words from the names of its tensors."""
+"""Remove the wrappers that training puts around a network, and their parts of its tensor names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from segnets.card import ModelConfig
 
-# Full name of a class that computes what the module inside computes -> attribute with that module. Named instead of
-# imported, because most of them take long to import or belong to other projects.
+# Full name of a class that computes the same as the module inside -> attribute with that module. Not imported, because
+# most of them take long to import or belong to other projects.
 _TRANSPARENT = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -31,20 +31,20 @@ _SHARDED = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataP
 _PLAIN_FORWARD = "_original_forward"
 # Parts of tensor names that only wrappers have, at any depth.
 WRAPPER_WORDS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-# A wrapper's word and an ordinary name too; no network here has a part with this name.
+# Used by wrappers, but also an ordinary name; no network here has a part with this name.
 _PARALLEL = "module"
 _T = TypeVar("_T")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside of wrappers that compute what it computes: compiled, parallel or averaged models."""
+    """Return the network inside wrappers that compute the same: compiled, parallel or averaged models."""
     while (inside := _wrapped(model)) is not None:
         model = inside
     return model
 
 
 def without_inner_wrappers(model: nn.Module) -> nn.Module:
-    """Return the network with every wrapper inside of it taken off, such as a compiled backbone.
+    """Return the network without any wrappers inside it, such as a compiled backbone.
 
     The network itself is not changed. The result shares its tensors; modules around a wrapper are shallow copies.
     """
@@ -70,7 +70,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def hint_for(model: nn.Module) -> str:
-    """Return a sentence that names the attributes of a module that hold a network, or an empty string."""
+    """Return a sentence that lists the attributes of a module that hold a network, or an empty string."""
     found: dict[str, ModelConfig] = {}
     for name, module in model.named_modules():
         config = getattr(module, "config", None)
@@ -93,14 +93,14 @@ def _names_of(kind: type) -> list[str]:
 
 
 def clean_names(names: Iterable[str]) -> dict[str, str]:
-    """Take the words of wrappers out of tensor names.
+    """Remove wrapper parts from tensor names.
 
     Args:
         names: Names of tensors.
 
     Returns:
-        New name by old name. Names are kept if two of them would become the same. The word `module` is only taken out
-        after another word, because all names of a DataParallel begin with it.
+        New name by old name. Names are kept if two of them would become the same. The part `module` is not removed at
+        the start, because it is the prefix of all names of a DataParallel.
     """
     cleaned = {name: _without_words(name) for name in names}
     if len(set(cleaned.values())) < len(cleaned):
@@ -123,8 +123,8 @@ class Unwrapped:
 
     Attributes:
         kept: Old name by new name.
-        stripped: Prefixes and wrappers' words that were taken off, for reports.
-        dropped: Names of tensors that lie outside of the network.
+        stripped: Prefixes and wrapper parts that were removed, for reports.
+        dropped: Names of tensors outside the network.
         prefixes: Prefixes under which the network was found, "" for none. With more than one, the names are unchanged.
     """
 
@@ -146,7 +146,7 @@ def find_network(names: Collection[str], own: Collection[str]) -> Unwrapped:
     """
     as_given = Unwrapped({name: name for name in names})
     wanted = set(own)
-    if 2 * len(wanted.intersection(names)) >= len(wanted):  # whatever differs is no prefix
+    if 2 * len(wanted.intersection(names)) >= len(wanted):  # the other names differ by more than a prefix
         return replace(as_given, prefixes=("",))
     cleaned = clean_names(names)
     words = sorted({part for name in names if cleaned[name] != name for part in name.split(".")} & _words())

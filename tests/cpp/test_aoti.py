@@ -110,7 +110,7 @@ def test_many_threads(build: Path, compiled: Path) -> None:
         (changed(kind="tensorrt"), "kind is 'tensorrt'"),
         (changed(bounds={"depth": [1, 2]}), "bounds of an unknown 'depth'"),
         (changed(pixels_at_once=0), "pixels_at_once is below 1"),
-        (changed(bounds={"height": [65, 4096]}), "a height of 48, and this file was compiled for 65 to 4096"),
+        (changed(bounds={"height": [65, 4096]}), "a height of 48, but this file was compiled for 65 to 4096"),
         (without("segnets.json"), "an archive of torch.export without a contract"),
         (without("golden.safetensors"), "carries no golden pair"),
         (without("image.ts"), "has no image.ts"),

@@ -39,12 +39,12 @@ def test_invalid_arguments(build: Path) -> None:
         (b"nonsense", "is not an image that this build reads"),
         (b"\xff\xd8\xff\xe0 not really a JPEG", "JPEG"),
         (b"P2 1 1 255\n0\n", "PGM"),
-        (b"P5 1 1 255\n", "is a PGM of 1x1 (width x height) that is cut off: 0 bytes of pixels, expected 1"),
+        (b"P5 1 1 255\n", "is a PGM of 1x1 (width x height) that is truncated: 0 bytes of pixels, expected 1"),
         (b"P6", "its PPM header has no white space"),
         (b"P6 x", "its PPM header has no width"),
         (b"P6 2", "its PPM header has no white space"),
         (b"P6 99999999999999999999 1 255\n", "a width above 65535"),
-        (b"P6 65535 65535 255\n", "that is cut off: 0 bytes of pixels, expected 12884508675"),
+        (b"P6 65535 65535 255\n", "that is truncated: 0 bytes of pixels, expected 12884508675"),
         (b"P6 -1 1 255\n", "no width"),
         (b"P6 0 1 255\n", "is a PPM of 0x1, without pixels"),
         (b"P6 1 1 65535\n" + bytes(6), "with values up to 65535, expected 255"),
@@ -52,7 +52,7 @@ def test_invalid_arguments(build: Path) -> None:
         (b"P6 1 1 255", "does not end in white space"),
         (b"P6 # no end", "has no width"),
         (b"P6 2 1 255\n\0\0\0\0\0", "5 bytes of pixels, expected 6"),
-        (b"P6 1 1 255\n\0\0\0\0", "with something behind it"),
+        (b"P6 1 1 255\n\0\0\0\0", "with trailing bytes"),
     ],
 )
 def test_bad_images(contents: bytes, message: str, build: Path, small: Path, tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def change_contract(**changes: object) -> Callable[[str, bytes], bytes]:
         (lambda n, c: c + b"x" if n.endswith("segnets.json") else c, "not JSON: text after the end"),
         (lambda n, c: b"[" * 9999 if n.endswith("segnets.json") else c, "not JSON: nested too deeply"),
         (lambda n, c: b'{"a":1,"a":1}' if n.endswith("segnets.json") else c, "a key appears twice"),
-        (change_contract(format_version=3), "it has version 3, this program reads 1 to 2"),
+        (change_contract(format_version=3), "it has version 3, but this program reads 1 to 2"),
         (change_contract(format="x"), "it is not a contract of segnets"),
         (change_contract(format_version=99), "take the C++ program of the segnets that exported it"),
-        (change_contract(device="cuda:0"), "device is 'cuda:0', and this program runs 'cpu', 'cuda'; export for"),
-        (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript'"),
-        (change_contract(dtype="int8"), "dtype is 'int8', and this program runs 'float32', 'bfloat16'"),
+        (change_contract(device="cuda:0"), "device is 'cuda:0', but this program runs 'cpu', 'cuda'; export for"),
+        (change_contract(kind="onnx"), "kind is 'onnx', but this program runs 'torchscript'"),
+        (change_contract(dtype="int8"), "dtype is 'int8', but this program runs 'float32', 'bfloat16'"),
         (change_contract(mask_dtype="int16"), "mask_dtype is not uint8, the type for 5 classes"),
         (change_contract(num_classes=0), "num_classes is outside 1..32767"),
         (change_contract(num_classes="5"), "segnets.json.num_classes is not a number"),
@@ -214,10 +214,10 @@ def test_outputs_that_are_not_files(build: Path, small: Path, small_ppm: Path, t
     fails(build, "device, pipe or socket", small, small_ppm, tmp_path / "pipe.pgm")
     fails(build, "does not exist; create it first", small, small_ppm, tmp_path / "no" / "m.pgm")
     fails(build, "expected a name that ends in .pgm, .npy or .png", small, small_ppm, tmp_path / "m.jpg")
-    fails(build, "is named twice", small, small_ppm, tmp_path / "m.pgm", "--overlay", small_ppm)
+    fails(build, "is given twice", small, small_ppm, tmp_path / "m.pgm", "--overlay", small_ppm)
     fails(
         build,
-        "is named twice",
+        "is given twice",
         small,
         small_ppm,
         tmp_path / "m.pgm",

@@ -79,7 +79,7 @@ def test_gray_images(build: Path, tmp_path: Path) -> None:
         )
     assert run(build, "--self-test", model).stdout.endswith("passed\n")
     rgb = write_ppm(tmp_path / "rgb.ppm", torch.from_numpy(picture(1, 4, 5, 3)))
-    fails(build, "rgb.ppm: is in colour, and this model reads gray images", model, rgb, tmp_path / "x.pgm")
+    fails(build, "rgb.ppm: is in colour, but this model takes gray images", model, rgb, tmp_path / "x.pgm")
 
 
 @pytest.mark.parametrize("channels", [1, 4])

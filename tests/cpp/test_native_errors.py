@@ -67,7 +67,7 @@ def test_a_batch_that_exceeds_the_memory(native: Any, tiny: Path) -> None:
     model = native.Model(tiny)
     whole = np.broadcast_to(np.zeros((512, 512, 3), np.uint8), (1_000_000, 512, 512, 3))
     for call in (model.segment, model.logits):
-        with pytest.raises(native.Error, match=r"batch: 1000000 images, 512x512 .* take at least 8388.6 GB, and"):
+        with pytest.raises(native.Error, match=r"batch: 1000000 images, 512x512 .* take at least 8388.6 GB, but"):
             call(whole)
 
 
@@ -75,16 +75,19 @@ def test_a_scaled_image_that_exceeds_the_memory(native: Any, tmp_path: Path) -> 
     path = export_tiny(tmp_path / "scaled.ts", classes=255, preprocessing=Preprocessing(resize="scale", size=10))
     whole = np.zeros((3_000, 3_000, 3), np.uint8)
     for call in (native.Model(path).segment, native.Model(path).logits):
-        with pytest.raises(native.Error, match=r"batch: 1 images, 30000x30000 .* take at least 928.8 GB, and"):
+        with pytest.raises(native.Error, match=r"batch: 1 images, 30000x30000 .* take at least 928.8 GB, but"):
             call(whole)
 
 
 CHANGES = {
     "segnets.json": (lambda n, c: None if n.endswith("segnets.json") else c, "without a contract"),
-    "version": (change_contract(format_version=3), "it has version 3, this program reads 1 to 2"),
-    "device": (change_contract(device="tpu"), "device is 'tpu', and this program runs 'cpu', 'cuda'"),
-    "kind": (change_contract(kind="onnx"), "kind is 'onnx', and this program runs 'torchscript', 'aoti'"),
-    "classes": (change_contract(num_classes=300, classes=[], mask_dtype="int16"), "another type than its contract"),
+    "version": (change_contract(format_version=3), "it has version 3, but this program reads 1 to 2"),
+    "device": (change_contract(device="tpu"), "device is 'tpu', but this program runs 'cpu', 'cuda'"),
+    "kind": (change_contract(kind="onnx"), "kind is 'onnx', but this program runs 'torchscript', 'aoti'"),
+    "classes": (
+        change_contract(num_classes=300, classes=[], mask_dtype="int16"),
+        "type of the model's mask differs from its contract",
+    ),
 }
 
 

@@ -97,7 +97,7 @@ def test_self_test_passes_and_fails(build: Path, small: Path, tmp_path: Path) ->
     result = run(build, "--self-test", rewrite(small, tmp_path / "t.ts", other_logits))
     assert result.returncode == 1
     assert "FAILED" in result.stdout
-    assert "computes other outputs than the exported model" in result.stderr
+    assert "its outputs differ from the exported model" in result.stderr
 
 
 def test_repeat_prints_time_and_memory(build: Path, small: Path, small_ppm: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_overlay_without_a_palette_has_voc_colours(build: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("classes", [5, 300])
 def test_png_without_a_library(classes: int, build: Path, tmp_path: Path) -> None:
-    """Masks are indexed by class with the export's palette; above 256 classes they are 16-bit grey."""
+    """Masks are indexed by class with the export's palette; above 256 classes they are 16-bit gray."""
     export_tiny(tmp_path / "m.ts", classes)
     image = random_image(230, 301)  # more than one stored block
     ppm = write_ppm(tmp_path / "i.ppm", image)

@@ -173,7 +173,7 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     "smoothed": (smoothed, "train/masks/002.png: values 3, 4, 5", "They look like colours or a photograph"),
     "colours without palette": (
         lambda folder: as_palette_image(mask_of(1), (0, 1, 2)).convert("RGB").save(folder / "train/masks/001.png"),
-        "train/masks/001.png: has colours, and the data set states no palette; together the masks have 3: [",
+        "train/masks/001.png: has colours, but the data set has no palette; together the masks have 3: [",
         "Write palette = [[red, green, blue], ...] to",
     ),
     "colours that are not in the palette": (
@@ -184,8 +184,8 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     ),
     "photographs as masks": (
         lambda folder: Image.fromarray(image_of(1)).save(folder / "train/masks/001.png"),
-        "train/masks/001.png: has colours, and",
-        "So many colours come from smoothing or compression",
+        "train/masks/001.png: has colours, but",
+        "This many colours usually come from smoothing or compression",
     ),
     "missing mask": (
         lambda folder: (folder / "train/masks/003.png").unlink(),
@@ -208,13 +208,17 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
         "Add the image, or remove the mask",
     ),
     "same name": (same_stem, "train/images/001.png: has the same name as 001.bmp", "Remove or rename"),
-    "wrong size": (other_size, "train/masks/001.png: has 40x24 pixels, and its image 40x32", "Resize the mask"),
+    "wrong size": (other_size, "train/masks/001.png: has 40x24 pixels, but its image 40x32", "Resize the mask"),
     "wrong width": (
         lambda folder: write_pair(folder / "train", "001", image_of(1), mask_of(1, 32, 41)),
-        "train/masks/001.png: has 41x32 pixels, and its image 40x32",
+        "train/masks/001.png: has 41x32 pixels, but its image 40x32",
         "Resize the mask",
     ),
-    "turned": (turned, "train/masks/001.png: has 40x32 pixels, and its image 32x40", "turned by its EXIF orientation"),
+    "turned": (
+        turned,
+        "train/masks/001.png: has 40x32 pixels, but its image has 32x40",
+        "rotated by its EXIF orientation",
+    ),
     "unreadable image": (
         lambda folder: (folder / "train/images/001.png").write_bytes(b"\x89PNG nothing"),
         "train/images/001.png: not an image that Pillow can read: is a PNG image, damaged",
@@ -234,7 +238,7 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     "empty split": (without_val, "the split 'val' has no images", "Add images, or remove the split"),
     "binary": (
         binary,
-        "the values are 0 and 255 only, and 255 is ignored, so that 'water' has no pixel",
+        "the values are 0 and 255 only, and 255 is ignored, so 'water' has no pixels",
         "ids = [0, 255]",
     ),
     "no classes": (
@@ -292,7 +296,11 @@ WARNINGS: dict[str, tuple[Change, str, str]] = {
         "add images of these classes",
     ),
     "duplicate": (copied("train", "twin", 1), "train/images/twin.png: is the same picture as 001.png.", "Remove one"),
-    "another mask": (copied("train", "twin", 2), "same picture as 001.png, with another mask", "Remove one of the two"),
+    "different mask": (
+        copied("train", "twin", 2),
+        "same picture as 001.png, with a different mask",
+        "Remove one of the two",
+    ),
     "two splits": (copied("val", "leak", 1), "val/images/leak.png: is the same picture as", "scores on 'val' would be"),
     "compressed again": (
         compressed_again,
@@ -306,8 +314,8 @@ WARNINGS: dict[str, tuple[Change, str, str]] = {
     ),
     "ignored class": (
         lambda folder: (folder / "dataset.toml").write_text(CLASSES + "ignore = [2]"),
-        "class 'car' is ignored, so that an output of the network is never trained",
-        "Leave it out of classes",
+        "class 'car' is ignored, so one output of the network is never trained",
+        "Remove it from classes",
     ),
     "ignored value": (
         lambda folder: (folder / "dataset.toml").write_text(CLASSES + "ignore = [9]"),
@@ -321,7 +329,7 @@ WARNINGS: dict[str, tuple[Change, str, str]] = {
     ),
     "16-bit mask": (
         lambda folder: Image.fromarray(mask_of(1).astype(np.uint16)).save(folder / "train/masks/001.png"),
-        "train/masks/001.png: has 16 bits; its values are taken as class ids",
+        "train/masks/001.png: has 16 bits; its values are used as class ids",
         "",
     ),
     "16-bit image": (deep_image, "train/images/001.png: its values 0..65535 were scaled to 0..255", ""),

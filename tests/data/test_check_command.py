@@ -62,7 +62,7 @@ def test_a_picture_of_a_bad_data_set(tmp_path: Path, classes: list[str]) -> None
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such folder"),
-        (["."], "is no data set. Expected the folders train/images and train/masks"),
+        (["."], "is not a data set. Expected the folders train/images and train/masks"),
         (["data", "--classes", "a,a,b"], "classes: 'a' occurs twice"),
         (["data", "--out", "missing/samples.png"], "the folder missing does not exist"),
     ],

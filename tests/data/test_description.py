@@ -93,7 +93,7 @@ def test_braces_are_expanded_as_by_the_library(text: str) -> None:
         ('[shards]\nval = "val-{0..9}{0..99999}.tar"', "a name stands for more than 100,000 names"),
         ('[shard]\nval = "a.tar"', "unknown key 'shard'. Did you mean shards?"),
         (CLASSES + 'masks = "colours"', 'masks = "colours" needs palette'),
-        (CLASSES + PALETTE + 'ids = [1, 2, 3]\nmasks = "colours"', "exclude each other"),
+        (CLASSES + PALETTE + 'ids = [1, 2, 3]\nmasks = "colours"', "are mutually exclusive"),
         (f"classes = {[str(number) for number in range(256)]}", "has 256 classes; at most 255 are supported"),
     ],
 )

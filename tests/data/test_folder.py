@@ -85,10 +85,10 @@ def test_mistakes_in_lists(tmp_path: Path) -> None:
 
 
 def test_other_layouts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no data set\. Expected the folders train/images and train/masks"):
+    with pytest.raises(DataError, match=r"is not a data set\. Expected the folders train/images and train/masks"):
         open_data(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file: is no folder"):
+    with pytest.raises(DataError, match="file: is not a folder"):
         open_data(tmp_path / "file")
     with pytest.raises(DataError, match="gone: no such folder"):
         open_data(tmp_path / "gone")
@@ -125,7 +125,7 @@ def test_exif_orientation_is_applied_to_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["https://example.com/train-{000..010}.tar", "s3://bucket/data", "pipe:cat a.tar"])
 @pytest.mark.parametrize("kind", [str, Path])
 def test_addresses_are_not_opened(kind: Any, path: str) -> None:
-    with pytest.raises(DataError, match=r"addresses are not opened\. (List the shards in|Give an https address)"):
+    with pytest.raises(DataError, match=r"can't be opened as a URL\. (List the shards in|Give an https address)"):
         open_data(kind(path))
 
 

@@ -98,7 +98,7 @@ def test_colours_that_are_not_in_the_palette(tmp_path: Path) -> None:
     message = r"a\.png: 3 pixels have colours that are not in the palette, most often \[255, 1, 2\]"
     with pytest.raises(DataError, match=message):
         read_mask(tmp_path / "a.png", COLOURS)
-    with pytest.raises(DataError, match="the palette has one of them twice"):
+    with pytest.raises(DataError, match="the palette lists one of them twice"):
         read_mask(tmp_path / "a.png", [*COLOURS, COLOURS[1]])
 
 
@@ -123,7 +123,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png: no such file. Add the mask"):
         read_mask(tmp_path / "gone.png")
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DataError, match=r"pipe\.png: is no regular file"):
+    with pytest.raises(DataError, match=r"pipe\.png: is not a regular file"):
         read_mask(tmp_path / "pipe.png")
 
 

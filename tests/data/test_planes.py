@@ -80,7 +80,7 @@ def test_augmentation_treats_each_plane_alike(recipe: str, tmp_path: Path) -> No
             r"has 1 x 32 x 40 values \(QYX\), and there are 2 classes. Save one band per class",
         ),
         (planes_of(0).astype(np.float32), r"a\.tif .*has values of float32. Save planes of 0 and 1, uint8"),
-        (planes_of(0)[:, :30], r"a\.tif .*has 40x30 pixels, and its image 40x32"),
+        (planes_of(0)[:, :30], r"a\.tif .*has 40x30 pixels, but its image 40x32"),
     ],
 )
 def test_other_planes_are_errors(planes: Any, message: str, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_other_planes_are_errors(planes: Any, message: str, tmp_path: Path) -> N
     ("description", "message"),
     [
         ('masks = "planes"', 'masks = "planes" needs classes'),
-        (DESCRIPTION + "ids = [0, 1]", 'ids and masks = "planes" exclude each other'),
+        (DESCRIPTION + "ids = [0, 1]", 'ids and masks = "planes" are mutually exclusive'),
     ],
 )
 def test_descriptions_that_contradict_themselves(description: str, message: str, tmp_path: Path) -> None:

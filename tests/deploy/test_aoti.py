@@ -131,9 +131,9 @@ def test_images_are_prepared_bit_for_bit(compiled: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 32, 64), "a height of 32, and this file was compiled for 33 to 4096"),
+        ((1, 3, 32, 64), "a height of 32, but this file was compiled for 33 to 4096"),
         ((1, 3, 64, 5000), "a width of 5000"),
-        ((65, 3, 40, 40), "a batch of 65, and this file was compiled for 1 to 64"),
+        ((65, 3, 40, 40), "a batch of 65, but this file was compiled for 1 to 64"),
         ((1, 4, 64, 64), "with 4 channels"),
         ((3, 64, 64), "3-D shape"),
     ],
@@ -162,7 +162,7 @@ def test_torchs_own_loader_reads_it(compiled: Path) -> None:
     ("change", "message"),
     [
         (changed(processor={"platform": "win32", "machine": "AMD64"}), "was compiled for platform win32"),
-        (changed(format_version=3), "has version 3, and this segnets reads 1 to 2. Upgrade segnets"),
+        (changed(format_version=3), "has version 3, but this segnets reads 1 to 2. Upgrade segnets"),
         (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind='tensorrt': expected one of"),
         (changed(bounds={"depth": [1, 2]}), "bounds.depth"),
@@ -222,7 +222,7 @@ def test_refused_options(tmp_path: Path) -> None:
 def test_an_older_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_inductor, "CAN_COMPILE", False)
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cpu"))
-    with pytest.raises(ExportError, match=r"format='aoti' needs torch 2\.13 or newer, and this is 2\.9\.1\+cpu"):
+    with pytest.raises(ExportError, match=r"format='aoti' needs torch 2\.13 or newer, but this is 2\.9\.1\+cpu"):
         export(tiny(), tmp_path / "m.pt2", format="aoti")
 
 
@@ -248,7 +248,7 @@ def test_folders_that_would_fail_the_compiler(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ExportError, match=r"format='aoti': compiles in .* \(noexec\)\. Set TMPDIR"):
         export(tiny(), tmp_path / "m.pt2", preprocessing=SMALL)
     report(f_bavail=1000, f_frsize=4096, f_flag=0)
-    with pytest.raises(ExportError, match=r"compiles in .*, which has 4 MB free, and 67 MB are needed"):
+    with pytest.raises(ExportError, match=r"compiles in .*, which has 4 MB free, but 67 MB are needed"):
         export(tiny(), tmp_path / "m.pt2", preprocessing=SMALL)
     report(f_flag=0)
     check_folder(tmp_path, "x: is unpacked in", 0)

@@ -130,14 +130,14 @@ def test_int8_is_calibrated_on_images_of_as_many_channels(channels: int, mode: s
     if channels == 4:
         image = Image.new("RGB", (20, 20))
         image.save(folder / "x.png")
-        with pytest.raises(ExportError, match=r"x\.png: has 3 channels, and the network reads 4"):
+        with pytest.raises(ExportError, match=r"x\.png: has 3 channels, but the network takes 4"):
             export(model, tmp_path / "n.onnx", preprocessing=prepared_for(channels), **arguments)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_preprocessing_of_other_channels_is_refused(channels: int, tmp_path: Path) -> None:
     model = random_model("lraspp_mobilenet_v3_small", num_classes=3, in_channels=channels)
-    message = f"its mean has 3 numbers, and the model reads images of {channels} channel.*Give preprocessing="
+    message = f"its mean has 3 numbers, but the model takes images with {channels} channel.*Pass preprocessing="
     with pytest.raises(ExportError, match=message):
         export(model, tmp_path / "m.ts")
     with pytest.raises(ImageError, match=message):
@@ -152,7 +152,7 @@ def test_a_preprocessing_of_other_channels_is_refused(channels: int, tmp_path: P
         ({"mean": (), "std": ()}, "expected numbers, one per channel"),
         (
             {"mean": (0.5,), "std": (0.5,), "channel_order": "BGR"},
-            "channel_order='BGR' is for 3 channels, and mean has 1",
+            "channel_order='BGR' is for 3 channels, but mean has 1",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def test_refused_without_a_gpu(tmp_path: Path, small: Path, monkeypatch: pytest.
         export(calm_model(), tmp_path / "m.ts", device="cuda", dtype="float16")
     assert list(tmp_path.iterdir()) == []
     elsewhere = rewrite(small, tmp_path / "m.ts", changed(device="cuda"))
-    with pytest.raises(ExportError, match=r"m\.ts: needs a GPU, and CUDA finds none"):
+    with pytest.raises(ExportError, match=r"m\.ts: needs a GPU, but CUDA finds none"):
         load_exported(elsewhere)
 
 

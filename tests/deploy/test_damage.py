@@ -77,7 +77,7 @@ def test_compressed_entries(small: Path, tmp_path: Path) -> None:
         (drop("golden.safetensors"), r"has no golden\.safetensors"),
         (drop("constants.pkl"), "is a Python checkpoint"),
         (edit_contract(format="other"), "is not a segnets contract"),
-        (edit_contract(format_version=3), "has version 3, and this segnets reads 1 to 2. Upgrade segnets"),
+        (edit_contract(format_version=3), "has version 3, but this segnets reads 1 to 2. Upgrade segnets"),
         (edit_contract(classes=["a"]), "is damaged: classes: 1 names"),
         (edit_contract(num_classes=0), r"is damaged: num_classes=0: expected 1\.\.32767"),
         (edit_contract(golden={}), "is damaged: the field 'tolerance' is missing"),

@@ -152,8 +152,8 @@ def test_the_weights_file_carries_the_rule_to_the_export(tmp_path: Path, capsys:
     ("channels", "card", "message"),
     [
         (1, {"decoding": Decoding("argmax")}, "argmax gives 0 everywhere.*Decoding('threshold', 0.5)"),
-        (2, {"decoding": Decoding("threshold")}, "needs a network of one channel, and this one has 2.*multilabel"),
-        (1, {"classes": ("crack",)}, "1 names for a network of one channel.*Give two, the background's first"),
+        (2, {"decoding": Decoding("threshold")}, "needs a network of one channel, but this one has 2.*multilabel"),
+        (1, {"classes": ("crack",)}, "1 names for a network of one channel.*Pass two, the background first"),
         (1, {"classes": ("crack",), "decoding": Decoding("threshold")}, "1 names for a network of one channel"),
         (3, {"classes": ("a", "b"), "decoding": Decoding("multilabel")}, "2 names for a model with 3 classes"),
         (1, {"palette": ((0, 0, 0),) * 3}, "3 colours for a network of one channel"),
@@ -215,7 +215,7 @@ def test_a_changed_threshold_fails_verification(one_channel: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1, 2, True, "0.5", math.nan])
 def test_thresholds_are_probabilities(threshold: Any) -> None:
-    with pytest.raises(ValueError, match="expected a probability between 0 and 1"):
+    with pytest.raises(ValueError, match="expected a probability strictly between 0 and 1"):
         Decoding("threshold", threshold)
 
 

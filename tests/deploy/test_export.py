@@ -258,7 +258,7 @@ def test_verify_finds_another_model(small: Path) -> None:
     assert not report.passed
     assert report.golden.passed
     assert "FAILED" in str(report)
-    with pytest.raises(ExportError, match=r"the file returns logits \(1, 5, 64, 64\), and the model \(1, 6, 64, 64\)"):
+    with pytest.raises(ExportError, match=r"the file returns logits \(1, 5, 64, 64\), but the model \(1, 6, 64, 64\)"):
         verify(small, against=random_model(num_classes=6))
 
 

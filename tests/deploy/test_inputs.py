@@ -160,7 +160,7 @@ def test_inputs_that_are_not_finite(small: Path) -> None:
     for value in (float("nan"), float("inf"), -float("inf")):
         image = torch.zeros(1, 3, 40, 50)
         image[0, 1, 20, 30] = value
-        with pytest.raises(ImageError, match="input: NaN or infinite values; expected finite ones"):
+        with pytest.raises(ImageError, match="input: NaN or infinite values; expected finite values"):
             exported.logits(image)
     with pytest.raises(ImageError, match="got the 3-D shape"):
         exported.logits(torch.zeros(3, 40, 50))
@@ -170,8 +170,8 @@ def test_invalid_images(small: Path) -> None:
     exported = load_exported(small)
     image = torch.zeros(1, 40, 50, 3, dtype=torch.uint8)
     wrong: list[tuple[Any, str]] = [
-        (image.numpy(), "image: expected a torch.Tensor, got ndarray; torch.from_numpy makes one"),
-        (image.to("meta"), "image: is on meta, and this file runs on cpu"),
+        (image.numpy(), "image: expected a torch.Tensor, got ndarray; convert arrays with torch.from_numpy"),
+        (image.to("meta"), "image: is on meta, but this file runs on cpu"),
         (image.float(), "got torch.float32; convert with"),
         (image.permute(0, 3, 1, 2), "looks like \\(N, 3, H, W\\)"),
         (image[..., :2], "with 2 channels"),
@@ -242,7 +242,7 @@ def test_a_batch_that_exceeds_the_memory(every_format: list[Path], monkeypatch: 
     for path in every_format:
         exported = load_exported(path)
         for call in (exported.segment, exported.preprocess):
-            with pytest.raises(ImageError, match=r"1000000 images, .* take at least .* GB, and 8.0 GB are free"):
+            with pytest.raises(ImageError, match=r"1000000 images, .* take at least .* GB, but 8.0 GB are free"):
                 call(image)
         with pytest.raises(ImageError, match="1000000 images"):
             exported.logits(torch.zeros(1, 3, 64, 64).expand(1_000_000, 3, 64, 64))

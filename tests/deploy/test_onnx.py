@@ -121,7 +121,7 @@ def contract_with(**fields: object) -> Callable[[dict[str, str]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (contract_with(format_version=3), "has version 3, and this segnets reads 1 to 2. Upgrade segnets"),
+        (contract_with(format_version=3), "has version 3, but this segnets reads 1 to 2. Upgrade segnets"),
         (contract_with(kind="torchscript"), "declares kind 'torchscript', but the file is onnx"),
         (contract_with(opset="new"), "opset is 'new', expected int"),
         (contract_with(dtype="int4"), "dtype='int4': expected one of"),
@@ -171,9 +171,9 @@ def test_foreign_files(written: Path, tmp_path: Path) -> None:
 
 def test_beyond_two_gigabytes(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
-    with pytest.raises(ExportError, match="an ONNX file holds 2 GB at most; more would need a second file"):
+    with pytest.raises(ExportError, match="an ONNX file holds at most 2 GB; more would need a second file"):
         export(tiny(), tmp_path / "m.onnx", format="onnx")
-    with pytest.raises(ExportError, match="an ONNX file holds 2 GB at most"):
+    with pytest.raises(ExportError, match="an ONNX file holds at most 2 GB"):
         load_exported(written)
     assert list(tmp_path.iterdir()) == []
 
@@ -222,7 +222,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     segnets.save(calm_model("lraspp_mobilenet_v3_small", num_classes=2), tmp_path / "w.safetensors")
     command = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "m.onnx"), "--format", "onnx"]
     for options, message in (
-        (["--opset", "17"], "segnets: opset=17: expected 18..23; 20 when left out\n"),
+        (["--opset", "17"], "segnets: opset=17: expected 18..23; default 20\n"),
         (["--dtype", "int8"], "segnets: dtype='int8' needs calibration"),
         (["--dtype", "int8", "--calibration", "none", "--minimum-agreement", "1.5"], "segnets: minimum_agreement=1.5"),
     ):

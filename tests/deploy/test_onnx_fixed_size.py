@@ -76,9 +76,9 @@ def test_images_are_resized_and_other_batches_refused(fixed: Path) -> None:
     expected = segment(tiny(), images, Preprocessing(resize="fixed", size=(72, 96)))
     assert (exported.segment(images) == expected).float().mean() > 0.99
     refused: tuple[tuple[Callable[[], torch.Tensor], str], ...] = (
-        (lambda: exported.segment(images[:1]), "image: a batch of 1, and this file was exported for a batch of 2"),
-        (lambda: exported.logits(torch.zeros(3, 3, 72, 96)), "input: a batch of 3, and this file"),
-        (lambda: exported.logits(torch.zeros(2, 3, 72, 64)), "input: a width of 64, and this file was exported for"),
+        (lambda: exported.segment(images[:1]), "image: a batch of 1, but this file was exported for a batch of 2"),
+        (lambda: exported.logits(torch.zeros(3, 3, 72, 96)), "input: a batch of 3, but this file"),
+        (lambda: exported.logits(torch.zeros(2, 3, 72, 64)), "input: a width of 64, but this file was exported for"),
     )
     for call, message in refused:
         with pytest.raises(ImageError, match=message):
@@ -126,11 +126,11 @@ def test_only_plain_operators(by_command: Path) -> None:
     [
         ({"size": (1, 3, 480)}, r"size=\(1, 3, 480\): expected \(batch, channels, height, width\)"),
         ({"size": (1, 3, 0, 64)}, "1 to 65536 each"),
-        ({"size": (1, 4, 64, 64)}, "has 4 channels, and images of this network have 3"),
-        ({"size": SIZE, "preprocessing": SMALL}, "preprocessing: images are resized to 64x80, and size=.* takes 72x96"),
+        ({"size": (1, 4, 64, 64)}, "has 4 channels, but images of this network have 3"),
+        ({"size": SIZE, "preprocessing": SMALL}, "preprocessing: images are resized to 64x80, but size=.* takes 72x96"),
         (
             {"size": SIZE, "preprocessing": Preprocessing(resize="scale", size=2)},
-            "preprocessing: images are scaled by 2, and size=.* takes 72x96",
+            "preprocessing: images are scaled by 2, but size=.* takes 72x96",
         ),
         ({"size": SIZE, "format": "torchscript"}, "size=.* needs format='onnx': a file of format='torchscript' takes"),
         ({"size": SIZE, "dtype": "int8", "calibration": "."}, "calibration takes one image at a time"),
@@ -144,8 +144,8 @@ def test_refused_sizes(options: dict[str, object], message: str, tmp_path: Path)
 def test_the_command(by_command: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
         (["--size", "480x640"], "--size 480x640: expected batch x channels x height x width, for example 1x3x480x640"),
-        (["--size", "1x3x64x96", "--resize", "64"], "--resize 64 contradicts --size 1x3x64x96: leave out --resize"),
-        (["--size", "1x3x64x96", "--resize", "x2"], "--resize x2 contradicts --size 1x3x64x96: leave out --resize"),
+        (["--size", "1x3x64x96", "--resize", "64"], "--resize 64 contradicts --size 1x3x64x96: omit --resize"),
+        (["--size", "1x3x64x96", "--resize", "x2"], "--resize x2 contradicts --size 1x3x64x96: omit --resize"),
     ):
         assert main(["export", str(weights), str(tmp_path / "m.onnx"), *options]) == 1
         assert message in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_int8_that_still_loses_too_much_is_refused(
 ) -> None:
     monkeypatch.setattr(quantizer._Quantizer, "ladder", lambda _: iter([quantizer._Settings()]))
     options: dict[str, Any] = {"format": "onnx", "dtype": "int8", "calibration": photographs, "preprocessing": SMALL}
-    with pytest.raises(ExportError, match=r"int8 loses too much, also with .* at least 90% is required; .*Export in"):
+    with pytest.raises(ExportError, match=r"int8 loses too much, even with .* at least 90% is required; .*Export in"):
         export(nearly_equal_classes(1e-3), tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
 

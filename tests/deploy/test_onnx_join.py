@@ -66,7 +66,7 @@ def test_the_contract_is_stored_in_the_export(plain: Path, tmp_path: Path) -> No
     join_onnx(plain, target)
     entries = {each.key: each.value for each in onnx.load(target).metadata_props}
     assert json.loads(entries["segnets.json"])["classes"] == ["a", "b", "c", "d", "e"]
-    with pytest.raises(ExportError, match=r"joined\.onnx: is one graph from an image to its mask .* Name the export"):
+    with pytest.raises(ExportError, match=r"joined\.onnx: is one graph from an image to its mask .* Pass the export"):
         load_exported(target)
     with pytest.raises(ExportError, match="is one graph from an image to its mask"):
         join_onnx(target, tmp_path / "again.onnx")
@@ -82,7 +82,7 @@ def test_a_graph_with_different_masks_is_not_kept(plain: Path, tmp_path: Path, m
 
     monkeypatch.setattr(Exported, "segment", another_class)
     with pytest.raises(
-        ExportError, match=r"the joined graph returns another class in \d+ of \d+ pixels .* was not kept"
+        ExportError, match=r"the joined graph returns a different class in \d+ of \d+ pixels .* was not kept"
     ):
         join_onnx(source, target)
     assert target.read_bytes() == b"kept"
@@ -107,7 +107,7 @@ def test_the_export_is_not_overwritten(plain: Path, tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     shutil.copy(plain, source)
     before = source.read_bytes()
-    with pytest.raises(ExportError, match=r"m\.onnx: is the export itself, which the joined graph does not replace"):
+    with pytest.raises(ExportError, match=r"m\.onnx: is the export itself, which the joined graph can't replace"):
         join_onnx(source, source)
     assert source.read_bytes() == before
 

@@ -218,7 +218,7 @@ def test_norm_eval_is_kept_by_a_copy(norm_eval: bool | str, copier: Callable[[nn
 def test_norm_eval_without_batch_norm_is_refused() -> None:
     refused: list[tuple[Any, Any]] = [("group", True), ("group", "backbone"), ("frozen", "backbone")]
     for norm_layer, norm_eval in refused:
-        with pytest.raises(ValueError, match=f"norm_eval={norm_eval!r} would change nothing: there is no batch norm"):
+        with pytest.raises(ValueError, match=f"norm_eval={norm_eval!r} would have no effect: there is no batch norm"):
             segnets.create_model(f"fcn_{SMALL}", norm_layer=norm_layer, norm_eval=norm_eval)
     # "frozen" applies to the backbone only; the head has batch norms.
     assert network(f"fcn_{SMALL}", norm_layer="frozen", norm_eval=True).norm_eval is True

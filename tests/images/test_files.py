@@ -168,7 +168,7 @@ def test_damaged_or_odd_exif_data_is_no_reason_to_refuse(pixels: Pixels, tmp_pat
     for exif in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0xx"):
         read = read_image(encoded(Image.fromarray(pixels), "PNG", exif=exif))
         assert np.array_equal(read.pixels, pixels)
-        assert read.notices == ("its EXIF data is damaged; it is shown as it is stored",)
+        assert read.notices == ("its EXIF data is damaged, so no orientation was applied",)
     for orientation in (0, 9, 99):
         tags = Image.Exif()
         tags[ORIENTATION] = orientation
@@ -217,7 +217,7 @@ def test_sizes_are_checked_before_anything_is_decoded(
     pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = refusal(png_header(65535, 65535))
-    assert "has 65535x65535 pixels, 4,294,836,225 in total, and at most 178,956,970 are decoded" in message
+    assert "has 65535x65535 pixels, 4,294,836,225 in total, but at most 178,956,970 are decoded" in message
     assert "--max-pixels, or max_pixels=" in message
     truncated = png_header(30000, 30000)
     assert "is damaged or incomplete" not in refusal(truncated)
@@ -339,13 +339,13 @@ def test_paths_that_are_no_files_are_refused_at_once(tmp_path: Path) -> None:
         pipe: "pipe.png: is a pipe, device or socket; pass its bytes",
         "/dev/zero": "/dev/zero: is a pipe, device or socket",
         tmp_path / "s": "is a pipe, device or socket",
-        tmp_path: "is a folder; name an image in it",
+        tmp_path: "is a folder; pass an image in it",
         tmp_path / "none.png": "none.png: no such file",
         tmp_path / "none" / "x.png": "no such file",
         tmp_path / "loop.png": "is reached through a loop of symbolic links",
         str(tmp_path / ("x" * 300)): "the name is too long",
         "a\0b": r"a\x00b: is not a valid path",
-        "https://example.org/a.png": "is a URL, and nothing is downloaded here",
+        "https://example.org/a.png": "URLs are not supported",
         "": "image: its path is empty",
     }
     for path, message in cases.items():

@@ -126,7 +126,7 @@ def test_no_image_is_replaced(weights: Path, photos: Path, tmp_path: Path, capsy
     link.symlink_to(photos)
     for out in (photos, link):
         assert predict(weights, photos, "--out", out, "--force") == 1
-        assert "holds the images" in capsys.readouterr().err
+        assert "contains the images" in capsys.readouterr().err
         assert predict(weights, *photos.iterdir(), "--out", out, "--force") == 1
         assert "is one of the images" in capsys.readouterr().err
         assert outputs_in(photos) == before
@@ -190,7 +190,7 @@ def test_no_link_leads_out_of_the_folder(weights: Path, tmp_path: Path, capsys: 
     out.mkdir()
     (out / "sub").symlink_to(tmp_path / "elsewhere")
     assert predict(weights, tmp_path / "photos", "--recursive", "--out", out, "--force") == 1
-    assert "leads out of" in capsys.readouterr().err
+    assert "points out of" in capsys.readouterr().err
     assert outputs_in(tmp_path / "elsewhere") == {}
 
 

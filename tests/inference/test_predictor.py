@@ -280,7 +280,10 @@ def test_another_size_at_the_input(model: segnets.SegmentationModel) -> None:
             {"dtype": "float16", "device": "cpu"},
             r"dtype='float16' \(--dtype\): CPUs compute it slower than float32. Use",
         ),
-        ({"dtype": "bfloat16", "deterministic": True}, r"\(--deterministic\) are computed in float32; leave out one"),
+        (
+            {"dtype": "bfloat16", "deterministic": True},
+            r"\(--deterministic\) are computed in float32; omit one of the two",
+        ),
         ({"scales": ()}, "a list of at least one number"),
         ({"scales": (100,)}, "a list of at least one number"),
         ({"scales": 1.5}, "scales=1.5: expected a list"),

@@ -98,7 +98,7 @@ def test_other_bands_and_bits(tmp_path: Path) -> None:
     with open_raster(five, 5) as raster:
         assert np.array_equal(raster.read(1, 20, 3, 50), bands.transpose(1, 2, 0)[1:20, 3:50])
     with pytest.raises(
-        ImageError, match=r"five\.tif: has 5 bands, and the network reads 3 channels; .* -b 1 -b 2 -b 3"
+        ImageError, match=r"five\.tif: has 5 bands, but the network takes 3 channels; .* -b 1 -b 2 -b 3"
     ):
         open_raster(five)
     near = geotiff(tmp_path / "near.tif", bands[:4], photometric="RGB", alpha="NO")
@@ -140,7 +140,7 @@ def test_rare_kinds_are_decoded_whole(tmp_path: Path) -> None:
     for source in (tmp_path / "image.png", str(tmp_path / "image.png"), COLOURS, ImageData(COLOURS)):
         with open_raster(source) as raster:
             assert np.array_equal(raster.read(3, 30, 2, 20), COLOURS[3:30, 2:20])
-    with pytest.raises(ImageError, match="15,000 in total, and at most 14,999 are decoded"):
+    with pytest.raises(ImageError, match="15,000 in total, but at most 14,999 are decoded"):
         open_raster(tmp_path / "image.png", max_pixels=14_999)
 
 
@@ -213,7 +213,7 @@ def test_without_rasterio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert raster.geo is None
         assert georeference(path) is None
         assert raster.notices == (
-            "its place on the Earth was left out, because rasterio is missing (pip install 'segnets[geo]')",
+            "its georeference was ignored, because rasterio is missing (pip install 'segnets[geo]')",
         )
     with pytest.raises(ImageError, match=r"geo\.tif: has 150x100 pixels, .* pip install 'segnets\[geo\]'"):
         open_raster(path, max_pixels=9_999)

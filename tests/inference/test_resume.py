@@ -64,7 +64,7 @@ def test_resume_refuses_another_model_and_other_options(
     segnets.save(model, other)
     capsys.readouterr()
     assert predict(other, photos, "--out", out, "--resume") == 1
-    assert "was made with other settings (models was" in capsys.readouterr().err
+    assert "was made with different settings (models was" in capsys.readouterr().err
     assert predict(weights, photos, "--out", out, "--resume", "--resize", "32") == 1
     assert "resize was null" in capsys.readouterr().err
     with monkeypatch.context() as patched:  # another precision or device

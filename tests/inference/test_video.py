@@ -174,7 +174,7 @@ def test_frames_are_displayed_as_players_do(tmp_path: Path, rotation: int, flip:
 
 def test_another_angle_is_said(tmp_path: Path) -> None:
     video = open_video(make(tmp_path / "in.mp4", STEADY[:2], rotation=45))
-    assert video.notices == ("a rotation by other than 90, 180 or 270 degrees is not applied",)
+    assert video.notices == ("a rotation other than by 90, 180 or 270 degrees is not applied",)
     assert (video.height, video.width) == (32, 48)
 
 
@@ -236,7 +236,7 @@ def test_sound_that_mp4_can_not_hold_is_said(tmp_path: Path) -> None:
 
 def test_pixels_that_are_no_squares_are_said(tmp_path: Path) -> None:
     video = open_video(make(tmp_path / "in.mp4", STEADY[:2], aspect=Fraction(4, 3)))
-    assert video.notices == ("pixels of 4:3 are taken as squares",)
+    assert video.notices == ("pixels of 4:3 are treated as square",)
 
 
 def write_for_ever(video: Video, path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_video_whose_size_changes_is_refused(tmp_path: Path) -> None:
     small = make(tmp_path / "small.ts", STEADY[:5]).read_bytes()
     large = make(tmp_path / "large.ts", [t + 40000 for t in STEADY[:5]], size=(48, 64)).read_bytes()
     (tmp_path / "both.ts").write_bytes(small + large)
-    with pytest.raises(ImageError, match="frame 5 has 64x48 pixels and the first one 48x32"):
+    with pytest.raises(ImageError, match="frame 5 has 64x48 pixels, but the first one 48x32"):
         list(open_video(tmp_path / "both.ts"))
 
 

@@ -113,10 +113,13 @@ def test_lraspp_has_no_auxiliary_classifier() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("deeplab_resnet50", r"no model 'deeplab_resnet50'\. Near names: deeplabv3_resnet50, deeplabv3plus_resnet50, "),
+        (
+            "deeplab_resnet50",
+            r"no model 'deeplab_resnet50'\. Similar names: deeplabv3_resnet50, deeplabv3plus_resnet50, ",
+        ),
         ("resnet50", r"no model 'resnet50'\. That is a backbone: segnets\.backbones\.resnet50\(\) builds"),
-        ("nosuchhead_resnet34", r"\. Near names: \w+_resnet34, .*\. segnets\.list_models\(\) names all \d+$"),
-        ("lraspp_swin", r"Near names: lraspp_mobilenet_v3_large, "),
+        ("nosuchhead_resnet34", r"\. Similar names: \w+_resnet34, .*\. segnets\.list_models\(\) names all \d+$"),
+        ("lraspp_swin", r"Similar names: lraspp_mobilenet_v3_large, "),
         ("zzz", r"no model 'zzz'\. segnets\.list_models\(\) names all \d+$"),
         (None, r"no model None\. segnets\.list_models\(\) names all \d+$"),
     ],

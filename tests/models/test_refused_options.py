@@ -1,4 +1,4 @@
-"""Options that can't have their value, would change nothing, or contradict another: refused in one line, and why."""
+"""Options that can't have their value, would have no effect, or contradict another: refused in one line, and why."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deeplabv3_resnet50", {"atrous_rates": "12"}, "atrous_rates='12': expected integers"),
     ("fcn_resnet50", {"head_variant": "smp"}, "head_variant='smp': fcn has torchvision and mmseg"),
     ("pspnet_resnet50", {"head_variant": 3}, "head_variant=3: expected a string"),
-    # Options that would change nothing.
+    # Options that would have no effect.
     (
         "fcn_resnet50",
         {"atrous_rates": (6, 12, 18)},
-        r"would change nothing in this fcn_resnet50: the option needs ASPP",
+        r"would have no effect in this fcn_resnet50: the option needs ASPP",
     ),
     (
         "pspnet_resnet50",
         {"aspp_separable": True},
-        "would change nothing in this pspnet_resnet50: the option needs ASPP",
+        "would have no effect in this pspnet_resnet50: the option needs ASPP",
     ),
     (
         "fcn_resnet50",
         {"aspp_norm_eps": 1e-5},
-        "would change nothing in this fcn_resnet50: the option needs ASPP \\(heads",
+        "would have no effect in this fcn_resnet50: the option needs ASPP \\(heads",
     ),
     ("pspnet_resnet50", {"aspp_norm_eps": 1e-3}, "the option needs ASPP"),
     ("lraspp_resnet50", {"aspp_norm_eps": 1e-3}, "the option needs ASPP"),
@@ -84,14 +84,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"output_stride": 32, "first_block_dilation": "same"},
         "the option needs a dilated stage",
     ),
-    ("fcn_mobilenet_v3_large", {"stem": "deep"}, "stem='deep' would change nothing .*: the option needs a ResNet"),
+    ("fcn_mobilenet_v3_large", {"stem": "deep"}, "stem='deep' would have no effect .*: the option needs a ResNet"),
     ("fcn_mobilenet_v3_large", {"downsample": "average"}, "the option needs a ResNet"),
     ("fcn_mobilenet_v3_large", {"multi_grid": (1, 2, 4)}, "the option needs all four stages of a ResNet"),
     ("fcn_mobilenet_v3_large", {"backbone_stages": 2}, "the option needs a ResNet"),
     (
         "fcn_resnet50",
         {"norm_layer": "group", "norm_eval": True},
-        "norm_eval=True would change nothing: .* no batch norm",
+        "norm_eval=True would have no effect: .* no batch norm",
     ),
     ("fcn_resnet50", {"norm_layer": "frozen", "norm_eval": "backbone"}, "there is no batch norm"),
     # Options that contradict each other.

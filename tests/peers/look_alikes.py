@@ -162,7 +162,7 @@ LOOK_ALIKES = [
     mmseg(
         "PSPHead with pool_scales=(1, 2, 4, 8)",
         {"type": "PSPHead", "in_channels": 512, "pool_scales": (1, 2, 4, 8)},
-        "a PSPHead with other pool_scales .* has the same names",
+        "a PSPHead with pool_scales other .* has the same names",
         SAME,
         refused=False,
     ),

@@ -97,15 +97,17 @@ def patched(offset: int, form: str, *values: int) -> Callable[[bytes], bytes]:
 
 HUGE = 1 << 62
 HOSTILE = [
-    pytest.param(lambda c: c[:0], "is not a frame ring (wrong magic bytes); name the file", id="empty"),
-    pytest.param(lambda _: b"a note of mine", "is not a frame ring (wrong magic bytes); name the file", id="not ours"),
-    pytest.param(lambda c: c[:4095], "is 4095 bytes, and a frame ring has at least 4096; remove", id="short"),
-    pytest.param(lambda c: c[:-1], "is 8703 bytes, its header describes 8704; remove", id="cut off"),
-    pytest.param(lambda c: c + b"x", "is 8705 bytes, its header describes 8704; remove", id="too long"),
-    pytest.param(lambda c: b"PK\3\4" + c[4:], "is not a frame ring (wrong magic bytes); name the file", id="magic"),
+    pytest.param(lambda c: c[:0], "is not a frame ring (wrong magic bytes); pass the file", id="empty"),
+    pytest.param(lambda _: b"a note of mine", "is not a frame ring (wrong magic bytes); pass the file", id="not ours"),
+    pytest.param(lambda c: c[:4095], "is 4095 bytes, but a frame ring has at least 4096; remove", id="short"),
+    pytest.param(lambda c: c[:-1], "is 8703 bytes, but its header describes 8704; remove", id="cut off"),
+    pytest.param(lambda c: c + b"x", "is 8705 bytes, but its header describes 8704; remove", id="too long"),
+    pytest.param(lambda c: b"PK\3\4" + c[4:], "is not a frame ring (wrong magic bytes); pass the file", id="magic"),
     pytest.param(lambda c: c[:30] + b"x" + c[31:], "its header is damaged (wrong checksum); remove", id="checksum"),
-    pytest.param(patched(8, "I", 2), "has version 2, this program reads 1; use one version of segnets", id="newer"),
-    pytest.param(patched(8, "I", 0), "has version 0, this program reads 1; use one version of segnets", id="version 0"),
+    pytest.param(patched(8, "I", 2), "has version 2, but this program reads 1; use one version of segnets", id="newer"),
+    pytest.param(
+        patched(8, "I", 0), "has version 0, but this program reads 1; use one version of segnets", id="version 0"
+    ),
     pytest.param(patched(12, "I", 64), "header_size=64, expected 4096; remove", id="header size"),
     pytest.param(patched(16, "I", 0), "type=0, expected 1..8; remove", id="type 0"),
     pytest.param(patched(16, "I", 9), "type=9, expected 1..8; remove", id="type 9"),
@@ -123,7 +125,7 @@ HOSTILE = [
     pytest.param(
         patched(24, "q", 1 << 36), f"shape=({1 << 36}, 5, 6), expected a frame of at most 1 TiB; remove", id="2 TiB"
     ),
-    pytest.param(patched(24, "q", 5), "frame_size=480, its shape and strides give 600; remove", id="shape grows"),
+    pytest.param(patched(24, "q", 5), "frame_size=480, but its shape and strides give 600; remove", id="shape grows"),
     pytest.param(
         patched(88, "q", 8), "strides=(8, 24, 4) for shape=(4, 5, 6) make items overlap; remove", id="overlap"
     ),
@@ -142,13 +144,13 @@ HOSTILE = [
     pytest.param(patched(152, "q", 0), "slots=0, expected 1..1048576; remove", id="no slots"),
     pytest.param(patched(152, "q", -1), "slots=-1, expected 1..1048576; remove", id="slots -1"),
     pytest.param(patched(152, "q", HUGE), f"slots={HUGE}, expected 1..1048576; remove", id="slots overflow"),
-    pytest.param(patched(152, "q", 9), "is 8704 bytes, its header describes 9280; remove", id="more slots"),
+    pytest.param(patched(152, "q", 9), "is 8704 bytes, but its header describes 9280; remove", id="more slots"),
     pytest.param(
         patched(160, "Q", 2**64 - 1),
-        f"frame_size={2**64 - 1}, its shape and strides give 480; remove",
+        f"frame_size={2**64 - 1}, but its shape and strides give 480; remove",
         id="frame size",
     ),
-    pytest.param(patched(168, "Q", 64), "slot_size=64, its frame_size gives 576; remove", id="slot size"),
+    pytest.param(patched(168, "Q", 64), "slot_size=64, but its frame_size gives 576; remove", id="slot size"),
     pytest.param(patched(176, "I", 4), "flags=4, expected 0..3; remove", id="flags"),
     pytest.param(
         patched(256, "Q", 10),
@@ -186,7 +188,7 @@ def test_paths_that_are_not_regular_files(program: Path, tmp_path: Path) -> None
     os.mkfifo(tmp_path / "pipe")
     for name, message in [
         ("none", "does not exist; start the side that creates the ring first"),
-        (".", "is a folder; name the file that the other side created"),
+        (".", "is a folder; pass the file that the other side created"),
         ("pipe", "is a device, pipe or socket, not a frame ring"),
     ]:
         with pytest.raises(FrameRingError) as error:

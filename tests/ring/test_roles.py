@@ -120,7 +120,7 @@ def test_create_of_an_existing_ring(path: Path) -> None:
     with pytest.raises(
         FrameRingError,
         match=r"is a ring of uint8 \(3, 4\), strides \(4, 1\), 4 slots, no checksum, "
-        r"not of uint8 \(3, 4\), strides \(4, 1\), 5 slots, CRC-32; remove it or name another",
+        r"not of uint8 \(3, 4\), strides \(4, 1\), 5 slots, CRC-32; remove it or choose another",
     ):
         FrameRing.create(path, SHAPE, slots=5, checksum=True, reuse=True)
     assert FrameRing.open(path, "producer").peer == "never came"  # the refused call released its role
@@ -138,7 +138,7 @@ def test_create_at_an_invalid_path(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
 def test_missing_memory_is_refused_at_creation() -> None:
     before = sorted(os.listdir("/dev/shm"))  # noqa: PTH208
-    with pytest.raises(OutputError, match="the disk is full; free some space or choose another place"):
+    with pytest.raises(OutputError, match="the disk is full; free some space or choose another location"):
         FrameRing.create("/dev/shm/segnets-test-too-large", (1 << 40,), slots=1 << 10)
     assert sorted(os.listdir("/dev/shm")) == before  # noqa: PTH208
 

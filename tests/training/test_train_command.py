@@ -77,7 +77,7 @@ def test_the_file_of_a_run_repeats_it(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no network: name one with --model"),
+        ([], "no network: choose one with --model"),
         (["--model", "lraspp_toi"], "no model 'lraspp_toi'"),
         ([*_SMALL, "--set", "learning_rate=1"], "learning_rate"),
         ([*_SMALL, "--set", "lr=1", "--lr", "2"], "--lr and --set lr=... were both given; choose one"),

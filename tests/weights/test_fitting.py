@@ -48,7 +48,7 @@ def test_another_number_of_classes_keeps_everything_but_the_last_convolutions(st
     model = network(num_classes=9, aux_loss=True)
     last = part(model, "classifier.4.weight").detach().clone()
     with pytest.warns(
-        UserWarning, match=r"has 4 classes and the model 9: classifier\.4\.weight, .* newly initialised"
+        UserWarning, match=r"has 4 classes, but the model 9: classifier\.4\.weight, .* newly initialised"
     ) as caught:
         report = segnets.load_weights(model, state)
     assert len(caught) == 1

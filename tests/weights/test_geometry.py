@@ -204,7 +204,7 @@ def test_the_number_of_classes_of_every_head_is_found_and_can_change(head: str, 
     same = segnets.create_model(name, weights=state, head_variant=variant, **options)
     assert options_of(same)["num_classes"] == 4
     assert same_output(same, model)
-    with pytest.warns(UserWarning, match="has 4 classes and the model 7: .* are newly initialised"):
+    with pytest.warns(UserWarning, match="has 4 classes, but the model 7: .* are newly initialised"):
         other = segnets.create_model(name, weights=state, head_variant=variant, num_classes=7, **options)
     kept = [key for key, tensor in other.state_dict().items() if torch.equal(tensor, state[key])]
     fresh = state.keys() - kept

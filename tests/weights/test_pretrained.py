@@ -138,7 +138,7 @@ def test_a_weights_file_sets_the_card(trained: nn.Module, tmp_path: Path) -> Non
 
 
 def test_another_number_of_classes_than_the_weights(trained: nn.Module) -> None:
-    with pytest.warns(UserWarning, match="21 classes and the model 5") as caught:
+    with pytest.warns(UserWarning, match="21 classes, but the model 5") as caught:
         model = segnets.create_model(NAME, weights=trained.state_dict(), num_classes=5)
     assert [warning.filename for warning in caught] == [__file__]
     assert same(model, trained, but=("classifier.4", "aux_classifier.4"))

@@ -303,7 +303,7 @@ def test_save_refuses_suffixes_of_other_formats_only(tmp_path: Path) -> None:
     model = segnets.create_model("lraspp_mobilenet_v3_small", num_classes=2)
     for name in ("x.pt", "x.PTH", "x.ckpt", "x.bin", "x.onnx", "epoch.1.ts", "x.pt2"):
         with pytest.raises(
-            segnets.OutputError, match=r"the suffix '\.\w+' is for .*, and save writes safetensors\. Name the file"
+            segnets.OutputError, match=r"the suffix '\.\w+' is for .*, but save writes safetensors\. Name the file"
         ):
             segnets.save(model, tmp_path / name)
     assert list(tmp_path.iterdir()) == []

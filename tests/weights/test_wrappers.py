@@ -166,12 +166,12 @@ def test_a_prefix_is_taken_off_and_reported(prefix: str, stripped: tuple[str, ..
     target = _network(1)
     report = segnets.load_weights(target, state)
     assert report.stripped == stripped
-    assert f"taken off their names: {', '.join(stripped)}" in str(report)
+    assert f"removed from their names: {', '.join(stripped)}" in str(report)
     assert _same(target, source)
-    with pytest.warns(UserWarning, match=rf"took {', '.join(map(repr, stripped))} off the names"):
+    with pytest.warns(UserWarning, match=rf"removed {', '.join(map(repr, stripped))} from the names"):
         built = segnets.create_model(NAME, weights=state)
     assert _same(built, source)
-    with pytest.warns(UserWarning, match=r"off the names of its tensors; ignored: .*classifier"):
+    with pytest.warns(UserWarning, match=r"from the names of its tensors; ignored: .*classifier"):
         built = segnets.create_model(NAME, weights_backbone=state, num_classes=2)
     assert _same(built.backbone, source.backbone)
 

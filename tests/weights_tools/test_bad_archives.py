@@ -200,7 +200,7 @@ def test_program_of_a_torchscript_archive_is_never_read(tmp_path: Path) -> None:
     assert changed != entries
     report = convert(rezip(tmp_path / "w.pt", changed), tmp_path / "out.safetensors")
     assert report.container == "TorchScript archive"
-    assert "the archive's program was neither run nor read: only the parameters were read" in report.notes
+    assert "the archive's code was neither run nor read: only the parameters were read" in report.notes
     assert_same(dict(segnets.load(tmp_path / "out.safetensors").state_dict()), dict(model.state_dict()))
 
 

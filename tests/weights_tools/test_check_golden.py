@@ -153,7 +153,7 @@ def test_mismatches_that_no_option_explains(
 ) -> None:
     path = golden_file(tmp_path, input=images.flip(1), output=outputs["out"])
     monkeypatch.setattr(weights_tools.check._hidden_options, "_candidates", lambda _: iter([{"norm_eps": 1e-3}]))
-    hints = r"output_stride \(now 16\), align_corners \(now False\), .*another channel order"
+    hints = r"output_stride \(now 16\), align_corners \(now False\), .*a different channel order"
     with pytest.raises(WeightsError, match=hints):
         check_golden(path, model)
 

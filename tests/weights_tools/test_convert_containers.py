@@ -69,7 +69,7 @@ def test_every_container_gives_the_same_tensors(tmp_path: Path, state: State, co
     report = _convert(tmp_path, CONTAINERS[container](state))
     assert_same(_loaded(tmp_path), state)
     assert report.model == "lraspp_mobilenet_v3_large"
-    said = any("words of wrappers were taken out of" in note for note in report.notes)
+    said = any("wrapper parts were removed from" in note for note in report.notes)
     assert said == any(word in container for word in ("backbone", "FSDP"))
 
 
@@ -110,7 +110,7 @@ def test_what_does_not_determine_the_weights_is_named(tmp_path: Path, state: Sta
     refused(shadow, rf"tensors without names \({len(shadow)} in a list\), as model\.parameters\(\) gives")
     model: Any = network(num_classes=3)
     parametrizations.spectral_norm(model.classifier.low_classifier)
-    refused(model.state_dict(), r"3 tensors are stored in parts by a parametrization whose result only its own code")
+    refused(model.state_dict(), r"3 tensors are stored in parts by a parametrization that only its own code")
     quantised = {**state, "fc._packed_params._packed_params": (torch.zeros(1), None)}
     refused(
         quantised, r"the layer 'fc\._packed_params\._packed_params' is quantised .*Save the state dict of the float"

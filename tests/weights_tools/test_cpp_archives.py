@@ -34,7 +34,7 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_network_of_a_cpp_program_is_converted(tmp_path: Path, archive: Archive, state: State) -> None:
     report = convert(archive("module"), tmp_path / "out.safetensors")
     assert (report.container, report.model) == ("C++ archive", "lraspp_mobilenet_v3_large")
-    assert "the archive's program was neither run nor read: only the parameters were read" in report.notes
+    assert "the archive's code was neither run nor read: only the parameters were read" in report.notes
     converted = dict(segnets.load(tmp_path / "out.safetensors").state_dict())
     assert_same(converted, cpp_archive.patterned(state))
 

@@ -50,7 +50,7 @@ def test_two_names_fit_one_channel_of_mmseg() -> None:
     assert (found.classes, found.palette) == (names, colours)
     found = of_mmseg(text, dataset_meta={"classes": ("crack",)})
     assert found.classes == ()
-    assert found.notes[-1] == "ignored 1 class name: the logits have 1 channel, and so ids 0 and 1"
+    assert found.notes[-1] == "ignored 1 class name: the logits have 1 channel, so the ids are 0 and 1"
 
 
 def smp_file(folder: Path, channels: int, **config: Any) -> Path:
@@ -82,7 +82,7 @@ def test_smps_activation_is_recorded(
     assert report.decoding == (None if decoding is None else decoding.to_json())
     lines = [line.split(maxsplit=1) for line in str(report).splitlines()]
     rows = [line[1] for line in lines if line[0] == "decoding"]
-    assumed = ["threshold 0.5, assumed: the source states none; pass --decoding and --threshold"]
+    assumed = ["threshold 0.5, assumed: the source has none; pass --decoding and --threshold"]
     assert rows == (assumed if (channels, decoding) == (1, None) else [str(decoding)] if decoding else [])
 
 
@@ -107,10 +107,10 @@ def test_contradictions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="argmax gives 0 everywhere for a network of one channel"):
         weights_tools.convert(source, out, decoding=Decoding("argmax"))
     with pytest.raises(
-        WeightsError, match=r"one channel, and so the ids 0 and 1, but 1 class name was given\. Give two"
+        WeightsError, match=r"one channel, so its ids are 0 and 1, but 1 class name was given\. Pass two"
     ):
         weights_tools.convert(source, out, classes=["crack"])
-    with pytest.raises(WeightsError, match="needs a network of one channel, and this one has 4"):
+    with pytest.raises(WeightsError, match="needs a network of one channel, but this one has 4"):
         weights_tools.convert(source, out, num_classes=4, decoding=Decoding("threshold"))
     weights_tools.convert(source, out, decoding=Decoding("multilabel"), classes=["crack"])
     assert segnets.load(out).card.classes == ("crack",)  # type: ignore[union-attr]

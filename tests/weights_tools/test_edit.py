@@ -137,7 +137,7 @@ def test_a_backbone_alone(name: str, tmp_path: Path) -> None:
         (["--remap-classes", "bad.json"], "class map is damaged: it is not JSON"),
         (["--remap-classes", "true.json"], "must map to a class of the source, by name or number, or null"),
         (["--remap-classes", "absent.json"], "the file does not exist"),
-        (["--num-classes", "3", "--remap-classes", "map.json"], "the class map has 1 classes. Leave one of them out."),
+        (["--num-classes", "3", "--remap-classes", "map.json"], "the class map has 1 classes. Omit one of the two."),
         (["--num-classes", "3", "--classes", "names.txt"], "the network has 3 classes, but 4 class names were given"),
         (["--backbone-only", "--num-classes", "3"], "a backbone alone, which has no classes"),
     ],
@@ -265,7 +265,7 @@ def test_a_cast_that_overflows_is_refused(allowed: bool, tmp_path: Path) -> None
     state[name][:3] = 1e5
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(
-        WeightsError, match=rf"do not fit float16: {name} \(3 of 16\)\. Use bfloat16, which has the range"
+        WeightsError, match=rf"do not fit float16: {name} \(3 of 16\)\. Use bfloat16, which has a larger range"
     ):
         converted(tmp_path, dtype="float16", allow_nonfinite=allowed)
     assert not (tmp_path / "w.safetensors").exists()

@@ -101,7 +101,7 @@ def test_links_are_never_replaced(server: Server, tmp_path: Path, suffix: str) -
 
 def test_a_folder_is_never_replaced(server: Server, tmp_path: Path) -> None:
     (tmp_path / ROW.file).mkdir()
-    with pytest.raises(OutputError, match="is a folder; name a file in it"):
+    with pytest.raises(OutputError, match="is a folder; pass a file in it"):
         get(server, tmp_path, good(), overwrite=True)
 
 

@@ -128,7 +128,7 @@ def test_a_full_disk_and_one_that_is_read_only(server: Server, tmp_path: Path) -
     end = lines.index("exit 0")
     assert ", resumed after " in "".join(lines[3:end])
     assert lines[end + 1] == f"left {ROW.file}"
-    assert "the file system is read-only; choose another place" in lines[end + 2]
+    assert "the file system is read-only; choose another location" in lines[end + 2]
     assert lines[end + 3 :] == ["exit 1", "left"]
 
 

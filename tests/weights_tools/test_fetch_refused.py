@@ -65,10 +65,10 @@ REFUSED: dict[str, tuple[Reply, str]] = {
         good(BODY * 13),
         r"has 1,300,052 bytes, but .* has 25,001 parameters, so between 25,001 and 1,248,584 b",
     ),
-    "too short": (good(BODY[:9_000]), "the file has 9,000 bytes, but .* leads to another file"),
+    "too short": (good(BODY[:9_000]), "the file has 9,000 bytes, but .* leads to a different file"),
     "endless": (plain(BODY * 20), "sends more than 1,248,584 bytes"),
-    "no answer": (lambda _: None, "the server closed the connection without an answer, 2 times"),
-    "no HTTP": (_not_http, "the answer is not HTTP"),
+    "no answer": (lambda _: None, "the server closed the connection without a response, 2 times"),
+    "no HTTP": (_not_http, "the response is not HTTP"),
     "redirect to itself": (lambda request: redirect(request.path)(request), "redirects more than 10 times"),
     "redirect to a file": (
         redirect("file:///etc/passwd"),

@@ -63,7 +63,7 @@ def test_inspect_shows_what_convert_records(smp: Path, tmp_path: Path) -> None:
     torch.save({**state, **buffers}, tmp_path / "w.pth")
     report = weights_tools.inspect(tmp_path / "w.pth", data=False)
     assert "images     not resized, mean 0.5,0.5,0.5, std 0.2,0.2,0.2, RGB\n" in str(report)
-    assert report.assumed == "not resized (--resize): nothing states what the network was trained with"
+    assert report.assumed == "not resized (--resize): the source does not record what the network was trained with"
 
 
 def test_inspect_goes_by_the_name_of_a_published_file_only_if_quick(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_preprocessing_of_other_channels_is_refused_or_noted(smp: Path, tmp_
     first = next(name for name, tensor in state.items() if tensor.shape == (64, 3, 7, 7))
     state[first] = torch.cat([state[first], torch.zeros(64, 1, 7, 7)], dim=1)
     save_file(state, tmp_path / "four.safetensors")
-    what = "preprocessing: its mean has 3 numbers, and the model reads images of 4 channels. Give "
+    what = "preprocessing: its mean has 3 numbers, but the model takes images with 4 channels. Pass  "
     assert any(note.startswith(what) for note in weights_tools.inspect(tmp_path / "four.safetensors").notes)
     with pytest.raises(WeightsError, match=what):
         weights_tools.convert(

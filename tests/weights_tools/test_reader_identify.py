@@ -83,7 +83,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "npz": (_npz(), r"an archive of NumPy arrays \(\.npz\)"),
     "gzip": (gzip.compress(saved({"w": torch.ones(3)})), "compressed with gzip. Decompress it with `gunzip`"),
     "PNG": (_png(), "a PNG image"),
-    "tar": (_tar(), "the file is a tar archive, as torch.save wrote before 2016, which can't be read safely"),
+    "tar": (_tar(), "the file is a tar archive, as written by torch.save before 2016, which can't be read safely"),
     "SavedModel": (b"\x08\x01\x12\x83\x20\x0a\x10\xff" + bytes(99), "probably a TensorFlow SavedModel"),
     "TensorFlow Lite": (b"\x1c\0\0\0TFL3" + bytes(99), "the file is a TensorFlow Lite model"),
     "ExecuTorch": (b"\x38\0\0\0ET12" + bytes(99), "the file is an ExecuTorch program. Pass the checkpoint"),
@@ -145,7 +145,7 @@ def test_whole_module_is_refused(tmp_path: Path, zipped: bool) -> None:
 
 
 FOLDERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "plain": ((), r"the path is a folder\. Name a file in it"),
+    "plain": ((), r"the path is a folder\. Pass a file in it"),
     "with weights": (("best.pth", "log.txt"), r"the path is a folder\. Name a file in it, for example 'best\.pth'"),
     "DCP": ((".metadata", "__0_0.distcp"), r"a distributed checkpoint .* dcp_to_torch"),
     "DeepSpeed": (("latest", "mp_rank_00_model_states.pt"), r"a DeepSpeed checkpoint.* zero_to_fp32\.py"),

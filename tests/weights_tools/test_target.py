@@ -166,7 +166,7 @@ def test_full_disk(tmp_path: Path, source: Path) -> None:
         check=False,
     )
     assert done.stdout == "code 1\nout.safetensors\nprecious\n"
-    assert "the disk is full; free some space or choose another place" in done.stderr
+    assert "the disk is full; free some space or choose another location" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -119,7 +119,7 @@ def _read(source: Source, container: Container) -> dict[str, Tensor]:
     if _INPUT not in names:
         found = join_names((printable(name) for name in names), 4) or "nothing"
         raise WeightsError(f"no tensor 'input' (found: {found}). A golden file holds 'input' and 'output'.")
-    # The classes of a whole image, which some networks return beside the mask (SMP's `aux_params`).
+    # The classes of a whole image, which some networks return in addition to the mask (SMP's `aux_params`).
     masks = any(len(refs[name].shape) == 4 for name in names if name not in (_INPUT, _AUX))
     labels = {name for name in names if masks and len(refs[name].shape) == 2}
     wanted = [_INPUT, _output_name([name for name in names if name not in labels]), *([_AUX] if _AUX in names else [])]
@@ -215,7 +215,9 @@ def _check_shapes(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], siz
                 "source does before argmax, and save those."
             )
         if len(theirs) == len(ours) and theirs[0] == ours[0] and theirs[1] != ours[1]:
-            raise WeightsError(f"{what}. The output has another number of classes, so it comes from other weights.")
+            raise WeightsError(
+                f"{what}. The output has a different number of classes, so it comes from different weights."
+            )
         raise WeightsError(f"{what}. Save the logits as the source's network returns them.")
 
 
@@ -229,7 +231,7 @@ def _flaw_of_output(far: OutputComparison, expected: Tensor) -> str:
 
 
 def _advise(model: nn.Module, images: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> str:
-    """Name the options that explain the difference, or else options to consider."""
+    """List the options that explain the difference, or else options to consider."""
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         tensors = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
@@ -238,13 +240,13 @@ def _advise(model: nn.Module, images: Tensor, expected: Mapping[str, Tensor], to
             options = " and ".join(f"{name}={value}" for name, value in found.items())
             return (
                 f"With {options} it does. Convert with --option if the layout leaves that open; otherwise the weights "
-                "are of another project than was recognised."
+                "come from a different project than recognised."
             )
     hints = [f"{name} (now {value})" for name, value in hidden_options(config).items()]
     options = f"options that the weights do not show: {', '.join(hints)}; or " if hints else ""
     return (
-        f"Possible causes: {options}another channel order, another normalisation, a source network that was not in "
-        "eval mode, or a layer that segnets does not support."
+        f"Possible causes: {options}a different channel order, a different normalisation, a source network that was "
+        "not in eval mode, or a layer that segnets does not support."
     )
 
 

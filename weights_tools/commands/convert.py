@@ -25,8 +25,8 @@ def add(commands: Subparsers[Any]) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert a checkpoint to a self-describing .safetensors file",
-        description="Convert a checkpoint to a self-describing .safetensors file, or say why it can't be converted. "
-        "SRC is not changed.",
+        description="Convert a checkpoint to a self-describing .safetensors file, or explain why it can't be "
+        "converted. SRC is not changed.",
     )
     parser.add_argument("source", metavar="SRC", help="the checkpoint")
     parser.add_argument("target", metavar="DST", help="the file to write, NAME.safetensors")
@@ -86,7 +86,7 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
         "--num-classes",
         type=positive_int,
         metavar="N",
-        help="reinitialise the last layers for N classes if SRC has another number",
+        help="reinitialise the last layers for N classes if SRC has a different number",
     )
     group.add_argument(
         "--remap-classes",

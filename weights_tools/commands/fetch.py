@@ -30,7 +30,7 @@ def add(commands: Subparsers[Any]) -> None:
         "--from", dest="url", metavar="URL", help="http or https address of a mirror: a folder, or the file itself"
     )
     parser.add_argument("--to", dest="folder", metavar="FOLDER", help="an existing folder; default: torch's cache")
-    parser.add_argument("--force", action="store_true", help="replace a file with this name and another hash")
+    parser.add_argument("--force", action="store_true", help="replace a file with this name and a different hash")
     parser.add_argument(
         "--timeout",
         type=_seconds,

@@ -58,7 +58,7 @@ class Edits:
         class_map = None if remap_classes is None else read_class_map(remap_classes)
         if class_map is not None and num_classes not in (None, len(class_map)):
             raise WeightsError(
-                f"num_classes={num_classes}, but the class map has {len(class_map)} classes. Leave one of them out."
+                f"num_classes={num_classes}, but the class map has {len(class_map)} classes. Omit one of the two."
             )
         return cls(read_class_names(classes), num_classes, class_map, drop_aux, dtype, decoding)
 

@@ -61,7 +61,11 @@ def cast(weights: Weights, name: str) -> Weights:
             beyond.append(f"{key} ({int(lost.sum()):,} of {tensor.numel():,})")
             largest = max(largest, float(tensor[lost].abs().max()))
     if beyond:
-        fits = "Use bfloat16, which has the range." if largest < torch.finfo(torch.bfloat16).max else "Keep the dtype."
+        fits = (
+            "Use bfloat16, which has a larger range."
+            if largest < torch.finfo(torch.bfloat16).max
+            else "Keep the dtype."
+        )
         raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {join_names(beyond)}. {fits}")
     return replace(weights, tensors=tensors)
 
@@ -70,7 +74,7 @@ def name_classes(weights: Weights, names: tuple[str, ...]) -> Weights:
     """Set the class names; keep the palette only if the names did not change.
 
     Raises:
-        WeightsError: If the network has another number of classes.
+        WeightsError: If the network has a different number of classes.
     """
     count = weights.config.options.get("num_classes")
     assert isinstance(count, int)
@@ -78,8 +82,8 @@ def name_classes(weights: Weights, names: tuple[str, ...]) -> Weights:
     if weights.config.name in MODELS and decoding.rule == "threshold":
         if len(names) != 2:
             raise WeightsError(
-                f"the network has one channel, and so the ids 0 and 1, but {len(names)} class "
-                f"{'name was' if len(names) == 1 else 'names were'} given. Give two, the background's first"
+                f"the network has one channel, so its ids are 0 and 1, but {len(names)} class "
+                f"{'name was' if len(names) == 1 else 'names were'} given. Pass two, the background first"
             )
     elif len(names) != count:
         raise WeightsError(f"the network has {count} classes, but {len(names)} class names were given")

@@ -1,4 +1,4 @@
-"""Put tensors together that training stores in parts, and read NumPy arrays as tensors."""
+"""Assemble tensors that training stores in parts, and read NumPy arrays as tensors."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def join_parts(tensors: Mapping[str, TensorRef]) -> tuple[dict[str, TensorRef], 
     left = [name for name in joined if _PARAMETRIZATIONS in name or name.endswith(("_orig", "weight_u"))]
     if left:
         raise WeightsError(
-            f"{len(left)} tensors are stored in parts by a parametrization whose result only its own code computes, "
-            f"such as a spectral norm: {join_names(map(printable, left), 3)}. Call "
+            f"{len(left)} tensors are stored in parts by a parametrization that only its own code can compute, such as "
+            f"a spectral norm: {join_names(map(printable, left), 3)}. Call "
             "torch.nn.utils.parametrize.remove_parametrizations or remove_spectral_norm, and save again."
         )
     texts = {
@@ -83,7 +83,7 @@ def join_parts(tensors: Mapping[str, TensorRef]) -> tuple[dict[str, TensorRef], 
 
 
 def _parts_of(name: str) -> tuple[str, str, str] | None:
-    """Return the rule, the second part and the whole if `name` is that of a first part."""
+    """Return the rule, the second part and the whole if `name` is the name of a first part."""
     if name.endswith("_orig"):
         whole = name.removesuffix("_orig")
         return "mask", f"{whole}_mask", whole
@@ -128,7 +128,7 @@ def as_tensor(value: Value) -> Value:
 
 
 def _dtype_of(value: Value) -> str | None:
-    """Return the name of a little-endian dtype that tensors have too."""
+    """Return the name of a little-endian dtype that torch also has."""
     if not isinstance(value, Foreign) or value.kind != "numpy.dtype" or not isinstance(value.args, tuple):
         return None
     code = value.args[0] if value.args else None
@@ -177,7 +177,7 @@ def _opened(value: dict[Value, Value] | list[Value] | tuple[Value, ...], depth: 
 
 
 def find_unnamed(value: Value, depth: int = 4) -> tuple[str, int] | None:
-    """Return the path and length of a list of tensors without names, as `model.parameters()` gives, or None."""
+    """Return the path and length of a list of unnamed tensors, such as `[*model.parameters()]`, or None."""
     if isinstance(value, list | tuple) and value and all(isinstance(each, TensorRef) for each in value):
         return "", len(value)
     if not depth or not isinstance(value, dict):

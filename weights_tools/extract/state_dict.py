@@ -99,7 +99,7 @@ def find_state_dict(container: Container, key: str | None = None) -> StateDict:
     top = container.top
     if container.kind in MODULE_KINDS:
         if key is not None:
-            raise WeightsError(f"the file is a {container.kind}, which has no keys to choose from. Leave out --key.")
+            raise WeightsError(f"the file is a {container.kind}, which has no keys to choose from. Omit --key.")
         tensors, notes = walk_modules(top)
         return strip_prefixes(_joined(StateDict(tensors, notes=notes)))
     top = _with_arrays(top)
@@ -205,7 +205,7 @@ def _search(node: Value, depth: int, seen: set[int]) -> list[tuple[str, ...]]:
     known = [path for name in CANDIDATES for path in children.get(name, ())]
     every = [path for paths in children.values() for path in paths]
     own: list[tuple[str, ...]] = [()] if _has_tensors(node) else []
-    # Under other keys than the usual ones, only a dictionary as large as a network counts.
+    # Under unusual keys, only a dictionary as large as a network counts.
     found = known or own or every
     largest = max((_count(node, path) for path in found), default=0)
     return [path for path in (*own, *every) if path in found or _count(node, path) * _COMPARABLE >= largest]
@@ -226,10 +226,10 @@ def _explain_none(top: Value) -> str:
         module = top if isinstance(top, Foreign) else next(v for v in top.values() if _is_module(v))
         if _is_module(module):
             return (
-                f"the checkpoint holds a whole pickled model ({kind_of(module)}), which only its own code could load. "
-                "If you have that code, save model.state_dict() instead."
+                f"the checkpoint holds a whole pickled model ({kind_of(module)}), which only its own code can load. If "
+                "you have that code, save model.state_dict() instead."
             )
-        return f"the checkpoint holds no weights but an object of {kind_of(top)}. Save model.state_dict() instead."
+        return f"the checkpoint holds an object of {kind_of(top)} instead of weights. Save model.state_dict() instead."
     if _is_optimizer(top):
         return "the checkpoint holds only the state of an optimizer, no weights of a network. Pass the model's file."
     optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
@@ -243,7 +243,7 @@ def _explain_none(top: Value) -> str:
         where, count = unnamed
         return (
             f"the checkpoint holds tensors without names ({count} in a list{where and f' under {printable(where)}'}), "
-            "as model.parameters() gives and torch_ema stores, which can't be told apart. Copy them into the model "
+            "as in model.parameters() and torch_ema, so they can't be told apart. Copy them into the model "
             "(torch_ema: ema.copy_to(model.parameters())) and save model.state_dict()."
         )
     if isinstance(top, dict) and top:
@@ -293,7 +293,7 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     for key, value in items:
         if isinstance(key, str) and key.endswith("_packed_params"):
             raise WeightsError(
-                f"the layer {printable(key)} is quantised (torch.ao.quantization), and its rounded weights are packed. "
+                f"the layer {printable(key)} is quantised (torch.ao.quantization), so its weights are packed integers. "
                 "Save the state dict of the float network."
             )
         if isinstance(value, UnreadableTensor):
@@ -331,7 +331,7 @@ def strip_prefixes(found: StateDict) -> StateDict:
     inside = sum(old != new for old, new in cleaned.items())
     if not inside:
         return result
-    note = f"words of wrappers were taken out of {inside} names"
+    note = f"wrapper parts were removed from {inside} names"
     renamed = {cleaned[name]: tensor for name, tensor in tensors.items()}
     return strip_prefixes(replace(result, tensors=renamed, notes=(*found.notes, note)))
 

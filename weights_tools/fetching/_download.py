@@ -21,7 +21,7 @@ def download(row: Published, url: str, part: Partial, bar: Bar, timeout: float) 
     Args:
         row: The published file.
         url: The address, as `check_url` returned it.
-        part: The partial file. After an error it keeps the bytes that arrived, except for bytes of another file.
+        part: The partial file. After an error it keeps the bytes that arrived, except for bytes of a different file.
         bar: Progress bar.
         timeout: Seconds to wait for a connection, and for the next bytes.
 
@@ -29,7 +29,7 @@ def download(row: Published, url: str, part: Partial, bar: Bar, timeout: float) 
         The number of reconnections.
 
     Raises:
-        WeightsError: If the server lacks the file, sends another one, or the connection breaks too often.
+        WeightsError: If the server lacks the file, sends a different one, or the connection breaks too often.
         OutputError: If the partial file can't be written.
     """
     size_before = part.size
@@ -86,7 +86,7 @@ def _range_headers(part: Partial, validators: dict[str, str]) -> dict[str, str]:
 
 def _fits(answer: Answer, part: Partial, validators: dict[str, str]) -> bool:
     """Return whether the response to a range request continues the partial file."""
-    if answer.status == 416:  # the partial file is at least as long as the server's, with another hash
+    if answer.status == 416:  # the partial file is at least as long as the server's, with a different hash
         return False
     if answer.status != 206:
         return True  # the whole file, or an error
@@ -130,7 +130,7 @@ def _check_size(row: Published, where: str, total: int | None) -> None:
     if total is not None and not fewest <= total <= most:
         raise WeightsError(
             f"{where}: the file has {total:,} bytes, but {row.file} has {row.num_params:,} parameters, so between "
-            f"{fewest:,} and {most:,} bytes: the address leads to another file"
+            f"{fewest:,} and {most:,} bytes: the address leads to a different file"
         )
 
 

@@ -160,7 +160,7 @@ def _open(path: Path) -> FileIO:
     check_writable_target(path)
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, flags, 0o666)  # the kernel takes the umask off
+        descriptor = os.open(path, flags, 0o666)  # the kernel applies the umask
     except OSError as error:
         raise cannot_write(path, error) from None
     file = FileIO(descriptor, "r+b")

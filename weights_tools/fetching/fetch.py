@@ -88,7 +88,7 @@ def fetch(
         url: http or https address of a mirror: a folder with files of the same names, or the file itself.
         folder: An existing folder. The default is torch's hub cache, where `weights=` looks.
         progress: Whether to show a progress bar on stderr. None shows it if stderr is a terminal.
-        overwrite: Whether to replace a file with this name and another hash.
+        overwrite: Whether to replace a file with this name and a different hash.
         timeout: Seconds to wait for a connection, and for the next bytes.
 
     Raises:
@@ -120,7 +120,7 @@ def fetch(
 
 
 def _find_existing(row: Published, target: Path, *, overwrite: bool) -> FetchReport | None:
-    """Report the published file if it exists; raise WeightsError if another file with its name must stay."""
+    """Report the published file if it exists; raise WeightsError if a different file with its name must stay."""
     try:
         status = target.stat()
     except (OSError, ValueError):

@@ -14,7 +14,7 @@ from segnets.web import check_url
 from weights_tools._text import printable
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-_ELSEWHERE = "Set TORCH_HOME, or name a folder with --to."
+_ELSEWHERE = "Set TORCH_HOME, or choose a folder with --to."
 
 
 def find_row(name: str) -> Published:

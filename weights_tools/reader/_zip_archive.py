@@ -21,7 +21,7 @@ _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13
 _HAS_DESCRIPTOR = 1 << 3
 _UTF8 = 1 << 11
-_MOVED = "the archive's directory is not where the end record says: bytes were added or are missing"
+_MOVED = "the archive's directory is not where the end record puts it: bytes were added or are missing"
 _OVERLAP = "the entries of the archive overlap or leave gaps, so that the archive could be read in two ways"
 _DESCRIPTOR_SIZES = (12, 16, 20, 24)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from weights_tools.reader.values import Value
 
 # Modules whose functions run commands or code, or open connections. No checkpoint needs them. The list only chooses the
-# words of a refusal: nothing that a file names is ever imported, whether listed or not.
+# wording of a refusal: nothing that a file names is ever imported, whether listed or not.
 _HOSTILE_MODULES = frozenset(
     {"os", "posix", "nt", "subprocess", "runpy", "pty", "socket", "shutil", "ctypes", "importlib", "webbrowser", "code"}
     | {"_posixsubprocess", "sys", "pip", "timeit", "pdb", "bdb", "marshal", "pydoc", "cProfile", "profile", "smtplib"}
@@ -32,7 +32,8 @@ class Container:
         globals: Dotted names of the classes and functions that the file names.
         metadata: Metadata of a safetensors file.
         notes: Remarks for the reports.
-        unaligned: Whether storages may start at any byte, each after 8 bytes that may be overwritten.
+        unaligned: Whether storages may start at any byte, as in legacy files. The 8 bytes before each may be
+            overwritten.
     """
 
     kind: str

@@ -25,15 +25,15 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "the file is a JPEG image, not a checkpoint"),
     (b"GIF8", "the file is a GIF image, not a checkpoint"),
     (b"%PDF", "the file is a PDF document, not a checkpoint"),
-    (b"\x89HDF", "the file is an HDF5 file, as Keras writes it. Only PyTorch checkpoints can be converted."),
+    (b"\x89HDF", "the file is an HDF5 file, as written by Keras. Only PyTorch checkpoints can be converted."),
     (b"GGUF", "the file is a GGUF file. Only PyTorch checkpoints can be converted."),
     (b"\x7fELF", "the file is a program (ELF), not a checkpoint"),
     (b"MZ", "the file is a Windows program, not a checkpoint"),
 )
 _TAR = (
-    "the file is a tar archive, as torch.save wrote before 2016, which can't be read safely. If you trust it, load it "
-    "once with torch.load(..., weights_only=False) of an old release in a closed environment, and save the state dict "
-    "again."
+    "the file is a tar archive, as written by torch.save before 2016, which can't be read safely. If you trust it, "
+    "load it once with torch.load(..., weights_only=False) of an old release in a closed environment, and save the "
+    "state dict again."
 )
 EXPLAIN_DISTRIBUTED = (
     "Convert the folder to one file: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
@@ -163,4 +163,4 @@ def explain_folder(path: Path) -> str:
         return f"the path is a folder. Pass the index in it, {indices[0]!r}."
     files = [n for n in names if n.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin"))]
     hint = f", for example {files[0]!r}" if files else ""
-    return f"the path is a folder. Name a file in it{hint}."
+    return f"the path is a folder. Pass a file in it{hint}."

@@ -1,6 +1,6 @@
 """Read a file once, into a buffer that other processes can't change.
 
-A memory map would be as fast, but the process would be killed (SIGBUS) if another one truncated the file.
+A memory map would be as fast, but the process would be killed (SIGBUS) if another process truncated the file.
 """
 
 from __future__ import annotations

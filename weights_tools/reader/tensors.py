@@ -84,7 +84,7 @@ class TensorReader:
 
 
 def check_bounds(name: str, ref: TensorRef, container: Container) -> None:
-    """Raise WeightsError with the tensor's name if its storage is missing, has another size, or is too small for it."""
+    """Raise WeightsError with the tensor's name if its storage is missing, damaged, or too small for the tensor."""
     if isinstance(ref, ComputedRef):
         for part in ref.parts:
             check_bounds(name, part, container)

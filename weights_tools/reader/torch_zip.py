@@ -46,7 +46,7 @@ def read(source: Source, *, check: bool) -> Container:
     kind = "torch zip"
     if is_script:
         kind = "C++ archive" if _is_cpp_archive(top, machine.globals) else "TorchScript archive"
-        notes.append("the archive's program was neither run nor read: only the parameters were read")
+        notes.append("the archive's code was neither run nor read: only the parameters were read")
     return Container(
         kind=kind,
         top=top,
@@ -84,7 +84,7 @@ def _root(entries: Mapping[str, Entry]) -> str:
     if len(roots) == 1:
         return roots[0]
     if roots:
-        raise WeightsError("the archive holds several checkpoints. Unpack it and name one of them.")
+        raise WeightsError("the archive holds several checkpoints. Unpack it and pass one of them.")
     if all(name.endswith(".npy") for name in names):
         raise WeightsError("the file is an archive of NumPy arrays (.npz), not a checkpoint")
     inner = [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]

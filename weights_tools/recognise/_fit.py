@@ -26,7 +26,7 @@ class Fit:
         config: Description of the network with every option resolved, as the network itself records it.
         names: Name in the file for each tensor of the network; absent counters are left out.
         zeroed: Batch norm counters that the file lacks. They become 0.
-        reshaped: Batch norm counters with another shape or dtype. They become int64 scalars.
+        reshaped: Batch norm counters that are not int64 scalars. They are converted.
     """
 
     config: ModelConfig

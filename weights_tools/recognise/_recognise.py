@@ -162,7 +162,7 @@ def _why_ignored(config: SourceConfig, match: Match, request: _Request) -> str:
         return f"a network of {config.project}"
     # A backbone is only part of the network that the config describes.
     difference = "" if request.backbone_only else find_contradiction(config, match.config)
-    return f"another network, {difference}" if difference else ""
+    return f"a different network, {difference}" if difference else ""
 
 
 def _match(container: Container, state: StateDict, request: _Request, config: SourceConfig | None = None) -> Match:
@@ -206,7 +206,7 @@ def _recognise_own(container: Container, state: StateDict, description: str, req
         raise WeightsError(str(error).removeprefix("it: ")) from None
     if request.options:
         raise WeightsError(
-            f"the file records its options, so the option {next(iter(request.options))} cannot be set. Leave it out"
+            f"the file records its options, so the option {next(iter(request.options))} cannot be set. Omit the option"
         )
     names = {name: name for name in state.tensors}
     found = _fit_match(container, state, Match("segnets", 1, config, names, {}), card)

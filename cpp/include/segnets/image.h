@@ -24,7 +24,7 @@ struct ImageView {
   std::int64_t pixel_stride = 3;       // bytes from one pixel to the next in a row, at least 1
   std::int64_t channel_stride = 1;     // bytes from one channel of a pixel to the next, at least 1
   ChannelOrder order = ChannelOrder::rgb;
-  std::int64_t channels = 3;  // as many as the model reads; `order` applies to 3 only
+  std::int64_t channels = 3;  // as many as the model takes; `order` applies to 3 only
 
   // View contiguous interleaved pixels of any number of channels: 1 for gray.
   static ImageView of(const std::uint8_t* data, std::int64_t height, std::int64_t width, std::int64_t channels) {

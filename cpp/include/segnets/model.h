@@ -100,7 +100,7 @@ struct SelfTest {
   double logits_difference = 0;  // largest difference, relative to the largest logit
   double tolerance = 0;
   std::int64_t pixels = 0;
-  std::int64_t disagreements = 0;  // pixels with another class
+  std::int64_t disagreements = 0;  // pixels whose class differs
   std::int64_t near_ties = 0;      // disagreements whose two largest logits were within the tolerance
   bool passed = false;
 };

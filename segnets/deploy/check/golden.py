@@ -3,16 +3,16 @@
 Python and C++ replay it to show that the file is intact and that this machine computes what the exporting one did.
 
 The pair is a safetensors file of these tensors:
-- `image`, (1, 48, 64, K) uint8. A preprocessing that reduces images takes a larger one (`golden_size`).
+- `image`, (1, 48, 64, K) uint8. A preprocessing that shrinks images needs a larger one (`golden_size`).
 - `input`, (1, K, 48, 64) float32: the image normalised, but not resized.
 - `logits`, (1, C, 48, 64) float32: the logits of `input`.
 - `sample`: every k-th row and column of the preprocessed image.
 - `mask`, (1, H, W): the class of each pixel of the image; planes (1, C, H, W) of multi-label networks.
-- `margin`, of the same shape, float32: the lead of the best class there, relative to the largest logit; or twice the
-  distance of the logit from the threshold.
+- `margin`, of the same shape, float32: the difference of the two largest logits, relative to the largest logit; or
+    twice the distance of the logit from the threshold.
 
 A file of a fixed size (N, H, W) repeats the image N times. Its `input` is the image of the same pattern at H x W, and
-`input` and `logits` are stored at every k-th row and column, because whole ones could be larger than the network.
+`input` and `logits` are stored at every k-th row and column, because they could be larger than the network otherwise.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def make_golden(
         preprocessing: Preprocessing from an image to its input.
         decoding: Rule that turns its logits into ids.
         dtype: Precision of the exported file, for which the tolerance is estimated.
-        tolerance: Tolerance to use instead of the estimate. An int8 network needs one, because its own output is kept.
+        tolerance: Tolerance to use instead of the estimate. An int8 network needs one, because the pair contains its
+            own output.
         shape: Batch, height and width of the network's input if they are fixed, else None.
 
     Returns:
@@ -100,7 +101,7 @@ def make_golden(
 
 
 def golden_size(preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return height and width of the golden image: 48x64, or a multiple that a factor below 1 does not make smaller."""
+    """Return the golden image's height and width: 48x64, or a multiple that a scale factor does not shrink below it."""
     factor = preprocessing.size if isinstance(preprocessing.size, float) else 1.0
     times = max(1, math.ceil(1 / factor))
     return times * HEIGHT, times * WIDTH
@@ -117,7 +118,7 @@ def golden_input(preprocessing: Preprocessing, shape: tuple[int, int, int] | Non
 def golden_image(channels: int = 3, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     """Return the golden image, (1, height, width, channels) uint8: slopes, waves and edges.
 
-    It is computed from integers only, so that every machine gets the same pixels.
+    It is computed from integers only, so every machine gets the same pixels.
     """
     y = torch.arange(height).view(-1, 1)
     x = torch.arange(width).view(1, -1)

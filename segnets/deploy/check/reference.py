@@ -33,7 +33,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
 
 def _deepcopy(model: nn.Module) -> nn.Module:
-    """Copy a model that may hold computed tensors, as hooks of weight norm and of pruning do; torch copies none."""
+    """Copy a model that may hold computed tensors (hooks of weight norm and pruning), which torch can't copy."""
     computed = [
         (module, name, value)
         for module in model.modules()
@@ -50,9 +50,9 @@ def _deepcopy(model: nn.Module) -> nn.Module:
 
 
 def _keep_computed_weights(module: nn.Module) -> None:
-    """Replace weights that are computed in every call by their value: parametrizations, weight norm, pruning."""
+    """Replace weights that are computed in every call by their values: parametrizations, weight norm, pruning."""
     if parametrize.is_parametrized(module):
-        # Not with torch's remove_parametrizations: a copy shares its class with the original, which that changes.
+        # torch's remove_parametrizations would change the class, which the copy shares with the original.
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         values = {name: getattr(module, name).detach().clone() for name in parametrizations}
@@ -103,7 +103,7 @@ def returned_by(model: nn.Module, image: Tensor) -> object:
 
 
 def logits_in(output: object, model: nn.Module) -> Tensor:
-    """Return the logits in the output of `model`.
+    """Extract the logits from the output of `model`.
 
     Raises:
         ExportError: If the output is not a dictionary `{"out": logits}` with logits (N, C, H, W).

@@ -39,8 +39,8 @@ class Comparison:
             instead if `quantized` is set.
         tolerance: Largest `difference` that passes.
         disagreements: Number of pixels whose class differs.
-        near_ties: Number of those pixels whose two best logits are within the tolerance of each other, or whose logit
-            is within the tolerance of the threshold.
+        near_ties: Number of those pixels whose two largest logits are within the tolerance of each other, or whose
+            logit is within the tolerance of the threshold.
         quantized: Whether one of the networks is int8. Pixels whose class differs are then counted, but allowed.
     """
 
@@ -60,7 +60,7 @@ class Comparison:
         pixels = self.shape[0] * self.shape[1] * self.shape[2]
         where = "x".join(map(str, self.shape))
         end = "" if self.passed else ": FAILED"
-        if self.quantized:  # classes count on real images only, and the contract has their agreement
+        if self.quantized:  # classes are meaningful on real images only; the contract records their agreement
             return (
                 f"{where} of the golden image: logits differ from float32 by {self.difference:.1e} of the largest in "
                 f"root mean square, as when exported (allowed {self.tolerance:.1e}){end}"
@@ -165,18 +165,18 @@ def compare_quantized(
     Noise and the largest difference are unsuitable, because int8 clips values outside the range of calibration.
 
     Args:
-        candidate: As for `compare`.
-        reference: As for `compare`.
+        candidate: See `compare`.
+        reference: See `compare`.
         image: Normalised image, (1, 3, h, w) float32. It is smoothed, and repeated to each size.
         tolerance: Largest root mean square difference that passes, relative to the largest logit.
-        decoding: As for `compare`.
-        shapes: As for `compare`.
+        decoding: See `compare`.
+        shapes: See `compare`.
 
     Returns:
         One comparison for each of `shapes`.
 
     Raises:
-        ExportError: As for `compare`.
+        ExportError: Under the same conditions as `compare`.
     """
     results = []
     image = F.avg_pool2d(image, 9, stride=1, padding=4, count_include_pad=False)
@@ -205,9 +205,9 @@ def ids_of(logits: Tensor, decoding: Decoding | None = None) -> Tensor:
 
 
 def relative_margin(logits: Tensor, decoding: Decoding | None = None) -> Tensor:
-    """Return how far the logits must move together to change an id, relative to the largest logit, times two.
+    """Return twice the smallest error of the logits that can change an id, relative to the largest logit.
 
-    For argmax, this is the lead of the best class over the second.
+    For argmax, this is the difference of the two largest logits.
 
     Args:
         logits: Logits, (N, C, H, W).
@@ -239,7 +239,7 @@ def count_differences(ids: Tensor, expected: Tensor, margin: Tensor, tolerance: 
         Number of pixels that differ, and of those that differ in near-ties only.
     """
     differs = ids != expected
-    # Each of the two best logits may move by the tolerance.
+    # Each of the two largest logits may change by the tolerance.
     clear = differs & (margin > 2 * tolerance)
     if differs.dim() == 4:
         differs, clear = differs.any(dim=1), clear.any(dim=1)
@@ -248,7 +248,7 @@ def count_differences(ids: Tensor, expected: Tensor, margin: Tensor, tolerance: 
 
 def _compare_logits(logits: Tensor, expected: Tensor, tolerance: float, decoding: Decoding | None) -> Comparison:
     if logits.shape != expected.shape:
-        raise ExportError(f"the file returns logits {tuple(logits.shape)}, and the model {tuple(expected.shape)}")
+        raise ExportError(f"the file returns logits {tuple(logits.shape)}, but the model {tuple(expected.shape)}")
     disagreements, near_ties = count_differences(
         ids_of(logits, decoding), ids_of(expected, decoding), relative_margin(expected, decoding), tolerance
     )

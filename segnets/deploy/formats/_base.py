@@ -60,7 +60,7 @@ class Draft:
 
 
 class Container(Protocol):
-    """An opened and undamaged exported file, none of which was executed.
+    """An opened, undamaged exported file. Nothing in it was executed.
 
     Attributes:
         data: Contents of the file.
@@ -106,7 +106,7 @@ class Format(Protocol):
     def draft(
         self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
     ) -> Draft:
-        """Translate a model, which is not changed.
+        """Translate a model without changing it.
 
         Raises:
             ExportError: If the format does not support the model.
@@ -150,11 +150,11 @@ def refuse_torchscript_options(name: str, options: ExportOptions, reason: str) -
         ExportError: If one of them is set.
     """
     if options.output == "dict":
-        raise ExportError(f"output='dict' needs format='torchscript'; format={name!r} returns tensors. Leave it out")
+        raise ExportError(f"output='dict' needs format='torchscript'; format={name!r} returns tensors. Omit output")
     if options.device != "cpu":
         raise ExportError(f"device={options.device!r} needs format='torchscript', not format={name!r}")
     if options.target != "portable":
-        raise ExportError(f"target={options.target!r} needs format='torchscript'; {reason}. Leave it out")
+        raise ExportError(f"target={options.target!r} needs format='torchscript'; {reason}. Omit target")
 
 
 def refuse_onnx_options(name: str, options: ExportOptions) -> None:

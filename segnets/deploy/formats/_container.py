@@ -53,14 +53,14 @@ class ZipContainer:
         names = self._archive.namelist()
         prefix = names[0].split("/")[0] + "/" if names else ""
         if len(set(names)) != len(names):
-            raise ExportError(f"{where}: is ambiguous: it has two entries of one name. Export the model again")
+            raise ExportError(f"{where}: is ambiguous: it has two entries with the same name. Export the model again")
         self.kind = _kind_of(names, prefix, where)
         self._folder = f"{prefix}{FOLDERS[self.kind]}/"
         if self._folder + CONTRACT_FILE not in names:
             what = "TorchScript" if self.kind == "torchscript" else "an archive of torch.export"
             raise ExportError(f"{where}: is {what}, but has no {CONTRACT_FILE}: it was not made by segnets.export")
         if self._archive.getinfo(self._folder + CONTRACT_FILE).file_size > _MAX_CONTRACT_BYTES:
-            raise ExportError(f"{where}: {CONTRACT_FILE} is larger than any contract. Export the model again")
+            raise ExportError(f"{where}: {CONTRACT_FILE} is too large for a contract. Export the model again")
 
     def read(self, name: str) -> bytes:
         """Return the contents of one of segnets' files in the archive.

@@ -45,12 +45,12 @@ def check_cpu(wanted: Mapping[str, JSON], where: str) -> None:
         where: Name of the file, for messages.
 
     Raises:
-        ExportError: If this CPU has another platform or machine, or lacks instructions.
+        ExportError: If the platform or machine differs, or this CPU lacks instructions.
     """
     here = this_cpu()
     for key in ("platform", "machine"):
         if wanted.get(key) != here[key]:
-            raise ExportError(f"{where}: was compiled for {key} {wanted.get(key)}, and this is {here[key]}. {_ADVICE}")
+            raise ExportError(f"{where}: was compiled for {key} {wanted.get(key)}, but this is {here[key]}. {_ADVICE}")
     instructions = wanted.get("instructions")
     known = here["instructions"]
     if not isinstance(instructions, list) or not isinstance(known, list) or not known:

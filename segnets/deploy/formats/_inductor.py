@@ -21,10 +21,10 @@ def check_torch() -> None:
         ExportError: If torch is too old. 2.11 fails while compiling or loading.
     """
     if not CAN_COMPILE:
-        raise ExportError(f"format='aoti' needs torch 2.13 or newer, and this is {torch.__version__}")
+        raise ExportError(f"format='aoti' needs torch 2.13 or newer, but this is {torch.__version__}")
     if not CAN_ADAPT:
         warn_caller(
-            f"format='aoti': segnets adapts the compiler of torch 2.13 only, and this is {torch.__version__}; compiled "
+            f"format='aoti': segnets adapts the compiler of torch 2.13 only, but this is {torch.__version__}; compiled "
             "ResNets may take a tenth longer"
         )
 
@@ -34,7 +34,7 @@ def static_weight_layouts() -> Iterator[None]:
     """Lay out convolution weights while compiling, for the traced image size, although other sizes are allowed.
 
     For dynamic sizes, torch lays out the weights in every call, which costs ResNets a tenth of their time. Results are
-    right for every size: oneDNN accepts weights in any layout, and changes the layout if a size needs another one.
+    correct for every size: oneDNN accepts weights in any layout, and changes the layout if a size needs another one.
     With other versions of torch, this does nothing.
     """
     if not CAN_ADAPT:

@@ -20,13 +20,13 @@ from segnets.errors import ExportError
 
 # Namespaces of operators that LibTorch alone has, for each target.
 _NAMESPACES = {"portable": ("aten", "prim"), "cpu": ("aten", "prim", "mkldnn")}
-# Most nodes of a graph. Asking a node for its blocks takes longer than all else.
+# The most common nodes, which have no blocks. Asking a node for its blocks takes longer than everything else.
 _WITHOUT_BLOCKS = ("aten::", "prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::Tuple")
 _RANDOM_OPERATORS = ("dropout", "bernoulli", "rand", "normal_", "multinomial")
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
-    """Compile a module, which is put in eval mode.
+    """Put a module in eval mode and compile it.
 
     Raises:
         ExportError: If TorchScript can't compile it.
@@ -40,14 +40,14 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def trace(module: nn.Module, image: Tensor) -> torch.jit.ScriptModule | None:
-    """Record the operators that a module runs for an image, which leaves no dictionaries and branches.
+    """Trace the operators that a module runs for an image. The result has no dictionaries and branches.
 
     Args:
         module: Module in eval mode that maps an image to logits.
-        image: Image to record; its height, width and batch may differ later.
+        image: Image to trace with; later images may have a different height, width and batch size.
 
     Returns:
-        The recorded module, or None if the module decides by the values or sizes of tensors.
+        The traced module, or None if its control flow depends on the values or sizes of tensors.
     """
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
@@ -60,7 +60,7 @@ def trace(module: nn.Module, image: Tensor) -> torch.jit.ScriptModule | None:
 
 
 def check_operators(compiled: torch.jit.ScriptModule, target: str = "portable") -> int:
-    """Check that a compiled segmenter runs in LibTorch alone, and always computes the same.
+    """Check that a compiled segmenter runs in LibTorch alone, and is deterministic.
 
     Args:
         compiled: Compiled module with the methods `forward`, `preprocess` and `segment`.
@@ -70,7 +70,7 @@ def check_operators(compiled: torch.jit.ScriptModule, target: str = "portable") 
         Number of different operators.
 
     Raises:
-        ExportError: If it uses operators that LibTorch lacks or random ones, or a part is in training mode.
+        ExportError: If it uses operators that LibTorch lacks, draws random numbers, or is partly in training mode.
     """
     operators: set[str] = set()
     for method in ("forward", "preprocess", "segment"):
@@ -82,7 +82,7 @@ def check_operators(compiled: torch.jit.ScriptModule, target: str = "portable") 
     if random:
         raise ExportError(f"the model draws random numbers in eval mode: {', '.join(random)}; use nn.Dropout modules")
     if any(module.training for module in compiled.modules()):
-        raise ExportError("a part of the model stayed in training mode")
+        raise ExportError("a part of the model is still in training mode")
     return len(operators)
 
 

@@ -1,7 +1,7 @@
 """AOTInductor: the network compiled ahead of time for one kind of CPU, in a `.pt2`.
 
-Preprocessing and decoding remain the small TorchScript program of every export, so that each format computes the same
-bits there.
+Preprocessing and decoding remain the small TorchScript program of every export, so they are bit-identical in each
+format.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Aoti:
     def draft(
         self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
     ) -> Draft:
-        """Rewrite a model, which is not changed, for the compiler. Packing the draft compiles it.
+        """Rewrite a copy of a model for the compiler. Packing the draft compiles it.
 
         Raises:
             ExportError: If the model does not run, or returns no logits.
@@ -93,7 +93,8 @@ class Aoti:
             {
                 "target": "cpu",
                 "bounds": BOUNDS,
-                # The number of threads is recorded only. With another, the file computes the same, perhaps slower.
+                # The number of threads is only recorded. With a different number, the results are the same, perhaps
+                # slower.
                 "processor": {**this_cpu(), "threads": torch.get_num_threads()},
                 "pixels_at_once": PIXELS_AT_ONCE,
             },
@@ -179,15 +180,15 @@ class AotiProgram:
             Logits, (N, C, h, w) float32.
 
         Raises:
-            ImageError: If `image` is not such an image, or outside the bounds.
+            ImageError: If `image` has the wrong shape or dtype, or is outside the bounds.
         """
         check_input(image, self.contract.in_channels)
         for axis, name in _AXES.items():
             low, high = self.contract.bounds[name]
             if not low <= image.shape[axis] <= high:
                 raise ImageError(
-                    f"input: a {name} of {image.shape[axis]}, and this file was compiled for {low} to {high}; "
-                    "a TorchScript export takes every size"
+                    f"input: a {name} of {image.shape[axis]}, but this file was compiled for {low} to {high}; a "
+                    "TorchScript export accepts every size"
                 )
         images = image.to(torch.float32).contiguous()
         group = images_at_once(images.shape[2], images.shape[3], self.contract.pixels_at_once)
@@ -218,7 +219,7 @@ def to_bytes(
     context: Context,
     fallback: Callable[[], nn.Module] | None = None,
 ) -> bytes:
-    """Compile a rewritten network, which takes a C++ compiler and a minute or two.
+    """Compile a rewritten network. This needs a C++ compiler and takes a minute or two.
 
     Args:
         network: Network that returns logits.
@@ -240,7 +241,7 @@ def to_bytes(
     for used in (tempfile.gettempdir(), cache_dir()):
         check_folder(Path(used), "format='aoti': compiles in", _COMPILER_FILES + 4 * weights)
     with tempfile.TemporaryDirectory(prefix="segnets-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
+        warnings.simplefilter("ignore")  # from the compiler itself
         path = Path(folder) / "network.pt2"
         try:
             try:
@@ -256,7 +257,7 @@ def to_bytes(
 
 
 def check_folder(folder: Path, what: str, needed: int) -> None:
-    """Check that programs may run from a folder, and that it has room. Compiler and loader would name other causes.
+    """Check that programs may run from a folder, and that it has room. The compiler's own errors are misleading.
 
     Args:
         folder: Folder, which may not exist yet.
@@ -264,7 +265,7 @@ def check_folder(folder: Path, what: str, needed: int) -> None:
         needed: Bytes that are written there.
 
     Raises:
-        ExportError: If not.
+        ExportError: If either is not the case.
     """
     existing = next((each for each in (folder, *folder.parents) if each.exists()), None)
     if existing is None or not hasattr(os, "statvfs"):
@@ -276,7 +277,7 @@ def check_folder(folder: Path, what: str, needed: int) -> None:
     free = system.f_bavail * system.f_frsize
     if free < needed:
         raise ExportError(
-            f"{what} {folder}, which has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed. {advice}"
+            f"{what} {folder}, which has {free / 1e6:.0f} MB free, but {needed / 1e6:.0f} MB are needed. {advice}"
         )
 
 
@@ -309,7 +310,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _packed(package: Path, extra_files: Mapping[str, bytes]) -> bytes:
-    """Copy a package without the sources of its code, which name folders of this machine, and add files to it."""
+    """Copy a package without its source code, which contains paths of this machine, and add files to it."""
     reader, result = torch._C.PyTorchFileReader(str(package)), io.BytesIO()
     writer = torch._C.PyTorchFileWriter(result)
     for name in reader.get_all_records():

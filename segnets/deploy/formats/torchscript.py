@@ -56,7 +56,7 @@ class TorchScript:
     def draft(
         self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
     ) -> Draft:
-        """Compile a model, which is not changed, with its preprocessing.
+        """Compile a copy of a model with its preprocessing.
 
         Raises:
             ExportError: If TorchScript can't compile it, or the target does not support it.
@@ -99,7 +99,7 @@ class TorchScript:
 
 @neutral_process()
 def network_for_cpu(model: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.jit.ScriptModule:
-    """Rewrite and compile a model, which is not changed, for the CPU at hand, without writing a file.
+    """Compile a rewritten copy of a model for this CPU, without writing a file.
 
     Args:
         model: Model in eval mode that returns {"out": logits}.
@@ -116,14 +116,14 @@ def network_for_cpu(model: nn.Module, preprocessing: Preprocessing, dtype: torch
     """
     check_onednn(str(dtype).removeprefix("torch."), type(model).__name__)
     context = Context("torchscript", "cpu", dtype, usual_size(preprocessing), channels=preprocessing.channels)
-    # Fused layers and Winograd's lay out their weights when an archive is loaded.
+    # Fused and Winograd layers lay out their weights when an archive is loaded.
     archive = _script.to_bytes(_script.script(rewrite(model, context).network), {})
     loaded: torch.jit.ScriptModule = _script.from_file(io.BytesIO(archive), "cpu")
     return loaded
 
 
 def _traced(network: nn.Module, channels: int) -> nn.Module:
-    """Trace a rewritten network, whose `forward` other runtimes can then read. Return others as they are."""
+    """Trace a rewritten network, so that other runtimes can read its `forward`. Return other networks unchanged."""
     if not isinstance(network, Deployed):
         return network
     # No two sizes of this image are equal, and none is a multiple of the network's stride.
@@ -168,7 +168,7 @@ class PlainSegmenter(_OtherForward):
             Logits, (N, C, h, w).
 
         Raises:
-            ImageError: If `image` is not such an image.
+            ImageError: If `image` has the wrong shape or dtype.
         """
         # `check_input` needs `not` and formatted messages, which other runtimes can't read.
         dimensions = 0
@@ -197,7 +197,7 @@ class DictSegmenter(_OtherForward):
             `{"out": logits}`, with logits (N, C, h, w).
 
         Raises:
-            ImageError: If `image` is not such an image.
+            ImageError: If `image` has the wrong shape or dtype.
         """
         check_input(image, self.segmenter.image_to_input.channels)
         output: dict[str, Tensor] = self.segmenter.model(image)

@@ -28,7 +28,7 @@ def check(target: str, dtype: str, output: str) -> None:
     if dtype not in DTYPES:
         raise ExportError(f"dtype={dtype!r}: device='cuda' takes {' or '.join(map(repr, DTYPES))}")
     if output == "dict":
-        raise ExportError("output='dict' is for CPUs; device='cuda' returns tensors. Leave it out")
+        raise ExportError("output='dict' is for CPUs; device='cuda' returns tensors. Omit output")
     check_available("export: device='cuda'")
 
 
@@ -43,7 +43,7 @@ def check_available(what: str) -> None:
     """
     if not torch.cuda.is_available():
         raise ExportError(
-            f"{what} needs a GPU, and CUDA finds none (torch {torch.__version__}). "
+            f"{what} needs a GPU, but CUDA finds none (torch {torch.__version__}). "
             "An export with device='cpu' runs everywhere"
         )
 

@@ -42,7 +42,7 @@ def consecutive_pairs(
         ExportError: If the network doesn't run on a (1, channels, 64, 64) input, or doesn't return {"out": logits}.
     """
     produced: dict[int, tuple[_First, int]] = {}
-    kept: list[Tensor] = []  # alive, so that no id is used twice
+    kept: list[Tensor] = []  # kept alive, so that ids stay unique
     calls: dict[nn.Module, int] = {}
     pairs: list[tuple[_First, _Second]] = []
 
@@ -109,7 +109,7 @@ def convolution_input_shapes(
     try:
         with torch.no_grad():
             network(torch.zeros(1, channels, *image_size, dtype=torch.float32))
-    except Exception as error:  # of any type, from a network that is not ours
+    except Exception as error:  # of any type, because the network may be the caller's own
         raise ExportError(
             f"the model doesn't run on a float32 {(1, channels, *image_size)} input: {reason_of(error)}"
         ) from error
@@ -145,7 +145,7 @@ def may_overwrite_input(network: nn.Module, candidates: set[nn.Module], channels
         channels: Number of channels of the images.
     """
     clock = 0
-    kept: list[Tensor] = []  # alive, so that no memory is used twice
+    kept: list[Tensor] = []  # kept alive, so that no memory is reused
     last_read: dict[int, int] = {}
     running: list[tuple[nn.Module, list[int]]] = []
     ends: dict[nn.Module, tuple[int, list[int]]] = {}

@@ -1,7 +1,8 @@
 """Passes for ASPP and other branches that pool the whole image.
 
 ASPP spreads its pooled branch over the feature map, concatenates it with the others, and projects it at every pixel,
-although it is the same everywhere. That is a fifth of the projection. Projected separately, the branch costs nothing.
+although it is the same everywhere. That is a fifth of the projection's cost. Projected separately, the branch is almost
+free.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class PooledApart(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute ASPP's output."""
         projected = self.projection(self.maps(x))
-        # Spread explicitly: OpenCV refuses to add maps of different sizes after a convolution. Elsewhere this is free.
+        # Spread explicitly: OpenCV can't add feature maps of different sizes after a convolution. Elsewhere this is
+        # free.
         pooled = self.pooled(x).expand(-1, -1, projected.shape[2], projected.shape[3])
         result: Tensor = self.activation(projected + pooled)
         return result

@@ -1,4 +1,4 @@
-"""The forms in which a convolution can be computed, and the choice between them."""
+"""Ways to compute a convolution, and the choice between them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def use_winograd(network: nn.Module, context: Context) -> Outcome:
         ExportError: If the network doesn't run on an image of `context.image_size`.
     """
     candidates = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and winograd_applies(m)}
-    # Many networks have none. Finding the shapes imports torch's compiler, which takes longer than all else.
+    # Many networks have none. Finding the shapes imports torch's compiler, which takes longer than everything else.
     shapes = convolution_input_shapes(network, context.image_size, context.channels) if candidates else {}
     count = 0
     for name, module in candidates.items():
@@ -135,8 +135,8 @@ class ConvAdd(nn.Module):
 class OnePixelConv(nn.Module):
     """A 1x1 convolution of a pooled feature map as plain sums in float32. (N, in, 1, 1) -> (N, out, 1, 1).
 
-    The compiler turns the sums into a loop. oneDNN would reorder the weight in every call if the process has
-    another number of threads than at compile time. That takes a third of LR-ASPP's time.
+    The compiler turns the sums into a loop. oneDNN would reorder the weight in every call if the number of threads
+    differs from that at compile time. That takes a third of LR-ASPP's time.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -206,7 +206,7 @@ def _piece(whole: nn.Conv2d, channels: slice) -> nn.Conv2d:
 
 
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Give a two-dimensional layer's setting, which torch types as a tuple of any length, its precise type."""
+    """Narrow the type of a two-dimensional layer's setting, which torch declares as a tuple of any length."""
     height, width = sizes
     return height, width
 

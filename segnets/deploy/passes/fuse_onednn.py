@@ -33,14 +33,14 @@ _State = tuple[Tensor, Tensor, list[int], list[int], list[int], int, list[int], 
 class PackedConv(nn.Module):
     """Weights and settings of a fused convolution.
 
-    A loaded one holds its weight in an opaque layout for this CPU and can't be saved again.
+    After loading, the weight has an opaque layout for this CPU, and the module can't be saved again.
 
     Args:
         convolution: Convolution to take them from; `is_plain` holds for it.
         activation: "none" or a name in `_ACTIVATIONS`.
         dtype: Precision of weights and feature maps.
         input_shape: Input shape (N, in, H, W) that the weight is reordered for. For other shapes oneDNN may have to
-            reorder it again in every call, which is slower.
+            reorder it in every call, which is slower.
     """
 
     def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_shape: Sequence[int]) -> None:
@@ -126,7 +126,7 @@ class FusedConvAdd(PackedConv):
 def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
     """Replace each convolution and its activation, with or without an addition, by one call of oneDNN.
 
-    Convolutions that don't run or pad with other values than zeros stay as they are.
+    Convolutions that don't run, or pad with values other than zeros, stay as they are.
 
     Raises:
         ExportError: If the network doesn't run on an image of `context.image_size`.

@@ -1,4 +1,4 @@
-"""Passes that replace nn.AdaptiveAvgPool2d, in gates and in branches that see the whole image.
+"""Passes that replace nn.AdaptiveAvgPool2d, in gates and in branches that pool the whole image.
 
 The replacements sum in float32.
 """
@@ -18,7 +18,7 @@ class MeanByWindow(nn.Module):
     """Average over a window as large as the feature map. (N, C, H, W) -> (N, C, 1, 1). Scriptable.
 
     In bfloat16, torch's mean copies the feature map to float32, and then reads it in an order that is slow for channels
-    last. For 2048 channels of 65x65 this takes 13 ms. A pooling, which sums in float32 too, takes 0.5 ms.
+    last. For 2048 channels of 65x65 this takes 13 ms. Average pooling, which also sums in float32, takes 0.5 ms.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class WholeAverage(nn.Module):
 class GridAverage(nn.Module):
     """An nn.AdaptiveAvgPool2d by matrix products. (N, C, H, W) -> (N, C, rows, columns).
 
-    ONNX has no such pooling, and torch's compiler returns wrong results for other sizes than the traced one.
+    ONNX has no such pooling, and torch's compiler returns wrong results for sizes other than the traced one.
 
     Args:
         rows: Height of the grid; None keeps the feature map's.

@@ -39,7 +39,7 @@ class Copy(nn.Module):
     """An identity whose output has its own memory."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Copy `x`."""
+        """Return a copy of `x`."""
         return x.clone()
 
 
@@ -62,11 +62,11 @@ def fuse_additions(network: nn.Module, context: Context) -> Outcome:
 
 
 def _fused(block: _Block, unchanged: nn.Module) -> FusedResidual | None:
-    """Build the same block with a `ConvAdd`, or return None if it has another structure.
+    """Build the same block with a `ConvAdd`, or return None if it has a different structure.
 
     Args:
         block: Block with its batch norms folded.
-        unchanged: Shortcut of a block that has no layers in it.
+        unchanged: Module for a shortcut without layers.
     """
     if isinstance(block, InvertedResidual):
         if not block.has_residual:
@@ -85,7 +85,7 @@ def _fused(block: _Block, unchanged: nn.Module) -> FusedResidual | None:
 
 
 def _plain_convolutions(block: Bottleneck | BasicBlock) -> list[nn.Conv2d]:
-    """Return a ResNet block's convolutions in order. A ReLU follows each; before the last ReLU is the addition.
+    """Return a ResNet block's convolutions in order. A ReLU follows each; the addition comes before the last ReLU.
 
     The list is empty for subclasses, other activations, unfolded norms, and padding other than zeros.
     """

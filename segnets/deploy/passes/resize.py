@@ -2,7 +2,7 @@
 
 For one image with channels last, torch works in one thread and reads four pixels for each that it writes. Here width
 and height are resized one after the other. The sum is the same, and the small result of the first pass is read many
-times. Last bits differ.
+times. Only the last bits differ.
 """
 
 from __future__ import annotations

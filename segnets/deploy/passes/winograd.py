@@ -9,8 +9,8 @@ dilated convolution is a plain one on every dilation-th line and column.
 In float32 the sums have so few terms that they keep as many digits as oneDNN's own convolution. Larger tiles would
 save more products but lose digits, and so would bfloat16.
 
-oneDNN's matrix products run about as fast as its convolutions. The head of an FCN on a ResNet-50 takes half of its
-former time, and layers with 256 channels take three quarters.
+oneDNN's matrix products run about as fast as its convolutions. The head of an FCN on a ResNet-50 takes half as long,
+and layers with 256 channels three quarters as long.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _State = tuple[Tensor, Tensor, int, bool, bool]
 
 
 def winograd_applies(convolution: nn.Conv2d) -> bool:
-    """Return whether Winograd's algorithm can compute a convolution, which has channels enough to gain from it."""
+    """Return whether Winograd's algorithm applies to a convolution, which must have enough channels to benefit."""
     dilation = convolution.dilation[0]
     return (
         convolution.kernel_size == (3, 3)

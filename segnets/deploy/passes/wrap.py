@@ -24,7 +24,7 @@ class Deployed(nn.Module):
     The backbone and the classifier compute in `dtype` with channels last in memory, the resizing in float32.
 
     Args:
-        model: Model whose backbone and classifier are taken.
+        model: Model whose backbone and classifier are used.
         dtype: Precision of backbone and classifier.
         upsample: Type of the module that resizes the logits.
     """
@@ -60,7 +60,7 @@ class Deployed(nn.Module):
 class DeployedInGroups(Deployed):
     """A `Deployed` that computes a few images of a batch at a time.
 
-    Each image takes as long as one alone, and a batch takes no more memory than a group.
+    Each image takes as long as it would alone, and a batch takes no more memory than a group.
     """
 
     def coarse_logits(self, x: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def compute_in_precision(network: nn.Module, context: Context) -> Outcome:
 def lay_out_channels_last(network: nn.Module, context: Context) -> Outcome:
     """Compute the network with channels last in memory, and resize logits line by line.
 
-    A network that doesn't run so, for example because it views feature maps as rows, stays as it is.
+    A network that doesn't run this way, for example because it views feature maps as rows, stays as it is.
     """
     model = _parts(network, context)
     deployed = Deployed(model, torch.float32, UpsampleLines)

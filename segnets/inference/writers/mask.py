@@ -41,6 +41,6 @@ class MaskWriter:
             write_png(file, mask.astype(np.uint16))
             return
         colours = list(prediction.palette)
-        if highest >= len(colours):  # 255 without a class: pixels to ignore
+        if highest >= len(colours):  # 255 without a class marks pixels to ignore
             colours += voc_palette(VOID + 1)[len(colours) :]
         write_png(file, mask.astype(np.uint8), colours)

@@ -25,20 +25,20 @@ _CHANNELS = {_GRAY: 1, _RGB: 3, _INDEXED: 1}
 _UP = 2  # filter type: difference from the row above
 _MAX_COLOURS = 256
 # Bytes that zlib gets at a time, and the least size of a chunk with compressed data. zlib may compress the same bytes
-# differently if they come in other portions.
+# differently if they arrive in other portions.
 _PORTION = 1 << 18
 _CHUNK = 1 << 16
 
 
 class PngRows:
-    """PNG file that is written row by row: indexed colours, gray of 8 or 16 bits, or RGB.
+    """PNG file that is written row by row: indexed colours, 8-bit or 16-bit gray, or RGB.
 
     Args:
         file: File to write to, opened for binary writing. It is not closed.
         height: Height of the image, in pixels.
         width: Width of the image, in pixels.
         palette: RGB colours (0..255) of the values, at most 256; the rows are then uint8 (n, W).
-        bits: 8, or 16 for gray of 16 bits, whose rows are uint16 (n, W).
+        bits: 8, or 16 for 16-bit gray, whose rows are uint16 (n, W).
         channels: 1, or 3 for RGB, whose rows are uint8 (n, W, 3).
 
     Raises:
@@ -58,7 +58,7 @@ class PngRows:
         if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
             raise ImageError(f"PNG of {height}x{width}: expected sides of 1..{MAX_SIDE} pixels")
         if len(palette) > _MAX_COLOURS:
-            raise ImageError(f"PNG with {len(palette)} colours: expected at most 256; write the ids as gray of 16 bits")
+            raise ImageError(f"PNG with {len(palette)} colours: expected at most 256; write the ids as 16-bit gray")
         if bits not in (8, 16) or channels not in (1, 3) or (bits, channels) == (16, 3) or (palette and bits != 8):
             raise ImageError(f"PNG with {channels} channels of {bits} bits: expected 8 bits, or one channel of 16")
         self._file, self._height, self._width = file, height, width
@@ -81,7 +81,7 @@ class PngRows:
         """Add the next rows, (n, W), or (n, W, 3) for RGB.
 
         Raises:
-            ImageError: If the rows have another shape or dtype, or exceed the image's height.
+            ImageError: If the rows have the wrong shape or dtype, or exceed the image's height.
         """
         expected = (self._width, 3) if self._kind == _RGB else (self._width,)
         if rows.shape[1:] != expected or rows.dtype != self._dtype.newbyteorder("="):

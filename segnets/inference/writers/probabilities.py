@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Numbers in one file: 512 MiB of float16, and 1 GiB of float32 in memory. 21 classes of a photograph of 12 megapixels
 # fit.
 MAX_VALUES = 1 << 28
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that the format has; a fixed one keeps the bytes equal
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date in the format; a fixed one keeps the bytes equal
 
 
 class ProbabilitiesWriter:
@@ -45,7 +45,7 @@ class ProbabilitiesWriter:
         # Post-processing may have added a class at the end, which has no probability.
         names = np.array(prediction.classes[:classes], dtype=np.str_)
         arrays = {"probabilities": probabilities, "classes": names}
-        # Deflate of the lowest level: higher ones take three times as long for a few percent.
+        # The lowest compression level: higher ones take three times as long and save a few percent.
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, array in arrays.items():
                 entry = zipfile.ZipInfo(f"{name}.npy", _DATE)

@@ -32,7 +32,7 @@ class GeoTiffRows:
     """Writer of the mask as GeoTIFF with the georeference of its image.
 
     Ids are one band of 8 bits with the palette as its colours, or of 16 bits for more than 256 classes. The planes of a
-    multi-label mask are bands of 0 and 1, named as the classes. The tag "classes" holds the names as JSON. Blocks of
+    multi-label mask are bands of 0 and 1, named after the classes. The tag "classes" holds the names as JSON. Blocks of
     256 x 256 pixels are compressed (deflate). Above 2 GB the file is a BigTIFF.
 
     GDAL writes to a temporary file next to the output, which is read back, compared and copied.
@@ -111,13 +111,13 @@ class GeoTiffRows:
         """
         import rasterio
 
-        assert self._path is not None  # since `start`
+        assert self._path is not None  # set by `start`
         path = self._path
         if self._filled:
             self._flush()
         with self._errors():
             self._dataset.close()
-            # A disk that is full at the end appears in GDAL's log only.
+            # GDAL only logs that the disk is full at the end.
             checksum = 0
             with rasterio.open(path, driver="GTiff") as dataset:
                 for top in range(0, self._height, _BLOCK):
@@ -149,7 +149,7 @@ class GeoTiffRows:
         """Convert rasterio's errors to an OutputError."""
         import rasterio
 
-        # One row of blocks, and as much again while the next is written.
+        # Room for one row of blocks, and for the next while it is written.
         cache = max(MIN_CACHE, 2 * self._waiting.nbytes)
         try:
             with gdal(cache), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Other projects' own networks, to run next to a converted one: one file per project, behind one protocol.
+"""Other projects' own networks, to compare with a converted one: one file per project, behind one protocol.
 
 A project is only imported when its network is built, and no conversion needs any of them.
 """

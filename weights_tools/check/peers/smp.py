@@ -77,7 +77,7 @@ class Smp:
     install = "segmentation-models-pytorch"
     without_effect: tuple[str, ...] = (
         "classification_head.",
-    )  # of `aux_params`: classes of the whole image, beside the mask
+    )  # of `aux_params`: classes of the whole image, in addition to the mask
 
     def call(self, config: ModelConfig, names: Collection[str]) -> PeerCall:
         """Describe the call; see `Peer.call`."""

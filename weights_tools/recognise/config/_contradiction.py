@@ -24,7 +24,7 @@ def find_contradiction(source_config: SourceConfig, config: ModelConfig) -> str:
         config: Network recognised from the tensors.
 
     Returns:
-        The differences for a message, or "" if there are none. A fact that one of the two leaves open is not a
+        The differences for a message, or "" if there are none. A fact that one of the two does not determine is not a
         difference.
     """
     shown = _visible_facts(config)

@@ -23,9 +23,9 @@ class SourceConfig:
             for an option that is not used, such as multi_grid.
         classes: Names of the classes.
         palette: Colours of the classes.
-        preprocessing: Fields of the preprocessing that the config states, by name: `resize` and `size`, `mean` and
-            `std`, `channel_order`, and others.
-        decoding: Rule that turns logits into ids, or None if the config states none.
+        preprocessing: Fields of the preprocessing in the config, by name: `resize` and `size`, `mean` and `std`,
+            `channel_order`, and others.
+        decoding: Rule that turns logits into ids, or None if the config has none.
         notes: Remarks for the user.
         refused: Reason why segnets has no equivalent network, although the tensors may fit one.
         expects: Facts that the tensors must show if the config belongs to them: "head", "backbone", and options. Only

@@ -27,7 +27,7 @@ def read_object(path: Path) -> dict[str, Value] | None:
             return None
         with Source(path) as source:
             if source.size > MAX_BYTES:
-                raise UnreadableFileError(f"{source.size:,} bytes, more than any config has")
+                raise UnreadableFileError(f"too large for a config ({source.size:,} bytes)")
             data = bytes(source.view(0, source.size))
     except WeightsError as error:
         raise UnreadableFileError(str(error)) from None

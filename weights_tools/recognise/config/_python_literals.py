@@ -19,7 +19,7 @@ _MAX_DEPTH = 40
 
 
 class Opaque:
-    """Value that only executing the text would give."""
+    """Value that only executing the text could produce."""
 
 
 OPAQUE = Opaque()
@@ -36,7 +36,7 @@ def read_text(text: str) -> dict[str, Value]:
         UnreadableTextError: If the text is too long, is not Python, or does more than assign values.
     """
     if len(text) > MAX_TEXT:
-        raise UnreadableTextError(f"{len(text):,} characters, more than any config has")
+        raise UnreadableTextError(f"too long for a config ({len(text):,} characters)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about invalid escapes in strings

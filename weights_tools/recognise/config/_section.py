@@ -26,7 +26,7 @@ class Section:
 
     Attributes:
         name: Name of the section in messages, or "".
-        values: The dictionary; empty if the config has another type of value there.
+        values: The dictionary; empty if the config has a value of a different type there.
         findings: Receives the notes about unreadable values.
     """
 

@@ -11,7 +11,7 @@ from weights_tools.reader.values import Value
 from weights_tools.recognise.config._facts import Findings, SourceConfig
 from weights_tools.recognise.config._section import Section, parse_class_names, quote, set_preprocessing
 
-# Pattern for networks with the names and shapes of others -> the difference.
+# Pattern of networks with the names and shapes of supported ones -> the difference.
 _LOOK_ALIKES = (
     (r"tf_", "pads one side of the image more than the other, like TensorFlow"),
     (r"(se|eca|sk)?resne(s?t|xt)(aa|blur)\d", "blurs feature maps before downsampling"),

@@ -1,4 +1,4 @@
-"""Identify checkpoints that no layout supports by a few tensor names, so that the error can say what the file is."""
+"""Identify checkpoints that no layout supports by a few tensor names, so that the error can describe the file."""
 
 from __future__ import annotations
 

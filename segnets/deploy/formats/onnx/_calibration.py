@@ -30,7 +30,7 @@ def calibration_images(folder: str | PathLike[str]) -> list[Path]:
     except OSError as error:
         raise ExportError(f"calibration={str(folder)!r}: can't be read: {error.strerror or error}") from None
     if not paths:
-        raise ExportError(f"calibration={str(folder)!r}: has no images ({', '.join(_ENDINGS)}) in it")
+        raise ExportError(f"calibration={str(folder)!r}: has no images ({', '.join(_ENDINGS)})")
     step = max(1, -(-len(paths) // MAX_IMAGES))
     return paths[::step]
 

@@ -39,7 +39,7 @@ class Onnx:
         """Check that ONNX supports these options, that its packages are installed, and that there are images.
 
         Raises:
-            ExportError: If an option is not supported, a package is missing, or no image calibrates.
+            ExportError: If an option is not supported, a package is missing, or there are no calibration images.
         """
         refuse_torchscript_options("onnx", options, "an ONNX file runs everywhere")
         if options.dtype not in ("float32", "int8"):
@@ -60,12 +60,12 @@ class Onnx:
             )
         check_installed("format='onnx'", "onnx", "onnxscript", "onnxruntime")
         if options.calibration is not None:
-            calibration_images(options.calibration)  # before seconds of work
+            calibration_images(options.calibration)  # fail early: the translation takes seconds
 
     def draft(
         self, model: nn.Module, preprocessing: Preprocessing, decoding: Decoding, options: ExportOptions
     ) -> Draft:
-        """Translate a model, which is not changed, to a graph; quantize it for int8.
+        """Translate a copy of a model to a graph; quantize it for int8.
 
         Raises:
             ExportError: If the model can't be translated, or loses too much in int8.
@@ -103,7 +103,7 @@ class Onnx:
         """
         where = container.where
         check_installed(f"{where}: an ONNX file", "onnxruntime")
-        # The three sessions take turns. Threads of one must not wait by spinning, which slows down the next.
+        # The three sessions take turns. Idle threads of one must not spin, which slows down the next.
         image, mask = (session(container.read(name), f"{where}: {name}", spin=False) for name in (PREPROCESS, MASK))
         checks = Preprocess(contract.card.preprocessing)
         return OnnxProgram(session(container.data, where), image, mask, checks, where, contract.bounds)
@@ -133,7 +133,7 @@ class OnnxProgram:
         """Compute the logits, (N, C, h, w), of a normalised image, (N, K, h, w).
 
         Raises:
-            ImageError: If `image` is not such an image.
+            ImageError: If `image` has the wrong shape or dtype, or is outside the bounds.
         """
         check_input(image, self.checks.channels)
         for axis, name in _AXES.items():
@@ -158,8 +158,8 @@ class OnnxProgram:
         low, high = self.bounds.get(name, (length, length))
         if not low <= length <= high:
             raise ImageError(
-                f"{given}: a {name} of {length}, and this file was exported for a {name} of {low}. Export with another "
-                "size, or without one (--size) for every size"
+                f"{given}: a {name} of {length}, but this file was exported for a {name} of {low}. Export with another "
+                "size, or omit size (--size) for any size"
             )
 
 

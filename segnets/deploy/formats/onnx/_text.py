@@ -69,13 +69,13 @@ class Program:
         """Repeat a step.
 
         Args:
-            count: Number of turns.
-            starts: Values to start with.
+            count: Number of iterations.
+            starts: Initial values.
             shapes: Shapes of these values in ONNX's text syntax.
-            step: Function from the body, the number of the turn and the values to the next values.
+            step: Function from the body, the iteration number and the values to the next values.
 
         Returns:
-            The values after the last turn.
+            The values after the last iteration.
         """
         body = Program(names=self.names)
         turn, keep, values = body.name("int64"), body.name("bool"), [body.name(value.kind) for value in starts]

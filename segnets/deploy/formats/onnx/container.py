@@ -52,7 +52,7 @@ def check_size(size: int) -> None:
     """
     if size > MAX_BYTES:
         raise ExportError(
-            f"the network takes {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most; more would need a second "
+            f"the network takes {size / 1e9:.1f} GB, but an ONNX file holds at most 2 GB; more would need a second "
             "file of external data, which segnets does not write. Export with format='torchscript'"
         )
 
@@ -76,7 +76,7 @@ def unpack(data: bytes, where: str) -> dict[str, str]:
         ExportError: If the file is damaged, not an export by segnets, or has weights in other files.
     """
     if len(data) > MAX_BYTES:
-        raise ExportError(f"{where}: has {len(data) / 1e9:.1f} GB, and an ONNX file holds 2 GB at most")
+        raise ExportError(f"{where}: has {len(data) / 1e9:.1f} GB, but an ONNX file holds at most 2 GB")
     entries: dict[str, str] = {}
     checked = None
     try:
@@ -93,11 +93,11 @@ def unpack(data: bytes, where: str) -> dict[str, str]:
         raise ExportError(f"{where}: is truncated or damaged ({error}). {_AGAIN}") from None
     if CONTRACT_FILE not in entries and CHECKSUM not in entries:
         raise ExportError(
-            f"{where}: is ONNX, but has no {CONTRACT_FILE}: it was not made by segnets.export, or its end is cut off"
+            f"{where}: is ONNX, but has no {CONTRACT_FILE}: it was not made by segnets.export, or its end is missing"
         )
     if JOINED in entries:
         raise ExportError(
-            f"{where}: is one graph from an image to its mask (segnets join), which runtimes load themselves. Name the "
+            f"{where}: is one graph from an image to its mask (segnets join), which runtimes load themselves. Pass the "
             "export that it was made from"
         )
     if CHECKSUM not in entries or list(entries)[-1] != CHECKSUM:
@@ -203,7 +203,7 @@ def _number(value: int) -> bytes:
 
 
 def _check_everything_is_inside(graph: memoryview, where: str) -> None:
-    """Refuse weights in other files, which runtimes would read from any path that the file names."""
+    """Refuse weights in other files, because runtimes would read them from any path given in the file."""
     for number, _, tensor in _fields(graph):
         if number == _INITIALIZER and any(
             field in (_EXTERNAL_DATA, _DATA_LOCATION) and bytes(value) != b"\0" for field, _, value in _fields(tensor)

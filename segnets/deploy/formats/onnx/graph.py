@@ -17,7 +17,7 @@ def parsed(text: str) -> bytes:
 
 
 def serialized(model: Any) -> bytes:
-    """Check a model, name segnets as its producer, and return it serialized."""
+    """Check a model, record segnets as its producer, and return it serialized."""
     onnx: Any = import_module("onnx")
     name_producer(model)
     list_domains_once(model)
@@ -27,7 +27,7 @@ def serialized(model: Any) -> bytes:
 
 
 def name_producer(model: Any) -> None:
-    """Name segnets as the producer, by which `segnets.files.is_export` recognises a file."""
+    """Record segnets as the producer, by which `segnets.files.is_export` recognises a file."""
     model.producer_name, model.producer_version = _PRODUCER, __version__
 
 
@@ -53,8 +53,8 @@ def list_domains_once(model: Any) -> None:
 def expand_hard_sigmoids(model: Any) -> None:
     """Replace each HardSigmoid by the operators that it stands for: Mul, Add and Clip.
 
-    OpenCV, up to 5.0, takes a Mul behind a HardSigmoid for a HardSwish, also where the Mul's other factor is another
-    tensor, as in a squeeze-and-excitation, and computes something else without a word.
+    OpenCV, up to 5.0, fuses a HardSigmoid and the Mul after it to a HardSwish, even if the Mul's other factor is a
+    different tensor, as in squeeze-and-excitation. The result is silently wrong.
     """
     onnx: Any = import_module("onnx")
     graph = model.graph
@@ -88,7 +88,7 @@ def expand_hard_sigmoids(model: Any) -> None:
 
 
 def strip_metadata(model: Any) -> None:
-    """Remove metadata and comments, which record where each line of the network was written on this machine."""
+    """Remove metadata and comments, which contain the source paths of this machine."""
     graph = model.graph
     parts = (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output)
     for message in (model, graph, *parts):

@@ -2,9 +2,9 @@
 
 ONNX's Resize rounds differently from LibTorch. The resize is therefore written out as LibTorch's UpSampleKernel.cpp
 (ATen/native/cpu) computes it: which pixels each output pixel reads, their weights, and the order of the additions. That
-code is compiled for CPUs with FMA (x86 since 2013), which multiplies and adds with one rounding. Only where the
-compiler computes four products at a time are they rounded before they are added. This was found by comparing outputs,
-and a test checks it.
+code is compiled for CPUs with FMA (x86 since 2013), which multiplies and adds with one rounding. Products are rounded
+before they are added only where the compiler computes four at a time. This was found by comparing outputs, and a test
+checks it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def check_opset(opset: object) -> int:
         ExportError: If exports don't support this opset.
     """
     if not isinstance(opset, int) or isinstance(opset, bool) or not OPSETS[0] <= opset <= OPSETS[1]:
-        raise ExportError(f"opset={opset!r}: expected {OPSETS[0]}..{OPSETS[1]}; {DEFAULT_OPSET} when left out")
+        raise ExportError(f"opset={opset!r}: expected {OPSETS[0]}..{OPSETS[1]}; default {DEFAULT_OPSET}")
     return opset
 
 
@@ -46,7 +46,7 @@ def network_of(
         opset: ONNX operator set.
         channels: Number of channels of the images.
         shape: Batch, height and width to fix; None for any. The graph of a fixed size computes no shapes.
-        for_quantization: Keep operators that OpenCV misreads, but whose parts a quantizer would round.
+        for_quantization: Whether to keep operators that OpenCV misreads, because a quantizer would round their parts.
 
     Returns:
         A serialized model from "input", (N, channels, H, W) float32, to "logits", (N, C, H, W) float32.
@@ -59,7 +59,7 @@ def network_of(
     sizes = None if shape else ({axis: torch.export.Dim(name) for axis, name in _DYNAMIC_AXES.items()},)
     count, height, width = shape or (2, *_TRACED)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # from the exporter itself
         try:
             program = torch.onnx.export(
                 network.eval(),

@@ -105,7 +105,7 @@ def quantize(
 ) -> tuple[bytes, QuantizationReport]:
     """Quantize a network, and measure the cost.
 
-    What loses too much is tried again with 16-bit activations, and without the layers that lose most.
+    If int8 loses too much, it is tried again with 16-bit activations, and without the layers that lose most.
 
     Args:
         network: Serialized model, by `segnets.deploy.formats.onnx.network.network_of`.
@@ -148,8 +148,8 @@ def quantize(
                 best = quantized, report
     assert best is not None
     raise ExportError(
-        "int8 loses too much, also with 16-bit activations and without the layers that lose most. The best was "
-        f"{best[1]}. Export in float32, lower minimum_agreement (--minimum-agreement), or give more images like those "
+        "int8 loses too much, even with 16-bit activations and without the layers that lose most. The best was "
+        f"{best[1]}. Export in float32, lower minimum_agreement (--minimum-agreement), or add more images like those "
         "that the network will see"
     )
 
@@ -231,7 +231,7 @@ class _Quantizer:
 
     Args:
         network: Serialized float32 model.
-        decoding: How logits become ids.
+        decoding: Rule that turns logits into ids.
         folder: Folder for the files that it writes.
         images: Function that returns the prepared images for calibration.
 
@@ -265,7 +265,7 @@ class _Quantizer:
         """Quantize the network.
 
         Args:
-            settings: How.
+            settings: Settings of this attempt.
             images: Prepared images for calibration; None for all.
 
         Raises:
@@ -300,9 +300,9 @@ class _Quantizer:
         return {node.name for node in onnx.load(self._prepared).graph.node if node.op_type in kinds}
 
     def _by_loss(self) -> list[list[str]]:
-        """Return groups of successive nodes, from the one that loses most.
+        """Return groups of successive nodes, those that lose most first.
 
-        A group loses what the others alone gain in agreement with float32, on two images that calibrate.
+        The groups are ranked by the agreement with float32 without them, measured on two calibration images.
         """
         onnx: Any = import_module("onnx")
         names = [node.name for node in onnx.load(self._prepared).graph.node if node.name]

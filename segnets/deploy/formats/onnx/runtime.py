@@ -78,7 +78,7 @@ def session(data: bytes, where: str, *, spin: bool = True) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     try:
         opened: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common base
+    except Exception as error:  # its errors have no common base class
         raise ExportError(f"{where}: ONNX Runtime can't load it: {reason_of(error)}") from None
     _opened.add(opened)
     return opened
@@ -98,6 +98,6 @@ def run(program: Session, inputs: Mapping[str, Tensor], where: str) -> Tensor:
     arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
     try:
         (result,) = program.run(None, arrays)
-    except Exception as error:  # its errors have no common base
+    except Exception as error:  # its errors have no common base class
         raise ExportError(f"{where}: ONNX Runtime can't run it: {reason_of(error)}") from None
     return torch.from_numpy(result)

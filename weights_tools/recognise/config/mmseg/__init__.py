@@ -56,7 +56,7 @@ def _read_settings(settings: dict[str, Value], found: Findings, auxiliary: bool)
     model = Section("", settings.get("model"), found)
     scope = settings.get("default_scope", "mmseg")
     if "_base_" in settings:
-        found.note("ignored the config: it inherits from another one (_base_), which is not in the checkpoint")
+        found.note("ignored the config: it inherits from another config (_base_), which is not in the checkpoint")
         return None
     if scope != "mmseg" if isinstance(scope, str) else scope is not None:
         found.note(f"ignored the config: its default_scope is {quote(scope)}, so its names are not mmsegmentation's")
@@ -86,7 +86,7 @@ def _read_classes(meta: dict[Value, Value], settings: dict[str, Value], found: F
     channels = head.count("out_channels") or head.count("num_classes")
     ids = None if channels is None else Decoding.default(channels).ids(channels)
     if ids is not None and ids != len(names):
-        what = "1 channel, and so ids 0 and 1" if channels == 1 else f"{channels} channels"
+        what = "1 channel, so the ids are 0 and 1" if channels == 1 else f"{channels} channels"
         found.note(f"ignored {len(names)} class {'name' if len(names) == 1 else 'names'}: the logits have {what}")
         return
     found.classes = names

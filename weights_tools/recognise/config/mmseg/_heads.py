@@ -91,7 +91,7 @@ def _refuse_other_stage(head: Section, backbone: Section, stage: int) -> None:
 
 
 def _read_threshold(head: Section) -> None:
-    """Record the threshold of a network of one channel. Of more channels, mmsegmentation always takes the largest."""
+    """Record the threshold of a network of one channel. With more channels, mmsegmentation always uses argmax."""
     threshold = head.number("threshold", _THRESHOLD) if head.has("threshold") else _THRESHOLD
     if threshold is None:
         return
@@ -103,7 +103,7 @@ def _read_threshold(head: Section) -> None:
 
 
 def _read_rates(head: Section) -> None:
-    """Set the atrous rates. The first dilation belongs to the 1x1 convolution; any other 1 would mean another one."""
+    """Set the atrous rates. The first dilation belongs to the 1x1 convolution; a further 1 would mean a second one."""
     dilations = head.counts("dilations", (1, 6, 12, 18))
     if dilations is None:
         return

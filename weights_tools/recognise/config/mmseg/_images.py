@@ -122,4 +122,6 @@ def _steps(pipeline: Value, depth: int) -> Iterator[dict[Value, Value]]:
 def read_test_mode(model: Section, found: Findings) -> None:
     """Add a note if the config evaluates in sliding windows, as for 769x769: segnets uses the whole image."""
     if model.part("test_cfg").get("mode") == "slide":
-        found.note("the project evaluates in sliding windows (test_cfg mode='slide'); a whole image gives other logits")
+        found.note(
+            "the project evaluates in sliding windows (test_cfg mode='slide'); a whole image gives different logits"
+        )

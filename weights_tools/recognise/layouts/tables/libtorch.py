@@ -1,6 +1,6 @@
 """Tables of C++ programs that train with LibTorch and save with torch::save.
 
-Navifra-Kerry/SemanticSegmentation-Libtorch (by kerry-Cho), models/segmentation/: torchvision's names, another eps.
+Navifra-Kerry/SemanticSegmentation-Libtorch (by kerry-Cho), models/segmentation/: torchvision's names, a different eps.
 AllentDan/LibtorchSegmentation, src/architectures/DeepLab*.cpp and src/backbones/ResNet.cpp: SMP in C++.
 """
 

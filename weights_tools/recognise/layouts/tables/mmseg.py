@@ -93,7 +93,7 @@ MMSEG = (
         "classifier.classify",
         {**_RULES, "head_variant": "mmseg"},
         _CHOICES,
-        look_alikes={"": "a PSPHead with other pool_scales than (1, 2, 3, 6)"},
+        look_alikes={"": "a PSPHead with pool_scales other than (1, 2, 3, 6)"},
     ),
     NetworkTable(
         "FCN of one convolution",

@@ -29,7 +29,7 @@ _LOOK_ALIKES = {
     "": "a network whose upsampling differs from its output stride, or with an activation after the logits",
     **{f"resnet{n}": f"an encoder with anti-aliased downsampling (tu-resnetblur{n}, tu-resnetaa{n})" for n in (18, 50)},
     **{
-        f"mobilenet_v3_{size}": f"the encoder tu-tf_mobilenetv3_{size}_100 (another eps, TensorFlow's padding)"
+        f"mobilenet_v3_{size}": f"the encoder tu-tf_mobilenetv3_{size}_100 (a different eps, TensorFlow's padding)"
         for size in ("large", "small")
     },
 }

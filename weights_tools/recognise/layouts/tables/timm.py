@@ -89,7 +89,7 @@ TIMM = (
         {"conv_head": "classifier.0", "classifier": "classifier.3"},
         "classifier.3",
         look_alikes={
-            f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (another eps, TensorFlow's padding)"
+            f"mobilenet_v3_{size}": f"timm's tf_mobilenetv3_{size}_100 (a different eps, TensorFlow's padding)"
             for size in ("large", "small")
         },
     ),
