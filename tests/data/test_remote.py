@@ -241,7 +241,7 @@ def test_passing_faults_are_repaired(fault: Reply, remote: Remote, opened: DataS
     ("fault", "message", "requests"),
     [
         (BUSY, r"reports an error \(503 Service Unavailable\), 5 times. Check the network and the server", 5),
-        (drop, r"the server closed the connection without an answer, 5 times\.", 5),
+        (drop, r"the server closed the connection without a response, 5 times\.", 5),
         (plain(b"", 404, Content_Length=0), r"has no such file \(404 Not Found\)", 1),
         (plain(b"", 403, Content_Length=0), r"denies access \(403 Forbidden\).*has expired, renew it in dataset", 1),
         (
