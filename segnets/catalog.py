@@ -1,7 +1,7 @@
 """Catalog of the weights that torchvision publishes for these networks. Nothing is downloaded here.
 
 The numbers are those in the weight classes of torchvision 0.28 (a test compares them). torchvision's code is
-BSD-3-Clause; its pages state no licence for the weights, or for the images of COCO and ImageNet.
+BSD-3-Clause; its pages give no licence for the weights, or for the images of COCO and ImageNet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `OPTIONS` has the options of segmentation networks, `CLASSIFIER_OPTIONS` those of a backbone's own classifier only.
 Checks, error messages, warnings about hidden geometry and the table in docs/models.md are derived from these rows.
-Which options apply to a network, and their defaults where they differ between networks, is decided by its backbone and
-its head (`segnets.backbones`, `segnets.heads`). An option that would have no effect is refused.
+A network's backbone and head decide which options apply to it, and their defaults where these differ between networks
+(`segnets.backbones`, `segnets.heads`). An option that would have no effect is refused.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Option:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether the same tensors can give different outputs under another value of this option."""
+        """Whether the same tensors can give different outputs under a different value of this option."""
         return self.visible != "yes" and self.changes_inference
 
 

@@ -41,7 +41,7 @@ _REFUSED = {
 
 
 class WebError(WeightsError, DataError):
-    """An address that can't be read. It may be one of weights or of a data set, so this is an error of both."""
+    """An address that can't be read. Both weights and data sets may have addresses, so this is an error of both."""
 
 
 class UnreachableError(WebError):
@@ -154,10 +154,10 @@ def get(url: str, headers: Mapping[str, str], *, timeout: float, login: str = ""
 def refuse_status(answer: Answer) -> WebError:
     """Return the error for a response without a file: BrokenError if another try may succeed."""
     status = answer.status
-    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "not a status of HTTP"
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "not an HTTP status"
     if status in _TRANSIENT:
         return BrokenError(f"{answer.where}: the server reports an error ({status} {phrase})")
-    reason = _REFUSED.get(status, f"the server answered {status} ({phrase}) and sent no file")
+    reason = _REFUSED.get(status, f"the server responded with {status} ({phrase}) and sent no file")
     return WebError(f"{answer.where}: {reason}")
 
 
@@ -207,7 +207,7 @@ def _manager(url: str) -> urllib3.PoolManager:
 
 @functools.lru_cache(maxsize=8)
 def _pools(proxy: str, _process: int) -> urllib3.PoolManager:
-    """Return the connections through a proxy, or direct ones. A forked process must not use those of its parent."""
+    """Return the connections through a proxy, or direct ones. A forked process must not use its parent's."""
     if not proxy:
         return urllib3.PoolManager(maxsize=_CONNECTIONS)
     proxy = proxy if "://" in proxy else f"http://{proxy}"

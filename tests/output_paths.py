@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "device": (_device, SPECIAL),
 }
 
-# Names at which no file can be created; a regular file called "file" lies in the folder.
+# Names at which no file can be created; a regular file called "file" is in the folder.
 INVALID_NAMES = {
     "missing/a": "the folder .*missing does not exist; create it first",
     "file/a": "part of the path is not a folder",

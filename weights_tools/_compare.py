@@ -142,12 +142,12 @@ def compare(
 def _described(model: object, dst: str | os.PathLike[str]) -> tuple[ModelConfig, ModelCard]:
     config, card = getattr(model, "config", None), getattr(model, "card", None)
     if not isinstance(config, ModelConfig) or not isinstance(card, ModelCard):
-        raise WeightsError(f"{dst}: the file does not state which network it is for. Convert the source again.")
+        raise WeightsError(f"{dst}: the file does not record its network. Convert the source again.")
     return config, card
 
 
 def _origin(card: ModelCard) -> Mapping[str, JSON]:
-    """Return the provenance entries about the source, even if the file was loaded and saved again since."""
+    """Return the provenance entries about the source, even if the file has been loaded and saved again."""
     provenance: Mapping[str, JSON] = card.provenance
     for _ in range(8):
         inner = provenance.get("derived_from")
@@ -162,7 +162,7 @@ def _check_origin(card: ModelCard, sha256: str, dst: str | os.PathLike[str]) -> 
     origin = _origin(card)
     stated = origin.get("source_sha256")
     if not isinstance(stated, str):
-        raise WeightsError(f"{dst} does not state which file it was made from. Compare a file that `convert` wrote.")
+        raise WeightsError(f"{dst} does not record which file it was made from. Compare a file that `convert` wrote.")
     if stated != sha256:
         name = origin.get("source_file")
         raise WeightsError(

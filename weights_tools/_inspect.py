@@ -20,7 +20,7 @@ from weights_tools.reader.values import ITEM_SIZES
 from weights_tools.recognise import Recognised, describe_architecture, recognise
 
 _MAX_READ = 4  # as a multiple of the file's size
-_MAX_CANDIDATES = 10  # as many as the error lists; each takes a tenth of a second
+_MAX_CANDIDATES = 10  # number that the error lists; each takes a tenth of a second
 
 
 def inspect(src: str | os.PathLike[str], *, key: str | None = None, data: bool = True) -> InspectReport:

@@ -24,7 +24,7 @@ from weights_tools.recognise import PREPROCESSING, Recognised, SourceConfig
 
 # torchvision and torch.hub put the first digits of the sha256 into file names.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?!\.index)")
-_LARGEST_MEAN = 2.0  # of pixels in 0..1; larger ones are those of 0..255
+_LARGEST_MEAN = 2.0  # largest mean for pixels in 0..1; larger ones are for 0..255
 # Keys of provenance["proof"]: tensor checks, golden file, comparisons with projects' own networks.
 _TENSORS, _GOLDEN, _COMPARED = "tensors", "golden", "compared"
 
@@ -173,7 +173,7 @@ def updated_card(card: ModelCard, differences: ValueChanges) -> ModelCard:
 def with_checks(
     card: ModelCard, *, golden: dict[str, JSON] | None = None, compared: Mapping[str, dict[str, JSON]] | None = None
 ) -> ModelCard:
-    """Return the card with added records of checks. A new record replaces one of the same kind and project.
+    """Return the card with records of checks added. A new record replaces one of the same kind and project.
 
     Args:
         card: Card to extend.

@@ -1,4 +1,4 @@
-"""Time the way from logits to masks and pictures, beside torch's and beside the networks."""
+"""Time the steps from logits to masks and pictures, compared with torch's and with the networks."""
 
 from __future__ import annotations
 

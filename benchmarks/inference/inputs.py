@@ -111,7 +111,7 @@ def noise_logits(height: int, width: int) -> torch.Tensor:
 def region_logits(height: int, width: int) -> torch.Tensor:
     """Draw logits (C, height, width) of some 20 regions with ragged borders.
 
-    At 65x87 for an image of 360x480, 28 % of its pixels lie where classes meet. With a small network trained on CamVid
+    At 65x87 for an image of 360x480, 28 % of its pixels are where classes meet. With a small network trained on CamVid
     it was 12 %, and with random weights it is 32 %.
     """
     generator = torch.Generator().manual_seed(0)

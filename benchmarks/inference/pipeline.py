@@ -1,4 +1,4 @@
-"""Time whole images through `Predictor.stream`, beside the bare network and beside a plain loop around torchvision."""
+"""Time whole images through `Predictor.stream`, compared with the bare network and a plain loop with torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time tiles that are blended, beside the same tiles decoded one by one."""
+"""Time tiles that are blended, compared with the same tiles decoded one by one."""
 
 from __future__ import annotations
 

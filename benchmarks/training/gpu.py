@@ -2,9 +2,9 @@
 
 Three sections, each reported when it is done, also if another one fails:
 
-    steps    images per second of a network in bfloat16 beside torchvision's own loop on the same card
-    memory   images per second of LR-ASPP, of a whole training from decoded images in memory
-    resume   whether an interrupted training ends bit for bit like an uninterrupted one, in deterministic mode
+    steps    images per second of a network in bfloat16, compared with torchvision's own loop on the same card memory
+    images per second of LR-ASPP, of a whole training from decoded images in memory resume   whether an interrupted
+    training ends bit for bit like an uninterrupted one, in deterministic mode
 
 `--small` runs all of it with tiny sizes, also on a CPU: a rehearsal, whose numbers mean nothing.
 """
@@ -108,7 +108,7 @@ def _reference(sizes: Sizes, images: Tensor, target: Tensor, amp: bool) -> Calla
 
 
 def _torchvision_network(name: str) -> nn.Module:
-    importlib.import_module("segnets.torchvision_compat")  # for a torchvision beside a torch for CPUs
+    importlib.import_module("segnets.torchvision_compat")  # for a torchvision next to a torch for CPUs
     segmentation = importlib.import_module("torchvision.models.segmentation")
     if hasattr(segmentation, name):
         network: nn.Module = getattr(segmentation, name)(
@@ -155,7 +155,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def from_memory(sizes: Sizes, device: torch.device, data: Path, folder: Path) -> Iterator[str]:
-    """Yield the lines of a table of a training whose images are kept decoded."""
+    """Yield the lines of a table of a training run whose images are kept decoded."""
     config = TrainingConfig(
         data=str(data),
         out=str(folder / "memory"),
@@ -251,7 +251,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def made_up(folder: Path, count: int, side: int) -> Path:
-    """Write a data set of noise, for those who have none at hand."""
+    """Write a data set of noise, for users without one."""
     import numpy as np
     from PIL import Image
 

@@ -106,7 +106,7 @@ def _resident() -> float:
 
 
 def flatness(epochs: int, model: str = "lraspp_mobilenet_v3_small") -> Iterator[str]:
-    """Yield the lines of a table of a training in its own process.
+    """Yield the lines of a table of a training run in its own process.
 
     Raises:
         RuntimeError: If it fails.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from segnets.data import DataSet, Sample
     from segnets.data.check import DataReport
 
-_WIDTH, _HEIGHT = 360, 270  # of an image
+_WIDTH, _HEIGHT = 360, 270  # size of each image
 _GAP, _MARGIN, _TEXT = 4, 24, 15
 _COLUMNS = 2
 _MOST = 8  # samples

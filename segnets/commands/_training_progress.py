@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from segnets.training.progress import StepReport
 
 _LOG_SECONDS = 30
-_MUCH_WAITING = 0.05  # of the time of a step
+_MUCH_WAITING = 0.05  # share of a step's time
 _SMOOTHING = 0.05  # weight of a new loss in the shown average
 
 

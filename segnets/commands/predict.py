@@ -236,8 +236,8 @@ def _items(options: argparse.Namespace) -> list[Item]:
     if not items:
         raise ImageError("no images: the list on stdin is empty")
     if source.skipped:
-        noun = "file whose suffix is" if source.skipped == 1 else "files whose suffixes are"
-        print(f"segnets: skipped {source.skipped} {noun} not that of an image", file=sys.stderr)
+        noun = "file" if source.skipped == 1 else "files"
+        print(f"segnets: skipped {source.skipped} {noun} without an image suffix", file=sys.stderr)
     return items
 
 

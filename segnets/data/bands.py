@@ -66,7 +66,7 @@ def _planes(path: Path, count: int, expected: str) -> npt.NDArray[np.generic]:
         raise DataError(f"{path}: needs tifffile, which is not installed: pip install 'segnets[train]'.") from None
     logging.getLogger("tifffile").addHandler(_SILENT)  # the exception already describes the damage
     if not path.is_file():
-        raise DataError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
+        raise DataError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}.")
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]

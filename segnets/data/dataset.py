@@ -182,7 +182,7 @@ class DataSet:
             DataError: If the sample has no mask, or the mask can't be read.
         """
         if sample.mask is None:
-            raise DataError(f"{sample.image}: has no mask. Add one of the same name, or remove the image.")
+            raise DataError(f"{sample.image}: has no mask. Add one with the same name, or remove the image.")
         return self.reader.mask(sample)
 
     def ids_of(self, values: npt.NDArray[np.integer], sample: Sample) -> npt.NDArray[np.uint8]:

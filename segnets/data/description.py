@@ -128,13 +128,13 @@ def _checked_shards(path: Path, value: object) -> dict[str, tuple[str, ...]]:
     for split, texts in value.items():
         listed = texts if isinstance(texts, list) else [texts]
         if not split.strip() or not split.isprintable():
-            raise DataError(f"{path}: shards: {split!r} is not a name of a split.")
+            raise DataError(f"{path}: shards: {split!r} is not a split name.")
         if not listed or not all(isinstance(text, str) and text.strip() and text.isprintable() for text in listed):
-            raise DataError(f"{path}: shards: {split}: expected a path or address of shards, or a list of such.")
+            raise DataError(f"{path}: shards: {split}: expected a path or address of shards, or a list of these.")
         for text in listed:
             scheme = scheme_of(text)
             if scheme not in ("", "http", "https"):
-                raise DataError(f"{path}: shards: {split}: addresses of the kind {scheme}: are not read. {ADVICE}")
+                raise DataError(f"{path}: shards: {split}: {scheme}: addresses are not supported. {ADVICE}")
         try:
             expanded[split] = tuple(name for text in listed for name in expand_braces(text))
         except ValueError as error:
@@ -142,7 +142,7 @@ def _checked_shards(path: Path, value: object) -> dict[str, tuple[str, ...]]:
     return expanded
 
 
-ADVICE = "Give an https address, for example a presigned one, or mount the storage as a folder."
+ADVICE = "Use an https address, for example a presigned one, or mount the storage as a folder."
 _KINDS = ("ids", "colours", "planes")
 _EXAMPLES = {"classes": '"road", "car"', "palette": "[128, 64, 128], [0, 0, 142]", "ignore": "255", "ids": "7, 26"}
 

@@ -29,7 +29,7 @@ _NAMES_OF_VOID = frozenset(
     )
 )
 _MOST_COLOURS = 24
-_MOST_NAMES = 12  # of classes in a line
+_MOST_NAMES = 12  # class names listed in a line
 _ID_SCALE = 257  # factor that widens 8-bit values to 16 bits
 
 

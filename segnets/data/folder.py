@@ -149,7 +149,7 @@ def _splits(folder: Path, problems: list[Problem]) -> dict[str, tuple[Sample, ..
 
 
 def _paired(folder: Path, problems: list[Problem], *, may_lack_masks: bool) -> tuple[Sample, ...]:
-    """Pair the images of a split with the masks of the same names."""
+    """Pair the images of a split with the masks that have the same names."""
     images = _by_name(folder / "images", problems)
     masks = _by_name(folder / "masks", problems)
     samples = tuple(Sample(name, images[name], masks.get(name)) for name in sorted(images))
@@ -164,13 +164,13 @@ def _paired(folder: Path, problems: list[Problem], *, may_lack_masks: bool) -> t
         for path in lonely:
             problems.append(_without_mask(path, folder))
     for name in sorted(masks.keys() - images.keys()):
-        what = f"has no image of the same name in {folder / 'images'}"
+        what = f"has no image with the same name in {folder / 'images'}"
         problems.append(Problem("missing image", masks[name], what, "Add the image, or remove the mask."))
     return samples
 
 
 def _without_mask(image: Path, folder: Path) -> Problem:
-    what = f"has no mask of the same name in {folder / 'masks'}"
+    what = f"has no mask with the same name in {folder / 'masks'}"
     return Problem("missing mask", image, what, "Add the mask, or remove the image.")
 
 

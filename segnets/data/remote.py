@@ -2,7 +2,7 @@
 
 A request that fails for a passing reason is repeated after a pause. A response is used only if it states the range,
 size and version (ETag or Last-Modified) that were expected, so a file that changes on the server is never mixed with
-its former contents.
+its old contents.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from segnets.web import BrokenError, UnreachableError, WebError
 HEADER = tarfile.BLOCKSIZE  # bytes of a member's header, directly before its contents
 _AHEAD = 1 << 16  # bytes read at once while headers are listed: small members share a request
 _GAP = 1 << 16  # bytes between an image and its mask that are read, rather than sending a second request
-_NAME = 100  # bytes; longer names stand elsewhere in the archive
+_NAME = 100  # bytes; longer names are stored elsewhere in the archive
 _DENIED = (401, 403)
 _LOGIN = re.compile(r"(https?://)([^/?#]*)@", re.IGNORECASE)
 _T = TypeVar("_T")
 
 _latest = threading.local()  # the range that each thread read last: an image together with its mask
-_targets: dict[str, str] = {}  # where an address redirects to; asking each time doubles the requests
+_targets: dict[str, str] = {}  # target of each address that redirects; following it each time would double the requests
 
 
 class Address(PosixPath):
@@ -78,7 +78,7 @@ class RemoteFile:
             The contents.
 
         Raises:
-            DataError: If the file can't be read, has changed, or has another member there.
+            DataError: If the file can't be read, has changed, or has a different member there.
         """
         start, end = offset - HEADER, offset + size
         first, last = start, end
@@ -91,8 +91,8 @@ class RemoteFile:
             if self.index is not None:
                 self.index.unlink(missing_ok=True)
             raise DataError(
-                f"{self.address}: {name} isn't where the index of the shard says. If an .idx file lies beside the "
-                "shard, make it again (wds2idx), or remove it."
+                f"{self.address}: {name} isn't where the index of the shard puts it. If there is an .idx file next to "
+                "the shard, make it again (wds2idx), or remove it."
             )
         return content[HEADER:]
 
@@ -138,7 +138,8 @@ class RemoteFile:
 def open_remote(url: str) -> RemoteFile:
     """Ask a server for the size and version of a file, with a request for its first bytes.
 
-    HEAD would not do: presigned addresses allow one method only, and its response doesn't show if ranges are supported.
+    HEAD is not sufficient: presigned addresses allow one method only, and its response doesn't show whether ranges are
+    supported.
 
     Args:
         url: Address beginning with http:// or https://, with or without user and password.
@@ -154,7 +155,7 @@ def open_remote(url: str) -> RemoteFile:
 
 
 def read_small(url: str, like: RemoteFile) -> bytes | None:
-    """Read a whole file that lies beside another one.
+    """Read a whole file that is next to another one.
 
     Args:
         url: Address of the file.
@@ -164,7 +165,7 @@ def read_small(url: str, like: RemoteFile) -> bytes | None:
         The contents, or None if there is no such file, or the server denies access.
 
     Raises:
-        DataError: If the server can't be reached, or reports a failure.
+        DataError: If the server can't be reached, or reports an error.
     """
 
     def attempt() -> bytes | None:
@@ -183,7 +184,7 @@ def read_small(url: str, like: RemoteFile) -> bytes | None:
 
 
 class RemoteStream(io.RawIOBase):
-    """File on a server, opened for reading. It reads ahead a little, and skips what is not asked for.
+    """File on a server, opened for reading. It reads ahead a little, and skips what is not requested.
 
     Args:
         file: The file.
@@ -250,7 +251,7 @@ def _request(file: RemoteFile, url: str, start: int, end: int) -> tuple[bytes, R
         The bytes, the file with the size and version of the response, and the address after redirects.
 
     Raises:
-        DataError: If the server sends anything else, or another version of the file.
+        DataError: If the server sends anything else, or a different version of the file.
     """
     login = file.login if url == file.url else ""
     with web.get(url, {"Range": f"bytes={start}-{end - 1}"}, timeout=web.TIMEOUT, login=login) as answer:
@@ -259,21 +260,21 @@ def _request(file: RemoteFile, url: str, start: int, end: int) -> tuple[bytes, R
             raise _changed(file)
         if answer.status == 200:
             raise DataError(
-                f"{where}: the server doesn't support range requests (it answered 200 instead of 206). Use another "
-                "server, or copy the shards to a folder."
+                f"{where}: the server doesn't support range requests (it responded with 200 instead of 206). Use "
+                "another server, or copy the shards to a folder."
             )
         if answer.status != 206:
             _refuse(answer)
         found = web.CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         compressed = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
         if found is None or found[3] == "*" or compressed:
-            raise DataError(f"{where}: the server's answer to a range request is invalid. Use another server.")
+            raise DataError(f"{where}: the server's response to a range request is invalid. Use another server.")
         size, version = int(found[3]), answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         if file.size and (size, version) != (file.size, file.version):
             raise _changed(file)
         last = min(end, size)
         if (int(found[1]), int(found[2]) + 1) != (start, last):
-            raise DataError(f"{where}: the server sent another range than was asked for. Use another server.")
+            raise DataError(f"{where}: the server sent a different range than was requested. Use another server.")
         content = b"".join(answer.blocks())
         if len(content) != last - start:
             raise _truncated(where, len(content), last - start)

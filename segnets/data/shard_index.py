@@ -2,8 +2,8 @@
 
 For an archive on a server, they come from the first of these:
 
-- the cache folder of torch.hub, if the archive has the same size and version (ETag or Last-Modified) as then,
-- the file NAME.idx beside NAME.tar, in the format v1.2 of NVIDIA DALI's wds2idx, if it fits the archive,
+- the cache folder of torch.hub, if the archive's size and version (ETag or Last-Modified) have not changed,
+- the file NAME.idx next to NAME.tar, in the format v1.2 of NVIDIA DALI's wds2idx, if it fits the archive,
 - the headers in the archive, read by range requests that skip the contents.
 """
 
@@ -120,7 +120,7 @@ def _from_cache(path: Path, file: RemoteFile) -> Members | None:
 
 
 def _from_idx(file: RemoteFile) -> Members | None:
-    """Read the index beside an archive. Return None if there is none, or it doesn't fit the archive.
+    """Read the index next to an archive. Return None if there is none, or it doesn't fit the archive.
 
     wds2idx gives wrong positions to members in front of pax headers, which Python's tarfile writes.
     """

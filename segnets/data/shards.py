@@ -14,7 +14,7 @@ Shards of a set that outgrows the disk stay on an http(s) server, and dataset.to
     train = "https://host/set/train-{000000..000099}.tar"
     val = ["https://host/set/val-000000.tar", "val-000001.tar"]     # paths are relative to DATA
 
-Nothing is copied: range requests read the samples (`segnets.data.remote`), and an index beside a shard replaces the
+Nothing is copied: range requests read the samples (`segnets.data.remote`), and an index next to a shard replaces the
 headers (`segnets.data.shard_index`).
 """
 
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 
 
 class ShardSample(Sample):
-    """Sample in a shard. Its paths are made on access: for millions of samples, they would take gigabytes.
+    """Sample in a shard. Its paths are created on access: for millions of samples, they would take gigabytes.
 
     Args:
         name: Name of the sample.
@@ -155,7 +155,7 @@ def _read(archive: Path, offset: int, size: int) -> bytes:
             file.seek(offset)
             content = file.read(size)
     except OSError as error:
-        raise DataError(f"{archive}: can't be read: {error.strerror}. Check that the shard is still there.") from None
+        raise DataError(f"{archive}: can't be read: {error.strerror}. Check that the shard still exists.") from None
     if len(content) < size:
         raise DataError(f"{archive}: is truncated. Copy the shard again.")
     return content

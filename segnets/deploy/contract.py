@@ -24,8 +24,8 @@ DTYPES = ("float32", "bfloat16", "float16", "int8")
 DEVICES = ("cpu", "cuda")
 TARGETS = ("portable", "cpu")
 MAX_CLASSES = 32767  # class ids in a mask are int16 at most
-# Pixels that a CPU computes together, here and in files without the key: one image of usual size mostly fits in cache,
-# and a batch does not. cpp/include/segnets/model.h has the same default.
+# Pixels that a CPU computes together, here and in files without the key: one image of typical size mostly fits in
+# cache, but a batch does not. cpp/include/segnets/model.h has the same default.
 PIXELS_AT_ONCE = 520 * 520
 Bounds = Mapping[str, tuple[int, int]]
 _DYNAMIC_AXES = {"0": "batch", "2": "height", "3": "width"}

@@ -43,7 +43,7 @@ _OTHER: dict[Role, Role] = {"producer": "consumer", "consumer": "producer"}
 _SLOT = struct.Struct("<QQQQ")  # sequence, timestamp, tag, checksum
 # Pauses between polls in seconds, which start short for low latency and double to save CPU time.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 1e-3
-_MAX_COPIES = 1000  # of the newest frame, that a fast producer may spoil
+_MAX_COPIES = 1000  # attempts to copy the newest frame, which a fast producer may overwrite meanwhile
 
 
 class Side:
@@ -173,7 +173,7 @@ class Side:
         again when the copy is complete.
 
         Raises:
-            FrameRingError: If the producer spoils every copy.
+            FrameRingError: If the producer overwrites the slot during every copy.
         """
         for _ in range(_MAX_COPIES):
             sequence = self._numbers[_COUNT["producer"]]

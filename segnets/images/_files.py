@@ -135,7 +135,7 @@ def open_image(file: IO[bytes], name: str) -> ImageFile:
                     file.seek(0)
                     return reader(file, "")
             except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
-                continue  # as in Pillow: not of this format after all
+                continue  # as in Pillow: the file has a different format after all
             except Exception as error:  # Pillow's readers raise exceptions of any type for a damaged file
                 raise undecodable(error, name, kind) from None
     raise ImageError(f"{name}: {_why_unknown(file, head, missing)}")

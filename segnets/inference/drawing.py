@@ -16,7 +16,7 @@ from segnets.inference.legend import BLACK, PAPER, SMALLEST_TEXT, draw_legend, l
 from segnets.inference.masks import VOID
 
 _BAND = 1 << 16  # pixels to blend at a time, so that the intermediate values stay in the cache
-_SMALLEST_WIDTH = 240  # of a picture with a legend; a smaller image is enlarged
+_SMALLEST_WIDTH = 240  # smallest width of a picture with a legend; a smaller image is enlarged
 
 
 def draw_overlay(

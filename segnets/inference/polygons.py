@@ -110,8 +110,8 @@ def regions(mask: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> list[Regio
     sides = _Sides(mask)
     following = sides.following()
     order, first = _cycles(following)
-    # So far each corner was turned around one pixel. If a ring passes a corner twice, both passages are exchanged,
-    # which splits the ring into two that touch.
+    # So far, boundaries turn around one pixel at each corner. If a ring passes a corner twice, both passages are
+    # exchanged, which splits the ring into two that touch.
     if len(candidates := np.flatnonzero(sides.saddle)):
         ring_of = _ring_of(order, first)
         other = sides.across[candidates]

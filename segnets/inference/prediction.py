@@ -28,7 +28,7 @@ from segnets.inference.rle import Rle, encode, encode_ids
 from segnets.palettes import voc_palette
 
 _NOTEBOOK_SIDE = 960  # pixels of the picture in a notebook
-_NAMED_CLASSES = 3  # in the text form
+_NAMED_CLASSES = 3  # in the text representation
 
 
 @dataclass

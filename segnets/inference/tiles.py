@@ -286,7 +286,7 @@ class _Blender:
         return logits[:, :, :kept]
 
     def _blend_left(self, logits: Tensor, top: int) -> Tensor:
-        """Blend blended columns with those of the tile before, in place."""
+        """Blend columns with those of the previous tile, in place."""
         return logits.copy_(torch.lerp(self._right[:, top : top + logits.shape[1]], logits, self._weights))
 
     def _keep_right(self, logits: Tensor, top: int) -> None:

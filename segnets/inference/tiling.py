@@ -24,8 +24,8 @@ class Span:
         start: First pixel of the tile.
         first: First pixel that is used.
         last: Pixel after the last one that is used.
-        before: Number of pixels from `first` on that are blended with the tile before.
-        after: Number of pixels up to `last` that are blended with the tile after.
+        before: Number of pixels from `first` on that are blended with the previous tile.
+        after: Number of pixels up to `last` that are blended with the next tile.
     """
 
     start: int

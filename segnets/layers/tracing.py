@@ -1,4 +1,4 @@
-"""Graphs of torch.fx."""
+"""Detection of torch.fx tracing."""
 
 import torch.fx
 

@@ -1,4 +1,4 @@
-"""Dry run of a training: two steps and an estimate of memory and time, without writing files."""
+"""Dry run: two training steps and an estimate of memory and time, without writing files."""
 
 from __future__ import annotations
 

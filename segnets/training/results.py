@@ -68,7 +68,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
     Args:
         evaluation: Evaluation to write.
         folder: Output folder, created if missing.
-        overwrite: Whether the folder may contain files. Files of the same names are replaced.
+        overwrite: Whether the folder may contain files. Files with the same names are replaced.
 
     Returns:
         Path of the folder.

@@ -31,7 +31,7 @@ _NO_RESULT = frozenset(
     {"training", "momentum", "p", "inplace", "process_group", "num_classes"}
     | {"norm_eval", "backbone_frozen", "gradient_checkpointing"}
 )
-_REACH = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")  # of convolutions and poolings
+_REACH = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")  # settings of convolutions and poolings
 _LONGEST = 5  # number of changes in a message
 
 

@@ -166,7 +166,7 @@ def _first_convolution(model: nn.Module, own: Mapping[str, Tensor], tensors: Map
 def _for_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt the weight of a first convolution to a different number of channels, keeping its response to gray images.
 
-    Computed in float32 or wider, so that a float32 model loses no precision of a half-precision file's sum.
+    Sums are computed in float32 or wider, so half-precision weights lose no precision in a float32 model.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if channels == 1:
@@ -175,7 +175,7 @@ def _for_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _hint(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Return a hint that names the options behind a common mismatch, or an empty string."""
+    """Return a hint that lists the options behind a common mismatch, or an empty string."""
     hints = []
     for prefix in ("", "backbone."):
         deep, plain = f"{prefix}conv1.0.weight", f"{prefix}conv1.weight"

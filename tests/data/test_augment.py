@@ -49,7 +49,7 @@ def shown(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def mismatches(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> int:
     """Count pixels of an image that show a class which the mask has nowhere within one pixel.
 
-    The outermost pixels are left out, because their neighbours may be outside of the crop.
+    The outermost pixels are left out, because their neighbours may be outside the crop.
     """
     ids = shown(image)
     padded = np.pad(mask, 1, mode="edge")

@@ -125,7 +125,7 @@ def test_exif_orientation_is_applied_to_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["https://example.com/train-{000..010}.tar", "s3://bucket/data", "pipe:cat a.tar"])
 @pytest.mark.parametrize("kind", [str, Path])
 def test_addresses_are_not_opened(kind: Any, path: str) -> None:
-    with pytest.raises(DataError, match=r"can't be opened as a URL\. (List the shards in|Give an https address)"):
+    with pytest.raises(DataError, match=r"can't be opened as a URL\. (List the shards in|Use an https address)"):
         open_data(kind(path))
 
 

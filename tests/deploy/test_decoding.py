@@ -36,7 +36,7 @@ RULES = [(1, Decoding("threshold")), (1, Decoding("threshold", 0.3)), (3, Decodi
 
 
 def spread(channels: int) -> SegmentationModel:
-    """A network whose probabilities lie on both sides of every threshold of `RULES`."""
+    """A network whose probabilities are on both sides of every threshold of `RULES`."""
     model = tiny(channels)
     nn.init.normal_(model.classifier.get_parameter("weight"), std=3.0, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -46,7 +46,7 @@ def spread(channels: int) -> SegmentationModel:
 
 
 def expected_ids(model: nn.Module, image: Tensor, decoding: Decoding) -> Tensor:
-    """The ids by probabilities, as a project outside of segnets computes them."""
+    """The ids by probabilities, as a project other than segnets computes them."""
     with torch.inference_mode():
         logits = model(preprocess(image, SMALL))["out"]
         probabilities = torch.sigmoid(logits_at(logits, image.shape[1], image.shape[2]))

@@ -382,7 +382,7 @@ class Shrinking(io.FileIO):
 
 
 def test_a_file_that_vanishes_or_shrinks_while_it_is_read(pixels: Pixels, tmp_path: Path) -> None:
-    """No file is mapped to memory: reading behind its end would kill the process."""
+    """No file is mapped to memory: reading past its end would kill the process."""
     large = np.tile(pixels, (20, 20, 1))
     for kind in ("BMP", "PPM", "TIFF", "PNG", "JPEG"):
         path = tmp_path / "photo"

@@ -1,4 +1,4 @@
-"""Jobs that go on after an interruption, and that share a folder."""
+"""Jobs that continue after an interruption, and that share a folder."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_the_newest_frame_arrives(checksum: bool, path: Path) -> None:
             assert (producer.waiting, consumer.waiting) == (10, 10)
             with next_now(consumer) as frame:
                 assert (frame.sequence, frame.tag, frame.array.tolist()) == (10, 30, [10] * 5)
-                for number in range(11, 18):  # the frame is a copy, so the producer may go on
+                for number in range(11, 18):  # the frame is a copy, so the producer may continue
                     put(producer, number)
                 assert frame.tensor.tolist() == [10] * 5
             with next_now(consumer) as frame:

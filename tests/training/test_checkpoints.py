@@ -61,7 +61,7 @@ def test_an_entry_that_claims_another_form_is_refused(offset: int, value: int, p
     with zipfile.ZipFile(path) as archive:
         name = max(archive.infolist(), key=lambda entry: entry.file_size).filename.encode()
         local = next(entry.header_offset for entry in archive.infolist() if entry.filename.encode() == name)
-    directory = content.rindex(name) - 46  # in the central directory, whose fields lie two bytes further
+    directory = content.rindex(name) - 46  # in the central directory, whose fields are two bytes further
     content[local + offset - 2] = content[directory + offset] = value
     path.write_bytes(content)
     with pytest.raises(TrainingError, match="truncated, damaged or not a checkpoint; continue from"):

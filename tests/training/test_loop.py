@@ -32,7 +32,7 @@ __all__ = ["folder", "toys"]
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a training that was never interrupted."""
+    """Return the folder of a run that was never interrupted."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         register = toys.__wrapped__(patch)  # type: ignore[attr-defined]  # a fixture of another scope
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_other_data_is_refused(whole: Path, tmp_path: Path) -> N
 def test_a_signal_during_a_validation_saves(
     whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The validation is repeated when the training goes on."""
+    """The validation is repeated when the run is resumed."""
     from segnets.inference import Predictor
 
     predict, calls = Predictor.predict, []

@@ -63,5 +63,5 @@ def test_distillation_runs_small(
     assert out.count("mean IoU") == 2
     config = (tmp_path / "out" / "student" / "config.toml").read_text()
     assert f'teacher = "{tmp_path}/out/teacher/last.safetensors"' in config
-    distil.main(arguments)  # goes on: both are finished
+    distil.main(arguments)  # resumes: both are finished
     assert capsys.readouterr().out.count("this run is finished") == 2

@@ -116,7 +116,7 @@ def test_a_file_without_names(trained: tuple[Any, Path], tmp_path: Path) -> None
 
 
 def test_a_checkpoint_of_torchvisions_script(trained: tuple[Any, Path], tmp_path: Path) -> None:
-    """It stores its arguments as a Namespace, beside the state of optimizer and schedule."""
+    """It stores its arguments as a Namespace, next to the state of optimizer and schedule."""
     model, _ = trained
     path = tmp_path / "model_29.pth"
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)

@@ -1,4 +1,4 @@
-"""Networks inside of wrappers, and state dicts with the names that wrappers give."""
+"""Networks inside wrappers, and state dicts with the names that wrappers give."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_a_file_made_from_another_source_is_refused(pair: tuple[str, str], tmp_p
     with pytest.raises(WeightsError, match=r"was not made from this file but from w\.pth: the sha256 begins with"):
         weights_tools.compare(tmp_path / "other.pth", pair[1], project="torchvision")
     segnets.save(segnets.registry.build("resnet18", {"num_classes": 9}), tmp_path / "own.safetensors")
-    with pytest.raises(WeightsError, match="does not state which file it was made from"):
+    with pytest.raises(WeightsError, match="does not record which file it was made from"):
         weights_tools.compare(pair[0], tmp_path / "own.safetensors", project="torchvision")
     with pytest.raises(WeightsError, match="is a PyTorch file, not safetensors"):
         weights_tools.compare(pair[0], pair[0], project="torchvision")

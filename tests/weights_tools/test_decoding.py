@@ -54,7 +54,7 @@ def test_two_names_fit_one_channel_of_mmseg() -> None:
 
 
 def smp_file(folder: Path, channels: int, **config: Any) -> Path:
-    """Write weights in SMP's names beside its config.json."""
+    """Write weights in SMP's names next to its config.json."""
     model = build("deeplabv3plus_resnet18", {"num_classes": channels, "align_corners": True})
     segnets.save(model, folder / "w.safetensors")
     weights_tools.export(folder / "w.safetensors", folder / "smp.safetensors", project="smp")

@@ -10,7 +10,7 @@ from weights_tools._text import join_names, printable
 from weights_tools.reader.limits import MAX_DIMENSIONS, MAX_SIZE
 from weights_tools.reader.values import ITEM_SIZES, ComputedRef, Foreign, StorageRef, TensorRef, Value
 
-_MOST_ITEMS = 100  # of a list that is searched
+_MOST_ITEMS = 100  # longest list that is searched
 _MOST_KEYS = 20
 _PARAMETRIZATIONS = ".parametrizations."
 _NUMPY_ARRAYS = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})

@@ -117,7 +117,7 @@ def _read_head(blocks: Iterator[bytes], answer: Answer) -> bytes:
         return head
     if "html" in answer.headers.get("Content-Type", "").lower():
         kind = "the file is a web page, perhaps an error message or a login form"
-    raise WeightsError(f"{answer.where}: the server sent no weights file: {kind}")
+    raise WeightsError(f"{answer.where}: the server did not send a weights file: {kind}")
 
 
 def _bounds(row: Published) -> tuple[int, int]:
@@ -137,7 +137,7 @@ def _check_size(row: Published, where: str, total: int | None) -> None:
 def _copy(row: Published, where: str, blocks: Iterator[bytes], part: Partial, bar: Bar) -> None:
     _, most = _bounds(row)
     for block in blocks:
-        if part.size + len(block) > most:  # the server stated no size
+        if part.size + len(block) > most:  # the server did not send a size
             part.clear()
             raise WeightsError(f"{where}: the server sends more than {most:,} bytes, the limit for {row.file}")
         part.write(block)

@@ -85,7 +85,7 @@ def fetch(
     Args:
         name: A model ("fcn_resnet50", meaning its newest file), model and weights
             ("fcn_resnet50:COCO_WITH_VOC_LABELS_V1"), or a file name of `segnets.catalog`.
-        url: http or https address of a mirror: a folder with files of the same names, or the file itself.
+        url: http or https address of a mirror: a folder that contains files with the same names, or the file itself.
         folder: An existing folder. The default is torch's hub cache, where `weights=` looks.
         progress: Whether to show a progress bar on stderr. None shows it if stderr is a terminal.
         overwrite: Whether to replace a file with this name and a different hash.

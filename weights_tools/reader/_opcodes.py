@@ -37,7 +37,7 @@ def text_of(width: int) -> Step:
 
 def old_text_of(width: int) -> Step:
     def step(m: Machine) -> None:
-        data = bytes(m.take(m.unsigned(width)))  # a string of Python 2, which may be any bytes
+        data = bytes(m.take(m.unsigned(width)))  # a Python 2 string, which may contain any bytes
         try:
             m.push(data.decode())
         except UnicodeDecodeError:

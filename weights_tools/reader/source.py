@@ -23,7 +23,7 @@ from segnets.memory import available_memory
 from weights_tools.reader.identify import explain_folder
 
 _CHUNK = 4 << 20
-_ALIGNMENT = 64  # of every storage in torch's zip files; in an aligned buffer, tensors can be views
+_ALIGNMENT = 64  # alignment of every storage in torch's zip files; in an aligned buffer, tensors can be views
 _KEPT_FREE = 64 << 20
 _SMALL = 1 << 20  # bytes; below this, starting a thread costs more than it saves
 

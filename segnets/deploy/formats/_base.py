@@ -139,7 +139,7 @@ def usual_size(preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def refuse_torchscript_options(name: str, options: ExportOptions, reason: str) -> None:
-    """Refuse options of TorchScript only.
+    """Refuse options that only TorchScript supports.
 
     Args:
         name: Format to export.
@@ -158,7 +158,7 @@ def refuse_torchscript_options(name: str, options: ExportOptions, reason: str) -
 
 
 def refuse_onnx_options(name: str, options: ExportOptions) -> None:
-    """Refuse options of ONNX only.
+    """Refuse options that only ONNX supports.
 
     Raises:
         ExportError: If one of them is set.

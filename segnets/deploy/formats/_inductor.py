@@ -1,4 +1,4 @@
-"""Patches of torch's compiler, for one torch version. They apply only while a model is compiled."""
+"""Patches for the compiler of one torch version. They apply only while a model is compiled."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ def winograd_is_faster(convolution: nn.Conv2d, input_shape: Sequence[int]) -> bo
     dilation = convolution.dilation[0]
     share = 1.0
     for side in input_shape[2:]:
-        taps = 1 + 2 * max(0.0, 1 - dilation / side)  # of three; the rest lies in the padding
+        # Mean number of the three taps per axis that read the image rather than padding.
+        taps = 1 + 2 * max(0.0, 1 - dilation / side)
         covered = 2 * dilation * _tiles(side, dilation) / side
         share *= 2 * covered / taps
     return share < _LARGEST_SHARE
@@ -218,7 +219,7 @@ class WinogradMatrices(nn.Module):
         d, outputs = self.dilation, self.bias.shape[0]
         lines, columns = _tiles(height, d), _tiles(width, d)
         padding = [0, 0, d, (2 * columns + 1) * d - width, d, (2 * lines + 1) * d - height]
-        # Line k of a tile lies in the k-th of its four groups of `dilation` lines, and columns likewise.
+        # Line k of a tile is in the k-th of its four groups of `dilation` lines, and columns likewise.
         grouped = F.pad(x.permute(0, 2, 3, 1), padding).reshape(n, lines + 1, 2, (2 * columns + 2) * d * d * channels)
         left: list[Tensor] = []
         right: list[Tensor] = []

@@ -14,7 +14,7 @@ from segnets.inference.writers.rows import RowImage
 if TYPE_CHECKING:
     from segnets.inference.tiles import Rows
 
-_ROWS = 256  # to write at a time
+_ROWS = 256  # rows to write at a time
 
 
 class MaskRows:
