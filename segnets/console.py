@@ -58,7 +58,7 @@ def run_command(main: Callable[[], int | None], program: str) -> int:
     except BrokenPipeError:
         _discard_unwritable_stdout()
         return 0
-    except KeyboardInterrupt as error:  # the command may have added how to resume
+    except KeyboardInterrupt as error:  # the command may have added a hint on resuming
         _print_line(program, str(error) or "interrupted")
         return INTERRUPTED
     except MemoryError:

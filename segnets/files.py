@@ -21,7 +21,7 @@ from segnets.errors import OutputError
 TEMPORARY_PREFIX = ".segnets-"
 TEMPORARY_SUFFIX = ".tmp"
 
-# Suffixes by which other programs choose a reader.
+# Suffixes that other programs choose a reader by.
 _FORMATS = {
     ".safetensors": "weights (safetensors)",
     ".pt": "PyTorch and TorchScript",
@@ -60,7 +60,7 @@ def format_of_suffix(path: Path) -> str:
 def check_writable_target(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
     """Check that a regular file can be created or replaced at `path`.
 
-    Links, devices, pipes and folders are refused, because a rename would replace them by a regular file.
+    Links, devices, pipes and folders are refused, because a rename would replace them with a regular file.
 
     Args:
         path: Path of the file to write.

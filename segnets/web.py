@@ -28,7 +28,7 @@ from segnets.errors import DataError, WeightsError
 REDIRECTS = 10
 BLOCK = 1 << 18  # bytes asked for at a time; a read returns what has arrived
 TIMEOUT = 30.0  # seconds without data
-PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CONNECTIONS = 16  # kept open per server
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
@@ -49,7 +49,7 @@ class UnreachableError(WebError):
 
 
 class BrokenError(WebError):
-    """A connection that broke or stalled, or a busy server. Another try may succeed."""
+    """A connection that broke or stalled, or a busy server. A retry may succeed."""
 
 
 class Answer:
@@ -152,7 +152,7 @@ def get(url: str, headers: Mapping[str, str], *, timeout: float, login: str = ""
 
 
 def refuse_status(answer: Answer) -> WebError:
-    """Return the error for a response without a file: BrokenError if another try may succeed."""
+    """Return the error for a response without a file: BrokenError if a retry may succeed."""
     status = answer.status
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "not an HTTP status"
     if status in _TRANSIENT:

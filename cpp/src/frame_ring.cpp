@@ -239,7 +239,7 @@ FrameRing::Frame FrameRing::next(std::chrono::nanoseconds timeout) {
   if (!damage.empty()) {
     state_->release();
     throw Error(state_->path + ": frame " + std::to_string(expected) + " is damaged (" + damage +
-                "): another process writes to the ring; the frame was skipped");
+                "): another process is writing to the ring; the frame was skipped");
   }
   state_->holds = true;
   frame.data = slot + ring::kSlotHeader;

@@ -7,7 +7,7 @@
 namespace segnets {
 
 // Throw Error unless a regular file may be created or replaced at the path. Links, devices and folders are refused,
-// because a rename would replace them by a regular file.
+// because a rename would replace them with a regular file.
 void check_writable_target(const std::string& path);
 
 // Return an unused name in the folder of `path`: ".segnets-*.tmp".

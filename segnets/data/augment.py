@@ -177,7 +177,7 @@ class _ScaledCrop:
         functional, tensors = _v2().functional, _tv_tensors()
         part = functional.crop(image, top, left, rows, columns)
         ids = mask.as_subclass(Tensor)[..., top : top + rows, left : left + columns]
-        # v2 resizes masks by torch's "nearest", which shifts them by up to half a pixel against the image.
+        # v2 resizes masks with torch's "nearest", which shifts them by up to half a pixel relative to the image.
         ids = F.interpolate(ids.reshape(1, -1, rows, columns), new, mode="nearest-exact").reshape(*ids.shape[:-2], *new)
         return self.pad(functional.resize(part, new, antialias=True), tensors.Mask(ids))
 

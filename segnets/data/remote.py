@@ -313,4 +313,4 @@ def _repeated(action: Callable[[], _T], *, opening: bool = False) -> _T:
                 times = f", {tries} times" if tries > 1 else ""
                 raise DataError(f"{str(error).rstrip('.')}{times}. Check the network and the server.") from None
             time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")

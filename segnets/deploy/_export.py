@@ -114,7 +114,7 @@ def export(
             "aoti"); "float16" likewise (device="cuda"); or "int8" (ONNX only), which changes the outputs: the report
             measures by how much.
         device: "cpu", or "cuda" for a network that runs on a GPU ("torchscript" only). The export needs the GPU too.
-        target: For TorchScript on CPUs: "portable", for every LibTorch; "cpu", which is faster: one call of LibTorch's
+        target: For TorchScript on CPUs: "portable", for every LibTorch; "cpu", which is faster: one call to LibTorch's
             oneDNN operators computes convolution, bias, activation and residual addition; or "auto", which is "cpu" if
             this LibTorch has oneDNN and the network supports it, else "portable". The report says which.
         opset: ONNX operator set, 18 to 23; None for 20.

@@ -227,8 +227,8 @@ class FrameRing:
         if damage is not None:
             self._side.advance()
             raise FrameRingError(
-                f"{self.path}: frame {sequence} is damaged ({damage}): another process writes to the ring; "
-                "the frame was skipped"
+                f"{self.path}: frame {sequence} is damaged ({damage}): another process is writing to the ring; the "
+                "frame was skipped"
             )
         self._held = frame = Frame(self, self._side.view(sequence, copy), sequence, timestamp, tag)
         return frame

@@ -225,7 +225,7 @@ def _has_letters(text: str) -> bool:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """Return a text, cut so that it fits in `room` pixels, with at least one letter left."""
+    """Return a text, shortened to fit in `room` pixels, with at least one letter left."""
     if font.getlength(text) <= room:
         return text
     fits, too_long = 1, len(text)

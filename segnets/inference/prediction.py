@@ -157,7 +157,7 @@ class Prediction:
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
-        """Probability of the network's decision, per pixel: shape (H, W), float32, 0..1. Computed at the first access.
+        """Probability of the network's decision, per pixel: shape (H, W), float32, 0..1. Computed on first access.
 
         For the rule "multilabel", the probability of the least certain plane is given.
 
@@ -169,7 +169,7 @@ class Prediction:
 
     @cached_property
     def entropy(self) -> npt.NDArray[np.float32]:
-        """Entropy of the probabilities, per pixel: shape (H, W), float32, in nats. Computed at the first access.
+        """Entropy of the probabilities, per pixel: shape (H, W), float32, in nats. Computed on first access.
 
         Raises:
             ImageError: The error of the prediction, if it is set.

@@ -119,7 +119,7 @@ def _without_words(name: str) -> str:
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """Tensors of a network, with the names of its own.
+    """Tensors of a network under its own names.
 
     Attributes:
         kept: Old name by new name.

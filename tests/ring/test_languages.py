@@ -89,7 +89,7 @@ def test_cpp_finds_damage(program: Path, tmp_path: Path) -> None:
     for message in ("frame 1 is damaged (wrong checksum)", "frame 2 is damaged (its slot has sequence 3)"):
         done = run(program, "read", path, 0)
         assert done.returncode == 1
-        assert done.stderr == f"{path}: {message}: another process writes to the ring; the frame was skipped\n"
+        assert done.stderr == f"{path}: {message}: another process is writing to the ring; the frame was skipped\n"
         # The program ended by an exception, so it did not close the ring.
         with FrameRing.open(path, "producer") as ring:
             assert ring.peer == "died"

@@ -134,7 +134,7 @@ def test_a_released_frame_is_not_readable(path: Path) -> None:
     [
         (
             0,
-            r"frame 1 is damaged \(its slot has sequence 43\): another process writes to the ring; the frame was sk",
+            r"frame 1 is damaged \(its slot has sequence 43\): another process is writing to the ring; the frame was",
         ),
         (24, r"frame 1 is damaged \(wrong checksum\)"),
         (SLOT_HEADER + 11, r"frame 1 is damaged \(wrong checksum\)"),

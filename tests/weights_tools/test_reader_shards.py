@@ -147,7 +147,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "NUL": (lambda d: _index(d, lambda m: m.update(x="a\0b")), f"the file 'a\\x00b', {PLAIN}"),
     "surrogate": (lambda d: _index(d, lambda m: m.update(x="\ud800")), f"the file '\\ud800', {PLAIN}"),
     "number": (lambda d: _index(d, lambda m: m.update(x=3)), "has no 'weight_map' from tensor names to file names"),
-    "link out": (_link_out, f"file '{FIRST}': the file is a link out of the index's folder"),
+    "link outside": (_link_out, f"file '{FIRST}': the file is a link to a file outside the index's folder"),
     "link to itself": (_loop, f"file '{FIRST}': the file can't be opened: Too many levels of symbolic links"),
     "pipe": (_pipe, f"file '{FIRST}': the path is a device, pipe or socket"),
     "folder": (

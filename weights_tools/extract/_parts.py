@@ -40,7 +40,7 @@ def split_normalisation(tensors: Mapping[str, TensorRef]) -> tuple[str, str] | N
 
 
 def join_parts(tensors: Mapping[str, TensorRef]) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
-    """Replace the parts of pruned and weight-normalised tensors by the tensors that the network computes with.
+    """Replace the parts of pruned and weight-normalised tensors with the tensors that the network uses.
 
     Returns:
         The tensors, and a sentence per kind for reports.

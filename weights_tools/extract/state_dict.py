@@ -298,7 +298,7 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
             )
         if isinstance(value, UnreadableTensor):
             advice = (
-                "Gather it in the program that saves: tensor.full_tensor(), or "
+                "Gather it in the program that saves it: tensor.full_tensor(), or "
                 "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
                 if value.kind.startswith(SHARD)
                 else "Save plain tensors."

@@ -47,7 +47,7 @@ def find_row(name: str) -> Published:
 
 
 def full_name(row: Published) -> str:
-    """Return the name of model and weights, for example "fcn_resnet50:COCO_WITH_VOC_LABELS_V1"."""
+    """Return the full name of published weights, for example "fcn_resnet50:COCO_WITH_VOC_LABELS_V1"."""
     return f"{row.model}:{row.name}"
 
 

@@ -99,7 +99,7 @@ class Machine:
     def pop(self) -> Value:
         value = self.stack.pop()
         if value is MARK:
-            raise WeightsError("the pickle is damaged: a value is missing on the stack")
+            raise WeightsError("the pickle is damaged: a value is missing from the stack")
         return value
 
     def pop_to_mark(self) -> list[Value]:
@@ -108,7 +108,7 @@ class Machine:
         while index >= 0 and stack[index] is not MARK:
             index -= 1
         if index < 0:
-            raise WeightsError("the pickle is damaged: a mark is missing on the stack")
+            raise WeightsError("the pickle is damaged: a mark is missing from the stack")
         items = stack[index + 1 :]
         del stack[index:]
         self.spend(len(items))
@@ -116,7 +116,7 @@ class Machine:
 
     def top(self) -> Value:
         if not self.stack or self.stack[-1] is MARK:
-            raise WeightsError("the pickle is damaged: a value is missing on the stack")
+            raise WeightsError("the pickle is damaged: a value is missing from the stack")
         return self.stack[-1]
 
     def remember(self, index: int) -> None:

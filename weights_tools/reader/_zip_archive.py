@@ -22,7 +22,7 @@ _ENCRYPTED = 1 | 1 << 6 | 1 << 13
 _HAS_DESCRIPTOR = 1 << 3
 _UTF8 = 1 << 11
 _MOVED = "the archive's directory is not where the end record puts it: bytes were added or are missing"
-_OVERLAP = "the entries of the archive overlap or leave gaps, so that the archive could be read in two ways"
+_OVERLAP = "the entries of the archive overlap or leave gaps, so the archive could be read in two ways"
 _DESCRIPTOR_SIZES = (12, 16, 20, 24)
 
 
@@ -71,7 +71,7 @@ def read_entries(source: Source) -> dict[str, Entry]:
             raise WeightsError(_OVERLAP)
         entry = _open_entry(source, item)
         if entry.name in entries:
-            raise WeightsError(f"the archive has two entries {entry.name[:80]!r}, so that it could be read in two ways")
+            raise WeightsError(f"the archive has two entries {entry.name[:80]!r}, so it could be read in two ways")
         entries[entry.name] = entry
         position = entry.start + entry.packed
         if item.flags & _HAS_DESCRIPTOR:
@@ -105,7 +105,7 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
         small = (start, length, count)
         start, length, count, end = _find_directory64(source, end)
         if any(s not in (0xFFFF, 0xFFFFFFFF, large) for s, large in zip(small, (start, length, count), strict=True)):
-            raise WeightsError("the archive's two end records differ, so that it could be read in two ways")
+            raise WeightsError("the archive's two end records differ, so it could be read in two ways")
     if start + length != end:
         raise WeightsError(_MOVED)
     if count > MAX_ENTRIES or length < count * 46:

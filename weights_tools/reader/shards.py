@@ -121,7 +121,9 @@ def _place(index: Path, name: str) -> Path:
         return path
     real = Path(os.path.realpath(path))
     if real.parent not in (Path(os.path.realpath(index.parent)), Path(os.path.realpath(index)).parent):
-        raise WeightsError("the file is a link out of the index's folder. Put the file itself there.")
+        raise WeightsError(
+            "the file is a link to a file outside the index's folder. Put the file itself into the folder."
+        )
     return real
 
 

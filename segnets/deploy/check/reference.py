@@ -50,7 +50,7 @@ def _deepcopy(model: nn.Module) -> nn.Module:
 
 
 def _keep_computed_weights(module: nn.Module) -> None:
-    """Replace weights that are computed in every call by their values: parametrizations, weight norm, pruning."""
+    """Replace weights that are computed in every call with their values: parametrizations, weight norm, pruning."""
     if parametrize.is_parametrized(module):
         # torch's remove_parametrizations would change the class, which the copy shares with the original.
         parametrizations = module.parametrizations

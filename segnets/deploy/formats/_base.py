@@ -123,7 +123,7 @@ class Format(Protocol):
 def golden_maker(
     preprocessing: Preprocessing, decoding: Decoding, dtype: str, shape: tuple[int, int, int] | None = None
 ) -> Callable[[nn.Module], Golden]:
-    """Return a function that makes the golden pair of a plain model for a file in `dtype`, of a fixed (N, H, W)."""
+    """Return a function that makes a plain model's golden pair for a file with this dtype and, if fixed, (N, H, W)."""
     return lambda reference: make_golden(reference, preprocessing, decoding, dtype, shape=shape)
 
 

@@ -18,7 +18,7 @@ from torch.jit.frontend import FrontendError
 from segnets.deploy._reason import reason_of
 from segnets.errors import ExportError
 
-# Namespaces of operators that LibTorch alone has, for each target.
+# Namespaces of the operators built into LibTorch, for each target.
 _NAMESPACES = {"portable": ("aten", "prim"), "cpu": ("aten", "prim", "mkldnn")}
 # The most common nodes, which have no blocks. Asking a node for its blocks takes longer than everything else.
 _WITHOUT_BLOCKS = ("aten::", "prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::Tuple")

@@ -76,7 +76,7 @@ def form_of(
 
 
 def choose_forms(network: nn.Module, context: Context) -> Outcome:
-    """Replace convolutions by the forms for which torch's compiler generates the fastest code.
+    """Replace convolutions with the forms for which torch's compiler generates the fastest code.
 
     Raises:
         ExportError: If the network doesn't run on an image of `context.image_size`.

@@ -1,4 +1,4 @@
-"""Passes for CUDA: compute convolution, bias, ReLU and residual addition in one call of cuDNN.
+"""Passes for CUDA: compute convolution, bias, ReLU and residual addition in one call to cuDNN.
 
 LibTorch has operators for such calls. They read and write the large feature maps once instead of three times: a 1x1
 convolution from few to many channels takes a third of the time. Grouped convolutions stay as they are.
@@ -77,7 +77,7 @@ def merge_shortcut_biases(network: nn.Module, _context: Context) -> Outcome:
 
 
 def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
-    """Replace each convolution and its ReLU, with or without an addition, by one call of cuDNN."""
+    """Replace each convolution and its ReLU, with or without an addition, with one call to cuDNN."""
     additions = fused = 0
     for name, module in list(network.named_modules()):
         if isinstance(module, ConvAdd) and type(module.activation) is nn.ReLU and _is_fusible(module.convolution):

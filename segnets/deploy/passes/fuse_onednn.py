@@ -1,4 +1,4 @@
-"""The pass for CPUs: compute convolution, bias, activation and residual addition in one call of oneDNN.
+"""The pass for CPUs: compute convolution, bias, activation and residual addition in one call to oneDNN.
 
 LibTorch's operators for such calls (`mkldnn::_convolution_pointwise`) are those that `torch.compile` uses on CPUs. The
 weights are reordered for the CPU once, when the file is loaded. Feature maps have channels last in memory.
@@ -46,7 +46,7 @@ class PackedConv(nn.Module):
     def __init__(self, convolution: nn.Conv2d, activation: str, dtype: torch.dtype, input_shape: Sequence[int]) -> None:
         super().__init__()
         bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
-        # Attributes instead of parameters, because loading replaces them by plain tensors.
+        # Attributes instead of parameters, because loading replaces them with plain tensors.
         self.weight = convolution.weight.detach().to(dtype).contiguous()
         self.bias = bias.to(dtype)
         self.padding = as_ints(convolution.padding)
@@ -124,7 +124,7 @@ class FusedConvAdd(PackedConv):
 
 
 def fuse_convolutions(network: nn.Module, context: Context) -> Outcome:
-    """Replace each convolution and its activation, with or without an addition, by one call of oneDNN.
+    """Replace each convolution and its activation, with or without an addition, with one call to oneDNN.
 
     Convolutions that don't run, or pad with values other than zeros, stay as they are.
 

@@ -58,7 +58,7 @@ class ClassifiedFirst(nn.Module):
 
 
 def classify_before_resizing(network: nn.Module, _context: Context) -> Outcome:
-    """Replace heads of LR-ASPP by heads that classify before they resize."""
+    """Replace heads of LR-ASPP with heads that classify before they resize."""
     heads = [(name, module) for name, module in network.named_modules() if type(module) is LRASPPHead]
     for name, head in heads:
         network.set_submodule(name, ClassifiedFirst(head))

@@ -84,12 +84,12 @@ def average_by_window(network: nn.Module, context: Context) -> Outcome:
 
 
 def average_by_lines(network: nn.Module, _context: Context) -> Outcome:
-    """Replace averages by forms that torch's compiler turns into fast loops."""
+    """Replace averages with forms that torch's compiler turns into fast loops."""
     return Outcome(network, _replace_poolings(network, MeanByLines, GridAverage))
 
 
 def average_in_onnx(network: nn.Module, _context: Context) -> Outcome:
-    """Replace averages by operators that ONNX has."""
+    """Replace averages with operators that ONNX has."""
     return Outcome(network, _replace_poolings(network, WholeAverage, GridAverage))
 
 

@@ -26,7 +26,7 @@ def drop_aux_classifier(network: nn.Module, _context: Context) -> Outcome:
 
 
 def remove_dropouts(network: nn.Module, _context: Context) -> Outcome:
-    """Replace every dropout by an identity."""
+    """Replace every dropout with an identity."""
     dropouts = [module for module in network.modules() if isinstance(module, _DropoutNd)]
     return Outcome(network, {"dropouts": _replace_by_identities(network, dropouts)})
 
@@ -65,7 +65,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _replace_by_identities(network: nn.Module, modules: Sequence[nn.Module]) -> int:
-    """Replace `modules` under all of their names and return their number."""
+    """Replace `modules` with identities, under all of their names, and return their number."""
     unwanted = set(modules)
     names = [name for name, module in network.named_modules(remove_duplicate=False) if module in unwanted]
     for name in names:

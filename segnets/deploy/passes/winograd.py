@@ -89,7 +89,7 @@ class WinogradConv(nn.Module):
     def __init__(self, convolution: nn.Conv2d, *, relu: bool) -> None:
         super().__init__()
         bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
-        # Attributes instead of parameters, because loading replaces them by plain tensors.
+        # Attributes instead of parameters, because loading replaces them with plain tensors.
         self.weight = convolution.weight.detach().contiguous()
         self.bias = bias
         self.dilation = convolution.dilation[0]

@@ -99,5 +99,5 @@ class OverlayRows:
 
 
 def reduction(height: int, width: int) -> int:
-    """Return the whole number by which an overlay's sides, in pixels, are divided."""
+    """Return the whole number that divides an overlay's sides, in pixels."""
     return -(-max(height, width) // MAX_SIDE)

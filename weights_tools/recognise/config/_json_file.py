@@ -31,7 +31,7 @@ def read_object(path: Path) -> dict[str, Value] | None:
             data = bytes(source.view(0, source.size))
     except WeightsError as error:
         raise UnreadableFileError(str(error)) from None
-    except OSError:  # a folder that may not be searched
+    except OSError:  # a folder without search permission
         return None
     try:
         value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
