@@ -235,7 +235,7 @@ class Preprocess(nn.Module):
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Return the numbers of a text with commas between them.
+    """Parse numbers separated by commas.
 
     Raises:
         ValueError: If a part is not a number.

@@ -1,7 +1,7 @@
 """Checks of a whole data set before training.
 
 Every image and mask is read once, in threads; of a data set on a server, some of each split. Problems are grouped: the
-same mistake in a thousand masks becomes one line that names the first few files.
+same mistake in a thousand masks becomes one line that lists the first few files.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class Predictor:
         An image that can't be read, or fails otherwise, gives a prediction with `error` set, and the stream continues.
 
         Args:
-            sources: A path of a file, a folder or a pattern such as `photos/*.jpg`, or an image as for `predict`; or an
+            sources: Path of a file, a folder or a pattern such as `photos/*.jpg`, or an image as for `predict`; or an
                 iterable of these, including a generator.
             batch_size: Number of images to compute together. Only neighbours of equal size at the network's input are
                 computed together. None means 1 on a CPU, where a batch is no faster, and 8 on a GPU.

@@ -33,7 +33,7 @@ from segnets.inference.writers.rows_mask import MaskRows
 from segnets.inference.writers.rows_overlay import OverlayRows, reduction
 from segnets.inference.writers.rows_whole import WholeRows
 
-# By the name of the ordinary writer. Other outputs need the whole mask.
+# Row writers by the name of the ordinary writer. Other outputs need the whole mask.
 ROW_WRITERS: dict[str, Callable[[], RowWriter]] = {
     "mask": MaskRows,
     "overlay": OverlayRows,

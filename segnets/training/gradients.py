@@ -51,7 +51,10 @@ class FasterGradients:
 
     @contextlib.contextmanager
     def enabled(self) -> Iterator[None]:
-        """Set the hooks. The backward pass belongs inside, because gradient checkpointing runs parts of the network."""
+        """Set the hooks.
+
+        Run the backward pass inside the block too, because gradient checkpointing runs parts of the network in it.
+        """
         hooks = [head.register_forward_hook(self._keep_logits) for head in self._heads]
         hooks += [module.register_forward_hook(_replace_convolution) for module in self._convolutions]
         try:

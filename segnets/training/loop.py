@@ -368,7 +368,7 @@ class Trainer:
 
 
 def open_configured(config: TrainingConfig, progress: Callable[[int, int], None] | None = None) -> DataSet:
-    """Open the data set that a configuration names.
+    """Open the data set that a configuration specifies.
 
     Args:
         config: Training options.
@@ -393,7 +393,7 @@ def train(
 
     Args:
         config: Training options. `out` is the run folder.
-        data: Data set. None opens the one that `config` names.
+        data: Data set. None opens the one that `config` specifies.
         resume: Whether to resume from the checkpoint in the run folder, if there is one.
         **options: Further arguments of `Trainer`: model, loss, augmentation, tell, on_step, loggers.
 

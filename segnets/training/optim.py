@@ -42,7 +42,7 @@ def parameter_groups(model: nn.Module, *, lr: float, aux_lr_factor: float = 10.0
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
-    """Build the optimizer that a configuration names.
+    """Build the optimizer that a configuration specifies.
 
     Each group records its learning rate before the schedule as `initial_lr`, as torch's schedulers do.
 

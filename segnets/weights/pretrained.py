@@ -54,7 +54,7 @@ class PretrainedBuilder(Protocol):
         weights_backbone: Like `weights`, but for the backbone alone: weights of its classifier, with or without the
             last layers. Ignored if `weights` is given.
         **options: `num_classes` defaults to that of the weights, or 21 without weights; if it differs from the
-            weights', the last convolutions keep their initial values, and a warning names them. `aux_loss` defaults to
+            weights', the last convolutions keep their initial values, and a warning lists them. `aux_loss` defaults to
             that of the weights, or False. docs/models.md describes the others.
 
     Raises:

@@ -210,7 +210,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     """Copy weights into a model, which keeps its dtype and device.
 
     An auxiliary classifier on one side only is reported and is not an error. If the number of classes differs, the last
-    1x1 convolutions keep their initial values, with one warning. Another warning names the options of the file (output
+    1x1 convolutions keep their initial values, with one warning. Another warning lists the options of the file (output
     stride, eps, ...) that differ from the model's and change what the tensors compute.
 
     Args:

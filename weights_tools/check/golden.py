@@ -80,7 +80,7 @@ def check_golden(
 
     Raises:
         WeightsError: If the file is not a golden file, if shapes differ, or if the outputs differ. If the
-            outputs differ, the message names one or two options that explain it, or options to consider.
+            outputs differ, the message gives one or two options that explain it, or options to consider.
     """
     if not 0 < tolerance < 1:
         raise WeightsError(f"tolerance={tolerance}: expected a number above 0 and below 1, for example 1e-4")

@@ -50,7 +50,7 @@ def resize_rule(argument: str) -> dict[str, Any]:
 
 
 def numbers(argument: str) -> tuple[float, ...]:
-    """Parse numbers with commas between them."""
+    """Parse numbers separated by commas."""
     from segnets.preprocessing import parse_numbers  # imports torch, which would slow down `--help`
 
     try:

@@ -46,7 +46,7 @@ class Edits:
         decoding: Decoding | None = None,
         dtype: str | None = None,
     ) -> Edits:
-        """Check the arguments of `weights_tools.convert` and read the files that they name.
+        """Check the arguments of `weights_tools.convert` and read the files that they refer to.
 
         Raises:
             WeightsError: If an argument is out of range, contradicts another, or names an unusable file.

@@ -215,7 +215,7 @@ def check_sums(source: Source, entries: list[Entry]) -> bool:
         False if the archive has no checksums (every field is 0).
 
     Raises:
-        WeightsError: If an entry's checksum differs; the message names the first.
+        WeightsError: If an entry's checksum differs; the message gives the first.
     """
     filled = [entry for entry in entries if entry.size and not entry.compressed]
     if not any(entry.crc for entry in filled):

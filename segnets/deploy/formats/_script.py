@@ -40,7 +40,7 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def trace(module: nn.Module, image: Tensor) -> torch.jit.ScriptModule | None:
-    """Trace the operators that a module runs for an image. The result has no dictionaries and branches.
+    """Trace the operators that a module runs for an image. The result has no dictionaries or branches.
 
     Args:
         module: Module in eval mode that maps an image to logits.

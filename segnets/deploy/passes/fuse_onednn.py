@@ -17,7 +17,7 @@ from segnets.deploy.passes.context import Context, Outcome
 from segnets.deploy.passes.convolutions import ConvAdd, Form, Pieces, as_ints, form_of, is_plain, pieces_of
 from segnets.deploy.passes.winograd import WinogradConv
 
-# oneDNN's names of the activations that it can compute after a convolution.
+# oneDNN's names for the activations that it can compute after a convolution.
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.Hardswish: "hardswish",

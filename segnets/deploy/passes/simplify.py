@@ -18,7 +18,7 @@ def copy_for_evaluation(network: nn.Module, _context: Context) -> Outcome:
 
 
 def drop_aux_classifier(network: nn.Module, _context: Context) -> Outcome:
-    """Drop the auxiliary classifier, which only training reads."""
+    """Drop the auxiliary classifier, which only training uses."""
     dropped = getattr(network, "aux_classifier", None) is not None
     if dropped:
         network.register_module("aux_classifier", None)

@@ -63,7 +63,7 @@ class NetworkTable:
     look_alikes: Mapping[str, str] = field(default_factory=dict)
 
     def look_alike_notes(self, backbone: str) -> tuple[str, ...]:
-        """Return a note that names the look-alikes on a backbone, if there are any."""
+        """Return a note that lists the look-alikes on a backbone, if there are any."""
         found = [what for name, what in self.look_alikes.items() if name in ("", backbone)]
         if not found:
             return ()

@@ -53,7 +53,7 @@ def list_domains_once(model: Any) -> None:
 def expand_hard_sigmoids(model: Any) -> None:
     """Replace each HardSigmoid with the operators that it stands for: Mul, Add and Clip.
 
-    OpenCV, up to 5.0, fuses a HardSigmoid and the Mul after it to a HardSwish, even if the Mul's other factor is a
+    OpenCV, up to 5.0, fuses a HardSigmoid and the Mul after it into a HardSwish, even if the Mul's other factor is a
     different tensor, as in squeeze-and-excitation. The result is silently wrong.
     """
     onnx: Any = import_module("onnx")
