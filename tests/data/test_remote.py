@@ -195,7 +195,7 @@ def test_an_index_of_other_members_is_refused_and_forgotten(remote: Remote) -> N
     remote.contents["train-000000.idx"] = text.replace("000005", "000009").encode()
     data = open_data(remote.remote)
     wrong = data.samples("train")[-1]
-    with pytest.raises(DataError, match=r"train-000000\.tar: 000009\.png isn't where the index of the shard says"):
+    with pytest.raises(DataError, match=r"train-000000\.tar: 000009\.png isn't where the index of the shard puts it"):
         data.read(wrong)
     del remote.contents["train-000000.idx"]
     check_same_samples(open_data(remote.remote), open_data(remote.local))
