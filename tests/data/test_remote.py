@@ -246,10 +246,10 @@ def test_passing_faults_are_repaired(fault: Reply, remote: Remote, opened: DataS
         (plain(b"", 403, Content_Length=0), r"denies access \(403 Forbidden\).*has expired, renew it in dataset", 1),
         (
             plain(b"all of it", Content_Length=9),
-            r"doesn't support range requests \(it answered 200 instead of 206\)",
+            r"doesn't support range requests \(it responded with 200 instead of 206\)",
             1,
         ),
-        (plain(b"", 206, Content_Length=0), "the server's answer to a range request is invalid", 1),
+        (plain(b"", 206, Content_Length=0), "the server's response to a range request is invalid", 1),
         (other_range, "has changed on the server since it was opened", 1),
         (plain(b"", 416, Content_Length=0), "has changed on the server since it was opened", 1),
     ],
