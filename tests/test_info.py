@@ -70,7 +70,7 @@ def test_an_export_given_as_weights_is_named(small: Path, tmp_path: Path, capsys
         lambda path: segnets.load_weights(backbones.resnet18(), path),
         lambda path: segnets.create_model("fcn_resnet18", weights=path),
     ):
-        with pytest.raises(WeightsError, match=r"w\.pth: is an export of segnets, not weights; name the"):
+        with pytest.raises(WeightsError, match=r"w\.pth: is an export of segnets, not weights; pass the"):
             read(renamed)
     assert cli.main(["export", str(small), str(tmp_path / "m.onnx")]) == 1
     assert "`segnets info " in capsys.readouterr().err

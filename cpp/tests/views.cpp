@@ -183,7 +183,7 @@ void bad_views(const Model& model) {
   fails("a pixel or channel stride of -1 bytes", {data, kHeight, kWidth, 183, 3, -1});
   fails("not enough memory", {data, std::int64_t{1} << 22, std::int64_t{1} << 22, 0});
   refused("no images", "batch: holds no images", [&] { model.segment_batch({}); });
-  refused("two sizes", "image 1 of the batch: is 44x61, and image 0 is 45x61 (height x width)",
+  refused("two sizes", "image 1 of the batch: is 44x61, but image 0 is 45x61 (height x width)",
           [&] { model.segment_batch({image.view(), {data, kHeight - 1, kWidth, 0}}); });
   refused("no image in a batch", "image 1 of the batch: 0x61 holds no pixels",
           [&] { model.segment_batch({image.view(), {data, 0, kWidth, 0}}); });

@@ -104,7 +104,7 @@ def test_many_threads(build: Path, compiled: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed(processor={"instructions": ["avx1024"]}), "instructions that this processor lacks: avx1024"),
+        (changed(processor={"instructions": ["avx1024"]}), "instructions that this CPU lacks: avx1024"),
         (changed(format_version=3), "it has version 3"),
         (changed(kind="torchscript"), "declares kind 'torchscript', but the file is aoti"),
         (changed(kind="tensorrt"), "kind is 'tensorrt'"),

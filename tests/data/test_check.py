@@ -189,12 +189,12 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     ),
     "missing mask": (
         lambda folder: (folder / "train/masks/003.png").unlink(),
-        "train/images/003.png: has no mask of the same name in",
+        "train/images/003.png: has no mask with the same name in",
         "Add the mask, or remove the image",
     ),
     "no masks": (
         lambda folder: shutil.rmtree(folder / "train/masks"),
-        "train/images/000.png (and 3 more files: 001.png, 002.png, 003.png): has no mask of the same name in",
+        "train/images/000.png (and 3 more files: 001.png, 002.png, 003.png): has no mask with the same name in",
         "Add the mask, or remove the image",
     ),
     "other names": (
@@ -204,14 +204,14 @@ ERRORS: dict[str, tuple[Change, str, str]] = {
     ),
     "missing image": (
         lambda folder: (folder / "val/images/100.png").unlink(),
-        "val/masks/100.png: has no image of the same name in",
+        "val/masks/100.png: has no image with the same name in",
         "Add the image, or remove the mask",
     ),
     "same name": (same_stem, "train/images/001.png: has the same name as 001.bmp", "Remove or rename"),
-    "wrong size": (other_size, "train/masks/001.png: has 40x24 pixels, but its image 40x32", "Resize the mask"),
+    "wrong size": (other_size, "train/masks/001.png: has 40x24 pixels, but its image has 40x32", "Resize the mask"),
     "wrong width": (
         lambda folder: write_pair(folder / "train", "001", image_of(1), mask_of(1, 32, 41)),
-        "train/masks/001.png: has 41x32 pixels, but its image 40x32",
+        "train/masks/001.png: has 41x32 pixels, but its image has 40x32",
         "Resize the mask",
     ),
     "turned": (

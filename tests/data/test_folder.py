@@ -75,7 +75,7 @@ def test_mistakes_in_lists(tmp_path: Path) -> None:
     assert len(problems) == 3
     assert "train.txt: line 2 names gone, which is not in" in problems[0]
     assert "train.txt: line 3 names a again. Remove the line." in problems[1]
-    assert "images/b.png: has no mask of the same name in" in problems[2]
+    assert "images/b.png: has no mask with the same name in" in problems[2]
     (tmp_path / "train.txt").write_text("a b c\n")
     with pytest.raises(DataError, match=r"train\.txt, line 1: expected a name, or the paths"):
         open_data(tmp_path)

@@ -148,7 +148,7 @@ def test_damaged_files(written: Path, tmp_path: Path) -> None:
             load_exported(path)
     for size in (2, 1000, len(whole) // 2, len(whole) - 90, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ExportError, match=r"truncated|is cut off"):
+        with pytest.raises(ExportError, match=r"truncated|its end is missing"):
             read_contract(path)
 
 

@@ -127,10 +127,13 @@ def test_only_plain_operators(by_command: Path) -> None:
         ({"size": (1, 3, 480)}, r"size=\(1, 3, 480\): expected \(batch, channels, height, width\)"),
         ({"size": (1, 3, 0, 64)}, "1 to 65536 each"),
         ({"size": (1, 4, 64, 64)}, "has 4 channels, but images of this network have 3"),
-        ({"size": SIZE, "preprocessing": SMALL}, "preprocessing: images are resized to 64x80, but size=.* takes 72x96"),
+        (
+            {"size": SIZE, "preprocessing": SMALL},
+            "preprocessing: images are resized to 64x80, but size=.* requires 72x96",
+        ),
         (
             {"size": SIZE, "preprocessing": Preprocessing(resize="scale", size=2)},
-            "preprocessing: images are scaled by 2, but size=.* takes 72x96",
+            "preprocessing: images are scaled by 2, but size=.* requires 72x96",
         ),
         ({"size": SIZE, "format": "torchscript"}, "size=.* needs format='onnx': a file of format='torchscript' takes"),
         ({"size": SIZE, "dtype": "int8", "calibration": "."}, "calibration takes one image at a time"),

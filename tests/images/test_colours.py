@@ -130,7 +130,7 @@ def test_ppm_files_with_other_maxima(largest: int) -> None:
     ("image", "kind"),
     [
         (Image.new("F", (3, 2)), "floats"),
-        (Image.new("I", (3, 2)), "integers of 32 bit or signed integers"),
+        (Image.new("I", (3, 2)), "32-bit or signed integers"),
     ],
     ids=["float", "int32"],
 )

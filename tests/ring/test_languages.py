@@ -66,7 +66,7 @@ def test_cpp_refuses_a_taken_role_and_reports_the_peer(program: Path, tmp_path: 
         done = run(program, "open", path, "producer")
         assert done.returncode == 1
         assert done.stderr == (
-            f"{path}: already has a producer, and a ring has only one; close that one or name another ring\n"
+            f"{path}: already has a producer, and a ring has only one; close that one or choose another ring\n"
         )
         assert "peer 1, waiting 0" in run(program, "open", path, "consumer").stdout  # alive
         assert ring.peer == "closed"

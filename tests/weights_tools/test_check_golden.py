@@ -206,7 +206,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "channels": (lambda x, y: {"input": x[:, :1], "output": y}, "has 1 channels"),
     "channels last": (lambda x, y: {"input": x.permute(0, 2, 3, 1), "output": y}, "permute"),
     "low resolution": (lambda x, y: {"input": x, "output": y[:, :, ::16, ::16]}, "logits at 1/16 of the image's size"),
-    "other classes": (lambda x, y: {"input": x, "output": y[:, :4]}, "another number of classes"),
+    "other classes": (lambda x, y: {"input": x, "output": y[:, :4]}, "a different number of classes"),
     "no batch": (lambda x, y: {"input": x, "output": y[0]}, "has shape"),
     "probabilities": (lambda x, y: {"input": x, "output": y.softmax(1)}, "from before softmax"),
     "zeros": (lambda x, y: {"input": x, "output": y * 0}, "only zeros"),

@@ -107,7 +107,7 @@ def test_what_does_not_determine_the_weights_is_named(tmp_path: Path, state: Sta
 
     shadow = [tensor for name, tensor in state.items() if name.endswith("weight")]
     refused({"ema": {"shadow_params": shadow}}, rf"tensors without names \({len(shadow)} in a list under 'ema\.shadow_")
-    refused(shadow, rf"tensors without names \({len(shadow)} in a list\), as model\.parameters\(\) gives")
+    refused(shadow, rf"tensors without names \({len(shadow)} in a list\), as in model\.parameters\(\) and")
     model: Any = network(num_classes=3)
     parametrizations.spectral_norm(model.classifier.low_classifier)
     refused(model.state_dict(), r"3 tensors are stored in parts by a parametrization that only its own code")

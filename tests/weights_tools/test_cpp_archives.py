@@ -66,7 +66,7 @@ def test_cpp_archives_without_a_network_are_refused(tmp_path: Path, archive: Arc
 
 def test_cpp_archive_has_no_keys(archive: Archive) -> None:
     refused = inspect(archive("module"), key="model").refused
-    assert refused == "the file is a C++ archive, which has no keys to choose from. Leave out --key."
+    assert refused == "the file is a C++ archive, which has no keys to choose from. Omit --key."
 
 
 class Module(nn.Module):

@@ -95,7 +95,7 @@ def test_the_caller_states_the_rule(tmp_path: Path, capsys: pytest.CaptureFixtur
     card = segnets.load(out).card
     assert isinstance(card, ModelCard)
     assert (card.decoding, card.classes) == (Decoding("threshold", 0.4), ("road", "crack"))
-    # Converting the result again keeps it; another number of classes does not.
+    # Converting the result again keeps it; a different number of classes does not.
     weights_tools.convert(out, tmp_path / "again.safetensors")
     assert segnets.load(tmp_path / "again.safetensors").card.decoding == card.decoding  # type: ignore[union-attr]
     weights_tools.convert(out, tmp_path / "five.safetensors", num_classes=5)

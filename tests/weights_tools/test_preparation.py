@@ -138,7 +138,7 @@ def test_the_preprocessing_of_other_channels_is_refused_or_noted(smp: Path, tmp_
     first = next(name for name, tensor in state.items() if tensor.shape == (64, 3, 7, 7))
     state[first] = torch.cat([state[first], torch.zeros(64, 1, 7, 7)], dim=1)
     save_file(state, tmp_path / "four.safetensors")
-    what = "preprocessing: its mean has 3 numbers, but the model takes images with 4 channels. Pass  "
+    what = "preprocessing: its mean has 3 numbers, but the model takes images with 4 channels. Pass "
     assert any(note.startswith(what) for note in weights_tools.inspect(tmp_path / "four.safetensors").notes)
     with pytest.raises(WeightsError, match=what):
         weights_tools.convert(
@@ -183,7 +183,7 @@ def test_an_export_states_what_is_assumed(tmp_path: Path, capsys: pytest.Capture
     command = ["export", str(weights), str(target), "--force", "--target", "portable"]
     assert cli.main([*command, "--resize", "64"]) == 0
     said = capsys.readouterr().out
-    assert "assumed: mean 0.485,0.456,0.406 (--mean), std 0.229,0.224,0.225 (--std): nothing states" in said
+    assert "assumed: mean 0.485,0.456,0.406 (--mean), std 0.229,0.224,0.225 (--std): the source does not record" in said
     assert cli.main(["info", str(target)]) == 0
     assert "assumed                 mean 0.485,0.456,0.406 (--mean), std" in capsys.readouterr().out
     report = segnets.export(model, target, preprocessing=Preprocessing(size=64), target="portable")

@@ -146,7 +146,7 @@ def test_whole_module_is_refused(tmp_path: Path, zipped: bool) -> None:
 
 FOLDERS: dict[str, tuple[tuple[str, ...], str]] = {
     "plain": ((), r"the path is a folder\. Pass a file in it"),
-    "with weights": (("best.pth", "log.txt"), r"the path is a folder\. Name a file in it, for example 'best\.pth'"),
+    "with weights": (("best.pth", "log.txt"), r"the path is a folder\. Pass a file in it, for example 'best\.pth'"),
     "DCP": ((".metadata", "__0_0.distcp"), r"a distributed checkpoint .* dcp_to_torch"),
     "DeepSpeed": (("latest", "mp_rank_00_model_states.pt"), r"a DeepSpeed checkpoint.* zero_to_fp32\.py"),
     "unpacked": (("data.pkl", "version"), r"an unpacked checkpoint\. Pass the \.pth file itself"),
