@@ -109,7 +109,7 @@ def test_samples_without_masks(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "train/masks/000.png").unlink()
     data = open_data(tmp_path)
-    with pytest.raises(DataError, match=r"train/images/000\.png: has no mask. Add one of the same name"):
+    with pytest.raises(DataError, match=r"train/images/000\.png: has no mask. Add one with the same name"):
         data.read(data.samples("train")[0])
 
 

@@ -38,8 +38,12 @@ def test_the_suffix_chooses_the_format(name: str, wanted: str | None, format: st
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
-        ("m.bin", None, r"m\.bin: the suffix '\.bin' stands for no format\. Use the suffix \.ts \(torchscript\), \.pt"),
-        ("m", None, "m: a name without a suffix stands for no format"),
+        (
+            "m.bin",
+            None,
+            r"m\.bin: the suffix '\.bin' does not determine the format\. Use the suffix \.ts \(torchscript\), \.pt",
+        ),
+        ("m", None, "m: a name without a suffix does not determine the format"),
         (
             "m.onnx",
             "torchscript",

@@ -81,7 +81,7 @@ def test_a_registered_network_is_built_and_listed_by_its_name(linear: HeadSpec) 
     assert model.config.name == "linear"
     assert model.config.options["output_stride"] == 16
     assert isinstance(part(model, "classifier.0"), nn.Conv2d)
-    with pytest.raises(ValueError, match=r"atrous_rates=.* would change nothing in this linear: the option needs ASPP"):
+    with pytest.raises(ValueError, match=r"atrous_rates=.* would have no effect in this linear: the option needs ASPP"):
         segnets.create_model("linear", atrous_rates=(1, 2))
     assert segnets.cost("linear", 64, 64).output_stride == 8
 

@@ -295,7 +295,7 @@ def test_an_export_of_a_changed_network_names_no_builder(tmp_path: Path) -> None
     assert contract.config.name == "fcn_resnet18"
 
     _swap(network, nn.ReLU, nn.SiLU)
-    with pytest.warns(UserWarning, match=r"names no builder: This model has SiLU instead of ReLU in backbone\.relu"):
+    with pytest.warns(UserWarning, match=r"records no builder: This model has SiLU instead of ReLU in backbone\.relu"):
         report = segnets.export(network, tmp_path / "silu.ts")
     assert report.verification.passed
     assert "another network" not in str(report), "it was compared with the changed network itself"

@@ -47,7 +47,7 @@ NO_WEIGHTS: dict[str, tuple[Any, str]] = {
     "tensor": (torch.ones(3), "but a bare tensor (3,). Save model.state_dict() instead."),
     "list": (
         [torch.ones(3)],
-        "tensors without names (1 in a list), as model.parameters() gives and torch_ema stores",
+        "tensors without names (1 in a list), as in model.parameters() and torch_ema",
     ),
     "tuple": ((1, torch.ones(3)), "but a bare tuple"),
     "number": (3.5, "but a bare float"),

@@ -111,7 +111,7 @@ def test_dictionary_under_an_unknown_key_is_found() -> None:
             {"model": Foreign(Global("my.net", "Net"), (), {"_parameters": {}})},
             r"a whole pickled model \(my\.net\.Net\)",
         ),
-        (Foreign(Global("my", "Thing")), r"no weights but an object of my\.Thing"),
+        (Foreign(Global("my", "Thing")), r"holds an object of my\.Thing, not weights"),
     ],
 )
 def test_files_without_weights_are_refused(top: Value, message: str) -> None:

@@ -131,7 +131,7 @@ def test_invalid_folders(server: Server, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(
-        OutputError, match=r"part of the path is not a folder\. Set TORCH_HOME, or name a folder with --to"
+        OutputError, match=r"part of the path is not a folder\. Set TORCH_HOME, or choose a folder with --to"
     ):
         fetch("fcn_resnet50", url=server.url)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "new" / "folder"))
@@ -150,7 +150,9 @@ def test_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match=r"the home folder \(HOME\) is\. Set TORCH_HOME, or name a folder with --to"):
+    with pytest.raises(
+        OutputError, match=r"the home folder \(HOME\) is\. Set TORCH_HOME, or choose a folder with --to"
+    ):
         fetch("fcn_resnet50")
     assert names(tmp_path) == [], "no folder called ~"
 

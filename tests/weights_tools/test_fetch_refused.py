@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[Reply, str]] = {
     "404": (plain(PAGE, 404), r"the server has no such file \(404 Not Found\)"),
     "403": (plain(PAGE, 403), r"denies access \(403 Forbidden\)"),
     "418": (plain(PAGE, 418), r"the server responded with 418 \(I'm a Teapot\) and sent no file"),
-    "999": (plain(PAGE, 999), r"the server responded with 999 \(not a status of HTTP\) and sent no file"),
+    "999": (plain(PAGE, 999), r"the server responded with 999 \(not an HTTP status\) and sent no file"),
     "204": (plain(b"", 204), r"the server responded with 204 \(No Content\) and sent no file"),
     "206 unasked": (plain(BODY, 206, Content_Range="bytes 0-100003/100004"), "the server responded with 206"),
     "416 unasked": (plain(b"", 416), "the server responded with 416"),

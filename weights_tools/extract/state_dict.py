@@ -229,7 +229,7 @@ def _explain_none(top: Value) -> str:
                 f"the checkpoint holds a whole pickled model ({kind_of(module)}), which only its own code can load. If "
                 "you have that code, save model.state_dict() instead."
             )
-        return f"the checkpoint holds an object of {kind_of(top)} instead of weights. Save model.state_dict() instead."
+        return f"the checkpoint holds an object of {kind_of(top)}, not weights. Save model.state_dict() instead."
     if _is_optimizer(top):
         return "the checkpoint holds only the state of an optimizer, no weights of a network. Pass the model's file."
     optimizers = [key for key, value in top.items() if _is_optimizer(value)] if isinstance(top, dict) else []
