@@ -1,6 +1,7 @@
 """Faster gradients on CPUs for two operators whose backward passes are slow in torch.
 
-The forward pass stays torch's, bit for bit; gradients differ by rounding.
+The forward pass stays torch's, and gradients differ by rounding. Networks may be anyone's: what isn't exactly one of
+these operators keeps torch's gradient.
 
     operator                        gradient here
     bilinear resize of the logits   two matrix products
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _RESIZE_NODE = "UpsampleBilinear2DBackward0"
+_CONVOLUTION_NODE = "ConvolutionBackward0"
 # The cost of the matrix products grows with the size of the logits. torch's own gradient is faster above this width.
 _WIDEST = 256
 
@@ -28,7 +30,8 @@ _WIDEST = 256
 class FasterGradients:
     """Hooks on a network that make its backward passes faster.
 
-    The heads' logits become contiguous too, which speeds up their resize and the losses of channels-last networks.
+    The heads' logits become contiguous too, which speeds up their resize and the losses of channels-last networks. The
+    resize of contiguous logits differs from that of channels-last ones by rounding.
 
     Args:
         model: Network. Hooks are set on its `classifier`, its `aux_classifier` and its dilated depthwise convolutions.
@@ -56,7 +59,8 @@ class FasterGradients:
         Run the backward pass inside the block too, because gradient checkpointing runs parts of the network in it.
         """
         hooks = [head.register_forward_hook(self._keep_logits) for head in self._heads]
-        hooks += [module.register_forward_hook(_replace_convolution) for module in self._convolutions]
+        # In front of a user's hooks, which may change the output.
+        hooks += [module.register_forward_hook(_replace_convolution, prepend=True) for module in self._convolutions]
         try:
             yield
         finally:
@@ -67,7 +71,10 @@ class FasterGradients:
     def replace_resize(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the same outputs with faster gradients, where they are the resized logits of a head."""
         try:
-            return {name: self._with_gradient(output) for name, output in outputs.items()}
+            return {
+                name: self._with_gradient(output) if isinstance(output, Tensor) else output
+                for name, output in outputs.items()
+            }
         finally:
             self._logits.clear()
 
@@ -78,19 +85,21 @@ class FasterGradients:
         return self._logits[-1]
 
     def _with_gradient(self, output: Tensor) -> Tensor:
-        node = output.grad_fn
-        if node is None or node.name() != _RESIZE_NODE or not _is_float_on_cpu(output):
+        node: Any = output.grad_fn
+        if node is None or node.name() != _RESIZE_NODE or not _is_float_on_cpu(output) or output._backward_hooks:
             return output
-        source = node.next_functions[0][0]
         for logits in self._logits:
-            if logits.grad_fn is source and source is not None and logits.shape[3] <= _WIDEST:
-                return _apply(_Resize, logits, output.detach(), node._saved_align_corners)  # type: ignore[attr-defined]
+            # One operation may have several outputs.
+            if (logits.grad_fn, logits.output_nr) == node.next_functions[0] and logits.shape[3] <= _WIDEST:
+                scales = node._saved_scales_h, node._saved_scales_w
+                return _apply(_Resize, logits, [output.detach()], node._saved_align_corners, scales)
         return output
 
 
 def _is_dilated_depthwise(module: nn.Module) -> bool:
     return (
-        isinstance(module, nn.Conv2d)
+        type(module) is nn.Conv2d  # a subclass may change its weight first, as parametrizations do
+        and "forward" not in vars(module)
         and module.groups == module.in_channels == module.out_channels > 1
         and max(module.dilation) > 1
         and max(module.stride) == 1
@@ -113,10 +122,13 @@ def _is_float_on_cpu(x: Tensor) -> bool:
 
 
 def _replace_convolution(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-    x = inputs[0]
-    if output.grad_fn is None or not _is_float_on_cpu(output) or not _is_float_on_cpu(x):
+    node = output.grad_fn
+    # An image without a batch has another operation, and a keyword argument is not among the inputs.
+    if node is None or node.name() != _CONVOLUTION_NODE or len(inputs) != 1:
         return None
-    return _apply(_DepthwiseConvolution, x, module.weight, output.detach(), module)
+    if not _is_float_on_cpu(output) or not _is_float_on_cpu(inputs[0]):
+        return None
+    return _apply(_DepthwiseConvolution, inputs[0], module.weight, [output.detach()], module)
 
 
 def _apply(function: Any, *values: Any) -> Tensor:
@@ -124,36 +136,48 @@ def _apply(function: Any, *values: Any) -> Tensor:
     return result
 
 
+# The result is given in a list: if it were an argument, torch would forbid to change it in place.
 class _Resize(torch.autograd.Function):
     """Bilinear resize whose result is given."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, resized: Tensor, align_corners: bool) -> Tensor:
-        ctx.size, ctx.align_corners = logits.shape[2:], align_corners
-        return resized
+    def forward(
+        ctx: Any, logits: Tensor, resized: list[Tensor], align_corners: bool, scales: tuple[float | None, float | None]
+    ) -> Tensor:
+        ctx.size, ctx.align_corners, ctx.scales = logits.shape[2:], align_corners, scales
+        return resized[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         rows, columns = (
-            _resize_matrix(small, large, ctx.align_corners)
-            for small, large in zip(ctx.size, gradient.shape[2:], strict=True)
+            _resize_matrix(small, large, ctx.align_corners, scale)
+            for small, large, scale in zip(ctx.size, gradient.shape[2:], ctx.scales, strict=True)
         )
-        return rows @ (gradient @ columns.T), None, None
+        return rows @ (gradient @ columns.T), None, None, None
 
 
-def _resize_matrix(small: int, large: int, align_corners: bool) -> Tensor:
-    """Return the matrix (small, large) whose transpose resizes a line of pixels."""
-    return F.interpolate(torch.eye(small)[None], size=large, mode="linear", align_corners=align_corners)[0]
+def _resize_matrix(small: int, large: int, align_corners: bool, scale: float | None) -> Tensor:
+    """Return the matrix (small, large) whose transpose resizes a line of pixels.
+
+    Args:
+        small: Number of pixels of the line.
+        large: Number of pixels after the resize.
+        align_corners: As in `torch.nn.functional.interpolate`.
+        scale: The `scale_factor` that was passed to `interpolate`, or None for the ratio of the sizes.
+    """
+    line = torch.eye(small, dtype=torch.float32, device="cpu")[None]
+    matrix: Tensor = torch.ops.aten.upsample_linear1d(line, [large], align_corners, scale)
+    return matrix[0]
 
 
 class _DepthwiseConvolution(torch.autograd.Function):
     """Depthwise convolution with stride 1 whose result is given."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, output: Tensor, module: nn.Conv2d) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, output: list[Tensor], module: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.module = module
-        return output
+        return output[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,6 +124,87 @@ def test_the_gradient_of_a_dilated_depthwise_convolution(options: dict[str, Any]
     assert torch.equal(ours[0], theirs[0])
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our, their, rtol=1e-5, atol=1e-5)
+
+
+class _Scaled(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as in torch
+        return super().forward(input) * 3
+
+
+class _Users(nn.Module):
+    """A network as a user might write it."""
+
+    def __init__(self, body: nn.Module, scale: float = 2.0) -> None:
+        super().__init__()
+        self.body, self.scale = body, scale
+        self.classifier, self.aux_classifier = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        one, other = self.body(x).contiguous().chunk(2, dim=1)  # two outputs of one operation
+        heads = {"out": self.classifier(one), "aux": self.aux_classifier(other)}
+        resized = {k: nn.functional.interpolate(v, scale_factor=self.scale, mode="bilinear") for k, v in heads.items()}
+        return {**resized, "number": None}
+
+
+class _Whole(nn.Module):
+    """A convolution that is called without a batch and by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = _convolution(padding=2, dilation=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layer(self.layer(input=x)[0])[None]
+        return output
+
+
+def _hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda _module, _inputs, output: output * 3)
+    return module
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda: nn.Sequential(_convolution(padding=2, dilation=2), nn.ReLU(inplace=True)),
+        lambda: _Scaled(4, 4, 3, padding=2, dilation=2, groups=4, bias=False),
+        lambda: nn.utils.parametrizations.spectral_norm(_convolution(padding=2, dilation=2)),
+        lambda: _hooked(_convolution(padding=2, dilation=2)),
+        _Whole,
+    ],
+)
+@pytest.mark.parametrize("scale", [2.0, 1.7])
+def test_networks_of_users(body: Callable[[], nn.Module], scale: float) -> None:
+    results = []
+    for faster in (False, True):
+        torch.manual_seed(0)
+        model = _Users(body(), scale)
+        images = torch.randn(1, 4, 9, 11, requires_grad=True)
+        gradients = FasterGradients(model)
+        with gradients.enabled() if faster else contextlib.nullcontext():
+            outputs = gradients.replace_resize(model(images)) if faster else model(images)
+            out, aux = outputs["out"], outputs["aux"].mul_(2)
+            names = [type(each.grad_fn).__name__ for each in (out, aux)]
+            total = (out.square() + aux.square() * 3).sum()
+            wanted = [images, *model.parameters()]
+            results.append((out, aux, *torch.autograd.grad(total, wanted)))
+    assert names == ["_ResizeBackward", "MulBackward0"]  # the second was changed in place
+    assert all(map(torch.equal, results[0][:2], results[1][:2]))
+    for their, our in zip(*results, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5 * their.abs().max().item())
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    model = _Users(nn.Identity())
+    images = torch.randn(1, 4, 5, 5, requires_grad=True)
+    gradients = FasterGradients(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with gradients.enabled():
+            gradients.replace_resize(model(images))["out"].sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert images.grad is not None
 
 
 def test_other_types_keep_torchs_gradients() -> None:
