@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import string
+import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.client import HTTPException, RemoteDisconnected
@@ -28,8 +29,9 @@ from segnets.errors import DataError, WeightsError
 REDIRECTS = 10
 BLOCK = 1 << 18  # bytes asked for at a time; a read returns what has arrived
 TIMEOUT = 30.0  # seconds without data
+_SLOWEST = 100  # bytes a second; a server that sends less keeps a process waiting for hours
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _CONNECTIONS = 16  # kept open per server
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _REFUSED = {
@@ -77,8 +79,9 @@ class Answer:
         The body ends early, without an error, if the server closes the connection before `length` bytes.
 
         Raises:
-            BrokenError: If the connection is reset, or nothing arrives for the length of the timeout.
+            BrokenError: If the connection is reset, or (almost) nothing arrives for the length of the timeout.
         """
+        began, count = time.monotonic(), 0
         while True:
             try:
                 # read1, because read waits for a whole block: a timeout would lose the part that had arrived.
@@ -87,6 +90,11 @@ class Answer:
                 raise _explain(self.where, error, self._timeout) from None
             if not block:
                 return
+            count += len(block)
+            if time.monotonic() - began > self._timeout:
+                if count < _SLOWEST * self._timeout:
+                    raise BrokenError(f"{self.where}: only {count:,} bytes arrived in {self._timeout:g} seconds")
+                began, count = time.monotonic(), 0
             yield block
 
 

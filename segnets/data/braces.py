@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 
 MOST = 100_000  # texts
+_MOST_BRACES = 100  # they are expanded recursively
+_MOST_CHARACTERS = 100_000_000  # of all texts together
 _LONELY = "has a brace without a partner"
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
 
@@ -22,11 +24,17 @@ def expand_braces(text: str) -> list[str]:
         The texts in order; `text` alone if it has no braces.
 
     Raises:
-        ValueError: If a brace has no partner, stands for nothing, or there are more than MOST texts.
+        ValueError: If a brace has no partner, stands for nothing, or there are too many braces or texts.
     """
-    texts = [*itertools.islice(_expanded(text), MOST + 1)]
-    if len(texts) > MOST:
-        raise ValueError(f"stands for more than {MOST:,} names")
+    if text.count("{") > _MOST_BRACES:
+        raise ValueError(f"has more than {_MOST_BRACES} braces")
+    texts: list[str] = []
+    characters = 0
+    for each in _expanded(text):
+        texts.append(each)
+        characters += len(each)
+        if len(texts) > MOST or characters > _MOST_CHARACTERS:
+            raise ValueError(f"stands for more than {MOST:,} names")
     return texts
 
 
@@ -64,7 +72,7 @@ def _values(parts: list[str]) -> Iterator[str]:
         return
     numbers = _RANGE.fullmatch(parts[0])
     if numbers is None:
-        raise ValueError(f"has {{{parts[0]}}}, which is neither a range {{000..099}} nor a list {{a,b}}")
+        raise ValueError("has a brace with neither a range {000..099} nor a list {a,b}")
     first, last = int(numbers[1]), int(numbers[2])
     step = abs(int(numbers[3] or 1)) or 1
     bounds = numbers[1], numbers[2]

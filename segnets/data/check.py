@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from segnets.card import JSON
 from segnets.data.dataset import DataSet, Problem, Sample
 from segnets.data.diagnosis import diagnose
 from segnets.data.facts import SampleFacts, facts_of
+from segnets.data.threads import Readers
 
 MOST_REMOTE = 200  # samples per split that are read from a server by default
 _MOST_THREADS = 8
@@ -177,8 +177,8 @@ def _read_all(data: DataSet, chosen: Mapping[str, Sequence[Sample]]) -> Iterator
     """Yield the facts of samples, in split order. The threads stop when the caller does."""
     work = [(split, sample) for split, samples in chosen.items() for sample in samples]
     # Threads wait for a server much longer than they compute.
-    with ThreadPoolExecutor(_MOST_THREADS if data.remote else min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        yield from threads.map(lambda each: facts_of(data, *each), work)
+    with Readers(_MOST_THREADS if data.remote else min(_MOST_THREADS, os.cpu_count() or 1)) as readers:
+        yield from readers.map(lambda each: facts_of(data, *each), work)
 
 
 def grouped(problems: list[Problem]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 import tomllib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segnets.card import Colour
-from segnets.data.braces import expand_braces
+from segnets.data.braces import MOST, expand_braces
 from segnets.errors import DataError
 
 FILE_NAME = "dataset.toml"
@@ -136,9 +137,12 @@ def _checked_shards(path: Path, value: object) -> dict[str, tuple[str, ...]]:
             if scheme not in ("", "http", "https"):
                 raise DataError(f"{path}: shards: {split}: {scheme}: addresses are not supported. {ADVICE}")
         try:
-            expanded[split] = tuple(name for text in listed for name in expand_braces(text))
+            names = (name for text in listed for name in expand_braces(text))
+            expanded[split] = tuple(itertools.islice(names, MOST + 1))
         except ValueError as error:
             raise DataError(f"{path}: shards: {split}: a name {error}.") from None
+        if len(expanded[split]) > MOST:
+            raise DataError(f"{path}: shards: {split}: more than {MOST:,} shards. Make larger ones.")
     return expanded
 
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from segnets.data.dataset import DataSet, Pair, Sample
+from segnets.data.threads import Readers
 from segnets.errors import DataError
 
 Augmentation = Callable[[Pair], tuple[Tensor, Tensor]]
@@ -99,11 +99,10 @@ class TrainSet(torch.utils.data.Dataset[Example]):
             return False
         kept: list[Pair] = []
         size = 0
-        with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-            for pair in threads.map(self.data.read, self.samples):
+        with Readers(min(_MOST_THREADS, os.cpu_count() or 1)) as readers:
+            for pair in readers.map(self.data.read, self.samples):
                 size += _bytes_of(pair)
                 if size > limit:
-                    threads.shutdown(cancel_futures=True)
                     return False
                 kept.append(pair)
                 if progress is not None:

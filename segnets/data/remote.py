@@ -8,6 +8,7 @@ its old contents.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import tarfile
@@ -26,6 +27,7 @@ from segnets.web import BrokenError, UnreachableError, WebError
 HEADER = tarfile.BLOCKSIZE  # bytes of a member's header, directly before its contents
 _AHEAD = 1 << 16  # bytes read at once while headers are listed: small members share a request
 _GAP = 1 << 16  # bytes between an image and its mask that are read, rather than sending a second request
+_MOST_HEADER = 1 << 24  # bytes of a header with a long name or other extras
 _NAME = 100  # bytes; longer names are stored elsewhere in the archive
 _DENIED = (401, 403)
 _LOGIN = re.compile(r"(https?://)([^/?#]*)@", re.IGNORECASE)
@@ -89,7 +91,8 @@ class RemoteFile:
         content = self._cached(start, end, first, last)
         if not _begins(content, name, size):
             if self.index is not None:
-                self.index.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a cache that can't be written
+                    self.index.unlink()
             raise DataError(
                 f"{self.address}: {name} isn't where the index of the shard puts it. If there is an .idx file next to "
                 "the shard, make it again (wds2idx), or remove it."
@@ -154,15 +157,16 @@ def open_remote(url: str) -> RemoteFile:
     return _repeated(lambda: _request(file, address, 0, HEADER), opening=True)[1]
 
 
-def read_small(url: str, like: RemoteFile) -> bytes | None:
+def read_small(url: str, like: RemoteFile, most: int) -> bytes | None:
     """Read a whole file that is next to another one.
 
     Args:
         url: Address of the file.
         like: The other file, whose login is used.
+        most: Maximum size in bytes.
 
     Returns:
-        The contents, or None if there is no such file, or the server denies access.
+        The contents, or None if there is no such file, it is larger, or the server denies access.
 
     Raises:
         DataError: If the server can't be reached, or reports an error.
@@ -175,7 +179,9 @@ def read_small(url: str, like: RemoteFile) -> bytes | None:
                 if isinstance(error, BrokenError):
                     raise error
                 return None
-            length, content = answer.length, b"".join(answer.blocks())
+            length, content = answer.length, _body(answer, most)
+            if len(content) > most:
+                return None
             if length is not None and len(content) < length:
                 raise _truncated(answer.where, len(content), length)
             return content
@@ -217,6 +223,8 @@ class RemoteStream(io.RawIOBase):
         Raises:
             DataError: If they can't be read.
         """
+        if size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header has {size:,} bytes")
         start, end = self._place, self._file.size if size < 0 else min(self._place + size, self._file.size)
         if start >= end:
             return b""
@@ -275,10 +283,23 @@ def _request(file: RemoteFile, url: str, start: int, end: int) -> tuple[bytes, R
         last = min(end, size)
         if (int(found[1]), int(found[2]) + 1) != (start, last):
             raise DataError(f"{where}: the server sent a different range than was requested. Use another server.")
-        content = b"".join(answer.blocks())
-        if len(content) != last - start:
+        content = _body(answer, last - start)
+        if len(content) > last - start:
+            raise DataError(f"{where}: the server sent more than was asked for. Use another server.")
+        if len(content) < last - start:
             raise _truncated(where, len(content), last - start)
         return content, RemoteFile(file.address, file.url, file.login, size, version), answer.url
+
+
+def _body(answer: web.Answer, most: int) -> bytes:
+    """Return the body of a response. Of a body longer than `most`, return a beginning that is longer too."""
+    blocks = []
+    for block in answer.blocks():
+        blocks.append(block)
+        most -= len(block)
+        if most < 0:
+            break
+    return b"".join(blocks)
 
 
 def _refuse(answer: web.Answer) -> NoReturn:

@@ -14,23 +14,24 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from segnets.data.remote import HEADER, RemoteFile, RemoteStream, open_remote, read_small
+from segnets.data.threads import Readers
 from segnets.errors import DataError, OutputError
 from segnets.files import atomic_write
 
 Members = list[tuple[str, int, int]]  # name, offset and size of each file in an archive
 _THREADS = 16
 _IDX_VERSION = "v1.2"
+_INVALID = [("", "0", "0", "")]
 _MOST_VERIFIED = 50  # members per index, each with a request
 # Extension, offset, size and name. The name may contain spaces; it ends where the next extension and numbers follow.
-_IDX_MEMBER = re.compile(r"(\S*) (\d+) (\d+) (.+?)(?= \S* \d+ \d+ |$)")
+_IDX_MEMBER = re.compile(r"(\S*+) ([0-9]{1,18}) ([0-9]{1,18}) (.+?)(?: (?=\S*+ [0-9]{1,18} [0-9]{1,18} )|$)")
 
 
 def list_members(path: Path, file: IO[bytes] | None = None) -> Members:
@@ -44,12 +45,30 @@ def list_members(path: Path, file: IO[bytes] | None = None) -> Members:
         DataError: If the archive can't be read.
     """
     try:
+        if file is None and path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("not a file")
         with tarfile.open(None if file else path, "r:", fileobj=file) as tar:
-            return [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
-    except (OSError, tarfile.TarError) as error:
+            return [(member.name, member.offset_data, member.size) for member in _checked(path, tar)]
+    except DataError:  # also a ValueError
+        raise
+    except (OSError, tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path}: can't be read as a tar archive ({error}). Copy it again; compressed shards must be unpacked."
         ) from None
+
+
+def _checked(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the files in an archive."""
+    for member in tar:
+        if member.size < 0:  # tarfile would go back, and perhaps never end
+            raise tarfile.ReadError(f"the size of {member.name!r} is negative")
+        if member.issparse():
+            raise DataError(
+                f"{path}: {member.name!r} is stored as a sparse file, without its zeros. Pack the shard again, without "
+                "--sparse."
+            )
+        if member.isfile():
+            yield member
 
 
 def open_archives(
@@ -67,14 +86,11 @@ def open_archives(
     Raises:
         DataError: If an archive or its index can't be read.
     """
-    threads = ThreadPoolExecutor(_THREADS)
-    try:
-        for done, each in enumerate(threads.map(_open, urls), 1):
+    with Readers(min(_THREADS, len(urls))) as readers:
+        for done, each in enumerate(readers.map(_open, urls), 1):
             if progress is not None:
                 progress(done, len(urls))
             yield each
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def _open(url: str) -> tuple[RemoteFile, Members]:
@@ -127,7 +143,9 @@ def _from_idx(file: RemoteFile) -> Members | None:
     parts = urlsplit(file.url)
     if not parts.path.endswith(".tar"):
         return None
-    content = read_small(urlunsplit(parts._replace(path=f"{parts.path.removesuffix('.tar')}.idx")), file)
+    content = read_small(
+        urlunsplit(parts._replace(path=f"{parts.path.removesuffix('.tar')}.idx")), file, most=file.size
+    )
     lines = (content or b"").decode("utf-8", "replace").splitlines()
     # Older versions have no names. wds2idx writes names that are not ASCII as escapes of tar.
     if not lines or lines[0].split() != [_IDX_VERSION, str(len(lines) - 1)] or b"\\" in (content or b""):
@@ -151,12 +169,20 @@ def _doubtful(members: Members) -> Members:
     return doubtful
 
 
-def _parsed(line: str) -> list[tuple[str, ...]]:
+def _parsed(line: str) -> list[tuple[str, str, str, str]]:
     """Return extension, offset, size and name of each member in a line of an index, or one invalid member."""
-    found = [match.groups() for match in _IDX_MEMBER.finditer(line)]
-    whole = " ".join(" ".join(fields) for fields in found) == line
-    matching = all(name.rpartition("/")[2].partition(".")[2] == extension for extension, _, _, name in found)
-    return found if whole and matching and found else [("", "0", "0", "")]
+    found: list[tuple[str, str, str, str]] = []
+    place = 0
+    while place < len(line):
+        match = _IDX_MEMBER.match(line, place)
+        if match is None:
+            return _INVALID
+        extension, offset, size, name = match.groups()
+        if name.rpartition("/")[2].partition(".")[2] != extension:
+            return _INVALID
+        found.append((extension, offset, size, name))
+        place = match.end()
+    return found or _INVALID
 
 
 def _is_inside(file: RemoteFile, name: object, offset: object, size: object) -> bool:

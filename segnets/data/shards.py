@@ -254,7 +254,10 @@ def _paired(archive: Archive, members: Members, problems: list[Problem]) -> list
             continue
         suffix = sys.intern(dot + kind)
         key = path.removesuffix(suffix) if suffix else path
-        keys.setdefault(key, {})[kind.lower()] = Part(suffix, offset, size)
+        parts = keys.setdefault(key, {})
+        if kind.lower() in parts:
+            problems.append(Problem("same name", shard, f"has {path!r} again", "Give each file its own name."))
+        parts[kind.lower()] = Part(suffix, offset, size)
     samples = []
     for key, kinds in keys.items():
         mask = next((kind for kind in _MASKS if kind in kinds), None)

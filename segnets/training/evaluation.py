@@ -11,7 +11,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from segnets.card import JSON, Colour
 from segnets.data import DataSet, Pair, Sample
+from segnets.data.threads import Readers
 from segnets.deploy import Exported
 from segnets.errors import DataError
 from segnets.inference import Predictor
@@ -318,19 +319,17 @@ def _at_input(network: Network, pair: Pair) -> tuple[npt.NDArray[np.integer[Any]
 def _read_ahead(data: DataSet, samples: Iterable[Sample], remark: str) -> Iterator[tuple[Sample, Pair]]:
     """Yield samples with their pairs, in order, and read ahead in threads. Append the remark to errors."""
     waiting: deque[tuple[Sample, Future[Pair]]] = deque()
-    pool = ThreadPoolExecutor(2, thread_name_prefix="segnets-data")
     try:
-        for sample in samples:
-            waiting.append((sample, pool.submit(data.read, sample)))
-            if len(waiting) > _AHEAD:
-                first, future = waiting.popleft()
+        with Readers(2) as readers:
+            for sample in samples:
+                waiting.append((sample, readers.submit(data.read, sample)))
+                if len(waiting) > _AHEAD:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
                 yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
     except DataError as error:
         raise DataError(f"{error}{remark}") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _score_of(sample: Sample, counts: Scored) -> ImageScore:

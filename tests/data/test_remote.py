@@ -162,6 +162,8 @@ def test_names_in_folders(start: str, remote: Remote) -> None:
         lambda text: text.replace("png 512", "jpg 512"),
         lambda text: f"v1.2 1\n{text.splitlines()[1][:-20]}",
         lambda text: text.replace("v1.2", "v1.1"),
+        lambda text: text.replace(" 512 ", f" {'9' * 5000} "),
+        lambda text: f"v1.2 1\n{'x' * 100_000 or text}",  # would take a minute if each letter could begin a member
         lambda text: text.replace(" 512 ", " 1024 "),  # in front of a pax header
         lambda text: text.replace("000009.mask", "00000\\071.mask"),  # as tar writes letters that are not ASCII
     ],
@@ -199,6 +201,27 @@ def test_an_index_of_other_members_is_refused_and_forgotten(remote: Remote) -> N
         data.read(wrong)
     del remote.contents["train-000000.idx"]
     check_same_samples(open_data(remote.remote), open_data(remote.local))
+
+
+def test_the_cache_may_be_read_only(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = write_index(remote.local / "train-000000.tar")
+    remote.contents["train-000000.idx"] = text.replace("000005", "000009").encode()
+    data = open_data(remote.remote)
+
+    def refuse(*_: object, **_options: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DataError, match="isn't where the index of the shard puts it"):
+        data.read(data.samples("train")[-1])
+
+
+def test_headers_without_end_are_not_read(remote: Remote) -> None:
+    long = tarfile.TarInfo("x")
+    long.type, long.size = tarfile.XHDTYPE, 1 << 40
+    remote.contents["val-000000.tar"] = long.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    with pytest.raises(DataError, match=r"can't be read as a tar archive \(a header has 1,099,511,627,776 bytes\)"):
+        open_data(remote.remote)
 
 
 def test_a_shard_that_is_no_archive(remote: Remote) -> None:
@@ -260,6 +283,53 @@ def test_faults_that_stay(fault: Reply, message: str, requests: int, remote: Rem
         opened.read(opened.samples("val")[0])
     assert str(raised.value).startswith(f"{remote.server.url}/val-000000.tar: ")
     assert len(remote.requests()) == requests
+
+
+def endless(status: int, **headers: object) -> Reply:
+    def reply(request: Request) -> None:
+        request.start(status, Connection="close", **headers)
+        while not request.server.released.is_set():
+            request.wfile.write(bytes(100_000))
+
+    return reply
+
+
+def test_bodies_without_end(remote: Remote, opened: DataSet) -> None:
+    remote.first(endless(206, Content_Range="bytes 0-511/20480"))
+    with pytest.raises(DataError, match=r"val-000000\.tar: the server sent more than was asked for"):
+        open_data(remote.remote)
+    remote.contents["val-000000.tar"] += bytes(512)  # the cache has no index of this version
+    remote.first(files(remote.contents), endless(200))
+    assert len(open_data(remote.remote).samples("val")) == 2
+    assert remote.requests()[1][0] == "/val-000000.idx"
+
+
+def test_an_answer_with_endless_numbers(remote: Remote, opened: DataSet) -> None:
+    remote.first(plain(bytes(512), 206, Content_Range=f"bytes 0-511/{'9' * 5000}", Content_Length=512))
+    with pytest.raises(DataError, match="the server's response to a range request is invalid"):
+        opened.read(opened.samples("val")[0])
+
+
+def test_a_server_that_drips(remote: Remote, opened: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = remote.server.script[-1]
+
+    def drip(request: Request) -> None:
+        sent, request.wfile = request.wfile, io.BytesIO()
+        whole(request)
+        head, _, body = request.wfile.getvalue().partition(b"\r\n\r\n")
+        request.wfile = sent
+        request.wfile.write(head + b"\r\n\r\n")
+        for number in range(len(body)):
+            if request.server.released.wait(0.02):
+                return
+            request.wfile.write(body[number : number + 1])
+
+    monkeypatch.setattr("segnets.web.TIMEOUT", 0.1)
+    remote.first(drip)
+    assert (opened.read(opened.samples("val")[0]).image == image_of(8)).all()
+    remote.first(*[drip] * 5)
+    with pytest.raises(DataError, match=r"val-000000\.tar: only \d bytes arrived in 0\.1 seconds, 5 times"):
+        opened.read(opened.samples("val")[1])
 
 
 def stall(request: Request) -> None:

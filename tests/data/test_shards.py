@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,50 @@ def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="has no shards"):
         open_data(tmp_path, format="shards")
+
+
+def _header(size: int, kind: bytes = tarfile.REGTYPE, pax: dict[str, str] | None = None) -> bytes:
+    member = tarfile.TarInfo("a.png")
+    member.type, member.size, member.pax_headers = kind, max(size, 0), pax or {}
+    header = bytearray(member.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT))
+    if size < 0:
+        header[124:136] = b"\xff" + (256**11 + size).to_bytes(11, "big")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+_FIRST = _header(3) + bytes(512)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_FIRST + _header(-512), "the size of 'a.png' is negative"),  # tarfile would read it for ever
+        (_FIRST + _header(-512, tarfile.XHDTYPE), "read length must be non-negative"),
+        (_FIRST + _header(1 << 70), "a tar archive"),
+        ((_header(4, tarfile.GNUTYPE_LONGNAME) + b"abc" + bytes(509)) * 1100 + _FIRST, "maximum recursion depth"),
+        (_header(3, pax={"GNU.sparse.map": "0,x"}) + bytes(512), "invalid literal"),
+        (
+            _header(3, pax={"GNU.sparse.map": "0,3", "GNU.sparse.size": "5"}) + bytes(512),
+            "'a.png' is stored as a sparse",
+        ),
+    ],
+)
+def test_archives_of_attackers(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").write_bytes(content + bytes(1024))
+    with pytest.raises(DataError, match=rf"^{tmp_path}/train-0\.tar: .*{message}") as raised:
+        open_data(tmp_path)
+    assert str(raised.value).count("train-0.tar") == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train-0.tar")
+    with pytest.raises(DataError, match=r"can't be read as a tar archive \(not a file\)"):
+        open_data(tmp_path)
+
+
+def test_the_same_name_twice_in_a_shard(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-0.tar", {**members(1), "000001.PNG": members(2)["000002.png"]})
+    (problem,) = open_data(tmp_path).problems
+    assert (problem.kind, problem.what) == ("same name", "has '000001.PNG' again")
