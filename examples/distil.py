@@ -2,7 +2,7 @@
 
     python examples/distil.py DATA OUT --backbone-large large.pth --backbone-small small.pth
 
-The two trainings together take about --minutes: the number of epochs follows from the time of a step, measured first.
+The two runs together take about --minutes: the number of epochs follows from the time of a step, measured first.
 The same command continues after an interruption. Without backbones, the networks start from random weights, and score
 lower. --weights-large starts the teacher from a segmentation network instead. --small rehearses with tiny sizes on a
 CPU.

@@ -70,7 +70,7 @@ def _in_groups(root: Path) -> list[int | None]:
 
 
 def _left(mount: Path, path: str, names: tuple[str, str, str]) -> list[int | None]:
-    """Return the memory that a group and its parents leave. In a container, the path may be that of the host."""
+    """Return the memory left under the limits of a cgroup and its parents. In a container, `path` may be the host's."""
     limit_name, usage_name, inactive = names
     left: list[int | None] = []
     group = mount / path.strip("/")

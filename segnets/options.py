@@ -93,7 +93,7 @@ class Option:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether the same tensors can give different outputs under a different value of this option."""
+        """True if the same tensors can give different outputs under a different value of this option."""
         return self.visible != "yes" and self.changes_inference
 
 

@@ -96,7 +96,7 @@ class Preprocessing:
 
     @property
     def format_version(self) -> int:
-        """Format of the files that hold it: 1, or 2 for "scale", so that versions without that rule refuse the file."""
+        """Format version of files with this preprocessing: 2 for "scale", which older versions refuse, else 1."""
         return 2 if self.resize == "scale" else 1
 
     def describe(self) -> str:
@@ -224,7 +224,7 @@ class Preprocess(nn.Module):
         return (short_side, long_side) if height <= width else (long_side, short_side)
 
     def resized(self, values: Tensor, height: int, width: int) -> Tensor:
-        """Resize pixels (N, C, H, W) float32, 0..255, to (N, C, height, width), rounded half to even as in uint8."""
+        """Resize pixels (N, C, H, W) float32, 0..255, to (N, C, height, width), rounded half to even as for uint8."""
         if self.interpolation == "nearest":
             return F.interpolate(values, size=[height, width], mode="nearest")
         values = F.interpolate(
@@ -310,7 +310,7 @@ def check_image(image: Tensor, channels: int = 3) -> None:
     if image.dtype != torch.uint8:
         # TorchScript represents a dtype as a number.
         if torch.jit.is_scripting():
-            reject_image(f"{expected}, got another dtype")
+            reject_image(f"{expected}, got a different dtype")
         else:
             reject_image(f"{expected}, got {image.dtype}; convert with image.to(torch.uint8) if its values are 0..255")
     shape = list(image.shape)

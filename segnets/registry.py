@@ -162,7 +162,7 @@ def build_described(name: str, options: dict[str, Any]) -> nn.Module:
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         reason = reason if reason.isprintable() else ascii(reason)
-        raise WeightsError(f"the description of {name} can't be built: {reason}") from None
+        raise WeightsError(f"the described {name} can't be built: {reason}") from None
 
 
 def not_registered(name: str) -> str:

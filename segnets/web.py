@@ -43,7 +43,7 @@ _REFUSED = {
 
 
 class WebError(WeightsError, DataError):
-    """An address that can't be read. Both weights and data sets may have addresses, so this is an error of both."""
+    """An address that can't be read. Weights and data sets both accept addresses, so this derives from both errors."""
 
 
 class UnreachableError(WebError):
@@ -178,7 +178,7 @@ def next_url(url: str, location: str | None) -> str:
     if not location:
         raise WebError(f"{redact_url(url)}: the server redirects without an address")
     try:
-        # Header bytes are decoded as latin-1; quoting them so restores the bytes.
+        # Header bytes are decoded as latin-1; quoting with the same encoding restores them.
         target = check_url(urljoin(url, quote(location, safe=string.punctuation, encoding="latin-1")))
     except WebError as error:
         raise WebError(f"{redact_url(url)}: the redirect is not followed: {error}") from None

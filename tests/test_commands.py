@@ -148,7 +148,7 @@ def test_overlay_of_planes_and_gray_images() -> None:
     assert overlay(bands[..., :2], np.array([[0, 0, 0, 1]]), palette)[0, 2:].tolist() == [[100] * 3, [150, 50, 75]]
     assert overlay(bands, np.array([[0, 0, 0, 1]]), palette)[0, 2:].tolist() == [[100, 101, 102], [150, 51, 76]]
     assert np.array_equal(overlay(gray, planes), overlay(gray, planes, voc_palette(3)))
-    with pytest.raises(ImageError, match="mask of 3 planes for a palette of 2 colours"):
+    with pytest.raises(ImageError, match="the mask has 3 planes, but the palette has 2 colours"):
         overlay(gray, planes, palette[:2])
 
 

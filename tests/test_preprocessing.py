@@ -139,7 +139,7 @@ def test_a_view_with_gaps_gives_the_same() -> None:
 def test_bad_images_are_refused(image: Tensor, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         preprocess(image)
-    message = "got another dtype" if image.is_floating_point() else message  # TorchScript can't name the dtype
+    message = "got a different dtype" if image.is_floating_point() else message  # TorchScript can't name the dtype
     with pytest.raises(torch.jit.Error, match=message):
         compiled(Preprocessing())(image)
 

@@ -6,7 +6,7 @@ from segnets.interrupts import exit_at_once
 
 
 def main() -> int:
-    """Run the command, set up for Ctrl-C before it imports anything large."""
+    """Run the command. Ctrl-C is handled before anything large is imported."""
     exit_at_once("weights-tools")
     from weights_tools.cli import main as run
 

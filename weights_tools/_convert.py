@@ -85,9 +85,9 @@ def convert(
             every tensor keeps its bytes.
         preprocessing: Preprocessing that the network was trained with; or only the known fields of it, by name. The
             others come from the source's config, or from the source project's own scripts.
-        golden: A golden file to reproduce, see `weights_tools.check.golden.check_golden`.
+        golden: A golden file to reproduce; see `weights_tools.check.golden.check_golden`.
         golden_tolerance: Tolerance for the golden file.
-        compare_with: Project whose own network must give the same outputs, see `weights_tools.compare`.
+        compare_with: Project whose own network must give the same outputs; see `weights_tools.compare`.
         allow_nonfinite: Whether to accept NaN and other values that no trained network has.
         overwrite: Whether to replace an existing `dst`.
 

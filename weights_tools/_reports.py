@@ -56,7 +56,7 @@ class InspectReport:
         layout: Layout of the tensors' names, for example "timm"; None if it is not recognised.
         model: Model that segnets would build; None if it is not recognised.
         options: Options of that model.
-        architecture: Parts of that model, see `weights_tools.recognise.describe_architecture`.
+        architecture: Parts of that model; see `weights_tools.recognise.describe_architecture`.
         geometry: Options that the weights do not show, with the values that the layout assumes.
         tensors: Number of tensors.
         parameters: Number of values in all tensors.
@@ -130,7 +130,7 @@ class ConversionReport:
     Attributes:
         source: Path of the checkpoint.
         source_sha256: SHA-256 of the checkpoint.
-        container: Container format, see `InspectReport`.
+        container: Container format; see `InspectReport`.
         output: Path of the written file.
         layout: Layout of the source's names.
         model: Name of the network.

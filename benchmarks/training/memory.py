@@ -1,4 +1,4 @@
-"""Measure the memory of trainings, and the time that they wait for data: `python -m benchmarks.training.memory`.
+"""Measure the memory of training runs, and the time that they wait for data: `python -m benchmarks.training.memory`.
 
 Each measurement runs in its own process. The command prints two tables, and writes them to
 benchmarks/results/training_memory.md with a description of the machine.

@@ -206,7 +206,7 @@ def dilate(
 
 @dataclass(frozen=True)
 class MobileNetV3Spec:
-    """Description of one MobileNetV3, see `segnets.backbones.BackboneSpec`.
+    """Description of one MobileNetV3; see `segnets.backbones.BackboneSpec`.
 
     Calling it builds the classifier. It takes the options of `MobileNetV3` as keywords, and `dilated` (output stride
     16), `reduced_tail` and `width_mult`.
@@ -249,7 +249,7 @@ class MobileNetV3Spec:
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
-        """Return the options that apply, see `BackboneSpec.defaults`."""
+        """Return the options that apply; see `BackboneSpec.defaults`."""
         stride = given.get("output_stride", max(output_stride, self.output_stride))
         options: dict[str, JSON] = {
             "in_channels": 3,
@@ -262,7 +262,7 @@ class MobileNetV3Spec:
         return options
 
     def stages(self, options: Mapping[str, Any]) -> Stages:  # noqa: ARG002
-        """Return the feature maps, see `BackboneSpec.stages`."""
+        """Return the feature maps; see `BackboneSpec.stages`."""
         blocks, stride = self.blocks(), 2
         stages: list[Stage] = []
         for i, block in enumerate(blocks, start=1):
@@ -274,11 +274,11 @@ class MobileNetV3Spec:
         return Stages((*stages, out), aux, out)
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
-        """Return the prefixes of tensors outside the features, see `BackboneSpec.unused_prefixes`."""
+        """Return the prefixes of tensors outside the features; see `BackboneSpec.unused_prefixes`."""
         return ("classifier.",)
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
-        """Build the backbone, see `BackboneSpec.build`."""
+        """Build the backbone; see `BackboneSpec.build`."""
         blocks = dilate(self.blocks(), options["output_stride"], options.get("first_block_dilation", "same"))
         model = MobileNetV3(blocks, self.last_channels, norm_layer=norm_layer, in_channels=options["in_channels"])
         return model.features

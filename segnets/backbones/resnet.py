@@ -184,7 +184,7 @@ class ResNet(nn.Module):
 
 @dataclass(frozen=True)
 class ResNetSpec:
-    """Description of one ResNet, see `segnets.backbones.BackboneSpec`.
+    """Description of one ResNet; see `segnets.backbones.BackboneSpec`.
 
     Calling it builds the classifier. It takes the options of `ResNet`, and `norm_layer` also as "batch", "sync",
     "frozen" or "group" together with `norm_eps`. A classifier with a function as `norm_layer` has no config, and
@@ -225,7 +225,7 @@ class ResNetSpec:
         return model
 
     def defaults(self, given: Mapping[str, Any], output_stride: int) -> dict[str, JSON]:
-        """Return the options that apply, see `BackboneSpec.defaults`."""
+        """Return the options that apply; see `BackboneSpec.defaults`."""
         count = given.get("backbone_stages", 4)
         natural = 2 ** (count + 1)
         stride = given.get("output_stride", min(output_stride, natural))
@@ -256,7 +256,7 @@ class ResNetSpec:
         return options
 
     def stages(self, options: Mapping[str, Any]) -> Stages:
-        """Return the feature maps, see `BackboneSpec.stages`."""
+        """Return the feature maps; see `BackboneSpec.stages`."""
         stages = tuple(
             Stage(f"layer{i}", 2 ** (i + 5) * self.block.expansion, 2 ** (i + 1))
             for i in range(1, options["backbone_stages"] + 1)
@@ -264,11 +264,11 @@ class ResNetSpec:
         return Stages(stages, aux=stages[-2], out=stages[-1])
 
     def unused_prefixes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the prefixes of tensors outside the features, see `BackboneSpec.unused_prefixes`."""
+        """Return the prefixes of tensors outside the features; see `BackboneSpec.unused_prefixes`."""
         return ("fc.", *(f"layer{i}." for i in range(options["backbone_stages"] + 1, 5)))
 
     def build(self, options: Mapping[str, Any], norm_layer: NormLayer) -> nn.Module:
-        """Build the backbone, see `BackboneSpec.build`."""
+        """Build the backbone; see `BackboneSpec.build`."""
         taken = ("in_channels", "first_block_dilation", "basic_block_dilation", "multi_grid", "stem", "downsample")
         return ResNet(
             self.block,

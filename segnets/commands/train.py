@@ -73,8 +73,8 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--recipe",
         choices=("auto", "torchvision", "light"),
-        help="values of all other options. torchvision: those of its reference script. Default: auto, torchvision for "
-        "its six networks if they start from a backbone's weights, else light",
+        help="default values of all other options. torchvision: those of its reference script. Default: auto, "
+        "torchvision for its six networks if they start from a backbone's weights, else light",
     )
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the training split")
     group.add_argument("--batch", type=int, metavar="N", help="images per step in each process")

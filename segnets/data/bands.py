@@ -54,7 +54,7 @@ def read_planes(path: Path, count: int) -> npt.NDArray[np.uint8]:
     """
     planes = _planes(path, count, "there are {} classes. Save one band per class")
     if planes.dtype not in (np.uint8, np.bool_):
-        raise DataError(f"{path}: has values of {planes.dtype}. Save planes of 0 and 1, uint8.")
+        raise DataError(f"{path}: has dtype {planes.dtype}. Save planes of 0 and 1 as uint8.")
     return np.ascontiguousarray(planes, dtype=np.uint8)
 
 
@@ -94,7 +94,9 @@ def _eight_bits(pixels: npt.NDArray[np.generic], path: Path) -> ImageData:
     if pixels.dtype == np.uint8:
         return ImageData(np.ascontiguousarray(pixels, dtype=np.uint8))
     if pixels.dtype != np.uint16:
-        raise DataError(f"{path}: has values of {pixels.dtype}, whose range is unknown. Scale them to 0..255, uint8.")
+        raise DataError(
+            f"{path}: has dtype {pixels.dtype}, whose range is unknown. Scale the values to 0..255, as uint8."
+        )
     scaled = np.ascontiguousarray(np.right_shift(pixels.astype(np.uint16), 8), dtype=np.uint8)
     largest = int(scaled.max(initial=0))
     dark = "" if largest >= 64 else f". They are dark: none is above {largest} of 255"

@@ -67,7 +67,7 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no errors."""
+        """True if there are no errors."""
         return not self.errors
 
     def lines(self) -> list[str]:

@@ -78,7 +78,11 @@ class CocoReader:
         return read_image(sample.image)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the mask (H, W), uint8, drawn from the outlines. Raises DataError."""
+        """Return the mask (H, W), uint8, drawn from the outlines.
+
+        Raises:
+            DataError: If an outline can't be drawn.
+        """
         try:
             return draw_mask(self.images[sample.image])
         except DataError:

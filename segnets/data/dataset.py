@@ -79,13 +79,26 @@ class Reader(Protocol):
     """Reader of samples in one format. It must be usable from several threads and processes."""
 
     def image(self, sample: Sample) -> ImageData:
-        """Return the pixels (H, W, K), uint8, with notices about assumptions. Raises DataError or ImageError."""
+        """Return the pixels (H, W, K), uint8, with notices about assumptions.
+
+        Raises:
+            DataError: If the sample can't be read.
+            ImageError: If its image can't be read.
+        """
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the values (H, W) or (C, H, W), uint8 or uint16, before `ids` and `ignore`. Raises DataError."""
+        """Return the values (H, W) or (C, H, W), uint8 or uint16, before `ids` and `ignore`.
+
+        Raises:
+            DataError: If the mask can't be read.
+        """
 
     def stored_palette(self, sample: Sample) -> Sequence[Colour]:
-        """Return the palette stored in a mask file, or nothing. Raises DataError."""
+        """Return the palette stored in a mask file, or nothing.
+
+        Raises:
+            DataError: If the file can't be read.
+        """
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,9 @@ def mask_values(
         return values.astype(np.uint16)
     if image.mode in _COLOURED:
         return _from_colours(np.asarray(image)[:, :, :3], name, palette)
-    raise DataError(f"{name}: has pixels of the mode {image.mode!r}. Save the mask as PNG, with class ids in 8 bits.")
+    raise DataError(
+        f"{name}: has mode {image.mode!r}, which is not supported. Save the mask as PNG with 8-bit class ids."
+    )
 
 
 def file_palette(path: Path) -> list[Colour]:

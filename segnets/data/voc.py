@@ -106,7 +106,11 @@ class SbdReader:
         return read_image(sample.image)
 
     def mask(self, sample: Sample) -> npt.NDArray[np.integer]:
-        """Return the mask's values (H, W), uint8. Raises DataError."""
+        """Return the mask's values (H, W), uint8.
+
+        Raises:
+            DataError: If SciPy is missing or the file can't be read.
+        """
         try:
             from scipy.io import loadmat
         except ImportError:

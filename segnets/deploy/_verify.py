@@ -54,7 +54,7 @@ class Replay:
 
     @property
     def passed(self) -> bool:
-        """Whether the file computes what the plain model computed."""
+        """True if the file computes what the plain model computed."""
         return (
             self.sample_difference <= 1.01
             and self.logits_difference <= self.tolerance
@@ -96,7 +96,7 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the golden pair and all comparisons agree."""
+        """True if the golden pair and all comparisons agree."""
         return self.golden.passed and all(comparison.passed for comparison in self.comparisons)
 
     def __str__(self) -> str:

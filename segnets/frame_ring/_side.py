@@ -83,7 +83,7 @@ class Side:
 
     @property
     def is_open(self) -> bool:
-        """Whether this side has the role."""
+        """True if this side has the role."""
         return self._unlock.alive
 
     def leave(self, *, done: bool) -> None:

@@ -23,7 +23,7 @@ _MIN_IS_WHITE = 0
 _PHOTOMETRIC = 262
 # Largest 8-bit value of data of 14 bits or less that is stored in 16 bits.
 _DARK = 63
-# Pixels of a large image that are copied at once, and of an image that is copied as a whole.
+# Pixels of a large image that are copied at once, and the most pixels of an image that is copied as a whole.
 _STRIP, _SMALL = 1 << 16, 1 << 20
 
 
@@ -72,9 +72,9 @@ def checked_mode(image: Image.Image, name: str, notices: list[str]) -> Image.Ima
     if image.mode in _MODES_16:
         return _from_16(image, notices)
     if image.mode not in _MODES:
-        kind = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"the mode {image.mode!r}")
+        kind = {"I": "32-bit or signed integers", "F": "floating point"}.get(image.mode, f"mode {image.mode!r}")
         raise ImageError(
-            f"{name}: has pixels of {kind}, whose range is unknown; expected 8 or 16 bits, unsigned. Scale them to "
+            f"{name}: has pixel values of unknown range ({kind}); expected 8 or 16 bits, unsigned. Scale them to "
             "0..255, and save them as PNG or pass an array (H, W, channels) uint8"
         )
     return image

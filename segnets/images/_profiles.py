@@ -13,7 +13,7 @@ from segnets.images._files import printable
 if TYPE_CHECKING:
     from PIL import Image, ImageCms
 
-# Profiles for printing presses have up to 4 MB.
+# Profiles for printing presses can be up to 4 MB.
 _MAX_BYTES = 16 << 20
 # Programs round the constants of sRGB differently. Below this difference a profile counts as sRGB.
 _SAME = 2

@@ -98,7 +98,9 @@ def _ids_and_colours(
     """Return one id per pixel, and a colour for each id, black for pixels without a class."""
     if mask.ndim == 3:
         if len(mask) > len(palette):
-            raise ImageError(f"mask of {len(mask)} planes for a palette of {len(palette)} colours")
+            raise ImageError(
+                f"the mask has {len(mask)} planes, but the palette has {len(palette)} colours. Give one per plane"
+            )
         ids = np.zeros(mask.shape[1:], dtype=np.uint8 if len(mask) < 256 else np.uint16)
         for index, plane in enumerate(mask):
             ids[plane != 0] = index + 1
@@ -108,7 +110,9 @@ def _ids_and_colours(
     if highest >= len(palette):
         others = mask[mask != VOID]
         if others.size and int(others.max()) >= len(palette):
-            raise ImageError(f"mask with the id {others.max()} for a palette of {len(palette)} colours")
+            raise ImageError(
+                f"the mask has the id {others.max()}, but the palette has {len(palette)} colours. Give one per id"
+            )
         colours += [BLACK] * (VOID + 1 - len(palette))
     if mask.size and int(mask.min()) < 0:
         raise ImageError(f"mask with the id {mask.min()}: expected ids from 0")

@@ -299,7 +299,7 @@ def _sigmoids(band: Band) -> Band:
 
 
 def _sum(planes: Iterable[Band]) -> Band:
-    """Add planes one by one. NumPy's own sum would add those of one pixel in another order."""
+    """Add planes one by one. NumPy's own sum would add those of one pixel in a different order."""
     iterator = iter(planes)
     total = next(iterator).copy()
     for plane in iterator:

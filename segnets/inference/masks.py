@@ -49,7 +49,9 @@ def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[C
     bands = image.reshape(*image.shape[:2], -1).astype(np.uint8, copy=False)
     image = bands[..., :3] if bands.shape[2] >= 3 else bands[..., [0, 0, 0]]
     if mask.shape[-2:] != image.shape[:2] or mask.ndim not in (2, 3):
-        raise ImageError(f"mask of shape {mask.shape} for an image of {image.shape[:2]}: the sizes must be equal")
+        raise ImageError(
+            f"the mask has shape {mask.shape}, but the image has size {image.shape[:2]}. The sizes must be equal"
+        )
     if not palette:
         classes = len(mask) if mask.ndim == 3 else int(mask.max(initial=0)) + 1
         palette = voc_palette(classes if classes > VOID + 1 else VOID)
@@ -58,7 +60,9 @@ def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[C
     void = (mask == VOID) if len(palette) <= VOID else np.zeros_like(mask, dtype=bool)
     ids = mask[~void]
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(palette):
-        raise ImageError(f"mask with ids {ids.min()}..{ids.max()} for a palette of {len(palette)} colours")
+        raise ImageError(
+            f"the mask has ids {ids.min()}..{ids.max()}, but the palette has {len(palette)} colours. Give one per id"
+        )
     table = np.array([*palette, (0, 0, 0)], dtype=np.uint16)
     return _blended(image, table[np.where(void, len(palette), mask)])
 
@@ -66,7 +70,9 @@ def overlay(image: ImageLike, mask: npt.NDArray[np.integer], palette: Sequence[C
 def _colours_of_planes(planes: npt.NDArray[np.integer], palette: Sequence[Colour]) -> npt.NDArray[np.uint16]:
     """Return the colour of the last plane that is 1, or black, (H, W, 3)."""
     if len(planes) > len(palette):
-        raise ImageError(f"mask of {len(planes)} planes for a palette of {len(palette)} colours")
+        raise ImageError(
+            f"the mask has {len(planes)} planes, but the palette has {len(palette)} colours. Give one per plane"
+        )
     colours = np.zeros((*planes.shape[1:], 3), dtype=np.uint16)
     for plane, colour in zip(planes, palette, strict=False):
         colours[plane != 0] = colour

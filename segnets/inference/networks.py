@@ -296,7 +296,7 @@ def _chosen(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[device]:
-        raise PredictError(f"device={device!r}: torch finds none here; use device='cpu' (--device cpu)")
+        raise PredictError(f"device={device!r}: torch finds no such device here; use device='cpu' (--device cpu)")
     return torch.device(device)
 
 

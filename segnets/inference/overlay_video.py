@@ -140,7 +140,7 @@ class OverlayVideo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Complete the file and give it its name, or keep the partial file if the block raised."""
+        """Finish the file and rename it to its final name, or keep the partial file if the block raised."""
         try:
             with self._errors():
                 try:

@@ -66,7 +66,7 @@ class PostProcessing:
 
     @property
     def needs_whole_mask(self) -> bool:
-        """Whether a change depends on more than the pixel itself."""
+        """True if a change depends on more than the pixel itself."""
         return bool(self.min_area or self.fill_holes or self.functions)
 
     def classes_after(

@@ -37,9 +37,9 @@ _R = TypeVar("_R")
 class Predictor:
     """Segmentation of images with one network, or with the average of several.
 
-    A model on a CPU is first rewritten as `segnets.export` rewrites it. This takes seconds once, and makes every image
-    faster. Masks equal those of the model's or the file's own `segment`, except for near-ties in at most 1 pixel in
-    10,000. `deterministic=True` removes these differences.
+    A model on a CPU is first rewritten as `segnets.export` rewrites it. This takes a few seconds once, and speeds up
+    every prediction. Masks equal those of the model's or the file's own `segment`, except for near-ties in at most
+    1 pixel in 10,000. `deterministic=True` removes these differences.
 
     Args:
         model: Model in eval mode, loaded export, or path of a weights file (`.safetensors`) or an exported file (`.ts`,

@@ -26,7 +26,7 @@ class Taps:
     weights: npt.NDArray[np.float32]
 
     def input(self, tap: int) -> _Integers:
-        """Return the input of each output that a row of `weights` belongs to, (n,)."""
+        """Return, for each output, the index of the input that row `tap` of `weights` multiplies, (n,)."""
         return np.minimum(self.first + tap, self.size - 1)
 
     @cached_property

@@ -55,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise with the fixed statistics."""
-        # Keep torchvision's order of operations: another order changes the last bits.
+        # Keep torchvision's order of operations: a different order changes the last bits.
         weight = self.weight.reshape(1, -1, 1, 1)
         bias = self.bias.reshape(1, -1, 1, 1)
         running_var = self.running_var.reshape(1, -1, 1, 1)

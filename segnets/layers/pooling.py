@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segnets.layers.norm import NormLayer, check_pooled_batch, needs_several_values
 from segnets.layers.resize import resize_bilinear
 
-# One step of a traced graph, see `segnets.model.check_batch`.
+# One step of a traced graph; see `segnets.model.check_batch`.
 torch.fx.wrap("check_pooled_batch")
 
 

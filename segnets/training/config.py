@@ -129,7 +129,7 @@ class TrainingConfig:
 
     device: str = _option("auto, cpu or cuda.", "auto", section="Computation")
     amp: str = _option("Precision of the forward pass.", "no", choices=("no", "bfloat16", "float16"))
-    channels_last: bool = _option("Whether tensors are stored channels last.")
+    channels_last: bool = _option("Whether tensors use the channels-last memory format.")
     compile: bool = _option("Whether to compile the network with torch.compile, for GPUs.", False)
     gradient_checkpointing: bool = _option("Whether to recompute feature maps in order to save memory.", False)
     workers: int = _option("Processes that prepare batches. 0: the training process does it.", 0, least=0)

@@ -24,7 +24,7 @@ from segnets.training.evaluation import Evaluation
 from segnets.training.pictures import draw_example
 from segnets.training.report import read_history, write_report
 
-EXAMPLES = 4  # worst and best images of a validation shown in reports
+EXAMPLES = 4  # number of worst and of best validation images shown in reports
 _TENSORBOARD_PICTURES = 2
 
 

@@ -27,7 +27,7 @@ def poly(step: int, steps: int, power: float = 0.9) -> float:
 
 
 def cosine(step: int, steps: int) -> float:
-    """Return half a cosine period, from 1 to 0, and 0 after the last step."""
+    """Return the factor of a cosine schedule, which falls from 1 at step 0 to 0 at the last step and stays there."""
     return (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
 
 

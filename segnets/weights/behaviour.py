@@ -1,9 +1,9 @@
 """Check that a network computes what its config describes.
 
-Equal names and shapes prove little: another activation, eps, stride or dilation, a forward hook or a replaced `forward`
-changes the results and no tensor. So the described network is built with the same tensors, and both run on one small
-image. Modules and settings are compared to name what was changed. A different setting alone counts only if it makes a
-layer read other pixels, which a small image may not have.
+Equal names and shapes prove little: a different activation, eps, stride or dilation, a forward hook or a replaced
+`forward` changes the results and no tensor. So the described network is built with the same tensors, and both run on
+one small image. Modules and settings are compared to name what was changed. A different setting alone counts only if it
+makes a layer read other pixels, which a small image may not have.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _image(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Tensor:
     rates = [value for name in ("atrous_rates", "multi_grid") for value in _integers(config.options.get(name))]
     stride = next(iter(_integers([config.options.get("output_stride")])), 1)
     width = min(max(_LEAST_WIDTH, (max(rates, default=0) + 2) * stride + 1), _MOST_WIDTH)
-    width += (3 - width) % 4  # even before the pooling of a ResNet, whose ceil_mode only shows for an even size
+    width += (3 - width) % 4  # an even width at a ResNet's pooling: its ceil_mode has no effect on odd ones
     channels = next(iter(_integers([config.options.get("in_channels")])), 3)
     generator = torch.Generator().manual_seed(0)  # leaves the caller's random state unchanged
     image = torch.randn((1, channels, _HEIGHT, width), generator=generator, dtype=torch.float32, device="cpu")
@@ -193,7 +193,7 @@ def _changes(ours: nn.Module, theirs: nn.Module, with_hooks: bool) -> Iterator[s
         yield f"{type(ours).__name__} instead of {type(theirs).__name__}"
         return
     if "forward" in vars(ours):
-        yield "another forward"
+        yield "a different forward"
     for name, value in vars(theirs).items():
         if name.startswith("_") or name in _NO_RESULT or not isinstance(value, bool | int | float | str | tuple | dict):
             continue

@@ -127,4 +127,4 @@ def _resolved(config: ModelConfig, where: str) -> dict[str, Any]:
     try:
         return MODELS[config.name].resolve(config.options)
     except (ValueError, TypeError) as error:  # raised by builders for options that they reject
-        raise WeightsError(f"{where}: the description of {config.name} can't be built: {error}") from None
+        raise WeightsError(f"{where}: the described {config.name} can't be built: {error}") from None

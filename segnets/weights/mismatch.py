@@ -39,17 +39,17 @@ class Mismatch:
         every = {
             "missing": list(self.missing),
             "unexpected": list(self.unexpected),
-            "of another shape": list(self.misshapen),
-            "of another dtype": list(self.mistyped),
+            "of a different shape": list(self.misshapen),
+            "of a different dtype": list(self.mistyped),
         }
         return {kind: names for kind, names in every.items() if names}
 
     def summary(self) -> str:
-        """Return the counts, for example "2 missing, 1 of another shape"."""
+        """Return the counts, for example "2 missing, 1 of a different shape"."""
         return ", ".join(f"{len(names)} {kind}" for kind, names in self.kinds().items())
 
     def lines(self, most: int | None = None, show: Callable[[str], str] = str) -> list[str]:
-        """Return one line per tensor: "-" missing, "+" unexpected, "~" of another shape, "!" of another dtype.
+        """Return one line per tensor: "-" missing, "+" unexpected, "~" of a different shape, "!" of a different dtype.
 
         Args:
             most: Largest number of lines per kind; the rest are counted. None for all.

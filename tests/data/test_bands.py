@@ -71,7 +71,7 @@ def test_16_bits_lose_the_low_ones_with_a_warning(tmp_path: Path) -> None:
     ("pixels", "channels", "message"),
     [
         (bands(5), 4, r"a\.tif: has 32 x 40 x 5 values \(YXS\), but the data set has 4 channels. Correct channels"),
-        (bands(5).astype(np.float32), 5, r"a\.tif: has values of float32, whose range is unknown"),
+        (bands(5).astype(np.float32), 5, r"a\.tif: has dtype float32, whose range is unknown"),
         (bands(4)[:, :, 0], 4, r"a\.tif: has 32 x 40 x 1 values"),
     ],
 )

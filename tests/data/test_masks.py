@@ -105,9 +105,12 @@ def test_colours_that_are_not_in_the_palette(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.fromarray(MASK.astype(np.float32)), r"a\.tif: has pixels of the mode 'F'. Save the mask as PNG"),
+        (
+            Image.fromarray(MASK.astype(np.float32)),
+            r"a\.tif: has mode 'F', which is not supported. Save the mask as PNG",
+        ),
         (Image.fromarray(MASK.astype(np.int32) - 1), r"a\.tif: has values -1..2. Expected class ids 0..65535"),
-        (Image.fromarray(MASK).convert("CMYK"), r"a\.tif: has pixels of the mode 'CMYK'"),
+        (Image.fromarray(MASK).convert("CMYK"), r"a\.tif: has mode 'CMYK'"),
     ],
 )
 def test_pixels_that_are_no_ids(image: Image.Image, message: str, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_augmentation_treats_each_plane_alike(recipe: str, tmp_path: Path) -> No
             planes_of(0)[:1],
             r"has 1 x 32 x 40 values \(QYX\), but there are 2 classes. Save one band per class",
         ),
-        (planes_of(0).astype(np.float32), r"a\.tif .*has values of float32. Save planes of 0 and 1, uint8"),
+        (planes_of(0).astype(np.float32), r"a\.tif .*has dtype float32. Save planes of 0 and 1 as uint8"),
         (planes_of(0)[:, :30], r"a\.tif .*has 40x30 pixels, but its image has 40x32"),
     ],
 )

@@ -229,7 +229,7 @@ def test_images_of_more_than_8_bits(tmp_path: Path) -> None:
     expected = prepare(torch.full((1, 64, 64, 3), 20000 >> 8, dtype=torch.uint8))
     assert torch.equal(prepared_image(prepare, tmp_path / "deep.png"), expected)
     Image.fromarray(np.full((64, 64), 0.5, np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ExportError, match=r"float\.tif: has pixels of floats, whose range is unknown"):
+    with pytest.raises(ExportError, match=r"float\.tif: has pixel values of unknown range \(floating point\)"):
         export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration=tmp_path, preprocessing=SMALL)
     with pytest.raises(ExportError, match="calibration='': expected a folder"):
         export(tiny(), tmp_path / "m.onnx", format="onnx", dtype="int8", calibration="", preprocessing=SMALL)

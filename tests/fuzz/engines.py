@@ -46,7 +46,7 @@ class Session:
 
     @property
     def done(self) -> Any:
-        """Whether the worker has done its share."""
+        """True if the worker has done its share."""
         return self.target.counts["executions"] >= self.task["executions"] or len(self.failures) >= _MAX_FAILURES
 
     def execute(self, data: bytes) -> str:

@@ -129,14 +129,14 @@ def test_ppm_files_with_other_maxima(largest: int) -> None:
 @pytest.mark.parametrize(
     ("image", "kind"),
     [
-        (Image.new("F", (3, 2)), "floats"),
+        (Image.new("F", (3, 2)), "floating point"),
         (Image.new("I", (3, 2)), "32-bit or signed integers"),
     ],
     ids=["float", "int32"],
 )
 def test_values_of_unknown_range_are_refused(image: Image.Image, kind: str) -> None:
     for source in (image, encoded(image, "TIFF")):
-        with pytest.raises(segnets.ImageError, match=f"has pixels of {kind}, whose range is unknown.*Scale them to"):
+        with pytest.raises(segnets.ImageError, match=rf"has pixel values of unknown range \({kind}\).*Scale them to"):
             read_image(source)
 
 

@@ -81,11 +81,11 @@ def test_outlines_grow_with_the_image() -> None:
 def test_ids_without_a_colour_and_other_sizes_are_refused(image: npt.NDArray[np.uint8]) -> None:
     mask = np.zeros(image.shape[:2], np.uint8)
     mask[0, 0] = 7
-    with pytest.raises(ImageError, match="the id 7 for a palette of 2"):
+    with pytest.raises(ImageError, match="the id 7, but the palette has 2 colours"):
         draw_overlay(image, mask, [BLACK, RED])
     with pytest.raises(ImageError, match="the id -1"):
         draw_overlay(image, mask.astype(np.int16) * 0 - 1, [BLACK, RED])
-    with pytest.raises(ImageError, match="3 planes for a palette of 2"):
+    with pytest.raises(ImageError, match="3 planes, but the palette has 2 colours"):
         draw_overlay(image, np.stack([mask] * 3), [BLACK, RED])
     with pytest.raises(ImageError, match="expected"):
         draw_overlay(image, mask[1:], [BLACK, RED])

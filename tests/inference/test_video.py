@@ -114,7 +114,7 @@ def copy(video: Video, path: Path) -> Path:
 
 
 def close_to(pixels: Pixels, expected: Pixels, tolerance: int = 6) -> bool:
-    """Whether the centres of the four blocks have the same colours."""
+    """True if the centres of the four blocks have the same colours."""
     height, width = expected.shape[:2]
     assert pixels.shape == expected.shape
     points = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]

@@ -92,8 +92,8 @@ distinguished by its tensors. It is converted as the network that it resembles, 
 | network | refused | why |
 |---|---|---|"""
 LIMITS_OF_THIS = """
-Some differences show in no tensor, and only a golden file detects them: another eps in the norms of a network with
-torchvision's names, another channel order, or another normalisation of the image.
+Some differences show in no tensor, and only a golden file detects them: a different eps in the norms of a network with
+torchvision's names, a different channel order, or a different normalisation of the image.
 """
 
 

@@ -133,16 +133,16 @@ LOOK_ALIKES = [
     timm("resnetblur50", "resnetblur50 .* has the same names", SAME, refused=False),
     timm("resnetaa50d", "resnetaa50d.* has the same names", SAME, refused=False),
     timm("mobilenetv3_rw", "timm's mobilenetv3_rw", "other widths of the gates"),
-    timm("mobilenetv3_large_075", "reduced or widened MobileNetV3", "another width"),
+    timm("mobilenetv3_large_075", "reduced or widened MobileNetV3", "a different width"),
     timm("tf_mobilenetv3_large_minimal_100", "without squeeze-and-excitation", "no gates"),
     timm(
         "resnet50_gn", r"group normalisation \(--option norm_layer=group", "converted with `--option norm_layer=group`"
     ),
     timm("seresnet50", "squeeze-and-excitation blocks", "blocks that segnets does not have"),
     timm("skresnet18", "ResNet of timm with selective kernels", "blocks that segnets does not have"),
-    timm("resnet26", "ResNet of 2-2-2-2 bottleneck blocks", "another depth"),
-    timm("resnet50s", "look like resnet50.* but do not fit it", "a deep stem of another width"),
-    timm("efficientnet_b0", "a MobileNet or EfficientNet of timm", "another backbone"),
+    timm("resnet26", "ResNet of 2-2-2-2 bottleneck blocks", "a different depth"),
+    timm("resnet50s", "look like resnet50.* but do not fit it", "a deep stem of a different width"),
+    timm("efficientnet_b0", "a MobileNet or EfficientNet of timm", "a different backbone"),
     smp("Unet", "a U-Net of .*--backbone-only converts", OTHER_DECODER),
     smp("UnetPlusPlus", r"a U-Net\+\+ of .*--backbone-only converts", OTHER_DECODER),
     smp("Linknet", "a Linknet of .*--backbone-only converts", OTHER_DECODER),
@@ -150,7 +150,7 @@ LOOK_ALIKES = [
     smp("MAnet", "an MAnet of .*--backbone-only converts", OTHER_DECODER),
     smp("FPN", "an FPN of .*--backbone-only converts", OTHER_DECODER),
     smp("UPerNet", "a UPerNet of .*--backbone-only converts", OTHER_DECODER),
-    smp("DeepLabV3", "DeepLabV3 of .* on an encoder", "another encoder", "efficientnet-b0"),
+    smp("DeepLabV3", "DeepLabV3 of .* on an encoder", "a different encoder", "efficientnet-b0"),
     smp("DeepLabV3", "DeepLabV3 of .* on .*", "squeeze-and-excitation blocks", "se_resnet50"),
     mmseg(
         "FCNHead with dilation=6",
@@ -187,7 +187,7 @@ LOOK_ALIKES = [
             "input_transform": "multiple_select",
         },
         "an LR-ASPP of mmsegmentation, which is not torchvision's",
-        "its head has three branches; its backbone has another padding and output stride",
+        "its head has three branches; its backbone has a different padding and output stride",
         MOBILENET,
     ),
     LookAlike(
@@ -210,7 +210,7 @@ LOOK_ALIKES = [
         "DeepLabV3 on MobileNetV2 (composed)",
         _VainFOnMobileNet,
         "a MobileNet DeepLab of VainF|DeepLabV3 of VainF.* on an encoder",
-        "another backbone",
+        "a different backbone",
     ),
 ]
 

@@ -40,7 +40,7 @@ more than {LIMITS[torch.float32]:g} in float32 and {LIMITS[torch.float64]:g} in 
 The networks that torchvision has builders for are equal bit for bit and are not repeated here (`tests/models`).
 """
 
-CHANGES = """## The same tensors under another option
+CHANGES = """## The same tensors under a different option
 
 A strict load can't detect these options. If one of them is changed, the outputs of the same tensors differ by:
 

@@ -84,7 +84,7 @@ def test_every_difference_is_named_at_once_and_nothing_changes(state: dict[str, 
         segnets.load_weights(model, wrong)
     assert str(caught.value).splitlines() == [
         "the state dict does not fit deeplabv3_mobilenet_v3_large(num_classes=4, aux_loss=True): "
-        "2 missing, 1 unexpected, 1 of another shape, 2 of another dtype",
+        "2 missing, 1 unexpected, 1 of a different shape, 2 of a different dtype",
         "  - backbone.0.0.weight",
         "  - classifier.4.bias",
         "  + backbone.99.weight",
@@ -98,7 +98,7 @@ def test_every_difference_is_named_at_once_and_nothing_changes(state: dict[str, 
 @pytest.mark.parametrize("key", ["classifier.4.weight", "classifier.4.bias"])
 def test_inconsistent_numbers_of_classes_are_an_error(state: dict[str, Tensor], key: str) -> None:
     wrong = dict(state) | {key: torch.zeros(7, *state[key].shape[1:])}
-    with pytest.raises(segnets.WeightsError, match="1 of another shape"):
+    with pytest.raises(segnets.WeightsError, match="1 of a different shape"):
         segnets.load_weights(network(aux_loss=True), wrong)
 
 

@@ -84,7 +84,7 @@ def test_options_that_no_builder_has_are_refused_in_one_line(tmp_path: Path) -> 
     wrong: dict[str, Any] = {"output_stride": 5, "atrous_rates": [1], "colour": "red", "multi_grid": "abc"}
     for option, value in wrong.items():
         model.config = segnets.ModelConfig("fcn_resnet18", {"num_classes": 4, option: value})
-        message = f"description of fcn_resnet18 can't be built: .*{option}"
+        message = f"described fcn_resnet18 can't be built: .*{option}"
         with pytest.raises(segnets.WeightsError, match=message) as error:
             segnets.save(model, tmp_path / "w.safetensors")
         assert "\n" not in str(error.value)

@@ -193,7 +193,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any], Callable[[Any], object], str]] = {
         lambda m: m.classifier.register_forward_hook(_clip),
         r"has the forward hook _clip in classifier \(",
     ),
-    "forward": ("fcn_resnet18", {}, _wrap_forward, "has another forward in the network itself"),
+    "forward": ("fcn_resnet18", {}, _wrap_forward, "has a different forward in the network itself"),
     "an added layer": (
         "fcn_resnet18",
         {},

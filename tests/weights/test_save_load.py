@@ -280,7 +280,7 @@ def test_only_files_with_the_new_rule_have_the_new_format(model: nn.Module, tmp_
         (lambda d: d["model"]["options"].update(num_classes=2**70), "can't be built"),
         (lambda d: d["model"].update(name="resnet18", options={"num_classes": 2**62}), "can't be built"),
         (lambda d: d["model"].update(name="mobilenet_v3_small", options={"width_mult": 1e308}), "can't be built"),
-        (lambda d: d["model"]["options"].update(num_classes=4), "does not fit .* 4 of another shape"),
+        (lambda d: d["model"]["options"].update(num_classes=4), "does not fit .* 4 of a different shape"),
         (lambda d: d.update(palette=[[1, 2]]), "its description is damaged"),
         (lambda d: d["preprocessing"].update(resize="sideways"), "its description is damaged"),
         (lambda d: d["preprocessing"].update(resize="scale", size=0), "size=0 with resize='scale': expected a factor"),

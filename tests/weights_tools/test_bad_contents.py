@@ -179,7 +179,7 @@ def test_classifiers_with_different_class_counts_are_refused(
     for name in ("classifier.4.weight", "classifier.4.bias"):
         state[name] = state[name][:19].clone()
     error = _refusal(tmp_path, state, capsys)
-    assert "(num_classes=19, aux_loss=True) but do not fit it: 2 of another shape" in error
+    assert "(num_classes=19, aux_loss=True) but do not fit it: 2 of a different shape" in error
     assert "~ aux_classifier.4.bias: file (21,), model (19,)" in error
 
 

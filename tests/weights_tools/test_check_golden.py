@@ -229,7 +229,7 @@ def test_other_kinds_of_file(
     tmp_path: Path, model: nn.Module, images: Tensor, outputs: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save({"input": images, "output": outputs["out"]}, tmp_path / "golden.pt")
-    with pytest.raises(WeightsError, match=r"the file is a torch zip\. A golden file is \.safetensors"):
+    with pytest.raises(WeightsError, match=r"the file is a torch zip\. A golden file must be \.safetensors"):
         check_golden(tmp_path / "golden.pt", model)
     with pytest.raises(WeightsError, match="the file does not exist"):
         check_golden(tmp_path / "absent.safetensors", model)

@@ -298,7 +298,7 @@ def test_an_exception_of_a_project_becomes_one_line(
         assert reason in error
         assert error.count("\n") == 1
     assert main(["compare", *pair, "--with", "torchvision", "--argument", "num_classes.x=8"]) == 1
-    assert "has no place in" in capsys.readouterr().err
+    assert "does not fit in" in capsys.readouterr().err
     monkeypatch.setattr(type(PEERS["torchvision"]), "run", fail)
     assert main(["compare", *pair, "--with", "torchvision", *SMALL]) == 1
     assert "on an image of 32x48: AttributeError: something of theirs" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_dtypes_that_no_weights_have(tmp_path: Path, state: State, make: Callabl
     bad = {**state, "classifier.low_classifier.bias": make(state["classifier.low_classifier.bias"])}
     with pytest.raises(WeightsError, match=r"! classifier\.low_classifier\.bias: file \w+, model float32") as error:
         _convert(tmp_path, bad)
-    assert "1 of another dtype" in str(error.value)
+    assert "1 of a different dtype" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_dtypes_that_no_weights_have(tmp_path: Path, state: State, make: Callabl
     [
         (lambda t: t.to_sparse(), "sparse"),
         (lambda t: t.to("meta"), "meta"),
-        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantized"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

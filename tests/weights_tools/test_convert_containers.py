@@ -111,9 +111,9 @@ def test_what_does_not_determine_the_weights_is_named(tmp_path: Path, state: Sta
     model: Any = network(num_classes=3)
     parametrizations.spectral_norm(model.classifier.low_classifier)
     refused(model.state_dict(), r"3 tensors are stored in parts by a parametrization that only its own code")
-    quantised = {**state, "fc._packed_params._packed_params": (torch.zeros(1), None)}
+    quantized = {**state, "fc._packed_params._packed_params": (torch.zeros(1), None)}
     refused(
-        quantised, r"the layer 'fc\._packed_params\._packed_params' is quantised .*Save the state dict of the float"
+        quantized, r"the layer 'fc\._packed_params\._packed_params' is quantized .*Save the state dict of the float"
     )
 
 

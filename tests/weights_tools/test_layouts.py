@@ -149,7 +149,7 @@ def test_every_difference_is_listed_at_once() -> None:
     state["classifier.0.weight"] = _meta(512, 2049, 3, 3)
     message = _refusal(state)
     assert "the tensors look like fcn_resnet50(num_classes=21, aux_loss=False) but do not fit it: " in message
-    assert "2 missing, 1 unexpected, 1 of another shape" in message
+    assert "2 missing, 1 unexpected, 1 of a different shape" in message
     for line in (
         "- backbone.bn1.running_mean",
         "- classifier.4.bias",

@@ -112,7 +112,9 @@ def check_golden(
 def _read(source: Source, container: Container) -> dict[str, Tensor]:
     """Return the input, one output, and the auxiliary output if there is one."""
     if container.kind != "safetensors":
-        raise WeightsError(f"the file is a {container.kind}. A golden file is .safetensors, which holds only tensors.")
+        raise WeightsError(
+            f"the file is a {container.kind}. A golden file must be .safetensors, which holds only tensors."
+        )
     top = container.top
     refs = {name: ref for name, ref in top.items() if isinstance(ref, TensorRef)} if isinstance(top, dict) else {}
     names = [name for name in refs if isinstance(name, str)]

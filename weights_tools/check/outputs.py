@@ -56,7 +56,7 @@ class OutputComparison:
 
     @property
     def holds(self) -> bool:
-        """Whether the outputs are the same. False for an output that is 0 everywhere, which proves nothing."""
+        """True if the outputs are the same. False for an output that is 0 everywhere, which proves nothing."""
         return self.largest > 0 and self.difference <= self.limit
 
     def to_json(self) -> dict[str, JSON]:

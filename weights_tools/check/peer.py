@@ -52,7 +52,7 @@ class PeerComparison:
 
     @property
     def holds(self) -> bool:
-        """Whether all outputs are the same within the tolerance."""
+        """True if all outputs are the same within the tolerance."""
         return all(each.holds for each in self.measured)
 
     @property
@@ -149,7 +149,7 @@ def _run_both(peer: Peer, module: nn.Module, ours: nn.Module, images: Tensor, si
 
 
 def _load(peer: Peer, call: PeerCall, theirs: Mapping[str, Tensor]) -> nn.Module:
-    """Build the project's network in float64 and load the source's tensors into it, all that affect its outputs."""
+    """Build the project's network in float64 and load into it the source's tensors that affect its outputs."""
     theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(peer.without_effect)}
     with peer_errors(peer, f"build {call}"):
         module = peer.build(call).eval().double()

@@ -37,9 +37,9 @@ class RequestedChecks:
     """Checks requested by the caller of a conversion.
 
     Attributes:
-        golden: Golden file to reproduce, see `check.golden.check_golden`.
+        golden: Golden file to reproduce; see `check.golden.check_golden`.
         tolerance: Tolerance for the golden file, or None for the default.
-        project: Project whose own network to compare with, see `check.peer.compare_with_peer`.
+        project: Project whose own network to compare with; see `check.peer.compare_with_peer`.
     """
 
     golden: str | os.PathLike[str] | None = None

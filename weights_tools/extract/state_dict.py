@@ -72,7 +72,7 @@ class StateDict:
 
 
 class SeveralStateDictsError(WeightsError):
-    """The file holds several sets of weights.
+    """Error for a file that holds several sets of weights.
 
     Attributes:
         keys: Values of `key` that choose one of them.
@@ -293,7 +293,7 @@ def _collect(top: Value, path: tuple[str, ...]) -> StateDict:
     for key, value in items:
         if isinstance(key, str) and key.endswith("_packed_params"):
             raise WeightsError(
-                f"the layer {printable(key)} is quantised (torch.ao.quantization), so its weights are packed integers. "
+                f"the layer {printable(key)} is quantized (torch.ao.quantization), so its weights are packed integers. "
                 "Save the state dict of the float network."
             )
         if isinstance(value, UnreadableTensor):

@@ -43,7 +43,7 @@ STORAGE_MODULES = frozenset({"torch", "torch.cuda", "torch.storage"})
 UNREADABLE = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_sparse_csr_tensor": "sparse",
-    "torch._utils._rebuild_qtensor": "quantised",
+    "torch._utils._rebuild_qtensor": "quantized",
     "torch._utils._rebuild_meta_tensor_no_storage": "meta",
     "torch._utils._rebuild_nested_tensor": "nested",
     "torch._utils._rebuild_wrapper_subclass": "wrapped",

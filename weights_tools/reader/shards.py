@@ -54,7 +54,7 @@ class Shards:
 
     @property
     def loaded(self) -> bool:
-        """Whether every file is in memory."""
+        """True if every file is in memory."""
         return all(file.loaded for file in self._sequence)
 
     def view(self, start: int, count: int) -> memoryview:

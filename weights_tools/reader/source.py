@@ -48,7 +48,7 @@ class Content(Protocol):
 
     @property
     def loaded(self) -> bool:
-        """Whether all bytes are in memory."""
+        """True if all bytes are in memory."""
         ...
 
     def view(self, start: int, count: int) -> memoryview:
@@ -83,7 +83,7 @@ class Source:
 
     @property
     def loaded(self) -> bool:
-        """Whether all bytes are in memory."""
+        """True if all bytes are in memory."""
         return self.buffer is not None
 
     def view(self, start: int, count: int) -> memoryview:

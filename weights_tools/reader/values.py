@@ -12,7 +12,7 @@ from typing import TypeAlias
 # A pickle can nest values to any depth: traverse them with a bound, and never format or compare whole values.
 Value: TypeAlias = object
 
-# Names of torch.dtype and bytes per element. Quantised and complex dtypes are listed to be refused by name.
+# Names of torch.dtype and bytes per element. Quantized and complex dtypes are listed to be refused by name.
 ITEM_SIZES = {
     "float64": 8,
     "float32": 4,
@@ -52,7 +52,7 @@ class Global:
     @property
     def dotted(self) -> str:
         """Module and name, shortened and printable."""
-        # Cut first: a file may repeat a name of megabytes.
+        # Truncate first: a file may repeat a name that is megabytes long.
         text = f"{self.module[:120]}.{self.name[:120]}"[:120]
         return text if text.isprintable() else ascii(text)[1:-1]
 
@@ -124,7 +124,7 @@ class ComputedRef(TensorRef):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnreadableTensor:
-    """A tensor that is not a plain array: sparse, quantised, on the meta device, or a subclass."""
+    """A tensor that is not a plain array: sparse, quantized, on the meta device, or a subclass."""
 
     kind: str
 

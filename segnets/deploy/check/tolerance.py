@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the logits agree, and the class of every pixel except near-ties."""
+        """True if the logits agree, and the class of every pixel except near-ties."""
         return self.difference <= self.tolerance and (self.quantized or self.disagreements == self.near_ties)
 
     def __str__(self) -> str:

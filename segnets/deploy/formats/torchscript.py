@@ -132,7 +132,7 @@ def _traced(network: nn.Module, channels: int) -> nn.Module:
 
 
 class _OtherForward(nn.Module):
-    """A `Segmenter` for which a subclass defines another `forward`. Scriptable."""
+    """Wrapper of a `Segmenter`. Subclasses define a different `forward`. Scriptable."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class PlainSegmenter(_OtherForward):
         if dimensions != 4:
             reject_image("input: expected normalised floating point (N, C, H, W)")
         if image.size(1) != self.channels:
-            reject_image("input: expected normalised floating point (N, C, H, W), got another number of channels")
+            reject_image("input: expected normalised floating point (N, C, H, W), got a different number of channels")
         if image.numel() == 0:
             reject_image("input: expected normalised floating point (N, C, H, W), got no pixels")
         logits: Tensor = self.segmenter.model.get_logits(image)  # type: ignore[operator]

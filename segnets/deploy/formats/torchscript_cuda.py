@@ -1,4 +1,4 @@
-"""TorchScript for CUDA: the network on the GPU in half precision, with channels last in memory.
+"""TorchScript for CUDA: the network on the GPU in half precision, in channels-last memory format.
 
 Images in CPU memory are preprocessed on the CPU, with the same bits as in other formats. Images on the GPU stay there.
 """

@@ -1,7 +1,7 @@
 """The pass for CPUs: compute convolution, bias, activation and residual addition in one call to oneDNN.
 
 LibTorch's operators for such calls (`mkldnn::_convolution_pointwise`) are those that `torch.compile` uses on CPUs. The
-weights are reordered for the CPU once, when the file is loaded. Feature maps have channels last in memory.
+weights are reordered for the CPU once, when the file is loaded. Feature maps are in channels-last memory format.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Modules that resize logits to the image's size, faster on CPUs than `segnets.layers.resize_bilinear`.
 
-For one image with channels last, torch works in one thread and reads four pixels for each that it writes. Here width
-and height are resized one after the other. The sum is the same, and the small result of the first pass is read many
-times. Only the last bits differ.
+For one image in channels-last format, torch works in one thread and reads four pixels for each that it writes. Here
+width and height are resized one after the other. The sum is the same, and the small result of the first pass is read
+many times. Only the last bits differ.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class UpsamplePlain(nn.Module):
 
 
 class UpsampleLines(nn.Module):
-    """Resizing by torch's kernel for channels last. (N, C, h, w), (H, W) -> (N, C, H, W), contiguous. Scriptable.
+    """Resizing by torch's channels-last kernel. (N, C, h, w), (H, W) -> (N, C, H, W), contiguous. Scriptable.
 
     The kernel reads the lines of an image as pixels of many channels.
 
@@ -77,7 +77,9 @@ class UpsampleProducts(nn.Module):
         """Resize logits to `height` and `width`."""
         n, classes, h, w = logits.shape
         columns = torch.arange(w, dtype=logits.dtype).unsqueeze(1)
-        weights = (1 - (self._sources(w, width) - columns).abs()).clamp(min=0)  # (w, W), two of each column above 0
+        weights = (1 - (self._sources(w, width) - columns).abs()).clamp(
+            min=0
+        )  # (w, W), at most two above 0 in each column
         wide = torch.matmul(logits.reshape(n * classes * h, w), weights).view(n, classes, h, width)
         source = self._sources(h, height)
         above = source.to(torch.int64)

@@ -175,7 +175,7 @@ class WinogradConv(nn.Module):
             for j in range(4):
                 tile = _combined(line[:, :, :-1, 0], line[:, :, :-1, 1], line[:, :, 1:, 0], line[:, :, 1:, 1], j)
                 bias: Tensor | None = None
-                if i == 1 and j == 1:  # the one product that all four outputs add
+                if i == 1 and j == 1:  # the only product that contributes to all four outputs with the same sign
                     bias = self.bias
                 parts.append(
                     torch.ops.mkldnn._linear_pointwise(
@@ -198,7 +198,7 @@ class WinogradMatrices(nn.Module):
     """A convolution with its bias, in operators of every LibTorch. (N, in, H, W) -> (N, out, H, W), float32.
 
     The module uses tensors of at most four dimensions and no loops, so that it can be traced, and other runtimes can
-    read it. All tiles are computed at once. The result has channels last in memory.
+    read it. All tiles are computed at once. The result is in channels-last memory format.
 
     Args:
         convolution: Convolution for which `winograd_is_faster` holds.
@@ -230,7 +230,7 @@ class WinogradMatrices(nn.Module):
             for j in range(4):
                 tile = _combined(line[:, :-1, 0], line[:, :-1, 1], line[:, 1:, 0], line[:, 1:, 1], j)
                 inputs, matrix = tile.reshape(-1, channels), self.weight[4 * i + j]
-                if i == 1 and j == 1:  # the one product that all four outputs add
+                if i == 1 and j == 1:  # the only product that contributes to all four outputs with the same sign
                     parts.append(torch.addmm(self.bias, inputs, matrix))
                 else:
                     parts.append(torch.mm(inputs, matrix))

@@ -21,7 +21,7 @@ def images_at_once(height: int, width: int, pixels: int = PIXELS_AT_ONCE) -> int
 class Deployed(nn.Module):
     """A SegmentationModel in its deployed form.
 
-    The backbone and the classifier compute in `dtype` with channels last in memory, the resizing in float32.
+    The backbone and the classifier compute in `dtype` in channels-last memory format, the resizing in float32.
 
     Args:
         model: Model whose backbone and classifier are used.
@@ -137,7 +137,7 @@ def resize_by_lines(network: nn.Module, context: Context) -> Outcome:
 
 
 def compute_in_precision(network: nn.Module, context: Context) -> Outcome:
-    """Compute the network in `context.dtype` with channels last in memory."""
+    """Compute the network in `context.dtype` in channels-last memory format."""
     deployed: nn.Module
     if context.format != "aoti":
         deployed = Deployed(_parts(network, context), context.dtype, UpsamplePlain)
@@ -150,7 +150,7 @@ def compute_in_precision(network: nn.Module, context: Context) -> Outcome:
 
 
 def lay_out_channels_last(network: nn.Module, context: Context) -> Outcome:
-    """Compute the network with channels last in memory, and resize logits line by line.
+    """Compute the network in channels-last memory format, and resize logits line by line.
 
     A network that doesn't run this way, for example because it views feature maps as rows, stays as it is.
     """

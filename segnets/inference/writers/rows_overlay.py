@@ -99,5 +99,5 @@ class OverlayRows:
 
 
 def reduction(height: int, width: int) -> int:
-    """Return the whole number that divides an overlay's sides, in pixels."""
+    """Return the integer factor by which an overlay of this height and width, in pixels, is reduced."""
     return -(-max(height, width) // MAX_SIDE)

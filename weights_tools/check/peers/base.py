@@ -68,7 +68,7 @@ class PeerCall:
             for parent in parents:
                 place = place.get(parent) if isinstance(place, dict) else None
             if not isinstance(place, dict):
-                raise WeightsError(f"the argument {name} has no place in {self}")
+                raise WeightsError(f"the argument {name} does not fit in {self}: its parent is not a dictionary")
             place[last] = value
         return replace(self, arguments=changed)
 
@@ -160,7 +160,7 @@ class PendingOptions:
             try:
                 self._pending: dict[str, Any] = MODELS[config.name].resolve(config.options)
             except (TypeError, ValueError) as error:
-                raise WeightsError(f"the recorded {config.name} can't be built: {error}") from None
+                raise WeightsError(f"the recorded options of {config.name} are invalid: {error}") from None
         else:
             self._pending = {name: value for name, value in config.options.items() if value is not None}
         for name in _WITHOUT_EFFECT:

@@ -24,7 +24,7 @@ _HEADS = {"fcn": "FCNHead", "deeplabv3": "ASPPHead", "pspnet": "PSPHead"}
 
 
 class Mmseg:
-    """mmsegmentation as a peer, see `Peer`."""
+    """mmsegmentation as a peer; see `Peer`."""
 
     name = "mmseg"
     title = "mmsegmentation"

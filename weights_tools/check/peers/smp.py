@@ -68,7 +68,7 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[PendingOptions, int], _Arguments]
 
 
 class Smp:
-    """segmentation_models_pytorch as a peer, see `Peer`."""
+    """segmentation_models_pytorch as a peer; see `Peer`."""
 
     name = "smp"
     title = "segmentation_models_pytorch"

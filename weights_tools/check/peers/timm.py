@@ -16,7 +16,7 @@ _STRIDES = {(False, False, False): 32, (False, False, True): 16, (False, True, T
 
 
 class Timm:
-    """timm as a peer, see `Peer`."""
+    """timm as a peer; see `Peer`."""
 
     name = "timm"
     title = "timm"

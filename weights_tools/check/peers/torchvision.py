@@ -18,7 +18,7 @@ _SIX = {builder.name: builder for builder in PUBLISHED}
 
 
 class Torchvision:
-    """torchvision as a peer, see `Peer`."""
+    """torchvision as a peer; see `Peer`."""
 
     name = "torchvision"
     title = "torchvision"

@@ -16,7 +16,7 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class Transformers:
-    """transformers as a peer, see `Peer`."""
+    """transformers as a peer; see `Peer`."""
 
     name = "transformers"
     title = "transformers"

@@ -60,9 +60,9 @@ def _read_activation(config: Section) -> None:
 
 
 def _read_encoder_images(config: Section) -> None:
-    """Record mean and standard deviation of a pretrained encoder, which `get_preprocessing_params` returns.
+    """Record the mean and standard deviation that `get_preprocessing_params` returns for a pretrained encoder.
 
-    Those of every ResNet, ResNeXt and MobileNetV3 that segnets has are ImageNet's.
+    They are ImageNet's for every ResNet, ResNeXt and MobileNetV3 that segnets supports.
     """
     encoder = config.get("encoder_name")
     known = isinstance(encoder, str) and (_ENCODER.fullmatch(encoder) or _FROM_TIMM.fullmatch(encoder))

@@ -80,7 +80,7 @@ def _read_labels(config: Section) -> None:
 
 
 def _read_images(images: Section) -> None:
-    """Record mean and standard deviation, if pixels are first scaled to 0..1."""
+    """Record the mean and standard deviation, if pixels are first scaled to 0..1."""
     scale = images.number("rescale_factor", 1 / 255)
     scaled = images.flag("do_rescale", True) and scale is not None and abs(scale * 255 - 1) < 1e-6
     if images.flag("do_normalize", True) and scaled:

@@ -52,7 +52,7 @@ def _settings(text: Value, found: Findings) -> dict[str, Value]:
 
 
 def _read_settings(settings: dict[str, Value], found: Findings, auxiliary: bool) -> str | None:
-    """Return the project, or None, with a note, if the config describes something else."""
+    """Return the project. If the config describes something else, add a note and return None."""
     model = Section("", settings.get("model"), found)
     scope = settings.get("default_scope", "mmseg")
     if "_base_" in settings:
