@@ -101,7 +101,7 @@ def divide(height: int, width: int, *, tile: int = DEFAULT_TILE, overlap: int = 
 
 
 def _spans(length: int, tile: int, step: int, blended: int) -> tuple[Span, ...]:
-    """Divide one axis."""
+    """Divide one axis into overlapping tiles."""
     if length <= tile:
         return (Span(0, 0, length, 0, 0),)
     starts = [*range(0, length - tile, step), length - tile]

@@ -84,7 +84,7 @@ def test_a_damaged_description_is_refused_in_one_short_line(tmp_path: Path, chan
     described = {**json.loads(encode(ModelConfig("lraspp_mobilenet_v3_small", {}), ModelCard())), **change}
     path = safetensors(tmp_path / "w.safetensors", {"__metadata__": {METADATA_KEY: json.dumps(described)}, "w": EMPTY})
     refused = str(inspect(path).refused)
-    assert "describ" in refused
+    assert "description" in refused or "described" in refused
     assert refused.isprintable()
     assert len(refused) < 500
 

@@ -265,7 +265,7 @@ def test_a_cast_that_overflows_is_refused(allowed: bool, tmp_path: Path) -> None
     state[name][:3] = 1e5
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(
-        WeightsError, match=rf"do not fit float16: {name} \(3 of 16\)\. Use bfloat16, which has a larger range"
+        WeightsError, match=rf"do not fit in float16: {name} \(3 of 16\)\. Use bfloat16, which has a larger range"
     ):
         converted(tmp_path, dtype="float16", allow_nonfinite=allowed)
     assert not (tmp_path / "w.safetensors").exists()

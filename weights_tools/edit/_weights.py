@@ -66,7 +66,7 @@ def cast(weights: Weights, name: str) -> Weights:
             if largest < torch.finfo(torch.bfloat16).max
             else "Keep the dtype."
         )
-        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit {name}: {join_names(beyond)}. {fits}")
+        raise WeightsError(f"{len(beyond)} tensors hold values that do not fit in {name}: {join_names(beyond)}. {fits}")
     return replace(weights, tensors=tensors)
 
 

@@ -83,7 +83,9 @@ def logits_of(model: nn.Module, image: Tensor) -> Tensor:
     with torch.inference_mode():
         logits = logits_in(returned_by(model, image), model)
     if not bool(torch.isfinite(logits).all()):
-        raise ExportError("the model's logits are not finite (NaN or infinity); its weights are damaged or diverged")
+        raise ExportError(
+            "the model's logits are not finite (NaN or infinity); its weights are damaged, or its training diverged"
+        )
     return logits
 
 
