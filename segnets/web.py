@@ -180,7 +180,7 @@ def next_url(url: str, location: str | None) -> str:
     try:
         # Header bytes are decoded as latin-1; quoting with the same encoding restores them.
         target = check_url(urljoin(url, quote(location, safe=string.punctuation, encoding="latin-1")))
-    except WebError as error:
+    except ValueError as error:  # WebError, or what urljoin raises
         raise WebError(f"{redact_url(url)}: the redirect is not followed: {error}") from None
     if url.startswith("https:") and not target.startswith("https:"):
         raise WebError(f"{redact_url(url)}: the server redirects from https to {redact_url(target)}, which is unsafe")

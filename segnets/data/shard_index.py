@@ -151,10 +151,17 @@ def _from_idx(file: RemoteFile) -> Members | None:
     if not lines or lines[0].split() != [_IDX_VERSION, str(len(lines) - 1)] or b"\\" in (content or b""):
         return None
     members = [(name, int(offset), int(size)) for line in lines[1:] for _, offset, size, name in _parsed(line)]
-    if not all(_is_inside(file, *member) for member in members):
+    if not all(_is_inside(file, *member) for member in members) or not _are_all(file, members):
         return None
     doubtful = _doubtful(members)
     return members if len(doubtful) <= _MOST_VERIFIED and all(file.has(*member) for member in doubtful) else None
+
+
+def _are_all(file: RemoteFile, members: Members) -> bool:
+    """Return whether the archive ends after its last member, so that none was added after an index was made."""
+    end = max((offset + size for _, offset, size in members), default=0)
+    end += -end % HEADER
+    return end >= file.size or not any(file.read(end, min(end + HEADER, file.size)))
 
 
 def _doubtful(members: Members) -> Members:

@@ -162,6 +162,8 @@ def test_names_in_folders(start: str, remote: Remote) -> None:
         lambda text: text.replace("png 512", "jpg 512"),
         lambda text: f"v1.2 1\n{text.splitlines()[1][:-20]}",
         lambda text: text.replace("v1.2", "v1.1"),
+        lambda text: "v1.2 0\n"[: len(text)],
+        lambda text: f"v1.2 1\n{text.splitlines()[1]}\n",  # made before the second sample was added
         lambda text: text.replace(" 512 ", f" {'9' * 5000} "),
         lambda text: f"v1.2 1\n{'x' * 100_000 or text}",  # would take a minute if each letter could begin a member
         lambda text: text.replace(" 512 ", " 1024 "),  # in front of a pax header

@@ -74,6 +74,7 @@ REFUSED: dict[str, tuple[Reply, str]] = {
         redirect("file:///etc/passwd"),
         "the redirect is not followed: file:///etc/passwd: the address does not begin",
     ),
+    "redirect to half an address": (redirect("http://[::1"), "the redirect is not followed: Invalid IPv6 URL"),
     "redirect to ftp": (redirect("ftp://localhost/x.pth"), "the redirect is not followed: ftp:"),
     "redirect to nowhere": (plain(b"", 302), "redirects without an address"),
 }
