@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         if any(not row["step"].isdecimal() or None in row.values() or None in row for row in complete):
             raise ValueError("a row is damaged")
         for row in complete:
-            float(row["seconds"] or 0)
+            int(row["step"])  # has at most 4,300 digits
+            if not 0 <= float(row["seconds"] or 0) < math.inf:
+                raise ValueError(f"{row['seconds']!r} seconds")
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise TrainingError(
             f"{path}: can't be read as the log of this run ({error}); restore the file, or delete it and lose the "

@@ -190,8 +190,10 @@ def test_a_log_that_can_t_be_written_is_named(folder: Path, tmp_path: Path) -> N
         ("1,1\n", None),
         ("x\n", None),
         ("1,1,2.5,,,,x,,\n", None),
+        ("1,1,2.5,,,,nan,,\n", None),
+        (f"{'9' * 5000},1,2.5,,,,1,,\n", None),
     ],
-    ids=["cut", "whole", "short row", "no step", "no seconds"],
+    ids=["cut", "whole", "short row", "no step", "no seconds", "endless seconds", "endless step"],
 )
 def test_a_damaged_log_is_refused(log: str, steps: list[str] | None, tmp_path: Path) -> None:
     """Not so its last row, if it was cut off."""
