@@ -26,9 +26,11 @@ class Readers:
 
     def __init__(self, count: int) -> None:
         self._work: SimpleQueue[tuple[Future[Any], Callable[[Any], Any], object] | None] = SimpleQueue()
-        self._count = count
-        for _ in range(count):
-            threading.Thread(target=_run, args=(self._work,), name="segnets-data", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=_run, args=(self._work,), name="segnets-data", daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, function: Callable[[_S], _T], item: _S) -> Future[_T]:
         """Call a function of one argument in a thread."""
@@ -45,14 +47,17 @@ class Readers:
     def __enter__(self) -> Readers:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
             while True:
                 self._work.get_nowait()
         except Empty:
             pass
-        for _ in range(self._count):
+        for _thread in self._threads:
             self._work.put(None)
+        if error is None:  # the process may be forked next
+            for thread in self._threads:
+                thread.join()
 
 
 def _run(work: SimpleQueue[tuple[Future[Any], Callable[[Any], Any], object] | None]) -> None:

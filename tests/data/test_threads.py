@@ -14,6 +14,7 @@ def test_results_come_in_order_and_errors_are_raised() -> None:
         assert list(readers.map(lambda x: 12 // x, [1, 2, 3, 4])) == [12, 6, 4, 3]
         with pytest.raises(ZeroDivisionError):
             list(readers.map(lambda x: 12 // x, [1, 0, 3]))
+    assert not [each for each in threading.enumerate() if each.name == "segnets-data"]
 
 
 def test_a_thread_that_waits_for_a_server_is_left_behind() -> None:
@@ -24,11 +25,16 @@ def test_a_thread_that_waits_for_a_server_is_left_behind() -> None:
         assert released.wait(10)
         done.append(number)
 
-    with Readers(1) as readers:
-        readers.submit(read, 1)
-        readers.submit(read, 2)
-        (thread,) = [each for each in threading.enumerate() if each.name == "segnets-data"]
-        assert began.wait(10)
+    def interrupt() -> None:
+        with Readers(1) as readers:
+            readers.submit(read, 1)
+            readers.submit(read, 2)
+            assert began.wait(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    (thread,) = [each for each in threading.enumerate() if each.name == "segnets-data"]
     assert thread.daemon
     released.set()
     thread.join(10)
