@@ -169,7 +169,7 @@ def test_void_pixels_leave_the_image_unchanged() -> None:
     assert np.array_equal(overlay(image, mask + np.int16(1)), overlay(image, mask + np.int16(1), voc_palette(257)))
     assert overlay(image, mask, voc_palette(256))[0, 2].tolist() == [162, 162, 146]  # a class of its own
     for wrong in ([[0, 1, 3, 0]], [[0, 1, 254, 255]]):
-        with pytest.raises(ImageError, match=r"mask with ids 0\.\."):
+        with pytest.raises(ImageError, match=r"the mask has ids 0\.\."):
             overlay(image, np.array(wrong), [(0, 0, 0), (200, 0, 50), (0, 100, 0)])
-    with pytest.raises(ImageError, match=r"mask with ids -1\.\.2"):
+    with pytest.raises(ImageError, match=r"the mask has ids -1\.\.2"):
         overlay(image, np.array([[-1, 2, 255, 0]]), [(0, 0, 0), (200, 0, 50), (0, 100, 0)])
