@@ -37,14 +37,14 @@ def class_areas(mask: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[
             raise ImageError(f"mask of {len(mask)} planes for {num_classes} classes: expected one plane per class")
         return np.array([np.count_nonzero(plane) for plane in mask], dtype=np.int64)
     if mask.size and int(mask.min()) < 0:
-        raise ImageError(f"mask with the id {mask.min()}: expected ids from 0")
+        raise ImageError(f"the mask has the id {mask.min()}; expected ids from 0")
     counts = np.zeros(max(num_classes, int(mask.max(initial=0)) + 1), dtype=np.int64)
     for band in _bands(mask):
         counted = _histogram(mask[band])[: len(counts)]
         counts[: len(counted)] += counted
     unknown = [int(each) for each in np.flatnonzero(counts) if each >= num_classes and each != VOID]
     if unknown:
-        raise ImageError(f"mask with the id {unknown[-1]} for {num_classes} classes: expected 0..{num_classes - 1}")
+        raise ImageError(f"the mask has the id {unknown[-1]}; expected 0..{num_classes - 1}")
     return counts[:num_classes]
 
 

@@ -115,7 +115,7 @@ def _ids_and_colours(
             )
         colours += [BLACK] * (VOID + 1 - len(palette))
     if mask.size and int(mask.min()) < 0:
-        raise ImageError(f"mask with the id {mask.min()}: expected ids from 0")
+        raise ImageError(f"the mask has the id {mask.min()}; expected ids from 0")
     return mask, colours
 
 

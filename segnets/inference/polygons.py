@@ -65,7 +65,7 @@ def feature_collection(mask: npt.NDArray[np.integer], classes: Sequence[str]) ->
         if region.class_id >= len(classes):
             if region.class_id == VOID and mask.ndim == 2:
                 continue
-            raise ImageError(f"mask with the id {region.class_id} for {len(classes)} classes")
+            raise ImageError(f"the mask has the id {region.class_id}; expected 0..{len(classes) - 1}")
         features.append(
             {
                 "type": "Feature",

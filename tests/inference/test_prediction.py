@@ -43,7 +43,7 @@ def test_areas_are_those_of_the_mask() -> None:
 
 def test_masks_that_contradict_the_classes_are_refused() -> None:
     for mask, message in (
-        (np.full((12, 20), 3, np.uint8), "the id 3 for 3 classes"),
+        (np.full((12, 20), 3, np.uint8), r"the id 3; expected 0\.\.2"),
         (np.full((12, 20), -1, np.int16), "the id -1"),
         (np.zeros((2, 12, 20), np.uint8), "2 planes for 3 classes"),
         (np.zeros(12, np.uint8), r"expected \(H, W\)"),

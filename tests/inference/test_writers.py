@@ -95,7 +95,7 @@ def test_planes_lie_one_below_the_other() -> None:
 
 def test_ids_that_no_png_holds_are_refused() -> None:
     prediction = Prediction(source="a.jpg", mask=np.full((1, 2), 70_000), palette=[(0, 0, 0)] * 70_001)
-    with pytest.raises(ImageError, match=r"a\.jpg: mask with ids 0\.\.70000"):
+    with pytest.raises(ImageError, match=r"a\.jpg: the mask has ids 0\.\.70000"):
         written("mask", prediction)
 
 

@@ -36,7 +36,9 @@ class MaskWriter:
             return
         lowest, highest = int(mask.min(initial=0)), int(mask.max(initial=0))
         if not 0 <= lowest <= highest < 65536:
-            raise ImageError(f"{prediction.source}: mask with ids {lowest}..{highest}; a PNG holds 0..65535")
+            raise ImageError(
+                f"{prediction.source}: the mask has ids {lowest}..{highest}, but a PNG holds only 0..65535"
+            )
         if max(len(prediction.classes), highest + 1) > MOST_INDEXED:
             write_png(file, mask.astype(np.uint16))
             return

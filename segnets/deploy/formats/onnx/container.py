@@ -76,7 +76,7 @@ def unpack(data: bytes, where: str) -> dict[str, str]:
         ExportError: If the file is damaged, not an export by segnets, or has weights in other files.
     """
     if len(data) > MAX_BYTES:
-        raise ExportError(f"{where}: takes {len(data) / 1e9:.1f} GB, but an ONNX file can be at most 2 GB")
+        raise ExportError(f"{where}: takes {len(data) / 1e9:.1f} GB, but an ONNX file holds at most 2 GB")
     entries: dict[str, str] = {}
     checked = None
     try:
