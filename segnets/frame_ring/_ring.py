@@ -200,8 +200,7 @@ class FrameRing:
 
         In a ring with `latest`, it is the newest frame, if it was not returned before. The frame is then a copy.
 
-        Waiting is done by polling. A frame is seen at most a millisecond after it was published, or 0.05 ms early in a
-        wait.
+        Waiting is done by polling. A frame is seen up to about 1.1 ms after it is published; in a fast stream, 0.1 ms.
 
         Args:
             timeout: Seconds to wait; 0 does not wait, None waits without limit.

@@ -300,8 +300,9 @@ def _by_windows(
     rows = max(height for height, _ in dataset.block_shapes)
     if rows * dataset.width > max_pixels:
         raise ImageError(
-            f"{path}: is stored in blocks of {rows} rows, {rows * dataset.width:,} pixels that must be decoded at "
-            f"once, but at most {max_pixels:,} are (--max-pixels). Store it in tiles: gdal_translate -co TILED=YES"
+            f"{path}: is stored in blocks of {rows} rows. Each block of {rows * dataset.width:,} pixels must be "
+            f"decoded at once, but the limit is {max_pixels:,} (--max-pixels). Store it in tiles: gdal_translate -co "
+            "TILED=YES"
         )
     if dataset.subdatasets:
         notices.append("it has several frames or pages, of which the first was read")

@@ -31,7 +31,7 @@ class Taps:
 
     @cached_property
     def last(self) -> _Integers:
-        """The last input of each output whose weight is not 0, (n,)."""
+        """Last input with a non-zero weight for each output, (n,)."""
         result = self.first
         for tap in range(1, len(self.weights)):
             result = np.where(self.weights[tap] > 0, self.input(tap), result)

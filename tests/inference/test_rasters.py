@@ -185,7 +185,7 @@ def test_what_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     with pytest.raises(ImageError, match=r"floats\.tif: "):
         open_raster(tmp_path / "floats.tif")
     one = geotiff(tmp_path / "strip.tif", tiff, compress="deflate", blockysize=100)
-    message = r"strip\.tif: is stored in blocks of 100 rows, 15,000 pixels .* at most 9,999 are"
+    message = r"strip\.tif: is stored in blocks of 100 rows\. Each block of 15,000 pixels .* the limit is 9,999"
     with pytest.raises(ImageError, match=message):
         open_raster(one, max_pixels=9_999)
     with pytest.raises(ImageError, match="no such file"):

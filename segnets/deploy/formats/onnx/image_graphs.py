@@ -231,5 +231,5 @@ def _far(x: Value, a: float, fused_end: bool = False) -> Value:
 
 
 def _fused(a: Value, b: Value, c: Value) -> Value:
-    """Compute a * b + c in float32 with one rounding, through float64, where a * b is exact."""
+    """Compute a * b + c through float64, where a * b is exact, and round the sum to float32."""
     return (a.to("double") * b.to("double") + c.to("double")).to("float")
