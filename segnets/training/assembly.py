@@ -183,7 +183,9 @@ class Assembly:
         """Yield the masks of the training split, or some of them if they are on a server and not in memory."""
         progress = SlowWork(self._tell, "masks counted for class_weights")
         if self._in_memory:
-            yield from (self.samples.pair(index).mask for index in range(len(self.samples)))
+            for index in range(len(self.samples)):
+                progress(index, len(self.samples))
+                yield self.samples.pair(index).mask
             return
         samples = evenly_spread(self.samples.samples, _MOST_REMOTE_MASKS if self._data.remote else None)
         if len(samples) < len(self.samples):
