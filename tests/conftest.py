@@ -8,10 +8,11 @@ import os
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes would compete for the cores
+    # Before torch is loaded, so that it holds for every thread, and for the programs that the tests start.
+    os.environ["OMP_NUM_THREADS"] = "1"
     import torch  # not by the process that only hands out the tests, while they wait for it
 
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,13 +16,13 @@ from tests.deploy.common import SMALL, tiny
 _COUNT_PAGES = """
 import resource, sys, torch
 from segnets.deploy import load_exported
-image = torch.zeros(1, 3, 1400, 1400)  # its logits exceed the 32 MiB that glibc keeps by default
+image = torch.zeros(1, 3, 1500, 1500)  # its logits exceed the 32 MiB that glibc keeps by default
 for keep in (False, True):
     exported = load_exported(sys.argv[1], keep_memory=keep)
-    for _ in range(3):
+    for _ in range(4):
         exported.logits(image)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(2):
+    for _ in range(4):
         exported.logits(image)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
