@@ -14,7 +14,7 @@ CXX_SOURCES = $(shell find cpp examples tests -name '*.cpp' -o -name '*.h')
 help:
 	@echo "Start here"
 	@echo "  make demo          convert, export and run a real network on a photograph, in Python and C++"
-	@echo "  make test          run the tests (8 to 9 minutes on two cores)"
+	@echo "  make test          run the tests (7 to 8 minutes on two cores)"
 	@echo "  make check         check format, lint and types (half a minute)"
 	@echo "  make cpp           build build/cpp/segnets-run and the Python module segnets_native"
 	@echo "While working"
