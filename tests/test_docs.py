@@ -19,6 +19,7 @@ from segnets.training import RECIPES
 from tests.blocks import blocks_of
 from tests.data.common import make_data_set
 from tests.inference.common import random_image, small_model
+from tests.tiers import full_but
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -30,15 +31,27 @@ PYTHON = {
 }
 
 
+def _is_slow(code: str) -> bool:
+    """Return whether a block takes ten seconds. tests/deploy/test_onnx_join.py makes the same calls every time."""
+    return "join_onnx" in code
+
+
+def _page_id(value: object) -> str:
+    return value.name if isinstance(value, Path) else "slow" if value else "quick"
+
+
+PAGES = [(path, slow) for path, found in PYTHON.items() for slow in sorted({_is_slow(code) for code in found})]
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("path", [path for path, found in PYTHON.items() if found], ids=lambda path: str(path.name))
-def test_python(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("path", "slow"), full_but([case for case in PAGES if not case[1]], PAGES), ids=_page_id)
+def test_python(path: Path, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the blocks of a page, each with its own names and in a folder of its own."""
     # The same small network is behind every block about prediction: it is rewritten once.
     monkeypatch.setattr("segnets.inference.networks.network_for_cpu", cache_of_one(network_for_cpu))
     for i, code in enumerate(PYTHON[path]):
-        if "join_onnx" in code and not request.config.getoption("--full"):
-            continue  # takes ten seconds; tests/deploy/test_onnx_join.py makes the same calls
+        if _is_slow(code) != slow:
+            continue
         block = tmp_path / str(i) / f"{path.stem}_{i}.py"
         block.parent.mkdir()
         _prepare(path.name, block.parent)

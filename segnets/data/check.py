@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from segnets.card import JSON
 from segnets.data.dataset import DataSet, Problem, Sample
@@ -22,6 +23,7 @@ MOST_REMOTE = 200  # samples per split that are read from a server by default
 _MOST_THREADS = 8
 _MOST_NAMES = 3  # more files named in a line
 _MOST_LINES = 5  # lines of one kind of problem
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,8 @@ def check_data(
     )
 
 
-def evenly_spread(samples: Sequence[Sample], most: int | None) -> Sequence[Sample]:
-    """Return at most `most` samples at equal distances, or all samples for None."""
+def evenly_spread(samples: Sequence[_T], most: int | None) -> Sequence[_T]:
+    """Return at most `most` items at equal distances, or all items for None."""
     if most is None or len(samples) <= most:
         return samples
     return [samples[(2 * number + 1) * len(samples) // (2 * most)] for number in range(most)]

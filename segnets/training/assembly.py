@@ -182,17 +182,17 @@ class Assembly:
     def _masks(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the masks of the training split, or some of them if they are on a server and not in memory."""
         progress = SlowWork(self._tell, "masks counted for class_weights")
-        if self._in_memory:
-            for index in range(len(self.samples)):
-                progress(index, len(self.samples))
+        some = self._data.remote and not self._in_memory
+        chosen = evenly_spread(range(len(self.samples)), _MOST_REMOTE_MASKS if some else None)
+        if len(chosen) < len(self.samples):
+            self._tell(f"class_weights: counted in {len(chosen):,} of {len(self.samples):,} masks, evenly spread")
+        for done, index in enumerate(chosen):
+            progress(done, len(chosen))
+            if self._in_memory:
                 yield self.samples.pair(index).mask
-            return
-        samples = evenly_spread(self.samples.samples, _MOST_REMOTE_MASKS if self._data.remote else None)
-        if len(samples) < len(self.samples):
-            self._tell(f"class_weights: counted in {len(samples):,} of {len(self.samples):,} masks, evenly spread")
-        for index, sample in enumerate(samples):
-            progress(index, len(samples))
-            yield self._data.ids_of(self._data.read_values(sample), sample)
+            else:
+                sample = self.samples.sample(index)
+                yield self._data.ids_of(self._data.read_values(sample), sample)
 
     def _teacher(self, card: ModelCard) -> nn.Module:
         """Load the teacher for distillation. It must take the same input as the network."""
