@@ -110,8 +110,9 @@ class Trainer:
         if state is not None:
             with restoring(self.folder.checkpoint):
                 check_same_training(state, self.config, self.data, self.ranks.world, self.folder.checkpoint)
-                if self._steps_in(state) == self.total:
-                    self._progress = Progress(**state["progress"])
+                progress = Progress(**state["progress"])
+                if self._steps_in(state) == self.total == progress.validated:  # else the last validation was stopped
+                    self._progress = progress
                     self.tell(f"{self.folder.path}: this run is finished")
                     return self._result()
         elif resume:
@@ -192,7 +193,8 @@ class Trainer:
                     self._validate(stop)
                 except _Stopped:
                     self._stop()
-            if self._is_due(steps):
+                self._checkpoint()
+            elif self._is_due(steps):
                 self._checkpoint()
             if steps == self.total:
                 return
@@ -253,11 +255,9 @@ class Trainer:
         return f"the checkpoint of step {self._saved} is kept" if self._saved else "there is no checkpoint yet"
 
     def _is_due(self, steps: int) -> bool:
-        """Return whether a checkpoint is due after this step."""
-        if steps == self._saved:
-            return False
+        """Return whether a checkpoint is due after this step, besides those at the end of each epoch."""
         every = self.config.checkpoint_every
-        return steps % self._parts.steps_per_epoch == 0 or (every > 0 and steps % every == 0)
+        return every > 0 and steps % every == 0 and steps != self._saved
 
     def _checkpoint(self) -> None:
         """Write a checkpoint. All processes must call this."""

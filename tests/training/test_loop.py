@@ -195,25 +195,26 @@ def test_a_checkpoint_of_other_data_is_refused(whole: Path, tmp_path: Path) -> N
         run_training(config_of(other, whole), resume=True)
 
 
+@pytest.mark.parametrize(("image", "step"), [(1, 3), (3, 6)])
 def test_a_signal_during_a_validation_saves(
-    whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: int, step: int, whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The validation is repeated when the run is resumed."""
+    """The validation is repeated when the run is resumed, also the last one."""
     from segnets.inference import Predictor
 
     predict, calls = Predictor.predict, []
 
     def signalled(self: Predictor, *arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == 1:
+        if len(calls) == image:
             os.kill(os.getpid(), signal.SIGTERM)
         return predict(self, *arguments)
 
     monkeypatch.setattr(Predictor, "predict", signalled)
     config = config_of(folder, tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 6"):
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step} of 6"):
         run_training(config)
-    assert len(calls) == 1
+    assert len(calls) == image
     run_training(config, resume=True)
     check_same_runs(whole, tmp_path / "run")
 
