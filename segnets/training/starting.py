@@ -164,10 +164,10 @@ def _filled(
         )
     found = _read(config)
     known = found.card.classes if found.card is not None else ()
-    if known and known != classes and config.decoding != "threshold":
-        tensors = _rows_by_name(found, config, options, classes, tell)
+    if known and known != classes:
         if found.config is not None:
             options = merge_options(found.config, options, found.where)
+        tensors = _rows_by_name(found, config, options, classes, tell)
         return _build(config, options, tell, weights=tensors), found.card
     model = _build(config, options, tell, weights=config.weights if found.where == config.weights else found.tensors)
     if not _is_other_count(model, found):  # else a warning lists the newly initialised layers
@@ -229,12 +229,18 @@ def _rows_by_name(
     classes: tuple[str, ...],
     tell: Callable[[str], None],
 ) -> dict[str, Tensor]:
-    """Return weights whose last convolutions have one row per data class. New classes get initial values."""
+    """Return weights whose last convolutions have one row per data class. New classes get initial values.
+
+    The only row of a network with a sigmoid is that of the second of two classes. It has no use for a softmax.
+    """
     assert found.card is not None
     known = found.card.classes
+    if config.decoding == "threshold":
+        known, classes = known[1:], classes[1:]
     network = _build(config, options, lambda _message: None)
     initial, tensors = network.state_dict(), dict(found.tensors)
     common = [name for name in classes if name in known]
+    taken = False
     for layer in last_layers(network):
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if name not in tensors or name not in initial or len(tensors[name]) != len(known):
@@ -243,6 +249,9 @@ def _rows_by_name(
             for each in common:
                 rows[classes.index(each)] = tensors[name][known.index(each)]
             tensors[name] = rows
+            taken = True
+    if not taken:  # a warning lists the newly initialised layers
+        return tensors
     new = [name for name in classes if name not in known]
     dropped = [name for name in known if name not in classes]
     parts = [f"{len(common)} of {len(classes)} classes are kept by name"]

@@ -190,3 +190,34 @@ def test_a_sigmoid_becomes_two_classes_with_a_warning(tmp_path: Path) -> None:
     _, told = _built(_config(weights=str(tmp_path / "one.safetensors")), ("background", "kelp"))
     assert any("newly initialised" in message for message in told)
     assert not any("are kept" in message for message in told)
+
+
+def test_the_class_of_a_sigmoid_is_taken_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    torch.manual_seed(7)
+    model = segnets.create_model("fcn_toy", num_classes=1)
+    segnets.save(
+        model, file, classes=("background", "kelp"), preprocessing=PREPROCESSING, decoding=Decoding("threshold")
+    )
+    config = _config(decoding="threshold", weights=str(file))
+    same, told = _built(config, ("water", "kelp"))
+    assert torch.equal(_rows(same)[0], _rows(model)[0])
+    assert told == [f"{file}: 1 of 1 classes are kept by name"]
+    for classes in (("background", "sand"), ("kelp", "background")):
+        other, told = _built(config, classes)
+        assert not torch.equal(_rows(other)[0], _rows(model)[0])
+        assert told == [
+            f"{file}: 0 of 1 classes are kept by name; newly initialised: {classes[1]}; not in the data: kelp"
+        ]
+    _, told = _built(_config(weights=str(file)), ("background", "kelp", "sand"))
+    assert any("newly initialised" in message for message in told)
+    assert not any("kept" in message for message in told)
+
+
+def test_classes_of_a_wider_head_are_taken_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "wide.safetensors"
+    model = segnets.create_model("fcn_toy", num_classes=3, head_channels=40)
+    segnets.save(model, file, classes=CLASSES, preprocessing=PREPROCESSING)
+    other, _ = _built(_config(weights=str(file)), ("car", "tree"))
+    assert other.config.options["head_channels"] == 40
+    assert torch.equal(_rows(other)[0][0], _rows(model)[0][2])
