@@ -160,6 +160,8 @@ class TrainingConfig:
             raise TrainingError(f"scale={list(self.scale)}: expected the smaller scale first")
         if self.warmup_epochs > self.epochs:
             raise TrainingError(f"warmup_epochs={self.warmup_epochs:g}: expected at most epochs={self.epochs}")
+        if self.momentum >= 1 and self.optimizer == "adamw":
+            raise TrainingError(f"momentum={self.momentum:g}: expected a number below 1 with optimizer=adamw")
         if self.ema >= 1:
             raise TrainingError(f"ema={self.ema:g}: expected a number below 1, for example 0.999")
         if self.output_stride not in (0, 8, 16, 32):

@@ -12,6 +12,7 @@ from segnets.errors import TrainingError
 from segnets.training.config import TrainingConfig
 
 _PARTS = ("backbone", "classifier", "aux_classifier")
+_SECOND_BETA = 0.999  # torch's default
 
 
 def parameter_groups(model: nn.Module, *, lr: float, aux_lr_factor: float = 10.0) -> list[dict[str, Any]]:
@@ -56,7 +57,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     groups = parameter_groups(model, lr=config.lr, aux_lr_factor=config.aux_lr_factor)
     optimizer: Optimizer
     if config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        betas = (config.momentum, _SECOND_BETA)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
     else:
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     for group in optimizer.param_groups:

@@ -132,6 +132,7 @@ def test_paths_become_texts() -> None:
         ("scale=2,1", r"scale=\[2.0, 1.0\]: expected the smaller scale first"),
         ("scale=1", r"scale=\[1\]: expected two numbers"),
         ("warmup_epochs=500", "warmup_epochs=500: expected at most epochs=100"),
+        ("momentum=1", "momentum=1: expected a number below 1 with optimizer=adamw"),
         ("ema=1", "ema=1: expected a number below 1"),
         ("output_stride=4", "output_stride=4: expected 8, 16 or 32"),
         ("resize=big", "resize='big': expected 520"),

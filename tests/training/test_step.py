@@ -87,6 +87,12 @@ def test_the_auxiliary_classifier_learns_faster(model: nn.Module) -> None:
     assert sum(len(group["params"]) for group in groups) == len([*model.parameters()])
 
 
+def test_momentum_reaches_both_optimizers(model: nn.Module) -> None:
+    sgd, adamw = (build_optimizer(model, _config(momentum=0.5, optimizer=name)) for name in ("sgd", "adamw"))
+    assert {group["momentum"] for group in sgd.param_groups} == {0.5}
+    assert {group["betas"] for group in adamw.param_groups} == {(0.5, 0.999)}
+
+
 def test_parameters_outside_of_the_three_parts_are_trained() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert len(parameter_groups(network, lr=1)[0]["params"]) == 4
