@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from segnets.card import ModelCard
+from segnets.card import Decoding, ModelCard
 from segnets.data.augment import training_augmentation
 from segnets.data.check import evenly_spread
 from segnets.data.dataset import DataSet
@@ -197,14 +197,21 @@ class Assembly:
     def _teacher(self, card: ModelCard) -> nn.Module:
         """Load the teacher for distillation. It must take the same input as the network."""
         path = self._config.teacher
-        teacher = load(path)
+        teacher: Any = load(path)
         known = card_of(teacher)
         if known.classes != card.classes:
             raise TrainingError(f"teacher {path}: its classes differ from the data's: {', '.join(known.classes)}")
         ours, theirs = ((each.mean, each.std, each.channel_order) for each in (card.preprocessing, known.preprocessing))
         if ours != theirs:
             raise TrainingError(f"teacher {path}: its mean, std or channel order differs from this network's")
-        return teacher.to(self._ranks.device).requires_grad_(False).eval()
+        rule = (known.decoding or Decoding.default(teacher.config.options["num_classes"])).rule
+        if rule != self._config.decoding:
+            raise TrainingError(
+                f"teacher {path}: its decoding is {rule}, but this network's is {self._config.decoding}; their logits "
+                "mean different things. Train both with the same decoding"
+            )
+        frozen: nn.Module = teacher.to(self._ranks.device).requires_grad_(False).eval()
+        return frozen
 
     def batches(self) -> Generator[Example]:
         """Yield batches endlessly, starting at the current step.

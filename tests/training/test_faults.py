@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import segnets
+from segnets.card import Decoding
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
 from segnets.training.checkpoints import read_checkpoint
 from segnets.training.losses import Objective, plain
 from segnets.training.progress import StepReport
 from segnets.training.records import COLUMNS, CsvLog
-from tests.data.common import write_folder
+from tests.data.common import make_data_set, write_folder
 from tests.training.runs import config_of, folder, rows_of, run_training, toys, trainer_of
 
 __all__ = ["folder", "toys"]
@@ -135,6 +136,27 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", description='classes = ["car"]\nignore = [0, 1]\nids = [2]\n')
     with pytest.raises(TrainingError, match=r"has only one class, 'car', .* Add the background"):
         trainer_of(config_of(data, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("decoding", "outputs"), [("argmax", 2), ("threshold", 1), ("multilabel", 2)])
+def test_a_teacher_of_another_decoding_is_refused(decoding: str, outputs: int, tmp_path: Path) -> None:
+    """A softmax over one channel is 1 everywhere."""
+    data, teacher = tmp_path / "data", tmp_path / "teacher.safetensors"
+    make_data_set(data)
+    config = config_of(data, tmp_path / "run", epochs=1, teacher=str(teacher))
+    segnets.save(
+        segnets.create_model("fcn_toy", num_classes=outputs),
+        teacher,
+        classes=("dark", "light"),
+        preprocessing=segnets.Preprocessing(),
+        decoding=Decoding(decoding),
+    )
+    for other in ("argmax", "threshold", "multilabel"):
+        if other == decoding:
+            continue
+        with pytest.raises(TrainingError, match=f"its decoding is {decoding}, but this network's is {other}"):
+            run_training(config.changed(decoding=other))
+    run_training(config.changed(decoding=decoding))
 
 
 def test_data_without_class_names_is_refused(tmp_path: Path) -> None:
