@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -53,7 +54,8 @@ class RunFolder:
             The checkpoint to resume, or None to start from the beginning.
 
         Raises:
-            OutputError: If the folder can't be created, or holds a run and `resume` is False.
+            OutputError: If the folder can't be created, holds a run and `resume` is False, or holds a run whose
+                checkpoint is missing.
             TrainingError: If the checkpoint can't be read.
         """
         if self.checkpoint.exists():
@@ -66,6 +68,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path}: can't be created: {error.strerror}; choose another --out") from None
+        if _has_later_epochs(self.log):
+            raise OutputError(
+                f"{self.path}: holds a run without its {self.checkpoint.name}; restore that file, or start a new run "
+                f"from {self.last.name} (--weights) in another --out"
+            )
         if not resume and self.log.exists():
             raise OutputError(
                 f"{self.path}: holds a run that was stopped before its first checkpoint; start again in it with "
@@ -81,6 +88,15 @@ class RunFolder:
         """
         with atomic_write(self.config) as file:
             file.write(config.to_toml().encode())
+
+
+def _has_later_epochs(log: Path) -> bool:
+    """Return whether a log goes beyond the first epoch, whose end has a checkpoint."""
+    try:
+        with log.open(newline="", encoding="utf-8", errors="replace") as file:
+            return any((row.get("epoch") or "1") not in ("0", "1") for row in csv.DictReader(file))
+    except (OSError, csv.Error):
+        return False
 
 
 def check_same_training(

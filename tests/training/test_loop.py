@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -167,6 +168,17 @@ def test_a_finished_training_says_so(whole: Path, folder: Path) -> None:
 def test_a_training_is_not_overwritten(whole: Path, folder: Path) -> None:
     with pytest.raises(OutputError, match="already holds a run; continue it with --resume, or choose another --out"):
         run_training(config_of(folder, whole))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_without_its_checkpoint_is_not_overwritten(
+    resume: bool, whole: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "last.ckpt").unlink()
+    with pytest.raises(OutputError, match=r"holds a run without its last\.ckpt; restore that file"):
+        run_training(config_of(folder, tmp_path / "run"), resume=resume)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
 
 
 def test_resuming_nothing_starts_and_says_so(folder: Path, tmp_path: Path) -> None:
