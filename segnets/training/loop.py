@@ -103,9 +103,17 @@ class Trainer:
                 another run.
             WeightsError: If the starting weights are not found or do not fit the network.
             DataError: If an image or mask can't be read. A checkpoint is written first.
-            OutputError: If a file can't be written. The last checkpoint is kept.
+            OutputError: If a file can't be written, or another process trains in the run folder. The last checkpoint
+                is kept.
             KeyboardInterrupt: If the run was stopped by Ctrl-C or SIGTERM.
         """
+        with contextlib.ExitStack() as stack:
+            with self.ranks.agreed():
+                if self.ranks.first:
+                    stack.enter_context(self.folder.reserved())
+            return self._run(resume=resume)
+
+    def _run(self, *, resume: bool) -> TrainingResult:
         state = self.folder.prepare(resume=resume)
         if state is not None:
             with restoring(self.folder.checkpoint):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from shlex import quote
@@ -44,6 +45,44 @@ class RunFolder:
         self.log = path / "log.csv"
         self.report = path / "report.html"
 
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Let no other process train in the folder meanwhile. The lock ends with this process.
+
+        Raises:
+            OutputError: If the folder can't be created, or another process trains in it.
+        """
+        self._create()
+        lock = self.path / ".lock"
+        try:
+            import fcntl
+
+            file = lock.open("a")
+        except (ImportError, OSError):  # Windows; a folder that can't be written, as the first file will tell
+            yield
+            return
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not shared with forked processes
+            except (BlockingIOError, PermissionError):
+                raise OutputError(
+                    f"{self.path}: another process is training in this folder; wait until it ends, or choose another "
+                    "--out"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+
+    def _create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path}: can't be created: {error.strerror}; choose another --out") from None
+
     def prepare(self, *, resume: bool) -> dict[str, Any] | None:
         """Create the folder, or read the checkpoint to resume.
 
@@ -64,10 +103,7 @@ class RunFolder:
                     f"{self.path}: already holds a run; continue it with --resume, or choose another --out"
                 )
             return read_checkpoint(self.checkpoint)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path}: can't be created: {error.strerror}; choose another --out") from None
+        self._create()
         if _has_later_epochs(self.log):
             raise OutputError(
                 f"{self.path}: holds a run without its {self.checkpoint.name}; restore that file, or start a new run "

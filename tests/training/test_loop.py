@@ -171,6 +171,31 @@ def test_a_training_is_not_overwritten(whole: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
+def test_two_processes_don_t_train_in_one_folder(resume: bool, folder: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    begun, end = context.Event(), context.Event()
+
+    def train_slowly() -> None:
+        def wait(_report: StepReport) -> None:
+            begun.set()
+            end.wait(60)
+
+        run_training(config_of(folder, tmp_path / "run", epochs=1, workers=1), on_step=wait)
+
+    process = context.Process(target=train_slowly)
+    process.start()
+    try:
+        assert begun.wait(60)
+        with pytest.raises(OutputError, match="another process is training in this folder"):
+            run_training(config_of(folder, tmp_path / "run", epochs=1), resume=resume)
+    finally:
+        end.set()
+        process.join()
+    assert process.exitcode == 0
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
 def test_a_training_without_its_checkpoint_is_not_overwritten(
     resume: bool, whole: Path, folder: Path, tmp_path: Path
 ) -> None:
