@@ -19,6 +19,8 @@ from segnets.training.metrics import ConfusionMatrix
 from segnets.training.pictures import draw_example
 from segnets.training.report import write_report
 
+_STEM_BYTES = 100  # of the name of a picture; file systems allow 255 for the whole name
+
 
 def _prepare_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Create a folder for the files of an evaluation.
@@ -80,7 +82,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
 
     path = _prepare_folder(folder, overwrite=overwrite)
     _write(path / "scores.json", f"{json.dumps(evaluation.to_json(), indent=2)}\n".encode())
-    _write(path / "images.csv", images_csv(evaluation).encode())
+    _write(path / "images.csv", images_csv(evaluation).encode("utf-8", "backslashreplace"))
     if isinstance(evaluation.counts, ConfusionMatrix):
         _write(path / "confusion.csv", confusion_csv(evaluation).encode())
     write_report(path / "report.html", evaluation)
@@ -89,7 +91,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str], *, o
     for number, example in enumerate(evaluation.worst, 1):
         content = io.BytesIO()
         Image.fromarray(draw_example(evaluation, example)).save(content, "PNG")
-        stem = re.sub(r"[^\w.-]+", "_", example.score.name)[-100:]
+        stem = re.sub(r"[^\w.-]+", "_", example.score.name).encode()[-_STEM_BYTES:].decode(errors="ignore")
         _write(path / "worst" / f"{number:02}_{stem}.png", content.getvalue())
     return path
 

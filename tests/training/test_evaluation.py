@@ -282,6 +282,19 @@ def test_files_of_an_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
         save_evaluation(evaluation, tmp_path / "file")
 
 
+def test_files_of_images_with_odd_names(evaluation: Evaluation, tmp_path: Path) -> None:
+    """Long names of many bytes per letter, and names that are not UTF-8."""
+    worst = [
+        replace(each, score=replace(each.score, name=name))
+        for each, name in zip(evaluation.worst, (f"{'字' * 60}/{'名' * 60}", "b\udcff"), strict=False)
+    ]
+    images = tuple(each.score for each in worst)
+    folder = save_evaluation(replace(evaluation, images=images, worst=tuple(worst)), tmp_path / "out")
+    names = [line.split(",")[0] for line in (folder / "images.csv").read_text("utf-8").splitlines()[1:]]
+    assert names == [images[0].name, "b\\udcff"]
+    assert sorted(each.name for each in (folder / "worst").iterdir()) == [f"01_{'名' * 33}.png", "02_b_.png"]
+
+
 def test_the_picture_shows_wrong_and_ignored_pixels(evaluation: Evaluation) -> None:
     example = next(each for each in evaluation.worst if each.score.name == "200")
     height, width = example.truth.shape
