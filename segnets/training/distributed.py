@@ -121,6 +121,12 @@ def joined(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(device=chosen)
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise TrainingError(
+            f"the environment has WORLD_SIZE={world}, but not {', '.join(missing)}; start several "
+            "processes with torchrun, or unset WORLD_SIZE for one"
+        )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")

@@ -201,6 +201,15 @@ def test_missing_devices_are_named(device: str, message: str) -> None:
         pass
 
 
+def test_missing_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    for name in ("RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TrainingError, match="has WORLD_SIZE=2, but not RANK, MASTER_PORT; start"), joined("cpu"):
+        pass
+
+
 def test_a_broken_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(TrainingError, match="WORLD_SIZE='two' is not a number"), joined("cpu"):
