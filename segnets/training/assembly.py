@@ -84,7 +84,7 @@ class Assembly:
         if len(data.classes) == 1 and config.decoding == "argmax":
             raise TrainingError(
                 f"{data.path}: has only one class, {data.classes[0]!r}, so every pixel would get it. Add the "
-                "background as the first class, or pass --set decoding=threshold to train one output with a sigmoid."
+                "background as the first class. With both, --set decoding=threshold trains one output with a sigmoid."
             )
         if model is None:
             _check_name(config.model)

@@ -129,8 +129,8 @@ def _outputs(config: TrainingConfig, classes: Sequence[str]) -> int:
         return len(classes)
     if len(classes) != 2:
         raise TrainingError(
-            f"decoding='threshold' needs two classes, the background first, but the data has {len(classes)}; remove "
-            "the option"
+            f"decoding='threshold' needs two classes, the background first, but the data has {len(classes)}; "
+            f"{'add the background' if len(classes) == 1 else 'remove the option'}"
         )
     return 1
 

@@ -134,7 +134,7 @@ def test_a_model_of_the_caller_needs_a_card(folder: Path, tmp_path: Path) -> Non
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", description='classes = ["car"]\nignore = [0, 1]\nids = [2]\n')
-    with pytest.raises(TrainingError, match=r"has only one class, 'car', .* Add the background"):
+    with pytest.raises(TrainingError, match=r"has only one class, 'car', .* Add the background .* first class\. With"):
         trainer_of(config_of(data, tmp_path / "run"))
 
 

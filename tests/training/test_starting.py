@@ -161,8 +161,9 @@ def test_one_class_with_a_threshold() -> None:
     model, _ = _built(_config(decoding="threshold"), ("background", "kelp"))
     assert model.config.options["num_classes"] == 1
     assert model.card.decoding == Decoding("threshold")
-    with pytest.raises(TrainingError, match="needs two classes"):
-        _built(_config(decoding="threshold"))
+    for classes, advice in ((CLASSES, "remove the option"), (("kelp",), "add the background")):
+        with pytest.raises(TrainingError, match=f"needs two classes, .*; {advice}"):
+            _built(_config(decoding="threshold"), classes)
 
 
 @pytest.mark.parametrize(
