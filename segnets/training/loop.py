@@ -352,10 +352,11 @@ class Trainer:
         is_best = evaluation is not None and evaluation.mean_iou > (-1.0 if progress.best is None else progress.best)
         if evaluation is not None and is_best:
             progress.best = evaluation.mean_iou
+        scores = progress.scores if evaluation is not None else {}  # those of another epoch are not this network's
         with self.ranks.agreed():
             if self.ranks.first:
                 for path in (self.folder.last, self.folder.best) if is_best else (self.folder.last,):
-                    save_network(model, path, self.config, self.data, epochs=epochs, scores=progress.scores)
+                    save_network(model, path, self.config, self.data, epochs=epochs, scores=scores)
                 if evaluation is not None:
                     self._record(steps, evaluation)
 

@@ -29,7 +29,7 @@ class RunFolder:
 
     Attributes:
         checkpoint: Checkpoint that `--resume` reads.
-        last: Weights file of the last validated network.
+        last: Weights file of the network after the last epoch.
         best: Weights file of the network with the best validation score.
         config: The configuration.
         log: Losses and validations, as CSV.

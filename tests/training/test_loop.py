@@ -256,6 +256,21 @@ def test_a_signal_during_a_validation_saves(
     check_same_runs(whole, tmp_path / "run")
 
 
+def test_weights_have_no_scores_of_another_epoch(folder: Path, tmp_path: Path) -> None:
+    def end(report: StepReport) -> None:
+        if report.step == 10:
+            raise _Killed
+
+    config = config_of(folder, tmp_path / "run", epochs=4, validate_every=2)
+    with pytest.raises(_Killed):
+        run_training(config, on_step=end)
+    models: list[Any] = [segnets.load(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "last")]
+    best, last = (model.card.provenance for model in models)
+    assert (best["epochs"], last["epochs"]) == (2.0, 3.0)
+    assert best["scores"]["mean_iou"] is not None
+    assert last["scores"] == {}
+
+
 def test_without_a_validation_split(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", val=0)
     told: list[str] = []
