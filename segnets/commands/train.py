@@ -131,7 +131,7 @@ def _train(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Traini
     if ranks.first:
         print(escape_controls(str(result)))
         print("next:")
-        for line in next_commands(trainer.folder, config.data, data):
+        for line in next_commands(trainer.folder, config, data):
             print(f"  {escape_controls(line)}")
     return 0
 

@@ -197,12 +197,12 @@ def meaning_of_masks(data: DataSet) -> dict[str, Any]:
     }
 
 
-def next_commands(folder: RunFolder, path: str, data: DataSet) -> list[str]:
+def next_commands(folder: RunFolder, config: TrainingConfig, data: DataSet) -> list[str]:
     """Return example commands for the trained network, with actual paths.
 
     Args:
         folder: Run folder.
-        path: Path of the data set.
+        config: Configuration of the run.
         data: Data set.
     """
     weights = quote(str(folder.best if folder.best.exists() else folder.last))
@@ -210,7 +210,20 @@ def next_commands(folder: RunFolder, path: str, data: DataSet) -> list[str]:
     photo = samples[0].image if samples[0].image.is_file() else "photo.jpg"  # images in shards are not files
     results, export = (quote(str(folder.path / name)) for name in ("predicted", "model.ts"))
     return [
-        f"segnets evaluate --model {weights} {quote(path)}",
+        *(f"segnets evaluate --model {weights} {quote(config.data)}{more}" for more in _to_evaluate(config, data)),
         f"segnets predict --model {weights} {quote(str(photo))} --out {results}",
         f"segnets export {weights} {export}",
     ]
+
+
+def _to_evaluate(config: TrainingConfig, data: DataSet) -> Iterator[str]:
+    """Yield the options with which `segnets evaluate` scores the run, or nothing if no split is left for that."""
+    for split in (config.val_split, "test"):
+        if any(sample.mask is not None for sample in data.splits.get(split, ())):
+            options = [
+                f" --split {quote(split)}" if split != "val" else "",
+                f" --classes {quote(','.join(config.classes))}" if config.classes else "",
+                f" --ignore {','.join(map(str, config.ignore))}" if config.ignore else "",
+            ]
+            yield "".join(options)
+            return

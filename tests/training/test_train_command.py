@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -36,6 +38,19 @@ def test_a_training(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "segnets: epoch 1 of 1: mean IoU 0." in err
     assert main(["evaluate", "--model", str(run / "best.safetensors"), str(folder), "--json"]) == 0
     assert f'"mean_iou": {rows_of(run)[-1]["mean_iou"]}' in capsys.readouterr().out
+
+
+def test_the_next_command_knows_split_and_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = write_folder(tmp_path / "data", train=2, description=""), tmp_path / "run"
+    (data / "val").rename(data / "dev")
+    options = ["--classes", "sky,the road", "--ignore", "2", "--set", "val_split=dev"]
+    assert main(["train", str(data), *_SMALL, *options, "--out", str(run)]) == 0
+    command = capsys.readouterr().out.splitlines()[2]
+    assert command.endswith(f" {data} --split dev --classes 'sky,the road' --ignore 2")
+    assert main(shlex.split(command)[1:]) == 0
+    shutil.rmtree(data / "dev")
+    assert main(["train", str(data), *_SMALL, *options, "--out", f"{run}2"]) == 0
+    assert "evaluate" not in capsys.readouterr().out.split("next:")[1]
 
 
 def test_ctrl_c_names_the_command_that_goes_on(
