@@ -26,7 +26,8 @@ _SCHEMAS = {
 }
 
 
-def _import_torchvision() -> ModuleType:
+def import_torchvision() -> ModuleType:
+    """Import torchvision, with the missing operators defined if it fails without them."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -38,4 +39,4 @@ def _import_torchvision() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
-torchvision = _import_torchvision()
+torchvision = import_torchvision()

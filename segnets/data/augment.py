@@ -115,6 +115,14 @@ class Transformed:
         image, mask = self.transform(image, mask)
         return image.as_subclass(Tensor).contiguous(), mask.as_subclass(Tensor).contiguous()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process that is not forked imports torchvision for the transform, and before that the function.
+        return _transformed, (_compat().import_torchvision, self.transform)
+
+
+def _transformed(_first: object, transform: Callable[[Any, Any], tuple[Any, Any]]) -> Transformed:
+    return Transformed(transform)
+
 
 class _PadIfSmaller:
     """Padding on the right and bottom to a minimum size: black for images, ignored for masks."""
@@ -241,11 +249,15 @@ def _uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
 
 
+def _compat() -> Any:
+    return importlib.import_module("segnets.torchvision_compat")
+
+
 def _v2() -> Any:
-    importlib.import_module("segnets.torchvision_compat")
+    _compat()
     return importlib.import_module("torchvision.transforms.v2")
 
 
 def _tv_tensors() -> Any:
-    importlib.import_module("segnets.torchvision_compat")
+    _compat()
     return importlib.import_module("torchvision.tv_tensors")

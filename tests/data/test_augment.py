@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,6 +204,15 @@ def test_it_can_be_sent_to_workers() -> None:
     torch.manual_seed(1)
     again, _ = pickle.loads(pickle.dumps(augment))(encoded())
     assert (image == again).all()
+
+
+@pytest.mark.parametrize("recipe", ["torchvision", "light"])
+def test_it_can_be_sent_to_workers_that_are_not_forked(recipe: str) -> None:
+    """They have not imported torchvision yet, which fails next to a CPU-only torch without help."""
+    sent = pickle.dumps(training_augmentation(Config(recipe=recipe, colour=0.3, blur=0.3)))
+    program = "import pickle, sys; pickle.load(sys.stdin.buffer)"
+    done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize(
