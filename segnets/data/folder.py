@@ -210,6 +210,8 @@ def _listed(folder: Path, path: Path, problems: list[Problem]) -> tuple[Sample, 
     for number, parts in enumerate(read_lines(path), 1):
         if not parts:
             continue
+        if _sample_of_name(name := " ".join(parts), images, masks) is not None:
+            parts = [name]  # an image whose name has spaces
         if len(parts) > 2:
             raise DataError(f"{path}, line {number}: expected a name, or the paths of an image and its mask.")
         sample = _sample_of_paths(folder, *parts) if len(parts) == 2 else _sample_of_name(parts[0], images, masks)

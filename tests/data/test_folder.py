@@ -66,6 +66,15 @@ def test_lists_of_files(line: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.read(data.samples("val")[0]).mask, mask_of(ord("b")))
 
 
+def test_names_with_spaces_in_lists(tmp_path: Path) -> None:
+    for name in ("a", "my photo", "my photo 2"):
+        write_pair(tmp_path, name, image_of(1), mask_of(1))
+    (tmp_path / "train.txt").write_text("my photo\nmy photo 2.png\nimages/a.png masks/a.png\n")
+    data = open_data(tmp_path, classes=CLASSES)
+    assert not data.problems
+    assert [sample.name for sample in data.samples("train")] == ["images/a", "my photo", "my photo 2"]
+
+
 def test_mistakes_in_lists(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", image_of(1), mask_of(1))
     write_pair(tmp_path, "b", image_of(2), mask_of(2))
