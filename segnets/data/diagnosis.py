@@ -119,7 +119,7 @@ def _palettes(data: DataSet, facts: Sequence[SampleFacts]) -> Iterator[Problem]:
             class_id = int(data.table[value])
             if class_id == VOID:
                 continue
-            if colour in place and place[colour] != class_id:
+            if colour in place and (class_id == UNKNOWN or data.palette[class_id] != colour):
                 yield Problem(
                     "palette",
                     each.sample.mask,

@@ -353,6 +353,17 @@ def test_a_class_of_id_0_that_is_never_seen_may_be_an_id_off_by_one(tmp_path: Pa
     assert "they are off by one" in report_of(tmp_path).warnings[0]
 
 
+def test_two_classes_may_share_a_colour(tmp_path: Path) -> None:
+    colours = [COLOURS[0], COLOURS[1], COLOURS[0]]
+    text = f'classes = ["sky", "road", "car"]\npalette = {[list(colour) for colour in colours]}\n'
+    folder = write_folder(tmp_path, description=text)
+    for path in sorted(folder.glob("*/masks/*")):
+        image = Image.fromarray(np.asarray(Image.open(path)))
+        image.putpalette([value for colour in colours for value in colour])
+        image.save(path)
+    assert report_of(folder).ok
+
+
 def test_a_test_split_may_lack_masks(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     shutil.copytree(folder / "val/images", folder / "test/images")
