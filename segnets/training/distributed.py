@@ -119,7 +119,9 @@ def joined(device: str) -> Iterator[Ranks]:
     local = _variable("LOCAL_RANK", 0)
     chosen = _device(device, local, world)
     if world == 1:
-        yield Ranks(device=chosen)
+        # A validation runs on "cuda", which is the current GPU.
+        with torch.cuda.device(chosen) if chosen.type == "cuda" else contextlib.nullcontext():
+            yield Ranks(device=chosen)
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:

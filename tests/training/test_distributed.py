@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,24 @@ def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not was_restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert was_restarted()
+
+
+def test_the_chosen_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation on "cuda" would move the network to another one."""
+    current: list[torch.device] = []
+
+    @contextlib.contextmanager
+    def make_current(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", make_current)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with joined("cuda:1") as ranks:
+        assert current == [ranks.device] == [torch.device("cuda:1")]
+    assert not current
 
 
 @pytest.mark.parametrize(
