@@ -285,6 +285,7 @@ class Trainer:
             "config": self.config.to_json(),
             "classes": self.data.classes,
             "data": fingerprint(self.data, self.config.train_split),
+            "validation": fingerprint(self.data, self.config.val_split),
             "masks": meaning_of_masks(self.data),
             "ranks": self.ranks.world,
             **self._parts.state_dict(),

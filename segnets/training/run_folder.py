@@ -173,16 +173,17 @@ def check_same_training(
             f"{where}: was made with a different description of the masks or channels of {data.path} (ignore, ids, "
             "palette, channels); restore it, or start a new run in another --out"
         )
-    if state["data"] != fingerprint(data, config.train_split):
-        raise TrainingError(
-            f"{where}: the images of the split {config.train_split!r} of {data.path} have changed; restore them, "
-            "or start a new run in another --out"
-        )
+    for split, then_hash in ((config.train_split, state["data"]), (config.val_split, state.get("validation"))):
+        if then_hash not in (None, fingerprint(data, split)):  # older checkpoints lack that of the validation
+            raise TrainingError(
+                f"{where}: the images of the split {split!r} of {data.path} have changed; restore them, or start a new "
+                "run in another --out"
+            )
 
 
 def fingerprint(data: DataSet, split: str) -> str:
-    """Return a SHA-256 hash of a split's sample names, in order, as hexadecimal digits."""
-    names = "\n".join(sample.name for sample in data.samples(split))
+    """Return a SHA-256 hash of a split's sample names, in order, as hexadecimal digits. A split may be missing."""
+    names = "\n".join(sample.name for sample in data.splits.get(split, ()))
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
 

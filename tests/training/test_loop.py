@@ -226,9 +226,11 @@ def test_a_checkpoint_of_another_training_is_refused(
         run_training(config_of(folder, whole, **options), resume=True)
 
 
-def test_a_checkpoint_of_other_data_is_refused(whole: Path, tmp_path: Path) -> None:
-    other = write_folder(tmp_path, train=6)
-    with pytest.raises(TrainingError, match=r"the images of the split 'train' of .* have changed"):
+@pytest.mark.parametrize(("split", "train", "val"), [("train", 6, 2), ("val", 7, 3), ("val", 7, 0)])
+def test_a_checkpoint_of_other_data_is_refused(split: str, train: int, val: int, whole: Path, tmp_path: Path) -> None:
+    """Scores on other validation images can't be compared with the best one so far."""
+    other = write_folder(tmp_path, train=train, val=val)
+    with pytest.raises(TrainingError, match=f"the images of the split '{split}' of .* have changed"):
         run_training(config_of(other, whole), resume=True)
 
 
