@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -152,7 +153,12 @@ def _dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Trai
 def _resuming() -> str:
     """Return the command that continues this training."""
     words = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-    return shlex.join(["segnets", *words])
+    # torchrun sets these variables.
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
+        return "start the same torchrun command with --resume on every machine"
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = ["segnets"] if processes == "1" else ["torchrun", "--nproc-per-node", processes, "-m", "segnets"]
+    return shlex.join([*launcher, *words])
 
 
 def _config(options: argparse.Namespace) -> TrainingConfig:

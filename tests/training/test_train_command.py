@@ -75,6 +75,28 @@ def test_ctrl_c_names_the_command_that_goes_on(
     assert "this run is finished" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"LOCAL_WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1"}, "segnets train DATA --resume"),
+        (
+            {"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"},
+            "torchrun --nproc-per-node 2 -m segnets train DATA --resume",
+        ),
+        ({"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "3"}, "start the same torchrun command with --resume"),
+    ],
+)
+def test_several_processes_are_continued_by_torchrun(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segnets.commands.train import _resuming
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["segnets", "train", "DATA"])
+    assert _resuming().startswith(expected)
+
+
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(folder), *_SMALL, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
