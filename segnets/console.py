@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _LINE_FEED, _ESCAPED = re.compile(r"\n(?!  )"), r"\\n"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "1,200 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def run_command(main: Callable[[], int | None], program: str) -> int:
     """Run `main`, and turn its errors into an exit status and one line on stderr.
 

@@ -79,6 +79,8 @@ def indexing(tell: Callable[[str], None]) -> Callable[[int, int], None]:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; return 0, or 1 if it has errors."""
+    from segnets.data.dataset import HOW_TO_SPLIT, WHOLE
+
     data = open_named(options)
     if options.out is not None:
         check_writable_target(options.out)  # fail before reading files, which can take minutes
@@ -90,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         for line in report.lines():
             print(escape_controls(line.replace("\n", "\\n")))  # file names may have line feeds
+        if data.splits.keys() == {WHOLE}:
+            print(f"There are no splits. {HOW_TO_SPLIT}")
         if options.out is not None:
             print(escape_controls(f"samples with their masks: {options.out}"))
     return 0 if report.ok else 1

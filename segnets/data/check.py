@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from segnets.card import JSON
+from segnets.console import counted
 from segnets.data.dataset import DataSet, Problem, Sample
 from segnets.data.diagnosis import diagnose
 from segnets.data.facts import SampleFacts, facts_of
@@ -83,10 +84,12 @@ class DataReport:
 
     def summary(self) -> str:
         """Return one line: the number of images, errors and warnings."""
-        images = sum(split.images for split in self.splits.values())
-        errors = _counted(len(self.errors), "error") if self.errors else "no errors"
-        warnings = _counted(len(self.warnings), "warning") if self.warnings else "no warnings"
-        return f"{self.path}: {_counted(images, 'image')}, {errors}, {warnings}"
+        images = counted(sum(split.images for split in self.splits.values()), "image")
+        read = sum(split.checked for split in self.splits.values())
+        errors = counted(len(self.errors), "error") if self.errors else "no errors"
+        warnings = counted(len(self.warnings), "warning") if self.warnings else "no warnings"
+        some = f" ({read:,} read)" if self.note else ""
+        return f"{self.path}: {images}{some}, {errors}, {warnings}"
 
     @property
     def note(self) -> str:
@@ -100,7 +103,7 @@ class DataReport:
             return ""
         return (
             f"{self.path}: the shards are on a server, so only some images were read, evenly spread: "
-            f"{', '.join(parts)}. `segnets check-data --all` reads all"
+            f"{', '.join(parts)}. `segnets check-data {self.path} --all` reads all"
         )
 
     def to_json(self) -> dict[str, JSON]:
@@ -205,9 +208,9 @@ def grouped(problems: list[Problem]) -> list[str]:
             continue
         others = [path.name if path.parent == paths[0].parent else str(path) for path in paths[1 : _MOST_NAMES + 1]]
         rest = "" if len(paths) <= _MOST_NAMES + 1 else ", ..."
-        files = f" (and {_counted(len(paths) - 1, 'more file')}: {', '.join(others)}{rest})" if others else ""
+        files = f" (and {counted(len(paths) - 1, 'more file')}: {', '.join(others)}{rest})" if others else ""
         lines.append(f"{paths[0]}{files}: {what}{f'. {fix}' if fix else ''}")
-    return lines + [f"{kind}: {_counted(count, 'more file')} like these" for kind, count in more.items()]
+    return lines + [f"{kind}: {counted(count, 'more file')} like these" for kind, count in more.items()]
 
 
 def _split_report(data: DataSet, samples: Sequence[Sample], facts: list[SampleFacts]) -> SplitReport:
@@ -277,7 +280,3 @@ def _table(rows: list[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

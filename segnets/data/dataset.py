@@ -19,6 +19,11 @@ from segnets.errors import DataError, ImageError
 from segnets.images import ImageData
 from segnets.palettes import default_palette
 
+WHOLE = "all"  # the split of data without splits
+HOW_TO_SPLIT = (
+    "Divide the images into train and val, or use all of them: segnets train --set train_split=all, segnets evaluate "
+    "--split all."
+)
 VOID = 255  # id of ignored pixels
 MOST_CLASSES = 255
 MOST_CHANNELS = 16
@@ -154,7 +159,8 @@ class DataSet:
         if not self.splits.get(split):
             there = ", ".join(name for name, samples in self.splits.items() if samples) or "none"
             what = "is empty" if split in self.splits else "does not exist"
-            raise DataError(f"{self.path}: the split {split!r} {what}. Splits with images: {there}.")
+            fix = f" {HOW_TO_SPLIT}" if self.splits.keys() == {WHOLE} else ""
+            raise DataError(f"{self.path}: the split {split!r} {what}. Splits with images: {there}.{fix}")
         return self.splits[split]
 
     def read(self, sample: Sample) -> Pair:

@@ -44,6 +44,10 @@ def find_duplicates(gathered: Mapping[str, Sequence[SampleFacts]]) -> Iterator[P
 
 
 def _problem(each: SampleFacts, other: SampleFacts, what: str, remark: str) -> Problem:
+    if other.sample.image == each.sample.image:  # one file, in two lists
+        text = f"is listed in the split {other.split!r} too"
+        fix = f"Remove it from one of the lists: scores on {each.split!r} would be too high."
+        return Problem("in two splits", each.sample.image, text, fix)
     if other.split == each.split:
         text = f"{what} {other.sample.image.name}{remark}"
         return Problem("duplicate", each.sample.image, text, "Remove one of the two.")

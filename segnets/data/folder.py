@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from segnets.card import Colour
 from segnets.data import bands
-from segnets.data.dataset import DataSet, Problem, Reader, Sample
+from segnets.data.dataset import WHOLE, DataSet, Problem, Reader, Sample
 from segnets.data.description import Description, read_description
 from segnets.data.masks import file_palette, read_mask
 from segnets.errors import DataError
@@ -32,7 +32,6 @@ from segnets.images import ImageData, read_image
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2"))
 USUAL_SPLITS = ("train", "val", "test")
 _WITHOUT_BANDS = (1, 3)  # numbers of channels that every image can be converted to
-WHOLE = "all"  # the split of a folder without splits
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,11 @@ def list_members(path: Path, file: IO[bytes] | None = None) -> Members:
         DataError: If the archive can't be read.
     """
     try:
-        if file is None and path.exists() and not path.is_file():  # a pipe would be waited for
-            raise OSError("not a file")
+        if file is None and not path.is_file():
+            if not path.exists():
+                braces = " Wildcards are not expanded; write {000000..000099}." if "*" in path.name else ""
+                raise DataError(f"{path}: does not exist. Correct [shards] in dataset.toml.{braces}")
+            raise OSError("not a file")  # a pipe would be waited for
         with tarfile.open(None if file else path, "r:", fileobj=file) as tar:
             return [(member.name, member.offset_data, member.size) for member in _checked(path, tar)]
     except DataError:  # also a ValueError

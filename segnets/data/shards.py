@@ -34,9 +34,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets.card import Colour
-from segnets.data.dataset import DataSet, Problem, Sample
+from segnets.data.dataset import WHOLE, DataSet, Problem, Sample
 from segnets.data.description import Description, is_address, read_description
-from segnets.data.folder import SUFFIXES, USUAL_SPLITS, WHOLE, described
+from segnets.data.folder import SUFFIXES, USUAL_SPLITS, described
 from segnets.data.masks import mask_values, opened_mask, palette_of
 from segnets.data.remote import RemoteFile
 from segnets.data.shard_index import Members, list_members, open_archives

@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from segnets.card import Colour
 from segnets.catalog import VOC_CLASSES
-from segnets.data.dataset import DataSet, Sample
+from segnets.data.dataset import WHOLE, DataSet, Sample
 from segnets.data.description import Description, read_description
-from segnets.data.folder import WHOLE, described, read_lines
+from segnets.data.folder import described, read_lines
 from segnets.errors import DataError
 from segnets.images import ImageData, read_image
 from segnets.palettes import voc_palette

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path, PurePath
 
 from segnets.card import JSON
+from segnets.console import counted
 from segnets.errors import ImageError, PredictError
 from segnets.files import atomic_write
 from segnets.inference.job_options import JobOptions
@@ -64,9 +65,9 @@ class Summary:
     def __str__(self) -> str:
         """Format the summary in one line."""
         images = self.images + self.failed - self.videos
-        parts = [_counted(images, "image")] if images or not self.videos else []
+        parts = [counted(images, "image")] if images or not self.videos else []
         if self.videos:
-            parts.append(f"{_counted(self.videos, 'video')} of {_counted(self.frames, 'frame')}")
+            parts.append(f"{counted(self.videos, 'video')} of {counted(self.frames, 'frame')}")
         if self.kept:
             parts.append(f"{self.kept} already done")
         parts.append(f"{self.failed} failed")
@@ -293,7 +294,3 @@ def _of_shard(name: str, shard: tuple[int, int]) -> str:
     number, of = shard
     path = PurePath(name)
     return name if of == 1 else str(path.with_name(f"{path.stem}.{number}-of-{of}{path.suffix}"))
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

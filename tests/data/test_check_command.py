@@ -27,6 +27,23 @@ def test_a_report_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
 
+def test_a_folder_without_splits_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "data", val=0)
+    for kind in ("images", "masks"):
+        (folder / "train" / kind).rename(folder / kind)
+    (folder / "train").rmdir()
+    assert main(["check-data", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("There are no splits. Divide the images into train and")
+    assert main(["train", str(folder), "--model", "fcn_resnet18", "--out", str(tmp_path / "run")]) == 1
+    assert "Splits with images: all. Divide the images" in capsys.readouterr().err
+    (folder / "train.txt").write_text("000\n001\n")
+    (folder / "val.txt").write_text("001\n")
+    assert main(["check-data", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"warning: {folder}/images/001.png: is listed in the split 'train' too. Remove it from one" in lines[-3]
+    assert lines[-1] == f"{folder}: 3 images, no errors, 1 warning"
+
+
 def test_errors_give_status_1_and_are_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folder(tmp_path, description="")
     call = ["check-data", str(folder), "--classes", "sky,road", "--json"]

@@ -252,7 +252,8 @@ def test_some_samples_are_checked(
     report = check_data(open_data(remote.remote))
     assert report.ok
     assert [(split.images, split.checked) for split in report.splits.values()] == [(7, 3), (2, 2)]
-    assert "so only some images were read, evenly spread: 3 of 7 (train). `segnets check-data --all`" in report.note
+    assert f"evenly spread: 3 of 7 (train). `segnets check-data {remote.remote} --all`" in report.note
+    assert report.summary() == f"{remote.remote}: 9 images (5 read), no errors, no warnings"
     assert report.note in report.lines()
     other = open_data(remote.remote, classes=["sky", "road", "car", "bus"], ignore=[77])
     first, second, third, *_ = check_data(other).warnings

@@ -86,6 +86,11 @@ def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="has no shards"):
         open_data(tmp_path, format="shards")
+    (tmp_path / "dataset.toml").write_text('shards = {train = ["train-*.tar"]}')
+    with pytest.raises(
+        DataError, match=r"train-\*\.tar: does not exist.*Wildcards are not expanded; write \{000000\.\."
+    ):
+        open_data(tmp_path)
 
 
 def _header(size: int, kind: bytes = tarfile.REGTYPE, pax: dict[str, str] | None = None) -> bytes:
