@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnets.card import JSON, Colour
+from segnets.console import counted
 from segnets.data import DataSet, Pair, Sample
 from segnets.data.threads import Readers
 from segnets.deploy import Exported
@@ -96,6 +97,7 @@ class Evaluation:
         examples: Number of worst and of best images to keep.
         worst: Images with the lowest mean IoU, the lowest first.
         best: Images with the highest mean IoU, the highest first.
+        model: Name of the model: that of its file, or of its class.
     """
 
     data: str
@@ -110,6 +112,7 @@ class Evaluation:
     examples: int = 0
     worst: tuple[Example, ...] = field(default=(), repr=False)
     best: tuple[Example, ...] = field(default=(), repr=False)
+    model: str = ""
 
     @property
     def mean_iou(self) -> float:
@@ -127,6 +130,7 @@ class Evaluation:
             name: _number(value) for name, value in zip(self.classes, self.counts.iou.tolist(), strict=True)
         }
         return {
+            "model": self.model,
             "data": self.data,
             "split": self.split,
             "at": self.at,
@@ -146,7 +150,7 @@ class Evaluation:
         """Format the scores as lines of text."""
         counts = self.counts
         ignored = self.ignored_pixels / max(1, self.ignored_pixels + counts.pixels)
-        images = f"{len(self.images):,} image{'' if len(self.images) == 1 else 's'}"
+        images = counted(len(self.images), "image")
         ids = ", ".join(map(str, self.ignored_ids))
         lines = [
             f"{self.data}, split {self.split}: {images}, {counts.pixels:,} pixels; {100 * ignored:.2f} % ignored "
@@ -200,6 +204,7 @@ class Evaluation:
             examples=first.examples,
             worst=tuple(sorted((each for part in parts for each in part.worst), key=_rank)[: first.examples]),
             best=tuple(sorted((each for part in parts for each in part.best), key=_rank_from_top)[: first.examples]),
+            model=first.model,
         )
 
 
@@ -297,6 +302,7 @@ def evaluate(
         examples=examples,
         worst=worst.examples(),
         best=best.examples(),
+        model=" + ".join(network.name for network in predictor.networks),
     )
 
 

@@ -15,7 +15,7 @@ from segnets.training.metrics import VOID, planes_of
 _GAP = 6
 _PAPER = 255
 _WRONG: Colour = (225, 30, 40)
-_IGNORED: Colour = (120, 120, 120)
+_IGNORED: Colour = (50, 110, 220)
 _CAPTION = 15  # pixels
 
 
@@ -42,7 +42,7 @@ def draw_example(evaluation: Evaluation, example: Example, *, max_side: int = 64
         example.score.name,
         "truth",
         f"prediction, mean IoU {example.score.mean_iou:.3f}, pixel accuracy {example.score.accuracy:.3f}",
-        "wrong in red, ignored in gray",
+        "correct in gray, wrong in red, ignored in blue",
     )
     for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         left, top = _GAP + number % 2 * (width + _GAP), _GAP + number // 2 * row

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segnets import __version__
+from segnets.console import counted
 from segnets.files import atomic_write
 from segnets.training.charts import Series, bars, heat_map, line_chart
 from segnets.training.config import TrainingConfig, describe_options
@@ -28,7 +29,7 @@ from segnets.training.recipes import recipe_values
 _SIDE = 400  # longest side of a picture, in pixels
 _QUALITY = 82
 _CURVES = ("step", "epoch", "loss", "lr", "mean_iou", "pixel_accuracy")
-_PANELS = ("image", "truth", "prediction", "wrong in red, ignored in gray")
+_PANELS = ("image", "truth", "prediction", "correct in gray, wrong in red, ignored in blue")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ def _subtitle(evaluation: Evaluation | None, history: History | None, config: Tr
     if evaluation is None:
         done = f"after step {history.losses[-1][0]:,}; " if history is not None and history.losses else ""
         return f"{done}no validation so far"
-    parts = [f"split {evaluation.split}: {len(evaluation.images):,} images, {evaluation.counts.pixels:,} pixels"]
+    images = counted(len(evaluation.images), "image")
+    parts = [f"split {evaluation.split}: {images}, {evaluation.counts.pixels:,} pixels"]
+    if evaluation.model and config is None:
+        parts.insert(0, f"model {evaluation.model}")
     if evaluation.ignored_pixels:
         share = evaluation.ignored_pixels / (evaluation.ignored_pixels + evaluation.counts.pixels)
         parts.append(f"{100 * share:.1f} % ignored (values {', '.join(map(str, evaluation.ignored_ids))})")
@@ -299,8 +303,8 @@ section{margin-bottom:18px}
 .tiles{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(170px,1fr))}
 .tile{display:flex;flex-direction:column}.tile b{font-size:28px;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile span{font-size:13px}
-.cards{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(340px,1fr))}
-.wide{align-items:start;grid-template-columns:repeat(auto-fit,minmax(460px,1fr))}
+.cards{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr))}
+.wide{align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(460px,100%),1fr))}
 .cards>.card{min-width:0}
 .chart,.matrix{display:block;width:100%;height:auto}.matrix{margin:0 auto 8px}
 svg text{fill:var(--faint);font-size:12px}
@@ -330,7 +334,8 @@ vertical-align:-1px}
 .panels{display:grid;gap:10px;grid-template-columns:repeat(auto-fit,minmax(220px,1fr))}
 figure{margin:0}img{display:block;width:100%;border-radius:5px}
 figcaption{font-size:12px;color:var(--faint);padding-top:3px}
-.options{font-size:13px}.options td{overflow-wrap:anywhere}.options tr{border-top:1px solid var(--line)}
+.options{font-size:13px}.options td{overflow-wrap:anywhere}.options td:nth-child(2){min-width:15em}
+.options tr{border-top:1px solid var(--line)}
 .chosen th,.chosen td:nth-child(2){font-weight:600}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """
