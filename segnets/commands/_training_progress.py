@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from datetime import timedelta
@@ -32,8 +33,15 @@ class TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bar, so that other output begins on a new line."""
+        if self._bar is None:
+            return
+        with contextlib.suppress(OSError):
             self._bar.close()
+        self._bar = None
 
     def tell(self, message: str) -> None:
         """Print a message."""
@@ -65,7 +73,10 @@ class TrainingProgress:
             self.tell(self._line(report, now))
 
     def _describe(self, report: StepReport) -> str:
-        return f"epoch {report.epoch} of {report.epochs}, loss {self._loss:.4f}"
+        text = f"epoch {report.epoch} of {report.epochs}, loss {self._loss:.4f}"
+        if report.waiting < _MUCH_WAITING:
+            return text
+        return f"{text}, {100 * report.waiting:.0f} % of the time waiting for data (--workers)"
 
     def _line(self, report: StepReport, now: float) -> str:
         assert self._first is not None
@@ -75,8 +86,6 @@ class TrainingProgress:
         if rate:
             left = timedelta(seconds=round((report.steps - report.step) / rate))
             parts += [f"{rate * report.images:.1f} images/s", f"{left} left"]
-        if report.waiting >= _MUCH_WAITING:
-            parts.append(f"{100 * report.waiting:.0f} % of the time waiting for data (--workers)")
         return ", ".join(parts)
 
     def _draw(self, report: StepReport) -> None:

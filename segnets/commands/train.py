@@ -129,6 +129,7 @@ def _train(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Traini
         result = trainer.run(resume=resume)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"{interrupt or 'interrupted'}\n  {_resuming()}" if ranks.first else "") from None
+    progress.close()
     if ranks.first:
         print(escape_controls(str(result)))
         print("next:")
@@ -144,6 +145,7 @@ def _dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, progress: Trai
         if ranks.first:
             _check(data, progress)
     result = dry_run(config, data, ranks, progress.tell)
+    progress.close()
     if ranks.first:
         for line in result.lines():
             print(escape_controls(line))

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 
+from segnets.console import counted
 from segnets.data import DataSet
 from segnets.training.assembly import Assembly
 from segnets.training.config import TrainingConfig
@@ -24,6 +25,7 @@ class DryRun:
 
     Attributes:
         network: Name of the network.
+        recipe: Name of the recipe.
         parameters: Number of its parameters.
         steps: Total number of training steps.
         images: Images per step, over all processes.
@@ -36,6 +38,7 @@ class DryRun:
     """
 
     network: str
+    recipe: str
     parameters: int
     steps: int
     images: int
@@ -51,12 +54,13 @@ class DryRun:
         total = self.steps * self.step_seconds + self.validations * self.validation_seconds
         return [
             f"network      {self.network}, {self.parameters / 1e6:.2f} million parameters",
+            f"recipe       {self.recipe}",
             f"loss         {self.loss:.4f} for the first batch",
             f"memory       {self.memory / 1e9:.2f} GB at most",
             f"speed        {self.images / self.step_seconds:.1f} images/s, a step of {self.images} in "
             f"{self.step_seconds:.2f} s",
-            f"time         about {timedelta(seconds=round(total))} for {self.steps:,} steps and {self.validations} "
-            "validations",
+            f"time         about {timedelta(seconds=round(total))} for {counted(self.steps, 'step')} and "
+            f"{counted(self.validations, 'validation')}",
             f"disk         {2 * self.checkpoint / 1e6:.0f} MB for two checkpoints",
         ]
 
@@ -92,6 +96,7 @@ def dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, tell: Callable[
         validation_seconds = (_now(ranks) - started) * len(samples) / ranks.world
     return DryRun(
         network=config.model,
+        recipe=config.recipe,
         parameters=sum(parameter.numel() for parameter in parts.step.model.parameters()),
         steps=parts.total,
         images=parts.images,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segnets.card import JSON
+from segnets.console import counted
 from segnets.data import DataSet, open_data
 from segnets.data.loader import Augmentation, Example
 from segnets.errors import DataError, TrainingError
@@ -148,6 +149,10 @@ class Trainer:
     def _start(self, state: Mapping[str, Any] | None) -> None:
         """Build the training step, restore the checkpoint if there is one, and open the run's files."""
         if state is None:
+            epochs, steps = counted(self.config.epochs, "epoch"), counted(self._parts.steps_per_epoch, "step")
+            self.tell(
+                f"recipe {self.config.recipe}: {epochs} of {steps}, each on {counted(self._parts.images, 'image')}"
+            )
             self._parts.build()
         else:
             with restoring(self.folder.checkpoint):

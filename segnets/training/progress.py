@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segnets.card import JSON
+from segnets.console import counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TrainingResult:
     best: float | None = None
 
     def __str__(self) -> str:
-        text = f"{self.out}: {self.epochs} epochs, {self.steps:,} steps"
+        text = f"{self.out}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}"
         if self.best is None:
             return text
         return f"{text}; mean IoU {self.scores['mean_iou']:.4f} at the end, {self.best:.4f} at best"

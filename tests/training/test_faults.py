@@ -248,4 +248,4 @@ def test_a_validation_without_valid_pixels(tmp_path: Path) -> None:
     assert segnets.load(tmp_path / "run" / "last.safetensors").card.provenance["scores"]["mean_iou"] is None  # type: ignore[union-attr,index]
     assert not (tmp_path / "run" / "best.safetensors").exists()
     assert (tmp_path / "run" / "report.html").exists()
-    assert str(result) == f"{tmp_path}/run: 1 epochs, 2 steps"
+    assert str(result) == f"{tmp_path}/run: 1 epoch, 2 steps"

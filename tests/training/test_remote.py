@@ -64,7 +64,7 @@ def test_the_command_tells_what_it_checked(
     options = ["--model", "fcn_toy", "--crop", "24", "--epochs", "1", "--batch", "2", "--set", "class_weights=enet"]
     assert main(["train", str(remote.remote), "--out", str(tmp_path / "run"), *options]) == 0
     output = capsys.readouterr()
-    assert "evenly spread: 3 of 7 (train). `segnets check-data --all` reads all" in output.err
+    assert f"evenly spread: 3 of 7 (train). `segnets check-data {remote.remote} --all` reads all" in output.err
     assert "class_weights: counted in 5 of 7 masks, evenly spread" in output.err
     assert "predict --model" in output.out
     assert " photo.jpg --out" in output.out

@@ -28,7 +28,8 @@ def test_a_training(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     image = sorted((folder / "val" / "images").iterdir())[0]
     lines = out.splitlines()
-    assert lines[0].startswith(f"{run}: 1 epochs, 3 steps; mean IoU 0.")
+    assert "segnets: recipe light: 1 epoch of 3 steps, each on 2 images\n" in err
+    assert lines[0].startswith(f"{run}: 1 epoch, 3 steps; mean IoU 0.")
     assert lines[1:] == [
         "next:",
         f"  segnets evaluate --model '{run}/best.safetensors' {folder}",
@@ -100,7 +101,7 @@ def test_several_processes_are_continued_by_torchrun(
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(folder), *_SMALL, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["network", "loss", "memory", "speed", "time", "disk"]
+    assert [line.split()[0] for line in lines] == ["network", "recipe", "loss", "memory", "speed", "time", "disk"]
     assert not (tmp_path / "run").exists()
 
 
@@ -151,6 +152,17 @@ def test_long_waiting_for_data_is_told(
     with TrainingProgress() as progress:
         progress.step(StepReport(1, 10, 1, 1, 0.5, 4, waiting))
     assert ("31 % of the time waiting for data (--workers)" in capsys.readouterr().err) == said
+
+
+def test_other_output_begins_below_the_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with TrainingProgress() as progress:
+        monkeypatch.setattr(progress, "_terminal", True)
+        progress.step(StepReport(1, 10, 1, 1, 0.5, 4, 0.31))
+        progress.close()
+        shown = capsys.readouterr().err
+        assert "31 % of the time waiting for data" in shown
+        assert shown.endswith("\n")
+    assert capsys.readouterr().err == ""
 
 
 def test_messages_stay_on_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
