@@ -207,7 +207,8 @@ def next_commands(folder: RunFolder, config: TrainingConfig, data: DataSet) -> l
         data: Data set.
     """
     weights = quote(str(folder.best if folder.best.exists() else folder.last))
-    samples = [sample for name in ("test", "val", "train") for sample in data.splits.get(name, ())]
+    splits = ("test", config.val_split, config.train_split)
+    samples = [sample for name in splits for sample in data.splits.get(name, ())]
     photo = samples[0].image if samples[0].image.is_file() else "photo.jpg"  # images in shards are not files
     results, export = (quote(str(folder.path / name)) for name in ("predicted", "model.ts"))
     return [

@@ -54,6 +54,17 @@ def test_the_next_command_knows_split_and_classes(tmp_path: Path, capsys: pytest
     assert "evaluate" not in capsys.readouterr().out.split("next:")[1]
 
 
+def test_a_training_on_data_without_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folder(tmp_path / "data", val=0)
+    for kind in ("images", "masks"):
+        (data / "train" / kind).rename(data / kind)
+    (data / "train").rmdir()
+    assert main(["train", str(data), *_SMALL, "--set", "train_split=all", "--out", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[2:]] == ["predict", "export"]
+    assert f"{data}/images/000.png" in lines[2]
+
+
 def test_ctrl_c_names_the_command_that_goes_on(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
