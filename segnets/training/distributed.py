@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
 
@@ -131,7 +132,8 @@ def joined(device: str) -> Iterator[Ranks]:
         )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store(), rank=_variable("RANK", 0), world_size=world)
     try:
         yield Ranks(dist.get_rank(), world, chosen)
     except RuntimeError as error:
@@ -145,9 +147,26 @@ def joined(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def _store() -> dist.Store:
+    """Return the store in which the processes find each other.
+
+    By default, torchrun keeps its store when it restarts the processes (torch 2.13), so a new process could read the
+    address of an ended one and wait for it. Hence the prefix. Machines count restarts separately, so with several, the
+    store must be new each time, as with `--rdzv-backend c10d`.
+    """
+    store: dist.Store = next(rendezvous("env://"))[0]
+    if _variable("LOCAL_WORLD_SIZE", 0) != _variable("WORLD_SIZE", 1):
+        return store
+    return dist.PrefixStore(f"start {_restarts()}", store)
+
+
 def was_restarted() -> bool:
     """Return whether torchrun started this process again after a failure (`--max-restarts`)."""
-    return _variable("TORCHELASTIC_RESTART_COUNT", 0) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return _variable("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def _variable(name: str, default: int) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +23,7 @@ from torch import nn
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError, WeightsError
 from segnets.training import TrainingConfig, train
 from segnets.training.checkpoints import read_checkpoint
-from segnets.training.distributed import Ranks, joined, was_restarted
+from segnets.training.distributed import Ranks, _store, joined, was_restarted
 from tests.data.common import write_folder
 from tests.tiers import full_but
 from tests.training.runs import check_same_runs, config_of, folder, rows_of, run_training, toys
@@ -181,6 +185,44 @@ def test_more_processes_than_images(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", train=3)
     with pytest.raises(DataError, match="3 samples don't fill a batch of 2 on each of 2 processes"):
         trainer_of(config_of(data, tmp_path / "run"), ranks=Ranks(0, 2))
+
+
+def test_a_restart_sees_no_addresses_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun keeps it
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": server.port, "RANK": 1, "WORLD_SIZE": 2}
+    for name, value in (variables | {"TORCHELASTIC_USE_AGENT_STORE": True, "LOCAL_WORLD_SIZE": 2}).items():
+        monkeypatch.setenv(name, str(value))
+    for restarts in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        store = _store()
+        assert not store.check(["address"])
+        store.set("address", "that of this process")
+        assert _store().check(["address"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # on two machines, which count restarts separately
+    _store().set("address", "that of this process")
+    assert server.check(["address"])
+
+
+@pytest.mark.full
+def test_torchrun_starts_killed_processes_again(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", val=1)
+    options = ["--model", "lraspp_mobilenet_v3_small", "--crop", "32", "--batch", "2", "--epochs", "6"]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2", "-m", "segnets", "train"]
+    arguments = [sys.executable, *command, str(data), *options, "--out", str(tmp_path / "run")]
+    output, ends = tmp_path / "output.txt", time.monotonic() + 240
+    with output.open("w") as file, subprocess.Popen(arguments, stdout=file, stderr=file) as started:
+        try:
+            for epoch in ("epoch 1 of 6", "epoch 3 of 6"):
+                while epoch not in output.read_text():
+                    assert started.poll() is None, output.read_text()
+                    assert time.monotonic() < ends, output.read_text()
+                    time.sleep(0.05)
+                children = subprocess.run(["pgrep", "-P", str(started.pid)], capture_output=True, text=True, check=True)
+                os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+            assert started.wait(timeout=120) == 0, output.read_text()
+        finally:
+            started.terminate()
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["training"]["steps"] == 6
 
 
 def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
