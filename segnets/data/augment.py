@@ -140,15 +140,28 @@ class _PadIfSmaller:
 
 
 class _BaseSize:
-    """Short side of an image at scale 1."""
+    """Size of an image at scale 1."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         self.fixed = config.base_size
         self.rule = None if self.fixed else Preprocess(Preprocessing(**parse_resize(config.resize)))
 
-    def of(self, height: int, width: int) -> int:
-        """Return the short side for an image of this size."""
+    def short_side(self, height: int, width: int) -> int:
+        """Return the short side of an image of this size at scale 1."""
         return self.fixed if self.rule is None else min(self.rule.output_size(height, width))
+
+    def stretched(self, height: int, width: int) -> tuple[int, int] | None:
+        """Return the height and width at scale 1 if the rule changes the aspect ratio, else None."""
+        if self.rule is None or self.rule.resize != "fixed":
+            return None
+        return self.rule.output_size(height, width)
+
+    def factors(self, height: int, width: int) -> tuple[float, float]:
+        """Return the factors of height and width at scale 1."""
+        size = self.stretched(height, width)
+        if size is not None:
+            return size[0] / height, size[1] / width
+        return (self.short_side(height, width) / min(height, width),) * 2
 
 
 class _RandomResize:
@@ -158,10 +171,16 @@ class _RandomResize:
         self.base, self.scale = base, scale
 
     def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
-        base = self.base.of(*image.shape[-2:])
+        base = self.base.short_side(*image.shape[-2:])
         smallest, largest = (max(1, int(base * factor)) for factor in self.scale)
-        # RandomResize excludes its upper limit.
-        resized: tuple[Any, Any] = _v2().RandomResize(smallest, largest + 1)(image, mask)
+        stretched = self.base.stretched(*image.shape[-2:])
+        resized: tuple[Any, Any]
+        if stretched is None:
+            # RandomResize excludes its upper limit.
+            resized = _v2().RandomResize(smallest, largest + 1)(image, mask)
+            return resized
+        short = int(torch.randint(smallest, largest + 1, ()))
+        resized = _v2().Resize([max(1, round(side * short / base)) for side in stretched])(image, mask)
         return resized
 
 
@@ -178,10 +197,15 @@ class _ScaledCrop:
     def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
         height, width = image.shape[-2:]
         smallest, largest = map(math.log, self.scale)
-        factor = math.exp(_uniform(smallest, largest)) * self.base.of(height, width) / min(height, width)
-        rows, columns = (max(1, min(size, round(self.crop / factor))) for size in (height, width))
+        scale = math.exp(_uniform(smallest, largest))
+        factors = [scale * factor for factor in self.base.factors(height, width)]
+        rows, columns = (
+            max(1, min(size, round(self.crop / factor))) for size, factor in zip((height, width), factors, strict=True)
+        )
         top, left = (int(_uniform(0, 1) * (size - part + 1)) for size, part in ((height, rows), (width, columns)))
-        new = [max(1, min(self.crop, round(part * factor))) for part in (rows, columns)]
+        new = [
+            max(1, min(self.crop, round(part * factor))) for part, factor in zip((rows, columns), factors, strict=True)
+        ]
         functional, tensors = _v2().functional, _tv_tensors()
         part = functional.crop(image, top, left, rows, columns)
         ids = mask.as_subclass(Tensor)[..., top : top + rows, left : left + columns]

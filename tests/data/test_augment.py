@@ -160,6 +160,19 @@ def test_a_factor_as_the_base_size(recipe: str) -> None:
             assert torch.equal(mask, results[0][1])
 
 
+@pytest.mark.parametrize("recipe", ["light", "torchvision"])
+def test_a_rule_that_stretches_images_stretches_crops(recipe: str) -> None:
+    """Twice as wide, at scale 1: a class of 12 columns takes 24, and of 12 rows 12."""
+    config = Config(recipe=recipe, base_size=0, resize="60x168", scale=(1.0, 1.0), flip=0.0)
+    image, mask = training_augmentation(config)(encoded())
+    assert image.shape == (3, 48, 48)
+    assert mismatches(image.numpy(), mask.numpy()) == 0
+    for axis, block in ((0, 12), (1, 24)):
+        changes = np.flatnonzero(np.diff(mask.numpy().astype(int), axis=axis).any(axis=1 - axis))
+        assert len(changes)
+        assert set(np.diff(changes) % block) <= {0}
+
+
 def test_blur_equals_torchvisions() -> None:
     v2 = importlib.import_module("torchvision.transforms.v2")
     image = torch.randint(0, 256, (3, 31, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
