@@ -210,6 +210,9 @@ class Assembly:
                 f"teacher {path}: its decoding is {rule}, but this network's is {self._config.decoding}; their logits "
                 "mean different things. Train both with the same decoding"
             )
+        own, its = (each.describe_resize() for each in (card.preprocessing, known.preprocessing))
+        if own != its:
+            self._tell(f"teacher {path}: was made for another image size ({its}) than these crops ({own})")
         frozen: nn.Module = teacher.to(self._ranks.device).requires_grad_(False).eval()
         return frozen
 

@@ -152,20 +152,21 @@ def _plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where}: a checkpoint can't hold a {type(value).__name__}")
 
 
-def check_room(folder: Path, size: int) -> None:
-    """Check that the disk has room for two checkpoints, the previous one and the next.
+def check_room(folder: Path, sizes: Mapping[Path, int]) -> None:
+    """Check that the disk has room for files that do not exist yet, and for a copy of one while it is replaced.
 
     Args:
-        folder: Existing folder of the checkpoints.
-        size: Expected size of one checkpoint in bytes.
+        folder: Existing folder of the files.
+        sizes: Expected size of each file in bytes.
 
     Raises:
         OutputError: If there is not enough free space.
     """
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
-    if free < 2 * size:
+    needed = sum(size for path, size in sizes.items() if not path.exists()) + max(sizes.values())
+    if free < needed:
         raise OutputError(
-            f"{folder}: {free / 1e6:.0f} MB are free, and two checkpoints take {2 * size / 1e6:.0f} MB; free some "
-            "space or choose another --out"
+            f"{folder}: {free / 1e6:.0f} MB are free, and checkpoints and weights take {needed / 1e6:.0f} MB; free "
+            "some space or choose another --out"
         )

@@ -34,7 +34,7 @@ class DryRun:
         validation_seconds: Seconds per validation; 0 if there is none.
         validations: Number of validations.
         memory: Peak memory in bytes, of the GPU if training runs on one, else of the process.
-        checkpoint: Estimated size of a checkpoint in bytes.
+        disk: Estimated size in bytes of two checkpoints, the previous one and the next, and of the weights files.
     """
 
     network: str
@@ -47,7 +47,7 @@ class DryRun:
     validation_seconds: float
     validations: int
     memory: int
-    checkpoint: int
+    disk: int
 
     def lines(self) -> list[str]:
         """Format the result as lines of text."""
@@ -61,7 +61,7 @@ class DryRun:
             f"{self.step_seconds:.2f} s",
             f"time         about {timedelta(seconds=round(total))} for {counted(self.steps, 'step')} and "
             f"{counted(self.validations, 'validation')}",
-            f"disk         {2 * self.checkpoint / 1e6:.0f} MB for two checkpoints",
+            f"disk         {self.disk / 1e6:.0f} MB for checkpoints and weights",
         ]
 
 
@@ -105,7 +105,7 @@ def dry_run(config: TrainingConfig, data: DataSet, ranks: Ranks, tell: Callable[
         validation_seconds=validation_seconds,
         validations=-(-config.epochs // config.validate_every) if samples else 0,
         memory=_peak_memory(ranks),
-        checkpoint=parts.step.checkpoint_bytes(),
+        disk=2 * (parts.step.checkpoint_bytes() + parts.step.weights_bytes()),
     )
 
 

@@ -160,7 +160,11 @@ class Trainer:
                 self._restore(state)
         with self.ranks.agreed():
             if self.ranks.first:
-                check_room(self.folder.path, self._parts.step.checkpoint_bytes())
+                weights = dict.fromkeys(
+                    [self.folder.last, *([self.folder.best] if self.validates else [])],
+                    self._parts.step.weights_bytes(),
+                )
+                check_room(self.folder.path, weights | {self.folder.checkpoint: self._parts.step.checkpoint_bytes()})
                 self.folder.write_config(self.config)
                 self._open_loggers(self._parts.step.steps)
         if not self.validates:

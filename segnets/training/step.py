@@ -192,9 +192,12 @@ class TrainingStep:
 
     def checkpoint_bytes(self) -> int:
         """Estimate the size of `state_dict` in bytes, including optimizer buffers that do not exist yet."""
-        weights: int = sum(each.numel() * each.element_size() for each in self.model.state_dict().values())
         copies = 1 + (2 if isinstance(self.optimizer, torch.optim.AdamW) else 1) + (self.average is not None)
-        return weights * copies
+        return self.weights_bytes() * copies
+
+    def weights_bytes(self) -> int:
+        """Return the size of the model's parameters and buffers in bytes."""
+        return sum(each.numel() * each.element_size() for each in self.model.state_dict().values())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the weights, the optimizer, the scaler, the average and the number of steps."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import segnets
 from segnets.card import Decoding
 from segnets.errors import DataError, OutputError, SegnetsError, TrainingError
-from segnets.training.checkpoints import read_checkpoint
+from segnets.training.checkpoints import check_room, read_checkpoint
 from segnets.training.losses import Objective, plain
 from segnets.training.progress import StepReport
 from segnets.training.records import COLUMNS, CsvLog
@@ -106,8 +106,20 @@ def test_a_full_disk_keeps_the_last_checkpoint(folder: Path, tmp_path: Path, mon
 def test_too_little_room_is_found_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = os.statvfs_result((4096, 4096, 10, 10, 10, 10, 10, 10, 0, 255))
     monkeypatch.setattr("segnets.training.checkpoints.os.statvfs", lambda _path: room)
-    with pytest.raises(OutputError, match="0 MB are free, and two checkpoints take"):
+    with pytest.raises(OutputError, match="0 MB are free, and checkpoints and weights take"):
         run_training(config_of(folder, tmp_path / "run"))
+
+
+def test_files_that_exist_need_room_for_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = os.statvfs_result((1, 1, 10, 10, 10, 10, 10, 10, 0, 255))
+    monkeypatch.setattr("segnets.training.checkpoints.os.statvfs", lambda _path: room)
+    sizes = {tmp_path / "last.ckpt": 8, tmp_path / "last.safetensors": 2}
+    with pytest.raises(OutputError, match="0 MB are free"):
+        check_room(tmp_path, sizes)
+    (tmp_path / "last.ckpt").touch()
+    check_room(tmp_path, sizes)
+    with pytest.raises(OutputError, match="0 MB are free"):
+        check_room(tmp_path, sizes | {tmp_path / "best.safetensors": 2})
 
 
 def test_too_few_images_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -156,7 +168,9 @@ def test_a_teacher_of_another_decoding_is_refused(decoding: str, outputs: int, t
             continue
         with pytest.raises(TrainingError, match=f"its decoding is {decoding}, but this network's is {other}"):
             run_training(config.changed(decoding=other))
-    run_training(config.changed(decoding=decoding))
+    told: list[str] = []
+    run_training(config.changed(decoding=decoding, resize="x2"), tell=told.append)
+    assert any("another image size (short side resized to 520) than these crops (scaled by 2)" in each for each in told)
 
 
 def test_data_without_class_names_is_refused(tmp_path: Path) -> None:
