@@ -73,10 +73,7 @@ class TrainingProgress:
             self.tell(self._line(report, now))
 
     def _describe(self, report: StepReport) -> str:
-        text = f"epoch {report.epoch} of {report.epochs}, loss {self._loss:.4f}"
-        if report.waiting < _MUCH_WAITING:
-            return text
-        return f"{text}, {100 * report.waiting:.0f} % of the time waiting for data (--workers)"
+        return f"epoch {report.epoch} of {report.epochs}, loss {self._loss:.4f}"
 
     def _line(self, report: StepReport, now: float) -> str:
         assert self._first is not None
@@ -86,6 +83,8 @@ class TrainingProgress:
         if rate:
             left = timedelta(seconds=round((report.steps - report.step) / rate))
             parts += [f"{rate * report.images:.1f} images/s", f"{left} left"]
+        if report.waiting >= _MUCH_WAITING:
+            parts.append(f"{100 * report.waiting:.0f} % of the time waiting for data (--workers)")
         return ", ".join(parts)
 
     def _draw(self, report: StepReport) -> None:
@@ -101,7 +100,8 @@ class TrainingProgress:
                     mininterval=0.2,
                     bar_format="{percentage:3.0f}%|{bar}| {desc}, {rate_noinv_fmt}, {remaining} left",
                 )
-            self._bar.set_description_str(self._describe(report), refresh=False)
+            waiting = f", {100 * report.waiting:.0f} % waiting for data" if report.waiting >= _MUCH_WAITING else ""
+            self._bar.set_description_str(self._describe(report) + waiting, refresh=False)
             self._bar.update(report.step * report.images - self._bar.n)
         except OSError:
             self._silent = True

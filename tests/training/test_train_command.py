@@ -171,7 +171,7 @@ def test_other_output_begins_below_the_bar(capsys: pytest.CaptureFixture[str], m
         progress.step(StepReport(1, 10, 1, 1, 0.5, 4, 0.31))
         progress.close()
         shown = capsys.readouterr().err
-        assert "31 % of the time waiting for data" in shown
+        assert "31 % waiting for data" in shown
         assert shown.endswith("\n")
     assert capsys.readouterr().err == ""
 
