@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import logging
 import re
 import tarfile
 import threading
@@ -31,7 +32,11 @@ _MOST_HEADER = 1 << 24  # bytes of a header with a long name or other extras
 _NAME = 100  # bytes; longer names are stored elsewhere in the archive
 _DENIED = (401, 403)
 _LOGIN = re.compile(r"(https?://)([^/?#]*)@", re.IGNORECASE)
+_WARN_SECONDS = 10.0
 _T = TypeVar("_T")
+
+_logger = logging.getLogger("segnets")
+_warned = -_WARN_SECONDS  # time of the last warning
 
 _latest = threading.local()  # the range that each thread read last: an image together with its mask
 _targets: dict[str, str] = {}  # target of each address that redirects; following it each time would double the requests
@@ -333,5 +338,16 @@ def _repeated(action: Callable[[], _T], *, opening: bool = False) -> _T:
             if pause is None or (opening and isinstance(error, UnreachableError)):
                 times = f", {tries} times" if tries > 1 else ""
                 raise DataError(f"{str(error).rstrip('.')}{times}. Check the network and the server.") from None
+            if tries > 1:
+                _warn(f"{str(error).rstrip('.')}; trying again")
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _warn(message: str) -> None:
+    """Log a warning, unless the last one is recent: all threads meet the same fault."""
+    global _warned
+    now = time.monotonic()
+    if now - _warned > _WARN_SECONDS:
+        _warned = now
+        _logger.warning("%s", message)

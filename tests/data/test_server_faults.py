@@ -70,6 +70,17 @@ def test_faults_that_stay(fault: Reply, message: str, requests: int, remote: Rem
     assert len(remote.requests()) == requests
 
 
+def test_a_lasting_fault_is_told_once(
+    remote: Remote, opened: DataSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("segnets.data.remote._warned", -1e9)
+    remote.first(*[plain(b"", 503, Content_Length=0)] * 4)
+    opened.read(opened.samples("val")[0])
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{remote.server.url}/val-000000.tar: the server reports an error (503")
+    assert warning.endswith("; trying again")
+
+
 def endless(status: int, **headers: object) -> Reply:
     def reply(request: Request) -> None:
         request.start(status, Connection="close", **headers)
