@@ -20,7 +20,7 @@ from segnets.deploy import export, load_exported, read_contract, verify
 from segnets.deploy._load import Exported
 from segnets.deploy.check.tolerance import TOLERANCE_CEILINGS, ToleranceEstimator, relative_difference
 from segnets.errors import ExportError, OutputError
-from segnets.preprocessing import Preprocessing
+from segnets.preprocessing import Preprocess, Preprocessing
 from segnets.segmenter import segment
 from tests.deploy.common import SMALL, random_image, random_model, simplified, tiny
 from tests.oracle import NAMES
@@ -45,13 +45,22 @@ def test_every_model_exports_and_agrees(name: str, tmp_path: Path) -> None:
 
 
 def test_the_file_gives_the_mask_of_the_plain_model(small: Path) -> None:
+    """Folded batch norms round differently, so the mask may differ where two logits are closer than this difference."""
     model = random_model(num_classes=5)
     exported = load_exported(small)
-    for height, width in [(64, 80), (33, 130), (1, 1), (1, 300), (97, 65)]:
-        image = random_image(height, width)
-        assert torch.equal(exported.segment(image), segment(model, image, SMALL))
+    sizes = [(64, 80), (33, 130), (1, 1), (1, 300), (97, 65)]
     batch = torch.cat([random_image(40, 50, seed) for seed in (1, 2)])
-    assert torch.equal(exported.segment(batch), segment(model, batch, SMALL))
+    for images in [*(random_image(height, width) for height, width in sizes), batch]:
+        inputs = Preprocess(SMALL)(images)
+        with torch.inference_mode():
+            logits = model(inputs)["out"]
+        difference = (exported.logits(inputs) - logits).abs().max()
+        assert difference < 1e-3 * logits.abs().max()
+        at_image = nn.functional.interpolate(logits, images.shape[1:3], mode="bilinear", align_corners=False)
+        first, second = at_image.topk(2, dim=1).values.unbind(1)
+        clear = first - second > 2 * difference
+        assert clear.float().mean() > 0.99
+        assert torch.equal(exported.segment(images)[clear], segment(model, images, SMALL)[clear])
 
 
 def test_running_twice_gives_the_same_bits(small: Path) -> None:
